@@ -1,0 +1,50 @@
+PYTHON ?= python3
+VENV ?= .venv
+# A Celery series to test with, such as 5.5; the newest that we support when empty.
+CELERY ?=
+# Three workers also on two cores: most tests wait for something.
+PYTEST_ARGS ?= -n 3 --dist worksteal
+
+BIN := $(VENV)/bin
+USE := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev$(CELERY)
+
+.PHONY: help demo test lint bench clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(USE)  ## watch a deploy with and without celery_graceful
+	@scripts/ensure-servers redis-server || true
+	$(BIN)/python -m celery_graceful.demo
+
+test: $(DEV)  ## run the tests; PYTEST_ARGS="-n 0 tests/unit" replaces pytest's arguments
+	@scripts/ensure-servers || test "$$CI" != true
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(DEV)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(DEV)  ## run the benchmarks, side by side with plain Celery
+	@scripts/ensure-servers || true
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) .venv-oldest .tox build dist *.egg-info
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip is the last thing a new venv gets: without it, the venv is not whole.
+make_venv = test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
+pip_install = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+$(USE): setup.cfg pyproject.toml
+	$(make_venv)
+	$(pip_install) --editable .
+	@touch $@
+
+$(DEV): setup.cfg pyproject.toml
+	$(make_venv)
+	$(pip_install) --editable '.[test,lint]' $(if $(CELERY),'celery[redis]==$(CELERY).*')
+	@touch $@ $(USE)

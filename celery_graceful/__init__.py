@@ -1,0 +1,37 @@
+"""Celery workers that stop in time, and tasks that go on where they stopped."""
+
+from celery_graceful.exceptions import Interrupted, SettingsError, ShutdownTimeLimit
+from celery_graceful.interrupt import (
+    Interrupt,
+    current_interrupt,
+    interrupt_callback,
+    interrupted,
+    interruptible,
+    shield,
+    sleep,
+    wait_for_interrupt,
+)
+from celery_graceful.phase import InterruptReason, Phase
+from celery_graceful.plugin import Graceful
+from celery_graceful.task import INTERRUPTED, GracefulTask
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "INTERRUPTED",
+    "Graceful",
+    "GracefulTask",
+    "Interrupt",
+    "InterruptReason",
+    "Interrupted",
+    "Phase",
+    "SettingsError",
+    "ShutdownTimeLimit",
+    "current_interrupt",
+    "interrupt_callback",
+    "interrupted",
+    "interruptible",
+    "shield",
+    "sleep",
+    "wait_for_interrupt",
+]

@@ -1,0 +1,122 @@
+"""The steps that Celery's worker and consumer take for us, and nothing else."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+from celery import bootsteps
+from celery.utils.log import get_logger
+
+from celery_graceful import control, grace_period
+from celery_graceful.drain import Drain
+from celery_graceful.request import adopt
+from celery_graceful.settings import Settings
+from celery_graceful.trace_log import install_filter
+
+__all__ = ["ConsumerStep", "WorkerStep"]
+
+logger = get_logger(__name__)
+
+
+class WorkerStep(bootsteps.StartStopStep):
+    """Starts first, stops last."""
+
+    label = "Graceful"
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        self.settings = Settings.from_conf(worker.app.conf)
+        if self.settings.grace_period is None:
+            grace = grace_period.detect()
+        else:
+            grace = grace_period.GracePeriod(self.settings.grace_period, "graceful_grace_period")
+        self.deadlines = grace_period.deadlines(
+            grace, soft=self.settings.soft_deadline, hard=self.settings.hard_deadline
+        )
+
+    def include(self, worker: Any) -> bool:
+        # Not by ``requires``: the signal handlers have to be there before the pool starts,
+        # and Celery installs its own when the blueprint starts.
+        worker.graceful = Drain(worker, self.settings, self.deadlines)
+        worker.steps.insert(0, self)
+        return True
+
+    def start(self, worker: Any) -> None:
+        drain = worker.graceful
+        for task in worker.app.tasks.values():
+            adopt(task, drain.ledger)
+        install_filter()
+        control.install()
+        drain.start()
+        _install_handlers(drain)
+        d = self.deadlines
+        logger.info(
+            "Grace period: %g s (%s); soft deadline %.3g s, hard deadline %.3g s after the signal",
+            d.grace,
+            d.source,
+            d.soft,
+            d.hard,
+        )
+        _warn_superseded(worker.app.conf)
+
+    def stop(self, worker: Any) -> None:
+        worker.graceful.stopped()
+
+    terminate = stop
+
+
+class ConsumerStep(bootsteps.StartStopStep):
+    """Follows the consumer through its connections."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+    label = "Graceful"
+
+    def start(self, consumer: Any) -> None:
+        drain = consumer.controller.graceful
+        drain.loop.attach(consumer)
+        if drain.stopping:  # reconnected while stopping
+            drain.loop.stop_fetching()
+
+    def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
+        consumer.controller.graceful.loop.register(hub)
+
+    def stop(self, consumer: Any) -> None:
+        consumer.controller.graceful.consumer_lost()
+
+
+def _install_handlers(drain: Drain) -> None:
+    """After Celery's own. A handler notes the time and returns."""
+
+    def on_term(*_: Any) -> None:
+        drain.request_stop("SIGTERM")
+
+    def on_quit(*_: Any) -> None:
+        drain.request_hard("SIGQUIT")
+
+    def on_int(*_: Any) -> None:
+        if drain.stopping:
+            drain.request_hard("a second SIGINT")
+        else:
+            drain.request_stop("SIGINT")
+
+    signal.signal(signal.SIGTERM, on_term)
+    signal.signal(signal.SIGINT, on_int)
+    if hasattr(signal, "SIGQUIT"):
+        signal.signal(signal.SIGQUIT, on_quit)
+
+
+def _warn_superseded(conf: Any) -> None:
+    from billiard.common import REMAP_SIGTERM
+
+    superseded = []
+    if REMAP_SIGTERM:
+        superseded.append(f"REMAP_SIGTERM={REMAP_SIGTERM}")
+    if conf.get("worker_soft_shutdown_timeout"):
+        superseded.append(f"worker_soft_shutdown_timeout={conf.worker_soft_shutdown_timeout}")
+    if superseded:
+        logger.warning(
+            "%s: superseded by celery_graceful's drain, whose timeline is the same for all "
+            "ways to stop a worker",
+            " and ".join(superseded),
+        )

@@ -1,0 +1,96 @@
+"""Exceptions and warnings of celery_graceful.
+
+::
+
+    BaseException
+    ├── Interrupted                      a task stands at a safe point and must stop
+    └── Exception
+        ├── celery.exceptions.Ignore
+        │   └── TaskInterrupted          an interruption on its way to the main process
+        ├── celery.exceptions.SoftTimeLimitExceeded
+        │   └── ShutdownTimeLimit        the soft deadline of a stopping worker has passed
+        └── celery.exceptions.ImproperlyConfigured
+            └── SettingsError            a ``graceful_*`` setting cannot be used
+
+``Interrupted`` stands apart on purpose: an interruption is not an error, and a bare
+``except Exception`` in a task must not swallow it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery.exceptions import Ignore, ImproperlyConfigured, SoftTimeLimitExceeded
+
+if TYPE_CHECKING:
+    from celery_graceful.interrupt import Interrupt
+
+__all__ = ["Interrupted", "SettingsError", "ShutdownTimeLimit", "TaskInterrupted"]
+
+
+class Interrupted(BaseException):
+    """Raised in a task at a point that it named safe, when it has to stop.
+
+    Uncaught, the task goes back to the head of its queue: not failed, not retried.
+
+    Attributes:
+        interrupt: Why, and how much time is left. ``None`` only when the exception was
+            made by hand.
+    """
+
+    def __init__(self, interrupt: Interrupt | None = None) -> None:
+        super().__init__(interrupt)
+        self.interrupt = interrupt
+
+    def __str__(self) -> str:
+        return "interrupted" if self.interrupt is None else f"interrupted: {self.interrupt}"
+
+
+class ShutdownTimeLimit(SoftTimeLimitExceeded):
+    """Raised in a running task when the worker's soft deadline has passed.
+
+    It is a ``SoftTimeLimitExceeded``, so that handlers written for soft time limits work
+    unchanged. Uncaught in a ``GracefulTask`` it is an interruption.
+    """
+
+    def __str__(self) -> str:
+        return "ShutdownTimeLimit(the worker is stopping and its soft deadline has passed)"
+
+
+class TaskInterrupted(Ignore):
+    """The outcome of an interrupted task, on its way from the task to the main process.
+
+    Raised by ``GracefulTask`` itself at the task's boundary, never by a user. Being an
+    ``Ignore``, Celery and the tools built on it see neither failure nor retry.
+
+    Attributes:
+        reason: Value of the ``InterruptReason``.
+        started: Whether any of the task's own code ran in this delivery.
+    """
+
+    def __init__(self, reason: str = "shutdown", started: bool = True) -> None:
+        super().__init__(reason, started)
+        self.reason = reason
+        self.started = started
+
+    def __repr__(self) -> str:
+        return f"TaskInterrupted({self.reason!r})"
+
+
+class SettingsError(ImproperlyConfigured):
+    """A setting of celery_graceful cannot be used.
+
+    Args:
+        name: The setting or environment variable.
+        value: What was found there.
+        mend: What to do about it, one sentence without a full stop.
+    """
+
+    def __init__(self, name: str, value: Any, mend: str) -> None:
+        super().__init__(f"{name} = {value!r} cannot be used: {mend}.")
+        self.name = name
+        self.value = value
+        self.mend = mend
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name, self.value, self.mend)

@@ -1,0 +1,287 @@
+"""What a task sees of an interrupt. Inert, and cheap, outside of a worker.
+
+All functions may be called from code that holds no task; a ``GracefulTask`` offers them as
+methods and properties.
+"""
+
+from __future__ import annotations
+
+import math
+import selectors
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from celery.utils.log import get_task_logger
+
+from celery_graceful import native, phase
+from celery_graceful.phase import InterruptReason, Phase
+from celery_graceful.run import current
+
+__all__ = [
+    "Interrupt",
+    "current_interrupt",
+    "interrupt_callback",
+    "interrupted",
+    "interruptible",
+    "named_if_slow",
+    "shield",
+    "sleep",
+    "wait_for_interrupt",
+    "wake",
+]
+
+logger = get_task_logger(__name__)
+
+#: A hook or callback that takes longer than this many seconds is named in the log.
+SLOW_AFTER = 1.0
+
+
+@dataclass(frozen=True)
+class Interrupt:
+    """Why a task has to stop, and how much time it has.
+
+    Attributes:
+        reason: What asked for the stop.
+        deadline: The hard deadline, on the monotonic clock.
+    """
+
+    reason: InterruptReason
+    deadline: float
+
+    @property
+    def phase(self) -> Phase:
+        """The phase that the worker is in now."""
+        return Phase.RUNNING if phase.board is None else phase.board.phase
+
+    def time_left(self) -> float:
+        """Seconds until the hard deadline; never below zero."""
+        return max(0.0, self.deadline - time.monotonic())
+
+    def __str__(self) -> str:
+        left = "" if math.isinf(self.deadline) else f", {self.time_left():.1f} s left"
+        return f"{self.reason}{left}"
+
+
+def interrupted() -> bool:
+    """Whether the running task has to stop. A memory read."""
+    return bool(phase.flag[0])
+
+
+def current_interrupt() -> Interrupt | None:
+    """The interrupt that is on, or ``None``."""
+    board = phase.board
+    if board is None or not board.interrupted:
+        return None
+    return Interrupt(board.reason, board.hard_at)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside it an interrupt raises ``Interrupted`` at once.
+
+    Also out of a blocking call, where the pool allows it: prefork, solo, gevent and eventlet
+    do; in the threads pool it is raised as soon as the interpreter gets control.
+
+    Raises:
+        Interrupted: An interrupt is on, or came, and no shield is held.
+    """
+    run = current()
+    if run is None or not run.graceful:
+        yield
+        return
+    outer = run.interruptible
+    try:
+        run.interruptible = True
+        run.raise_due()
+        yield
+    finally:
+        run.interruptible = outer
+
+
+@contextmanager
+def shield() -> Iterator[None]:
+    """Nothing is raised inside; an interrupt that came raises at the outermost exit.
+
+    Shields nest. The hard deadline bounds them: what still runs then is given up.
+
+    Raises:
+        Interrupted, ShutdownTimeLimit: At the exit, when one came while inside.
+    """
+    run = current()
+    if run is None:
+        yield
+        return
+    with run.shield():
+        yield
+
+
+def sleep(seconds: float) -> None:
+    """Sleep, and raise ``Interrupted`` the moment an interrupt comes.
+
+    Inside a shield, or where no task runs, it just sleeps.
+
+    Raises:
+        Interrupted: An interrupt is on, or came.
+    """
+    run = current()
+    if run is None or not run.graceful or run.shielded:
+        _wait_bell(seconds, until_interrupt=False)
+        return
+    if wait_for_interrupt(seconds):
+        run.interrupt_here()
+
+
+def wait_for_interrupt(timeout: float | None = None) -> bool:
+    """Wait until an interrupt comes, for up to ``timeout`` seconds.
+
+    Returns:
+        Whether an interrupt is on. Does not raise ``Interrupted``.
+    """
+    if phase.flag[0]:
+        return True
+    if phase.board is None:
+        if timeout is None:
+            raise RuntimeError(
+                "wait_for_interrupt() without timeout would never end here: "
+                "no worker runs in this process"
+            )
+        time.sleep(timeout)
+        return False
+    _wait_bell(timeout, until_interrupt=True)
+    return bool(phase.flag[0])
+
+
+# -- the bell of this process ------------------------------------------------------
+
+_bell: native.Doorbell | None = None
+_bell_lock = threading.Lock()
+
+
+def _get_bell() -> native.Doorbell:
+    global _bell
+    with _bell_lock:
+        if _bell is None:
+            _bell = native.Doorbell()
+            if phase.flag[0]:
+                _bell.ring()
+    return _bell
+
+
+def wake() -> None:
+    """Wake all waits of this process. Safe in a signal handler."""
+    if _bell is not None and phase.flag[0]:
+        _bell.ring()
+
+
+def forget_bell() -> None:
+    """After a fork: the bell belongs to the parent."""
+    global _bell, _bell_lock, _callbacks, _dispatching
+    _bell, _bell_lock, _callbacks, _dispatching = None, threading.Lock(), [], False
+
+
+def _wait_bell(timeout: float | None, *, until_interrupt: bool) -> None:
+    if not until_interrupt:
+        time.sleep(timeout or 0.0)
+        return
+    # What is rung is never read: the bell stays audible for everybody. selectors is what
+    # gevent and eventlet patch, so that this wait is theirs there.
+    with selectors.DefaultSelector() as selector:
+        selector.register(_get_bell().read_fd, selectors.EVENT_READ)
+        end = None if timeout is None else time.monotonic() + timeout
+        while not phase.flag[0]:
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            selector.select(left)
+
+
+# -- callbacks ---------------------------------------------------------------------
+
+
+class _Callback:
+    def __init__(self, fn: Callable[[Interrupt], Any]) -> None:
+        self.fn: Callable[[Interrupt], Any] | None = fn
+        self.lock = threading.Lock()
+
+    def call(self, interrupt: Interrupt) -> None:
+        with self.lock:
+            fn, self.fn = self.fn, None
+            if fn is None:
+                return
+            name = getattr(fn, "__qualname__", repr(fn))
+            try:
+                with named_if_slow(f"interrupt callback {name}"):
+                    fn(interrupt)
+            except Exception:
+                logger.exception("Interrupt callback %s raised", name)
+
+    def cancel(self) -> None:
+        with self.lock:  # waits for a call that is under way
+            self.fn = None
+
+
+_callbacks: list[_Callback] = []
+_dispatching = False
+
+
+@contextmanager
+def interrupt_callback(fn: Callable[[Interrupt], Any]) -> Iterator[None]:
+    """``fn(interrupt)`` is called once when the interrupt comes, from another thread.
+
+    Use it to end what the task waits for: kill a subprocess, close a stream. When an
+    interrupt is on already it is called at once. Leaving the block waits for a call that is
+    under way. What it raises is logged.
+    """
+    global _dispatching
+    interrupt = current_interrupt()
+    callback = _Callback(fn)
+    if phase.board is None:
+        yield
+        return
+    if interrupt is not None:
+        callback.call(interrupt)
+        yield
+        return
+    _get_bell()
+    _callbacks.append(callback)
+    if not _dispatching:
+        _dispatching = True
+        threading.Thread(target=_dispatch, name="graceful-callbacks", daemon=True).start()
+    try:
+        yield
+    finally:
+        _callbacks.remove(callback)
+        callback.cancel()
+
+
+def _dispatch() -> None:
+    global _dispatching
+    wait_for_interrupt(None)
+    _dispatching = False
+    interrupt = current_interrupt()
+    assert interrupt is not None
+    for callback in reversed(_callbacks[:]):
+        # A thread each: one that hangs must not keep the others from being called.
+        threading.Thread(target=callback.call, args=(interrupt,), daemon=True).start()
+
+
+@contextmanager
+def named_if_slow(what: str) -> Iterator[None]:
+    """Name ``what`` in the log when it takes long, while it does so."""
+    started = time.monotonic()
+    timer = threading.Timer(
+        SLOW_AFTER, logger.warning, ("%s takes long: %.0f s so far", what, SLOW_AFTER)
+    )
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        took = time.monotonic() - started
+        if took > SLOW_AFTER:
+            logger.warning("%s took %.1f s", what, took)

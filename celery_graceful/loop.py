@@ -1,0 +1,134 @@
+"""The worker's event loop, seen by the drain: how to reach it, and how to stop fetching."""
+
+from __future__ import annotations
+
+import selectors
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from celery.utils.log import get_logger
+from celery.worker import state
+
+from celery_graceful import native
+
+__all__ = ["Loop"]
+
+logger = get_logger(__name__)
+
+
+class Loop:
+    """One worker's loop, over all of its connections.
+
+    Args:
+        worker: Celery's ``WorkController``.
+        on_ring: Called in the loop after somebody rang.
+    """
+
+    def __init__(self, worker: Any, on_ring: Callable[[], None]) -> None:
+        self.worker = worker
+        self.on_ring = on_ring
+        self.bell = native.Doorbell()
+        #: A consumer is connected and its loop goes round.
+        self.alive = False
+        self._green = bool(getattr(worker.pool_cls, "is_green", False))
+        self._main: Any = None
+        self._draining_events = False
+
+    def ring(self) -> None:
+        """Make the loop call ``on_ring`` soon. From any thread, or a signal handler."""
+        self.bell.ring()
+
+    # -- the consumer comes and goes -----------------------------------------------
+
+    def attach(self, consumer: Any) -> None:
+        """A consumer is about to enter its loop."""
+        if consumer.hub is None:
+            self._attach_synloop(consumer)
+            self.alive = True
+
+    def register(self, hub: Any) -> None:
+        """The hub of the event loop is ready for readers."""
+        hub.add_reader(self.bell.read_fd, self._on_bell)
+        self.alive = True
+
+    def detach(self) -> None:
+        """The consumer has left its loop."""
+        self.alive = False
+
+    def _on_bell(self, *_: Any) -> None:
+        self.bell.take()
+        self.on_ring()
+
+    def _attach_synloop(self, consumer: Any) -> None:
+        """Without a hub: a thread (a greenlet, where tasks are) listens to the bell."""
+        if self._main is None:
+            if self._green:
+                import greenlet
+
+                self._main = greenlet.getcurrent()
+            else:
+                self._main = threading.current_thread()
+            threading.Thread(target=self._listen, name="graceful-loop", daemon=True).start()
+        drain_events = consumer.connection.drain_events
+
+        def interruptible_drain_events(timeout: float | None = None) -> Any:
+            if state.should_stop is not None or state.should_terminate is not None:
+                raise TimeoutError  # the loop goes round once more when it is told to end
+            self._draining_events = True
+            try:
+                return drain_events(timeout=timeout)
+            finally:
+                self._draining_events = False
+
+        consumer.connection.drain_events = interruptible_drain_events
+
+    def _listen(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.bell.read_fd, selectors.EVENT_READ)
+            while True:
+                selector.select()
+                self._on_bell()
+
+    def turn(self) -> None:
+        """Make the loop go round once now; in the loop's own thread or greenlet."""
+        if self._green and self._draining_events:
+            from celery_graceful.pools.green import in_hub
+
+            in_hub(self._main.throw, TimeoutError("the worker is stopping"))
+
+    # -- fetching ------------------------------------------------------------------
+
+    def stop_fetching(self) -> None:
+        """Cancel the consumers without waiting for the broker's answer; in the loop."""
+        consumer = self.worker.consumer
+        tasks = consumer.task_consumer
+        if tasks is None:
+            return
+        # A consumer that reconnects consumes again, unless there is nothing to consume from.
+        tasks.consume = lambda *_, **__: None
+        tags = list(tasks._active_tags.values())
+        tasks._active_tags.clear()
+        if _is_amqp(consumer.connection):
+            for tag in tags:
+                tasks.channel.basic_cancel(tag, nowait=True)
+            return
+        # What a fetch that is under way still brings shall come to us, to go back to the
+        # head of its queue; without a callback kombu puts it at the tail.
+        callbacks = getattr(tasks.channel.connection, "_callbacks", {})
+        kept = dict(callbacks)
+        for tag in tags:
+            tasks.channel.basic_cancel(tag)
+        callbacks.update(kept)
+
+    def read_pending(self) -> None:
+        """Take what the broker has sent already, so that it can be given back."""
+        try:
+            while True:
+                self.worker.consumer.connection.drain_events(timeout=0.05)
+        except (TimeoutError, OSError):
+            pass
+
+
+def _is_amqp(connection: Any) -> bool:
+    return bool(connection.transport.driver_type == "amqp")

@@ -1,0 +1,16 @@
+-- Move messages from kombu's unacked hash to the head of their queues, each at most once.
+--
+-- KEYS[1]  unacked: delivery tag -> [message, exchange, routing key]
+-- KEYS[2]  unacked_index: delivery tags by time
+-- ARGV     triples: delivery tag, list of the queue, message
+--
+-- Consumers take from the right, so RPUSH is the head. Returns how many were moved.
+local moved = 0
+for i = 1, #ARGV, 3 do
+  if redis.call('HDEL', KEYS[1], ARGV[i]) == 1 then
+    redis.call('ZREM', KEYS[2], ARGV[i])
+    redis.call('RPUSH', ARGV[i + 1], ARGV[i + 2])
+    moved = moved + 1
+  end
+end
+return moved

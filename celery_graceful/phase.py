@@ -1,0 +1,191 @@
+"""The phase of a worker, shared by all of its processes.
+
+A page of memory, mapped by the main process before it starts its children. Reading it costs
+a memory access, so a task can ask as often as it likes; waiting is done on a pipe (see
+``interrupt``). The clock is ``time.monotonic``, which all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import enum
+import mmap
+import os
+import struct
+import tempfile
+import time
+from typing import Any
+
+from celery_graceful.grace_period import Deadlines
+
+__all__ = ["BOARD_ENV", "Board", "InterruptReason", "Phase", "attach", "board", "detach", "flag"]
+
+#: Where a child that was spawned, not forked, finds the page.
+BOARD_ENV = "CELERY_GRACEFUL_BOARD"
+
+_SIZE = 4096
+_FLAG, _PHASE, _REASON = 0, 1, 2
+_TIMES = struct.Struct("=dddd")  # requested, soft, hard, end of grace
+_TIMES_AT = 8
+_TARGET = struct.Struct("=Q")
+_TARGETS_AT = 64
+_TARGETS = (_SIZE - _TARGETS_AT) // _TARGET.size
+
+
+class Phase(enum.IntEnum):
+    """Where a worker stands on its way to a stop."""
+
+    RUNNING = 0
+    QUIET = 1
+    SOFT = 2
+    HARD = 3
+    EXIT = 4
+
+
+class InterruptReason(str, enum.Enum):
+    """Why a task has to stop."""
+
+    SHUTDOWN = "shutdown"
+    REVOKED = "revoked"
+    RUN_TIME = "run_time"
+    LEASE_LOST = "lease_lost"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+_REASONS: list[InterruptReason] = list(InterruptReason)
+
+
+class Board:
+    """The shared page.
+
+    Args:
+        memory: A writable mapping of one page.
+        path: The file behind it, where there is one.
+    """
+
+    def __init__(self, memory: Any, path: str | None = None) -> None:
+        self.memory = memory
+        self._path = path
+        self._owner = os.getpid()
+
+    @classmethod
+    def create(cls, *, spawn: bool = False) -> Board:
+        """Map a new page; with ``spawn`` in a file that is announced in the environment."""
+        if not spawn:
+            return cls(mmap.mmap(-1, _SIZE))
+        fd, path = tempfile.mkstemp(prefix="celery-graceful-")
+        try:
+            os.truncate(fd, _SIZE)
+            memory = mmap.mmap(fd, _SIZE)
+        finally:
+            os.close(fd)
+        os.environ[BOARD_ENV] = path
+        return cls(memory, path)
+
+    @classmethod
+    def open(cls, path: str) -> Board:
+        """Map the page of the parent in a spawned child."""
+        with open(path, "r+b") as file:
+            return cls(mmap.mmap(file.fileno(), _SIZE))
+
+    def close(self) -> None:
+        """Remove the file, in the process that made it."""
+        if self._path is not None and self._owner == os.getpid():
+            os.environ.pop(BOARD_ENV, None)
+            try:
+                os.unlink(self._path)
+            except FileNotFoundError:
+                pass
+            self._path = None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether running tasks have to stop."""
+        return bool(self.memory[_FLAG])
+
+    @property
+    def phase(self) -> Phase:
+        return Phase(self.memory[_PHASE])
+
+    @phase.setter
+    def phase(self, phase: Phase) -> None:
+        self.memory[_PHASE] = phase
+
+    @property
+    def reason(self) -> InterruptReason:
+        return _REASONS[int(self.memory[_REASON])]
+
+    def begin_stop(self, deadlines: Deadlines, reason: InterruptReason) -> None:
+        """Start the clock: from now on tasks see the interrupt. Safe in a signal handler."""
+        now = time.monotonic()
+        _TIMES.pack_into(
+            self.memory,
+            _TIMES_AT,
+            now,
+            now + deadlines.soft,
+            now + deadlines.hard,
+            now + deadlines.grace,
+        )
+        self.memory[_REASON] = _REASONS.index(reason)
+        if self.phase < Phase.QUIET:
+            self.phase = Phase.QUIET
+        self.memory[_FLAG] = 1  # last: whoever sees it finds the rest in place
+
+    def _time(self, index: int) -> float:
+        return float(_TIMES.unpack_from(self.memory, _TIMES_AT)[index])
+
+    @property
+    def requested_at(self) -> float:
+        """When the stop was asked for, on the monotonic clock."""
+        return self._time(0)
+
+    @property
+    def soft_at(self) -> float:
+        return self._time(1)
+
+    @property
+    def hard_at(self) -> float:
+        return self._time(2)
+
+    @property
+    def grace_ends_at(self) -> float:
+        return self._time(3)
+
+    def aim(self, pid: int) -> None:
+        """Single out a child that has to end its task (``revoke`` with ``terminate``)."""
+        for index in range(_TARGETS):
+            offset = _TARGETS_AT + index * _TARGET.size
+            if _TARGET.unpack_from(self.memory, offset)[0] in (0, pid):
+                _TARGET.pack_into(self.memory, offset, pid)
+                return
+
+    def is_target(self, pid: int) -> bool:
+        """Whether ``pid`` was singled out; asking takes the mark away."""
+        for index in range(_TARGETS):
+            offset = _TARGETS_AT + index * _TARGET.size
+            if _TARGET.unpack_from(self.memory, offset)[0] == pid:
+                _TARGET.pack_into(self.memory, offset, 0)
+                return True
+        return False
+
+
+#: This process's board; ``None`` outside of a worker.
+board: Board | None = None
+
+#: ``flag[0]`` is true when running tasks have to stop. Outside of a worker it never is.
+flag: Any = b"\0"
+
+
+def attach(new: Board) -> None:
+    """Make ``new`` the board of this process."""
+    global board, flag
+    board, flag = new, new.memory
+
+
+def detach() -> None:
+    """Forget the board: this process is no worker any more (tests, embedded workers)."""
+    global board, flag
+    if board is not None:
+        board.close()
+    board, flag = None, b"\0"

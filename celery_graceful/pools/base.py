@@ -1,0 +1,128 @@
+"""What all pools have in common, and what those share that run tasks in the main process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+from celery_graceful import interrupt, phase
+from celery_graceful import task as _task
+from celery_graceful.request import GracefulRequest, Ledger
+from celery_graceful.run import Run, current, execute
+
+__all__ = ["Adapter", "InProcessAdapter", "watch_plain_task"]
+
+
+class Adapter:
+    """The seam between the drain and a pool.
+
+    Args:
+        worker: Celery's ``WorkController``.
+        ledger: What the worker holds.
+    """
+
+    #: Children are started fresh, so the board has to have a name.
+    spawns = False
+
+    def __init__(self, worker: Any, ledger: Ledger) -> None:
+        self.worker = worker
+        self.ledger = ledger
+        #: Makes the loop come to its part of the drain; set by the drain.
+        self.ring_loop: Callable[[], None] = lambda: None
+
+    def prepare(self) -> None:
+        """Before the pool starts, in the main thread."""
+
+    def notify(self) -> None:
+        """Let running tasks see the phase: raise what is due. Called by the watch."""
+
+    def on_loop(self) -> None:
+        """The loop was rung. Called by the loop."""
+
+    def quiesce(self) -> None:
+        """Consumers are cancelled, unstarted messages are back. Called by the loop."""
+
+    def stuck_loop(self, quiesce: Callable[[], None]) -> None:
+        """The loop has not come to its part of the drain. Called by the watch."""
+
+    def take_away(self, requests: Sequence[GracefulRequest]) -> None:
+        """The hard deadline has passed: end these, as far as the pool can."""
+
+    def leave(self) -> None:
+        """The process is about to be left by force."""
+
+
+class InProcessAdapter(Adapter):
+    """For pools whose tasks run in the main process."""
+
+    def prepare(self) -> None:
+        _task.bridged_soft_limit = self.worker.soft_time_limit or 0.0
+        pool = self.worker.pool
+        pool.apply_async = self._guarded(pool.apply_async)
+        for task in self.worker.app.tasks.values():
+            watch_plain_task(task)
+
+    def notify(self) -> None:
+        interrupt.wake()
+
+    def run_body(self, body: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run a task's trace function."""
+        return body(*args, **kwargs)
+
+    def _guarded(self, apply_async: Callable[..., Any]) -> Callable[..., Any]:
+        """Let a request that was given back pass through the pool without being started."""
+
+        @wraps(apply_async)
+        def guarded(
+            target: Callable[..., Any], args: Any = None, kwargs: Any = None, **options: Any
+        ) -> Any:
+            callback = options.get("callback")
+            request = getattr(callback, "__self__", None)
+            if callback is None or not isinstance(request, GracefulRequest):
+                return apply_async(target, args, kwargs, **options)
+            accept = options.pop("accept_callback")
+            begun = False
+
+            def on_accept(*a: Any) -> None:
+                nonlocal begun
+                begun = request.begin()
+                if begun:
+                    accept(*a)
+
+            def body(*a: Any, **k: Any) -> Any:
+                return self.run_body(target, a, k) if begun else None
+
+            def on_end(result: Any) -> None:
+                if begun:
+                    callback(result)
+
+            options.update(accept_callback=on_accept, callback=on_end)
+            return apply_async(body, args, kwargs, **options)
+
+        return guarded
+
+
+def watch_plain_task(task: Any) -> bool:
+    """Let ``ShutdownTimeLimit`` reach a task that is no ``GracefulTask``.
+
+    Only where that beats what else would happen: the message was acknowledged early, so that
+    being taken away at the hard deadline is the worse end. Returns whether ``task.run`` was
+    wrapped (a tracer that was built before has to be built again).
+    """
+    if isinstance(task, _task.GracefulTask) or task.acks_late or hasattr(task.run, "_watched"):
+        return False
+    run = task.run
+
+    @wraps(run)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        if phase.board is None or current() is not None:
+            return run(*args, **kwargs)
+        request = task.request
+        if request.called_directly or request.is_eager:
+            return run(*args, **kwargs)
+        return execute(Run(request.id, task.name, graceful=False), run, args, kwargs)
+
+    watched._watched = True  # type: ignore[attr-defined]
+    task.run = watched
+    return True

@@ -1,0 +1,58 @@
+"""gevent and eventlet: an exception thrown into the waiting greenlet, by the hub."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import greenlet
+
+from celery_graceful import native
+from celery_graceful import run as _run
+from celery_graceful.pools import wakeup
+from celery_graceful.pools.base import InProcessAdapter
+
+__all__ = ["GreenAdapter", "in_hub"]
+
+
+class GreenAdapter(InProcessAdapter):
+    def prepare(self) -> None:
+        super().prepare()
+        _run.get_greenlet = greenlet.getcurrent
+        self._main = native.thread_ident()
+        wakeup.install()
+
+    def notify(self) -> None:
+        super().notify()
+        self.ring_loop()
+        # A greenlet that computes lets nobody else run; the signal's handler runs in it.
+        signal.pthread_kill(self._main, wakeup.SIGNAL)
+
+    def on_loop(self) -> None:
+        for run in list(_run.runs.values()):
+            in_hub(_throw, run)
+
+    def quiesce(self) -> None:
+        # The consumer may be waiting for room in the pool, to start what has been given
+        # back meanwhile. Nothing is started any more, so there may be room.
+        self.worker.pool.grow(self.worker.consumer.initial_prefetch_count + 1)
+
+
+def _throw(run: _run.Run) -> None:
+    # Nothing else runs while the hub does: what is due now is due when it lands.
+    due = run.take_due(blocking=False)
+    if due is not None:
+        run.greenlet.throw(_run.make(due))
+
+
+def in_hub(call: Callable[..., Any], *args: Any) -> None:
+    """Call from the hub, soon; from a greenlet of the same hub."""
+    if native.is_gevent():
+        from gevent import get_hub
+
+        get_hub().loop.run_callback(call, *args)
+    else:
+        from eventlet.hubs import get_hub
+
+        get_hub().schedule_call_global(0, call, *args)

@@ -1,0 +1,178 @@
+"""Prefork: the board is shared memory, SIGURG makes a child look at it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from billiard.common import _shutdown_cleanup
+from billiard.pool import SIG_SOFT_TIMEOUT
+from billiard.pool import Pool as BlockingPool
+from billiard.pool import Worker as BlockingWorker
+from celery.app.trace import build_tracer
+from celery.concurrency.asynpool import AsynPool
+from celery.concurrency.asynpool import Worker as AsynWorker
+from celery.exceptions import SoftTimeLimitExceeded
+from celery.utils.log import get_logger
+
+from celery_graceful import interrupt, phase
+from celery_graceful.phase import BOARD_ENV, Board, Phase
+from celery_graceful.pools import wakeup
+from celery_graceful.pools.base import Adapter, watch_plain_task
+from celery_graceful.request import GracefulRequest
+from celery_graceful.run import current
+
+__all__ = ["PreforkAdapter"]
+
+logger = get_logger(__name__)
+
+
+class PreforkAdapter(Adapter):
+    """The main process's side."""
+
+    @property
+    def spawns(self) -> bool:  # type: ignore[override]
+        return bool(getattr(self.worker, "pool_start_method", "fork") != "fork")
+
+    def prepare(self) -> None:
+        pool = self.worker.pool
+        pool.Pool = GracefulAsynPool
+        pool.BlockingPool = GracefulBlockingPool
+        start = pool.on_start
+
+        def on_start() -> None:
+            start()
+            pool.terminate_job = self._aimed(pool.terminate_job)
+            handler = pool._pool._timeout_handler
+            handler._trywaitkill = self._gently(handler._trywaitkill)
+
+        pool.on_start = on_start
+
+    def pids(self) -> list[int]:
+        """Of all children."""
+        pool = getattr(self.worker.pool, "_pool", None)
+        return [] if pool is None else [p.pid for p in list(pool._pool) if p.pid]
+
+    def notify(self) -> None:
+        for pid in self.pids():
+            _kill(pid, wakeup.SIGNAL)
+
+    def take_away(self, requests: Sequence[GracefulRequest]) -> None:
+        pool = getattr(self.worker.pool, "_pool", None)
+        if pool is not None:
+            pool._worker_handler.close()  # no new children
+        running = {r.worker_pid for r in requests if r.worker_pid}
+        # A child that was handed a task and has not said so yet cannot be told from an idle
+        # one; all of them leave with the worker anyway.
+        for pid in set(self.pids()) if len(running) < len(requests) else running:
+            _kill(pid, signal.SIGKILL)
+
+    def leave(self) -> None:
+        for pid in self.pids():
+            _kill(pid, signal.SIGKILL)
+
+    @staticmethod
+    def _aimed(terminate_job: Callable[..., Any]) -> Callable[..., Any]:
+        """SIGTERM to one child means that child; to the group, the main process decides."""
+
+        def aimed(pid: int, signum: int | None = None) -> None:
+            if signum is None or signum == signal.SIGTERM:
+                assert phase.board is not None
+                phase.board.aim(pid)
+                signum = wakeup.SIGNAL
+            terminate_job(pid, signum)
+
+        return aimed
+
+    @staticmethod
+    def _gently(trywaitkill: Callable[..., Any]) -> Callable[..., Any]:
+        """Hard time limits: the child's ``finally`` blocks get their 0.1 s, as ever."""
+
+        def gently(process: Any) -> None:
+            assert phase.board is not None
+            phase.board.aim(process.pid)
+            _kill(process.pid, wakeup.SIGNAL)
+            if not process._popen.wait(timeout=0.1):
+                trywaitkill(process)
+
+        return gently
+
+
+def _kill(pid: int, signum: int) -> None:
+    try:
+        os.kill(pid, signum)
+    except ProcessLookupError:
+        pass
+
+
+# -- the child's side --------------------------------------------------------------
+
+
+class _GracefulChild:
+    """Mixed into billiard's ``Worker``, the object that a child process runs."""
+
+    initargs: tuple[Any, ...]
+
+    def after_fork(self) -> None:
+        super().after_fork()
+        # Billiard has set its own handlers in the line above; ours come after them.
+        _install_child(*self.initargs)
+
+
+class GracefulAsynPool(AsynPool):
+    """For brokers with an event loop."""
+
+    class Worker(_GracefulChild, AsynWorker):
+        pass
+
+
+class GracefulBlockingPool(BlockingPool):
+    """For the others."""
+
+    class Worker(_GracefulChild, BlockingWorker):
+        pass
+
+
+def _install_child(app: Any, hostname: str) -> None:
+    if phase.board is None:
+        path = os.environ.get(BOARD_ENV)
+        if path is None:
+            logger.error("No board in a spawned child: its tasks will see no interrupt")
+            return
+        phase.attach(Board.open(path))
+    interrupt.forget_bell()
+    signal.signal(wakeup.SIGNAL, _on_wake)
+    signal.signal(signal.SIGTERM, _on_term)
+    if SIG_SOFT_TIMEOUT is not None:
+        signal.signal(SIG_SOFT_TIMEOUT, _on_soft_limit)
+    for name, task in app.tasks.items():
+        if watch_plain_task(task):
+            task.__trace__ = build_tracer(name, task, app.loader, hostname, app=app)
+
+
+def _on_wake(signum: int, frame: Any) -> None:
+    assert phase.board is not None
+    if phase.board.is_target(os.getpid()):
+        _shutdown_cleanup(signal.SIGTERM, frame)
+    wakeup.look()
+
+
+def _on_term(signum: int, frame: Any) -> None:
+    """SIGTERM to the whole process group: the main process drains, the task goes on.
+
+    When the main process leaves, it ends its children with the same signal.
+    """
+    assert phase.board is not None
+    if phase.board.phase is Phase.EXIT:
+        _shutdown_cleanup(signum, frame)
+
+
+def _on_soft_limit(signum: int, frame: Any) -> None:
+    """Celery's soft time limit, kept out of the worker's own code."""
+    run = current()
+    if run is None:
+        raise SoftTimeLimitExceeded
+    run.soft_limit_hit = True
+    wakeup.look()

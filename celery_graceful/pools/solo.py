@@ -1,0 +1,42 @@
+"""Solo: tasks run in the main thread, inside the event loop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from celery_graceful import native
+from celery_graceful.pools import wakeup
+from celery_graceful.pools.base import InProcessAdapter
+
+__all__ = ["SoloAdapter"]
+
+
+class SoloAdapter(InProcessAdapter):
+    def prepare(self) -> None:
+        super().prepare()
+        self._main = threading.get_ident()
+        self._in_body = False
+        #: Who uses the broker connection: the main thread outside of tasks, or the watch.
+        self._connection_lock = native.Lock()
+        wakeup.install()
+
+    def notify(self) -> None:
+        super().notify()
+        signal.pthread_kill(self._main, wakeup.SIGNAL)
+
+    def run_body(self, body: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        self._in_body = True
+        try:
+            return body(*args, **kwargs)
+        finally:
+            with self._connection_lock:
+                self._in_body = False
+
+    def stuck_loop(self, quiesce: Callable[[], None]) -> None:
+        # The loop waits for the task, so its connection is free, as long as the task lasts.
+        with self._connection_lock:
+            if self._in_body:
+                quiesce()

@@ -1,0 +1,268 @@
+"""The main process's side of one delivery, and the ledger of all that the worker holds."""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from billiard.einfo import ExceptionWithTraceback
+from billiard.exceptions import Terminated, WorkerLostError
+from celery.utils.log import get_logger
+from celery.worker import state
+from celery.worker.request import Request
+from kombu.utils.objects import cached_property
+
+from celery_graceful import native
+from celery_graceful.exceptions import TaskInterrupted
+from celery_graceful.requeue import Requeue
+
+__all__ = ["GracefulRequest", "Ledger", "Stage", "adopt"]
+
+logger = get_logger(__name__)
+
+
+class Stage(enum.Enum):
+    """Where a delivery stands. Only the first three can change."""
+
+    RECEIVED = "received"
+    HANDED_OVER = "handed over"
+    RUNNING = "running"
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"
+    RELEASED = "released"
+    GIVEN_UP = "given up"
+
+
+_OPEN = (Stage.RECEIVED, Stage.HANDED_OVER, Stage.RUNNING)
+
+
+class Ledger:
+    """Everything that this worker holds, and what became of it since the drain began.
+
+    Each delivery leaves by exactly one door: the stage of a request changes under one lock,
+    and who changes it does what belongs to the change.
+    """
+
+    def __init__(self, requeue: Requeue) -> None:
+        self.requeue = requeue
+        self.lock = native.Lock()
+        self.held: dict[int, GracefulRequest] = {}
+        #: Give back what has not been started instead of starting it.
+        self.releasing = False
+        #: The worker is stopping: lost children are no failures of their tasks.
+        self.stopping = False
+        self.counts = dict.fromkeys(Stage, 0)
+        self.on_change: Callable[[], None] = lambda: None
+
+    def open_requests(self) -> list[GracefulRequest]:
+        """What has no outcome yet, oldest first."""
+        return list(self.held.values())
+
+    def active(self) -> list[GracefulRequest]:
+        """What a pool has taken over, oldest first."""
+        return [r for r in self.open_requests() if r.stage is not Stage.RECEIVED]
+
+    def close(self, request: GracefulRequest, stage: Stage, *, only: Iterable[Stage]) -> bool:
+        """Let ``request`` leave as ``stage``, if it stands at one of ``only``."""
+        with self.lock:
+            if request.stage not in only:
+                return False
+            request.stage = stage
+            self.held.pop(id(request), None)
+            self.counts[stage] += 1
+        self.on_change()
+        return True
+
+    def release_unstarted(self) -> list[GracefulRequest]:
+        """Give everything back that was not started; returns it."""
+        released = [
+            request
+            for request in self.open_requests()
+            if self.close(request, Stage.RELEASED, only=(Stage.RECEIVED,))
+        ]
+        if released:
+            self.requeue.give_back(released)
+            for request in released:
+                state.task_ready(request)
+        return released
+
+    def forget_unstarted(self) -> None:
+        """The broker connection is gone, and with it what was not started.
+
+        Celery drops it in ``Consumer.on_close``; the broker delivers it again.
+        """
+        with self.lock:
+            for request in self.open_requests():
+                if request.stage in (Stage.RECEIVED, Stage.HANDED_OVER):
+                    request.stage = Stage.RELEASED
+                    del self.held[id(request)]
+
+
+class GracefulRequest(Request):
+    """A delivery that can be given back at any time and ends once.
+
+    Celery derives a class from this one for each task; ``__init_subclass__`` puts the checks
+    around the methods that it overrides there.
+    """
+
+    #: The ledger of this worker; set by ``adopt``.
+    ledger: Ledger
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.stage = Stage.RECEIVED
+        self.started_at: float | None = None
+        self.ledger.held[id(self)] = self
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        on_success = cls.__dict__.get("on_success")
+        if on_success is not None:
+            cls.on_success = _ends_once(on_success)
+        execute = cls.__dict__.get("execute_using_pool")
+        if execute is not None:
+            cls.execute_using_pool = _hands_over(execute)
+
+    @property
+    def running_for(self) -> float:
+        """Seconds since the pool started it."""
+        return 0.0 if self.started_at is None else time.monotonic() - self.started_at
+
+    # -- the way to the pool -------------------------------------------------------
+
+    def revoked(self) -> bool:
+        """Asked before anything is started: also where a drain stops a request."""
+        if self.stage in (Stage.RELEASED, Stage.GIVEN_UP):
+            return True
+        if super().revoked():
+            return True
+        if self.ledger.releasing and self.ledger.close(
+            self, Stage.RELEASED, only=(Stage.RECEIVED,)
+        ):
+            state.task_ready(self)
+            try:
+                self.ledger.requeue.give_back([self])
+            except Exception as exc:
+                logger.error("Could not give %s back: %r", self.humaninfo(), exc)
+            return True
+        return False
+
+    def begin(self) -> bool:
+        """The pool is about to start it. False: it was given back meanwhile, leave it."""
+        with self.ledger.lock:
+            if self.stage not in (Stage.RECEIVED, Stage.HANDED_OVER):
+                return False
+            self.stage = Stage.RUNNING
+        self.started_at = time.monotonic()
+        return True
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        if self.stage is not Stage.RUNNING and not self.begin():
+            return
+        super().on_accepted(pid, time_accepted)
+
+    # -- the way out ---------------------------------------------------------------
+
+    def finish(self) -> bool:
+        """It has ended by itself. False: it was given back before, ignore its end."""
+        return self.ledger.close(self, Stage.FINISHED, only=_OPEN)
+
+    def give_up(self) -> bool:
+        """The hard deadline takes it away. False: it has ended."""
+        return self.ledger.close(self, Stage.GIVEN_UP, only=_OPEN)
+
+    def acknowledge(self) -> None:
+        if self.stage not in (Stage.RELEASED, Stage.GIVEN_UP):
+            super().acknowledge()
+
+    def reject(self, requeue: bool = False) -> None:
+        if self.stage in (Stage.RELEASED, Stage.GIVEN_UP):
+            return
+        super().reject(requeue=requeue)
+        if self.stage is Stage.RECEIVED:  # an ETA that means nothing
+            self.finish()
+
+    def _announce_revoked(self, *args: Any, **kwargs: Any) -> None:
+        super()._announce_revoked(*args, **kwargs)
+        self.finish()  # also where no pool will report its end
+
+    def _announce_cancelled(self, *args: Any, **kwargs: Any) -> None:
+        super()._announce_cancelled(*args, **kwargs)
+        self.finish()
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        if not soft and not self.finish():
+            return
+        super().on_timeout(soft, timeout)
+
+    def on_failure(
+        self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
+    ) -> None:
+        exc = exc_info.exception
+        if isinstance(exc, ExceptionWithTraceback):
+            exc = exc.exc
+        if isinstance(exc, TaskInterrupted):
+            self._on_interrupted(exc.started)
+        elif self._lost_to_the_stop(exc):
+            self._on_interrupted(True)
+        elif self.finish() or self.stage is Stage.FINISHED:
+            super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def _lost_to_the_stop(self, exc: BaseException) -> bool:
+        """Whether the child was taken down with the worker, and not by a revoke or a limit."""
+        return (
+            self.ledger.stopping
+            and isinstance(exc, (WorkerLostError, Terminated, SystemExit, KeyboardInterrupt))
+            and not self._already_revoked
+            and not self._already_cancelled
+        )
+
+    def _on_interrupted(self, started: bool) -> None:
+        stage = Stage.INTERRUPTED if started else Stage.RELEASED
+        if not self.ledger.close(self, stage, only=_OPEN):
+            return
+        state.task_ready(self)
+        try:
+            self.ledger.requeue.give_back([self])
+        except Exception as exc:
+            logger.error("Could not give %s back: %r", self.humaninfo(), exc, exc_info=True)
+        if started:
+            self.send_event("task-interrupted")
+
+    @cached_property
+    def context(self) -> Any:
+        """The task's context, as signals and backends want it."""
+        return self._context
+
+
+def _ends_once(on_success: Callable[..., Any]) -> Callable[..., Any]:
+    def guarded(self: GracefulRequest, failed__retval__runtime: Any, **kwargs: Any) -> Any:
+        if not failed__retval__runtime[0] and not self.finish():
+            return None
+        return on_success(self, failed__retval__runtime, **kwargs)
+
+    return guarded
+
+
+def _hands_over(execute_using_pool: Callable[..., Any]) -> Callable[..., Any]:
+    def guarded(self: GracefulRequest, pool: Any, **kwargs: Any) -> Any:
+        if pool.uses_semaphore and not self.revoked():  # prefork: no way back from here
+            with self.ledger.lock:
+                if self.stage is Stage.RECEIVED:
+                    self.stage = Stage.HANDED_OVER
+        return execute_using_pool(self, pool, **kwargs)
+
+    return guarded
+
+
+def adopt(task: Any, ledger: Ledger) -> None:
+    """Make ``task`` use graceful requests, on top of the request class that it has."""
+    from celery.utils.imports import symbol_by_name
+
+    base = symbol_by_name(task.Request)
+    if issubclass(base, GracefulRequest):
+        return
+    bases = (GracefulRequest,) if base is Request else (GracefulRequest, base)
+    task.Request = type("GracefulRequest", bases, {"ledger": ledger})

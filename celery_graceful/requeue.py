@@ -1,0 +1,179 @@
+"""The one way back to the queue.
+
+A message that this worker holds and will not finish is given back here, whoever asks: a
+task that was interrupted, the drain at its start, the hard deadline. How depends on the
+transport of the broker:
+
+* Redis: one script moves the messages from kombu's ``unacked`` hash to the head of their
+  queues. It works over a connection of its own, with time-outs, from any thread, and moves
+  each message once however often it is asked.
+* Everything else (RabbitMQ first): ``basic.reject`` with requeue on the channel that the
+  message came over; RabbitMQ puts it back where it was. What is still held when the
+  connection ends goes back by itself.
+
+A message that was acknowledged early is no longer at the broker; it is sent again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from celery.utils.log import get_logger
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import dumps, loads
+
+if TYPE_CHECKING:
+    from celery_graceful.request import GracefulRequest
+
+__all__ = ["Requeue"]
+
+logger = get_logger(__name__)
+
+#: Seconds that a command to Redis may take, when nothing shorter is asked for.
+COMMAND_TIMEOUT = 2.0
+
+
+class Requeue:
+    """Gives messages back for one worker.
+
+    Args:
+        app: The Celery app.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self._script = (
+            files("celery_graceful").joinpath("lua/requeue.lua").read_text(encoding="utf-8")
+        )
+        self._clients: dict[tuple[float, bool], Any] = {}
+
+    def give_back(
+        self,
+        requests: Sequence[GracefulRequest],
+        *,
+        timeout: float = COMMAND_TIMEOUT,
+        own_thread: bool = False,
+    ) -> None:
+        """Give the messages of ``requests`` back, in their order, to the head of the queue.
+
+        Args:
+            requests: Whose messages; the first one is the next to be delivered.
+            timeout: Seconds that a broker may take to answer.
+            own_thread: The caller does not own the broker connection of the worker, and the
+                worker is about to drop it: messages that go back with it are left alone.
+
+        Raises:
+            Exception: What the broker's client raised. Messages that were not given back
+                are still unacknowledged at the broker.
+        """
+        early = [r for r in requests if r.acknowledged]
+        late = [r for r in requests if not r.acknowledged]
+        if late:
+            channel = late[0].message.channel
+            if _is_redis(channel):
+                self._give_back_redis(self._client(channel, timeout, own_thread), channel, late)
+            elif not own_thread:
+                for request in late:
+                    request.on_reject(logger, request.connection_errors, True)
+        for request in late:
+            request.acknowledged = True
+        if early:
+            self._send_again(early, timeout)
+
+    # -- Redis ---------------------------------------------------------------------
+
+    def _give_back_redis(
+        self, client: Any, channel: Any, requests: Iterable[GracefulRequest]
+    ) -> None:
+        tags = [request.message.delivery_tag for request in requests]
+        prefix = channel.global_keyprefix or ""
+        unacked = prefix + channel.unacked_key
+        index = prefix + channel.unacked_index_key
+        moves: list[Any] = []
+        # Last first: each goes in front of the one before it.
+        for tag, entry in reversed(list(zip(tags, client.hmget(unacked, tags), strict=True))):
+            if entry is not None:
+                payload, queue = self._decode(channel, entry)
+                moves += [tag, prefix + queue, payload]
+        if moves:
+            client.eval(self._script, 2, unacked, index, *moves)
+        for tag in tags:
+            channel.qos._quick_ack(tag)  # kombu must not restore it at exit
+
+    @staticmethod
+    def _decode(channel: Any, entry: bytes) -> tuple[str, str]:
+        """The message of an ``unacked`` entry, marked as redelivered, and the list it goes to."""
+        payload, exchange, routing_key = loads(bytes_to_str(entry))
+        payload.setdefault("headers", {})["redelivered"] = True
+        payload["properties"].setdefault("delivery_info", {})["redelivered"] = True
+        queues = channel._lookup(exchange, routing_key)
+        mine = [queue for queue in queues if queue in channel.active_queues] or queues
+        priority = channel._get_message_priority(payload, reverse=False)
+        return dumps(payload), channel._q_for_pri(mine[0], priority)
+
+    def _client(self, channel: Any, timeout: float, own_thread: bool) -> Any:
+        """A client like the channel's, that gives up after ``timeout`` seconds."""
+        key = (timeout, own_thread)  # under gevent a client belongs to the hub of its thread
+        if key not in self._clients:
+            from redis import Redis  # kombu has loaded it already
+
+            pool = channel._get_pool()
+            pool.connection_kwargs.update(
+                socket_timeout=timeout, socket_connect_timeout=timeout, retry_on_timeout=False
+            )
+            self._clients[key] = Redis(connection_pool=pool)
+        return self._clients[key]
+
+    # -- sending again -------------------------------------------------------------
+
+    def _send_again(self, requests: Iterable[GracefulRequest], timeout: float) -> None:
+        """Send messages again, with everything they carried."""
+        connection = self.app.connection_for_write(
+            connect_timeout=timeout, transport_options=self._bounded(timeout)
+        )
+        with connection, connection.Producer() as producer:
+            for request in requests:
+                message = request.message
+                info = message.delivery_info or {}
+                properties = _without(message.properties, _SET_BY_PUBLISH)
+                if "expiration" in properties:  # milliseconds there, seconds here
+                    properties["expiration"] = int(properties["expiration"]) / 1000
+                # kombu has decompressed the body already.
+                headers = _without(message.headers, ("redelivered", "compression"))
+                producer.publish(
+                    message.body,
+                    exchange=info.get("exchange") or "",
+                    routing_key=info.get("routing_key"),
+                    headers=headers,
+                    content_type=message.content_type,
+                    content_encoding=message.content_encoding,
+                    retry=False,
+                    **properties,
+                )
+
+    def _bounded(self, timeout: float) -> dict[str, Any]:
+        options = dict(self.app.conf.broker_transport_options or {})
+        if self.app.connection_for_write().transport.driver_type == "redis":
+            options.update(socket_timeout=timeout, socket_connect_timeout=timeout)
+        return options
+
+
+#: Properties that a publish sets by itself, or that belong to one delivery.
+_SET_BY_PUBLISH = (
+    "body_encoding",
+    "content_encoding",
+    "content_type",
+    "delivery_info",
+    "delivery_tag",
+)
+
+
+def _without(mapping: dict[str, Any] | None, names: Iterable[str]) -> dict[str, Any]:
+    return {key: value for key, value in (mapping or {}).items() if key not in names}
+
+
+def _is_redis(channel: Any) -> bool:
+    # A virtual channel's connection is its transport; pyamqp's has no such name.
+    return getattr(channel.connection, "driver_type", None) == "redis"

@@ -1,0 +1,292 @@
+"""One running task, and when an exception may be raised in it from outside.
+
+An exception may land only inside the *window* of a run: while the task's own code runs and
+no shield is held. Whoever raises from outside (a signal handler, another thread, the hub)
+asks ``take_due`` first, under the lock of the run; the task closes the window under the same
+lock. So no exception lands after the task has ended or in the worker's own code.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import starmap
+from typing import Any
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+from celery_graceful import native, phase
+from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
+from celery_graceful.phase import Phase
+
+__all__ = ["Run", "current", "execute", "runs"]
+
+#: What is raised from outside.
+FROM_OUTSIDE = (Interrupted, SoftTimeLimitExceeded)
+
+#: The runs of this process, by the identity of their thread or greenlet.
+runs: dict[int, Run] = {}
+
+
+#: What a run has to be thrown into; set where tasks run on greenlets.
+get_greenlet: Callable[[], Any] = lambda: None  # noqa: E731
+
+#: Called when a run with a soft time limit of ours begins: somebody has to watch the clock.
+on_limited: Callable[[], None] = lambda: None  # noqa: E731
+
+
+def current() -> Run | None:
+    """The run that the caller is part of, ``None`` outside of a task and in its helpers."""
+    return runs.get(threading.get_ident())
+
+
+class Run:
+    """The life of one delivery in the process that executes it.
+
+    Args:
+        task_id: Id of the task.
+        name: Name of the task.
+        graceful: Whether the task turns ``Interrupted`` into an outcome. In other tasks only
+            ``ShutdownTimeLimit`` is raised.
+        soft_time_limit: Seconds after which ``SoftTimeLimitExceeded`` is due; for pools in
+            which Celery has no soft limit of its own.
+    """
+
+    __slots__ = (
+        "_clear_async",
+        "_lock",
+        "_look_again",
+        "_made",
+        "_sent",
+        "_shields",
+        "_window",
+        "done",
+        "graceful",
+        "greenlet",
+        "ident",
+        "interruptible",
+        "name",
+        "raised",
+        "soft_limit_at",
+        "soft_limit_hit",
+        "task_id",
+    )
+
+    def __init__(
+        self,
+        task_id: str,
+        name: str,
+        *,
+        graceful: bool,
+        soft_time_limit: float | None = None,
+    ) -> None:
+        self.task_id = task_id
+        self.name = name
+        self.graceful = graceful
+        self.ident = threading.get_ident()
+        self.greenlet = get_greenlet()
+        #: An ``interruptible`` block is open and has not been interrupted yet.
+        self.interruptible = False
+        #: An interrupt has been raised in this run.
+        self.raised = False
+        self.done = False
+        self.soft_limit_hit = False
+        self.soft_limit_at = None if soft_time_limit is None else time.monotonic() + soft_time_limit
+        self._window = False
+        self._shields = 0
+        self._made: set[type[BaseException]] = set()
+        self._sent: type[BaseException] | None = None
+        self._clear_async: Callable[[], None] = lambda: None
+        self._look_again = False
+        self._lock = native.Lock()
+
+    # -- asked by whoever delivers -------------------------------------------------
+
+    def take_due(self, *, blocking: bool = True) -> type[BaseException] | None:
+        """What has to be raised in this run now, if anything; it counts as raised.
+
+        Args:
+            blocking: False in a signal handler, which may have interrupted the very code
+                that holds the lock. That code looks for itself before it goes on.
+        """
+        if not self._lock.acquire(blocking):
+            self._look_again = True
+            return None
+        try:
+            due = self._take() if self._window else None
+        finally:
+            self._lock.release()
+        if due is None and self._look_again:
+            self._look_again = False
+            return self.take_due()
+        return due
+
+    def send_async(self, send: Callable[[int, Any], None]) -> None:
+        """Raise what is due through ``send(ident, exception class)``, from another thread."""
+        with self._lock:
+            if not self._window or self._sent is not None:
+                return
+            due = self._take()
+            if due is not None:
+                self._sent = due
+                self._clear_async = lambda: send(self.ident, None)
+                send(self.ident, _landing(due))
+
+    def _take(self) -> type[BaseException] | None:
+        board = phase.board
+        due: type[BaseException] | None = None
+        if self.soft_limit_hit and SoftTimeLimitExceeded not in self._made:
+            due = SoftTimeLimitExceeded
+        elif board is not None and board.interrupted:
+            if self.interruptible and self.graceful:
+                due = Interrupted
+                self.interruptible = False
+                self.raised = True
+            elif board.phase >= Phase.SOFT and ShutdownTimeLimit not in self._made:
+                due = ShutdownTimeLimit
+                self.raised = True
+        if due is not None:
+            self._made.add(due)
+        return due
+
+    def landed(self) -> None:
+        """An asynchronous exception has arrived in its thread."""
+        self._sent = None
+
+    # -- done by the task itself ---------------------------------------------------
+
+    def raise_due(self) -> None:
+        """Raise what is due, in the run's own thread."""
+        due = self.take_due()
+        if due is not None:
+            raise make(due)
+
+    def _open_window(self) -> None:
+        with self._lock:
+            self._window = not self.done and not self._shields
+
+    def _close_window(self) -> None:
+        with self._lock:
+            self._window = False
+            sent, self._sent = self._sent, None
+            if sent is not None:
+                # On its way and not here yet: take it back, it is due again later.
+                self._clear_async()
+                self._made.discard(sent)
+                if sent is Interrupted:
+                    self.interruptible = True
+
+    @contextmanager
+    def shield(self) -> Iterator[None]:
+        """Nothing is raised inside; what came meanwhile is raised at the outermost exit."""
+        raised = self.raised
+        self._close_window()
+        self._shields += 1
+        try:
+            yield
+        finally:
+            self._shields -= 1
+            if not self._shields:
+                self._open_window()
+        if not self._shields:
+            self.raise_due()
+            if self.graceful and phase.flag[0] and not raised and not self.raised:
+                self.interrupt_here()
+
+    @property
+    def shielded(self) -> bool:
+        return self._shields > 0
+
+    def interrupt_here(self) -> None:
+        """Raise ``Interrupted``: the caller stands at a safe point."""
+        self.raised = True
+        raise make(Interrupted)
+
+    def _begin(self) -> None:
+        runs[self.ident] = self
+        if self.soft_limit_at is not None:
+            on_limited()
+        self._open_window()
+        self.raise_due()
+
+    def _end(self) -> None:
+        self.done = True
+        self._close_window()
+        runs.pop(self.ident, None)
+
+
+def execute(run: Run, call: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
+    """Call ``call`` as the body of ``run``.
+
+    Raises:
+        Interrupted, ShutdownTimeLimit, SoftTimeLimitExceeded: One of them was raised from
+            outside, or by the task, and the task did not catch it.
+    """
+    # A call between bytecodes would leave a moment between the end of the task and the
+    # storing of its result, in which an exception could still land and undo a task that is
+    # done. In C (starmap into a list) there is no such moment.
+    box: list[Any] = []
+    caught: BaseException | None = None
+    try:
+        run._begin()
+        box.extend(starmap(partial(call, **kwargs), (args,)))
+    except FROM_OUTSIDE as exc:
+        caught = exc
+    finally:
+        while True:
+            try:
+                run._end()
+                break
+            except FROM_OUTSIDE as exc:  # the last one that could land
+                caught = caught or exc
+    if box:
+        return box[0]
+    assert caught is not None
+    raise caught.with_traceback(caught.__traceback__)
+
+
+_made_for_landing: dict[type[BaseException], type[BaseException]] = {}
+
+
+def _landing(cls: type[BaseException]) -> type[BaseException]:
+    """A class like ``cls`` that tells its run when it is raised.
+
+    CPython raises an asynchronous exception by calling its class in the target thread; that
+    is the only notice there is.
+    """
+    if cls not in _made_for_landing:
+
+        def __init__(self: BaseException, *args: Any) -> None:
+            made = make(cls)
+            cls.__init__(self, *made.args)
+            run = current()
+            if run is not None:
+                run.landed()
+
+        def __reduce__(self: BaseException) -> tuple[Any, ...]:
+            return cls, self.args
+
+        _made_for_landing[cls] = type(
+            cls.__name__,
+            (cls,),
+            {
+                "__init__": __init__,
+                "__reduce__": __reduce__,
+                "__module__": cls.__module__,
+                "__qualname__": cls.__qualname__,
+                "__doc__": cls.__doc__,
+            },
+        )
+    return _made_for_landing[cls]
+
+
+def make(cls: type[BaseException]) -> BaseException:
+    """An instance of ``cls`` that knows the interrupt."""
+    if issubclass(cls, Interrupted):
+        from celery_graceful.interrupt import current_interrupt
+
+        return cls(current_interrupt())
+    return cls()

@@ -1,0 +1,102 @@
+"""The ``graceful_*`` settings: a frozen, validated view of an app's configuration."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from celery_graceful.exceptions import SettingsError
+
+__all__ = ["PREFIX", "Settings"]
+
+PREFIX = "graceful_"
+
+
+def _seconds(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise SettingsError(name, value, "give a number of seconds, for instance 30")
+    if not math.isfinite(value) or value <= 0:
+        raise SettingsError(name, value, "give a finite number of seconds above zero")
+    return float(value)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise SettingsError(name, value, "give True or False")
+    return value
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "grace_period": _seconds,
+    "soft_deadline": _seconds,
+    "hard_deadline": _seconds,
+    "default_task": _flag,
+    "release_prefetched": _flag,
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user set. The order of the deadlines is checked where they are computed.
+
+    Attributes:
+        grace_period: Seconds between SIGTERM and SIGKILL; detected when ``None``.
+        soft_deadline: Seconds after the signal at which ``ShutdownTimeLimit`` is raised.
+        hard_deadline: Seconds after the signal at which what still runs is given up.
+        default_task: Make ``GracefulTask`` the base of all of the app's tasks.
+        release_prefetched: Give messages that were fetched and not started back at once
+            when the worker starts to stop.
+    """
+
+    grace_period: float | None = None
+    soft_deadline: float | None = None
+    hard_deadline: float | None = None
+    default_task: bool = False
+    release_prefetched: bool = True
+
+    @classmethod
+    def from_conf(cls, conf: Mapping[str, Any]) -> Settings:
+        """Read and check every ``graceful_*`` name of a Celery configuration.
+
+        Args:
+            conf: ``app.conf``, with or without a namespace such as ``CELERY``.
+
+        Raises:
+            SettingsError: A name is unknown, or a value has the wrong type or range. It
+                names the setting, the value and the mend.
+        """
+        known = {field.name for field in fields(cls)}
+        for key, name in _names_set(conf):
+            if name not in known:
+                raise SettingsError(key, conf[key], _nearest(name, known))
+        values = {}
+        for name in known:
+            value = conf.get(PREFIX + name)
+            if value is not None:
+                values[name] = _CHECKS[name](PREFIX + name, value)
+        return cls(**values)
+
+
+def _names_set(conf: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each key of ``conf`` that is ours, as written and without case, namespace and prefix."""
+    for key in list(conf):
+        if not isinstance(key, str):
+            continue
+        head, found, name = key.lower().partition(PREFIX)
+        # "graceful_x" itself, or "<namespace>_graceful_x".
+        if found and (not head or _is_namespace(conf, head)):
+            yield key, name
+
+
+def _is_namespace(conf: Mapping[str, Any], head: str) -> bool:
+    return head == f"{getattr(conf, 'prefix', None) or ''}".lower().rstrip("_") + "_"
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    match = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    if match:
+        return f"there is no such setting, did you mean {PREFIX}{match[0]}"
+    return f"there is no such setting; known are {', '.join(PREFIX + k for k in sorted(known))}"

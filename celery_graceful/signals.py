@@ -1,0 +1,29 @@
+"""Signals (``celery.utils.dispatch``) that this package sends.
+
+``task_interrupted``
+    A task was interrupted and its message goes back to the queue. ``sender`` is the task;
+    ``task_id``, ``args``, ``kwargs``, ``reason`` (an ``InterruptReason``) and ``given_up``
+    describe it. Sent in the process that runs the task, or, where ``given_up`` is true
+    (the hard deadline passed), in the worker's main process.
+
+``worker_draining``
+    The worker entered another phase of its stop. ``sender`` is the worker's host name;
+    ``phase`` is a ``Phase``, ``reason`` says what asked for it, ``deadlines`` is a
+    ``Deadlines`` (seconds after the request). Sent from a thread of its own, never from a
+    signal handler.
+"""
+
+from __future__ import annotations
+
+from celery.utils.dispatch import Signal
+
+__all__ = ["task_interrupted", "worker_draining"]
+
+task_interrupted = Signal(
+    name="task_interrupted",
+    providing_args={"task_id", "args", "kwargs", "reason", "given_up"},
+)
+worker_draining = Signal(
+    name="worker_draining",
+    providing_args={"phase", "reason", "deadlines"},
+)

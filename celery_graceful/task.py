@@ -1,0 +1,201 @@
+"""``GracefulTask``: the side of an interruption that runs with the task."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import wraps
+from types import MethodType
+from typing import Any
+
+import celery
+from celery.utils.log import get_task_logger
+
+from celery_graceful import interrupt as _interrupt
+from celery_graceful import phase, signals
+from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit, TaskInterrupted
+from celery_graceful.interrupt import Interrupt, named_if_slow
+from celery_graceful.phase import InterruptReason
+from celery_graceful.run import Run, current, execute
+
+__all__ = ["INTERRUPTED", "GracefulTask"]
+
+logger = get_task_logger(__name__)
+
+#: State of an interrupted task in the result backend. It is not a ready state: whoever waits
+#: for the result goes on waiting.
+INTERRUPTED = "INTERRUPTED"
+
+
+class GracefulTask(celery.Task):
+    """A task that knows when its worker has to stop, and goes back to the queue if it must.
+
+    Combine it with other task bases by ordinary inheritance, in either order.
+    """
+
+    abstract = True
+
+    #: The message is acknowledged when the task has ended, so that it can go back whole.
+    acks_late = True
+    reject_on_worker_lost = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        call = cls.__call__
+        if not getattr(call, "_is_boundary", False):
+            cls.__call__ = _boundary(call)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return _deliver(self, super().__call__, args, kwargs)
+
+    __call__._is_boundary = True  # type: ignore[attr-defined]
+
+    # -- what the task sees ----------------------------------------------------------
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether this task has to stop: a memory read, as cheap as an attribute."""
+        return bool(phase.flag[0])
+
+    @property
+    def interrupt(self) -> Interrupt | None:
+        """Why this task has to stop and how long it has; ``None`` while it need not."""
+        return _interrupt.current_interrupt() if phase.flag[0] else None
+
+    def interruptible(self) -> AbstractContextManager[None]:
+        """See ``celery_graceful.interruptible``."""
+        return _interrupt.interruptible()
+
+    def shield(self) -> AbstractContextManager[None]:
+        """See ``celery_graceful.shield``."""
+        return _interrupt.shield()
+
+    def interrupt_callback(self, fn: Callable[[Interrupt], Any]) -> AbstractContextManager[None]:
+        """See ``celery_graceful.interrupt_callback``."""
+        return _interrupt.interrupt_callback(fn)
+
+    def sleep(self, seconds: float) -> None:
+        """See ``celery_graceful.sleep``."""
+        _interrupt.sleep(seconds)
+
+    def wait_for_interrupt(self, timeout: float | None = None) -> bool:
+        """See ``celery_graceful.wait_for_interrupt``."""
+        return _interrupt.wait_for_interrupt(timeout)
+
+    def on_interrupted(self, interrupt: Interrupt) -> None:
+        """Called when this task was interrupted, before its message goes back.
+
+        Runs with the task, inside the time that is left. What it raises is logged. Not
+        called when the hard deadline took the task away.
+        """
+
+    # -- outcomes --------------------------------------------------------------------
+
+    def retry(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``celery.Task.retry``, but an interruption is no reason for a retry.
+
+        Raises:
+            Interrupted: The retry was asked for because of an interruption (as
+                ``autoretry_for=(Exception,)`` does): the task goes back to the queue with no
+                attempt counted.
+        """
+        exc = kwargs.get("exc") or (args[2] if len(args) > 2 else None) or sys.exc_info()[1]
+        if isinstance(exc, (ShutdownTimeLimit, Interrupted)) and current() is not None:
+            raise Interrupted(_interrupt.current_interrupt()) from exc
+        return super().retry(*args, **kwargs)
+
+
+def _boundary(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Put the task's boundary around a ``__call__`` that somebody else wrote."""
+
+    @wraps(call)
+    def __call__(self: GracefulTask, *args: Any, **kwargs: Any) -> Any:
+        return _deliver(self, MethodType(call, self), args, kwargs)
+
+    __call__._is_boundary = True  # type: ignore[attr-defined]
+    return __call__
+
+
+#: Set in workers whose pool has no soft time limits of its own: the worker-wide limit in
+#: seconds, 0 for none. ``None`` where the pool has its own.
+bridged_soft_limit: float | None = None
+
+
+def _soft_limit(task: celery.Task, request: Any) -> float | None:
+    if bridged_soft_limit is None:
+        return None
+    _, soft = request.timelimit or (None, None)
+    return soft or task.soft_time_limit or bridged_soft_limit or None
+
+
+def _deliver(
+    task: GracefulTask, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Run one delivery of ``task`` and turn an interruption into Celery's ``Ignore``."""
+    if phase.board is None or current() is not None:
+        return call(*args, **kwargs)
+    request = task.request
+    if request.called_directly or request.is_eager:
+        return call(*args, **kwargs)
+    if phase.flag[0]:
+        # It arrived while the worker was already stopping: none of its code has to run.
+        raise TaskInterrupted(str(phase.board.reason), started=False)
+    run = Run(
+        request.id,
+        task.name,
+        graceful=True,
+        soft_time_limit=_soft_limit(task, request),
+    )
+    try:
+        return execute(run, call, args, kwargs)
+    except (Interrupted, ShutdownTimeLimit) as exc:
+        outcome = _interruption(task, request, exc)
+    raise outcome
+
+
+def _interruption(
+    task: GracefulTask, request: Any, exc: Interrupted | ShutdownTimeLimit
+) -> TaskInterrupted:
+    interrupt = getattr(exc, "interrupt", None) or _interrupt.current_interrupt()
+    if interrupt is None:
+        interrupt = Interrupt(InterruptReason.SHUTDOWN, float("inf"))
+    try:
+        with named_if_slow(f"on_interrupted of {task.name}[{request.id}]"):
+            task.on_interrupted(interrupt)
+    except Exception:
+        logger.exception("on_interrupted of %s[%s] raised", task.name, request.id)
+    record(task, request, str(interrupt.reason), given_up=False)
+    return TaskInterrupted(str(interrupt.reason))
+
+
+def record(task: celery.Task, request: Any, reason: str, *, given_up: bool) -> None:
+    """Tell the result backend and the listeners that a task was interrupted.
+
+    Args:
+        task: The task.
+        request: Its context (``celery.app.task.Context``).
+        reason: Value of the ``InterruptReason``.
+        given_up: Whether the hard deadline took the task away.
+    """
+    if not _ignores_result(task, request):
+        try:
+            task.backend.store_result(request.id, {"reason": reason}, INTERRUPTED, request=request)
+        except Exception as exc:
+            logger.warning(
+                "Could not store state %s of %s[%s]: %r", INTERRUPTED, task.name, request.id, exc
+            )
+    with named_if_slow(f"task_interrupted receivers for {task.name}[{request.id}]"):
+        signals.task_interrupted.send(
+            sender=task,
+            task_id=request.id,
+            args=request.args,
+            kwargs=request.kwargs,
+            reason=reason,
+            given_up=given_up,
+        )
+
+
+def _ignores_result(task: celery.Task, request: Any) -> bool:
+    ignore = getattr(request, "ignore_result", None)
+    return bool(task.ignore_result if ignore is None else ignore)

@@ -1,0 +1,102 @@
+"""Fixtures for all tests: real servers, one of each kind per pytest process (xdist worker).
+
+A test may pause, kill or restart the servers: the next test finds them running.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import redis
+
+from tests.servers import AnyServer, RabbitServer, RedisServer, Server
+
+MARKERS = {"redis_server": "redis", "rabbit_server": "rabbitmq"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for fixture in MARKERS.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(MARKERS[fixture])
+
+
+def require(kind: type[Server]) -> None:
+    """Skip the test where the server is not installed; fail it in CI."""
+    missing = kind.missing()
+    if missing:
+        report = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        report(f"not installed: {', '.join(missing)} (scripts/ensure-servers tells how)")
+
+
+@dataclass(frozen=True)
+class RedisDB:
+    """Two empty databases of the test's own: for broker and store, and for results."""
+
+    url: str
+    backend_url: str
+    client: redis.Redis
+
+
+@dataclass(frozen=True)
+class RabbitVhost:
+    """A virtual host of the test's own."""
+
+    name: str
+    url: str
+    server: RabbitServer
+
+    def queue_length(self, queue: str) -> int:
+        """How many messages wait in the queue: those that a consumer holds do not count."""
+        return self.server.queue_length(queue, self.name)
+
+
+@pytest.fixture
+def start_server() -> Iterator[Callable[..., Any]]:
+    """Starts servers for one test alone: `start_server(RedisServer, appendonly=True)`."""
+    with ExitStack() as stack:
+
+        def start(kind: type[AnyServer], **options: Any) -> AnyServer:
+            require(kind)
+            server = kind(**options)
+            stack.callback(server.close)
+            server.start()
+            return server
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    require(RedisServer)
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_db(redis_server: RedisServer) -> Iterator[RedisDB]:
+    redis_server.ensure_running()
+    db, backend_db = redis_server.fresh_db(), redis_server.fresh_db()
+    with redis_server.client(db) as client:
+        yield RedisDB(redis_server.url(db), redis_server.url(backend_db), client)
+
+
+@pytest.fixture(scope="session")
+def rabbit_server() -> Iterator[RabbitServer]:
+    require(RabbitServer)
+    with RabbitServer() as server:
+        yield server
+
+
+@pytest.fixture
+def rabbit_vhost(rabbit_server: RabbitServer) -> Iterator[RabbitVhost]:
+    rabbit_server.ensure_running()
+    name = rabbit_server.vhost()
+    yield RabbitVhost(name, rabbit_server.url(name), rabbit_server)
+    if rabbit_server.running():
+        rabbit_server.resume()
+        rabbit_server.delete_vhost(name)

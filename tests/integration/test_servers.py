@@ -1,0 +1,145 @@
+"""The servers of the other tests do what those count on, and leave nothing behind."""
+
+from __future__ import annotations
+
+import ipaddress
+import subprocess
+import sys
+from pathlib import Path
+
+import amqp.exceptions
+import psutil
+import pytest
+import redis
+from kombu import Connection
+
+from tests.conftest import require
+from tests.servers import RabbitServer, RedisServer
+
+KINDS = [RedisServer, pytest.param(RabbitServer, marks=[pytest.mark.rabbitmq, pytest.mark.slow])]
+START_AND_HANG = """
+import sys, time
+from tests import servers
+server = getattr(servers, sys.argv[1])()
+server.start()
+print(server.folder, flush=True)
+time.sleep(600)
+"""
+
+
+def processes_in(folder):
+    """All processes that work in the folder: those of a server, with their children."""
+    return [p for p in psutil.process_iter(["cwd"]) if str(folder) in (p.info["cwd"] or "")]
+
+
+def publish(url, queue, count):
+    connection = Connection(url, transport_options={"confirm_publish": True})
+    with connection, connection.SimpleQueue(queue) as simple:
+        for number in range(count):
+            simple.put(number)
+
+
+@pytest.mark.parametrize("run", [1, 2])
+def test_redis_db_is_empty(redis_db, run):
+    assert redis_db.client.dbsize() == 0
+    assert redis_db.url != redis_db.backend_url
+    redis_db.client.set("key", "left behind")
+
+
+def test_redis_pause_and_resume(redis_server, redis_db):
+    redis_db.client.set("key", "value")
+    impatient = redis_server.client(timeout=0.1)
+    redis_server.pause()
+    with pytest.raises(redis.TimeoutError):
+        impatient.ping()
+    redis_server.resume()
+    assert redis_db.client.get("key") == "value"
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+@pytest.mark.parametrize(("appendonly", "kept"), [(True, "value"), (False, None)])
+def test_redis_comes_back(start_server, end, appendonly, kept):
+    server = start_server(RedisServer, appendonly=appendonly)
+    client = server.client()
+    client.set("key", "value")
+    getattr(server, end)()
+    with pytest.raises(redis.ConnectionError):
+        client.ping()
+    server.start()
+    assert client.get("key") == kept
+
+
+@pytest.mark.parametrize("harm", ["pause", "stop", "kill"])
+def test_redis_is_running_again_after_harm(redis_server, redis_db, harm):
+    getattr(redis_server, harm)()
+    redis_server.ensure_running()
+    assert redis_server.client().ping()
+
+
+@pytest.mark.parametrize("run", [1, 2])
+def test_rabbit_vhost_is_empty(rabbit_vhost, run):
+    with pytest.raises(amqp.exceptions.NotFound):
+        rabbit_vhost.queue_length("queue")
+    publish(rabbit_vhost.url, "queue", 3)
+    assert rabbit_vhost.queue_length("queue") == 3
+
+
+@pytest.mark.slow
+def test_rabbit_keeps_durable_messages_over_a_kill(rabbit_server, rabbit_vhost):
+    publish(rabbit_vhost.url, "queue", 3)
+    rabbit_server.kill()
+    with pytest.raises(ConnectionRefusedError):
+        rabbit_server.connection().connect()
+    rabbit_server.start()
+    assert rabbit_vhost.queue_length("queue") == 3
+
+
+def test_rabbit_pause_and_resume(rabbit_server, rabbit_vhost):
+    rabbit_server.pause()
+    with pytest.raises(TimeoutError):
+        rabbit_server.connection(timeout=0.2).connect()
+    rabbit_server.resume()
+    publish(rabbit_vhost.url, "queue", 1)
+    assert rabbit_vhost.queue_length("queue") == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_loopback_and_nothing_left(start_server, kind):
+    server = start_server(kind)
+    processes = processes_in(server.folder)
+    assert server.pid in [process.pid for process in processes]
+    for process in processes:
+        for connection in process.net_connections():
+            assert ipaddress.ip_address(connection.laddr.ip).is_loopback, connection
+
+    server.close()
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    assert not alive
+    assert not processes_in(server.folder)
+    assert not server.folder.exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_left_when_the_starter_is_killed(kind):
+    require(kind)
+    with subprocess.Popen(
+        [sys.executable, "-c", START_AND_HANG, kind.__name__], stdout=subprocess.PIPE, text=True
+    ) as starter:
+        folder = Path(starter.stdout.readline().strip())
+        processes = [*processes_in(folder), *psutil.Process(starter.pid).children()]
+        starter.kill()
+
+    assert len(processes) > 1
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    assert not alive
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)]
+)
+def test_missing_server_skips_at_home_and_fails_in_ci(monkeypatch, ci, outcome):
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setattr(RedisServer, "programs", ("no-such-server",))
+    with pytest.raises(outcome, match="no-such-server"):
+        require(RedisServer)

@@ -1,0 +1,85 @@
+"""Processes that end with the one that started them, whatever ends that.
+
+A small guard process per process reads from a pipe: when the pipe breaks, it kills the process
+and removes its folder.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+LOOPBACK = "127.0.0.1"
+
+
+def free_port() -> int:
+    """A free port outside of the range that systems give to outgoing connections.
+
+    So nobody takes it by chance while a server that is to come back on it is down.
+    """
+    while True:
+        port = random.randrange(15_000, 32_000)
+        with socket.socket() as probe:
+            # As servers do: else a port counts as taken long after its last connection.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                continue
+        return port
+
+
+class GuardedProcess:
+    """A process in a session of its own, killed when the process that started it is gone."""
+
+    # `ulimit`: Erlang closes every possible file at start, some containers allow a billion.
+    LAUNCH = 'ulimit -n 8192 2> /dev/null; exec "$@"'
+    GUARD = 'read -r _ || { kill -9 "-$0"; rm -rf "$1"; }'
+
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str], folder: Path) -> None:
+        with (folder / "output").open("ab") as output:
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", self.LAUNCH, "launch", *argv],
+                env=env,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", self.GUARD, str(self.pid), str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def alive(self) -> bool:
+        """Whether it runs; a paused process does."""
+        return self._process.poll() is None
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process and its children."""
+        if self.alive():
+            os.killpg(self.pid, number)
+
+    def wait_paused(self) -> None:
+        """Wait until SIGSTOP has taken effect."""
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def end(self, number: int, timeout: float) -> None:
+        """Send the signal, wait for the end, and kill after `timeout` seconds."""
+        self.signal(number)
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.signal(signal.SIGKILL)
+            self._process.wait()
+        self._guard.communicate(b"\n")
