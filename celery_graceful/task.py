@@ -44,7 +44,7 @@ class GracefulTask(celery.Task):
         super().__init_subclass__(**kwargs)
         call = cls.__call__
         if not getattr(call, "_is_boundary", False):
-            cls.__call__ = _boundary(call)
+            cls.__call__ = _boundary(call)  # type: ignore[method-assign]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return _deliver(self, super().__call__, args, kwargs)

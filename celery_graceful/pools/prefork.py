@@ -116,7 +116,7 @@ class _GracefulChild:
     initargs: tuple[Any, ...]
 
     def after_fork(self) -> None:
-        super().after_fork()
+        super().after_fork()  # type: ignore[misc]
         # Billiard has set its own handlers in the line above; ours come after them.
         _install_child(*self.initargs)
 

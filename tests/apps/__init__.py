@@ -1,0 +1,38 @@
+"""Apps that the tests run workers of."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+from celery import Celery
+
+
+def make_app(name: str) -> Celery:
+    """An app configured by the environment: BROKER_URL, RESULT_URL, GRACE, POOL_START_METHOD.
+
+    Any variable CONF_<setting> is evaluated and set: CONF_worker_prefetch_multiplier=1.
+    """
+    app = Celery(name, broker=os.environ.get("BROKER_URL"), backend=os.environ.get("RESULT_URL"))
+    app.conf.update(
+        broker_connection_retry_on_startup=True,
+        worker_hijack_root_logger=True,
+        worker_redirect_stdouts=False,
+        task_default_queue=os.environ.get("QUEUE", "celery"),
+    )
+    if "GRACE" in os.environ:
+        app.conf.graceful_grace_period = float(os.environ["GRACE"])
+    if "POOL_START_METHOD" in os.environ:
+        app.conf.worker_pool_start_method = os.environ["POOL_START_METHOD"]
+    for key, value in os.environ.items():
+        if key.startswith("CONF_"):
+            app.conf[key[5:]] = eval(value)
+    return app
+
+
+def say(*words: Any) -> None:
+    """Write one line that starts with `>>`, the time, and cannot be torn."""
+    line = " ".join(map(str, (">>", f"{time.monotonic():.4f}", *words)))
+    os.write(sys.__stderr__.fileno(), (line + "\n").encode())

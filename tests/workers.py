@@ -1,0 +1,156 @@
+"""Real workers as processes: started, watched line by line, signalled, waited for."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+__all__ = ["TIMEOUT", "Worker"]
+
+#: Seconds; many times what anything waited for here takes.
+TIMEOUT = 60.0
+
+ROOT = Path(__file__).parent.parent
+
+
+class Worker:
+    """A `celery worker` (or another celery command) in a process group of its own.
+
+    Args:
+        app: Module with the app, importable from the root of the repository.
+        pool: The pool; `spawn` is prefork with the start method of that name.
+        concurrency: Of the pool; solo has none.
+        env: Added to the environment. The apps in `tests/apps` read BROKER_URL and RESULT_URL.
+        args: Added to the command line.
+    """
+
+    def __init__(
+        self,
+        app: str,
+        *,
+        pool: str = "prefork",
+        concurrency: int = 2,
+        env: Mapping[str, str] | None = None,
+        args: Sequence[str] = (),
+        log_level: str = "INFO",
+        hostname: str = "",
+    ) -> None:
+        self.lines: list[str] = []
+        self._news = threading.Condition()
+        self._ended = False
+        environ = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
+        environ["PYTHONPATH"] = os.pathsep.join(
+            filter(None, [str(ROOT), environ.get("PYTHONPATH", "")])
+        )
+        if pool == "spawn":
+            environ["POOL_START_METHOD"] = "spawn"
+        argv = [sys.executable, "-m", "celery", "-A", app, "worker", "-l", log_level]
+        argv += ["-P", "prefork" if pool == "spawn" else pool, "-c", str(concurrency)]
+        argv += ["--without-mingle", "--without-gossip"]
+        argv += ["-n", hostname or f"w{os.getpid()}-{id(self)}@test", *args]
+        self.process = subprocess.Popen(
+            argv,
+            env=environ,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self.pid = self.process.pid
+        self.stopped_at = 0.0
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.kill()
+        if exc is not None:
+            print(f"--- output of worker {self.pid}", *self.lines, sep="\n")
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._news:
+                self.lines.append(line.rstrip("\n"))
+                self._news.notify_all()
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
+
+    @property
+    def output(self) -> str:
+        """All that it has written so far."""
+        return "\n".join(self.lines)
+
+    def count(self, pattern: str) -> int:
+        """How many of its lines match the regular expression."""
+        return sum(1 for line in self.lines if re.search(pattern, line))
+
+    def wait_line(self, pattern: str, count: int = 1, timeout: float = TIMEOUT) -> str:
+        """Wait for `count` lines that match; returns the last of them.
+
+        Raises:
+            AssertionError: The worker ended, or the time did, before they came.
+        """
+        end = time.monotonic() + timeout
+        seen, found = 0, []
+        with self._news:
+            while True:
+                for line in self.lines[seen:]:
+                    if re.search(pattern, line):
+                        found.append(line)
+                seen = len(self.lines)
+                if len(found) >= count:
+                    return found[count - 1]
+                if self._ended:
+                    raise AssertionError(f"the worker ended before {pattern!r}\n{self.output}")
+                if not self._news.wait(max(0.0, end - time.monotonic())):
+                    raise AssertionError(f"no line {pattern!r} in {timeout} s\n{self.output}")
+
+    def ready(self) -> Worker:
+        """Wait until it consumes."""
+        self.wait_line(r"ready\.$")
+        return self
+
+    def signal(self, number: int, *, group: bool = False) -> None:
+        """Send a signal, to the process or to its whole group; the clock starts now."""
+        self.stopped_at = self.stopped_at or time.monotonic()
+        (os.killpg if group else os.kill)(self.pid, number)
+
+    def term(self, *, group: bool = False) -> None:
+        """Send SIGTERM."""
+        self.signal(signal.SIGTERM, group=group)
+
+    def wait(self, timeout: float = TIMEOUT) -> int:
+        """Wait for its end; returns the exit status (negative: the signal that ended it)."""
+        status = self.process.wait(timeout)
+        self.took = time.monotonic() - self.stopped_at
+        self._reader.join(TIMEOUT)
+        return status
+
+    def kill(self) -> None:
+        """End it and its children at once, if they run."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+        self._reader.join(5)
