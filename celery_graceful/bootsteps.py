@@ -95,10 +95,7 @@ def _install_handlers(drain: Drain) -> None:
         drain.request_hard("SIGQUIT")
 
     def on_int(*_: Any) -> None:
-        if drain.stopping:
-            drain.request_hard("a second SIGINT")
-        else:
-            drain.request_stop("SIGINT")
+        drain.request_stop("SIGINT")  # a second one is counted by the watch
 
     signal.signal(signal.SIGTERM, on_term)
     signal.signal(signal.SIGINT, on_int)

@@ -12,6 +12,7 @@ Three parties, each with its own share:
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -30,7 +31,8 @@ from celery_graceful.phase import Board, InterruptReason, Phase
 from celery_graceful.pools import adapter_for
 from celery_graceful.report import describe, report
 from celery_graceful.request import GracefulRequest, Ledger
-from celery_graceful.requeue import Requeue
+from celery_graceful.requeue import Requeue, bounded_connection
+from celery_graceful.sentinel import Sentinel
 from celery_graceful.settings import Settings
 from celery_graceful.task import record
 
@@ -76,12 +78,22 @@ class Drain:
         self.asked_by = ""
         self._quiet = self._quiesced = self._idle_seen = self._given_up = False
         self._failed_to_give_back = False
+        self._sigints = 0
         self._reported = self._left = False
         self._last_resort_at = float("inf")
+        self._sentinel: Sentinel | None = None
 
     def start(self) -> None:
         """Start the watch; in the main thread, before the pool starts."""
         self.adapter.prepare()
+        fd = self.bell.write_fd
+        if self.adapter.in_process:
+            d = self.deadlines
+            self._sentinel = Sentinel(d.last_resort + (d.grace - d.last_resort) / 2, fd)
+            fd = self._sentinel.fd
+        # The watch hears of signals also while the main thread sits in a C call, where no
+        # handler in Python runs.
+        signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
         native.start_thread(self._watch, "graceful-watch")
 
     @property
@@ -129,7 +141,21 @@ class Drain:
                 if self.stopping and time.monotonic() > self.board.hard_at:
                     self._leave_by_force()
 
+    def _hear_signals(self, rung: bytes) -> None:
+        """The handlers have seen the same, where the main thread could run them."""
+        self._sigints += rung.count(signal.SIGINT)
+        if signal.SIGTERM in rung:
+            self.request_stop("SIGTERM")
+        if self._sigints:
+            self.request_stop("SIGINT")
+        if signal.SIGQUIT in rung:
+            self.request_hard("SIGQUIT")
+        if self._sigints > 1:
+            self._sigints = 1
+            self.request_hard("a second SIGINT")
+
     def _step(self, rung: bytes) -> None:
+        self._hear_signals(rung)
         self._check_soft_limits()
         if _QUIET in rung:
             logger.warning("Quiet, asked for by %s: fetching stops, tasks go on", self.asked_by)
@@ -187,6 +213,8 @@ class Drain:
     def _begin(self) -> None:
         """QUIET: tasks see the interrupt, the loop stops fetching."""
         self.adapter.notify()
+        if self._sentinel is not None:
+            self._sentinel.start_clock()
         self._last_resort_at = self.board.requested_at + self.deadlines.last_resort
         if self.loop.alive:
             self.loop.ring()
@@ -230,6 +258,7 @@ class Drain:
         given_up = [r for r in self.ledger.open_requests() if r.give_up()]
         if given_up:
             bounded(lambda: self._record(given_up), room / 5)
+            bounded(lambda: self._send_events(given_up, room / 10), room / 10)
             if not bounded(lambda: self._give_back(given_up, room / 10), room / 4):
                 self._failed_to_give_back = True
         self.board.phase = Phase.EXIT
@@ -240,7 +269,17 @@ class Drain:
     def _record(self, requests: list[GracefulRequest]) -> None:
         for request in requests:
             record(request.task, request.context, str(self.board.reason), given_up=True)
-            request.send_event("task-interrupted")
+
+    def _send_events(self, requests: list[GracefulRequest], timeout: float) -> None:
+        """Over a connection of its own: the loop, whose the worker's is, may be stuck."""
+        requests = [r for r in requests if r.wants_events]
+        if requests:
+            with bounded_connection(self.worker.app, timeout) as connection:
+                dispatcher = self.worker.app.events.Dispatcher(
+                    connection, hostname=self.worker.hostname
+                )
+                for request in requests:
+                    dispatcher.send("task-interrupted", uuid=request.id)
 
     def _give_back(self, requests: list[GracefulRequest], timeout: float) -> None:
         try:

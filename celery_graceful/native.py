@@ -11,10 +11,10 @@ import sys
 from collections.abc import Callable
 from typing import Any, cast
 
-__all__ = ["Doorbell", "Lock", "is_gevent", "start_thread", "thread_ident"]
+__all__ = ["Doorbell", "Lock", "is_gevent", "original", "start_thread", "thread_ident"]
 
 
-def _original(module: str, name: str) -> Any:
+def original(module: str, name: str) -> Any:
     """``module.name`` as it was before any monkey patching."""
     if "gevent.monkey" in sys.modules:
         from gevent.monkey import get_original
@@ -40,19 +40,19 @@ def start_thread(target: Callable[[], None], name: str) -> None:
     """Run ``target`` in a daemon thread of the operating system."""
     if "gevent.monkey" in sys.modules:
         # threading.Thread would start a greenlet; the function below it does not.
-        _original("_thread", "start_new_thread")(target, ())
+        original("_thread", "start_new_thread")(target, ())
     else:
-        _original("threading", "Thread")(target=target, name=name, daemon=True).start()
+        original("threading", "Thread")(target=target, name=name, daemon=True).start()
 
 
 def thread_ident() -> int:
     """Identity of the calling thread of the operating system."""
-    return int(_original("_thread", "get_ident")())
+    return int(original("_thread", "get_ident")())
 
 
 def Lock() -> Any:
     """A lock between real threads. Hold it for a few instructions, never over a wait."""
-    return _original("_thread", "allocate_lock")()
+    return original("_thread", "allocate_lock")()
 
 
 class Doorbell:
@@ -63,21 +63,21 @@ class Doorbell:
 
     def __init__(self) -> None:
         # eventlet's os.write may wait in the hub, which a signal handler must not.
-        self._read, self._write = _original("os", "read"), _original("os", "write")
-        self.read_fd, self._write_fd = os.pipe()
+        self._read, self._write = original("os", "read"), original("os", "write")
+        self.read_fd, self.write_fd = os.pipe()
         os.set_blocking(self.read_fd, False)
-        os.set_blocking(self._write_fd, False)
+        os.set_blocking(self.write_fd, False)
 
     def ring(self, code: bytes = b".") -> None:
         """Ring. Never blocks: a full pipe has been rung often enough."""
         try:
-            self._write(self._write_fd, code)
+            self._write(self.write_fd, code)
         except (BlockingIOError, OSError):
             pass
 
     def wait(self, timeout: float | None) -> bytes:
         """Wait for up to ``timeout`` seconds in a real thread; returns what was rung."""
-        poller = _original("select", "poll")()
+        poller = original("select", "poll")()
         poller.register(self.read_fd, 1)  # POLLIN
         poller.poll(None if timeout is None else max(0.0, timeout) * 1000)
         return self.take()

@@ -231,6 +231,11 @@ class GracefulRequest(Request):
         if started:
             self.send_event("task-interrupted")
 
+    @property
+    def wants_events(self) -> bool:
+        """Whether events are on, for the worker and the task."""
+        return bool(self.eventer and self.eventer.enabled and self.task.send_events)
+
     @cached_property
     def context(self) -> Any:
         """The task's context, as signals and backends want it."""

@@ -27,7 +27,7 @@ from kombu.utils.json import dumps, loads
 if TYPE_CHECKING:
     from celery_graceful.request import GracefulRequest
 
-__all__ = ["Requeue"]
+__all__ = ["Requeue", "bounded_connection"]
 
 logger = get_logger(__name__)
 
@@ -130,10 +130,7 @@ class Requeue:
 
     def _send_again(self, requests: Iterable[GracefulRequest], timeout: float) -> None:
         """Send messages again, with everything they carried."""
-        connection = self.app.connection_for_write(
-            connect_timeout=timeout, transport_options=self._bounded(timeout)
-        )
-        with connection, connection.Producer() as producer:
+        with bounded_connection(self.app, timeout) as connection, connection.Producer() as producer:
             for request in requests:
                 message = request.message
                 info = message.delivery_info or {}
@@ -153,11 +150,16 @@ class Requeue:
                     **properties,
                 )
 
-    def _bounded(self, timeout: float) -> dict[str, Any]:
-        options = dict(self.app.conf.broker_transport_options or {})
-        if self.app.connection_for_write().transport.driver_type == "redis":
-            options.update(socket_timeout=timeout, socket_connect_timeout=timeout)
-        return options
+
+def bounded_connection(app: Any, timeout: float) -> Any:
+    """A connection of its own to the broker, that gives up after ``timeout`` seconds."""
+    options = dict(app.conf.broker_transport_options or {})
+    if app.connection_for_write().transport.driver_type == "redis":
+        options.update(socket_timeout=timeout, socket_connect_timeout=timeout)
+    else:
+        options.setdefault("read_timeout", timeout)
+        options.setdefault("write_timeout", timeout)
+    return app.connection_for_write(connect_timeout=timeout, transport_options=options)
 
 
 #: Properties that a publish sets by itself, or that belong to one delivery.

@@ -121,9 +121,9 @@ class Worker:
                 if len(found) >= count:
                     return found[count - 1]
                 if self._ended:
-                    raise AssertionError(f"the worker ended before {pattern!r}\n{self.output}")
+                    raise AssertionError(f"the worker ended before {pattern!r}")
                 if not self._news.wait(max(0.0, end - time.monotonic())):
-                    raise AssertionError(f"no line {pattern!r} in {timeout} s\n{self.output}")
+                    raise AssertionError(f"no line {pattern!r} in {timeout} s")
 
     def ready(self) -> Worker:
         """Wait until it consumes."""

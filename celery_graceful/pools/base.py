@@ -24,6 +24,8 @@ class Adapter:
 
     #: Children are started fresh, so the board has to have a name.
     spawns = False
+    #: Tasks run in the main process, where one of them may hold the GIL for ever.
+    in_process = False
 
     def __init__(self, worker: Any, ledger: Ledger) -> None:
         self.worker = worker
@@ -55,6 +57,8 @@ class Adapter:
 
 class InProcessAdapter(Adapter):
     """For pools whose tasks run in the main process."""
+
+    in_process = True
 
     def prepare(self) -> None:
         _task.bridged_soft_limit = self.worker.soft_time_limit or 0.0

@@ -23,6 +23,7 @@ from celery_graceful.pools import wakeup
 from celery_graceful.pools.base import Adapter, watch_plain_task
 from celery_graceful.request import GracefulRequest
 from celery_graceful.run import current
+from celery_graceful.trace_log import install_filter
 
 __all__ = ["PreforkAdapter"]
 
@@ -63,6 +64,8 @@ class PreforkAdapter(Adapter):
         pool = getattr(self.worker.pool, "_pool", None)
         if pool is not None:
             pool._worker_handler.close()  # no new children
+            for process in pool._pool:
+                process._controlled_termination = True  # no news for the log
         running = {r.worker_pid for r in requests if r.worker_pid}
         # A child that was handed a task and has not said so yet cannot be told from an idle
         # one; all of them leave with the worker anyway.
@@ -119,16 +122,31 @@ class _GracefulChild:
         super().after_fork()  # type: ignore[misc]
         # Billiard has set its own handlers in the line above; ours come after them.
         _install_child(*self.initargs)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
-class GracefulAsynPool(AsynPool):
+class _MaskedStart:
+    """Mixed into billiard's ``Pool``: a child starts with SIGTERM blocked.
+
+    It cannot die of a signal to the process group before it has its own handler.
+    """
+
+    def _create_worker_process(self, index: int) -> Any:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            return super()._create_worker_process(index)  # type: ignore[misc]
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+class GracefulAsynPool(_MaskedStart, AsynPool):
     """For brokers with an event loop."""
 
     class Worker(_GracefulChild, AsynWorker):
         pass
 
 
-class GracefulBlockingPool(BlockingPool):
+class GracefulBlockingPool(_MaskedStart, BlockingPool):
     """For the others."""
 
     class Worker(_GracefulChild, BlockingWorker):
@@ -143,6 +161,7 @@ def _install_child(app: Any, hostname: str) -> None:
             return
         phase.attach(Board.open(path))
     interrupt.forget_bell()
+    install_filter()
     signal.signal(wakeup.SIGNAL, _on_wake)
     signal.signal(signal.SIGTERM, _on_term)
     if SIG_SOFT_TIMEOUT is not None:

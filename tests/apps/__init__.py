@@ -9,6 +9,8 @@ from typing import Any
 
 from celery import Celery
 
+from celery_graceful import native
+
 
 def make_app(name: str) -> Celery:
     """An app configured by the environment: BROKER_URL, RESULT_URL, GRACE, POOL_START_METHOD.
@@ -35,4 +37,5 @@ def make_app(name: str) -> Celery:
 def say(*words: Any) -> None:
     """Write one line that starts with `>>`, the time, and cannot be torn."""
     line = " ".join(map(str, (">>", f"{time.monotonic():.4f}", *words)))
-    os.write(sys.__stderr__.fileno(), (line + "\n").encode())
+    write = native.original("os", "write")  # eventlet's refuses two writers at once
+    write(sys.__stderr__.fileno(), (line + "\n").encode())

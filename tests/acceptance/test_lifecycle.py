@@ -1,0 +1,262 @@
+"""The lifecycle table: pool x task x stop x broker, with real workers and real signals.
+
+Each case ends with: the worker gone within its grace, exit status 0, each message finished
+exactly once or in the queue exactly once, events and states truthful. To keep it short a
+worker carries all kinds of tasks at once, where its pool can.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from tests.workers import TIMEOUT, Worker
+
+GRACE = 6.0
+
+CONCURRENT = ["prefork", "spawn", "threads", "gevent", "eventlet"]
+GREEN = ["gevent", "eventlet"]
+STOPS = ["term", "group", "int", "remote", "remap"]
+KINDS = {
+    # What becomes of it, and its state in the backend.
+    "cooperative": ("requeued", "INTERRUPTED"),
+    "sleeping": ("requeued", "INTERRUPTED"),
+    "blocking": ("requeued", "INTERRUPTED"),
+    "handling": ("finished", "SUCCESS"),
+    "shielded": ("requeued", "INTERRUPTED"),
+    "swallowing": ("requeued", "INTERRUPTED"),
+    "stuck": ("requeued", "INTERRUPTED"),
+}
+
+
+@dataclass
+class Broker:
+    """One broker and one result backend for one test."""
+
+    name: str
+    url: str
+    backend_url: str
+    client: Any
+
+    def app(self) -> Celery:
+        app = Celery("lifecycle", broker=self.url, backend=self.backend_url)
+        app.conf.update(task_default_queue="celery", broker_connection_timeout=TIMEOUT)
+        return app
+
+    def drain_queue(self, app: Celery) -> list[str]:
+        """The ids of the tasks in the queue, in order of delivery; takes them out."""
+        ids = []
+        with app.connection_for_read() as connection:
+            channel = connection.default_channel
+            while (message := channel.basic_get("celery", no_ack=True)) is not None:
+                ids.append(message.headers["id"])
+        return ids
+
+    def held(self) -> int:
+        """Messages that a worker that is gone still holds."""
+        return int(self.client.hlen("unacked")) if self.name == "redis" else 0
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def broker(request: pytest.FixtureRequest) -> Broker:
+    db = request.getfixturevalue("redis_db")
+    url = db.url
+    if request.param == "rabbitmq":
+        url = request.getfixturevalue("rabbit_vhost").url
+    return Broker(request.param, url, db.backend_url, db.client)
+
+
+class Events:
+    """Real events, received by a thread of the test."""
+
+    def __init__(self, app: Celery) -> None:
+        self.seen: dict[str, list[str]] = {}
+        self._last = threading.Event()
+        self._ready = threading.Event()
+        self._app = app
+        self._thread = threading.Thread(target=self._receive, daemon=True)
+        self._thread.start()
+        assert self._ready.wait(TIMEOUT)
+
+    def _receive(self) -> None:
+        with self._app.connection_for_read() as connection:
+            receiver = self._app.events.Receiver(connection, handlers={"*": self._on_event})
+            with receiver.consumer_context() as (own_connection, *_):
+                self._ready.set()
+                while not self._last.is_set():
+                    try:
+                        own_connection.drain_events(timeout=1)
+                    except TimeoutError:
+                        pass
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        if event["type"] == "task-sent":
+            return
+        if event["type"] == "last":
+            self._last.set()
+        if "uuid" in event:
+            self.seen.setdefault(event["uuid"], []).append(event["type"])
+
+    def all(self) -> dict[str, list[str]]:
+        """All that were sent until now, by task id."""
+        with self._app.connection_for_write() as connection:
+            self._app.events.Dispatcher(connection).send("last")
+        self._thread.join(TIMEOUT)
+        assert not self._thread.is_alive()
+        return self.seen
+
+
+def stop(worker: Worker, how: str, app: Celery) -> None:
+    if how == "remote":
+        while not app.control.ping(timeout=0.5):
+            pass  # what is broadcast before the worker has subscribed is lost
+        worker.stopped_at = time.monotonic()
+        app.control.shutdown()
+    elif how == "int":
+        worker.signal(signal.SIGINT)
+    else:
+        worker.term(group=how == "group")
+
+
+def start(pool: str, broker: Broker, how: str, concurrency: int, **env: str) -> Worker:
+    env.update(BROKER_URL=broker.url, RESULT_URL=broker.backend_url, GRACE=str(GRACE))
+    if how == "remap":
+        env["REMAP_SIGTERM"] = "SIGQUIT"
+    if pool == "threads":
+        env["short_sleeps"] = "1"
+    return Worker("tests.apps.lifecycle", pool=pool, concurrency=concurrency, env=env, args=["-E"])
+
+
+def check(
+    worker: Worker,
+    broker: Broker,
+    app: Celery,
+    events: Events,
+    sent: dict[str, str],
+    expected: Callable[[str], tuple[str, str]],
+) -> None:
+    """The promises of a stop, for every message that was sent."""
+    assert worker.wait() == 0
+    assert worker.took < GRACE
+    queued = Counter(broker.drain_queue(app))
+    assert broker.held() == 0
+    assert worker.count("NOT REACHED") == 0
+    assert worker.count("Traceback|CRITICAL|Could not") == 0
+    seen = events.all()
+    for task_id, kind in sent.items():
+        outcome, state = expected(kind)
+        finished = worker.count(f">> .* finished {task_id}")
+        assert finished + queued.pop(task_id, 0) == 1, (kind, finished)
+        assert outcome in ("finished" if finished else "requeued", "either"), (kind, outcome)
+        stored = app.AsyncResult(task_id).state
+        if outcome == "either":
+            state = "SUCCESS" if finished else "PENDING"
+        assert stored == state, kind
+        types = seen.get(task_id, [])
+        assert not {"task-failed", "task-retried", "task-revoked"} & set(types), (kind, types)
+        assert types.count("task-succeeded") == finished, (kind, types)
+        if state == "INTERRUPTED":
+            assert types.count("task-interrupted") == 1, (kind, types)
+    assert not queued, "messages that nobody sent"
+    report = worker.wait_line(r"Stopped: \d+ finished, \d+ interrupted, \d+ given up")
+    assert report
+
+
+@pytest.fixture
+def app(broker: Broker) -> Iterator[Celery]:
+    with broker.app() as app:
+        yield app
+
+
+def send(app: Celery, kind: str) -> str:
+    return str(app.send_task(f"tests.apps.lifecycle.{kind}").id)
+
+
+@pytest.mark.parametrize("how", STOPS)
+@pytest.mark.parametrize("pool", CONCURRENT)
+def test_all_kinds_at_once(pool: str, how: str, broker: Broker, app: Celery) -> None:
+    # A C call in a greenlet holds up all of them: that is a case of its own.
+    kinds = [kind for kind in KINDS if not (pool in GREEN and kind == "stuck")]
+    events = Events(app)
+    with start(pool, broker, how, concurrency=len(kinds)) as worker:
+        worker.ready()
+        sent = {send(app, kind): kind for kind in kinds}
+        for task_id, kind in sent.items():
+            worker.wait_line(f">> .* started {kind} {task_id}")
+        # No room for these: they are prefetched, and go back at once.
+        waiting = {send(app, "short"): "short" for _ in range(3)}
+        stop(worker, how, app)
+        check(
+            worker,
+            broker,
+            app,
+            events,
+            {**sent, **waiting},
+            lambda kind: KINDS.get(kind, ("requeued", "PENDING")),
+        )
+
+
+@pytest.mark.parametrize("how", STOPS)
+@pytest.mark.parametrize("pool", [*CONCURRENT, "solo"])
+def test_short_tasks(pool: str, how: str, broker: Broker, app: Celery) -> None:
+    """Tasks that end within the grace do end; what did not start goes back."""
+    events = Events(app)
+    with start(pool, broker, how, concurrency=2) as worker:
+        worker.ready()
+        sent = {send(app, "short"): "short" for _ in range(20)}
+        worker.wait_line(">> .* started short")
+        stop(worker, how, app)
+        check(worker, broker, app, events, sent, lambda kind: ("either", ""))
+
+
+@pytest.mark.parametrize("how", STOPS)
+@pytest.mark.parametrize("pool", [*CONCURRENT, "solo"])
+def test_idle(pool: str, how: str, broker: Broker, app: Celery) -> None:
+    events = Events(app)
+    with start(pool, broker, how, concurrency=2) as worker:
+        worker.ready()
+        stop(worker, how, app)
+        check(worker, broker, app, events, {}, KINDS.__getitem__)
+
+
+@pytest.mark.parametrize("how", [how for how in STOPS if how != "remote"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_solo(kind: str, how: str, broker: Broker, app: Celery) -> None:
+    """One task at a time, in the loop itself: remote control does not reach it meanwhile."""
+    events = Events(app)
+    with start("solo", broker, how, concurrency=1) as worker:
+        worker.ready()
+        sent = {send(app, kind): kind}
+        worker.wait_line(f">> .* started {kind}")
+        sent.update({send(app, "short"): "short" for _ in range(2)})
+        stop(worker, how, app)
+        check(
+            worker,
+            broker,
+            app,
+            events,
+            sent,
+            lambda kind: KINDS.get(kind, ("requeued", "PENDING")),
+        )
+
+
+@pytest.mark.parametrize("how", ["term", "group", "int", "remap"])
+@pytest.mark.parametrize("pool", GREEN)
+def test_green_pool_stuck_in_a_c_call(pool: str, how: str, broker: Broker, app: Celery) -> None:
+    events = Events(app)
+    with start(pool, broker, how, concurrency=2) as worker:
+        worker.ready()
+        first = {send(app, "cooperative"): "cooperative"}
+        worker.wait_line(">> .* started cooperative")
+        sent = {**first, send(app, "stuck"): "stuck"}
+        worker.wait_line(">> .* started stuck")
+        stop(worker, how, app)
+        check(worker, broker, app, events, sent, KINDS.__getitem__)
