@@ -49,7 +49,8 @@ class WorkerStep(bootsteps.StartStopStep):
         install_filter()
         control.install()
         drain.start()
-        _install_handlers(drain)
+        if not drain.embedded:
+            _install_handlers(drain)
         d = self.deadlines
         logger.info(
             "Grace period: %g s (%s); soft deadline %.3g s, hard deadline %.3g s after the signal",

@@ -11,10 +11,13 @@ Three parties, each with its own share:
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +29,7 @@ from celery.worker import state
 from celery_graceful import native, phase, signals
 from celery_graceful import run as _run
 from celery_graceful.grace_period import Deadlines
+from celery_graceful.log_thread import LogThread
 from celery_graceful.loop import Loop
 from celery_graceful.phase import Board, InterruptReason, Phase
 from celery_graceful.pools import adapter_for
@@ -49,6 +53,9 @@ LOOP_PATIENCE = 0.3
 #: given up is left of it.
 LAST_THREADS = 0.3
 
+#: Seconds that the log and the standard streams get at the very end.
+LAST_WORDS = 0.2
+
 #: Seconds in which results of children that were just taken away may still arrive.
 LAST_RESULTS = 0.05
 
@@ -69,13 +76,18 @@ class Drain:
         self.ledger = Ledger(Requeue(worker.app))
         self.ledger.on_change = self._on_change
         self.adapter = adapter_for(worker, self.ledger)
+        self.log = LogThread(logger)
+        #: The worker runs in a thread of a program that is something else (a test).
+        self.embedded = threading.current_thread() is not threading.main_thread()
         self.board = Board.create(spawn=self.adapter.spawns)
         phase.attach(self.board)
         self.loop = Loop(worker, self._on_loop)
         self.adapter.ring_loop = self.loop.ring
+        self.adapter.read_pending = self.loop.read_pending
         self.bell = native.Doorbell()
         _run.on_limited = lambda: self.bell.ring(_LIMIT)
         self.asked_by = ""
+        self._begun = False
         self._quiet = self._quiesced = self._idle_seen = self._given_up = False
         self._failed_to_give_back = False
         self._sigints = 0
@@ -84,17 +96,21 @@ class Drain:
         self._sentinel: Sentinel | None = None
 
     def start(self) -> None:
-        """Start the watch; in the main thread, before the pool starts."""
+        """Start the watch; before the pool starts."""
         self.adapter.prepare()
+        if not self.embedded:
+            self._hear_all_signals()
+        native.start_thread(self._watch, "graceful-watch")
+
+    def _hear_all_signals(self) -> None:
+        """Also while the main thread sits in a C call, where no handler in Python runs."""
         fd = self.bell.write_fd
         if self.adapter.in_process:
             d = self.deadlines
             self._sentinel = Sentinel(d.last_resort + (d.grace - d.last_resort) / 2, fd)
             fd = self._sentinel.fd
-        # The watch hears of signals also while the main thread sits in a C call, where no
-        # handler in Python runs.
         signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
-        native.start_thread(self._watch, "graceful-watch")
+        os.register_at_fork(after_in_child=_stop_hearing)
 
     @property
     def stopping(self) -> bool:
@@ -108,6 +124,7 @@ class Drain:
             self.asked_by = asked_by
             self.board.begin_stop(self.deadlines, InterruptReason.SHUTDOWN)
             self.ledger.stopping = True
+            self.ledger.start_counting()
             self._be_quiet()
             self.bell.ring(_STOP)
 
@@ -137,7 +154,9 @@ class Drain:
             try:
                 self._step(rung)
             except Exception:
-                logger.critical("The watch over the drain failed", exc_info=True)
+                self.log(
+                    logging.CRITICAL, "The watch over the drain failed: %s", traceback.format_exc()
+                )
                 if self.stopping and time.monotonic() > self.board.hard_at:
                     self._leave_by_force()
 
@@ -158,10 +177,14 @@ class Drain:
         self._hear_signals(rung)
         self._check_soft_limits()
         if _QUIET in rung:
-            logger.warning("Quiet, asked for by %s: fetching stops, tasks go on", self.asked_by)
+            self.log(
+                logging.WARNING,
+                "Quiet, asked for by %s: fetching stops, tasks go on",
+                self.asked_by,
+            )
             self._announce(Phase.QUIET)
             self.loop.ring()
-        if _STOP in rung:
+        if _STOP in rung and not self._begun:
             self._begin()
         if not self.stopping:
             return
@@ -206,12 +229,13 @@ class Drain:
         ]
         for run in hit:
             run.soft_limit_hit = True
-            logger.warning("Soft time limit exceeded for %s[%s]", run.name, run.task_id)
+            self.log(logging.WARNING, "Soft time limit exceeded for %s[%s]", run.name, run.task_id)
         if hit:
             self.adapter.notify()
 
     def _begin(self) -> None:
         """QUIET: tasks see the interrupt, the loop stops fetching."""
+        self._begun = True
         self.adapter.notify()
         if self._sentinel is not None:
             self._sentinel.start_clock()
@@ -221,7 +245,8 @@ class Drain:
         else:
             # Starting up, or without a broker: Celery looks at this while it connects.
             state.should_stop = EX_OK
-        logger.warning(
+        self.log(
+            logging.WARNING,
             "Stopping, asked for by %s: %g s of grace (%s), soft deadline in %.3g s, hard in "
             "%.3g s; running: %s",
             self.asked_by,
@@ -238,7 +263,8 @@ class Drain:
         self.adapter.notify()
         active = self.ledger.active()
         if active:
-            logger.warning(
+            self.log(
+                logging.WARNING,
                 "Soft deadline: %.3g s left for %s",
                 self.board.hard_at - time.monotonic(),
                 describe(active),
@@ -252,7 +278,7 @@ class Drain:
         room = self.deadlines.grace - self.deadlines.hard
         active = self.ledger.active()
         if active:
-            logger.error("Hard deadline: giving up %s", describe(active))
+            self.log(logging.ERROR, "Hard deadline: giving up %s", describe(active))
             self.adapter.take_away(active)
             native.Doorbell().wait(min(LAST_RESULTS, room / 10))
         given_up = [r for r in self.ledger.open_requests() if r.give_up()]
@@ -286,7 +312,8 @@ class Drain:
             self.ledger.requeue.give_back(requests, timeout=timeout, own_thread=True)
         except Exception as exc:
             self._failed_to_give_back = True
-            logger.critical(
+            self.log(
+                logging.CRITICAL,
                 "Could not give %s back (%r): the broker delivers again what it has not seen "
                 "acknowledged",
                 describe(requests),
@@ -307,10 +334,10 @@ class Drain:
         status = EX_FAILURE if self._failed_to_give_back else EX_OK
         try:
             self.report()
+            self.board.close()
             if self.worker.pidlock:
                 self.worker.pidlock.release()
-            sys.stderr.flush()
-            sys.stdout.flush()
+            bounded(_flush, LAST_WORDS)
         finally:
             os._exit(status)
 
@@ -384,13 +411,31 @@ class Drain:
     def stopped(self) -> None:
         """Celery has stopped all of the worker."""
         self.report()
+        self.board.close()
         self.bell.ring(_STOPPED)
+        if self.embedded:
+            self._left = True
+            phase.detach()
 
     def report(self) -> None:
         """Write the final report, once."""
         if self.stopping and not self._reported:
             self._reported = True
-            report(self.ledger, self.board)
+            self.log(logging.WARNING, report(self.ledger, self.board))
+            self.log.flush(LAST_WORDS)
+
+
+def _stop_hearing() -> None:
+    """In a forked child: its signals are its own."""
+    try:
+        signal.set_wakeup_fd(-1)
+    except ValueError:
+        pass  # forked from another thread
+
+
+def _flush() -> None:
+    sys.stderr.flush()
+    sys.stdout.flush()
 
 
 def bounded(call: Callable[[], None], seconds: float) -> bool:

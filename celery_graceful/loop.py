@@ -122,7 +122,9 @@ class Loop:
         callbacks.update(kept)
 
     def read_pending(self) -> None:
-        """Take what the broker has sent already, so that it can be given back."""
+        """Take what RabbitMQ has sent already, so that it can be given back."""
+        if not _is_amqp(self.worker.consumer.connection):
+            return  # a Redis list gives one message at a time
         try:
             while True:
                 self.worker.consumer.connection.drain_events(timeout=0.05)

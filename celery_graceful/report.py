@@ -5,14 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from celery.utils.log import get_logger
-
 from celery_graceful.phase import Board
 from celery_graceful.request import GracefulRequest, Ledger, Stage
 
 __all__ = ["describe", "report"]
-
-logger = get_logger(__name__)
 
 #: More tasks than this are counted, not named.
 NAMED = 10
@@ -27,17 +23,12 @@ def describe(requests: Sequence[GracefulRequest]) -> str:
     return text if len(requests) <= NAMED else f"{text} and {len(requests) - NAMED} more"
 
 
-def report(ledger: Ledger, board: Board) -> None:
-    """Log one line: what became of all that the worker held."""
+def report(ledger: Ledger, board: Board) -> str:
+    """One line: what became of all that the worker held when it was asked to stop."""
     now = time.monotonic()
     counts = ledger.counts
-    logger.warning(
-        "Stopped: %d finished, %d interrupted, %d given up, %d released; took %.1f s, %.1f s "
-        "of grace left",
-        counts[Stage.FINISHED],
-        counts[Stage.INTERRUPTED],
-        counts[Stage.GIVEN_UP],
-        counts[Stage.RELEASED],
-        now - board.requested_at,
-        board.grace_ends_at - now,
+    return (
+        f"Stopped: {counts[Stage.FINISHED]} finished, {counts[Stage.INTERRUPTED]} interrupted, "
+        f"{counts[Stage.GIVEN_UP]} given up, {counts[Stage.RELEASED]} released; took "
+        f"{now - board.requested_at:.1f} s, {board.grace_ends_at - now:.1f} s of grace left"
     )

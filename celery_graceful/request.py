@@ -56,6 +56,10 @@ class Ledger:
         self.counts = dict.fromkeys(Stage, 0)
         self.on_change: Callable[[], None] = lambda: None
 
+    def start_counting(self) -> None:
+        """Count from now on: the drain begins."""
+        self.counts = dict.fromkeys(Stage, 0)
+
     def open_requests(self) -> list[GracefulRequest]:
         """What has no outcome yet, oldest first."""
         return list(self.held.values())

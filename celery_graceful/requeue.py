@@ -48,6 +48,8 @@ class Requeue:
             files("celery_graceful").joinpath("lua/requeue.lua").read_text(encoding="utf-8")
         )
         self._clients: dict[tuple[float, bool], Any] = {}
+        #: The caller has the broker connection to itself, and the loop does not go round.
+        self.at_once = False
 
     def give_back(
         self,
@@ -76,7 +78,10 @@ class Requeue:
                 self._give_back_redis(self._client(channel, timeout, own_thread), channel, late)
             elif not own_thread:
                 for request in late:
-                    request.on_reject(logger, request.connection_errors, True)
+                    if self.at_once:
+                        request.message.reject_log_error(logger, request.connection_errors, True)
+                    else:
+                        request.on_reject(logger, request.connection_errors, True)
         for request in late:
             request.acknowledged = True
         if early:

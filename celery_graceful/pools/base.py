@@ -32,6 +32,8 @@ class Adapter:
         self.ledger = ledger
         #: Makes the loop come to its part of the drain; set by the drain.
         self.ring_loop: Callable[[], None] = lambda: None
+        #: Takes what the broker has sent already; set by the drain.
+        self.read_pending: Callable[[], None] = lambda: None
 
     def prepare(self) -> None:
         """Before the pool starts, in the main thread."""

@@ -39,4 +39,10 @@ class SoloAdapter(InProcessAdapter):
         # The loop waits for the task, so its connection is free, as long as the task lasts.
         with self._connection_lock:
             if self._in_body:
-                quiesce()
+                requeue = self.ledger.requeue
+                requeue.at_once = True
+                try:
+                    quiesce()
+                    self.read_pending()
+                finally:
+                    requeue.at_once = False

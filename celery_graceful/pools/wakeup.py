@@ -7,6 +7,7 @@ it for the same purpose (golang.org/design/24543-non-cooperative-preemption).
 from __future__ import annotations
 
 import signal
+import threading
 from typing import Any
 
 from celery_graceful import interrupt
@@ -28,5 +29,6 @@ def look(*_: Any) -> None:
 
 
 def install() -> None:
-    """Install the handler; in the main thread."""
-    signal.signal(SIGNAL, look)
+    """Install the handler; possible in the main thread only."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(SIGNAL, look)

@@ -1,0 +1,81 @@
+"""What the acceptance tests share: a broker to ask, and the events that were sent."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from celery import Celery
+
+from tests.workers import TIMEOUT
+
+__all__ = ["Broker", "Events"]
+
+
+@dataclass
+class Broker:
+    """One broker and one result backend for one test."""
+
+    name: str
+    url: str
+    backend_url: str
+    client: Any
+
+    def app(self) -> Celery:
+        app = Celery("lifecycle", broker=self.url, backend=self.backend_url)
+        app.conf.update(task_default_queue="celery", broker_connection_timeout=TIMEOUT)
+        return app
+
+    def drain_queue(self, app: Celery) -> list[str]:
+        """The ids of the tasks in the queue, in order of delivery; takes them out."""
+        ids = []
+        with app.connection_for_read() as connection:
+            channel = connection.default_channel
+            while (message := channel.basic_get("celery", no_ack=True)) is not None:
+                ids.append(message.headers["id"])
+        return ids
+
+    def held(self) -> int:
+        """Messages that a worker that is gone still holds."""
+        return int(self.client.hlen("unacked")) if self.name == "redis" else 0
+
+
+class Events:
+    """Real events, received by a thread of the test."""
+
+    def __init__(self, app: Celery) -> None:
+        self.seen: dict[str, list[str]] = {}
+        self._last = threading.Event()
+        self._ready = threading.Event()
+        self._app = app
+        self._thread = threading.Thread(target=self._receive, daemon=True)
+        self._thread.start()
+        assert self._ready.wait(TIMEOUT)
+
+    def _receive(self) -> None:
+        with self._app.connection_for_read() as connection:
+            receiver = self._app.events.Receiver(connection, handlers={"*": self._on_event})
+            with receiver.consumer_context() as (own_connection, *_):
+                self._ready.set()
+                while not self._last.is_set():
+                    try:
+                        own_connection.drain_events(timeout=1)
+                    except TimeoutError:
+                        pass
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        if event["type"] == "task-sent":
+            return
+        if event["type"] == "last":
+            self._last.set()
+        if "uuid" in event:
+            self.seen.setdefault(event["uuid"], []).append(event["type"])
+
+    def all(self) -> dict[str, list[str]]:
+        """All that were sent until now, by task id."""
+        with self._app.connection_for_write() as connection:
+            self._app.events.Dispatcher(connection).send("last")
+        self._thread.join(TIMEOUT)
+        assert not self._thread.is_alive()
+        return self.seen

@@ -1,0 +1,367 @@
+"""Stops under hard conditions: whatever the task, the broker or the main thread does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+from celery import Celery
+
+from tests.acceptance.support import Broker
+from tests.servers import RabbitServer, RedisServer
+from tests.workers import TIMEOUT, Worker
+
+GRACE = 5.0
+POOLS = ["prefork", "spawn", "threads", "gevent", "eventlet", "solo"]
+IN_PROCESS = POOLS[2:]
+
+
+def start(pool: str, broker: Broker, concurrency: int = 4, **env: str) -> Worker:
+    return Worker(
+        "tests.apps.hard_times",
+        pool=pool,
+        concurrency=concurrency,
+        env={
+            "BROKER_URL": broker.url,
+            "RESULT_URL": broker.backend_url,
+            "GRACE": str(GRACE),
+            **env,
+        },
+    )
+
+
+def send(app: Celery, name: str, *args: object, **options: object) -> str:
+    return str(app.send_task(f"tests.apps.hard_times.{name}", args, **options).id)
+
+
+def send_and_wait(app: Celery, worker: Worker, name: str, *args: object) -> str:
+    task_id = send(app, name, *args)
+    worker.wait_line(f">> .* started {name}")
+    return task_id
+
+
+def gone_in_time(worker: Worker, status: int = 0) -> None:
+    assert worker.wait() == status
+    assert worker.took < GRACE
+
+
+# -- tasks ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pool", IN_PROCESS)
+def test_the_gil_is_held_for_seconds(pool: str, broker: Broker, app: Celery) -> None:
+    with start(pool, broker) as worker:
+        worker.ready()
+        task_id = send_and_wait(app, worker, "hogging", 2.5)
+        worker.term()
+        gone_in_time(worker)
+        finished = worker.count(f"finished {task_id}")
+    assert finished + broker.drain_queue(app).count(task_id) == 1
+
+
+@pytest.mark.parametrize("pool", IN_PROCESS)
+def test_the_gil_is_held_for_ever(pool: str, broker: Broker, app: Celery) -> None:
+    """Nothing in the process runs any more: the helper process ends it."""
+    with start(pool, broker) as worker:
+        worker.ready()
+        task_id = send_and_wait(app, worker, "deadlocked")
+        worker.term()
+        gone_in_time(worker, -signal.SIGKILL)
+    if broker.name == "rabbitmq":
+        assert broker.drain_queue(app) == [task_id]
+    else:
+        assert broker.held() == 1  # until the visibility timeout gives it back
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_task_that_waits_for_a_subprocess(pool: str, broker: Broker, app: Celery) -> None:
+    with start(pool, broker) as worker:
+        worker.ready()
+        task_id = send(app, "forking")
+        child = int(worker.wait_line(">> .* started forking").split()[-1])
+        worker.term()
+        gone_in_time(worker)
+    os.kill(child, signal.SIGKILL)
+    assert broker.drain_queue(app) == [task_id]
+
+
+def test_a_child_that_dies_while_stopping(broker: Broker, app: Celery) -> None:
+    with start("prefork", broker, CONF_worker_lost_wait="0.2") as worker:
+        worker.ready()
+        task_id = send_and_wait(app, worker, "child_process_gone")
+        worker.term()
+        gone_in_time(worker)
+    assert broker.drain_queue(app) == [task_id]
+    assert app.AsyncResult(task_id).state in ("PENDING", "INTERRUPTED")
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_hooks_and_callbacks(pool: str, broker: Broker, app: Celery) -> None:
+    """What takes long is named, what raises is logged, and neither costs the deadline."""
+    names = ["with_callbacks", "with_slow_hook"]
+    for these in [[name] for name in names] if pool == "solo" else [names]:
+        with start(pool, broker, concurrency=2) as worker:
+            worker.ready()
+            for name in these:
+                send_and_wait(app, worker, name)
+            worker.term()
+            gone_in_time(worker)
+            if "with_callbacks" in these:
+                assert worker.count(">> .* called shutdown") == 1
+                assert worker.count("Interrupt callback .*raising raised") == 1
+                assert worker.count("interrupt callback .*slow takes long") == 1
+                done = worker.lines.index(worker.wait_line(">> .* callbacks done"))
+                slow = worker.lines.index(worker.wait_line("callback .*slow took"))
+                assert slow < done, "leaving the block waits for the callback"
+            if "with_slow_hook" in these:
+                assert worker.count(">> .* hook shutdown QUIET") == 1
+                assert worker.count("on_interrupted of .* takes long") == 1
+
+
+def test_phases_and_time_left(broker: Broker, app: Celery) -> None:
+    with start("prefork", broker) as worker:
+        worker.ready()
+        send_and_wait(app, worker, "phases")
+        worker.term()
+        gone_in_time(worker)
+        assert worker.count(r">> .* phase QUIET (3\.0|2\.9)") == 1
+        assert worker.count(r">> .* phase SOFT 0\.[3-6]") == 1
+
+
+# -- signals -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_second_term_changes_nothing(pool: str, broker: Broker, app: Celery) -> None:
+    with start(pool, broker) as worker:
+        worker.ready()
+        task_id = send_and_wait(app, worker, "patient", 1.0)
+        worker.term()
+        worker.wait_line("Stopping, asked for by SIGTERM")
+        worker.term()
+        worker.term(group=True)
+        gone_in_time(worker)
+        assert worker.count(f"finished {task_id}") == 1
+        assert worker.count("Stopping") == 1
+    assert broker.drain_queue(app) == []
+
+
+@pytest.mark.parametrize("how", ["quit at once", "quit while stopping", "two interrupts"])
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_jump_to_the_hard_deadline(pool: str, how: str, redis_db, app: Celery) -> None:
+    broker = Broker("redis", redis_db.url, redis_db.backend_url, redis_db.client)
+    app.conf.broker_url = broker.url
+    with start(pool, broker, GRACE="60") as worker:
+        worker.ready()
+        task_id = send_and_wait(app, worker, "swallowing")
+        if how == "quit at once":
+            worker.signal(signal.SIGQUIT)
+        else:
+            worker.signal(signal.SIGTERM if how == "quit while stopping" else signal.SIGINT)
+            worker.wait_line("Stopping, asked for by")
+            worker.signal(signal.SIGQUIT if how == "quit while stopping" else signal.SIGINT)
+        assert worker.wait() == 0
+        assert worker.took < 20, "of 60 s of grace"
+    with app.connection_for_read(broker.url):
+        assert broker.drain_queue(broker.app()) == [task_id]
+
+
+@pytest.mark.parametrize("pool", ["prefork", "gevent"])
+def test_quiet_stops_fetching_and_nothing_else(pool: str, broker: Broker, app: Celery) -> None:
+    with start(pool, broker, concurrency=1) as worker:
+        worker.ready()
+        running = send_and_wait(app, worker, "waiting")
+        waiting = send(app, "waiting")
+        worker.wait_line(r"waiting\[.*\] received", count=2) if pool == "prefork" else None
+        while not app.control.broadcast("quiet", reply=True, timeout=1.0):
+            pass
+        worker.wait_line("Quiet, asked for by remote control")
+        after = send(app, "waiting")
+        assert app.control.inspect(timeout=TIMEOUT, limit=1).active()
+        assert worker.count("interrupted: it goes back") == 0
+        worker.term()
+        gone_in_time(worker)
+        assert worker.count(f"started waiting {running}") == 1
+        assert worker.count(">> .* started waiting") == 1
+    assert sorted(broker.drain_queue(app)) == sorted([running, waiting, after])
+
+
+# -- remote control ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "eventlet"])
+def test_remote_control_lives_through_the_drain(pool: str, broker: Broker, app: Celery) -> None:
+    with start(pool, broker) as worker:
+        worker.ready()
+        while not app.control.ping(timeout=0.5):
+            pass
+        name = "terminable" if pool == "prefork" else "patient"
+        task_id = send_and_wait(app, worker, name, *([1.5] if name == "patient" else []))
+        worker.term()
+        worker.wait_line("Stopping, asked for by")
+        assert app.control.ping(timeout=1.0)
+        active = app.control.inspect(timeout=1.0).active()
+        assert [task["id"] for tasks in active.values() for task in tasks] == [task_id]
+        if pool == "prefork":
+            app.control.revoke(task_id, terminate=True)
+            worker.wait_line(">> .* unwound terminable")
+        gone_in_time(worker)
+    assert broker.drain_queue(app) == []
+    if pool == "prefork":
+        assert app.AsyncResult(task_id).state == "REVOKED"
+
+
+def test_revoke_terminate_and_hard_limits_work_as_ever(broker: Broker, app: Celery) -> None:
+    """With a process group's SIGTERM harmless to children, one child can still be meant."""
+    with start("prefork", broker, concurrency=2) as worker:
+        worker.ready()
+        while not app.control.ping(timeout=0.5):
+            pass
+        worker.signal(signal.SIGCONT, group=True)
+        task_id = send_and_wait(app, worker, "terminable")
+        app.control.revoke(task_id, terminate=True)
+        worker.wait_line(">> .* unwound terminable")
+        limited = send_and_wait(app, worker, "hard_limited")
+        worker.wait_line(">> .* unwound hard_limited")
+        worker.wait_line("Hard time limit")
+        assert worker.count("Stopping") == 0, "a child's signal is not the worker's"
+        worker.stopped_at = 0
+        worker.term()
+        gone_in_time(worker)
+    assert app.AsyncResult(task_id).state == "REVOKED"
+    assert app.AsyncResult(limited).state == "FAILURE"
+    assert broker.drain_queue(app) == []
+
+
+# -- prefetched ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "eventlet"])
+def test_everything_not_started_is_back_within_a_second(
+    pool: str, broker: Broker, app: Celery
+) -> None:
+    """Prefetched, waiting for their time, and held by a rate limit."""
+    with start(pool, broker, concurrency=1) as worker:
+        worker.ready()
+        with app.pool.acquire(), app.connection_for_read() as connection:
+            eta = send(app, "patient", 0, countdown=3600)
+            worker.wait_line(rf"\[{eta}\] received")
+            rated = [send(app, "limited_rate") for _ in range(2)]
+            worker.wait_line(rf"\[{rated[1]}\] received")
+            running = send_and_wait(app, worker, "patient", 2.0)
+            prefetched = send(app, "waiting")
+            if pool not in ("gevent", "eventlet"):
+                worker.wait_line(rf"\[{prefetched}\] received")
+            done = worker.count(">> .* started limited_rate")
+            worker.term()
+            back, end = set(), worker.stopped_at + 1.0
+            channel = connection.default_channel
+            while time.monotonic() < end and len(back) < 3:
+                message = channel.basic_get("celery", no_ack=True)
+                if message is not None:
+                    back.add(message.headers["id"])
+            gone_in_time(worker)
+            assert worker.count(f"finished {running}") == 1
+            assert back == {eta, rated[1], prefetched}, (done, worker.count("released"))
+
+
+# -- brokers -------------------------------------------------------------------------
+
+
+def test_a_stop_while_starting_up_without_a_broker(redis_db) -> None:
+    env = {"BROKER_URL": "redis://127.0.0.1:1/0", "GRACE": str(GRACE)}
+    for pool in ("prefork", "gevent"):
+        with Worker("tests.apps.hard_times", pool=pool, env=env) as worker:
+            worker.wait_line("Cannot connect")
+            worker.term()
+            gone_in_time(worker)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_the_broker_is_gone(pool: str, start_server, redis_db) -> None:
+    """Killed while tasks run; the worker tries to reconnect when it is told to stop."""
+    server = start_server(RedisServer)
+    broker = Broker("redis", server.url(0), redis_db.backend_url, server.client(0))
+    with broker.app() as app, start(pool, broker, concurrency=2) as worker:
+        worker.ready()
+        send_and_wait(app, worker, "swallowing")
+        server.kill()
+        if pool != "solo":
+            worker.wait_line("Connection to broker lost|Cannot connect")
+        worker.term()
+        assert worker.wait() in (0, 1)
+        assert worker.took < GRACE
+        assert worker.count("Could not give .* back") == 1
+
+
+@pytest.mark.parametrize("kind", [RedisServer, RabbitServer])
+@pytest.mark.parametrize("pool", POOLS)
+def test_the_broker_is_silent(pool: str, kind, start_server, redis_db) -> None:
+    """Stopped in its tracks (SIGSTOP): connections are open and nothing answers."""
+    server = start_server(kind)
+    url = server.url(0) if kind is RedisServer else server.url(server.vhost())
+    broker = Broker("any", url, redis_db.backend_url, None)
+    with broker.app() as app, start(pool, broker, concurrency=2) as worker:
+        worker.ready()
+        tasks = ["swallowing"] if pool == "solo" else ["swallowing", "waiting"]
+        ids = [send_and_wait(app, worker, name) for name in tasks]
+        server.pause()
+        worker.term()
+        assert worker.wait() in (0, 1)
+        assert worker.took < GRACE
+        server.resume()
+        if kind is RabbitServer:
+            assert sorted(broker.drain_queue(app)) == sorted(ids)
+
+
+def test_the_main_thread_hangs(broker: Broker, app: Celery) -> None:
+    """In the end, in somebody else's code."""
+    for pool in ("prefork", "threads", "gevent"):
+        with start(pool, broker, HANG="1") as worker:
+            worker.ready()
+            send_and_wait(app, worker, "waiting")
+            worker.term()
+            worker.wait_line(">> .* hangs")
+            children = psutil.Process(worker.pid).children(recursive=True)
+            gone_in_time(worker)
+            _, alive = psutil.wait_procs(children, timeout=TIMEOUT)
+            assert not alive
+            assert worker.count("Stopped: .* 1 interrupted") == 1
+        assert len(broker.drain_queue(app)) == 1
+
+
+# -- limits and warnings -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_ordinary_soft_time_limits(pool: str, redis_db) -> None:
+    broker = Broker("redis", redis_db.url, redis_db.backend_url, redis_db.client)
+    ways = ["naps", "computes"] if pool == "threads" else ["sleeps", "naps", "computes"]
+    with broker.app() as app, start(pool, broker, concurrency=1) as worker:
+        worker.ready()
+        for way in ways:
+            task_id = send(app, "limited", way)
+            worker.wait_line(f">> .* limited {way} SoftTimeLimitExceeded False")
+            worker.wait_line(rf"limited\[{task_id}\] raised unexpected: SoftTimeLimitExceeded")
+            with pytest.raises(Exception, match="SoftTimeLimit"):
+                app.AsyncResult(task_id).get(timeout=TIMEOUT)
+        worker.term()
+        gone_in_time(worker)
+
+
+def test_what_is_superseded_is_said_once(redis_db) -> None:
+    broker = Broker("redis", redis_db.url, redis_db.backend_url, redis_db.client)
+    env = {"REMAP_SIGTERM": "SIGQUIT", "CONF_worker_soft_shutdown_timeout": "30"}
+    with broker.app() as app, start("prefork", broker, **env) as worker:
+        worker.ready()
+        task_id = send_and_wait(app, worker, "waiting")
+        worker.term()
+        gone_in_time(worker)
+        line = worker.wait_line("superseded")
+        assert "REMAP_SIGTERM=SIGQUIT" in line
+        assert "worker_soft_shutdown_timeout=30" in line
+        assert worker.count("superseded") == 1
+        assert broker.drain_queue(app) == [task_id]

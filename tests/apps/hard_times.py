@@ -1,0 +1,195 @@
+"""Tasks and workers that do their worst."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import time
+from functools import partial
+
+from celery import bootsteps
+
+from celery_graceful import Graceful, GracefulTask, ShutdownTimeLimit
+from celery_graceful.phase import Phase
+from tests.apps import make_app, say
+
+app = make_app("hard_times")
+Graceful(app)
+task = partial(app.task, base=GracefulTask, bind=True)
+
+LONG = 60.0
+
+
+@task()
+def waiting(self):
+    """Ends at the first interrupt."""
+    say("started waiting", self.request.id)
+    self.sleep(LONG)
+
+
+@task()
+def patient(self, seconds):
+    """Goes on after an interrupt, and ends by itself."""
+    say("started patient", self.request.id)
+    with self.shield():
+        time.sleep(seconds)
+        say("finished", self.request.id)
+
+
+@task()
+def swallowing(self):
+    """Swallows every exception."""
+    say("started swallowing", self.request.id)
+    end = time.monotonic() + LONG
+    while time.monotonic() < end:
+        try:
+            time.sleep(0.05)
+        except BaseException:
+            pass
+
+
+@task()
+def hogging(self, seconds):
+    """Holds the GIL in C."""
+    say("started hogging", self.request.id)
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+    say("finished", self.request.id)
+
+
+@task()
+def deadlocked(self):
+    """Holds the GIL in C for ever."""
+    say("started deadlocked", self.request.id)
+    libc = ctypes.PyDLL(None)
+    mutex = ctypes.create_string_buffer(128)
+    libc.pthread_mutex_lock(mutex)
+    libc.pthread_mutex_lock(mutex)
+
+
+@task()
+def forking(self):
+    """Has a child of its own, and waits for it, whatever comes."""
+    child = subprocess.Popen(["sleep", str(LONG)])
+    say("started forking", child.pid)
+    while True:
+        try:
+            child.wait()
+        except BaseException:
+            pass
+
+
+@task()
+def terminable(self):
+    """Tells how it ends."""
+    say("started terminable", self.request.id)
+    try:
+        with self.shield():
+            time.sleep(LONG)
+    finally:
+        say("unwound terminable")
+
+
+@task()
+def child_process_gone(self):
+    """Its process dies at the interrupt."""
+    say("started child_process_gone", self.request.id)
+    self.wait_for_interrupt()
+    os.kill(os.getpid(), 9)
+
+
+@task()
+def with_callbacks(self):
+    """Callbacks: one that raises, one that takes long, one that is told once."""
+
+    def raising(interrupt):
+        raise ValueError("from a callback")
+
+    def slow(interrupt):
+        time.sleep(1.5)
+
+    with (
+        self.interrupt_callback(raising),
+        self.interrupt_callback(slow),
+        self.interrupt_callback(lambda interrupt: say("called", interrupt.reason)),
+    ):
+        say("started with_callbacks", self.request.id)
+        self.wait_for_interrupt()
+    say("callbacks done")
+    self.sleep(0)
+
+
+class SlowHook(GracefulTask):
+    def on_interrupted(self, interrupt):
+        say("hook", interrupt.reason, interrupt.phase.name)
+        time.sleep(1.3)
+
+
+@app.task(base=SlowHook, bind=True)
+def with_slow_hook(self):
+    """Its hook takes long."""
+    say("started with_slow_hook", self.request.id)
+    self.sleep(LONG)
+
+
+@task(soft_time_limit=0.5)
+def limited(self, how):
+    """Runs into an ordinary soft time limit."""
+    say("started limited", how)
+    try:
+        end = time.monotonic() + LONG
+        while time.monotonic() < end:
+            if how == "computes":
+                continue
+            time.sleep(0.05 if how == "naps" else LONG)
+    except Exception as exc:
+        say("limited", how, type(exc).__name__, isinstance(exc, ShutdownTimeLimit))
+        raise
+
+
+@task(time_limit=0.5)
+def hard_limited(self):
+    """Runs into a hard time limit."""
+    say("started hard_limited")
+    try:
+        time.sleep(LONG)
+    finally:
+        say("unwound hard_limited")
+
+
+@task()
+def phases(self):
+    """Sees the phases pass."""
+    say("started phases", self.request.id)
+    seen = None
+    while seen is not Phase.SOFT:
+        now = self.interrupt and self.interrupt.phase
+        if now is not seen:
+            seen = now
+            say("phase", now.name, f"{self.interrupt.time_left():.1f}")
+        try:
+            time.sleep(0.02)
+        except ShutdownTimeLimit:
+            pass
+
+
+@app.task(rate_limit="1/h")
+def limited_rate():
+    say("started limited_rate")
+
+
+class Hangs(bootsteps.StartStopStep):
+    """A step of somebody else that never stops."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def stop(self, worker):
+        say("hangs")
+        while True:
+            time.sleep(LONG)
+
+    terminate = stop
+
+
+if "HANG" in os.environ:
+    app.steps["worker"].add(Hangs)
