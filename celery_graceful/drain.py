@@ -15,7 +15,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -49,9 +48,18 @@ _STOP, _QUIET, _HARD, _LIMIT, _STOPPED = b"S", b"Q", b"H", b"L", b"X"
 #: Seconds that the loop gets for its part before the watch tries without it.
 LOOP_PATIENCE = 0.3
 
+#: Seconds after which a fetch that was under way has ended (kombu asks for one second).
+FETCH_PATIENCE = 1.2
+
+#: Seconds between looks at it.
+LOOK_AGAIN = 0.01
+
 #: Seconds that the process gets to end by itself when nothing but threads with tasks that were
 #: given up is left of it.
 LAST_THREADS = 0.3
+
+#: Seconds at most between the hard deadline and the last resort.
+LAST_RESORT = 3.0
 
 #: Seconds that the log and the standard streams get at the very end.
 LAST_WORDS = 0.2
@@ -78,10 +86,11 @@ class Drain:
         self.adapter = adapter_for(worker, self.ledger)
         self.log = LogThread(logger)
         #: The worker runs in a thread of a program that is something else (a test).
-        self.embedded = threading.current_thread() is not threading.main_thread()
+        self.embedded = not native.in_main_thread()
         self.board = Board.create(spawn=self.adapter.spawns)
         phase.attach(self.board)
         self.loop = Loop(worker, self._on_loop)
+        self.ledger.requeue.fetching = self.loop.fetching
         self.adapter.ring_loop = self.loop.ring
         self.adapter.read_pending = self.loop.read_pending
         self.bell = native.Doorbell()
@@ -92,7 +101,7 @@ class Drain:
         self._failed_to_give_back = False
         self._sigints = 0
         self._reported = self._left = False
-        self._last_resort_at = float("inf")
+        self._last_resort_at = self._fetch_ends_by = float("inf")
         self._sentinel: Sentinel | None = None
 
     def start(self) -> None:
@@ -282,7 +291,11 @@ class Drain:
             self.adapter.take_away(active)
             native.Doorbell().wait(min(LAST_RESULTS, room / 10))
         given_up = [r for r in self.ledger.open_requests() if r.give_up()]
-        if given_up:
+        self._last_resort_at = min(
+            self._last_resort_at,
+            time.monotonic() + min(LAST_RESORT, self.deadlines.last_resort - self.deadlines.hard),
+        )
+        if given_up or self.ledger.requeue.deferred:
             bounded(lambda: self._record(given_up), room / 5)
             bounded(lambda: self._send_events(given_up, room / 10), room / 10)
             if not bounded(lambda: self._give_back(given_up, room / 10), room / 4):
@@ -309,6 +322,7 @@ class Drain:
 
     def _give_back(self, requests: list[GracefulRequest], timeout: float) -> None:
         try:
+            self.ledger.requeue.flush(timeout=timeout, own_thread=True)
             self.ledger.requeue.give_back(requests, timeout=timeout, own_thread=True)
         except Exception as exc:
             self._failed_to_give_back = True
@@ -351,6 +365,8 @@ class Drain:
         self.adapter.on_loop()
         if self._quiet:
             self._quiesce()
+        if self.ledger.requeue.deferred:
+            self._after_the_fetch()
         if self._given_up:
             self.loop.turn()
         elif self.stopping:
@@ -361,6 +377,7 @@ class Drain:
         if self._quiesced:
             return
         self._quiesced = True
+        self._fetch_ends_by = time.monotonic() + FETCH_PATIENCE
         self.loop.stop_fetching()
         if self.ledger.releasing:
             try:
@@ -370,8 +387,20 @@ class Drain:
                 logger.error("Could not give back what was not started: %r", exc)
         self.adapter.quiesce()
 
+    def _after_the_fetch(self) -> None:
+        """Give back what waited for the fetch that was under way."""
+        if self.loop.fetching() and time.monotonic() < self._fetch_ends_by:
+            self.worker.timer.call_after(LOOK_AGAIN, self.loop.ring)
+            return
+        try:
+            self.ledger.requeue.fetching = lambda: False
+            self.ledger.requeue.flush()
+        except Exception as exc:
+            self._failed_to_give_back = True
+            logger.error("Could not give back what was not started: %r", exc)
+
     def _stop_when_idle(self) -> None:
-        if self.ledger.held:
+        if self.ledger.held or self.ledger.requeue.deferred:
             self._idle_seen = False
         elif not self._idle_seen:
             # Acknowledgements of the last task may wait in the loop: one more turn.

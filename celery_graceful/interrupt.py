@@ -7,6 +7,7 @@ methods and properties.
 from __future__ import annotations
 
 import math
+import os
 import selectors
 import threading
 import time
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from celery.utils.log import get_task_logger
+from celery.utils.log import get_logger
 
 from celery_graceful import native, phase
 from celery_graceful.phase import InterruptReason, Phase
@@ -34,7 +35,7 @@ __all__ = [
     "wake",
 ]
 
-logger = get_task_logger(__name__)
+logger = get_logger(__name__)
 
 #: A hook or callback that takes longer than this many seconds is named in the log.
 SLOW_AFTER = 1.0
@@ -189,14 +190,18 @@ def _wait_bell(timeout: float | None, *, until_interrupt: bool) -> None:
         return
     # What is rung is never read: the bell stays audible for everybody. selectors is what
     # gevent and eventlet patch, so that this wait is theirs there.
-    with selectors.DefaultSelector() as selector:
-        selector.register(_get_bell().read_fd, selectors.EVENT_READ)
-        end = None if timeout is None else time.monotonic() + timeout
-        while not phase.flag[0]:
-            left = None if end is None else end - time.monotonic()
-            if left is not None and left <= 0:
-                return
-            selector.select(left)
+    fd = os.dup(_get_bell().read_fd)  # eventlet lets only one greenlet wait for a descriptor
+    try:
+        with selectors.DefaultSelector() as selector:
+            selector.register(fd, selectors.EVENT_READ)
+            end = None if timeout is None else time.monotonic() + timeout
+            while not phase.flag[0]:
+                left = None if end is None else end - time.monotonic()
+                if left is not None and left <= 0:
+                    return
+                selector.select(left)
+    finally:
+        os.close(fd)
 
 
 # -- callbacks ---------------------------------------------------------------------
@@ -233,8 +238,8 @@ def interrupt_callback(fn: Callable[[Interrupt], Any]) -> Iterator[None]:
     """``fn(interrupt)`` is called once when the interrupt comes, from another thread.
 
     Use it to end what the task waits for: kill a subprocess, close a stream. When an
-    interrupt is on already it is called at once. Leaving the block waits for a call that is
-    under way. What it raises is logged.
+    interrupt is on already it is called at once. When one came inside of the block, it has
+    been called when the block is left. What it raises is logged.
     """
     global _dispatching
     interrupt = current_interrupt()
@@ -255,7 +260,11 @@ def interrupt_callback(fn: Callable[[Interrupt], Any]) -> Iterator[None]:
         yield
     finally:
         _callbacks.remove(callback)
-        callback.cancel()
+        interrupt = current_interrupt()
+        if interrupt is None:
+            callback.cancel()
+        else:
+            callback.call(interrupt)  # it came while inside: once is once
 
 
 def _dispatch() -> None:

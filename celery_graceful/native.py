@@ -7,11 +7,20 @@ that hub itself.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, cast
 
-__all__ = ["Doorbell", "Lock", "is_gevent", "original", "start_thread", "thread_ident"]
+__all__ = [
+    "Doorbell",
+    "Lock",
+    "in_main_thread",
+    "is_gevent",
+    "original",
+    "start_thread",
+    "thread_ident",
+]
 
 
 def original(module: str, name: str) -> Any:
@@ -48,6 +57,15 @@ def start_thread(target: Callable[[], None], name: str) -> None:
 def thread_ident() -> int:
     """Identity of the calling thread of the operating system."""
     return int(original("_thread", "get_ident")())
+
+
+def in_main_thread() -> bool:
+    """Whether signal handlers can be set here; eventlet's ``threading`` cannot tell."""
+    try:
+        signal.set_wakeup_fd(signal.set_wakeup_fd(-1))
+    except ValueError:
+        return False
+    return True
 
 
 def Lock() -> Any:

@@ -173,6 +173,10 @@ class GracefulRequest(Request):
         """It has ended by itself. False: it was given back before, ignore its end."""
         return self.ledger.close(self, Stage.FINISHED, only=_OPEN)
 
+    def _has_ended(self) -> bool:
+        """As ``finish``; a hard time limit is told twice, as time-out and as failure."""
+        return self.finish() or self.stage is Stage.FINISHED
+
     def give_up(self) -> bool:
         """The hard deadline takes it away. False: it has ended."""
         return self.ledger.close(self, Stage.GIVEN_UP, only=_OPEN)
@@ -197,7 +201,7 @@ class GracefulRequest(Request):
         self.finish()
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
-        if not soft and not self.finish():
+        if not soft and not self._has_ended():
             return
         super().on_timeout(soft, timeout)
 
@@ -211,7 +215,7 @@ class GracefulRequest(Request):
             self._on_interrupted(exc.started)
         elif self._lost_to_the_stop(exc):
             self._on_interrupted(True)
-        elif self.finish() or self.stage is Stage.FINISHED:
+        elif self._has_ended():
             super().on_failure(exc_info, send_failed_event, return_ok)
 
     def _lost_to_the_stop(self, exc: BaseException) -> bool:

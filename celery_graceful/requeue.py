@@ -16,13 +16,15 @@ A message that was acknowledged early is no longer at the broker; it is sent aga
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
+
+from celery_graceful import native
 
 if TYPE_CHECKING:
     from celery_graceful.request import GracefulRequest
@@ -50,6 +52,11 @@ class Requeue:
         self._clients: dict[tuple[float, bool], Any] = {}
         #: The caller has the broker connection to itself, and the loop does not go round.
         self.at_once = False
+        #: Whether a fetch of this worker is under way at the broker; set by the drain. It would
+        #: take what is given back, and a process that ends would lose it.
+        self.fetching: Callable[[], bool] = lambda: False
+        self._lock = native.Lock()
+        self._deferred: list[GracefulRequest] = []
 
     def give_back(
         self,
@@ -72,9 +79,13 @@ class Requeue:
         """
         early = [r for r in requests if r.acknowledged]
         late = [r for r in requests if not r.acknowledged]
+        if early:
+            self._send_again(early, timeout)
         if late:
             channel = late[0].message.channel
             if _is_redis(channel):
+                if not own_thread and self._defer(channel, late):
+                    return
                 self._give_back_redis(self._client(channel, timeout, own_thread), channel, late)
             elif not own_thread:
                 for request in late:
@@ -84,8 +95,28 @@ class Requeue:
                         request.on_reject(logger, request.connection_errors, True)
         for request in late:
             request.acknowledged = True
-        if early:
-            self._send_again(early, timeout)
+
+    @property
+    def deferred(self) -> bool:
+        """Whether messages wait for the end of a fetch."""
+        return bool(self._deferred)
+
+    def flush(self, **options: Any) -> None:
+        """Give back what was deferred. Takes the options of ``give_back``."""
+        with self._lock:
+            deferred, self._deferred = self._deferred, []
+        if deferred:
+            self.give_back(deferred, **options)
+
+    def _defer(self, channel: Any, requests: list[GracefulRequest]) -> bool:
+        with self._lock:
+            if not self.fetching():
+                return False
+            self._deferred += requests
+        for request in requests:
+            # Room to read what the fetch brings.
+            channel.qos._quick_ack(request.message.delivery_tag)
+        return True
 
     # -- Redis ---------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from types import MethodType
 from typing import Any
 
 import celery
-from celery.utils.log import get_task_logger
+from celery.utils.log import get_logger
 
 from celery_graceful import interrupt as _interrupt
 from celery_graceful import phase, signals
@@ -21,7 +21,7 @@ from celery_graceful.run import Run, current, execute
 
 __all__ = ["INTERRUPTED", "GracefulTask"]
 
-logger = get_task_logger(__name__)
+logger = get_logger(__name__)
 
 #: State of an interrupted task in the result backend. It is not a ready state: whoever waits
 #: for the result goes on waiting.

@@ -16,7 +16,7 @@ from types import TracebackType
 __all__ = ["TIMEOUT", "Worker"]
 
 #: Seconds; many times what anything waited for here takes.
-TIMEOUT = 60.0
+TIMEOUT = float(os.environ.get("TEST_TIMEOUT", 60))
 
 ROOT = Path(__file__).parent.parent
 
@@ -68,6 +68,13 @@ class Worker:
             start_new_session=True,
         )
         self.pid = self.process.pid
+        # Kills the worker's group when the test's own process is gone, however it went.
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", 'read -r _ || kill -9 "-$0"', str(self.pid)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         self.stopped_at = 0.0
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -153,4 +160,5 @@ class Worker:
         except ProcessLookupError:
             pass
         self.process.wait()
+        self._guard.communicate(b"\n")
         self._reader.join(5)

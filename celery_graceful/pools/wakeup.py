@@ -7,10 +7,9 @@ it for the same purpose (golang.org/design/24543-non-cooperative-preemption).
 from __future__ import annotations
 
 import signal
-import threading
 from typing import Any
 
-from celery_graceful import interrupt
+from celery_graceful import interrupt, native
 from celery_graceful.run import current, make
 
 __all__ = ["SIGNAL", "install", "look"]
@@ -30,5 +29,5 @@ def look(*_: Any) -> None:
 
 def install() -> None:
     """Install the handler; possible in the main thread only."""
-    if threading.current_thread() is threading.main_thread():
+    if native.in_main_thread():
         signal.signal(SIGNAL, look)

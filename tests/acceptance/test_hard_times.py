@@ -119,6 +119,7 @@ def test_hooks_and_callbacks(pool: str, broker: Broker, app: Celery) -> None:
             if "with_slow_hook" in these:
                 assert worker.count(">> .* hook shutdown QUIET") == 1
                 assert worker.count("on_interrupted of .* takes long") == 1
+            broker.drain_queue(app)
 
 
 def test_phases_and_time_left(broker: Broker, app: Celery) -> None:
@@ -202,8 +203,8 @@ def test_remote_control_lives_through_the_drain(pool: str, broker: Broker, app: 
         task_id = send_and_wait(app, worker, name, *([1.5] if name == "patient" else []))
         worker.term()
         worker.wait_line("Stopping, asked for by")
-        assert app.control.ping(timeout=1.0)
-        active = app.control.inspect(timeout=1.0).active()
+        assert app.control.inspect(timeout=TIMEOUT, limit=1).ping()
+        active = app.control.inspect(timeout=TIMEOUT, limit=1).active()
         assert [task["id"] for tasks in active.values() for task in tasks] == [task_id]
         if pool == "prefork":
             app.control.revoke(task_id, terminate=True)

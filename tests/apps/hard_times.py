@@ -32,9 +32,8 @@ def waiting(self):
 def patient(self, seconds):
     """Goes on after an interrupt, and ends by itself."""
     say("started patient", self.request.id)
-    with self.shield():
-        time.sleep(seconds)
-        say("finished", self.request.id)
+    time.sleep(seconds)
+    say("finished", self.request.id)
 
 
 @task()
@@ -75,6 +74,7 @@ def forking(self):
     while True:
         try:
             child.wait()
+            time.sleep(LONG)
         except BaseException:
             pass
 
