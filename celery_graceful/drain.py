@@ -299,7 +299,7 @@ class Drain:
             bounded(lambda: self._record(given_up), room / 5)
             bounded(lambda: self._send_events(given_up, room / 10), room / 10)
             if not bounded(lambda: self._give_back(given_up, room / 10), room / 4):
-                self._failed_to_give_back = True
+                self._could_not(given_up, "no answer in time")
         self.board.phase = Phase.EXIT
         state.should_terminate = EX_OK
         self.loop.ring()
@@ -325,19 +325,22 @@ class Drain:
             self.ledger.requeue.flush(timeout=timeout, own_thread=True)
             self.ledger.requeue.give_back(requests, timeout=timeout, own_thread=True)
         except Exception as exc:
-            self._failed_to_give_back = True
-            self.log(
-                logging.CRITICAL,
-                "Could not give %s back (%r): the broker delivers again what it has not seen "
-                "acknowledged",
-                describe(requests),
-                exc,
-            )
+            self._could_not(requests, repr(exc))
+
+    def _could_not(self, requests: list[GracefulRequest], why: str) -> None:
+        self._failed_to_give_back = True
+        self.log(
+            logging.CRITICAL,
+            "Could not give %s back (%s): the broker delivers again what it has not seen "
+            "acknowledged",
+            describe(requests),
+            why,
+        )
 
     def _without_loop(self) -> None:
         """The loop has not come to its part: help where that is possible."""
         if self.loop.alive:
-            self.adapter.stuck_loop(self._quiesce)
+            bounded(lambda: self.adapter.stuck_loop(self._quiesce), LOOP_PATIENCE)
 
     def _leave_by_force(self) -> None:
         """The last resort, while there is still time to do it ourselves."""
@@ -379,6 +382,8 @@ class Drain:
         self._quiesced = True
         self._fetch_ends_by = time.monotonic() + FETCH_PATIENCE
         self.loop.stop_fetching()
+        if self.loop.fetching():
+            self.ledger.requeue.end_fetch(self.worker.consumer.task_consumer.channel)
         if self.ledger.releasing:
             try:
                 self.ledger.release_unstarted()

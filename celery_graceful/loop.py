@@ -120,24 +120,11 @@ class Loop:
         for tag in tags:
             tasks.channel.basic_cancel(tag)
         callbacks.update(kept)
-        if self.fetching():
-            self._end_fetch(tasks.channel)
 
     def fetching(self) -> bool:
         """Whether a fetch from Redis (BRPOP, for up to a second) is under way."""
         tasks = getattr(self.worker.consumer, "task_consumer", None)
         return bool(self.alive and tasks is not None and getattr(tasks.channel, "_in_poll", None))
-
-    def _end_fetch(self, channel: Any) -> None:
-        """Ask Redis to end the fetch now; where it will not, it ends by itself."""
-        try:
-            host, port = channel._in_poll._sock.getsockname()[:2]
-            with channel.conn_or_acquire() as client:
-                for other in client.client_list():
-                    if other["addr"] in (f"{host}:{port}", f"[{host}]:{port}"):
-                        client.client_unblock(int(other["id"]))
-        except Exception as exc:
-            logger.debug("Could not end the fetch early: %r", exc)
 
     def read_pending(self) -> None:
         """Take what RabbitMQ has sent already, so that it can be given back."""
