@@ -67,8 +67,8 @@ def throughput(redis: RedisServer, *, quick: bool) -> str:
                     worker = workers[contender]
                     rates[contender].append(_round(client, worker, contender.task, tasks))
         rows += _rows(f"{pool} -c {concurrency}", rates)
-    head = ("pool, app and task", "tasks/s", "to plain", "to Task")
-    head += ("CPU us/task", "to plain", "to Task")
+    rate, cpu = ("tasks/s", "to plain", "to Task"), ("CPU us/task", "to plain", "to Task")
+    head = ("pool, app and task", *rate, *cpu)
     return table(head, rows)
 
 

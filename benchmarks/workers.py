@@ -106,7 +106,7 @@ class Worker:
         Raises:
             RuntimeError: The worker ended, or the time did, before they had.
         """
-        heard = []
+        heard: list[Said] = []
         while len(heard) < count:
             try:
                 said = self._said.get(timeout=timeout)
