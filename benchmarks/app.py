@@ -1,0 +1,131 @@
+"""The app that the benchmarks run workers of; ``workers`` sets the environment that it reads."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+import timeit
+from typing import Any
+
+from celery import Celery, Task
+from celery.signals import worker_shutting_down
+
+from celery_graceful import Graceful, GracefulTask, Interrupted
+
+app = Celery("bench", broker=os.environ.get("BENCH_REDIS"))
+app.conf.update(
+    broker_connection_retry_on_startup=True,
+    task_acks_late=True,
+    task_default_queue=os.environ.get("BENCH_QUEUE", "bench"),
+    task_ignore_result=True,
+    worker_prefetch_multiplier=int(os.environ.get("BENCH_PREFETCH", "4")),
+    worker_redirect_stdouts=False,
+    graceful_grace_period=30,
+)
+if not os.environ.get("BENCH_PLAIN"):
+    Graceful(app)
+
+#: Seconds between two looks of a task that polls.
+PAUSE = 0.001
+
+_out = io.FileIO(2, "w", closefd=False)
+
+
+def say(what: str, value: Any = 0) -> None:
+    """Tell the benchmark something: one line in one write."""
+    _out.write(f"@bench {what} {time.monotonic()!r} {value}\n".encode())
+
+
+# -- how soon a task sees that it must stop ----------------------------------------
+
+
+@app.task(base=GracefulTask, bind=True)
+def polls(self: GracefulTask) -> None:
+    """Look at ``self.interrupted`` again and again."""
+    say("running")
+    while not self.interrupted:
+        time.sleep(PAUSE)
+    say("seen", "polls")
+
+
+@app.task(base=GracefulTask, bind=True)
+def sleeps(self: GracefulTask) -> None:
+    """Wait in ``self.sleep``."""
+    say("running")
+    try:
+        self.sleep(600)
+    except Interrupted:
+        say("seen", "sleeps")
+
+
+@app.task(base=GracefulTask, bind=True)
+def blocks(self: GracefulTask, one_call: bool) -> None:
+    """Block in ``time.sleep`` in an ``interruptible`` block.
+
+    Args:
+        one_call: In one long call; else in many short ones, as threads need it.
+    """
+    say("running")
+    try:
+        with self.interruptible():
+            while True:
+                time.sleep(600 if one_call else PAUSE)
+    except Interrupted:
+        say("seen", "blocks")
+
+
+_told = False
+
+
+@worker_shutting_down.connect
+def _on_shutting_down(**_: Any) -> None:
+    """What people write by hand: a flag, set by Celery's own signal."""
+    global _told
+    _told = True
+
+
+@app.task
+def polls_by_hand() -> None:
+    """Look at the flag that ``worker_shutting_down`` sets."""
+    say("running")
+    while not _told:
+        time.sleep(PAUSE)
+    say("seen", "polls_by_hand")
+
+
+# -- the rest ----------------------------------------------------------------------
+
+
+@app.task(base=GracefulTask)
+def empty_graceful() -> None:
+    """Do nothing, gracefully."""
+
+
+@app.task(base=Task)
+def empty() -> None:
+    """Do nothing."""
+
+
+@app.task
+def busy(seconds: float) -> None:
+    """Know nothing of interrupts."""
+    say("running")
+    time.sleep(seconds)
+
+
+@app.task(base=GracefulTask, bind=True)
+def reads(self: GracefulTask, rounds: int) -> None:
+    """Measure what one look at ``self.interrupted`` costs."""
+    say("read", read_cost(self, rounds))
+
+
+def read_cost(task: GracefulTask, rounds: int) -> float:
+    """Nanoseconds for one look at ``task.interrupted``, without the loop around it."""
+
+    def best(statement: str) -> float:
+        timer = timeit.Timer(statement, globals={"task": task})
+        # Many short ones: some of them are undisturbed on a busy machine, too.
+        return min(timer.repeat(rounds, 1000)) / 1000 * 1e9
+
+    return best("task.interrupted") - best("pass")

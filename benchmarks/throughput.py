@@ -1,0 +1,111 @@
+"""What graceful tasks cost: empty tasks a second, against plain ones over the same transport."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from benchmarks.tables import table
+from benchmarks.workers import Worker, send
+from tests.servers import RedisServer
+
+__all__ = ["throughput"]
+
+SETUPS = (("prefork", 2), ("threads", 10))
+
+
+@dataclass(frozen=True)
+class Contender:
+    """An app and a task.
+
+    Attributes:
+        name: For the table.
+        task: Of ``benchmarks.app``.
+        plain: The app is without celery_graceful.
+    """
+
+    name: str
+    task: str
+    plain: bool
+
+
+CONTENDERS = (
+    Contender("plain Celery", "empty", plain=True),
+    Contender("Graceful(app), Task", "empty", plain=False),
+    Contender("Graceful(app), GracefulTask", "empty_graceful", plain=False),
+)
+
+
+def throughput(redis: RedisServer, *, quick: bool) -> str:
+    """Empty tasks a second: late acks, no results; medians, and ratios to plain Celery."""
+    tasks, rounds = (600, 3) if quick else (4000, 5)
+    rows = []
+    for pool, concurrency in SETUPS:
+        with ExitStack() as stack:
+            client = stack.enter_context(redis.client())
+            client.flushdb()
+            workers = {}
+            for contender in CONTENDERS:
+                _prepare(client, contender.task, tasks)
+                workers[contender] = stack.enter_context(
+                    Worker(
+                        f"throughput-{pool}-{CONTENDERS.index(contender)}",
+                        pool=pool,
+                        concurrency=concurrency,
+                        plain=contender.plain,
+                    )
+                )
+            for contender, worker in workers.items():
+                _round(client, worker, contender.task, tasks)  # the first one warms up
+            rates: dict[Contender, list[tuple[float, float]]] = {c: [] for c in CONTENDERS}
+            for number in range(rounds):
+                # Forwards and backwards, so that nobody always comes last.
+                for contender in CONTENDERS[:: -1 if number % 2 else 1]:
+                    worker = workers[contender]
+                    rates[contender].append(_round(client, worker, contender.task, tasks))
+        rows += _rows(f"{pool} -c {concurrency}", rates)
+    rate, cpu = ("tasks/s", "to plain", "to Task"), ("CPU us/task", "to plain", "to Task")
+    head = ("pool, app and task", *rate, *cpu)
+    return table(head, rows)
+
+
+def _prepare(client: Any, task: str, tasks: int) -> None:
+    """Write the messages once; each round gets a copy of all of them at once."""
+    if not client.exists(f"stage-{task}"):
+        for _ in range(tasks):
+            send(f"stage-{task}", task)
+
+
+def _round(client: Any, worker: Worker, task: str, tasks: int) -> tuple[float, float]:
+    """Tasks a second, and seconds of processor time for each."""
+    used = worker.cpu_seconds()
+    began = time.monotonic()
+    client.copy(f"stage-{task}", worker.queue_name)
+    while client.llen(worker.queue_name) or client.hlen("unacked"):
+        time.sleep(0.005)
+    took = time.monotonic() - began
+    return tasks / took, (worker.cpu_seconds() - used) / tasks
+
+
+def _rows(setup: str, rates: dict[Contender, list[tuple[float, float]]]) -> list[tuple[str, ...]]:
+    plain, task, _ = rates.values()
+    return [
+        (
+            f"{setup}, {contender.name}",
+            f"{median(rate for rate, _ in found):.0f}",
+            f"{_ratio(found, plain, 0):.3f}",
+            f"{_ratio(found, task, 0):.3f}",
+            f"{median(seconds for _, seconds in found) * 1e6:.0f}",
+            f"{_ratio(found, plain, 1):.3f}",
+            f"{_ratio(found, task, 1):.3f}",
+        )
+        for contender, found in rates.items()
+    ]
+
+
+def _ratio(these: list[tuple[float, float]], those: list[tuple[float, float]], which: int) -> float:
+    """Median of the ratios of each round: so a load that comes and goes matters less."""
+    return median(a[which] / b[which] for a, b in zip(these, those, strict=True))

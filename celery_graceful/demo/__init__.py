@@ -1,0 +1,1 @@
+"""``python -m celery_graceful.demo``: a deploy, watched from the outside."""
