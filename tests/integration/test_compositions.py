@@ -282,7 +282,7 @@ def test_messages_come_back_whole_rabbitmq(rabbit_vhost: RabbitVhost, redis_db: 
         stopped(first)
     after = peek()
     for id in ids:
-        assert after.get(id) == before[id], (ids[id], first.output)
+        assert after.get(id) == before[id], (ids[id], before[id][1], first.output)
     assert after.keys() == before.keys()
 
 
