@@ -6,10 +6,12 @@ import signal
 from typing import Any
 
 from celery import bootsteps
+from celery.apps.worker import Worker
 from celery.utils.log import get_logger
 
 from celery_graceful import control, grace_period
 from celery_graceful.drain import Drain
+from celery_graceful.exceptions import SettingsError
 from celery_graceful.request import adopt
 from celery_graceful.settings import Settings
 from celery_graceful.trace_log import install_filter
@@ -26,7 +28,15 @@ class WorkerStep(bootsteps.StartStopStep):
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
-        self.settings = Settings.from_conf(worker.app.conf)
+        try:
+            self._configure(worker.app.conf)
+        except SettingsError as exc:
+            if isinstance(worker, Worker):  # the user reads this: no traceback
+                raise SystemExit(str(exc)) from None
+            raise
+
+    def _configure(self, conf: Any) -> None:
+        self.settings = Settings.from_conf(conf)
         if self.settings.grace_period is None:
             grace = grace_period.detect()
         else:

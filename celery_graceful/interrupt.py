@@ -12,7 +12,7 @@ import selectors
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from celery.utils.log import get_logger
 
 from celery_graceful import native, phase
 from celery_graceful.phase import InterruptReason, Phase
-from celery_graceful.run import current
+from celery_graceful.run import Run, current
 
 __all__ = [
     "Interrupt",
@@ -80,8 +80,34 @@ def current_interrupt() -> Interrupt | None:
     return Interrupt(board.reason, board.hard_at)
 
 
-@contextmanager
-def interruptible() -> Iterator[None]:
+class _Interruptible(AbstractContextManager[None]):
+    # No generator: one that an exception hits at its very end is closed when that exception
+    # is forgotten, and would reopen a block that was left long ago.
+    __slots__ = ("_outer", "_run")
+
+    def __init__(self, run: Run | None) -> None:
+        self._run = run
+        self._outer = run is not None and run.interruptible
+
+    def __enter__(self) -> None:
+        if self._run is not None:
+            self._run.interruptible = True
+            try:
+                self._run.raise_due()
+            except BaseException:
+                self._leave(self._run)
+                raise
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._run is not None:
+            self._leave(self._run)
+
+    def _leave(self, run: Run) -> None:
+        # What was raised inside is on its way through the outer block, too.
+        run.interruptible = self._outer and run.interruptible
+
+
+def interruptible() -> AbstractContextManager[None]:
     """Inside it an interrupt raises ``Interrupted`` at once.
 
     Also out of a blocking call, where the pool allows it: prefork, solo, gevent and eventlet
@@ -91,16 +117,7 @@ def interruptible() -> Iterator[None]:
         Interrupted: An interrupt is on, or came, and no shield is held.
     """
     run = current()
-    if run is None or not run.graceful:
-        yield
-        return
-    outer = run.interruptible
-    try:
-        run.interruptible = True
-        run.raise_due()
-        yield
-    finally:
-        run.interruptible = outer
+    return _Interruptible(run if run is not None and run.graceful else None)
 
 
 @contextmanager

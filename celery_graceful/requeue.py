@@ -185,8 +185,8 @@ class Requeue:
                 message = request.message
                 info = message.delivery_info or {}
                 properties = _without(message.properties, _SET_BY_PUBLISH)
-                if "expiration" in properties:  # milliseconds there, seconds here
-                    properties["expiration"] = int(properties["expiration"]) / 1000
+                if "expiration" in properties:  # milliseconds there, cut off; seconds here
+                    properties["expiration"] = (int(properties["expiration"]) + 0.5) / 1000
                 # kombu has decompressed the body already.
                 headers = _without(message.headers, ("redelivered", "compression"))
                 producer.publish(
@@ -209,16 +209,20 @@ def bounded_connection(app: Any, timeout: float) -> Any:
     else:
         options.setdefault("read_timeout", timeout)
         options.setdefault("write_timeout", timeout)
+        options["confirm_publish"] = True  # nobody else has the message
     return app.connection_for_write(connect_timeout=timeout, transport_options=options)
 
 
-#: Properties that a publish sets by itself, or that belong to one delivery.
+#: Properties that a publish sets by itself, or that belong to one delivery. RabbitMQ refuses a
+#: ``user_id`` that is not ours.
 _SET_BY_PUBLISH = (
+    "application_headers",
     "body_encoding",
     "content_encoding",
     "content_type",
     "delivery_info",
     "delivery_tag",
+    "user_id",
 )
 
 

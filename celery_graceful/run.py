@@ -112,25 +112,30 @@ class Run:
             blocking: False in a signal handler, which may have interrupted the very code
                 that holds the lock. That code looks for itself before it goes on.
         """
-        if not self._lock.acquire(blocking):
+        if blocking:
+            # By ``with``: between its acquire and its body no asynchronous exception lands.
+            with self._lock:
+                due = self._take() if self._window else None
+        elif self._lock.acquire(False):
+            try:
+                due = self._take() if self._window else None
+            finally:
+                self._lock.release()
+        else:
             self._look_again = True
             return None
-        try:
-            due = self._take() if self._window else None
-        finally:
-            self._lock.release()
-        if due is None and self._look_again:
+        if self._look_again:
             self._look_again = False
-            return self.take_due()
+            return self.take_due() or due
         return due
 
     def send_async(self, send: Callable[[int, Any], None]) -> None:
         """Raise what is due through ``send(ident, exception class)``, from another thread."""
         with self._lock:
-            if not self._window or self._sent is not None:
-                return
-            due = self._take()
+            due = self._take() if self._window else None
             if due is not None:
+                # It takes the place of one that is still on its way, if any: that was the
+                # weaker one.
                 self._sent = due
                 self._clear_async = lambda: send(self.ident, None)
                 send(self.ident, _landing(due))
@@ -141,12 +146,14 @@ class Run:
         if self.soft_limit_hit and SoftTimeLimitExceeded not in self._made:
             due = SoftTimeLimitExceeded
         elif board is not None and board.interrupted:
-            if self.interruptible and self.graceful:
-                due = Interrupted
-                self.interruptible = False
-                self.raised = True
-            elif board.phase >= Phase.SOFT and ShutdownTimeLimit not in self._made:
+            if board.phase >= Phase.SOFT and ShutdownTimeLimit not in self._made:
                 due = ShutdownTimeLimit
+            elif self.interruptible and self.graceful:
+                due = Interrupted
+            if due is not None:
+                # Either of them leaves the block; one that lands at the very end of it must
+                # not leave it open.
+                self.interruptible = False
                 self.raised = True
         if due is not None:
             self._made.add(due)
@@ -183,7 +190,11 @@ class Run:
     def shield(self) -> Iterator[None]:
         """Nothing is raised inside; what came meanwhile is raised at the outermost exit."""
         raised = self.raised
-        self._close_window()
+        try:
+            self._close_window()
+        except FROM_OUTSIDE:  # the last one that could land
+            self._open_window()
+            raise
         self._shields += 1
         try:
             yield

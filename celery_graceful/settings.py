@@ -68,35 +68,51 @@ class Settings:
             SettingsError: A name is unknown, or a value has the wrong type or range. It
                 names the setting, the value and the mend.
         """
+        conf = getattr(conf, "data", conf)  # one that Celery has not read yet reads itself now
         known = {field.name for field in fields(cls)}
         for key, name in _names_set(conf):
             if name not in known:
-                raise SettingsError(key, conf[key], _nearest(name, known))
+                raise SettingsError(key, conf[key], _nearest(conf, name, known))
+            if key not in (PREFIX + name, _spelled(conf, name)):
+                mend = f"Celery does not read it, write {_spelled(conf, name)}"
+                raise SettingsError(key, conf[key], mend)
         values = {}
         for name in known:
             value = conf.get(PREFIX + name)
             if value is not None:
-                values[name] = _CHECKS[name](PREFIX + name, value)
+                values[name] = _CHECKS[name](_spelled(conf, name), value)
         return cls(**values)
+
+
+def _namespace(conf: Mapping[str, Any]) -> str:
+    """``CELERY_``, or nothing."""
+    return getattr(conf, "prefix", None) or ""
+
+
+def _spelled(conf: Mapping[str, Any], name: str) -> str:
+    """How the user writes the setting ``name``."""
+    namespace = _namespace(conf)
+    return f"{namespace}{PREFIX}{name}".upper() if namespace else PREFIX + name
 
 
 def _names_set(conf: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Each key of ``conf`` that is ours, as written and without case, namespace and prefix."""
+    namespace = _namespace(conf).lower()
+    known = {field.name for field in fields(Settings)}
     for key in list(conf):
         if not isinstance(key, str):
             continue
         head, found, name = key.lower().partition(PREFIX)
-        # "graceful_x" itself, or "<namespace>_graceful_x".
-        if found and (not head or _is_namespace(conf, head)):
+        if not found or head not in ("", namespace):
+            continue
+        # Beside a namespace, other people's settings live: GRACEFUL_EXIT of a Django project.
+        if head == namespace or key.startswith(PREFIX) or name in known:
             yield key, name
 
 
-def _is_namespace(conf: Mapping[str, Any], head: str) -> bool:
-    return head == f"{getattr(conf, 'prefix', None) or ''}".lower().rstrip("_") + "_"
-
-
-def _nearest(name: str, known: set[str]) -> str:
+def _nearest(conf: Mapping[str, Any], name: str, known: set[str]) -> str:
     match = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     if match:
-        return f"there is no such setting, did you mean {PREFIX}{match[0]}"
-    return f"there is no such setting; known are {', '.join(PREFIX + k for k in sorted(known))}"
+        return f"there is no such setting, did you mean {_spelled(conf, match[0])}"
+    names = ", ".join(_spelled(conf, k) for k in sorted(known))
+    return f"there is no such setting; known are {names}"

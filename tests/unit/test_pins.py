@@ -1,0 +1,307 @@
+"""Celery's, kombu's and billiard's private names that this package stands on.
+
+Each is looked up in the versions installed: when one of them moves, the test that fails says
+which. And nothing private is used that is not pinned here.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
+from celery import Celery
+from celery.worker.request import Request
+
+import celery_graceful
+
+PACKAGE = Path(celery_graceful.__file__).parent
+
+#: Attributes: where, and the parameters that are passed or overridden (None: no callable).
+NAMES: dict[str, list[str] | None] = {
+    # billiard: the pool and its children
+    "billiard.common:REMAP_SIGTERM": None,
+    "billiard.common:_shutdown_cleanup": ["signum", "frame"],
+    "billiard.pool:SIG_SOFT_TIMEOUT": None,
+    "billiard.pool:Pool": None,
+    "billiard.pool:Pool.Worker": None,
+    "billiard.pool:Pool.terminate_job": ["pid", "sig"],
+    "billiard.pool:Worker.after_fork": [],
+    "billiard.pool:TimeoutHandler._trywaitkill": ["worker"],
+    "billiard.pool:PoolThread.close": [],
+    "billiard.exceptions:Terminated": None,
+    "billiard.exceptions:WorkerLostError": None,
+    "billiard.einfo:ExceptionWithTraceback": None,
+    # celery: the worker
+    "celery.apps.worker:Worker": None,
+    "celery.worker.control:Panel.data": None,
+    "celery.worker.control:control_command": None,
+    "celery.worker.state:should_stop": None,
+    "celery.worker.state:should_terminate": None,
+    "celery.worker.state:task_ready": ["request"],
+    "celery.worker.request:Request.acknowledge": [],
+    "celery.worker.request:Request.reject": ["requeue"],
+    "celery.worker.request:Request.revoked": [],
+    "celery.worker.request:Request.on_accepted": ["pid", "time_accepted"],
+    "celery.worker.request:Request.on_failure": ["exc_info", "send_failed_event", "return_ok"],
+    "celery.worker.request:Request.on_success": ["failed__retval__runtime"],
+    "celery.worker.request:Request.on_timeout": ["soft", "timeout"],
+    "celery.worker.request:Request.execute_using_pool": ["pool"],
+    "celery.worker.request:Request.send_event": ["type"],
+    "celery.worker.request:Request.humaninfo": [],
+    "celery.worker.request:Request._announce_revoked": [],
+    "celery.worker.request:Request._announce_cancelled": [],
+    "celery.worker.request:Request._already_revoked": None,
+    "celery.worker.request:Request._already_cancelled": None,
+    "celery.worker.request:Request._context": None,
+    "celery.worker.request:Request.on_reject": None,
+    "celery.worker.request:Request.connection_errors": None,
+    "celery.worker.request:Request.message": None,
+    "celery.worker.request:create_request_cls": ["base", "task", "pool", "hostname", "eventer"],
+    # celery: apps, tasks and pools
+    "celery.app.base:Celery.create_task_cls": [],
+    "celery.app.base:Celery.task_cls": None,
+    "celery.app.task:Task.Request": None,
+    "celery.app.task:Task.__trace__": None,
+    "celery.app.task:Context.called_directly": None,
+    "celery.app.task:Context.ignore_result": None,
+    "celery.app.task:Context.is_eager": None,
+    "celery.app.task:Context.timelimit": None,
+    "celery.app.trace:build_tracer": ["name", "task", "loader", "hostname", "app"],
+    "celery.concurrency.asynpool:AsynPool": None,
+    "celery.concurrency.asynpool:AsynPool.Worker": None,
+    "celery.concurrency.base:BasePool.on_start": [],
+    "celery.concurrency.base:BasePool.is_green": None,
+    "celery.concurrency.base:BasePool.uses_semaphore": None,
+    "celery.concurrency.base:BasePool.apply_async": ["target", "args", "kwargs"],
+    "celery.concurrency.base:BasePool._pool": None,
+    "celery.concurrency.prefork:TaskPool.Pool": None,
+    "celery.concurrency.prefork:TaskPool.BlockingPool": None,
+    # kombu: the Redis transport, and consumers
+    "kombu.messaging:Consumer.channel": None,
+    "kombu.transport.redis:Channel._get_pool": [],
+    "kombu.transport.redis:Channel._lookup": ["exchange", "routing_key"],
+    "kombu.transport.redis:Channel._q_for_pri": ["queue", "pri"],
+    "kombu.transport.redis:Channel._get_message_priority": ["message", "reverse"],
+    "kombu.transport.redis:Channel.active_queues": None,
+    "kombu.transport.redis:Channel.global_keyprefix": None,
+    "kombu.transport.redis:Channel.unacked_key": None,
+    "kombu.transport.redis:Channel.unacked_index_key": None,
+    "kombu.transport.redis:Transport.driver_type": None,
+    "kombu.transport.pyamqp:Transport.driver_type": None,
+}
+
+#: Private names that are set on instances only: the tests below this table have them.
+INSTANCE = {
+    "_active_tags",
+    "_callbacks",
+    "_controlled_termination",
+    "_popen",
+    "_quick_ack",
+    "_timeout_handler",
+    "_worker_handler",
+}
+
+#: Private names of the standard library.
+STDLIB = {"_exit"}
+
+
+def find(path: str) -> Any:
+    module, _, names = path.partition(":")
+    found: Any = importlib.import_module(module)
+    for name in names.split("."):
+        found = inspect.getattr_static(found, name)
+    return getattr(found, "__func__", found)
+
+
+@pytest.mark.parametrize("path", NAMES)
+def test_pinned(path: str) -> None:
+    parameters = NAMES[path]
+    found = find(path)
+    if parameters is not None:
+        actual = inspect.signature(found).parameters
+        missing = [name for name in parameters if name not in actual]
+        assert not missing, f"{path} has no {missing}: {list(actual)}"
+
+
+def private_names_used() -> set[str]:
+    """Private attributes that the package reads from objects of others."""
+    used, own = set(), set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute):
+                of_self = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+                (own if of_self and isinstance(node.ctx, ast.Store) else used).add(node.attr)
+            elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+                own.add(node.name)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                own.add(node.value)  # slots, and names given to type() and hasattr()
+            elif isinstance(node, ast.ImportFrom) and not (node.module or "").startswith(
+                celery_graceful.__name__
+            ):
+                used |= {alias.name for alias in node.names}
+    private = {name for name in used if name.startswith("_") and not name.startswith("__")}
+    return private - own
+
+
+def test_nothing_private_is_used_that_is_not_pinned() -> None:
+    pinned = {path.rpartition(".")[2].rpartition(":")[2] for path in NAMES}
+    assert private_names_used() - pinned - INSTANCE - STDLIB == set()
+
+
+@pytest.fixture
+def app() -> Celery:
+    return Celery("pins", broker="memory://", set_as_current=False)
+
+
+def make_request(app: Celery, **options: Any) -> Request:
+    @app.task(name="pins.task", **options)
+    def task() -> None: ...
+
+    message = Mock(
+        headers={"id": "id", "task": "pins.task", "timelimit": [None, None]},
+        properties={},
+        delivery_info={},
+        payload=([], {}, {}),
+        body="[[], {}, {}]",
+        content_type="application/json",
+        content_encoding="utf-8",
+    )
+    message.decode.return_value = message.payload
+    return Request(message, app=app, task=task, on_reject=message.reject_log_error)
+
+
+def test_requests_have_what_we_read_of_them(app: Celery) -> None:
+    request = make_request(app)
+    for name in (
+        "_already_cancelled",
+        "_already_revoked",
+        "_context",
+        "acknowledged",
+        "connection_errors",
+        "id",
+        "message",
+        "name",
+        "on_reject",
+        "task",
+        "worker_pid",
+    ):
+        assert hasattr(request, name), name
+    assert request._context.id == "id"
+
+
+def test_the_derived_request_class_overrides_what_we_put_checks_around(app: Celery) -> None:
+    from celery.worker.request import create_request_cls
+
+    request = make_request(app)
+    cls = create_request_cls(Request, request.task, Mock(), "host", Mock())
+    assert {"on_success", "execute_using_pool"} <= set(vars(cls))
+    parameters = inspect.signature(vars(cls)["on_success"]).parameters
+    assert list(parameters)[:2] == ["self", "failed__retval__runtime"]
+
+
+def test_failures_come_as_exceptions_with_tracebacks(app: Celery) -> None:
+    """``Request.on_failure`` gets an ``ExceptionInfo``; what is inside depends on the pool."""
+    try:
+        raise LookupError("x")
+    except LookupError:
+        info = ExceptionInfo()
+    exc = info.exception
+    assert isinstance(exc.exc if isinstance(exc, ExceptionWithTraceback) else exc, LookupError)
+
+
+def test_redis_channels_have_what_the_way_back_needs() -> None:
+    from kombu import Connection
+    from kombu.transport.redis import Channel, QoS
+
+    assert Connection("redis://localhost:1/0").transport.driver_type == "redis"
+
+    assert issubclass(Channel.QoS, QoS)
+    assert Channel.unacked_key == "unacked"
+    assert Channel.unacked_index_key == "unacked_index"
+    assert callable(QoS(Mock())._quick_ack)
+    # The second argument of _get_message_priority turns the order round.
+    channel = Mock(min_priority=0, max_priority=9, default_priority=0)
+    message = {"properties": {"priority": 3}}
+    assert Channel._get_message_priority(channel, message, reverse=False) == 3
+
+
+def test_a_virtual_transport_keeps_callbacks_by_queue() -> None:
+    from kombu import Connection, Consumer, Queue
+
+    with Connection("memory://") as connection, connection.channel() as channel:
+        consumer = Consumer(channel, [Queue("q")], callbacks=[Mock()])
+        consumer.consume()
+        assert set(consumer._active_tags) == {"q"}
+        assert set(channel.connection._callbacks) == {"q"}
+
+
+def test_a_pool_of_processes_has_what_the_prefork_adapter_needs() -> None:
+    from billiard.pool import Pool
+
+    pool = Pool(1, soft_timeout=100, timeout=100)
+    try:
+        (process,) = pool._pool
+        assert isinstance(process.pid, int)
+        assert callable(process._popen.wait)
+        assert process._controlled_termination is False
+        assert callable(pool._timeout_handler._trywaitkill)
+        assert callable(pool._worker_handler.close)
+    finally:
+        pool.terminate()
+        pool.join()
+
+
+def test_the_tracer_logs_what_it_ignores_with_data(app: Celery) -> None:
+    """The filter of ``trace_log`` looks at ``data``."""
+    from celery.app.trace import build_tracer
+    from celery.exceptions import Ignore
+
+    @app.task(name="pins.ignored")
+    def ignored() -> None:
+        raise Ignore
+
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    trace = logging.getLogger("celery.app.trace")
+    before = trace.level
+    trace.addHandler(handler)
+    trace.setLevel(logging.INFO)
+    try:
+        tracer = build_tracer("pins.ignored", ignored, app.loader, "host", app=app)
+        result = tracer("id", (), {}, {"id": "id", "delivery_info": {}})
+    finally:
+        trace.removeHandler(handler)
+        trace.setLevel(before)
+    assert any(getattr(r, "data", {}).get("description") == "ignored" for r in records)
+    assert result.info is not None
+
+
+def test_a_worker_step_may_insert_itself() -> None:
+    """``WorkController.steps`` is the list that the blueprint starts from."""
+    from celery.worker import WorkController
+
+    assert "self.steps" in inspect.getsource(WorkController.setup_instance)
+
+
+def test_a_task_stack_has_threads_of_its_own(app: Celery) -> None:
+    """``task.request`` is per thread: what a run reads is its own delivery."""
+
+    @app.task(name="pins.stack")
+    def stack() -> None: ...
+
+    stack.push_request(id="mine")
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(stack.request.id))
+    thread.start()
+    thread.join()
+    assert (stack.request.id, seen) == ("mine", [None])
+    stack.pop_request()

@@ -1,0 +1,231 @@
+"""The window of `celery_graceful.run`: what may be raised in a task, when, and how often."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from celery.exceptions import SoftTimeLimitExceeded
+
+from celery_graceful import interruptible, phase, shield
+from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
+from celery_graceful.grace_period import Deadlines
+from celery_graceful.phase import Board, InterruptReason, Phase
+from celery_graceful.run import Run, current, execute, runs
+from tests.unit import stress_run
+
+ROOT = Path(__file__).parents[2]
+
+#: Tasks in each run of the stress. Few miss a race that happens once in a thousand times.
+RUNS = 4000
+
+
+@pytest.mark.parametrize("scenario", stress_run.SCENARIOS)
+@pytest.mark.parametrize("delivery", stress_run.DELIVERIES)
+def test_window_under_stress(delivery: str, scenario: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.unit.stress_run", delivery, scenario, str(RUNS)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("ok"), run.stdout
+
+
+@pytest.fixture
+def board() -> Iterator[Board]:
+    phase.attach(Board.create())
+    assert phase.board is not None
+    yield phase.board
+    phase.detach()
+    runs.clear()
+
+
+DEADLINES = Deadlines(grace=30.0, soft=20.0, hard=25.0, source="a test")
+
+
+def stop(board: Board, new: Phase = Phase.QUIET) -> None:
+    board.begin_stop(DEADLINES, InterruptReason.SHUTDOWN)
+    board.phase = new
+
+
+def test_nothing_is_due_before_the_task_begins_and_after_it_has_ended(board: Board) -> None:
+    stop(board, Phase.SOFT)
+    run = Run("id", "name", graceful=True)
+    assert run.take_due() is None
+    with pytest.raises(ShutdownTimeLimit):
+        execute(run, int, (), {})
+    assert run.take_due() is None
+    assert current() is None
+
+
+def test_result_and_error_of_the_task_come_out(board: Board) -> None:
+    assert execute(Run("id", "name", graceful=True), int, ("12",), {"base": 3}) == 5
+    with pytest.raises(ValueError, match="invalid literal"):
+        execute(Run("id", "name", graceful=True), int, ("x",), {})
+    assert current() is None
+
+
+def test_the_task_of_a_run_sees_it(board: Board) -> None:
+    run = Run("id", "name", graceful=True)
+    assert execute(run, current, (), {}) is run
+
+
+@pytest.mark.parametrize(
+    ("graceful", "new", "in_block", "expected"),
+    [
+        (True, Phase.QUIET, False, None),
+        (True, Phase.QUIET, True, Interrupted),
+        (True, Phase.SOFT, False, ShutdownTimeLimit),
+        (True, Phase.SOFT, True, ShutdownTimeLimit),
+        (False, Phase.QUIET, True, None),
+        (False, Phase.SOFT, False, ShutdownTimeLimit),
+        (False, Phase.SOFT, True, ShutdownTimeLimit),
+    ],
+)
+def test_what_is_due(
+    board: Board, graceful: bool, new: Phase, in_block: bool, expected: type | None
+) -> None:
+    def body() -> object:
+        run = current()
+        assert run is not None
+        if in_block:
+            with interruptible():
+                stop(board, new)
+                return run.take_due()
+        stop(board, new)
+        return run.take_due()
+
+    assert execute(Run("id", "name", graceful=graceful), body, (), {}) is expected
+
+
+def test_each_is_due_once(board: Board) -> None:
+    def body() -> list[object]:
+        run = current()
+        assert run is not None
+        seen = []
+        with interruptible():
+            stop(board)
+            run.soft_limit_hit = True
+            seen += [run.take_due(), run.take_due(), run.take_due()]
+        stop(board, Phase.SOFT)
+        return [*seen, run.take_due(), run.take_due()]
+
+    due = execute(Run("id", "name", graceful=True), body, (), {})
+    assert due == [SoftTimeLimitExceeded, Interrupted, None, ShutdownTimeLimit, None]
+
+
+def test_shields_nest_and_the_outermost_exit_raises(board: Board) -> None:
+    passed = []
+
+    def body() -> None:
+        run = current()
+        assert run is not None
+        with interruptible(), shield():
+            with shield():
+                stop(board, Phase.SOFT)
+                run.soft_limit_hit = True
+                with shield(), interruptible():
+                    passed.append(run.take_due())
+                passed.append(run.take_due())
+            passed.append(run.take_due())
+            passed.append(run.shielded)
+        passed.append("not reached")
+
+    with pytest.raises(SoftTimeLimitExceeded):
+        execute(Run("id", "name", graceful=True), body, (), {})
+    assert passed == [None, None, None, True]
+
+
+def test_a_shield_in_which_an_interrupt_came_raises_it_outside_of_blocks_too(board: Board) -> None:
+    def body() -> None:
+        with shield():
+            stop(board)
+
+    with pytest.raises(Interrupted) as caught:
+        execute(Run("id", "name", graceful=True), body, (), {})
+    assert caught.value.interrupt is not None
+    assert caught.value.interrupt.reason is InterruptReason.SHUTDOWN
+
+
+def test_a_plain_task_is_not_interrupted_at_the_exit_of_a_shield(board: Board) -> None:
+    def body() -> str:
+        with shield():
+            stop(board)
+        return "done"
+
+    assert execute(Run("id", "name", graceful=False), body, (), {}) == "done"
+
+
+def test_an_error_in_a_shield_comes_out_when_nothing_is_due(board: Board) -> None:
+    def body() -> None:
+        with shield():
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        execute(Run("id", "name", graceful=True), body, (), {})
+
+
+def test_who_handles_an_interrupt_is_not_interrupted_again_by_shields(board: Board) -> None:
+    def body() -> str:
+        stop(board)
+        try:
+            with interruptible():
+                pass
+        except Interrupted:
+            with shield():
+                pass
+            return "cleaned up"
+        return "not interrupted"
+
+    assert execute(Run("id", "name", graceful=True), body, (), {}) == "cleaned up"
+
+
+def test_a_block_that_was_left_stays_closed(board: Board) -> None:
+    """Also when the exception that left it is forgotten later."""
+
+    def body() -> list[object]:
+        run = current()
+        assert run is not None
+        kept = None
+        try:
+            with interruptible(), interruptible():
+                stop(board)
+                run.raise_due()
+        except Interrupted as exc:
+            kept = exc
+        seen = [run.interruptible, kept is not None]
+        del kept
+        return [*seen, run.interruptible, run.take_due()]
+
+    assert execute(Run("id", "name", graceful=True), body, (), {}) == [False, True, False, None]
+
+
+def test_asynchronous_exceptions_of_a_run(board: Board) -> None:
+    """One that has not landed when the window closes is taken back, and due again later."""
+    sent: list[object] = []
+
+    def send(ident: int, exc: object) -> None:
+        sent.append(exc)
+
+    def body() -> None:
+        run = current()
+        assert run is not None
+        stop(board, Phase.SOFT)
+        run.send_async(send)
+        run.send_async(send)
+        with shield():
+            run.send_async(send)
+        sent.append("not reached")
+
+    with pytest.raises(ShutdownTimeLimit):
+        execute(Run("id", "name", graceful=True), body, (), {})
+    first, second = sent
+    assert isinstance(first, type)
+    assert issubclass(first, ShutdownTimeLimit)
+    assert second is None

@@ -1,0 +1,215 @@
+"""The settings: every check, every way to write them, and one clear error at worker start."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.exceptions import ImproperlyConfigured
+
+from celery_graceful import Graceful, SettingsError
+from celery_graceful.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+SECONDS = ("grace_period", "soft_deadline", "hard_deadline")
+FLAGS = ("default_task", "release_prefetched")
+
+
+def settings(**conf: Any) -> Settings:
+    """Of an app whose configuration is set directly."""
+    app = Celery("settings", set_as_current=False)
+    app.conf.update(conf)
+    return Graceful(app).settings
+
+
+def from_object(namespace: str | None = None, **conf: Any) -> Settings:
+    """Of an app that reads its configuration from an object, as Django projects do."""
+    app = Celery("settings", set_as_current=False)
+    app.config_from_object(SimpleNamespace(**conf), namespace=namespace)
+    return Graceful(app).settings
+
+
+def refused(read: Any, *args: Any, **conf: Any) -> SettingsError:
+    with pytest.raises(SettingsError) as caught:
+        read(*args, **conf)
+    return caught.value
+
+
+def test_nothing_set() -> None:
+    assert settings() == Settings()
+    assert Settings() == Settings(None, None, None, False, True)
+
+
+@pytest.mark.parametrize("name", SECONDS)
+@pytest.mark.parametrize("value", [1, 0.5, 30, 1e6])
+def test_seconds(name: str, value: float) -> None:
+    assert getattr(settings(**{f"graceful_{name}": value}), name) == value
+
+
+@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize("value", [True, False])
+def test_flags(name: str, value: bool) -> None:
+    assert getattr(settings(**{f"graceful_{name}": value}), name) is value
+
+
+@pytest.mark.parametrize("name", SECONDS)
+@pytest.mark.parametrize(
+    "value", ["30", True, False, [30], 0, -1, -0.5, float("nan"), float("inf"), 1j, b"1"]
+)
+def test_wrong_seconds(name: str, value: Any) -> None:
+    error = refused(settings, **{f"graceful_{name}": value})
+    assert (error.name, error.mend != "") == (f"graceful_{name}", True)
+    assert str(error).startswith(f"graceful_{name} = {value!r} cannot be used: give a ")
+    assert isinstance(error, ImproperlyConfigured)
+
+
+@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize("value", ["yes", 1, 0, "False", []])
+def test_wrong_flags(name: str, value: Any) -> None:
+    error = refused(settings, **{f"graceful_{name}": value})
+    assert str(error) == f"graceful_{name} = {value!r} cannot be used: give True or False."
+
+
+@pytest.mark.parametrize("name", SECONDS + FLAGS)
+def test_none_means_not_set(name: str) -> None:
+    assert settings(**{f"graceful_{name}": None}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("grace_periode", "grace_period"),
+        ("graceperiod", "grace_period"),
+        ("soft_dead_line", "soft_deadline"),
+        ("soft_deadlines", "soft_deadline"),
+        ("harddeadline", "hard_deadline"),
+        ("default_tasks", "default_task"),
+        ("release_prefetch", "release_prefetched"),
+        ("release", "release_prefetched"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest_known_one(written: str, meant: str) -> None:
+    error = refused(settings, **{f"graceful_{written}": 1})
+    assert str(error) == (
+        f"graceful_{written} = 1 cannot be used: there is no such setting, "
+        f"did you mean graceful_{meant}."
+    )
+
+
+def test_unknown_name_that_is_near_to_none() -> None:
+    error = refused(settings, graceful_xyz=1)
+    assert all(f"graceful_{name}" in error.mend for name in SECONDS + FLAGS)
+
+
+def test_other_settings_are_not_ours() -> None:
+    conf = {"my_graceful_thing": 1, "disgraceful_x": 1, "gracefully": 1, "task_acks_late": True}
+    assert settings(**conf) == Settings()
+
+
+@pytest.mark.parametrize("namespace", ["CELERY", "MY_APP"])
+def test_namespace(namespace: str) -> None:
+    conf = {f"{namespace}_GRACEFUL_GRACE_PERIOD": 7, f"{namespace}_GRACEFUL_DEFAULT_TASK": True}
+    assert from_object(namespace, **conf) == Settings(grace_period=7.0, default_task=True)
+
+
+def test_errors_in_a_namespace_say_it_as_the_user_does() -> None:
+    error = refused(from_object, "CELERY", CELERY_GRACEFUL_GRACE_PERIOD="7")
+    assert error.name == "CELERY_GRACEFUL_GRACE_PERIOD"
+    error = refused(from_object, "CELERY", CELERY_GRACEFUL_GRACE_PERIODE=7)
+    assert str(error) == (
+        "CELERY_GRACEFUL_GRACE_PERIODE = 7 cannot be used: there is no such setting, "
+        "did you mean CELERY_GRACEFUL_GRACE_PERIOD."
+    )
+
+
+@pytest.mark.parametrize(
+    ("namespace", "written", "right"),
+    [
+        (None, "GRACEFUL_GRACE_PERIOD", "graceful_grace_period"),
+        ("CELERY", "GRACEFUL_GRACE_PERIOD", "CELERY_GRACEFUL_GRACE_PERIOD"),
+        ("CELERY", "CELERY_graceful_grace_period", "CELERY_GRACEFUL_GRACE_PERIOD"),
+    ],
+)
+def test_a_setting_that_celery_would_not_read_is_refused(
+    namespace: str | None, written: str, right: str
+) -> None:
+    error = refused(from_object, namespace, **{written: 7})
+    assert str(error) == f"{written} = 7 cannot be used: Celery does not read it, write {right}."
+
+
+def test_other_settings_beside_a_namespace_are_not_ours() -> None:
+    assert from_object("CELERY", GRACEFUL_EXIT=1, OTHER_GRACEFUL_X=1) == Settings()
+
+
+def test_set_directly_beside_a_namespace() -> None:
+    app = Celery("settings", set_as_current=False)
+    app.config_from_object(SimpleNamespace(CELERY_TASK_ACKS_LATE=True), namespace="CELERY")
+    app.conf.graceful_grace_period = 3
+    assert Graceful(app).settings == Settings(grace_period=3.0)
+
+
+def run(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run Python to its end, from the root of the repository."""
+    return subprocess.run(
+        [sys.executable, *argv],
+        cwd=ROOT,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+DJANGO = """
+from celery import Celery
+from celery_graceful import Graceful
+app = Celery("site")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+print(Graceful(app).settings)
+"""
+
+
+def test_django_settings() -> None:
+    done = run("-c", DJANGO, DJANGO_SETTINGS_MODULE="tests.apps.site_settings")
+    assert done.stdout.strip() == str(Settings(grace_period=5.0, default_task=True)), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("conf", "message"),
+    [
+        (
+            {"CONF_graceful_grace_period": "'30'"},
+            "graceful_grace_period = '30' cannot be used: give a number of seconds, "
+            "for instance 30.",
+        ),
+        (
+            {"CONF_graceful_grace_perod": "30"},
+            "graceful_grace_perod = 30 cannot be used: there is no such setting, did you mean "
+            "graceful_grace_period.",
+        ),
+        (
+            {"CONF_graceful_grace_period": "10", "CONF_graceful_hard_deadline": "12"},
+            "graceful_hard_deadline = 12.0 cannot be used: give less than the grace period of "
+            "10 s, which is graceful_grace_period.",
+        ),
+        (
+            {"CONF_graceful_hard_deadline": "3", "CONF_graceful_soft_deadline": "3"},
+            "graceful_soft_deadline = 3.0 cannot be used: give less than graceful_hard_deadline, "
+            "which is 3 s.",
+        ),
+    ],
+    ids=["type", "name", "hard", "soft"],
+)
+def test_one_error_at_worker_start(conf: dict[str, str], message: str) -> None:
+    argv = ("-m", "celery", "-A", "tests.apps.plain", "worker", "-P", "solo")
+    done = run(*argv, **conf, BROKER_URL="memory://")
+    output = done.stdout + done.stderr
+    assert done.returncode > 0, output
+    assert output.count(message) == 1, output
+    assert "Traceback" not in output
