@@ -93,7 +93,7 @@ class ConsumerStep(bootsteps.StartStopStep):
         consumer.controller.graceful.loop.register(hub)
 
     def stop(self, consumer: Any) -> None:
-        consumer.controller.graceful.consumer_lost()
+        consumer.controller.graceful.quiesce.consumer_lost()
 
 
 def _install_handlers(drain: Drain) -> None:

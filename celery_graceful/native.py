@@ -6,6 +6,7 @@ that hub itself.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -21,6 +22,9 @@ __all__ = [
     "start_thread",
     "thread_ident",
 ]
+
+
+logger = logging.getLogger(__name__)
 
 
 def original(module: str, name: str) -> Any:
@@ -106,3 +110,22 @@ class Doorbell:
             return cast(bytes, self._read(self.read_fd, 4096))
         except BlockingIOError:
             return b""
+
+
+def bounded(call: Callable[[], None], seconds: float) -> bool:
+    """Run ``call`` in a real thread of its own for up to ``seconds``; whether it has ended.
+
+    What it raises is logged.
+    """
+    done = Doorbell()
+
+    def run() -> None:
+        try:
+            call()
+        except Exception as exc:
+            logger.error("%r", exc, exc_info=True)
+        finally:
+            done.ring()
+
+    start_thread(run, "graceful-bounded")
+    return bool(done.wait(seconds))

@@ -20,12 +20,12 @@ ROOT = Path(celery_graceful.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("exceptions", "settings", "signals", "native"),
-    ("grace_period", "phase", "store", "trace_log"),
+    ("grace_period", "log_thread", "phase", "store", "trace_log"),
     ("run",),
     ("interrupt", "checkpoint", "cleanup", "lease", "monitors", "transport"),
     ("iteration", "rescue", "batch", "requeue"),
     ("pools", "request", "task"),
-    ("sentinel", "loop", "report", "drain", "bootsteps"),
+    ("sentinel", "loop", "report", "giving_up", "quiesce", "watch", "drain", "bootsteps"),
     ("plugin",),
     ("__init__", "cli", "control", "doctor", "demo", "testing"),
 )

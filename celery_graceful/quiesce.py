@@ -1,0 +1,113 @@
+"""The loop's part of a drain: what needs the broker connection of the worker."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from celery.platforms import EX_OK
+from celery.utils.log import get_logger
+from celery.worker import state
+
+from celery_graceful.phase import Phase
+
+if TYPE_CHECKING:
+    from celery_graceful.drain import Drain
+
+__all__ = ["Quiesce"]
+
+logger = get_logger(__name__)
+
+#: Seconds after which a fetch that was under way has ended (kombu asks for one second).
+FETCH_PATIENCE = 1.2
+
+#: Seconds between looks at it.
+LOOK_AGAIN = 0.01
+
+#: Seconds that Redis gets when the connection of the worker is gone.
+LAST_FLUSH = 0.5
+
+
+class Quiesce:
+    """Stops fetching, gives back what was not started, and says when the worker is idle.
+
+    Args:
+        drain: The drain.
+    """
+
+    def __init__(self, drain: Drain) -> None:
+        self.drain = drain
+        self.ledger = drain.ledger
+        self.loop = drain.loop
+        self.done = False
+        self._idle_seen = False
+        self._fetch_ends_by = float("inf")
+
+    def on_change(self) -> None:
+        """A delivery has ended. From any thread."""
+        if self.drain.stopping:
+            self.loop.ring()
+
+    def on_loop(self) -> None:
+        """Somebody rang. In the loop."""
+        self.drain.adapter.on_loop()
+        if self.drain.quiet:
+            self.fetch_no_more()
+        if self.ledger.requeue.deferred:
+            self._after_the_fetch()
+        if self.drain.watch.given_up:
+            self.loop.turn()
+        elif self.drain.stopping:
+            self._stop_when_idle()
+
+    def fetch_no_more(self) -> None:
+        """Stop fetching and give back what was not started."""
+        if self.done:
+            return
+        self.done = True
+        self._fetch_ends_by = time.monotonic() + FETCH_PATIENCE
+        self.loop.stop_fetching()
+        if self.loop.fetching():
+            self.ledger.requeue.end_fetch(self.drain.worker.consumer.task_consumer.channel)
+        if self.ledger.releasing:
+            try:
+                self.ledger.release_unstarted()
+            except Exception as exc:
+                self.drain.failed = True
+                logger.error("Could not give back what was not started: %r", exc)
+        self.drain.adapter.quiesce()
+
+    def _after_the_fetch(self) -> None:
+        """Give back what waited for the fetch that was under way."""
+        if self.loop.fetching() and time.monotonic() < self._fetch_ends_by:
+            self.drain.worker.timer.call_after(LOOK_AGAIN, self.loop.ring)
+            return
+        self.ledger.requeue.fetching = lambda: False
+        self._flush()
+
+    def _flush(self, **options: Any) -> None:
+        try:
+            self.ledger.requeue.flush(**options)
+        except Exception as exc:
+            self.drain.failed = True
+            logger.error("Could not give back what was not started: %r", exc)
+
+    def _stop_when_idle(self) -> None:
+        if self.ledger.held or self.ledger.requeue.deferred:
+            self._idle_seen = False
+        elif not self._idle_seen:
+            # Acknowledgements of the last task may wait in the loop: one more turn.
+            self._idle_seen = True
+            self.loop.ring()
+        elif state.should_stop is None:
+            self.drain.board.phase = Phase.EXIT
+            state.should_stop = EX_OK
+            self.loop.turn()
+
+    def consumer_lost(self) -> None:
+        """The consumer left its loop: the end, or a lost connection."""
+        self.loop.detach()
+        self.ledger.forget_unstarted()
+        self._flush(timeout=LAST_FLUSH, own_thread=True)
+        if self.drain.stopping and state.should_stop is None:
+            state.should_stop = EX_OK  # there is nothing to connect for

@@ -1,0 +1,294 @@
+"""The watch over a drain: a real thread that holds the deadlines.
+
+It needs neither the event loop nor the main thread, so it also sees to a worker whose loop
+hangs. It never waits for anything that may not come: what could take long, a broker's answer
+or a log, is done in a thread of its own, for a bounded time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+from celery.platforms import EX_FAILURE, EX_OK
+from celery.worker import state
+
+from celery_graceful import native
+from celery_graceful import run as _run
+from celery_graceful.giving_up import tell_backend, tell_listeners
+from celery_graceful.native import bounded
+from celery_graceful.phase import Phase
+from celery_graceful.report import describe
+from celery_graceful.request import GracefulRequest
+from celery_graceful.sentinel import Sentinel
+
+if TYPE_CHECKING:
+    from celery_graceful.drain import Drain
+
+__all__ = ["HARD", "LIMIT", "QUIET", "STOP", "STOPPED", "Watch"]
+
+#: What the watch can be rung for; numbers below 65 are signals.
+STOP, QUIET, HARD, LIMIT, STOPPED = b"S", b"Q", b"H", b"L", b"X"
+
+#: Seconds that the loop gets for its part before the watch tries without it.
+LOOP_PATIENCE = 0.3
+
+#: Seconds that the process gets to end by itself when nothing but threads with tasks that were
+#: given up is left of it.
+LAST_THREADS = 0.3
+
+#: Seconds at most between the hard deadline and the last resort.
+LAST_RESORT = 3.0
+
+#: Seconds that the standard streams get at the very end.
+LAST_WORDS = 0.2
+
+#: Seconds in which results of children that were just taken away may still arrive.
+LAST_RESULTS = 0.05
+
+
+class Watch:
+    """The watch over one drain.
+
+    Args:
+        drain: The drain.
+    """
+
+    def __init__(self, drain: Drain) -> None:
+        self.drain = drain
+        self.board = drain.board
+        self.ledger = drain.ledger
+        self.adapter = drain.adapter
+        self.deadlines = drain.deadlines
+        self.log = drain.log
+        self.bell = native.Doorbell()
+        #: What still ran at the hard deadline has been given up.
+        self.given_up = False
+        self._begun = self._helped = self._left = False
+        self._sigints = 0
+        self._last_resort_at = float("inf")
+        self._sentinel: Sentinel | None = None
+        _run.on_limited = lambda: self.bell.ring(LIMIT)
+
+    def start(self) -> None:
+        """Start the thread."""
+        native.start_thread(self._watch, "graceful-watch")
+
+    def end(self) -> None:
+        """The process goes on without a worker: end the thread."""
+        self._left = True
+        self.bell.ring()
+
+    def hear_all_signals(self) -> None:
+        """Also while the main thread sits in a C call, where no handler in Python runs."""
+        fd = self.bell.write_fd
+        if self.adapter.in_process:
+            d = self.deadlines
+            self._sentinel = Sentinel(d.last_resort + (d.grace - d.last_resort) / 2, fd)
+            fd = self._sentinel.fd
+        signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+        os.register_at_fork(after_in_child=_stop_hearing)
+
+    # -- the clock -----------------------------------------------------------------
+
+    def _watch(self) -> None:
+        while not self._left:
+            rung = self.bell.wait(self._seconds_to_next())
+            try:
+                self._step(rung)
+            except Exception:
+                self.log(
+                    logging.CRITICAL, "The watch over the drain failed: %s", traceback.format_exc()
+                )
+                if self.drain.stopping and time.monotonic() > self.board.hard_at:
+                    self._leave_by_force()
+
+    def _hear_signals(self, rung: bytes) -> None:
+        """The handlers have seen the same, where the main thread could run them."""
+        self._sigints += rung.count(signal.SIGINT)
+        if signal.SIGTERM in rung:
+            self.drain.request_stop("SIGTERM")
+        if self._sigints:
+            self.drain.request_stop("SIGINT")
+        if signal.SIGQUIT in rung:
+            self.drain.request_hard("SIGQUIT")
+        if self._sigints > 1:
+            self._sigints = 1
+            self.drain.request_hard("a second SIGINT")
+
+    def _step(self, rung: bytes) -> None:
+        self._hear_signals(rung)
+        self._check_soft_limits()
+        if QUIET in rung:
+            self.log(
+                logging.WARNING,
+                "Quiet, asked for by %s: fetching stops, tasks go on",
+                self.drain.asked_by,
+            )
+            self.drain.announce(Phase.QUIET)
+            self.drain.loop.ring()
+        if STOP in rung and not self._begun:
+            self._begin()
+        if not self.drain.stopping:
+            return
+        now = time.monotonic()
+        if not self._helped and now >= self.board.requested_at + LOOP_PATIENCE:
+            self._without_loop()
+        if self.board.phase < Phase.SOFT and now >= self.board.soft_at:
+            self._soften()
+        if not self.given_up and (HARD in rung or now >= self.board.hard_at):
+            self._harden()
+        if STOPPED in rung and self.given_up:
+            self._last_resort_at = min(self._last_resort_at, now + LAST_THREADS)
+        if now >= self._last_resort_at:
+            self._leave_by_force()
+
+    def _seconds_to_next(self) -> float | None:
+        moments = [
+            run.soft_limit_at
+            for run in list(_run.runs.values())
+            if run.soft_limit_at is not None and not run.soft_limit_hit
+        ]
+        if self.drain.stopping:
+            if not self._helped:
+                moments.append(self.board.requested_at + LOOP_PATIENCE)
+            if self.board.phase < Phase.SOFT:
+                moments.append(self.board.soft_at)
+            if not self.given_up:
+                moments.append(self.board.hard_at)
+            moments.append(self._last_resort_at)
+        return None if not moments else max(0.0, min(moments) - time.monotonic())
+
+    def _check_soft_limits(self) -> None:
+        now = time.monotonic()
+        hit = [
+            run
+            for run in list(_run.runs.values())
+            if run.soft_limit_at is not None and not run.soft_limit_hit and now >= run.soft_limit_at
+        ]
+        for run in hit:
+            run.soft_limit_hit = True
+            self.log(logging.WARNING, "Soft time limit exceeded for %s[%s]", run.name, run.task_id)
+        if hit:
+            self.adapter.notify()
+
+    def _begin(self) -> None:
+        """QUIET: tasks see the interrupt, the loop stops fetching."""
+        self._begun = True
+        self.adapter.notify()
+        if self._sentinel is not None:
+            self._sentinel.start_clock()
+        self._last_resort_at = self.board.requested_at + self.deadlines.last_resort
+        if self.drain.loop.alive:
+            self.drain.loop.ring()
+        else:
+            # Starting up, or without a broker: Celery looks at this while it connects.
+            state.should_stop = EX_OK
+        self.log(
+            logging.WARNING,
+            "Stopping, asked for by %s: %g s of grace (%s), soft deadline in %.3g s, hard in "
+            "%.3g s; running: %s",
+            self.drain.asked_by,
+            self.deadlines.grace,
+            self.deadlines.source,
+            self.deadlines.soft,
+            self.deadlines.hard,
+            describe(self.ledger.active()),
+        )
+        self.drain.announce(Phase.QUIET)
+
+    def _soften(self) -> None:
+        self.board.phase = Phase.SOFT
+        self.adapter.notify()
+        active = self.ledger.active()
+        if active:
+            self.log(
+                logging.WARNING,
+                "Soft deadline: %.3g s left for %s",
+                self.board.hard_at - time.monotonic(),
+                describe(active),
+            )
+        self.drain.announce(Phase.SOFT)
+
+    def _harden(self) -> None:
+        """HARD: take away what still runs and give its message back."""
+        self.given_up = True
+        self.board.phase = Phase.HARD
+        room = self.deadlines.grace - self.deadlines.hard
+        active = self.ledger.active()
+        if active:
+            self.log(logging.ERROR, "Hard deadline: giving up %s", describe(active))
+            self.adapter.take_away(active)
+            native.Doorbell().wait(min(LAST_RESULTS, room / 10))
+        given_up = [r for r in self.ledger.open_requests() if r.give_up()]
+        self._last_resort_at = min(
+            self._last_resort_at,
+            time.monotonic() + min(LAST_RESORT, self.deadlines.last_resort - self.deadlines.hard),
+        )
+        if given_up or self.ledger.requeue.deferred:
+            bounded(lambda: tell_backend(given_up, str(self.board.reason)), room / 5)
+            bounded(lambda: tell_listeners(self.drain.worker, given_up, room / 10), room / 10)
+            if not bounded(lambda: self._give_back(given_up, room / 10), room / 4):
+                self._could_not(given_up, "no answer in time")
+        self.board.phase = Phase.EXIT
+        state.should_terminate = EX_OK
+        self.drain.loop.ring()
+        self.drain.announce(Phase.HARD)
+
+    def _give_back(self, requests: list[GracefulRequest], timeout: float) -> None:
+        try:
+            self.ledger.requeue.flush(timeout=timeout, own_thread=True)
+            self.ledger.requeue.give_back(requests, timeout=timeout, own_thread=True)
+        except Exception as exc:
+            self._could_not(requests, repr(exc))
+
+    def _could_not(self, requests: list[GracefulRequest], why: str) -> None:
+        self.drain.failed = True
+        self.log(
+            logging.CRITICAL,
+            "Could not give %s back (%s): the broker delivers again what it has not seen "
+            "acknowledged",
+            describe(requests),
+            why,
+        )
+
+    def _without_loop(self) -> None:
+        """The loop has not come to its part: help where that is possible."""
+        if self.drain.loop.alive:
+            bounded(
+                lambda: self.adapter.stuck_loop(self.drain.quiesce.fetch_no_more), LOOP_PATIENCE
+            )
+
+    def _leave_by_force(self) -> None:
+        """The last resort, while there is still time to do it ourselves."""
+        if self._left:
+            return
+        self._left = True
+        self.adapter.leave()
+        status = EX_FAILURE if self.drain.failed else EX_OK
+        try:
+            self.drain.report()
+            self.board.close()
+            if self.drain.worker.pidlock:
+                self.drain.worker.pidlock.release()
+            bounded(_flush, LAST_WORDS)
+        finally:
+            os._exit(status)
+
+
+def _stop_hearing() -> None:
+    """In a forked child: its signals are its own."""
+    try:
+        signal.set_wakeup_fd(-1)
+    except ValueError:
+        pass  # forked from another thread
+
+
+def _flush() -> None:
+    sys.stderr.flush()
+    sys.stdout.flush()
