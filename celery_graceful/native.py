@@ -77,6 +77,11 @@ def Lock() -> Any:
     return original("_thread", "allocate_lock")()
 
 
+def pause(seconds: float) -> None:
+    """Sleep in a real thread."""
+    original("time", "sleep")(seconds)
+
+
 class Doorbell:
     """A pipe: rung from anywhere (a signal handler too), waited for in a real thread.
 
@@ -117,7 +122,8 @@ def bounded(call: Callable[[], None], seconds: float) -> bool:
 
     What it raises is logged.
     """
-    done = Doorbell()
+    running = Lock()
+    running.acquire()
 
     def run() -> None:
         try:
@@ -125,7 +131,7 @@ def bounded(call: Callable[[], None], seconds: float) -> bool:
         except Exception as exc:
             logger.error("%r", exc, exc_info=True)
         finally:
-            done.ring()
+            running.release()
 
     start_thread(run, "graceful-bounded")
-    return bool(done.wait(seconds))
+    return bool(running.acquire(timeout=max(0.0, seconds)))

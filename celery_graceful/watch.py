@@ -48,6 +48,9 @@ LAST_RESORT = 3.0
 #: Seconds that the standard streams get at the very end.
 LAST_WORDS = 0.2
 
+#: Seconds that the watch rests after an error of its own, so that it does not spin.
+AFTER_ERROR = 0.1
+
 #: Seconds in which results of children that were just taken away may still arrive.
 LAST_RESULTS = 0.05
 
@@ -105,6 +108,7 @@ class Watch:
                 self.log(
                     logging.CRITICAL, "The watch over the drain failed: %s", traceback.format_exc()
                 )
+                native.pause(AFTER_ERROR)
                 if self.drain.stopping and time.monotonic() > self.board.hard_at:
                     self._leave_by_force()
 
@@ -224,7 +228,7 @@ class Watch:
         if active:
             self.log(logging.ERROR, "Hard deadline: giving up %s", describe(active))
             self.adapter.take_away(active)
-            native.Doorbell().wait(min(LAST_RESULTS, room / 10))
+            native.pause(min(LAST_RESULTS, room / 10))
         given_up = [r for r in self.ledger.open_requests() if r.give_up()]
         self._last_resort_at = min(
             self._last_resort_at,
@@ -259,10 +263,10 @@ class Watch:
 
     def _without_loop(self) -> None:
         """The loop has not come to its part: help where that is possible."""
-        if self.drain.loop.alive:
-            bounded(
-                lambda: self.adapter.stuck_loop(self.drain.quiesce.fetch_no_more), LOOP_PATIENCE
-            )
+        self._helped = True
+        quiesce = self.drain.quiesce
+        if self.drain.loop.alive and not quiesce.done:
+            bounded(lambda: self.adapter.stuck_loop(quiesce.fetch_no_more), LOOP_PATIENCE)
 
     def _leave_by_force(self) -> None:
         """The last resort, while there is still time to do it ourselves."""

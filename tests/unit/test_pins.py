@@ -105,6 +105,7 @@ INSTANCE = {
     "_controlled_termination",
     "_popen",
     "_quick_ack",
+    "_sock",
     "_timeout_handler",
     "_worker_handler",
 }
@@ -218,6 +219,7 @@ def test_failures_come_as_exceptions_with_tracebacks(app: Celery) -> None:
 
 
 def test_redis_channels_have_what_the_way_back_needs() -> None:
+    import redis
     from kombu import Connection
     from kombu.transport.redis import Channel, QoS
 
@@ -227,6 +229,9 @@ def test_redis_channels_have_what_the_way_back_needs() -> None:
     assert Channel.unacked_key == "unacked"
     assert Channel.unacked_index_key == "unacked_index"
     assert callable(QoS(Mock())._quick_ack)
+    assert Channel._in_poll is False
+    connection = redis.Connection()
+    assert connection._sock is None
     # The second argument of _get_message_priority turns the order round.
     channel = Mock(min_priority=0, max_priority=9, default_priority=0)
     message = {"properties": {"priority": 3}}
