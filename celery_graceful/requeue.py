@@ -49,6 +49,7 @@ class Requeue:
 
     def __init__(self, app: Any) -> None:
         self.app = app
+        self._is_redis = app.connection_for_read().transport.driver_type == "redis"
         self._script = (
             files("celery_graceful").joinpath("lua/requeue.lua").read_text(encoding="utf-8")
         )
@@ -86,7 +87,7 @@ class Requeue:
             self._send_again(early, timeout)
         if late:
             channel = late[0].message.channel
-            if _is_redis(channel):
+            if self._is_redis:
                 if not own_thread and self._defer(channel, late):
                     return
                 self._give_back_redis(self._client(channel, timeout, own_thread), channel, late)
@@ -165,6 +166,8 @@ class Requeue:
 
     def _client(self, channel: Any, timeout: float, own_thread: bool) -> Any:
         """A client like the channel's, that gives up after ``timeout`` seconds."""
+        if channel.connection is None:
+            raise ConnectionError("the connection that it came over is gone")
         key = (timeout, own_thread)  # under gevent a client belongs to the hub of its thread
         if key not in self._clients:
             from redis import Redis  # kombu has loaded it already
@@ -228,8 +231,3 @@ _SET_BY_PUBLISH = (
 
 def _without(mapping: dict[str, Any] | None, names: Iterable[str]) -> dict[str, Any]:
     return {key: value for key, value in (mapping or {}).items() if key not in names}
-
-
-def _is_redis(channel: Any) -> bool:
-    # A virtual channel's connection is its transport; pyamqp's has no such name.
-    return getattr(channel.connection, "driver_type", None) == "redis"

@@ -46,7 +46,7 @@ LAST_THREADS = 0.3
 LAST_RESORT = 3.0
 
 #: Seconds that the standard streams get at the very end.
-LAST_WORDS = 0.2
+LAST_WORDS = 0.1
 
 #: Seconds that the watch rests after an error of its own, so that it does not spin.
 AFTER_ERROR = 0.1
@@ -92,7 +92,7 @@ class Watch:
         fd = self.bell.write_fd
         if self.adapter.in_process:
             d = self.deadlines
-            self._sentinel = Sentinel(d.last_resort + (d.grace - d.last_resort) / 2, fd)
+            self._sentinel = Sentinel(d.last_resort + 0.75 * (d.grace - d.last_resort), fd)
             fd = self._sentinel.fd
         signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
         os.register_at_fork(after_in_child=_stop_hearing)
