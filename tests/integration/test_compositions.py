@@ -268,9 +268,13 @@ def test_messages_come_back_whole_rabbitmq(rabbit_vhost: RabbitVhost, redis_db: 
                 if isinstance(body, memoryview):
                     body = bytes(body)
                 assert message.headers["id"] not in found, "twice in the queue"
-                found[message.headers["id"]] = (headers, properties, info, content, bytes(
-                    body if isinstance(body, bytes) else body.encode()
-                ))
+                found[message.headers["id"]] = (
+                    headers,
+                    properties,
+                    info,
+                    content,
+                    bytes(body if isinstance(body, bytes) else body.encode()),
+                )
         return found
 
     ids = send_everything(app)
