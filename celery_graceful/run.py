@@ -194,6 +194,7 @@ class Run:
             self._close_window()
         except FROM_OUTSIDE:  # the last one that could land
             self._open_window()
+            self.raise_due()  # what came meanwhile
             raise
         self._shields += 1
         try:

@@ -3,9 +3,9 @@
 Every task waits for its interruption, unless SECOND is in the environment: there it ends at
 once, by returning its name. How it is interrupted is its argument: at a `point` that it named
 safe (Interrupted), or by the `limit` of the soft deadline (ShutdownTimeLimit).
-"""
 
-from __future__ import annotations
+Annotations are no strings here: Celery 5.5 does not resolve them for `pydantic=True`.
+"""
 
 import os
 import sys

@@ -21,7 +21,8 @@ from tests.raw import Events, raw_messages
 from tests.workers import TIMEOUT, Worker
 
 APP = "tests.apps.compositions"
-GRACE = "6"
+#: Seconds. Much room behind the soft deadline: the machine may be slow.
+GRACE, SOFT, HARD = "25", "1.5", "20"
 POOLS = ("prefork", "threads")
 
 COMPOSED = [
@@ -60,7 +61,7 @@ def worker(
     env = dict(env or {})
     if db is not None:
         env = {"BROKER_URL": db.url, "RESULT_URL": db.backend_url, **env}
-    env.setdefault("GRACE", GRACE)
+    env.update(GRACE=GRACE, CONF_graceful_soft_deadline=SOFT, CONF_graceful_hard_deadline=HARD)
     args = ["-E"] if events else []
     return Worker(app, env=env, args=args, **options)
 

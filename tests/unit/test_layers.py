@@ -124,7 +124,7 @@ def test_no_circles() -> None:
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_redis_is_imported_where_it_belongs(module: str) -> None:
-    """Redis is the business of the store and the transport, and of the way back until then."""
+    """Redis is the business of the store, the transport and, until then, the way back."""
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     names = [
         *(a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names),

@@ -19,8 +19,10 @@ import pytest
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from celery import Celery
 from celery.worker.request import Request
+from kombu import Connection, Consumer, Queue
 
 import celery_graceful
+from tests.conftest import RedisDB
 
 PACKAGE = Path(celery_graceful.__file__).parent
 
@@ -238,9 +240,18 @@ def test_redis_channels_have_what_the_way_back_needs() -> None:
     assert Channel._get_message_priority(channel, message, reverse=False) == 3
 
 
-def test_a_virtual_transport_keeps_callbacks_by_queue() -> None:
-    from kombu import Connection, Consumer, Queue
+def test_a_fetch_that_is_under_way_can_be_found(redis_db: RedisDB) -> None:
+    """``_in_poll`` is the redis-py connection of a BRPOP, ``_sock`` its socket."""
+    with Connection(redis_db.url) as connection, connection.channel() as channel:
+        assert channel._in_poll is False
+        consumer = Consumer(channel, [Queue("q")], callbacks=[Mock()])
+        consumer.consume()
+        with pytest.raises(TimeoutError):
+            connection.drain_events(timeout=0.01)
+        assert channel._in_poll._sock.getsockname()[1] > 0
 
+
+def test_a_virtual_transport_keeps_callbacks_by_queue() -> None:
     with Connection("memory://") as connection, connection.channel() as channel:
         consumer = Consumer(channel, [Queue("q")], callbacks=[Mock()])
         consumer.consume()

@@ -177,7 +177,7 @@ print(Graceful(app).settings)
 
 def test_django_settings() -> None:
     done = run("-c", DJANGO, DJANGO_SETTINGS_MODULE="tests.apps.site_settings")
-    assert done.stdout.strip() == str(Settings(grace_period=5.0, default_task=True)), done.stderr
+    assert done.stdout.strip() == str(Settings(25.0, 1.5, 20.0, default_task=True)), done.stderr
 
 
 @pytest.mark.parametrize(

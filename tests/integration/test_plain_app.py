@@ -1,0 +1,171 @@
+"""Apps whose tasks know nothing of celery_graceful, with the plugin and without it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_graceful import Graceful
+from tests.conftest import RedisDB
+from tests.raw import Events, raw_messages
+from tests.workers import TIMEOUT, Worker
+
+#: Seconds, with room between the deadlines: the machine may be slow.
+GRACE, SOFT, HARD = 9.0, 1.5, 5.0
+DEADLINES = {
+    "GRACE": str(GRACE),
+    "CONF_graceful_soft_deadline": str(SOFT),
+    "CONF_graceful_hard_deadline": str(HARD),
+}
+
+NAMES = ("early", "early_handles", "early_ignores", "late", "short", "loud", "loud_by_name")
+
+
+def env_of(db: RedisDB, **env: str) -> dict[str, str]:
+    return {"BROKER_URL": db.url, "RESULT_URL": db.backend_url, **DEADLINES, **env}
+
+
+def client_app(db: RedisDB) -> Celery:
+    return Celery("client", broker=db.url, backend=db.backend_url, set_as_current=False)
+
+
+@pytest.mark.parametrize(
+    ("pool", "env"), [("prefork", {}), ("threads", {"TWICE": "1"})], ids=["prefork", "threads"]
+)
+def test_plain_app_with_the_plugin(redis_db: RedisDB, pool: str, env: dict[str, str]) -> None:
+    app = client_app(redis_db)
+    events = Events(app)
+    ids = {name: app.send_task(name, priority=3, expires=3600).id for name in NAMES}
+    before = raw_messages(redis_db.client)
+    env = env_of(redis_db, **env)
+    with Worker("tests.apps.plain", pool=pool, concurrency=len(ids), env=env, args=["-E"]) as first:
+        first.wait_line("^>> .* started ", count=len(ids))
+        first.term()
+        assert first.wait() == 0
+        assert HARD < first.took < GRACE
+
+    back = {ids["early_ignores"], ids["late"]}
+    after = raw_messages(redis_db.client)
+    assert after == {id: before[id] for id in back}
+    assert redis_db.client.hlen("unacked") == 0
+
+    # The soft deadline is for those that would lose their message at the hard one.
+    assert first.count("handled ShutdownTimeLimit") == 1
+    assert first.count("ignored ShutdownTimeLimit") == 1
+    assert first.count("NOT LEFT ALONE") == 0
+    assert first.count("Grace period: 9 s") == 1
+    assert first.count("Stopping, asked for by SIGTERM") == 1
+    assert first.count("Stopped: 5 finished, 0 interrupted, 2 given up, 0 released") == 1
+
+    # Request classes of the user's own are used.
+    # (Celery itself puts its own on_success in the place of theirs.)
+    assert first.count(" accepted loud$") == first.count(" accepted loud_by_name$") == 1
+    assert first.count(" failed loud_by_name$") == 1
+
+    states = {name: app.AsyncResult(id).state for name, id in ids.items()}
+    assert states == {
+        "early": "FAILURE",
+        "early_handles": "SUCCESS",
+        "early_ignores": "INTERRUPTED",
+        "late": "INTERRUPTED",
+        "short": "SUCCESS",
+        "loud": "SUCCESS",
+        "loud_by_name": "FAILURE",
+    }
+    assert type(app.AsyncResult(ids["early"]).result).__name__ == "ShutdownTimeLimit"
+    ends = {
+        "SUCCESS": "task-succeeded",
+        "FAILURE": "task-failed",
+        "INTERRUPTED": "task-interrupted",
+    }
+    seen = events.all()
+    assert {name: seen[id][-1] for name, id in ids.items()} == {
+        name: ends[state] for name, state in states.items()
+    }
+
+    env["SECOND"] = "1"
+    with Worker("tests.apps.plain", pool=pool, env=env) as second:
+        second.wait_line("succeeded in", count=len(back))
+        second.term()
+        assert second.wait() == 0
+    assert second.count(" started ") == len(back)
+    assert {app.AsyncResult(id).state for id in back} == {"SUCCESS"}
+    assert not raw_messages(redis_db.client)
+
+
+def test_twice_is_as_once() -> None:
+    app = Celery("twice", set_as_current=False)
+    Graceful(app)
+    steps = {name: set(found) for name, found in app.steps.items()}
+    created = app.create_task_cls
+    Graceful(app)
+    assert app.steps == steps
+    assert app.create_task_cls == created
+
+
+def test_default_task_twice() -> None:
+    app = Celery("twice", set_as_current=False)
+    app.conf.graceful_default_task = True
+    Graceful(app)
+    Graceful(app)
+    names = [cls.__name__ for cls in app.Task.__mro__]
+    assert names.count("GracefulTask") == 1
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_without_result_backend(redis_db: RedisDB, pool: str) -> None:
+    app = Celery("client", broker=redis_db.url, set_as_current=False)
+    ids = [app.send_task(name, ("point",)).id for name in ("late", "early", "ignoring")]
+    env = {"BROKER_URL": redis_db.url, **DEADLINES, "CONF_graceful_soft_deadline": "4.9"}
+    with Worker("tests.apps.compositions", pool=pool, concurrency=3, env=env) as first:
+        first.wait_line("^>> .* started ", count=3)
+        first.term()
+        assert first.wait() == 0
+        assert first.took < HARD
+    assert sorted(raw_messages(redis_db.client)) == sorted(ids)
+    assert first.count("Could not store") == 0
+    assert first.count("signal task_interrupted") == 3
+
+
+def wait_acknowledged(db: RedisDB, count: int, *, of: int) -> None:
+    """Until that many of the messages are acknowledged and the others are fetched."""
+    end = time.monotonic() + TIMEOUT
+    while db.client.hlen("unacked") != of - count or db.client.llen("celery"):
+        assert time.monotonic() < end, "not acknowledged"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_an_app_without_the_plugin_behaves_as_before(redis_db: RedisDB, pool: str) -> None:
+    """A warm shutdown of plain Celery, with this package imported and without."""
+    app = client_app(redis_db)
+    outcomes: list[Any] = []
+    for env in ({}, {"IMPORT": "1"}):
+        ids = [app.send_task("two_seconds", (n,)).id for n in range(3)]
+        options = {"pool": pool, "concurrency": 2, "env": env_of(redis_db, **env)}
+        with Worker("tests.apps.bare", **options) as plain:  # type: ignore[arg-type]
+            plain.wait_line("^>> .* started ", count=2)
+            wait_acknowledged(redis_db, 2, of=3)
+            plain.term()
+            status = plain.wait()
+        states = [app.AsyncResult(id).state for id in ids]
+        left = raw_messages(redis_db.client)
+        redis_db.client.flushdb()
+        outcomes.append(
+            {
+                "status": status,
+                "states": states,
+                "left": len(left),
+                "started": plain.count(" started two_seconds"),
+                "finished": plain.count(" finished two_seconds"),
+                "warm": plain.count("worker: Warm shutdown"),
+                "ours": plain.count("(?i)grace"),
+            }
+        )
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0]["warm"] == 1
+    assert outcomes[0]["finished"] >= 2
+    assert outcomes[0]["ours"] == 0
