@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 from typing import Any
 
+from billiard.util import Finalize
 from celery import bootsteps
 from celery.utils.log import get_logger
 
-from celery_graceful import control, grace_period
+from celery_graceful import cleanup, control, grace_period, time_limit
 from celery_graceful.drain import Drain
 from celery_graceful.request import adopt
 from celery_graceful.settings import Settings
@@ -39,6 +40,12 @@ class WorkerStep(bootsteps.StartStopStep):
         # Not by ``requires``: the signal handlers have to be there before the pool starts,
         # and Celery installs its own when the blueprint starts.
         worker.graceful = Drain(worker, self.settings, self.deadlines)
+        if worker.graceful.adapter.in_process:
+            cleanup.enter("process", "worker")
+        else:
+            cleanup.enter("worker")
+        # For a worker that fails to start: after billiard has ended the children, at 15.
+        Finalize(None, cleanup.run, exitpriority=-100)
         worker.steps.insert(0, self)
         return True
 
@@ -62,6 +69,8 @@ class WorkerStep(bootsteps.StartStopStep):
         _warn_superseded(worker.app.conf)
 
     def stop(self, worker: Any) -> None:
+        if time_limit.reachable():  # else it is embedded, and the process goes on
+            cleanup.run()
         worker.graceful.stopped()
 
     terminate = stop

@@ -25,7 +25,7 @@ from celery.platforms import EX_FAILURE, EX_OK
 from celery.utils.log import get_logger
 from celery.worker import state
 
-from celery_graceful import native, phase, signals
+from celery_graceful import cleanup, native, phase, signals
 from celery_graceful import run as _run
 from celery_graceful.grace_period import Deadlines
 from celery_graceful.log_thread import LogThread
@@ -63,6 +63,10 @@ LAST_RESORT = 3.0
 
 #: Seconds that the log and the standard streams get at the very end.
 LAST_WORDS = 0.2
+
+#: Share of the time after the hard deadline that the last resort leaves for cleanups that
+#: have not run. At 0.6 of it is the last resort, at 0.8 the sentinel's SIGKILL.
+LAST_CLEANUPS = 0.1
 
 #: Seconds in which results of children that were just taken away may still arrive.
 LAST_RESULTS = 0.05
@@ -347,6 +351,9 @@ class Drain:
         self.adapter.leave()
         status = EX_FAILURE if self._failed_to_give_back else EX_OK
         try:
+            left = LAST_CLEANUPS * (self.deadlines.grace - self.deadlines.hard)
+            end = time.monotonic() + left
+            bounded(lambda: cleanup.run(end=end), 1.5 * left)
             self.report()
             self.board.close()
             if self.worker.pidlock:
