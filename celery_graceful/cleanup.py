@@ -23,6 +23,7 @@ import inspect
 import itertools
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial, update_wrapper
@@ -146,15 +147,25 @@ class Entry:
         return self.scope is None or self.scope in _scopes
 
     def run(self, caller: Callable[[Callable[[], Any]], None], limit: float) -> None:
+        outer = sys.exc_info()[1]
         try:
             caller(self.fn)
         except time_limit.Overrun:
             self.complain(limit)
-        except BaseException:
+        except BaseException as exc:
+            _forget_context(exc, outer)
             logger.exception("%s raised", self.name)
 
     def complain(self, limit: float) -> None:
         logger.error("%s did not end within %.2g s", self.name, limit)
+
+
+def _forget_context(exc: BaseException | None, outer: BaseException | None) -> None:
+    """The SystemExit that ends the process is no context of what a cleanup raises."""
+    while exc is not None:
+        if exc.__context__ is outer:
+            exc.__context__ = None
+        exc = exc.__context__
 
 
 def _left() -> list[Entry]:
