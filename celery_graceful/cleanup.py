@@ -64,6 +64,9 @@ _scopes: frozenset[str] = frozenset({"everywhere"})
 _entries: dict[int, Entry] = {}
 _keys = itertools.count()
 
+#: The latest walk through them.
+_walk: _Walk | None = None
+
 
 def enter(*scopes: Scope) -> None:
     """Tell what this process is: it runs tasks (``process``), is a worker's main one, or both.
@@ -83,13 +86,21 @@ def run(*, end: float | None = None, on_stuck: Callable[[], Any] | None = None) 
         on_stuck: Called when one call cannot be ended and all others are done, in a thread
             other than the caller's, which is stuck in that call.
     """
+    global _walk
+    if end is None:
+        end = _end()
+    if _walk is not None:  # two paths lead here: one after the other, in order
+        _walk.wait(end)
     if not _left():
         return
-    walk = _Walk(_end() if end is None else end, on_stuck)
-    if time_limit.reachable():
-        walk.here()
-    else:
-        walk.in_threads()
+    walk = _walk = _Walk(end, on_stuck)
+    try:
+        if time_limit.reachable():
+            walk.here()
+        else:
+            walk.in_threads()
+    finally:
+        walk.over()
 
 
 def _end() -> float:
@@ -183,9 +194,10 @@ class _Walk:
     def __init__(self, end: float, on_stuck: Callable[[], Any] | None) -> None:
         self.end = end
         self._on_stuck = on_stuck
-        self._over = native.Lock()
-        self._over.acquire()
         self._lock = native.Lock()
+        self._is_over = False
+        self._over = native.Lock()  # held until it is over
+        self._over.acquire()
         self._overdue_at = math.inf
         self._running = ""
         self._taken_over = False
@@ -205,9 +217,8 @@ class _Walk:
                 self._overdue_at = math.inf
                 taken_over = self._taken_over
             if taken_over:
-                self._over.acquire(True, max(0.0, self.end - time.monotonic()))
+                self.wait(self.end)
                 return
-        self._over.release()
 
     def in_threads(self) -> None:
         """Make each call in a thread of its own, and leave it behind when its time is up."""
@@ -218,21 +229,37 @@ class _Walk:
             if not over.acquire(True, limit):
                 entry.complain(limit)
 
+    def wait(self, end: float) -> bool:
+        """Wait until it is over, at most until ``end``; whether it is."""
+        over = bool(self._over.acquire(True, max(0.0, end - time.monotonic())))
+        if over:
+            self._over.release()
+        return over
+
+    def over(self) -> None:
+        """It is over, or left to those who come next."""
+        with self._lock:
+            if not self._is_over:
+                self._is_over = True
+                self._over.release()
+
     def _watch(self) -> None:
-        while not self._over.acquire(True, self._seconds_to_look()):
+        while not self.wait(self._next_look()):
             with self._lock:
                 self._taken_over = time.monotonic() >= self._overdue_at
+                running = self._running
             if self._taken_over:
-                logger.error("%s cannot be ended: going on without it", self._running)
+                logger.error("%s cannot be ended: going on without it", running)
                 self.in_threads()
                 if self._on_stuck is not None:
                     self._on_stuck()
-                self._over.release()
+                self.over()
                 return
 
-    def _seconds_to_look(self) -> float:
+    def _next_look(self) -> float:
         # Capped: what begins while this waits can be due earlier.
-        return max(0.001, min(0.05, self._overdue_at - time.monotonic()))
+        now = time.monotonic()
+        return max(now + 0.001, min(now + 0.05, self._overdue_at))
 
     def _turns(self) -> Iterator[tuple[Entry, float]]:
         """Each entry that is ours, with the seconds that it may take."""
@@ -332,6 +359,8 @@ def name_of(fn: Any) -> str:
 
 
 def _after_fork() -> None:
+    global _walk
+    _walk = None
     enter()
     for entry in list(_entries.values()):
         if entry.on_fork is not None and entry.take():

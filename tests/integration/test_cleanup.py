@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from collections import defaultdict
 
 import pytest
 from celery import Celery
 
-from tests.workers import ROOT, TIMEOUT, Worker
+from tests.workers import Worker
 
 APP = "tests.apps.cleanup"
 NAME = "tests.apps.cleanup."
