@@ -7,6 +7,7 @@ from typing import Any
 
 from billiard.util import Finalize
 from celery import bootsteps
+from celery.signals import beat_embedded_init
 from celery.utils.log import get_logger
 
 from celery_graceful import cleanup, control, grace_period, time_limit
@@ -44,8 +45,8 @@ class WorkerStep(bootsteps.StartStopStep):
             cleanup.enter("process", "worker")
         else:
             cleanup.enter("worker")
-        # For a worker that fails to start: after billiard has ended the children, at 15.
-        Finalize(None, cleanup.run, exitpriority=-100)
+        _clean_up_last()
+        beat_embedded_init.connect(_clean_up_last)
         worker.steps.insert(0, self)
         return True
 
@@ -70,6 +71,8 @@ class WorkerStep(bootsteps.StartStopStep):
 
     def stop(self, worker: Any) -> None:
         if time_limit.reachable():  # else it is embedded, and the process goes on
+            if getattr(worker, "beat", None):
+                worker.beat.join(cleanup.time_left() / 2)
             cleanup.run()
         worker.graceful.stopped()
 
@@ -93,6 +96,14 @@ class ConsumerStep(bootsteps.StartStopStep):
 
     def stop(self, consumer: Any) -> None:
         consumer.controller.graceful.consumer_lost()
+
+
+def _clean_up_last(**_: Any) -> None:
+    """In a process of which billiard rules the end: a worker that cannot start, ``-B``'s beat.
+
+    After billiard has ended the children, which it does at 15.
+    """
+    Finalize(None, cleanup.run, exitpriority=-100)
 
 
 def _install_handlers(drain: Drain) -> None:

@@ -33,7 +33,17 @@ from celery.utils.log import get_logger
 
 from celery_graceful import native, phase, time_limit
 
-__all__ = ["DEFAULT_TIMEOUT", "Entry", "ExitHandle", "Scope", "check", "enter", "name_of", "run"]
+__all__ = [
+    "DEFAULT_TIMEOUT",
+    "Entry",
+    "ExitHandle",
+    "Scope",
+    "check",
+    "enter",
+    "name_of",
+    "run",
+    "time_left",
+]
 
 Scope = Literal["process", "worker", "everywhere"]
 
@@ -101,6 +111,11 @@ def run(*, end: float | None = None, on_stuck: Callable[[], Any] | None = None) 
             walk.in_threads()
     finally:
         walk.over()
+
+
+def time_left() -> float:
+    """Seconds that ``run`` would give itself now."""
+    return _end() - time.monotonic()
 
 
 def _end() -> float:

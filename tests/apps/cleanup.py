@@ -71,6 +71,11 @@ def started(**_):
     say("CHILD", "started", os.getpid())
 
 
+@signals.beat_init.connect
+def beat_started(**_):
+    say("BEAT", "started", os.getpid())
+
+
 @app.task(base=GracefulTask, bind=True)
 def work(self, name):
     """Goes on for as long as the worker does, and a bit longer."""
@@ -85,6 +90,17 @@ def work(self, name):
 def touch():
     with db():
         say("TASK", "touch", os.getpid())
+
+
+@app.task(base=GracefulTask, bind=True)
+def both(self, count):
+    """Waits until so many of these run at the same time."""
+    with db(), self.app.connection_for_write() as connection:
+        redis = connection.default_channel.client
+        redis.incr("both")
+        say("TASK", "both", os.getpid())
+        while int(redis.get("both")) < count:
+            self.wait_for_interrupt(0.02)
 
 
 @app.task(base=GracefulTask)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from collections import defaultdict
 
 import pytest
 from celery import Celery
 
-from tests.workers import Worker
+from tests.workers import ROOT, TIMEOUT, Worker
 
 APP = "tests.apps.cleanup"
 NAME = "tests.apps.cleanup."
@@ -33,10 +36,13 @@ class Client:
         self.app = Celery(broker=redis_db.url)
 
     def send(self, task, *args):
-        self.app.send_task(NAME + task, args)
+        return self.app.send_task(NAME + task, args).id
 
     def broadcast(self, command, **arguments):
         self.app.control.broadcast(command, arguments=arguments)
+
+    def terminate(self, task_id):
+        self.app.control.revoke(task_id, terminate=True)
 
 
 @pytest.fixture
@@ -62,10 +68,13 @@ class Story:
                 self.ends[pid].append(name)
             elif what == "OPEN":
                 self.opened[pid].append(name)
+        self.beat = {pid for what, name, pid in self.lines if (what, name) == ("BEAT", "started")}
         self.children = {pid for what, _, pid in self.lines if what == "CHILD"} - {self.main}
 
     def check(self, *, killed=0):
         """The whole promise. `killed`: so many children had no chance."""
+        for pid in self.beat:
+            assert self.ends.pop(pid) == TROUBLE, self.output
         for pid in self.children | {self.main}:
             mine = [what for what, _, of in self.lines if of == pid]
             ends = [i for i, what in enumerate(mine) if what in ("EXIT", "CLOSE")]
@@ -83,7 +92,7 @@ class Story:
         for pid, opened in self.opened.items():
             assert pid in self.children | {self.main}
             assert opened == ["client", "db"]
-        runs = len(self.children) - killed + 1
+        runs = len(self.children) - killed + 1 + len(self.beat)
         assert self.output.count("cleanup.hangs did not end within") == runs, self.output
         assert self.output.count("cleanup.raises raised") == runs, self.output
         assert "cancelled" not in self.output
@@ -144,3 +153,122 @@ def test_a_worker_that_fails_at_start_up(redis_db, pool):
         assert worker.wait() != 0
         assert "cannot start" in worker.output
     Story(worker).check()
+
+
+def leave_one_by_one(worker, count):
+    """Wait until so many children have run all of their cleanups."""
+    worker.wait_line("CLOSE client", count=count)
+
+
+@pytest.mark.parametrize("pool", FORKING)
+def test_children_that_leave_while_the_worker_runs(redis_db, client, pool, tmp_path):
+    args = ["--max-tasks-per-child=1", "-B", "-s", str(tmp_path / "schedule")]
+    conf = {"CONF_worker_pool_restarts": "True"}
+    with start(redis_db, pool, 1, args, **conf).ready() as worker:
+        worker.wait_line("BEAT started")
+        client.send("touch")
+        leave_one_by_one(worker, 1)
+        running = client.send("work", "a")
+        worker.wait_line("TASK a")
+        client.terminate(running)
+        leave_one_by_one(worker, 2)
+        worker.wait_line("CHILD started", count=3)
+        client.broadcast("pool_restart")
+        leave_one_by_one(worker, 3)
+        worker.wait_line("CHILD started", count=4)
+        worker.term()
+        assert worker.wait() == 0
+    story = Story(worker)
+    assert len(story.beat) == 1
+    story.check()
+
+
+def test_children_that_are_too_large_or_too_many(redis_db, client):
+    args = ["--max-memory-per-child=1", "--autoscale=2,1"]
+    with start(redis_db, args=args, AUTOSCALE_KEEPALIVE="1").ready() as worker:
+        client.send("both", 2)
+        client.send("both", 2)
+        leave_one_by_one(worker, 3)  # two for their size, one for being too many
+        worker.term()
+        assert worker.wait() == 0
+        assert worker.count("Scaling down") == 1
+    story = Story(worker)
+    assert len(story.children) == 4
+    story.check()
+
+
+def test_the_pool_of_brokers_without_an_event_loop(tmp_path):
+    options = {"data_folder_in": str(tmp_path), "data_folder_out": str(tmp_path)}
+    app = Celery(broker="filesystem://")
+    app.conf.broker_transport_options = options
+    env = {"BROKER_URL": "filesystem://", "CONF_broker_transport_options": repr(options)}
+    with Worker(APP, env={**env, "GRACE": "20"}).ready() as worker:
+        app.send_task(NAME + "work", ["a"])
+        worker.wait_line("TASK a")
+        worker.term()
+        assert worker.wait() == 0
+    Story(worker).check()
+
+
+# -- processes that are no workers ---------------------------------------------------
+
+
+def ends_of(output, pid):
+    return [
+        line.split()[3]
+        for line in output.splitlines()
+        if line.startswith(">> ") and line.split()[2] in ("EXIT", "CLOSE") and line.endswith(pid)
+    ]
+
+
+def test_a_script():
+    process = subprocess.run(
+        [sys.executable, "-m", APP], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT
+    )
+    assert process.returncode == 3, process.stderr
+    assert ends_of(process.stderr, "") == [*TROUBLE, *RESOURCES], process.stderr
+    assert "cleanup.hangs did not end within 0.2 s" in process.stderr
+
+
+def test_beat(redis_db, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "celery", "-A", APP, "beat", "-l", "INFO"]
+        + ["-s", str(tmp_path / "schedule"), "--pidfile="],
+        cwd=ROOT,
+        env={**os.environ, "BROKER_URL": redis_db.url},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        seen = ""
+        for line in process.stderr:
+            seen += line
+            if "BEAT started" in line:
+                process.terminate()
+        assert process.wait(TIMEOUT) == 0, seen
+    assert ends_of(seen, str(process.pid)) == TROUBLE, seen
+
+
+@pytest.mark.parametrize("options", [[], ["-n", "2"]], ids=["plain", "xdist"])
+def test_pytest(tmp_path, options):
+    test = tmp_path / "test_it.py"
+    test.write_text(
+        "import pytest\n"
+        "from tests.apps.cleanup import db\n"
+        "@pytest.mark.parametrize('number', range(4))\n"
+        "def test_it(number):\n"
+        "    assert db.get() is db.get()\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", *options, str(test)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert process.returncode == 0, process.stdout
+    opened = [line.split()[-1] for line in process.stderr.splitlines() if "OPEN db" in line]
+    assert len(opened) == len(set(opened)) >= 1, process.stderr
+    for pid in opened:
+        assert ends_of(process.stderr, pid) == [*TROUBLE, *RESOURCES], process.stderr
