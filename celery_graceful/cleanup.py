@@ -21,6 +21,7 @@ from __future__ import annotations
 import atexit
 import inspect
 import itertools
+import logging
 import math
 import os
 import sys
@@ -28,8 +29,6 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial, update_wrapper
 from typing import Any, Literal, get_args
-
-from celery.utils.log import get_logger
 
 from celery_graceful import native, phase, time_limit
 
@@ -47,7 +46,8 @@ __all__ = [
 
 Scope = Literal["process", "worker", "everywhere"]
 
-logger = get_logger(__name__)
+# Not Celery's get_logger: its NullHandler would keep what happens in a script from stderr.
+logger = logging.getLogger(__name__)
 
 #: Seconds that all that runs at the end of one process may take, unless set otherwise.
 DEFAULT_TIMEOUT = 5.0
@@ -208,6 +208,8 @@ class _Walk:
 
     def __init__(self, end: float, on_stuck: Callable[[], Any] | None) -> None:
         self.end = end
+        #: Seconds. Half of the time is kept for all, the other half is for those who need it.
+        self._kept_for_each = max(0.001, (end - time.monotonic()) / 2 / max(1, len(_left())))
         self._on_stuck = on_stuck
         self._lock = native.Lock()
         self._is_over = False
@@ -285,13 +287,9 @@ class _Walk:
                 return
             entry = min(left, key=lambda entry: (entry.rank, -entry.key))
             if entry.take():
-                yield entry, self._limit(entry, others=len(left) > 1)
-
-    def _limit(self, entry: Entry, *, others: bool) -> float:
-        share = 1.0
-        if others:  # one that hangs must leave them something
-            share = 0.5 if math.isinf(entry.timeout) else 0.9
-        return min(entry.timeout, share * max(0.001, self.end - time.monotonic()))
+                # One that hangs must leave the others something.
+                limit = self.end - time.monotonic() - self._kept_for_each * (len(left) - 1)
+                yield entry, min(entry.timeout, max(limit, self._kept_for_each))
 
 
 def _call_and_release(entry: Entry, over: Any, limit: float) -> None:

@@ -85,8 +85,9 @@ class Graceful:
                 of a worker when all tasks and children are done, ``everywhere`` every
                 process that registered it or was forked from one that did: also beat, a web
                 process, a script.
-            timeout: Seconds that it may take. Without it: half of what ``graceful_exit_timeout``
-                leaves, or all of it for the last one.
+            timeout: Seconds that it may take. With or without it never more than what
+                ``graceful_exit_timeout`` leaves, half of which is kept for all callbacks in
+                equal parts.
 
         Returns:
             A handle: ``handle.cancel()`` takes it back, calling it calls ``fn``.

@@ -198,7 +198,8 @@ def test_children_that_are_too_large_or_too_many(redis_db, client):
 
 
 def test_the_pool_of_brokers_without_an_event_loop(tmp_path):
-    options = {"data_folder_in": str(tmp_path), "data_folder_out": str(tmp_path)}
+    folders = ("data_folder_in", "data_folder_out", "control_folder")
+    options = dict.fromkeys(folders, str(tmp_path))
     app = Celery(broker="filesystem://")
     app.conf.broker_transport_options = options
     env = {"BROKER_URL": "filesystem://", "CONF_broker_transport_options": repr(options)}
