@@ -162,10 +162,13 @@ def leave_one_by_one(worker, count):
 
 @pytest.mark.parametrize("pool", FORKING)
 def test_children_that_leave_while_the_worker_runs(redis_db, client, pool, tmp_path):
-    args = ["--max-tasks-per-child=1", "-B", "-s", str(tmp_path / "schedule")]
+    args = ["--max-tasks-per-child=1"]
+    if pool == "prefork":  # a spawned scheduler may not even import the app's module
+        args += ["-B", "-s", str(tmp_path / "schedule")]
     conf = {"CONF_worker_pool_restarts": "True"}
     with start(redis_db, pool, 1, args, **conf).ready() as worker:
-        worker.wait_line("BEAT started")
+        if pool == "prefork":
+            worker.wait_line("BEAT started")
         client.send("touch")
         leave_one_by_one(worker, 1)
         running = client.send("work", "a")
@@ -179,7 +182,7 @@ def test_children_that_leave_while_the_worker_runs(redis_db, client, pool, tmp_p
         worker.term()
         assert worker.wait() == 0
     story = Story(worker)
-    assert len(story.beat) == 1
+    assert len(story.beat) == (pool == "prefork")
     story.check()
 
 
