@@ -12,7 +12,7 @@ any resource.
 A fork inherits the callbacks: each process in their scope runs them. It does not inherit
 resources: in the child they are not open, and what the parent opened is left alone.
 
-There are no locks around the registry: an insertion into a dict and a ``pop`` are one step
+There is no lock around the registry: an insertion into a dict and a ``pop`` are one step
 each, so it can be used from threads, hubs and signal handlers, and no fork finds it locked.
 """
 
@@ -74,8 +74,9 @@ _scopes: frozenset[str] = frozenset({"everywhere"})
 _entries: dict[int, Entry] = {}
 _keys = itertools.count()
 
-#: The latest walk through them.
-_walk: _Walk | None = None
+#: The latest of those that walk through them, and wait for each other.
+_last_walk: _Walk | None = None
+_queue_lock = native.Lock()
 
 
 def enter(*scopes: Scope) -> None:
@@ -96,15 +97,17 @@ def run(*, end: float | None = None, on_stuck: Callable[[], Any] | None = None) 
         on_stuck: Called when one call cannot be ended and all others are done, in a thread
             other than the caller's, which is stuck in that call.
     """
-    global _walk
-    if end is None:
-        end = _end()
-    if _walk is not None:  # two paths lead here: one after the other, in order
-        _walk.wait(end)
-    if not _left():
+    global _last_walk
+    if _last_walk is None and not _left():
         return
-    walk = _walk = _Walk(end, on_stuck)
+    walk = _Walk(_end() if end is None else end, on_stuck)
+    with _queue_lock:
+        before, _last_walk = _last_walk, walk
+    if before is not None:  # several paths lead here: one after the other, in order
+        before.wait(walk.end)
     try:
+        if not _left():
+            return
         if time_limit.reachable():
             walk.here()
         else:
@@ -208,8 +211,6 @@ class _Walk:
 
     def __init__(self, end: float, on_stuck: Callable[[], Any] | None) -> None:
         self.end = end
-        #: Seconds. Half of the time is kept for all, the other half is for those who need it.
-        self._kept_for_each = max(0.001, (end - time.monotonic()) / 2 / max(1, len(_left())))
         self._on_stuck = on_stuck
         self._lock = native.Lock()
         self._is_over = False
@@ -280,6 +281,8 @@ class _Walk:
 
     def _turns(self) -> Iterator[tuple[Entry, float]]:
         """Each entry that is ours, with the seconds that it may take."""
+        # Half of the time is kept for all, the other half is for those who need it.
+        kept_for_each = max(0.001, (self.end - time.monotonic()) / 2 / max(1, len(_left())))
         while left := _left():
             if time.monotonic() >= self.end:
                 names = [entry.name for entry in left if entry.take()]
@@ -288,8 +291,8 @@ class _Walk:
             entry = min(left, key=lambda entry: (entry.rank, -entry.key))
             if entry.take():
                 # One that hangs must leave the others something.
-                limit = self.end - time.monotonic() - self._kept_for_each * (len(left) - 1)
-                yield entry, min(entry.timeout, max(limit, self._kept_for_each))
+                limit = self.end - time.monotonic() - kept_for_each * (len(left) - 1)
+                yield entry, min(entry.timeout, max(limit, kept_for_each))
 
 
 def _call_and_release(entry: Entry, over: Any, limit: float) -> None:
@@ -372,8 +375,8 @@ def name_of(fn: Any) -> str:
 
 
 def _after_fork() -> None:
-    global _walk
-    _walk = None
+    global _last_walk, _queue_lock
+    _last_walk, _queue_lock = None, native.Lock()
     enter()
     for entry in list(_entries.values()):
         if entry.on_fork is not None and entry.take():

@@ -29,7 +29,7 @@ TIMEOUT = 60.0
 def empty(monkeypatch):
     """A registry of the test's own, in a process that runs tasks and is a worker's main one."""
     monkeypatch.setattr(cleanup, "_entries", {})
-    monkeypatch.setattr(cleanup, "_walk", None)
+    monkeypatch.setattr(cleanup, "_last_walk", None)
     monkeypatch.setattr(cleanup, "exit_timeout", cleanup.exit_timeout)
     monkeypatch.setattr(cleanup, "_scopes", frozenset({"process", "worker", "everywhere"}))
 
