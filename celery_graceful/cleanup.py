@@ -55,12 +55,12 @@ DEFAULT_TIMEOUT = 5.0
 #: Reads ``graceful_exit_timeout``; set by ``Graceful`` when it is first asked for a cleanup.
 exit_timeout: Callable[[], float] = lambda: DEFAULT_TIMEOUT  # noqa: E731
 
-#: Shares of the time between the hard deadline and the end of the grace period. At 0.6 of it
-#: is the last resort: children have to be gone before the main process has its turn.
-CHILD_SHARE, MAIN_SHARE = 0.25, 0.5
+#: Shares of the time until a stopping worker's last resort: children have to be gone before
+#: the main process has its turn.
+CHILD_SHARE, MAIN_SHARE = 0.5, 0.85
 
-#: Share that there is for a start in any case, however late.
-LEAST_SHARE = 0.1
+#: Seconds that there are for a start in any case, however late.
+LEAST = 0.1
 
 #: Seconds after its time limit in which a call that is being ended may get out.
 PATIENCE = 0.25
@@ -130,9 +130,8 @@ def _end() -> float:
         end = now + DEFAULT_TIMEOUT
     board = phase.board
     if board is not None and board.interrupted:
-        room = board.grace_ends_at - board.hard_at
         share = MAIN_SHARE if "worker" in _scopes else CHILD_SHARE
-        end = max(min(end, board.hard_at + share * room), now + LEAST_SHARE * room)
+        end = min(end, now + max(LEAST, share * (board.last_resort_at - now)))
     return end
 
 

@@ -299,6 +299,7 @@ class Drain:
             self._last_resort_at,
             time.monotonic() + min(LAST_RESORT, self.deadlines.last_resort - self.deadlines.hard),
         )
+        self.board.last_resort_at = self._last_resort_at
         if given_up or self.ledger.requeue.deferred:
             bounded(lambda: self._record(given_up), room / 5)
             bounded(lambda: self._send_events(given_up, room / 10), room / 10)
@@ -351,7 +352,8 @@ class Drain:
         self.adapter.leave()
         status = EX_FAILURE if self._failed_to_give_back else EX_OK
         try:
-            left = LAST_CLEANUPS * (self.deadlines.grace - self.deadlines.hard)
+            room = self.deadlines.grace - self.deadlines.hard
+            left = min(1.0, LAST_CLEANUPS * room)
             end = time.monotonic() + left
             bounded(lambda: cleanup.run(end=end), 1.5 * left)
             self.report()

@@ -20,7 +20,9 @@ from celery.concurrency import asynpool
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_graceful import Graceful, cleanup, time_limit
+from celery_graceful import Graceful, cleanup, phase, time_limit
+from celery_graceful.grace_period import Deadlines
+from celery_graceful.phase import Board, InterruptReason
 
 TIMEOUT = 60.0
 
@@ -336,6 +338,29 @@ def test_many_that_hang_end_together_in_time(graceful, caplog):
     named = caplog.text.count("hangs_asleep did not end")
     assert named == 5
     assert log == [1]
+
+
+@pytest.mark.parametrize(
+    ("here", "last_resort", "left"),
+    [
+        ("worker", 100, 5),
+        ("worker", 2, 1.7),
+        ("process", 100, 5),
+        ("process", 2, 1),
+        ("process", -1, 0.1),
+    ],
+)
+def test_a_stopping_worker_cleans_up_before_its_last_resort(
+    monkeypatch, graceful, here, last_resort, left
+):
+    monkeypatch.setattr(phase, "board", Board.create())
+    cleanup.enter(here)
+    assert cleanup.time_left() == pytest.approx(5, abs=0.05)
+    phase.board.begin_stop(Deadlines(600, 400, 500, ""), InterruptReason.SHUTDOWN)
+    assert phase.board.last_resort_at - phase.board.requested_at == pytest.approx(560)
+    phase.board.last_resort_at = time.monotonic() + last_resort
+    assert cleanup.time_left() == pytest.approx(left, abs=0.05)
+    assert phase.board.grace_ends_at - phase.board.requested_at == pytest.approx(600)
 
 
 def test_what_there_is_no_time_for_is_named(graceful, caplog):
