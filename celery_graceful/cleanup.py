@@ -104,7 +104,7 @@ def run(*, end: float | None = None, on_stuck: Callable[[], Any] | None = None) 
     with _queue_lock:
         before, _last_walk = _last_walk, walk
     if before is not None:  # several paths lead here: one after the other, in order
-        before.wait(walk.end)
+        before.wait(max(walk.end, before.latest))
     try:
         if not _left():
             return
@@ -210,6 +210,8 @@ class _Walk:
 
     def __init__(self, end: float, on_stuck: Callable[[], Any] | None) -> None:
         self.end = end
+        #: What was kept for each is theirs also when the others took a bit too long.
+        self.latest = end + max(LEAST, end - time.monotonic()) / 2
         self._on_stuck = on_stuck
         self._lock = native.Lock()
         self._is_over = False
@@ -281,9 +283,12 @@ class _Walk:
     def _turns(self) -> Iterator[tuple[Entry, float]]:
         """Each entry that is ours, with the seconds that it may take."""
         # Half of the time is kept for all, the other half is for those who need it.
-        kept_for_each = max(0.001, (self.end - time.monotonic()) / 2 / max(1, len(_left())))
+        seconds = max(LEAST, self.end - time.monotonic())
+        kept_for_each = seconds / 2 / max(1, len(_left()))
         while left := _left():
-            if time.monotonic() >= self.end:
+            if time.monotonic() >= self.latest:
+                if _last_walk is not self:
+                    return  # the next one may have the time
                 names = [entry.name for entry in left if entry.take()]
                 logger.error("No time left at exit, so not run: %s", ", ".join(names))
                 return

@@ -320,7 +320,7 @@ def test_one_that_hangs_costs_no_other_its_run(graceful, caplog, hangs, timeout)
     started = time.monotonic()
     cleanup.run()
     assert log == [2, 1]
-    assert f"{hangs.__name__} did not end within {0.1 if timeout else 0.33:.2g}" in caplog.text
+    assert f"{hangs.__name__} did not end within {timeout or '0.'}" in caplog.text
     assert time.monotonic() - started < 5
     assert signal.getsignal(signal.SIGALRM) is before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
@@ -338,6 +338,14 @@ def test_many_that_hang_end_together_in_time(graceful, caplog):
     named = caplog.text.count("hangs_asleep did not end")
     assert named == 5
     assert log == [1]
+
+
+def test_it_may_be_late_for_one_that_is_quick(graceful):
+    log = []
+    for number in range(10):
+        graceful.on_exit(log.append, number)
+    cleanup.run(end=time.monotonic())
+    assert log == list(reversed(range(10)))
 
 
 @pytest.mark.parametrize(
@@ -367,7 +375,7 @@ def test_what_there_is_no_time_for_is_named(graceful, caplog):
     log = []
     graceful.on_exit(log.append, 1)
     graceful.on_exit(hangs_asleep)
-    cleanup.run(end=time.monotonic())
+    cleanup.run(end=time.monotonic() - 1)
     assert log == []
     assert "No time left at exit, so not run: " in caplog.text
     assert "hangs_asleep" in caplog.text
