@@ -1,5 +1,6 @@
 """Celery workers that stop in time, and tasks that go on where they stopped."""
 
+from celery_graceful.cleanup import ExitHandle
 from celery_graceful.exceptions import Interrupted, SettingsError, ShutdownTimeLimit
 from celery_graceful.interrupt import (
     Interrupt,
@@ -13,18 +14,21 @@ from celery_graceful.interrupt import (
 )
 from celery_graceful.phase import InterruptReason, Phase
 from celery_graceful.plugin import Graceful
+from celery_graceful.resource import Resource
 from celery_graceful.task import INTERRUPTED, GracefulTask
 
 __version__ = "0.1.0"
 
 __all__ = [
     "INTERRUPTED",
+    "ExitHandle",
     "Graceful",
     "GracefulTask",
     "Interrupt",
     "InterruptReason",
     "Interrupted",
     "Phase",
+    "Resource",
     "SettingsError",
     "ShutdownTimeLimit",
     "current_interrupt",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import signal
 from typing import Any
 
+from billiard.util import Finalize
 from celery import bootsteps
 from celery.apps.worker import Worker
+from celery.signals import beat_embedded_init
 from celery.utils.log import get_logger
 
-from celery_graceful import control, grace_period
+from celery_graceful import cleanup, control, grace_period, time_limit
 from celery_graceful.drain import Drain
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.request import adopt
@@ -49,6 +51,12 @@ class WorkerStep(bootsteps.StartStopStep):
         # Not by ``requires``: the signal handlers have to be there before the pool starts,
         # and Celery installs its own when the blueprint starts.
         worker.graceful = Drain(worker, self.settings, self.deadlines)
+        if worker.graceful.adapter.in_process:
+            cleanup.enter("process", "worker")
+        else:
+            cleanup.enter("worker")
+        _clean_up_last()
+        beat_embedded_init.connect(_clean_up_last)
         worker.steps.insert(0, self)
         return True
 
@@ -72,6 +80,10 @@ class WorkerStep(bootsteps.StartStopStep):
         _warn_superseded(worker.app.conf)
 
     def stop(self, worker: Any) -> None:
+        if time_limit.reachable():  # else it is embedded, and the process goes on
+            if getattr(worker, "beat", None):
+                worker.beat.join(cleanup.time_left() / 2)
+            cleanup.run()
         worker.graceful.stopped()
 
     terminate = stop
@@ -94,6 +106,14 @@ class ConsumerStep(bootsteps.StartStopStep):
 
     def stop(self, consumer: Any) -> None:
         consumer.controller.graceful.quiesce.consumer_lost()
+
+
+def _clean_up_last(**_: Any) -> None:
+    """In a process of which billiard rules the end: a worker that cannot start, ``-B``'s beat.
+
+    After billiard has ended the children, which it does at 15.
+    """
+    Finalize(None, cleanup.run, exitpriority=-100)
 
 
 def _install_handlers(drain: Drain) -> None:

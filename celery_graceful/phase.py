@@ -24,7 +24,7 @@ BOARD_ENV = "CELERY_GRACEFUL_BOARD"
 
 _SIZE = 4096
 _FLAG, _PHASE, _REASON = 0, 1, 2
-_TIMES = struct.Struct("=dddd")  # requested, soft, hard, end of grace
+_TIMES = struct.Struct("=ddddd")  # requested, soft, hard, end of grace, last resort
 _TIMES_AT = 8
 _TARGET = struct.Struct("=Q")
 _TARGETS_AT = 64
@@ -126,6 +126,7 @@ class Board:
             now + deadlines.soft,
             now + deadlines.hard,
             now + deadlines.grace,
+            now + deadlines.last_resort,
         )
         self.memory[_REASON] = _REASONS.index(reason)
         if self.phase < Phase.QUIET:
@@ -151,6 +152,16 @@ class Board:
     @property
     def grace_ends_at(self) -> float:
         return self._time(3)
+
+    @property
+    def last_resort_at(self) -> float:
+        """When the main process leaves, whatever is still open."""
+        return self._time(4)
+
+    @last_resort_at.setter
+    def last_resort_at(self, moment: float) -> None:
+        times = list(_TIMES.unpack_from(self.memory, _TIMES_AT))
+        _TIMES.pack_into(self.memory, _TIMES_AT, *times[:4], moment)
 
     def aim(self, pid: int) -> None:
         """Single out a child that has to end its task (``revoke`` with ``terminate``)."""

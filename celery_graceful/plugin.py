@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, overload
 
+from celery_graceful import cleanup
+from celery_graceful.cleanup import ExitHandle, Scope
+from celery_graceful.resource import Resource
 from celery_graceful.settings import Settings
 
 __all__ = ["Graceful"]
 
 _WORKER_STEP = "celery_graceful.bootsteps:WorkerStep"
 _CONSUMER_STEP = "celery_graceful.bootsteps:ConsumerStep"
+
+T = TypeVar("T")
 
 
 class Graceful:
@@ -38,6 +44,122 @@ class Graceful:
             SettingsError: One of them cannot be used.
         """
         return Settings.from_conf(self.app.conf)
+
+    # -- cleanups --------------------------------------------------------------------
+
+    @overload
+    def on_exit(
+        self,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        scope: Scope = ...,
+        timeout: float | None = ...,
+        **kwargs: Any,
+    ) -> ExitHandle: ...
+
+    @overload
+    def on_exit(
+        self, fn: None = ..., /, *, scope: Scope = ..., timeout: float | None = ...
+    ) -> Callable[[Callable[..., Any]], ExitHandle]: ...
+
+    def on_exit(
+        self,
+        fn: Callable[..., Any] | None = None,
+        /,
+        *args: Any,
+        scope: Scope = "process",
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Call ``fn(*args, **kwargs)`` at the end of the process, after its last task.
+
+        Also as a decorator, with or without options. The callback that was registered last
+        runs first. What it raises is logged. It runs in the process's main thread, except
+        where that one is stuck.
+
+        Args:
+            fn: What to call.
+            scope: In which processes: ``process`` is every process that runs tasks (a pool's
+                child, or the main process of the other pools), ``worker`` the main process
+                of a worker when all tasks and children are done, ``everywhere`` every
+                process that registered it or was forked from one that did: also beat, a web
+                process, a script.
+            timeout: Seconds that it may take. With or without it never more than what
+                ``graceful_exit_timeout`` leaves, half of which is kept for all callbacks in
+                equal parts.
+
+        Returns:
+            A handle: ``handle.cancel()`` takes it back, calling it calls ``fn``.
+
+        Raises:
+            TypeError: ``fn`` is no plain callable.
+            ValueError: ``scope`` or ``timeout`` cannot be used.
+        """
+        cleanup.exit_timeout = self._exit_timeout
+        if fn is None:
+            return lambda fn: ExitHandle(fn, (), {}, scope, timeout)
+        return ExitHandle(fn, args, kwargs, scope, timeout)
+
+    @overload
+    def resource(self, fn: Callable[[], Iterator[T]], /) -> Resource[T]: ...
+
+    @overload
+    def resource(
+        self, /, *, name: str | None = ..., timeout: float | None = ...
+    ) -> Callable[[Callable[[], Iterator[T]]], Resource[T]]: ...
+
+    @overload
+    def resource(
+        self,
+        /,
+        *,
+        open: Callable[[], T],
+        close: Callable[[T], Any],
+        name: str | None = ...,
+        timeout: float | None = ...,
+    ) -> Resource[T]: ...
+
+    def resource(
+        self,
+        fn: Callable[[], Iterator[T]] | None = None,
+        /,
+        *,
+        open: Callable[[], T] | None = None,
+        close: Callable[[T], Any] | None = None,
+        name: str | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Something that each process opens for itself at first use and closes at its end.
+
+        As a decorator on a generator function that yields it once, with or without options,
+        or from ``open`` and ``close``. Then ``with db() as connection:`` or ``db.get()``.
+        All threads of a process share it; a forked child opens its own. Open resources are
+        closed after the exit callbacks, the one that was opened last first.
+
+        Args:
+            fn: A generator function: open, ``yield``, close.
+            open: Opens and returns it.
+            close: Closes what ``open`` returned.
+            name: What people read in the log.
+            timeout: Seconds that closing may take, as for ``on_exit``.
+
+        Raises:
+            TypeError: ``fn`` is no generator function, ``open`` comes without ``close`` or the
+                other way round, or one of them is no plain callable.
+            ValueError: ``timeout`` cannot be used.
+        """
+        cleanup.exit_timeout = self._exit_timeout
+        if open is not None and close is not None and fn is None:
+            return Resource.from_functions(open, close, name, timeout)
+        if open is not None or close is not None:
+            raise TypeError("give a generator function, or both open and close")
+        if fn is not None:
+            return Resource.from_generator(fn, name, timeout)
+        return lambda fn: Resource.from_generator(fn, name, timeout)
+
+    def _exit_timeout(self) -> float:
+        return self.settings.exit_timeout
 
     def _create_task_cls(self) -> Any:
         """The base of tasks that name none: with ``graceful_default_task``, a graceful one."""

@@ -33,6 +33,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "grace_period": _seconds,
     "soft_deadline": _seconds,
     "hard_deadline": _seconds,
+    "exit_timeout": _seconds,
     "default_task": _flag,
     "release_prefetched": _flag,
 }
@@ -46,6 +47,8 @@ class Settings:
         grace_period: Seconds between SIGTERM and SIGKILL; detected when ``None``.
         soft_deadline: Seconds after the signal at which ``ShutdownTimeLimit`` is raised.
         hard_deadline: Seconds after the signal at which what still runs is given up.
+        exit_timeout: Seconds that all cleanups at the end of one process may take; in a
+            worker that stops never more than the hard deadline leaves.
         default_task: Make ``GracefulTask`` the base of all of the app's tasks.
         release_prefetched: Give messages that were fetched and not started back at once
             when the worker starts to stop.
@@ -54,6 +57,7 @@ class Settings:
     grace_period: float | None = None
     soft_deadline: float | None = None
     hard_deadline: float | None = None
+    exit_timeout: float = 5.0
     default_task: bool = False
     release_prefetched: bool = True
 

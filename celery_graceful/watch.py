@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from celery.platforms import EX_FAILURE, EX_OK
 from celery.worker import state
 
-from celery_graceful import native
+from celery_graceful import cleanup, native
 from celery_graceful import run as _run
 from celery_graceful.giving_up import tell_backend, tell_listeners
 from celery_graceful.native import bounded
@@ -47,6 +47,10 @@ LAST_RESORT = 3.0
 
 #: Seconds that the standard streams get at the very end.
 LAST_WORDS = 0.1
+
+#: Share of the time after the hard deadline that the last resort leaves for cleanups that
+#: have not run. At 0.6 of it is the last resort, at 0.9 the sentinel's SIGKILL.
+LAST_CLEANUPS = 0.1
 
 #: Seconds that the watch rests after an error of its own, so that it does not spin.
 AFTER_ERROR = 0.1
@@ -234,6 +238,7 @@ class Watch:
             self._last_resort_at,
             time.monotonic() + min(LAST_RESORT, self.deadlines.last_resort - self.deadlines.hard),
         )
+        self.board.last_resort_at = self._last_resort_at
         if given_up or self.ledger.requeue.deferred:
             bounded(lambda: tell_backend(given_up, str(self.board.reason)), room / 5)
             bounded(lambda: tell_listeners(self.drain.worker, given_up, room / 10), room / 10)
@@ -276,6 +281,9 @@ class Watch:
         self.adapter.leave()
         status = EX_FAILURE if self.drain.failed else EX_OK
         try:
+            left = min(1.0, LAST_CLEANUPS * (self.deadlines.grace - self.deadlines.hard))
+            end = time.monotonic() + left
+            bounded(lambda: cleanup.run(end=end), 1.5 * left)
             self.drain.report()
             self.board.close()
             if self.drain.worker.pidlock:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from billiard.common import _shutdown_cleanup
@@ -17,7 +19,7 @@ from celery.concurrency.asynpool import Worker as AsynWorker
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
-from celery_graceful import interrupt, phase
+from celery_graceful import cleanup, interrupt, phase
 from celery_graceful.phase import BOARD_ENV, Board, Phase
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.base import Adapter, watch_plain_task
@@ -117,9 +119,18 @@ class _GracefulChild:
     """Mixed into billiard's ``Worker``, the object that a child process runs."""
 
     initargs: tuple[Any, ...]
+    on_exit: Any
+
+    def __call__(self) -> None:
+        cleanup.enter("process")
+        try:
+            super().__call__()  # type: ignore[misc]
+        finally:  # only where it could not start: else it has left
+            cleanup.run()
 
     def after_fork(self) -> None:
         super().after_fork()  # type: ignore[misc]
+        self.on_exit = partial(_leave, self.on_exit)
         # Billiard has set its own handlers in the line above; ours come after them.
         _install_child(*self.initargs)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
@@ -139,14 +150,33 @@ class _MaskedStart:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-class GracefulAsynPool(_MaskedStart, AsynPool):
+class _AimedEnd:
+    """Mixed into billiard's ``Pool``: where it ends one child, it means that child.
+
+    An autoscaler shrinks the pool so.
+    """
+
+    def _create_worker_process(self, index: int) -> Any:
+        process = super()._create_worker_process(index)  # type: ignore[misc]
+        terminate = process.terminate
+
+        def aimed() -> None:
+            assert phase.board is not None
+            phase.board.aim(process.pid)
+            terminate()
+
+        process.terminate = aimed
+        return process
+
+
+class GracefulAsynPool(_MaskedStart, _AimedEnd, AsynPool):
     """For brokers with an event loop."""
 
     class Worker(_GracefulChild, AsynWorker):
         pass
 
 
-class GracefulBlockingPool(_MaskedStart, BlockingPool):
+class GracefulBlockingPool(_MaskedStart, _AimedEnd, BlockingPool):
     """For the others."""
 
     class Worker(_GracefulChild, BlockingWorker):
@@ -171,6 +201,30 @@ def _install_child(app: Any, hostname: str) -> None:
             task.__trace__ = build_tracer(name, task, app.loader, hostname, app=app)
 
 
+def _leave(on_exit: Callable[[int, int], Any] | None, pid: int, exitcode: int) -> None:
+    """The child leaves; billiard's ``on_exit`` sends ``worker_process_shutdown``."""
+    with _deaf():
+        try:
+            if on_exit is not None:
+                on_exit(pid, exitcode)
+        finally:
+            cleanup.run(on_stuck=partial(os._exit, exitcode))
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """It is leaving already: being told so again must not cut its cleanups short."""
+    told = [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, wakeup.SIGNAL]
+    if SIG_SOFT_TIMEOUT is not None:
+        told.append(SIG_SOFT_TIMEOUT)
+    kept = [(number, signal.signal(number, signal.SIG_IGN)) for number in told]
+    try:
+        yield
+    finally:
+        for number, handler in kept:
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
 def _on_wake(signum: int, frame: Any) -> None:
     assert phase.board is not None
     if phase.board.is_target(os.getpid()):
@@ -184,7 +238,7 @@ def _on_term(signum: int, frame: Any) -> None:
     When the main process leaves, it ends its children with the same signal.
     """
     assert phase.board is not None
-    if phase.board.phase is Phase.EXIT:
+    if phase.board.phase is Phase.EXIT or phase.board.is_target(os.getpid()):
         _shutdown_cleanup(signum, frame)
 
 

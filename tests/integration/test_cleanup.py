@@ -1,0 +1,282 @@
+"""Each cleanup runs once, in the processes that it should, after their last task, in order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections import defaultdict
+
+import pytest
+from celery import Celery
+
+from tests.workers import ROOT, TIMEOUT, Worker
+
+APP = "tests.apps.cleanup"
+NAME = "tests.apps.cleanup."
+
+TROUBLE = ["hangs", "raises", "everywhere"]
+RESOURCES = ["db", "client"]
+CHILD = ["process-last", *TROUBLE, "process-first", *RESOURCES]
+MAIN = [*TROUBLE, "worker-last", "worker-first"]
+ONLY = ["process-last", *TROUBLE, "process-first", "worker-last", "worker-first", *RESOURCES]
+
+POOLS = ["prefork", "spawn", "threads", "gevent", "eventlet", "solo"]
+FORKING = ("prefork", "spawn")
+
+
+def start(redis_db, pool="prefork", concurrency=2, args=(), **env):
+    env = {"BROKER_URL": redis_db.url, "GRACE": "20", **env}
+    return Worker(APP, pool=pool, concurrency=concurrency, env=env, args=args)
+
+
+class Client:
+    def __init__(self, redis_db):
+        self.app = Celery(broker=redis_db.url)
+
+    def send(self, task, *args):
+        return self.app.send_task(NAME + task, args).id
+
+    def broadcast(self, command, **arguments):
+        while not self.app.control.ping(timeout=1):
+            pass  # what nobody listens to yet is lost
+        self.app.control.broadcast(command, arguments=arguments)
+
+    def terminate(self, task_id):
+        while not self.app.control.ping(timeout=1):
+            pass
+        self.app.control.revoke(task_id, terminate=True)
+
+
+@pytest.fixture
+def client(redis_db):
+    return Client(redis_db)
+
+
+class Story:
+    """What the processes of one worker said: who did what, in which order."""
+
+    def __init__(self, worker):
+        self.main = worker.pid
+        self.output = worker.output
+        self.lines = []
+        for line in worker.lines:
+            if line.startswith(">> "):
+                _, _, what, name, pid = line.split()
+                self.lines.append((what, name, int(pid)))
+        self.ends = defaultdict(list)
+        self.opened = defaultdict(list)
+        for what, name, pid in self.lines:
+            if what in ("EXIT", "CLOSE"):
+                self.ends[pid].append(name)
+            elif what == "OPEN":
+                self.opened[pid].append(name)
+        self.beat = {pid for what, name, pid in self.lines if (what, name) == ("BEAT", "started")}
+        self.children = {pid for what, _, pid in self.lines if what == "CHILD"} - {self.main}
+
+    def check(self, *, killed=0):
+        """The whole promise. `killed`: so many children had no chance."""
+        for pid in self.beat:
+            assert self.ends.pop(pid) == TROUBLE, self.output
+        for pid in self.children | {self.main}:
+            mine = [what for what, _, of in self.lines if of == pid]
+            ends = [i for i, what in enumerate(mine) if what in ("EXIT", "CLOSE")]
+            assert not ends or "TASK" not in mine[ends[0] :], self.output
+        if self.children:
+            assert self.ends.pop(self.main) == MAIN, self.output
+            ended = [ends for ends in self.ends.values() if ends]
+            assert len(ended) == len(self.children) - killed, self.output
+            for ends in ended:
+                assert ends == CHILD, self.output
+            mine = [i for i, line in enumerate(self.lines) if line[2] == self.main]
+            assert min(mine) == len(self.lines) - len(mine), self.output
+        else:
+            assert dict(self.ends) == {self.main: ONLY}, self.output
+        for pid, opened in self.opened.items():
+            assert pid in self.children | {self.main}
+            assert opened == ["client", "db"]
+        runs = len(self.children) - killed + 1 + len(self.beat)
+        assert self.output.count("cleanup.hangs did not end within") == runs, self.output
+        assert self.output.count("cleanup.raises raised") == runs, self.output
+        assert "cancelled" not in self.output
+
+
+def stop(worker, client, how):
+    if how == "remote":
+        worker.stopped_at = 0.0
+        client.broadcast("shutdown")
+    elif how == "SIGINT":
+        worker.signal(signal.SIGINT)
+    else:
+        worker.term(group=how == "group TERM")
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_after_the_last_task(redis_db, client, pool):
+    with start(redis_db, pool).ready() as worker:
+        client.send("work", "a")
+        worker.wait_line("TASK a")
+        worker.term()
+        assert worker.wait() == 0
+    Story(worker).check()
+    assert worker.took < 15
+
+
+ENDS = ["TERM", "group TERM", "remote", "SIGINT"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("pool", POOLS)
+def test_table(redis_db, client, pool, end, busy):
+    if (pool, end, busy) == ("solo", "remote", True):
+        pytest.skip("a busy solo worker hears nobody")
+    with start(redis_db, pool).ready() as worker:
+        if busy:
+            client.send("work", "a")
+            worker.wait_line("TASK a")
+        stop(worker, client, end)
+        assert worker.wait() == 0
+    Story(worker).check()
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_at_the_hard_deadline_what_can_still_run_runs(redis_db, client, pool):
+    with start(redis_db, pool, GRACE="8").ready() as worker:
+        client.send("stuck")
+        worker.wait_line("TASK stuck")
+        worker.term()
+        assert worker.wait() == 0
+    assert worker.took < 8
+    Story(worker).check(killed=1 if pool in FORKING else 0)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
+def test_a_worker_that_fails_at_start_up(redis_db, pool):
+    with start(redis_db, pool, FAIL="1") as worker:
+        assert worker.wait() != 0
+        assert "cannot start" in worker.output
+    Story(worker).check()
+
+
+def leave_one_by_one(worker, count):
+    """Wait until so many children have run all of their cleanups."""
+    worker.wait_line("CLOSE client", count=count)
+
+
+@pytest.mark.parametrize("pool", FORKING)
+def test_children_that_leave_while_the_worker_runs(redis_db, client, pool, tmp_path):
+    args = ["--max-memory-per-child=1" if pool == "spawn" else "--max-tasks-per-child=1"]
+    if pool == "prefork":  # a spawned scheduler may not even import the app's module
+        args += ["-B", "-s", str(tmp_path / "schedule")]
+    conf = {"CONF_worker_pool_restarts": "True"}
+    with start(redis_db, pool, 1, args, **conf).ready() as worker:
+        if pool == "prefork":
+            worker.wait_line("BEAT started")
+        client.send("touch")
+        leave_one_by_one(worker, 1)
+        running = client.send("work", "a")
+        worker.wait_line("TASK a")
+        client.terminate(running)
+        leave_one_by_one(worker, 2)
+        worker.wait_line("CHILD started", count=3)
+        client.broadcast("pool_restart")
+        leave_one_by_one(worker, 3)
+        worker.wait_line("CHILD started", count=4)
+        worker.term()
+        assert worker.wait() == 0
+    story = Story(worker)
+    assert len(story.beat) == (pool == "prefork")
+    story.check()
+
+
+def test_children_that_are_too_many(redis_db, client):
+    with start(redis_db, args=["--autoscale=2,1"], AUTOSCALE_KEEPALIVE="1").ready() as worker:
+        client.send("both", 2)
+        client.send("both", 2)
+        leave_one_by_one(worker, 1)
+        assert worker.count("Scaling down") == 1
+        worker.term()
+        assert worker.wait() == 0
+    story = Story(worker)
+    assert len(story.children) == 2
+    story.check()
+
+
+def test_the_pool_of_brokers_without_an_event_loop(tmp_path):
+    folders = ("data_folder_in", "data_folder_out", "control_folder")
+    options = dict.fromkeys(folders, str(tmp_path))
+    app = Celery(broker="filesystem://")
+    app.conf.broker_transport_options = options
+    env = {"BROKER_URL": "filesystem://", "CONF_broker_transport_options": repr(options)}
+    with Worker(APP, env={**env, "GRACE": "20"}).ready() as worker:
+        app.send_task(NAME + "work", ["a"])
+        worker.wait_line("TASK a")
+        worker.term()
+        assert worker.wait() == 0
+    Story(worker).check()
+
+
+# -- processes that are no workers ---------------------------------------------------
+
+
+def ends_of(output, pid):
+    return [
+        line.split()[3]
+        for line in output.splitlines()
+        if line.startswith(">> ") and line.split()[2] in ("EXIT", "CLOSE") and line.endswith(pid)
+    ]
+
+
+def test_a_script():
+    process = subprocess.run(
+        [sys.executable, "-m", APP], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT
+    )
+    assert process.returncode == 3, process.stderr
+    assert ends_of(process.stderr, "") == [*TROUBLE, *RESOURCES], process.stderr
+    assert "hangs did not end within 0.2 s" in process.stderr
+
+
+def test_beat(redis_db, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "celery", "-A", APP, "beat", "-s", str(tmp_path / "schedule")],
+        cwd=ROOT,
+        env={**os.environ, "BROKER_URL": redis_db.url},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        seen = ""
+        for line in process.stderr:
+            seen += line
+            if "BEAT started" in line:
+                process.terminate()
+        assert process.wait(TIMEOUT) == 0, seen
+    assert ends_of(seen, str(process.pid)) == TROUBLE, seen
+
+
+@pytest.mark.parametrize("options", [[], ["-n", "2"]], ids=["plain", "xdist"])
+def test_pytest(tmp_path, options):
+    test = tmp_path / "test_it.py"
+    test.write_text(
+        "import pytest\n"
+        "from tests.apps.cleanup import db\n"
+        "@pytest.mark.parametrize('number', range(4))\n"
+        "def test_it(number):\n"
+        "    assert db.get() is db.get()\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", *options, str(test)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert process.returncode == 0, process.stdout
+    opened = [line.split()[-1] for line in process.stderr.splitlines() if "OPEN db" in line]
+    assert len(opened) == len(set(opened)) >= 1, process.stderr
+    for pid in opened:
+        assert ends_of(process.stderr, pid) == [*TROUBLE, *RESOURCES], process.stderr
