@@ -152,10 +152,9 @@ def test_a_second_term_changes_nothing(pool: str, broker: Broker, app: Celery) -
 
 @pytest.mark.parametrize("how", ["quit at once", "quit while stopping", "two interrupts"])
 @pytest.mark.parametrize("pool", POOLS)
-def test_a_jump_to_the_hard_deadline(pool: str, how: str, redis_db, app: Celery) -> None:
+def test_a_jump_to_the_hard_deadline(pool: str, how: str, redis_db) -> None:
     broker = Broker("redis", redis_db.url, redis_db.backend_url, redis_db.client)
-    app.conf.broker_url = broker.url
-    with start(pool, broker, GRACE="60") as worker:
+    with broker.app() as app, start(pool, broker, GRACE="60") as worker:
         worker.ready()
         task_id = send_and_wait(app, worker, "swallowing")
         if how == "quit at once":
@@ -166,8 +165,7 @@ def test_a_jump_to_the_hard_deadline(pool: str, how: str, redis_db, app: Celery)
             worker.signal(signal.SIGQUIT if how == "quit while stopping" else signal.SIGINT)
         assert worker.wait() == 0
         assert worker.took < 20, "of 60 s of grace"
-    with app.connection_for_read(broker.url):
-        assert broker.drain_queue(broker.app()) == [task_id]
+        assert broker.drain_queue(app) == [task_id]
 
 
 @pytest.mark.parametrize("pool", ["prefork", "gevent"])

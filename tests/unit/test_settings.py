@@ -43,7 +43,9 @@ def refused(read: Any, *args: Any, **conf: Any) -> SettingsError:
 
 def test_nothing_set() -> None:
     assert settings() == Settings()
-    assert Settings() == Settings(None, None, None, False, True)
+    assert Settings().grace_period is None
+    assert Settings().default_task is False
+    assert Settings().release_prefetched is True
 
 
 @pytest.mark.parametrize("name", SECONDS)
