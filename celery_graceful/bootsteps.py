@@ -98,7 +98,7 @@ class ConsumerStep(bootsteps.StartStopStep):
     def start(self, consumer: Any) -> None:
         drain = consumer.controller.graceful
         drain.loop.attach(consumer)
-        if drain.stopping:  # reconnected while stopping
+        if drain.quiet:  # reconnected while stopping
             drain.loop.stop_fetching()
 
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:

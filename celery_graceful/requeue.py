@@ -110,7 +110,12 @@ class Requeue:
         with self._lock:
             deferred, self._deferred = self._deferred, []
         if deferred:
-            self.give_back(deferred, **options)
+            try:
+                self.give_back(deferred, **options)
+            except Exception:
+                with self._lock:
+                    self._deferred = deferred + self._deferred
+                raise
 
     def _defer(self, channel: Any, requests: list[GracefulRequest]) -> bool:
         with self._lock:
