@@ -28,7 +28,7 @@ from celery_graceful.report import report
 from celery_graceful.request import Ledger
 from celery_graceful.requeue import Requeue
 from celery_graceful.settings import Settings
-from celery_graceful.watch import HARD, LAST_WORDS, QUIET, STOP, STOPPED, Watch
+from celery_graceful.watch import HARD, QUIET, STOP, STOPPED, Watch
 
 __all__ = ["Drain"]
 
@@ -56,6 +56,8 @@ class Drain:
         self.board = Board.create(spawn=self.adapter.spawns)
         phase.attach(self.board)
         self.loop = Loop(worker, lambda: self.quiesce.on_loop())
+        if getattr(worker.pool_cls, "is_green", False):
+            self.log.through_loop = self.loop.ring
         self.quiesce = Quiesce(self)
         self.watch = Watch(self)
         self.ledger.on_change = self.quiesce.on_change
@@ -132,6 +134,7 @@ class Drain:
     def stopped(self) -> None:
         """Celery has stopped all of the worker."""
         self.report()
+        self.log.write_pending()
         self.board.close()
         self.watch.bell.ring(STOPPED)
         if self.embedded:
@@ -143,4 +146,3 @@ class Drain:
         if self.stopping and not self._reported:
             self._reported = True
             self.log(logging.WARNING, report(self.ledger, self.board))
-            self.log.flush(LAST_WORDS)

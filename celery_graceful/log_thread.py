@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from celery_graceful import native
 
 __all__ = ["LogThread"]
+
+#: Seconds that a hub gets to write the log itself.
+HUB_PATIENCE = 0.5
 
 
 class LogThread:
@@ -27,6 +31,11 @@ class LogThread:
         self._records: deque[logging.LogRecord] = deque()
         self._bell = native.Doorbell()
         self._written = native.Doorbell()
+        self._hurry = False
+        #: Rings the loop, which calls ``write_pending``; set where tasks run on greenlets. Locks
+        #: of gevent and eventlet, and those of logging are such there, cannot be fought for
+        #: by a hub and a thread.
+        self.through_loop: Callable[[], None] | None = None
         native.start_thread(self._write, "graceful-log")
 
     def __call__(self, level: int, message: str, *args: Any) -> None:
@@ -39,13 +48,31 @@ class LogThread:
 
     def flush(self, seconds: float) -> None:
         """Wait until all has been written, for up to ``seconds``."""
+        self._hurry = True
         self._written.take()
         self._bell.ring()
         self._written.wait(seconds)
 
+    def write_pending(self) -> None:
+        """Write what has been logged so far, here and now."""
+        while True:
+            try:
+                record = self._records.popleft()
+            except IndexError:
+                return
+            self._logger.handle(record)
+
     def _write(self) -> None:
         while True:
             self._bell.wait(None)
-            while self._records:
-                self._logger.handle(self._records.popleft())
+            self._wait_for_the_hub()
+            self.write_pending()
             self._written.ring()
+
+    def _wait_for_the_hub(self) -> None:
+        if self.through_loop is not None:
+            self.through_loop()
+            for _ in range(int(HUB_PATIENCE * 100)):
+                if not self._records or self._hurry:
+                    return
+                native.pause(0.01)

@@ -50,6 +50,7 @@ class Quiesce:
 
     def on_loop(self) -> None:
         """Somebody rang. In the loop."""
+        self.drain.log.write_pending()
         self.drain.adapter.on_loop()
         if self.drain.quiet:
             self.fetch_no_more()

@@ -285,6 +285,7 @@ class Watch:
             end = time.monotonic() + left
             bounded(lambda: cleanup.run(end=end), 1.5 * left)
             self.drain.report()
+            self.log.flush(LAST_WORDS)
             self.board.close()
             if self.drain.worker.pidlock:
                 self.drain.worker.pidlock.release()
