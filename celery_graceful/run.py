@@ -235,29 +235,33 @@ def execute(run: Run, call: Callable[..., Any], args: tuple[Any, ...], kwargs: A
 
     Raises:
         Interrupted, ShutdownTimeLimit, SoftTimeLimitExceeded: One of them was raised from
-            outside, or by the task, and the task did not catch it.
+            outside, and the task did not catch it.
+        BaseException: What the task raised.
     """
     # A call between bytecodes would leave a moment between the end of the task and the
     # storing of its result, in which an exception could still land and undo a task that is
     # done. In C (starmap into a list) there is no such moment.
     box: list[Any] = []
-    caught: BaseException | None = None
+    failure: BaseException | None = None
     try:
-        run._begin()
-        box.extend(starmap(partial(call, **kwargs), (args,)))
-    except FROM_OUTSIDE as exc:
-        caught = exc
-    finally:
-        while True:
-            try:
-                run._end()
-                break
-            except FROM_OUTSIDE as exc:  # the last one that could land
-                caught = caught or exc
+        try:
+            run._begin()
+            box.extend(starmap(partial(call, **kwargs), (args,)))
+        except BaseException as exc:
+            failure = exc
+        run._end()
+    except FROM_OUTSIDE as exc:  # the last one that could land
+        # No loop, no ``finally``: either begins with an instruction, of its own, at which
+        # CPython 3.10 raises what is pending, before it is inside of the ``try`` again.
+        failure = failure or exc
+        run._end()
     if box:
         return box[0]
-    assert caught is not None
-    raise caught.with_traceback(caught.__traceback__)
+    assert failure is not None
+    try:
+        raise failure
+    finally:
+        del failure  # no circle of exception, traceback and frame
 
 
 _made_for_landing: dict[type[BaseException], type[BaseException]] = {}

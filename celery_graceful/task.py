@@ -10,6 +10,7 @@ from types import MethodType
 from typing import Any
 
 import celery
+import celery.app.task
 from celery.utils.log import get_logger
 
 from celery_graceful import interrupt as _interrupt
@@ -197,5 +198,8 @@ def record(task: celery.Task, request: Any, reason: str, *, given_up: bool) -> N
 
 
 def _ignores_result(task: celery.Task, request: Any) -> bool:
-    ignore = getattr(request, "ignore_result", None)
-    return bool(task.ignore_result if ignore is None else ignore)
+    """As Celery decides for results: the request's word counts, if there is one."""
+    actual = getattr(celery.app.task, "get_actual_ignore_result", None)
+    if actual is not None:
+        return bool(actual(task, request))
+    return bool(task.ignore_result or request.ignore_result)  # Celery before 5.7

@@ -8,12 +8,16 @@ from typing import Any
 
 import redis
 from celery import Celery
+from celery.events.dispatcher import EventDispatcher
 
 from tests.workers import TIMEOUT
 
-__all__ = ["Events", "RawMessage", "raw_messages"]
+__all__ = ["LOSES_EVENTS", "Events", "RawMessage", "raw_messages"]
 
 RawMessage = dict[str, Any]
+
+#: Celery before 5.7 forgets events that one thread sends while another one flushes the buffer.
+LOSES_EVENTS = not hasattr(EventDispatcher, "_prepare_event")
 
 #: What differs between two deliveries of one message.
 OF_ONE_DELIVERY = ("delivery_tag", "redelivered")

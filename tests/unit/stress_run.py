@@ -30,6 +30,9 @@ from celery_graceful.pools import wakeup
 from celery_graceful.pools.threads import _set_async_exc
 from celery_graceful.run import Run, current, execute, runs
 
+#: Seconds that a run of the stress takes at most: a slow machine gets fewer tasks.
+SECONDS = 4.0
+
 #: Seconds after which an exception that has not come is lost.
 LOST = 3.0
 
@@ -191,7 +194,7 @@ class Once:
                 until_raised(work)
             except ShutdownTimeLimit:
                 caught = True
-            for _ in range(20):
+            for _ in range(5):
                 pause()
                 work()
 
@@ -362,6 +365,7 @@ def main(delivery: str, scenario: str, count: int) -> None:
     signal.signal(signal.SIGALRM, wakeup.look)
     plan = SCENARIOS[scenario]()
     over = False
+    end = time.monotonic() + SECONDS
     crash: list[BaseException] = []
 
     def guarded(call: Callable[[], None]) -> None:
@@ -378,7 +382,7 @@ def main(delivery: str, scenario: str, count: int) -> None:
     def work() -> None:
         # An exception that lands out here is not caught by anybody: that is the point.
         for number in itertools.count():
-            if number >= count or crash:
+            if number >= count or crash or time.monotonic() > end:
                 break
             plan.task(number)
             if current() is not None:
