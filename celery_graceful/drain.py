@@ -67,8 +67,6 @@ class Drain:
         self.asked_by = ""
         #: Nothing is fetched or started any more.
         self.quiet = False
-        #: A message could not be given back: it is left to the broker.
-        self.failed = False
         self._reported = False
 
     def start(self) -> None:

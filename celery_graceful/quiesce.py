@@ -74,7 +74,7 @@ class Quiesce:
             try:
                 self.ledger.release_unstarted()
             except Exception as exc:
-                self.drain.failed = True
+                self.ledger.failed = True
                 logger.error("Could not give back what was not started: %r", exc)
         self.drain.adapter.quiesce()
 
@@ -90,7 +90,7 @@ class Quiesce:
         try:
             self.ledger.requeue.flush(**options)
         except Exception as exc:
-            self.drain.failed = True
+            self.ledger.failed = True
             logger.error("Could not give back what was not started: %r", exc)
 
     def _stop_when_idle(self) -> None:

@@ -49,6 +49,8 @@ class Ledger:
         self.requeue = requeue
         self.lock = native.Lock()
         self.held: dict[int, GracefulRequest] = {}
+        #: A message could not be given back: it is left to the broker.
+        self.failed = False
         #: Give back what has not been started instead of starting it.
         self.releasing = False
         #: The worker is stopping: lost children are no failures of their tasks.
@@ -149,6 +151,7 @@ class GracefulRequest(Request):
             try:
                 self.ledger.requeue.give_back([self])
             except Exception as exc:
+                self.ledger.failed = True
                 logger.error("Could not give %s back: %r", self.humaninfo(), exc)
             return True
         return False
@@ -235,6 +238,7 @@ class GracefulRequest(Request):
         try:
             self.ledger.requeue.give_back([self])
         except Exception as exc:
+            self.ledger.failed = True
             logger.error("Could not give %s back: %r", self.humaninfo(), exc, exc_info=True)
         if started:
             self.send_event("task-interrupted")

@@ -257,7 +257,7 @@ class Watch:
             self._could_not(requests, repr(exc))
 
     def _could_not(self, requests: list[GracefulRequest], why: str) -> None:
-        self.drain.failed = True
+        self.ledger.failed = True
         self.log(
             logging.CRITICAL,
             "Could not give %s back (%s): the broker delivers again what it has not seen "
@@ -279,7 +279,7 @@ class Watch:
             return
         self._left = True
         self.adapter.leave()
-        status = EX_FAILURE if self.drain.failed else EX_OK
+        status = EX_FAILURE if self.ledger.failed else EX_OK
         try:
             left = min(1.0, LAST_CLEANUPS * (self.deadlines.grace - self.deadlines.hard))
             end = time.monotonic() + left
