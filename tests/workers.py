@@ -43,6 +43,7 @@ class Worker:
         log_level: str = "INFO",
         hostname: str = "",
     ) -> None:
+        self.pool = pool
         self.lines: list[str] = []
         self._news = threading.Condition()
         self._ended = False

@@ -14,6 +14,8 @@ from tests.acceptance.support import Broker
 from tests.servers import RabbitServer, RedisServer
 from tests.workers import TIMEOUT, Worker
 
+pytestmark = pytest.mark.slow
+
 GRACE = 5.0
 POOLS = ["prefork", "spawn", "threads", "gevent", "eventlet", "solo"]
 IN_PROCESS = POOLS[2:]
@@ -55,7 +57,7 @@ def gone_in_time(worker: Worker, status: int = 0) -> None:
 def test_the_gil_is_held_for_seconds(pool: str, broker: Broker, app: Celery) -> None:
     with start(pool, broker) as worker:
         worker.ready()
-        task_id = send_and_wait(app, worker, "hogging", 2.5)
+        task_id = send_and_wait(app, worker, "hogging", 1.5)
         worker.term()
         gone_in_time(worker)
         finished = worker.count(f"finished {task_id}")

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
-from celery import Celery
+from celery import VERSION, Celery
 
 from tests.acceptance.support import Broker, Events
 from tests.workers import Worker
@@ -71,6 +71,8 @@ def check(
     assert broker.held() == 0
     assert worker.count("NOT REACHED") == 0
     assert worker.count("Traceback|CRITICAL|Could not") == 0
+    # Before 5.7 Celery itself loses events that the threads of its pool send.
+    all_events = worker.pool != "threads" or VERSION >= (5, 7)
     seen = events.all()
     for task_id, kind in sent.items():
         outcome, state = expected(kind)
@@ -83,9 +85,10 @@ def check(
         assert stored == state, kind
         types = seen.get(task_id, [])
         assert not {"task-failed", "task-retried", "task-revoked"} & set(types), (kind, types)
-        assert types.count("task-succeeded") == finished, (kind, types)
-        if state == "INTERRUPTED":
-            assert types.count("task-interrupted") == 1, (kind, types)
+        if all_events:
+            assert types.count("task-succeeded") == finished, (kind, types)
+            if state == "INTERRUPTED":
+                assert types.count("task-interrupted") == 1, (kind, types)
     assert not queued, "messages that nobody sent"
     report = worker.wait_line(r"Stopped: \d+ finished, \d+ interrupted, \d+ given up")
     assert report
