@@ -103,17 +103,18 @@ class TooManyInterruptions(TaskError):
     """A task was interrupted more often than its ``max_interruptions`` allow.
 
     Args:
+        message: For people; it comes first, as it is all that some result backends show.
         interruptions: How often it was.
         limit: Its ``max_interruptions``.
     """
 
-    def __init__(self, interruptions: int, limit: int) -> None:
-        super().__init__(interruptions, limit)
+    def __init__(self, message: str, interruptions: int, limit: int) -> None:
+        super().__init__(message, interruptions, limit)
         self.interruptions = interruptions
         self.limit = limit
 
     def __str__(self) -> str:
-        return f"interrupted {self.interruptions} times, max_interruptions is {self.limit}"
+        return str(self.args[0])
 
 
 class SettingsError(ImproperlyConfigured):

@@ -159,7 +159,7 @@ def body_of(task: Any, request: Any, run: Run, call: Callable[..., Any]) -> Call
         checkpoint = Checkpoint.of(task, run)
         # The hard deadline counts as well, and nobody is there to fail the task then.
         if limited and checkpoint.interruptions > task.max_interruptions:
-            raise TooManyInterruptions(checkpoint.interruptions, task.max_interruptions)
+            raise _too_many(checkpoint.interruptions, task.max_interruptions)
         if hooked and checkpoint.resumed:
             task.on_resumed(checkpoint.state)
         return call(*args, **kwargs)
@@ -184,8 +184,14 @@ def interrupted(task: Any, run: Run, interrupt: Interrupt) -> TooManyInterruptio
         return None
     limit = task.max_interruptions
     if count and limit is not None and checkpoint.interruption_count > limit:
-        return TooManyInterruptions(checkpoint.interruption_count, limit)
+        return _too_many(checkpoint.interruption_count, limit)
     return None
+
+
+def _too_many(interruptions: int, limit: int) -> TooManyInterruptions:
+    return TooManyInterruptions(
+        f"interrupted {interruptions} times, max_interruptions is {limit}", interruptions, limit
+    )
 
 
 def failed(request: Any) -> None:
