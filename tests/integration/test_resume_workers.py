@@ -79,7 +79,9 @@ def test_a_checkpoint_goes_with_its_task(pool, redis_db):
         assert w.wait() == 0
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
+@pytest.mark.parametrize(
+    "pool", ["prefork", "threads", pytest.param("gevent", marks=pytest.mark.slow), "solo"]
+)
 def test_max_run_time_lets_others_run(pool, broker_url, redis_db):
     app = client(broker_url, redis_db)
     with worker(broker_url, redis_db, pool) as w:
