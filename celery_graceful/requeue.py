@@ -97,7 +97,7 @@ class Requeue:
                 client = self._client(channel, timeout, own_thread)
                 self._give_back_redis(client, channel, late, tail)
             elif tail:
-                self._send_again(late, timeout)
+                self._send_again(late, timeout, {SENT_AGAIN: True})
                 for request in late:
                     request.on_ack(logger, request.connection_errors)
             elif not own_thread:
@@ -195,7 +195,12 @@ class Requeue:
 
     # -- sending again -------------------------------------------------------------
 
-    def _send_again(self, requests: Iterable[GracefulRequest], timeout: float) -> None:
+    def _send_again(
+        self,
+        requests: Iterable[GracefulRequest],
+        timeout: float,
+        more_headers: dict[str, Any] | None = None,
+    ) -> None:
         """Send messages again, with everything they carried."""
         with bounded_connection(self.app, timeout) as connection, connection.Producer() as producer:
             for request in requests:
@@ -206,7 +211,7 @@ class Requeue:
                     properties["expiration"] = (int(properties["expiration"]) + 0.5) / 1000
                 # kombu has decompressed the body already.
                 headers = _without(message.headers, ("redelivered", "compression"))
-                headers[SENT_AGAIN] = True
+                headers.update(more_headers or {})
                 producer.publish(
                     message.body,
                     exchange=info.get("exchange") or "",
