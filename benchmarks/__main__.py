@@ -8,6 +8,7 @@ import platform
 import time
 from importlib.metadata import version
 
+from benchmarks.iterate import iterate
 from benchmarks.latency import latency, reading
 from benchmarks.release import release
 from benchmarks.throughput import throughput
@@ -18,6 +19,7 @@ __all__ = ["main"]
 BENCHMARKS = {
     "latency": latency,
     "reading": reading,
+    "iterate": iterate,
     "throughput": throughput,
     "release": release,
 }

@@ -1,7 +1,13 @@
 """Celery workers that stop in time, and tasks that go on where they stopped."""
 
 from celery_graceful.cleanup import ExitHandle
-from celery_graceful.exceptions import Interrupted, SettingsError, ShutdownTimeLimit
+from celery_graceful.exceptions import (
+    CheckpointError,
+    Interrupted,
+    SettingsError,
+    ShutdownTimeLimit,
+    TooManyInterruptions,
+)
 from celery_graceful.interrupt import (
     Interrupt,
     current_interrupt,
@@ -21,6 +27,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "INTERRUPTED",
+    "CheckpointError",
     "ExitHandle",
     "Graceful",
     "GracefulTask",
@@ -31,6 +38,7 @@ __all__ = [
     "Resource",
     "SettingsError",
     "ShutdownTimeLimit",
+    "TooManyInterruptions",
     "current_interrupt",
     "interrupt_callback",
     "interrupted",

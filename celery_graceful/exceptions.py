@@ -9,6 +9,9 @@
         │   └── TaskInterrupted          an interruption on its way to the main process
         ├── celery.exceptions.SoftTimeLimitExceeded
         │   └── ShutdownTimeLimit        the soft deadline of a stopping worker has passed
+        ├── celery.exceptions.TaskError
+        │   ├── CheckpointError          what a task wants to save, or go on from, is unfit for it
+        │   └── TooManyInterruptions     ``max_interruptions`` was passed, the task has failed
         └── celery.exceptions.ImproperlyConfigured
             └── SettingsError            a ``graceful_*`` setting cannot be used
 
@@ -20,12 +23,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celery.exceptions import Ignore, ImproperlyConfigured, SoftTimeLimitExceeded
+from celery.exceptions import (
+    Ignore,
+    ImproperlyConfigured,
+    SoftTimeLimitExceeded,
+    TaskError,
+)
 
 if TYPE_CHECKING:
     from celery_graceful.interrupt import Interrupt
 
-__all__ = ["Interrupted", "SettingsError", "ShutdownTimeLimit", "TaskInterrupted"]
+__all__ = [
+    "CheckpointError",
+    "Interrupted",
+    "SettingsError",
+    "ShutdownTimeLimit",
+    "TaskInterrupted",
+    "TooManyInterruptions",
+]
 
 
 class Interrupted(BaseException):
@@ -75,6 +90,31 @@ class TaskInterrupted(Ignore):
 
     def __repr__(self) -> str:
         return f"TaskInterrupted({self.reason!r})"
+
+
+class CheckpointError(TaskError):
+    """What a task wants to save cannot be saved, or what was saved does not fit its code.
+
+    The message names the value, its type and the mend.
+    """
+
+
+class TooManyInterruptions(TaskError):
+    """A task was interrupted more often than its ``max_interruptions`` allow.
+
+    Args:
+        message: For people; it comes first, as it is all that some result backends show.
+        interruptions: How often it was.
+        limit: Its ``max_interruptions``.
+    """
+
+    def __init__(self, message: str, interruptions: int, limit: int) -> None:
+        super().__init__(message, interruptions, limit)
+        self.interruptions = interruptions
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class SettingsError(ImproperlyConfigured):

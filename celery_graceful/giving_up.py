@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from celery_graceful.request import GracefulRequest
 from celery_graceful.requeue import bounded_connection
+from celery_graceful.resume import count_given_up
 from celery_graceful.task import record
 
-__all__ = ["tell_backend", "tell_listeners"]
+__all__ = ["count_interruptions", "tell_backend", "tell_listeners"]
 
 
 def tell_backend(requests: Sequence[GracefulRequest], reason: str) -> None:
@@ -32,3 +34,10 @@ def tell_listeners(worker: Any, requests: Sequence[GracefulRequest], timeout: fl
             dispatcher = worker.app.events.Dispatcher(connection, hostname=worker.hostname)
             for request in wanted:
                 dispatcher.send("task-interrupted", uuid=request.id)
+
+
+def count_interruptions(requests: Sequence[GracefulRequest]) -> None:
+    """Count them in the store, for ``max_interruptions``."""
+    for request in requests:
+        began = request.started_at or time.monotonic()
+        count_given_up(request.task, request.context, began)

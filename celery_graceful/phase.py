@@ -1,6 +1,6 @@
 """The phase of a worker, shared by all of its processes.
 
-A page of memory, mapped by the main process before it starts its children. Reading it costs
+Two pages of memory, mapped by the main process before it starts its children. Reading it costs
 a memory access, so a task can ask as often as it likes; waiting is done on a pipe (see
 ``interrupt``). The clock is ``time.monotonic``, which all processes of a machine share.
 """
@@ -13,6 +13,7 @@ import os
 import struct
 import tempfile
 import time
+import zlib
 from typing import Any
 
 from celery_graceful.grace_period import Deadlines
@@ -22,13 +23,15 @@ __all__ = ["BOARD_ENV", "Board", "InterruptReason", "Phase", "attach", "board", 
 #: Where a child that was spawned, not forked, finds the page.
 BOARD_ENV = "CELERY_GRACEFUL_BOARD"
 
-_SIZE = 4096
+_PAGE = 4096
 _FLAG, _PHASE, _REASON = 0, 1, 2
 _TIMES = struct.Struct("=ddddd")  # requested, soft, hard, end of grace, last resort
 _TIMES_AT = 8
 _TARGET = struct.Struct("=Q")
 _TARGETS_AT = 64
-_TARGETS = (_SIZE - _TARGETS_AT) // _TARGET.size
+_TARGETS = (_PAGE - _TARGETS_AT) // _TARGET.size
+_MARKS_AT, _MARKS = _PAGE, _PAGE
+_SIZE = _MARKS_AT + _MARKS
 
 
 class Phase(enum.IntEnum):
@@ -48,6 +51,7 @@ class InterruptReason(str, enum.Enum):
     REVOKED = "revoked"
     RUN_TIME = "run_time"
     LEASE_LOST = "lease_lost"
+    STORE_AWAY = "store_away"
 
     def __str__(self) -> str:
         return self.value
@@ -57,10 +61,10 @@ _REASONS: list[InterruptReason] = list(InterruptReason)
 
 
 class Board:
-    """The shared page.
+    """The shared memory.
 
     Args:
-        memory: A writable mapping of one page.
+        memory: A writable mapping of two pages.
         path: The file behind it, where there is one.
     """
 
@@ -71,7 +75,7 @@ class Board:
 
     @classmethod
     def create(cls, *, spawn: bool = False) -> Board:
-        """Map a new page; with ``spawn`` in a file that is announced in the environment."""
+        """Map new pages; with ``spawn`` in a file that is announced in the environment."""
         if not spawn:
             return cls(mmap.mmap(-1, _SIZE))
         fd, path = tempfile.mkstemp(prefix="celery-graceful-")
@@ -85,7 +89,7 @@ class Board:
 
     @classmethod
     def open(cls, path: str) -> Board:
-        """Map the page of the parent in a spawned child."""
+        """Map the pages of the parent in a spawned child."""
         with open(path, "r+b") as file:
             return cls(mmap.mmap(file.fileno(), _SIZE))
 
@@ -179,6 +183,25 @@ class Board:
                 _TARGET.pack_into(self.memory, offset, 0)
                 return True
         return False
+
+    def mark(self, task_id: str) -> None:
+        """Note that a task has something in the store."""
+        self.memory[_mark(task_id)] = 1
+
+    def take_mark(self, task_id: str) -> bool:
+        """Whether a task may have something in the store; asking takes the mark away.
+
+        Tasks share marks now and then: a mark too many costs a needless look, and a run that
+        goes on saving sets its own again.
+        """
+        place = _mark(task_id)
+        marked = bool(self.memory[place])
+        self.memory[place] = 0
+        return marked
+
+
+def _mark(task_id: str) -> int:
+    return _MARKS_AT + zlib.crc32(task_id.encode()) % _MARKS
 
 
 #: This process's board; ``None`` outside of a worker.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
+import itertools
 import time
+import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,8 +16,11 @@ from celery.worker import state
 from celery.worker.request import Request
 from kombu.utils.objects import cached_property
 
-from celery_graceful import native
+from celery_graceful import native, phase
+from celery_graceful.checkpoint import DELIVERY, may_resume
 from celery_graceful.exceptions import TaskInterrupted
+from celery_graceful.forget import Forget
+from celery_graceful.phase import InterruptReason
 from celery_graceful.requeue import Requeue
 
 __all__ = ["GracefulRequest", "Ledger", "Stage", "adopt"]
@@ -35,6 +40,12 @@ class Stage(enum.Enum):
     GIVEN_UP = "given up"
 
 
+#: Interruptions after which others come first.
+_TO_THE_TAIL = (str(InterruptReason.RUN_TIME), str(InterruptReason.STORE_AWAY))
+
+_BOOT = uuid.uuid4().hex
+_numbers = itertools.count(1)
+
 _OPEN = (Stage.RECEIVED, Stage.HANDED_OVER, Stage.RUNNING)
 
 
@@ -47,6 +58,7 @@ class Ledger:
 
     def __init__(self, requeue: Requeue) -> None:
         self.requeue = requeue
+        self.forget = Forget(requeue.app)
         self.lock = native.Lock()
         self.held: dict[int, GracefulRequest] = {}
         #: A message could not be given back: it is left to the broker.
@@ -120,6 +132,9 @@ class GracefulRequest(Request):
         super().__init__(*args, **kwargs)
         self.stage = Stage.RECEIVED
         self.started_at: float | None = None
+        self._goes_on = False
+        # Tells the deliveries of a task apart; the copies of the message cannot.
+        self.request_dict[DELIVERY] = f"{_BOOT}:{next(_numbers)}"
         self.ledger.held[id(self)] = self
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -191,12 +206,14 @@ class GracefulRequest(Request):
     def reject(self, requeue: bool = False) -> None:
         if self.stage in (Stage.RELEASED, Stage.GIVEN_UP):
             return
+        self._goes_on = self._goes_on or requeue
         super().reject(requeue=requeue)
         if self.stage is Stage.RECEIVED:  # an ETA that means nothing
             self.finish()
 
     def _announce_revoked(self, *args: Any, **kwargs: Any) -> None:
         super()._announce_revoked(*args, **kwargs)
+        self.ledger.forget(self.task.name, self.id, "", None)
         self.finish()  # also where no pool will report its end
 
     def _announce_cancelled(self, *args: Any, **kwargs: Any) -> None:
@@ -207,6 +224,12 @@ class GracefulRequest(Request):
         if not soft and not self._has_ended():
             return
         super().on_timeout(soft, timeout)
+        if not soft and self.acknowledged:
+            self.settle()
+
+    def on_retry(self, exc_info: Any) -> None:
+        self._goes_on = True
+        super().on_retry(exc_info)
 
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
@@ -215,11 +238,19 @@ class GracefulRequest(Request):
         if isinstance(exc, ExceptionWithTraceback):
             exc = exc.exc
         if isinstance(exc, TaskInterrupted):
-            self._on_interrupted(exc.started)
+            self._on_interrupted(exc.started, tail=exc.reason in _TO_THE_TAIL)
         elif self._lost_to_the_stop(exc):
             self._on_interrupted(True)
         elif self._has_ended():
             super().on_failure(exc_info, send_failed_event, return_ok)
+            self.settle()
+
+    def settle(self) -> None:
+        """It has ended; if that was for good, its checkpoint is of no use any more."""
+        marked = phase.board is not None and phase.board.take_mark(self.id)
+        if not self._goes_on and (marked or may_resume(self.context)):
+            token = self.request_dict[DELIVERY]
+            self.ledger.forget(self.task.name, self.id, token, self.started_at)
 
     def _lost_to_the_stop(self, exc: BaseException) -> bool:
         """Whether the child was taken down with the worker, and not by a revoke or a limit."""
@@ -230,13 +261,13 @@ class GracefulRequest(Request):
             and not self._already_cancelled
         )
 
-    def _on_interrupted(self, started: bool) -> None:
+    def _on_interrupted(self, started: bool, *, tail: bool = False) -> None:
         stage = Stage.INTERRUPTED if started else Stage.RELEASED
         if not self.ledger.close(self, stage, only=_OPEN):
             return
         state.task_ready(self)
         try:
-            self.ledger.requeue.give_back([self])
+            self.ledger.requeue.give_back([self], tail=tail)
         except Exception as exc:
             self.ledger.failed = True
             logger.error("Could not give %s back: %r", self.humaninfo(), exc, exc_info=True)
@@ -258,7 +289,10 @@ def _ends_once(on_success: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(self: GracefulRequest, failed__retval__runtime: Any, **kwargs: Any) -> Any:
         if not failed__retval__runtime[0] and not self.finish():
             return None
-        return on_success(self, failed__retval__runtime, **kwargs)
+        result = on_success(self, failed__retval__runtime, **kwargs)
+        if not failed__retval__runtime[0]:
+            self.settle()
+        return result
 
     return guarded
 

@@ -25,6 +25,7 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 
 from celery_graceful import native
+from celery_graceful.checkpoint import SENT_AGAIN
 
 if TYPE_CHECKING:
     from celery_graceful.request import GracefulRequest
@@ -68,6 +69,7 @@ class Requeue:
         *,
         timeout: float = COMMAND_TIMEOUT,
         own_thread: bool = False,
+        tail: bool = False,
     ) -> None:
         """Give the messages of ``requests`` back, in their order, to the head of the queue.
 
@@ -76,6 +78,8 @@ class Requeue:
             timeout: Seconds that a broker may take to answer.
             own_thread: The caller does not own the broker connection of the worker, and the
                 worker is about to drop it: messages that go back with it are left alone.
+            tail: To the tail of the queue instead, behind all that waits. Brokers other than
+                Redis get a copy there before the message is acknowledged.
 
         Raises:
             Exception: What the broker's client raised. Messages that were not given back
@@ -88,9 +92,14 @@ class Requeue:
         if late:
             channel = late[0].message.channel
             if self._is_redis:
-                if not own_thread and self._defer(channel, late):
+                if not (own_thread or tail) and self._defer(channel, late):
                     return
-                self._give_back_redis(self._client(channel, timeout, own_thread), channel, late)
+                client = self._client(channel, timeout, own_thread)
+                self._give_back_redis(client, channel, late, tail)
+            elif tail:
+                self._send_again(late, timeout, {SENT_AGAIN: True})
+                for request in late:
+                    request.on_ack(logger, request.connection_errors)
             elif not own_thread:
                 for request in late:
                     if self.at_once:
@@ -130,7 +139,7 @@ class Requeue:
     # -- Redis ---------------------------------------------------------------------
 
     def _give_back_redis(
-        self, client: Any, channel: Any, requests: Iterable[GracefulRequest]
+        self, client: Any, channel: Any, requests: Iterable[GracefulRequest], tail: bool
     ) -> None:
         tags = [request.message.delivery_tag for request in requests]
         prefix = channel.global_keyprefix or ""
@@ -143,7 +152,7 @@ class Requeue:
                 payload, queue = self._decode(channel, entry)
                 moves += [tag, prefix + queue, payload]
         if moves:
-            client.eval(self._script, 2, unacked, index, *moves)
+            client.eval(self._script, 2, unacked, index, "LPUSH" if tail else "RPUSH", *moves)
         for tag in tags:
             channel.qos._quick_ack(tag)  # kombu must not restore it at exit
 
@@ -186,7 +195,12 @@ class Requeue:
 
     # -- sending again -------------------------------------------------------------
 
-    def _send_again(self, requests: Iterable[GracefulRequest], timeout: float) -> None:
+    def _send_again(
+        self,
+        requests: Iterable[GracefulRequest],
+        timeout: float,
+        more_headers: dict[str, Any] | None = None,
+    ) -> None:
         """Send messages again, with everything they carried."""
         with bounded_connection(self.app, timeout) as connection, connection.Producer() as producer:
             for request in requests:
@@ -197,6 +211,7 @@ class Requeue:
                     properties["expiration"] = (int(properties["expiration"]) + 0.5) / 1000
                 # kombu has decompressed the body already.
                 headers = _without(message.headers, ("redelivered", "compression"))
+                headers.update(more_headers or {})
                 producer.publish(
                     message.body,
                     exchange=info.get("exchange") or "",

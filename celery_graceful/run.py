@@ -72,6 +72,7 @@ class Run:
         "raised",
         "soft_limit_at",
         "soft_limit_hit",
+        "started_at",
         "task_id",
     )
 
@@ -86,6 +87,7 @@ class Run:
         self.task_id = task_id
         self.name = name
         self.graceful = graceful
+        self.started_at = time.monotonic()
         self.ident = threading.get_ident()
         self.greenlet = get_greenlet()
         #: An ``interruptible`` block is open and has not been interrupted yet.
@@ -207,6 +209,20 @@ class Run:
             self.raise_due()
             if self.graceful and phase.flag[0] and not raised and not self.raised:
                 self.interrupt_here()
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Nothing is raised inside; at the exit, only what would have been raised anyway."""
+        self._close_window()
+        self._shields += 1
+        try:
+            yield
+        finally:
+            self._shields -= 1
+            if not self._shields:
+                self._open_window()
+        if not self._shields:
+            self.raise_due()
 
     @property
     def shielded(self) -> bool:

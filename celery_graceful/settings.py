@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from celery_graceful.exceptions import SettingsError
@@ -29,6 +29,26 @@ def _flag(name: str, value: Any) -> bool:
     return value
 
 
+def _size(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        raise SettingsError(name, value, "give a number of bytes above zero, for instance 262144")
+    return value
+
+
+def _store_url(name: str, value: Any) -> str:
+    if not isinstance(value, str) or value.partition("://")[0] not in _STORE_SCHEMES:
+        raise SettingsError(name, value, "give the URL of a Redis, such as redis://localhost/2")
+    return value
+
+
+def _mapping(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise SettingsError(name, value, "give a dict of transport options")
+    return value
+
+
+_STORE_SCHEMES = ("redis", "rediss", "sentinel", "redis+socket")
+
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "grace_period": _seconds,
     "soft_deadline": _seconds,
@@ -36,6 +56,10 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "exit_timeout": _seconds,
     "default_task": _flag,
     "release_prefetched": _flag,
+    "store": _store_url,
+    "store_options": _mapping,
+    "checkpoint_ttl": _seconds,
+    "checkpoint_max_bytes": _size,
 }
 
 
@@ -52,6 +76,12 @@ class Settings:
         default_task: Make ``GracefulTask`` the base of all of the app's tasks.
         release_prefetched: Give messages that were fetched and not started back at once
             when the worker starts to stop.
+        store: URL of the Redis for checkpoints; ``None`` for the broker or the result
+            backend, whichever is Redis.
+        store_options: Transport options for ``store``, such as ``master_name``,
+            ``global_keyprefix`` and ``ssl``.
+        checkpoint_ttl: Seconds after its last save at which a checkpoint expires.
+        checkpoint_max_bytes: The most that one saved value may take.
     """
 
     grace_period: float | None = None
@@ -60,6 +90,10 @@ class Settings:
     exit_timeout: float = 5.0
     default_task: bool = False
     release_prefetched: bool = True
+    store: str | None = None
+    store_options: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint_ttl: float = 30 * 86400.0
+    checkpoint_max_bytes: int = 256 * 1024
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, Any]) -> Settings:
@@ -73,7 +107,7 @@ class Settings:
                 names the setting, the value and the mend.
         """
         conf = getattr(conf, "data", conf)  # one that Celery has not read yet reads itself now
-        known = {field.name for field in fields(cls)}
+        known = {one.name for one in fields(cls)}
         for key, name in _names_set(conf):
             if name not in known:
                 raise SettingsError(key, conf[key], _nearest(conf, name, known))

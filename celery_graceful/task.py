@@ -14,8 +14,13 @@ import celery.app.task
 from celery.utils.log import get_logger
 
 from celery_graceful import interrupt as _interrupt
-from celery_graceful import phase, signals
-from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit, TaskInterrupted
+from celery_graceful import phase, resume, signals
+from celery_graceful.exceptions import (
+    Interrupted,
+    ShutdownTimeLimit,
+    TaskInterrupted,
+    TooManyInterruptions,
+)
 from celery_graceful.interrupt import Interrupt, named_if_slow
 from celery_graceful.phase import InterruptReason
 from celery_graceful.run import Run, current, execute
@@ -29,7 +34,7 @@ logger = get_logger(__name__)
 INTERRUPTED = "INTERRUPTED"
 
 
-class GracefulTask(celery.Task):
+class GracefulTask(resume.Resumable, celery.Task):
     """A task that knows when its worker has to stop, and goes back to the queue if it must.
 
     Combine it with other task bases by ordinary inheritance, in either order.
@@ -104,6 +109,7 @@ class GracefulTask(celery.Task):
         exc = kwargs.get("exc") or (args[2] if len(args) > 2 else None) or sys.exc_info()[1]
         if isinstance(exc, (ShutdownTimeLimit, Interrupted)) and current() is not None:
             raise Interrupted(_interrupt.current_interrupt()) from exc
+        resume.failed(self.request)  # before the message for the next try can be delivered
         return super().retry(*args, **kwargs)
 
 
@@ -149,15 +155,20 @@ def _deliver(
         soft_time_limit=_soft_limit(task, request),
     )
     try:
-        return execute(run, call, args, kwargs)
+        result = execute(run, resume.body_of(task, request, run, call), args, kwargs)
+        resume.ended(request)
+        return result
     except (Interrupted, ShutdownTimeLimit) as exc:
-        outcome = _interruption(task, request, exc)
+        outcome = _interruption(task, request, run, exc)
+    except Exception:
+        resume.failed(request)
+        raise
     raise outcome
 
 
 def _interruption(
-    task: GracefulTask, request: Any, exc: Interrupted | ShutdownTimeLimit
-) -> TaskInterrupted:
+    task: GracefulTask, request: Any, run: Run, exc: Interrupted | ShutdownTimeLimit
+) -> TaskInterrupted | TooManyInterruptions:
     interrupt = getattr(exc, "interrupt", None) or _interrupt.current_interrupt()
     if interrupt is None:
         interrupt = Interrupt(InterruptReason.SHUTDOWN, float("inf"))
@@ -166,6 +177,9 @@ def _interruption(
             task.on_interrupted(interrupt)
     except Exception:
         logger.exception("on_interrupted of %s[%s] raised", task.name, request.id)
+    too_many = resume.interrupted(task, run, interrupt)
+    if too_many is not None:
+        return too_many
     record(task, request, str(interrupt.reason), given_up=False)
     return TaskInterrupted(str(interrupt.reason))
 

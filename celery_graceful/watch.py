@@ -20,7 +20,7 @@ from celery.worker import state
 
 from celery_graceful import cleanup, native
 from celery_graceful import run as _run
-from celery_graceful.giving_up import tell_backend, tell_listeners
+from celery_graceful.giving_up import count_interruptions, tell_backend, tell_listeners
 from celery_graceful.native import bounded
 from celery_graceful.phase import Phase
 from celery_graceful.report import describe
@@ -244,6 +244,7 @@ class Watch:
             bounded(lambda: tell_listeners(self.drain.worker, given_up, room / 10), room / 10)
             if not bounded(lambda: self._give_back(given_up, room / 10), room / 4):
                 self._could_not(given_up, "no answer in time")
+            bounded(lambda: count_interruptions(given_up), room / 10)
         self.board.phase = Phase.EXIT
         state.should_terminate = EX_OK
         self.drain.loop.ring()

@@ -112,6 +112,15 @@ class Worker:
         """How many of its lines match the regular expression."""
         return sum(1 for line in self.lines if re.search(pattern, line))
 
+    def find(self, pattern: str) -> list[re.Match[str]]:
+        """What matches the regular expression, line by line."""
+        return [found for line in self.lines if (found := re.search(pattern, line))]
+
+    def wait_news(self, timeout: float) -> None:
+        """Wait for a line, any line, for up to `timeout` seconds."""
+        with self._news:
+            self._news.wait(timeout)
+
     def wait_line(self, pattern: str, count: int = 1, timeout: float = TIMEOUT) -> str:
         """Wait for `count` lines that match; returns the last of them.
 

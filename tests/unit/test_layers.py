@@ -20,7 +20,7 @@ ROOT = Path(celery_graceful.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("exceptions", "settings", "signals", "native"),
-    ("grace_period", "log_thread", "phase", "store", "trace_log"),
+    ("codec", "grace_period", "log_thread", "phase", "store", "trace_log"),
     ("run",),
     (
         "interrupt",
@@ -32,8 +32,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "monitors",
         "transport",
     ),
-    ("iteration", "rescue", "batch", "requeue"),
-    ("pools", "request", "task"),
+    ("safe_point", "sources"),
+    ("forget", "iteration", "steps", "rescue", "batch", "requeue"),
+    ("pools", "request", "resume", "task"),
     ("sentinel", "loop", "report", "giving_up", "quiesce", "watch", "drain", "bootsteps"),
     ("plugin",),
     ("__init__", "cli", "control", "doctor", "demo", "testing"),

@@ -105,6 +105,7 @@ INSTANCE = {
     "_active_tags",
     "_callbacks",
     "_controlled_termination",
+    "_meta",  # documented by Django
     "_popen",
     "_quick_ack",
     "_sock",

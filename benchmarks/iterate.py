@@ -1,0 +1,103 @@
+"""What it costs a task to go on where it stopped: per item, per save, in memory."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from benchmarks.tables import percentile, table
+from celery_graceful import phase
+from tests.deliveries import bench
+from tests.servers import RedisServer
+
+__all__ = ["iterate", "main"]
+
+ROUNDS = 5
+
+
+def iterate(redis: RedisServer, *, quick: bool) -> str:
+    """What ``iterate`` costs an item, and a save, against a plain ``for``."""
+    items = 200_000 if quick else 2_000_000
+    memory = 1_000_000 if quick else 10_000_000
+    saves = 300 if quick else 3_000
+    with bench(redis.client(), graceful_store=redis.url()) as b:
+        found: dict[str, Any] = {}
+
+        def task(self: Any) -> None:
+            # First: what comes later needs more, and the peak is that of the process.
+            before = peak()
+            run(self.iterate(range(memory)))
+            found["memory"] = peak() - before
+            found["items"] = {
+                "for over a range": fastest(lambda: range(items)),
+                "for over iter(range)": fastest(lambda: iter(range(items))),
+                "the check alone, in a generator": fastest(lambda: checked(range(items))),
+                "self.iterate(range)": fastest(lambda: self.iterate(range(items))),
+                "self.iterate(list)": fastest(lambda data=list(range(items)): self.iterate(data)),
+                "self.iterate(generator)": fastest(lambda: self.iterate(x for x in range(items))),
+            }
+            found["saves"] = [one_save(self, number) for number in range(saves)]
+            found["every=1"] = fastest(lambda: self.iterate(range(saves), every=1))
+
+        state, result = b.deliver(b.task(task))
+        assert state == "SUCCESS", result
+    each = {name: took / items * 1e9 for name, took in found["items"].items()}
+    plain = each["for over iter(range)"]
+    rows = [(name, f"{cost:.0f}", f"{cost - plain:+.0f}") for name, cost in each.items()]
+    micro = [took * 1e6 for took in found["saves"]]
+    others = [
+        ("a save, median", f"{percentile(micro, 50):.0f} us"),
+        ("a save, p99", f"{percentile(micro, 99):.0f} us"),
+        ("an item with every=1", f"{found['every=1'] / saves * 1e6:.0f} us"),
+        (f"growth of the peak memory over {memory:,} items", f"{found['memory']} KiB"),
+    ]
+    heads = ("one item", "ns", "over iter")
+    return f"{table(heads, rows)}\n\n{table(('', 'cost'), others)}"
+
+
+def checked(source: Iterable[int]) -> Iterable[int]:
+    """A generator that does no more than look at the flag and at the clock."""
+    flag, clock, due = phase.flag, time.monotonic, time.monotonic() + 3600
+    for item in source:
+        yield item
+        if flag[0] or clock() >= due:
+            raise AssertionError
+
+
+def run(loop: Iterable[Any]) -> None:
+    for _ in loop:
+        pass
+
+
+def fastest(make: Callable[[], Iterable[Any]]) -> float:
+    """Seconds of the fastest of some rounds: the others were disturbed."""
+    times = []
+    for _ in range(ROUNDS):
+        loop = make()
+        began = time.perf_counter()
+        run(loop)
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def one_save(task: Any, number: int) -> float:
+    began = time.perf_counter()
+    task.checkpoint({"rows": number})
+    return time.perf_counter() - began
+
+
+def peak() -> int:
+    """The most memory that this process has had, in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def main() -> None:
+    """Print the tables."""
+    with RedisServer() as redis:
+        print(iterate(redis, quick=False))
+
+
+if __name__ == "__main__":
+    main()

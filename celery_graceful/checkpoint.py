@@ -1,0 +1,327 @@
+"""The checkpoint of one delivery of a task: what it has saved, and what it has to save.
+
+A delivery reads the store once, when its task first asks for something, and writes all that
+is new in one step, so what is saved always fits together. While the store is away the newest
+values wait in memory.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from celery.utils.log import get_task_logger
+
+from celery_graceful import phase
+from celery_graceful.codec import decode, encode
+from celery_graceful.exceptions import Interrupted
+from celery_graceful.interrupt import Interrupt, current_interrupt
+from celery_graceful.phase import InterruptReason
+from celery_graceful.run import Run, current
+from celery_graceful.settings import Settings
+from celery_graceful.store import COMMAND_TIMEOUT, Store, StoreAway, find_store, settings_of
+
+__all__ = ["CURSOR", "DELIVERY", "SENT_AGAIN", "STEP", "Checkpoint", "key_of", "may_resume"]
+
+logger = get_task_logger(__name__)
+
+#: Name of the header under which the main process hands a delivery's token to the child.
+DELIVERY = "graceful_delivery"
+
+#: Name of the header of messages that were sent again to the tail of their queue.
+SENT_AGAIN = "graceful_sent_again"
+
+_ATTRIBUTE = "_graceful_checkpoint"
+
+#: In front of the paths of loops and steps, in the names of their fields.
+CURSOR, STEP = "c:", "s:"
+
+_STATE = "state"
+
+#: Seconds that a task that may have a checkpoint waits for the store, and between two looks.
+LOAD_PATIENCE, LOAD_PAUSE = 10.0, 0.2
+
+_told: set[str] = set()
+
+
+def key_of(name: str, task_id: str) -> str:
+    """The key of a task's checkpoint."""
+    return f"graceful:checkpoint:{name}:{task_id}"
+
+
+def may_resume(request: Any) -> bool:
+    """Whether an earlier delivery, or an earlier try, may have left a checkpoint."""
+    info = request.delivery_info or {}
+    return bool(info.get("redelivered") or request.retries or getattr(request, SENT_AGAIN, False))
+
+
+class Checkpoint:
+    """Everything that one task saves, by the name of its field in the store.
+
+    Args:
+        name: Of the task.
+        task_id: Of the task.
+        began: When the delivery began, on the monotonic clock; ``None`` where nothing is
+            saved (direct calls, eager tasks).
+        run: The run whose code calls, if there is one.
+        store: Where to save; ``None`` for nowhere.
+        settings: What the user set.
+        token: Names the delivery.
+        may_resume: There may be a checkpoint of an earlier delivery.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        task_id: str,
+        *,
+        began: float | None = None,
+        run: Run | None = None,
+        store: Store | None = None,
+        settings: Settings | None = None,
+        token: str = "",
+        may_resume: bool = False,
+    ) -> None:
+        self.name, self.task_id = name, task_id
+        self.store = store
+        self.began = began
+        self.run = run
+        self.settings = settings or Settings()
+        self.token = token
+        #: The loops whose body runs, the innermost last.
+        self.loops: list[Any] = []
+        #: What an earlier run left: fields, as loaded.
+        self.loaded: dict[str, str] = {}
+        #: This delivery has got further than the one before.
+        self.advanced = False
+        #: A later delivery has taken over.
+        self.lost = False
+        #: How often the task was interrupted, as far as is known without asking.
+        self.interruption_count = 0
+        self._is_loaded = began is None
+        self._may_resume = may_resume
+        self._fields: dict[str, str] = {}
+        self._unsaved: dict[str, str] = {}
+        self._obsolete: set[str] = set()
+
+    @classmethod
+    def of(cls, task: Any, run: Run | None = None) -> Checkpoint:
+        """The checkpoint of the call of ``task`` that the caller is part of.
+
+        Args:
+            task: The task.
+            run: The delivery, when the caller knows it.
+        """
+        request = task.request_stack.top
+        if request is None:
+            return cls(task.name, "")
+        found = request.__dict__.get(_ATTRIBUTE)
+        if found is None:
+            found = request.__dict__[_ATTRIBUTE] = cls._open(task, request, run or current())
+        assert isinstance(found, cls)
+        return found
+
+    @classmethod
+    def _open(cls, task: Any, request: Any, run: Run | None) -> Checkpoint:
+        if run is None or run.task_id != request.id or request.called_directly:
+            return cls(task.name, request.id or "")
+        return cls(
+            task.name,
+            request.id,
+            began=run.started_at,
+            run=run,
+            store=find_store(task.app),
+            settings=settings_of(task.app),
+            token=getattr(request, DELIVERY, None) or uuid.uuid4().hex,
+            may_resume=may_resume(request),
+        )
+
+    @staticmethod
+    def used_by(request: Any) -> Checkpoint | None:
+        """The checkpoint of a call, if its task asked for it."""
+        found: Checkpoint | None = request.__dict__.get(_ATTRIBUTE)
+        return found
+
+    # -- values ----------------------------------------------------------------------
+
+    @property
+    def state(self) -> Any:
+        """A copy of the state, ``None`` if there is none."""
+        text = self.get(_STATE)
+        return None if text is None else decode(text)
+
+    def set_state(self, state: Any) -> None:
+        """Take a copy of ``state``, to be saved with the next save.
+
+        Raises:
+            CheckpointError: It is not JSON, or too large.
+        """
+        self.load()
+        self.put(_STATE, encode(state, "state", self.settings.checkpoint_max_bytes))
+
+    @property
+    def resumed(self) -> bool:
+        """Whether an earlier run left anything to go on from."""
+        self.load()
+        return bool(self.loaded)
+
+    @property
+    def interruptions(self) -> int:
+        """How often the task was interrupted."""
+        self.load()
+        return self.interruption_count
+
+    def get(self, field: str) -> str | None:
+        """The newest value of a field, saved or not."""
+        self.load()
+        return self._fields.get(field)
+
+    def put(self, field: str, text: str) -> None:
+        """Set a field, to be saved with the next save."""
+        if self._fields.get(field) != text:
+            self._fields[field] = self._unsaved[field] = text
+            self._obsolete.discard(field)
+            self.advanced = True
+
+    def drop(self, prefix: str) -> None:
+        """Delete the cursors and steps whose path begins so, with the next save."""
+        for field in list(self._fields):
+            if field.startswith((CURSOR + prefix, STEP + prefix)):
+                del self._fields[field]
+                self._unsaved.pop(field, None)
+                self._obsolete.add(field)
+
+    def loaded_steps(self, prefix: str) -> Iterator[str]:
+        """Paths of the steps that an earlier run saved and that begin so."""
+        start = STEP + prefix
+        return (field[len(STEP) :] for field in self.loaded if field.startswith(start))
+
+    # -- the store -------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Read what an earlier run left, once.
+
+        Raises:
+            Interrupted: The store stays away, and there may be something in it: the task must
+                not start over.
+        """
+        if self._is_loaded:
+            return
+        if self.store is None:
+            self._warn_no_store()
+        else:
+            end = time.monotonic() + LOAD_PATIENCE
+            while not self._is_loaded:
+                try:
+                    with self._undisturbed():
+                        self._take(self._call(want_fields=True, insist=True))
+                        self._is_loaded = True
+                except StoreAway as exc:
+                    if not self._may_resume:
+                        break
+                    if time.monotonic() > end or phase.flag[0]:
+                        waiting = Interrupt(InterruptReason.STORE_AWAY, math.inf)
+                        raise Interrupted(current_interrupt() or waiting) from exc
+                    time.sleep(LOAD_PAUSE)
+        self._is_loaded = True
+
+    def _take(self, answer: Any) -> None:
+        if answer is None:
+            return
+        pairs = answer[1]
+        fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        if fields:
+            self._mark()
+        self.loaded = {
+            field: text
+            for field, text in fields.items()
+            if field == _STATE or field.startswith((CURSOR, STEP))
+        }
+        self._fields = {**self.loaded, **self._fields}
+
+    def save(
+        self, *, interrupted: int = 0, timeout: float = COMMAND_TIMEOUT, insist: bool = False
+    ) -> bool:
+        """Write what is new.
+
+        Args:
+            interrupted: How often the task was interrupted since the last save.
+            timeout: Seconds that the store may take.
+            insist: Try also when the store was away a moment ago.
+
+        Returns:
+            Whether the store has everything.
+        """
+        for loop in self.loops:
+            loop.deposit()
+        if self.store is None or self.lost:
+            return False
+        if not (self._unsaved or self._obsolete or interrupted):
+            return True
+        try:
+            with self._undisturbed():
+                self._call(interrupted=interrupted, timeout=timeout, insist=insist)
+                self._unsaved.clear()
+                self._obsolete.clear()
+        except StoreAway:
+            return False
+        return not self.lost
+
+    def _call(
+        self,
+        *,
+        want_fields: bool = False,
+        interrupted: int = 0,
+        timeout: float = COMMAND_TIMEOUT,
+        insist: bool = False,
+    ) -> Any:
+        assert self.store is not None
+        assert self.began is not None
+        changes = [item for pair in self._unsaved.items() for item in pair]
+        age = int((time.monotonic() - self.began) * 1e6)
+        ttl = int(self.settings.checkpoint_ttl * 1000)
+        counts = [int(want_fields), interrupted, len(self._unsaved)]
+        answer = self.store.run(
+            "checkpoint",
+            [key_of(self.name, self.task_id)],
+            [self.token, age, ttl, *counts, *changes, *self._obsolete],
+            timeout=timeout,
+            insist=insist,
+        )
+        if answer is None:
+            self.lost = True
+            logger.warning(
+                "%s[%s] was delivered again while it runs here: from now on only the later "
+                "run saves its checkpoint",
+                self.name,
+                self.task_id,
+            )
+            return None
+        self.interruption_count = int(answer[0])
+        if not want_fields:
+            self._mark()
+        return answer
+
+    def _mark(self) -> None:
+        """Let the main process know that there is something to delete in the end."""
+        if phase.board is not None:
+            phase.board.mark(self.task_id)
+
+    def _undisturbed(self) -> AbstractContextManager[None]:
+        """An exception from outside must not land between a command and its answer."""
+        if self.run is None or self.run is not current():
+            return nullcontext()
+        return self.run.undisturbed()
+
+    @staticmethod
+    def _warn_no_store() -> None:
+        if "no store" not in _told:
+            _told.add("no store")
+            logger.warning(
+                "There is no store for checkpoints: neither graceful_store is set, nor are the "
+                "broker or the result backend Redis. Tasks that are interrupted start over"
+            )

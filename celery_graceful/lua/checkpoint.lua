@@ -1,0 +1,42 @@
+-- Load or save the checkpoint of one task, on behalf of one delivery.
+--
+-- KEYS[1]  the hash: see the legend in store.py
+-- ARGV     token of the delivery; microseconds since it began; milliseconds to live;
+--          '1' to get all fields back; how often it was interrupted since the last call;
+--          how many fields to set; their names and values; names of fields to delete
+--
+-- A run that began before the one that holds the fence has lost its claim: nothing is done
+-- and nothing returned. The server's clock decides, so the clocks of workers do not matter.
+-- Returns the count of interruptions, and the fields that were asked for.
+local key, token = KEYS[1], ARGV[1]
+local time = redis.call('TIME')
+local began = time[1] * 1000000 + time[2] - tonumber(ARGV[2])
+local fence = redis.call('HMGET', key, 'fence', 'began')
+if fence[1] and fence[1] ~= token and tonumber(fence[2]) > began then
+  return false
+end
+local last = 6 + 2 * tonumber(ARGV[6])
+for i = 7, last, 2 do
+  redis.call('HSET', key, ARGV[i], ARGV[i + 1])
+end
+for i = last + 1, #ARGV do
+  redis.call('HDEL', key, ARGV[i])
+end
+local interruptions
+if ARGV[5] ~= '0' then
+  interruptions = redis.call('HINCRBY', key, 'interruptions', ARGV[5])
+else
+  interruptions = tonumber(redis.call('HGET', key, 'interruptions') or '0')
+end
+-- A task that has saved nothing leaves nothing.
+if redis.call('EXISTS', key) == 1 then
+  if fence[1] ~= token then
+    redis.call('HSET', key, 'fence', token, 'began', string.format('%.0f', began))
+  end
+  redis.call('PEXPIRE', key, ARGV[3])
+end
+local fields = {}
+if ARGV[4] == '1' then
+  fields = redis.call('HGETALL', key)
+end
+return { interruptions, fields }

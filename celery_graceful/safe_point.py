@@ -1,0 +1,70 @@
+"""Safe points: where a task that stands there may be stopped, and is."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from celery.utils.log import get_task_logger
+
+from celery_graceful import phase
+from celery_graceful.checkpoint import Checkpoint
+from celery_graceful.exceptions import Interrupted
+from celery_graceful.interrupt import Interrupt, current_interrupt
+from celery_graceful.phase import InterruptReason
+from celery_graceful.run import current
+from celery_graceful.store import COMMAND_TIMEOUT
+
+__all__ = ["bounded_timeout", "pending_interrupt", "stand"]
+
+logger = get_task_logger(__name__)
+
+#: Seconds until a task whose run time is over, and whose state could not be saved, tries again.
+POSTPONED = 1.0
+
+
+def pending_interrupt(checkpoint: Checkpoint, run_time_at: float) -> Interrupt | None:
+    """What would stop the running task if it stood at a safe point.
+
+    Args:
+        checkpoint: The task's.
+        run_time_at: When its ``max_run_time`` is over, on the monotonic clock.
+    """
+    run = current()
+    if run is None or not run.graceful or run.shielded:
+        return None
+    if phase.flag[0]:
+        return current_interrupt()
+    # A task that has done nothing would come back to the same place, for ever.
+    over = checkpoint.advanced and time.monotonic() >= run_time_at
+    if over and checkpoint.store is not None:
+        return Interrupt(InterruptReason.RUN_TIME, math.inf)
+    return None
+
+
+def bounded_timeout(interrupt: Interrupt | None) -> float:
+    """Seconds that the store gets at an interrupt: a small part of what is left."""
+    left = math.inf if interrupt is None else interrupt.time_left()
+    return min(COMMAND_TIMEOUT, max(0.1, left / 4))
+
+
+def stand(checkpoint: Checkpoint, run_time_at: float) -> float:
+    """Stop the task here if it has to.
+
+    Returns:
+        When its ``max_run_time`` is over, on the monotonic clock: later than before, if it
+        has to go on because what it did could not be saved.
+
+    Raises:
+        Interrupted: It has to; everything that could be saved is.
+    """
+    interrupt = pending_interrupt(checkpoint, run_time_at)
+    if interrupt is None:
+        return run_time_at
+    saved = checkpoint.save(timeout=bounded_timeout(interrupt), insist=True)
+    if interrupt.reason is InterruptReason.RUN_TIME and not saved:
+        return time.monotonic() + POSTPONED
+    run = current()
+    if run is not None:
+        run.raised = True
+    raise Interrupted(interrupt)

@@ -1,0 +1,113 @@
+"""What a source is, and those that need nothing but Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from typing import Any, Generic, TypeVar
+
+from celery_graceful.exceptions import CheckpointError
+
+__all__ = ["IterableSource", "SequenceSource", "Source", "as_source", "pages"]
+
+T = TypeVar("T")
+
+
+class Source(Generic[T]):
+    """Base of all sources; derive from it for your own."""
+
+    #: Says what a cursor means. A loop does not go on from a cursor of another kind.
+    kind = "source"
+
+    def pairs(self, cursor: Any) -> Iterator[tuple[Any, T]]:
+        """Each item that comes after ``cursor``, with the cursor after it."""
+        raise NotImplementedError
+
+    def check(self, cursor: Any) -> None:
+        """Raise ``CheckpointError`` if the source cannot go on from ``cursor``."""
+
+
+class _Counted(Source[T]):
+    kind = "sequence"
+
+    def check(self, cursor: Any) -> None:
+        if cursor is not None and (type(cursor) is not int or cursor < 0):
+            raise CheckpointError(
+                f"cursor={cursor!r} is a {type(cursor).__name__}: the cursor of a sequence or "
+                "an iterable is the number of items that are done."
+            )
+
+
+class SequenceSource(_Counted[T]):
+    """Goes on by index, without walking."""
+
+    def __init__(self, items: Sequence[T]) -> None:
+        self.items = items
+
+    def pairs(self, cursor: int | None) -> Iterator[tuple[int, T]]:
+        if not cursor:
+            return enumerate(self.items, 1)
+        rest = map(self.items.__getitem__, range(cursor, len(self.items)))
+        return enumerate(rest, cursor + 1)
+
+
+class IterableSource(_Counted[T]):
+    """Goes on by position; whoever opens it walks ``items`` to there."""
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self.items = iter(items)
+
+    def pairs(self, cursor: int | None) -> Iterator[tuple[int, T]]:
+        return enumerate(self.items, (cursor or 0) + 1)
+
+
+def as_source(given: Iterable[T] | Source[T]) -> Source[T]:
+    """``given``, or the source that fits it.
+
+    Raises:
+        CheckpointError: It has no order to go on in.
+    """
+    if isinstance(given, Source):
+        return given
+    if isinstance(given, Set):
+        raise CheckpointError(
+            f"a {type(given).__name__} has another order in another process: iterate over "
+            "sorted(...) of it."
+        )
+    if hasattr(given, "query") and hasattr(given, "model"):
+        raise CheckpointError("wrap the QuerySet: iterate(celery_graceful.sources.queryset(qs)).")
+    if isinstance(given, Sequence):
+        return SequenceSource(given)
+    if isinstance(given, Iterable):
+        return IterableSource(given)
+    raise CheckpointError(f"a {type(given).__name__} cannot be iterated over.")
+
+
+class pages(Source[T]):
+    """The items of an API, page by page.
+
+    Args:
+        fetch: Takes a page's cursor, ``None`` for the first page; returns the page's items
+            and the next page's cursor, ``None`` after the last page.
+    """
+
+    kind = "pages"
+
+    def __init__(self, fetch: Callable[[Any], tuple[Iterable[T], Any]]) -> None:
+        self.fetch = fetch
+
+    def check(self, cursor: Any) -> None:
+        if cursor is not None and not (isinstance(cursor, (list, tuple)) and len(cursor) == 2):
+            raise CheckpointError(
+                f"cursor={cursor!r}: the cursor of pages is [page, items done of it]."
+            )
+
+    def pairs(self, cursor: Any) -> Iterator[tuple[Any, T]]:
+        page, done = cursor or (None, 0)
+        while True:
+            items, following = self.fetch(page)
+            for number, item in enumerate(items, 1):
+                if number > done:
+                    yield [page, number], item
+            if following is None:
+                return
+            page, done = following, 0

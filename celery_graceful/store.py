@@ -1,0 +1,248 @@
+"""The store: Redis, reached over the app's own connection parameters.
+
+Keys, each after the key prefix of the connection:
+
+``graceful:checkpoint:<task name>:<task id>``
+    Hash, with ``graceful_checkpoint_ttl`` to live.
+
+    ==================  ==========================================================
+    ``fence``           token of the delivery that may write
+    ``began``           when that delivery began, microseconds of the server's clock
+    ``interruptions``   how often the task was interrupted
+    ``state``           what the task passed to ``checkpoint``
+    ``c:<loop>``        cursor of a loop: JSON of kind, cursor, whether it is done
+    ``s:<step>``        result of a step: JSON of position and result
+    ==================  ==========================================================
+
+The scripts are in ``lua/``. This is the only module, besides a transport, that imports redis.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from celery.utils.log import get_logger
+from kombu.connection import Connection
+
+from celery_graceful import native
+from celery_graceful.settings import PREFIX, Settings
+
+__all__ = ["COMMAND_TIMEOUT", "Store", "StoreAway", "find_store", "settings_of"]
+
+logger = get_logger(__name__)
+
+#: Seconds that a connect, and an answer, may take.
+COMMAND_TIMEOUT = 1.0
+
+#: Seconds until a store that was away is asked again: the first time, and at most.
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
+
+
+class StoreAway(Exception):
+    """The store could not be asked, or did not answer in time."""
+
+
+class Store:
+    """One Redis database.
+
+    Args:
+        source: Where its address was found, for messages.
+        make_pool: Makes a redis connection pool for a time-out in seconds; does not connect.
+        prefix: Put in front of every key.
+    """
+
+    def __init__(self, source: str, make_pool: Callable[[float], Any], prefix: str = "") -> None:
+        self.source = source
+        self.prefix = prefix
+        self._make_pool = make_pool
+        self._clients: dict[tuple[float, int], Any] = {}
+        self._scripts: dict[str, tuple[str, str]] = {}
+        self._away_since: float | None = None
+        self._pause = FIRST_PAUSE
+        self._ask_again_at = 0.0
+
+    def run(
+        self,
+        script: str,
+        keys: Sequence[str],
+        args: Sequence[Any],
+        *,
+        timeout: float = COMMAND_TIMEOUT,
+        insist: bool = False,
+    ) -> Any:
+        """Run a script of ``lua/``.
+
+        Args:
+            script: Its name, without ``.lua``.
+            keys: Its keys, without the prefix.
+            args: Its arguments.
+            timeout: Seconds for a connect, and for the answer.
+            insist: Ask also when the store was away a moment ago.
+
+        Raises:
+            StoreAway: It did not work. Said in the log once, until it works again.
+        """
+        if self._away_since is not None and not insist and time.monotonic() < self._ask_again_at:
+            raise StoreAway(f"{self.source} was away a moment ago")
+        from redis.exceptions import NoScriptError
+
+        sha, text = self._script(script)
+        names = [self.prefix + key for key in keys]
+        try:
+            client = self._client(timeout)
+            try:
+                answer = client.evalsha(sha, len(names), *names, *args)
+            except NoScriptError:
+                answer = client.eval(text, len(names), *names, *args)
+        except Exception as exc:  # redis, kombu and the system have each errors of their own
+            self._failed(exc)
+            raise StoreAway(f"{self.source}: {exc!r}") from exc
+        if self._away_since is not None:
+            away = time.monotonic() - self._away_since
+            self._away_since, self._pause = None, FIRST_PAUSE
+            logger.warning("The store (%s) is back after %.1f s", self.source, away)
+        return answer
+
+    def _failed(self, exc: Exception) -> None:
+        now = time.monotonic()
+        if self._away_since is None:
+            self._away_since = now
+            logger.warning(
+                "The store (%s) does not work: %r. Tasks go on, and keep in memory what they "
+                "have to save until it does",
+                self.source,
+                exc,
+            )
+        else:
+            self._pause = min(self._pause * 2, LONGEST_PAUSE)
+        self._ask_again_at = now + self._pause
+
+    def _script(self, name: str) -> tuple[str, str]:
+        if name not in self._scripts:
+            text = files("celery_graceful").joinpath(f"lua/{name}.lua").read_text(encoding="utf-8")
+            self._scripts[name] = hashlib.sha1(text.encode()).hexdigest(), text
+        return self._scripts[name]
+
+    def _client(self, timeout: float) -> Any:
+        # Under gevent a connection belongs to the hub of its thread.
+        key = timeout, native.thread_ident() if native.is_gevent() else 0
+        if key not in self._clients:
+            from redis import Redis
+            from redis.backoff import NoBackoff
+            from redis.exceptions import ConnectionError
+            from redis.retry import Retry
+
+            pool = self._make_pool(timeout)
+            kwargs = pool.connection_kwargs
+            # Once more at once when the connection was lost; never after a time-out.
+            kwargs.update(
+                socket_timeout=timeout,
+                retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
+                retry_on_timeout=False,
+                decode_responses=True,
+                encoding="utf-8",
+            )
+            if "host" in kwargs:  # a unix socket takes no such argument
+                kwargs["socket_connect_timeout"] = timeout
+            self._clients[key] = Redis(connection_pool=pool)
+        return self._clients[key]
+
+
+_found: WeakKeyDictionary[Any, Store | None] = WeakKeyDictionary()
+_settings: WeakKeyDictionary[Any, Settings] = WeakKeyDictionary()
+
+
+def settings_of(app: Any) -> Settings:
+    """The settings of an app, read once.
+
+    Raises:
+        SettingsError: One of them cannot be used.
+    """
+    if app not in _settings:
+        _settings[app] = Settings.from_conf(app.conf)
+    return _settings[app]
+
+
+def find_store(app: Any) -> Store | None:
+    """The store of an app: ``graceful_store``, else the broker, else the result backend.
+
+    The latter two only where they are Redis. Does not connect.
+
+    Raises:
+        SettingsError: A ``graceful_*`` setting cannot be used.
+    """
+    if app not in _found:
+        _found[app] = _find(app, settings_of(app))
+    return _found[app]
+
+
+def _find(app: Any, settings: Settings) -> Store | None:
+    if settings.store is not None:
+        url, options = settings.store, dict(settings.store_options)
+        ssl = options.pop("ssl", None)
+        return Store(
+            f"{PREFIX}store",
+            lambda timeout: _kombu_pool(
+                Connection(url, ssl=ssl, transport_options={**options, **_timeouts(timeout)})
+            ),
+            options.get("global_keyprefix") or "",
+        )
+    broker = app.connection_for_write()
+    if broker.transport.driver_type == "redis":
+        return Store(
+            "the broker",
+            lambda timeout: _kombu_pool(
+                app.connection_for_write(transport_options=_timeouts(timeout))
+            ),
+            broker.transport_options.get("global_keyprefix") or "",
+        )
+    from celery.backends.redis import RedisBackend
+
+    backend = app.backend
+    if isinstance(backend, RedisBackend):
+        return Store(
+            "the result backend",
+            lambda timeout: _backend_pool(backend, timeout),
+            _backend_prefix(app.conf.get("result_backend_transport_options") or {}),
+        )
+    return None
+
+
+def _timeouts(timeout: float) -> dict[str, Any]:
+    return {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+
+
+class _NoClient:
+    """Stands where a kombu channel pings the server when it is made."""
+
+    @staticmethod
+    def ping() -> None:
+        """Not now."""
+
+
+def _kombu_pool(connection: Any) -> Any:
+    """A pool with the parameters of a kombu connection: TLS, Sentinel and all."""
+    transport = connection.transport
+    channel = type("Channel", (transport.Channel,), {"client": _NoClient()})(transport)
+    try:
+        return channel._get_pool()
+    finally:
+        channel.close()
+
+
+def _backend_pool(backend: Any, timeout: float) -> Any:
+    params = dict(backend.connparams, socket_timeout=timeout)
+    if "socket_connect_timeout" in params:
+        params["socket_connect_timeout"] = timeout
+    return backend._get_pool(**params)
+
+
+def _backend_prefix(options: dict[str, Any]) -> str:
+    """The key prefix, joined as Celery does for results."""
+    prefix = str(options.get("global_keyprefix") or "")
+    return prefix + "_" if prefix and prefix[-1] not in ":_-." else prefix

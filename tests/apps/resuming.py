@@ -1,0 +1,66 @@
+"""Tasks that save something, and end in every way there is."""
+
+from __future__ import annotations
+
+import os
+
+from celery.exceptions import Ignore
+
+from celery_graceful import Graceful, GracefulTask
+from tests.apps import make_app, say
+
+app = make_app("resuming")
+Graceful(app)
+task = app.task(base=GracefulTask, bind=True)
+
+
+@task
+def ending(self, how):
+    """Saves a state, and ends."""
+    self.checkpoint({"how": how})
+    say("saved", how)
+    if how == "failure":
+        raise ValueError(how)
+    if how == "ignore":
+        raise Ignore
+    if how == "retry" and not self.request.retries:
+        raise self.retry(countdown=0)
+    if how in ("terminate", "time limit"):
+        with self.shield():
+            self.wait_for_interrupt(120)
+    return self.resumed
+
+
+@app.task(base=GracefulTask, bind=True, max_run_time=0.05)
+def long(self, seconds):
+    """Counts milliseconds."""
+    for number in self.iterate(range(int(seconds * 1000))):
+        self.wait_for_interrupt(0.001)
+        if not number:
+            say("long began")
+    say("long ended", self.interruptions)
+
+
+@task
+def short(self, number):
+    say("short", number)
+
+
+@app.task(base=GracefulTask, bind=True, max_interruptions=0)
+def touchy(self):
+    say("touchy", os.getpid())
+    self.sleep(120)
+
+
+@app.task(base=GracefulTask, bind=True, max_interruptions=0)
+def stubborn(self):
+    """Does not stop, so the hard deadline takes it away."""
+    say("stubborn")
+    with self.shield():
+        while True:
+            self.wait_for_interrupt(120)
+
+
+@app.task
+def errback(request, exc, traceback):
+    say("errback", type(exc).__name__, exc)

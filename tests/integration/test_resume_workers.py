@@ -1,0 +1,133 @@
+"""Checkpoints with real workers: when they go, and what limits do."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from celery import Celery
+
+from tests.workers import TIMEOUT, Worker
+
+PATTERN = "graceful:checkpoint:*"
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def broker_url(request, redis_db):
+    if request.param == "redis":
+        return redis_db.url
+    return request.getfixturevalue("rabbit_vhost").url
+
+
+def worker(url, redis_db, pool="prefork", concurrency=1, **env):
+    env = {"BROKER_URL": url, "RESULT_URL": redis_db.url, "GRACE": "20", **env}
+    env.setdefault("CONF_worker_prefetch_multiplier", "1")
+    return Worker("tests.apps.resuming", pool=pool, concurrency=concurrency, env=env)
+
+
+def client(url, redis_db):
+    app = Celery("resuming", broker=url, backend=redis_db.url)
+    app.conf.broker_connection_timeout = TIMEOUT
+    return app
+
+
+def wait_until(condition):
+    """Wait until a condition on a server's data holds; nobody rings for those."""
+    end = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < end
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_checkpoint_goes_with_its_task(pool, redis_db):
+    url = redis_db.url
+    app = client(url, redis_db)
+
+    def send(how, **options):
+        return app.send_task("tests.apps.resuming.ending", [how], task_id=how, **options)
+
+    def gone():
+        return not redis_db.client.keys(PATTERN)
+
+    with worker(url, redis_db, pool, 2) as w:
+        w.ready()
+        assert send("success").get(timeout=TIMEOUT) is False
+        wait_until(gone)
+        send("ignore")
+        w.wait_line("saved ignore")
+        wait_until(gone)
+        with pytest.raises(ValueError, match="failure"):
+            send("failure").get(timeout=TIMEOUT)
+        wait_until(gone)
+        # Kept over the retry.
+        assert send("retry").get(timeout=TIMEOUT) is True
+        wait_until(gone)
+        if pool == "prefork":
+            send("time limit", time_limit=1)
+            w.wait_line("saved time limit")
+            wait_until(gone)
+            send("terminate")
+            w.wait_line("saved terminate")
+            app.control.revoke("terminate", terminate=True)
+            wait_until(gone)
+        # Revoked before it starts: another run's, here made up.
+        app.control.revoke("revoked", reply=True, timeout=TIMEOUT, limit=1)
+        redis_db.client.hset("graceful:checkpoint:tests.apps.resuming.ending:revoked", "state", "1")
+        send("revoked")
+        wait_until(gone)
+        w.term()
+        assert w.wait() == 0
+
+
+@pytest.mark.parametrize(
+    "pool", ["prefork", "threads", pytest.param("gevent", marks=pytest.mark.slow), "solo"]
+)
+def test_max_run_time_lets_others_run(pool, broker_url, redis_db):
+    app = client(broker_url, redis_db)
+    with worker(broker_url, redis_db, pool) as w:
+        w.ready()
+        long = app.send_task("tests.apps.resuming.long", [0.25])
+        w.wait_line("long began")
+        for number in range(3):
+            app.send_task("tests.apps.resuming.short", [number])
+        long.get(timeout=TIMEOUT)
+        w.wait_line(r"short \d", count=3)
+        order = [m[1] for m in w.find(r">> \S+ (short|long ended)")]
+        assert order[-1] == "long ended"
+        assert w.count("interrupted: it goes back") >= 3
+        assert w.count("long ended 0") == 1
+        wait_until(lambda: not redis_db.client.keys(PATTERN))
+        w.term()
+        assert w.wait() == 0
+    assert not redis_db.client.hlen("unacked")
+    assert not redis_db.client.llen("celery")
+
+
+def test_too_many_interruptions_is_a_failure(broker_url, redis_db):
+    app = client(broker_url, redis_db)
+    with worker(broker_url, redis_db) as w:
+        w.ready()
+        errback = app.signature("tests.apps.resuming.errback")
+        result = app.send_task("tests.apps.resuming.touchy", link_error=errback)
+        w.wait_line(r">> \S+ touchy")
+        w.term()
+        assert w.wait() == 0
+        with pytest.raises(Exception, match="interrupted 1 times, max_interruptions is 0"):
+            result.get(timeout=TIMEOUT)
+    wait_until(lambda: not redis_db.client.keys(PATTERN))
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_being_given_up_counts(pool, redis_db):
+    url = redis_db.url
+    app = client(url, redis_db)
+    with worker(url, redis_db, pool, GRACE="4") as w:
+        w.ready()
+        result = app.send_task("tests.apps.resuming.stubborn")
+        w.wait_line(r">> \S+ stubborn")
+        w.term()
+        w.wait()
+    assert result.state == "INTERRUPTED"
+    with worker(url, redis_db, pool) as w, pytest.raises(Exception, match="interrupted 1 times"):
+        result.get(timeout=TIMEOUT)
+    assert not w.count(">> .* stubborn")

@@ -1,0 +1,308 @@
+"""Where the store is found, and what happens when it is away, slow or taken over."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from functools import partial
+
+import pytest
+from celery import Celery
+
+from celery_graceful import SettingsError, checkpoint
+from celery_graceful.checkpoint import DELIVERY, key_of
+from celery_graceful.forget import Forget
+from celery_graceful.store import StoreAway, find_store
+from tests.deliveries import bench
+from tests.servers import RedisServer
+
+
+def app(**conf):
+    made = Celery(uuid.uuid4().hex, set_as_current=False)
+    made.conf.update({"broker_url": "memory://", "result_backend": None, **conf})
+    return made
+
+
+def kwargs_of(store):
+    return store._client(1.0).connection_pool.connection_kwargs
+
+
+# -- where it is ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("conf", "source", "db"),
+    [
+        (
+            {"graceful_store": "redis://h/3", "broker_url": "redis://h/1"},
+            "graceful_store",
+            3,
+        ),
+        ({"broker_url": "redis://h/1", "result_backend": "redis://h/2"}, "the broker", 1),
+        ({"broker_url": "amqp://", "result_backend": "redis://h/2"}, "the result backend", 2),
+    ],
+)
+def test_found(conf, source, db):
+    store = find_store(app(**conf))
+    assert store.source == source
+    assert kwargs_of(store)["db"] == db
+    assert kwargs_of(store)["socket_timeout"] == 1.0
+
+
+def test_none():
+    assert find_store(app(broker_url="amqp://", result_backend="cache+memory://")) is None
+
+
+@pytest.mark.parametrize("url", ["amqp://h", "localhost", 3])
+def test_graceful_store_has_to_be_redis(url):
+    with pytest.raises(SettingsError, match="give the URL of a Redis"):
+        find_store(app(graceful_store=url))
+
+
+def test_tls_and_password():
+    for conf in (
+        {
+            "broker_url": "rediss://user:secret@h:6380/0",
+            "broker_use_ssl": {"ssl_ca_certs": "ca.pem"},
+        },
+        {
+            "result_backend": "rediss://user:secret@h:6380/0?ssl_cert_reqs=CERT_REQUIRED",
+            "redis_backend_use_ssl": {"ssl_ca_certs": "ca.pem", "ssl_cert_reqs": "required"},
+        },
+        {
+            "graceful_store": "rediss://user:secret@h:6380/0",
+            "graceful_store_options": {"ssl": {"ssl_ca_certs": "ca.pem"}},
+        },
+    ):
+        store = find_store(app(**conf))
+        kwargs = kwargs_of(store)
+        assert (kwargs["username"], kwargs["password"]) == ("user", "secret")
+        assert kwargs["ssl_ca_certs"] == "ca.pem"
+        assert "SSL" in store._client(1.0).connection_pool.connection_class.__name__
+
+
+def test_sentinel():
+    options = {"master_name": "mymaster"}
+    url = "sentinel://h1:26379/0;sentinel://h2:26379/0"
+    for conf in (
+        {"broker_url": url, "broker_transport_options": options},
+        {"result_backend": url, "result_backend_transport_options": options},
+        {"graceful_store": url, "graceful_store_options": options},
+    ):
+        pool = find_store(app(**conf))._client(1.0).connection_pool
+        assert pool.service_name == "mymaster"
+        pools = [sentinel.connection_pool for sentinel in pool.sentinel_manager.sentinels]
+        assert [one.connection_kwargs["host"] for one in pools] == ["h1", "h2"]
+
+
+def test_key_prefix(redis_db):
+    url = redis_db.url
+    for conf, prefix in (
+        ({"broker_url": url, "broker_transport_options": {"global_keyprefix": "one:"}}, "one:"),
+        (
+            {
+                "result_backend": url,
+                "result_backend_transport_options": {"global_keyprefix": "two"},
+            },
+            "two_",
+        ),
+        (
+            {"graceful_store": url, "graceful_store_options": {"global_keyprefix": "three"}},
+            "three",
+        ),
+    ):
+        with bench(redis_db.client) as b:
+            b.app.conf.update(conf)
+
+            def task(self):
+                self.checkpoint("x")
+
+            made = b.task(task)
+            b.deliver(made, id="t")
+            assert redis_db.client.keys("*checkpoint*") == [prefix + key_of(made.name, "t")]
+            redis_db.client.flushdb()
+
+
+# -- what is in it -------------------------------------------------------------------
+
+
+@pytest.fixture
+def b(redis_db):
+    with bench(redis_db.client, graceful_store=redis_db.url, graceful_checkpoint_ttl=1000) as made:
+        yield made
+
+
+def saver(b):
+    def task(self, state):
+        self.checkpoint(state)
+
+    return b.task(task)
+
+
+def test_keys_expire(b):
+    made = saver(b)
+    b.deliver(made, 1, id="t")
+    assert 990 < b.client.ttl(key_of(made.name, "t")) <= 1000
+
+
+def test_what_saves_nothing_leaves_nothing(b):
+    def task(self):
+        return self.state, self.resumed
+
+    assert b.deliver(b.task(task)) == ("SUCCESS", (None, False))
+    assert b.client.dbsize() == 0
+    assert not any(b.board.memory[4096:])
+
+
+def test_a_run_that_lost_its_claim_overwrites_nothing(b, caplog):
+    def task(self, name):
+        self.checkpoint(f"{name} 1")
+        if name == "first":
+            second.start()
+            second.join()
+            self.checkpoint("first 2")
+            self.checkpoint("first 3")
+        self.step(f"{name}", lambda: None)
+
+    made = b.task(task)
+    deliver = partial(b.deliver, made, "second", id="t", redelivered=True)
+    second = threading.Thread(target=deliver)
+    b.deliver(made, "first", id="t")
+    assert b.saved(made, "t")["state"] == '"second 1"'
+    assert "s:first" not in b.saved(made, "t")
+    assert sum("delivered again while it runs here" in m for m in caplog.messages) == 1
+
+
+def test_deleted_for_the_delivery_that_ended_it(b):
+    made, forget = saver(b), Forget(b.app)
+    began = time.monotonic()
+    b.deliver(made, 1, id="t", **{DELIVERY: "mine"})
+    forget(made.name, "t", "another's", began - 60)
+    forget.flush(60)
+    assert b.saved(made, "t")
+    forget(made.name, "t", "mine", began)
+    forget.flush(60)
+    assert not b.saved(made, "t")
+
+
+def test_a_revoked_task_loses_it_whoever_wrote_it(b):
+    made, forget = saver(b), Forget(b.app)
+    for number in range(250):
+        b.client.hset(key_of(made.name, str(number)), "state", "1")
+        forget(made.name, str(number), "", None)
+    forget.flush(60)
+    assert b.client.dbsize() == 0
+
+
+# -- away ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(start_server):
+    server = start_server(RedisServer, appendonly=True)
+    with bench(server.client(), graceful_store=server.url()) as made:
+        yield server, made
+
+
+def test_away_and_back(own, caplog):
+    server, b = own
+
+    def task(self):
+        for item in self.iterate(range(100), every=1):
+            self.state = item
+            if item == 10:
+                server.kill()
+            if item == 50:
+                server.start()
+                b.interrupt()
+
+    made = b.task(task)
+    started = time.monotonic()
+    assert b.deliver(made, id="t")[0] == "IGNORED"
+    assert time.monotonic() - started < 30
+    assert b.saved(made, "t")["state"] == "50"
+    assert b.saved(made, "t")["c:loop"] == '["sequence",51,false]'
+    assert sum("does not work" in m for m in caplog.messages) == 1
+    assert sum("is back after" in m for m in caplog.messages) == 1
+
+
+def test_a_frozen_store_costs_one_timeout_and_not_one_an_item(own, caplog):
+    server, b = own
+    took = []
+
+    def task(self):
+        for item in self.iterate(range(20), every=1):
+            if item == 3:
+                server.pause()
+                took.append(time.monotonic())
+        took.append(time.monotonic())
+
+    assert b.deliver(b.task(task))[0] == "SUCCESS"
+    # One time-out of 1 s, and another for the end of the loop at most.
+    assert took[1] - took[0] < 5
+    assert sum("does not work" in m for m in caplog.messages) == 1
+    server.resume()
+
+
+def test_an_interrupt_waits_for_a_frozen_store_no_longer_than_it_may(own):
+    server, b = own
+    took = []
+
+    def task(self):
+        for _ in self.iterate(range(20)):
+            server.pause()
+            b.interrupt()
+            took.append(time.monotonic())
+
+    assert b.deliver(b.task(task))[0] == "IGNORED"
+    assert time.monotonic() - took[0] < 8
+    server.resume()
+
+
+def test_a_first_delivery_starts_without_the_store(own):
+    server, b = own
+    server.kill()
+
+    def task(self):
+        return list(self.iterate(range(3))), self.resumed
+
+    assert b.deliver(b.task(task)) == ("SUCCESS", ([0, 1, 2], False))
+
+
+def test_a_task_that_may_resume_does_not_start_over(own, monkeypatch):
+    server, b = own
+    monkeypatch.setattr("celery_graceful.checkpoint.LOAD_PATIENCE", 0.5)
+
+    def task(self):
+        raise AssertionError(list(self.iterate(range(3))))
+
+    server.kill()
+    state, exc = b.deliver(b.task(task), redelivered=True)
+    assert (state, exc.reason) == ("IGNORED", "store_away")
+
+
+def test_store_away_error(own):
+    server, b = own
+    server.kill()
+    store = find_store(b.app)
+    with pytest.raises(StoreAway, match="graceful_store"):
+        store.run("forget", [], [])
+    with pytest.raises(StoreAway, match="a moment ago"):
+        store.run("forget", [], [])
+
+
+def test_no_store(caplog):
+    with bench() as b:
+        log = []
+
+        def task(self):
+            for item in self.iterate(range(3)):
+                log.append(item)
+                if len(log) == 2:
+                    b.interrupt()
+
+        checkpoint._told.clear()
+        assert b.run(b.task(task))[0] == "SUCCESS"
+        assert log == [0, 1, 0, 1, 2]
+        assert sum("There is no store for checkpoints" in m for m in caplog.messages) == 1

@@ -1,0 +1,267 @@
+"""Each source, gone on from at every boundary."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+
+import django
+import pytest
+import sqlalchemy as sa
+from django.conf import settings
+from django.db import connection, models
+from sqlalchemy import orm
+
+from celery_graceful import CheckpointError
+from celery_graceful.codec import decode, encode
+from celery_graceful.sources import base, csv, lines, pages, queryset, rows
+
+settings.configure(
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+    INSTALLED_APPS=[],
+    USE_TZ=True,
+)
+django.setup()
+
+
+class Book(models.Model):
+    isbn = models.UUIDField(unique=True)
+    title = models.CharField(max_length=50)
+    added = models.DateTimeField(unique=True)
+    shelf = models.CharField(max_length=5, unique=True, null=True)
+
+    class Meta:
+        app_label = "tests"
+
+
+def goes_on_everywhere(make, expected):
+    """Cut the source off before, after and between all items, and go on from the saved cursor."""
+    source = make()
+    source.check(None)
+    pairs = list(source.pairs(None))
+    assert [item for _, item in pairs] == expected
+    for number, (cursor, _) in enumerate(pairs, 1):
+        back = decode(encode(cursor, "cursor"))
+        assert (type(back), back) == (type(cursor), cursor)
+        source = make()
+        source.check(back)
+        assert list(source.pairs(back)) == pairs[number:]
+
+
+@pytest.mark.parametrize("items", ["abc", [], range(5), (1, 2), b"xy"])
+def test_sequence(items):
+    goes_on_everywhere(lambda: base.as_source(items), list(items))
+
+
+def test_a_sequence_that_has_shrunk():
+    assert list(base.as_source([1, 2]).pairs(5)) == []
+
+
+# -- pages ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {None: ("abc", 2), 2: ("de", "x"), "x": ("f", None)},
+        {None: ("", "x"), "x": ("a", "y"), "y": ("", None)},
+        {None: ("", None)},
+    ],
+)
+def test_pages(table):
+    fetched = []
+
+    def fetch(cursor):
+        fetched.append(cursor)
+        return table[cursor]
+
+    goes_on_everywhere(lambda: pages(fetch), list("".join(items for items, _ in table.values())))
+    fetched.clear()
+    list(pages(fetch).pairs([None, 1]))
+    assert fetched == list(table)
+
+
+@pytest.mark.parametrize("cursor", [3, "ab c", [1], {}])
+def test_pages_check(cursor):
+    with pytest.raises(CheckpointError, match="the cursor of pages"):
+        pages(lambda _: ([], None)).check(cursor)
+
+
+# -- files ---------------------------------------------------------------------------
+
+TEXTS = ["", "a", "a\n", "a\n\nb\r\nc", "äö\n€\n\n😀\nende"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_lines(tmp_path, text, encoding):
+    path = tmp_path / "file"
+    path.write_bytes(text.encode(encoding) if text else b"")
+    goes_on_everywhere(lambda: lines(path, encoding), [x.rstrip("\r") for x in text.splitlines()])
+
+
+def test_lines_of_latin_1(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes("ä\nö\n".encode("latin-1"))
+    goes_on_everywhere(lambda: lines(path, "latin-1"), ["ä", "ö"])
+
+
+def test_lines_of_utf_16():
+    with pytest.raises(CheckpointError, match="convert the file to utf-8"):
+        lines("file", "utf-16")
+
+
+def test_a_file_that_has_shrunk(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("a\nb\n")
+    lines(path).check(4)
+    with pytest.raises(CheckpointError, match="shorter than the 5 bytes"):
+        lines(path).check(5)
+    with pytest.raises(CheckpointError, match="byte offset"):
+        lines(path).check("2")
+
+
+CSV = 'id;text\r\n1;"a\nb;""c"""\r\n\r\n2;ü\r\n3;"\r\n"'
+
+
+def test_csv(tmp_path):
+    path = tmp_path / "file.csv"
+    path.write_bytes(CSV.encode())
+    records = [["1", 'a\nb;"c"'], ["2", "ü"], ["3", "\r\n"]]
+    dicts = [{"id": number, "text": text} for number, text in records]
+    goes_on_everywhere(lambda: csv(path, delimiter=";"), dicts)
+    goes_on_everywhere(lambda: csv(path, header=False, delimiter=";"), [["id", "text"], *records])
+
+
+@pytest.mark.parametrize("text", ["", "id,text\n"])
+def test_csv_empty(tmp_path, text):
+    path = tmp_path / "file.csv"
+    path.write_text(text)
+    goes_on_everywhere(lambda: csv(path), [])
+
+
+# -- Django --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def books():
+    with connection.schema_editor() as editor:
+        editor.create_model(Book)
+    start = dt.datetime(2024, 1, 1, tzinfo=dt.timezone.utc)
+    for number in range(7):
+        added = start + dt.timedelta(microseconds=number * 7 % 11)
+        Book.objects.create(isbn=uuid.uuid4(), title=f"book {number}", added=added)
+    return Book.objects.order_by("-title")
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7, 8])
+@pytest.mark.parametrize("by", ["pk", "isbn", "added"])
+def test_queryset(books, by, batch):
+    expected = list(books.order_by(by))
+    goes_on_everywhere(lambda: queryset(books, by, batch), expected)
+    goes_on_everywhere(
+        lambda: queryset(books.values("id", by), by, batch),
+        list(books.order_by(by).values("id", by)),
+    )
+
+
+def test_queryset_empty(books):
+    goes_on_everywhere(lambda: queryset(books.none()), [])
+
+
+def test_queryset_queries(books):
+    log = []
+
+    def watch(execute, sql, *rest):
+        log.append(sql)
+        return execute(sql, *rest)
+
+    with connection.execute_wrapper(watch):
+        list(queryset(books, batch=3).pairs(None))
+    assert len(log) == 3
+    assert not any("OFFSET" in sql for sql in log)
+
+
+@pytest.mark.parametrize("by", ["title", "shelf"])
+def test_queryset_needs_a_key(books, by):
+    with pytest.raises(CheckpointError, match="not unique, or may be null"):
+        queryset(books, by)
+
+
+def test_queryset_sliced(books):
+    with pytest.raises(CheckpointError, match="sliced"):
+        queryset(books[:3])
+
+
+def test_queryset_has_to_be_wrapped(books):
+    with pytest.raises(CheckpointError, match=r"sources\.queryset"):
+        base.as_source(books)
+
+
+# -- SQLAlchemy ----------------------------------------------------------------------
+
+
+class Base(orm.DeclarativeBase):
+    pass
+
+
+class Song(Base):
+    __tablename__ = "songs"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    code: orm.Mapped[uuid.UUID] = orm.mapped_column(unique=True)
+    title: orm.Mapped[str]
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    made = sa.create_engine(f"sqlite:///{tmp_path_factory.mktemp('db')}/songs.db")
+    Base.metadata.create_all(made)
+    with orm.Session(made) as session, session.begin():
+        for number in range(7):
+            session.add(Song(id=number * 3, code=uuid.uuid4(), title=f"song {number}"))
+    yield made
+    made.dispose()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7, 8])
+@pytest.mark.parametrize("by", [Song.id, Song.code])
+@pytest.mark.parametrize("bind", ["engine", "connection", "session"])
+def test_rows(engine, bind, by, batch):
+    select = sa.select(Song.title, by).order_by(Song.title.desc())
+    with engine.connect() as connected, orm.Session(engine) as session:
+        expected = list(connected.execute(select.order_by(None).order_by(by)))
+        to = {"engine": engine, "connection": connected, "session": session}[bind]
+        goes_on_everywhere(lambda: rows(select, by, to, batch), expected)
+
+
+@pytest.mark.parametrize("batch", [2, 7])
+def test_rows_of_an_entity(engine, batch):
+    make = orm.sessionmaker(engine, expire_on_commit=False)
+    source = rows(sa.select(Song), by=Song.id, bind=make, batch=batch)
+    pairs = list(source.pairs(None))
+    assert [(cursor, song.title) for cursor, song in pairs] == [
+        (n * 3, f"song {n}") for n in range(7)
+    ]
+    assert [song.title for _, song in source.pairs(12)] == ["song 5", "song 6"]
+
+
+def test_rows_of_an_entity_without_a_session(engine):
+    goes_on_everywhere(
+        lambda: rows(sa.select(Song), Song.id, engine, 3),
+        list(engine.connect().execute(sa.select(Song).order_by(Song.id))),
+    )
+
+
+def test_rows_of_a_table(engine):
+    table = Song.__table__
+    source = rows(sa.select(table).where(table.c.id > 6), by=table.c.id, bind=engine, batch=2)
+    assert [row.title for _, row in source.pairs(None)] == [f"song {n}" for n in range(3, 7)]
+
+
+def test_rows_empty(engine):
+    goes_on_everywhere(lambda: rows(sa.select(Song).where(sa.false()), Song.id, engine), [])
+
+
+def test_rows_without_its_key(engine):
+    with pytest.raises(CheckpointError, match="has to hold its key"):
+        list(rows(sa.select(Song.title), Song.id, engine).pairs(None))
