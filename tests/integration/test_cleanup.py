@@ -153,7 +153,7 @@ def test_at_the_hard_deadline_what_can_still_run_runs(redis_db, client, pool):
     Story(worker).check(killed=1 if pool in FORKING else 0)
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "eventlet", "solo"])
 def test_a_worker_that_fails_at_start_up(redis_db, pool):
     with start(redis_db, pool, FAIL="1") as worker:
         assert worker.wait() != 0
