@@ -17,20 +17,29 @@ from pathlib import Path
 LOOPBACK = "127.0.0.1"
 
 
-def free_port() -> int:
-    """A free port outside of the range that systems give to outgoing connections.
+#: UDP sockets on the ports that this process gave out: a mark that other test processes see.
+_taken: list[socket.socket] = []
 
-    So nobody takes it by chance while a server that is to come back on it is down.
+
+def free_port() -> int:
+    """A port that is free, and that no other test process on this machine gets.
+
+    It is outside of the range that systems give to outgoing connections, so nobody takes it by
+    chance before a server listens on it, or while one that is to come back is down.
     """
     while True:
         port = random.randrange(15_000, 32_000)
+        mark = socket.socket(type=socket.SOCK_DGRAM)
         with socket.socket() as probe:
             # As servers do: else a port counts as taken long after its last connection.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
+                mark.bind((LOOPBACK, port))
                 probe.bind((LOOPBACK, port))
             except OSError:
+                mark.close()
                 continue
+        _taken.append(mark)
         return port
 
 

@@ -143,3 +143,18 @@ def test_missing_server_skips_at_home_and_fails_in_ci(monkeypatch, ci, outcome):
     monkeypatch.setattr(RedisServer, "programs", ("no-such-server",))
     with pytest.raises(outcome, match="no-such-server"):
         require(RedisServer)
+
+
+def test_no_two_processes_get_the_same_port():
+    """Also if they think of the same numbers, long before a server listens there."""
+    code = (
+        "import random; from tests.processes import free_port; random.seed(7);"
+        "print(*[free_port() for _ in range(50)], flush=True); input()"
+    )
+    command = [sys.executable, "-c", code]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    ports = [port for process in processes for port in process.stdout.readline().split()]
+    for process in processes:
+        process.communicate("\n")
+    assert len(ports) == len(set(ports)) == 100
