@@ -16,6 +16,7 @@ from celery_graceful import phase
 from celery_graceful.checkpoint import CURSOR, Checkpoint
 from celery_graceful.codec import decode, encode
 from celery_graceful.exceptions import CheckpointError
+from celery_graceful.run import current
 from celery_graceful.safe_point import pending_interrupt, stand
 from celery_graceful.sources.base import IterableSource, Source, as_source
 
@@ -170,8 +171,11 @@ class Loop(Generic[T]):
         self._done = self.cursor = done
         pairs = self._open(done)
         flag, clock = phase.flag, monotonic
+        run = current()
         self._progress.loops.append(self)
         self._enter_item()
+        if run is not None:
+            run.loops += 1
         try:
             for self.cursor, item in pairs:
                 yield item
@@ -180,6 +184,8 @@ class Loop(Generic[T]):
                     self._pause()
             ended = True
         finally:
+            if run is not None:
+                run.loops -= 1
             self.deposit(ended)
             self._progress.loops.remove(self)
         self._end()

@@ -50,8 +50,8 @@ class Quiesce:
 
     def on_loop(self) -> None:
         """Somebody rang. In the loop."""
-        self.drain.log.write_pending()
         self.drain.adapter.on_loop()
+        self.drain.log.write_pending()
         if self.drain.quiet:
             self.fetch_no_more()
         if self.ledger.requeue.deferred:

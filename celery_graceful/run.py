@@ -57,6 +57,7 @@ class Run:
 
     __slots__ = (
         "_clear_async",
+        "_left_to_loop",
         "_lock",
         "_look_again",
         "_made",
@@ -68,6 +69,7 @@ class Run:
         "greenlet",
         "ident",
         "interruptible",
+        "loops",
         "name",
         "raised",
         "soft_limit_at",
@@ -95,6 +97,9 @@ class Run:
         #: An interrupt has been raised in this run.
         self.raised = False
         self.done = False
+        #: Loops of ``iterate`` that are under way.
+        self.loops = 0
+        self._left_to_loop = False
         self.soft_limit_hit = False
         self.soft_limit_at = None if soft_time_limit is None else time.monotonic() + soft_time_limit
         self._window = False
@@ -208,7 +213,12 @@ class Run:
         if not self._shields:
             self.raise_due()
             if self.graceful and phase.flag[0] and not raised and not self.raised:
-                self.interrupt_here()
+                if self.loops and not self._left_to_loop:
+                    # The item in hand is done now, most often: the loop notes that, and then
+                    # raises. If another shield of the same item comes first, that one does.
+                    self._left_to_loop = True
+                else:
+                    self.interrupt_here()
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:

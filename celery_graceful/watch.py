@@ -55,6 +55,10 @@ LAST_CLEANUPS = 0.1
 #: Seconds that the watch rests after an error of its own, so that it does not spin.
 AFTER_ERROR = 0.1
 
+#: Seconds in which the interpreter is the tasks' that were just told to stop. Without, the watch
+#: keeps it for up to 5 ms (``sys.getswitchinterval``) while it writes its log.
+TASKS_FIRST = 0.001
+
 #: Seconds in which results of children that were just taken away may still arrive.
 LAST_RESULTS = 0.05
 
@@ -189,6 +193,7 @@ class Watch:
         """QUIET: tasks see the interrupt, the loop stops fetching."""
         self._begun = True
         self.adapter.notify()
+        native.pause(TASKS_FIRST)
         if self._sentinel is not None:
             self._sentinel.start_clock()
         self._last_resort_at = self.board.requested_at + self.deadlines.last_resort

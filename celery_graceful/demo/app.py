@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from celery import Celery
 from celery import signals as celery_signals
@@ -35,25 +34,23 @@ if not os.environ.get("DEMO_PLAIN"):
     Graceful(app)
 
 
+#: The last row that this process has written, by task.
+last_row: dict[str, int] = {}
+
+
 @app.task(base=GracefulTask, bind=True, name="export_orders")
 def export_orders(self: GracefulTask) -> None:
     """Write the orders to a file, row by row; go on after the last row that was written."""
-    with export_file(self.request.id).open("a+") as out:
-        for row in rows_to_do(self, out):
+    task_id = self.request.id
+    with export_file(task_id).open("a") as out:
+        for row in self.iterate(range(1, ROWS + 1), every=10):
+            if self.resumed and task_id not in last_row:
+                tell("resumed", task_id, f"at row {row}")
+            self.sleep(0.1)
             with self.shield():  # a row is written whole or not at all
                 out.write(f"{row}\n")
                 out.flush()
-
-
-def rows_to_do(task: GracefulTask, out: TextIO) -> Iterator[int]:
-    """The rows that are not in ``out`` yet. Between two rows the task may stop."""
-    out.seek(0)
-    done = sum(1 for _ in out)
-    if done:
-        tell("note", task.request.id, f"goes on after row {done} of {ROWS}")
-    for row in range(done, ROWS):
-        task.sleep(0.1)
-        yield row
+            last_row[task_id] = row
 
 
 def export_file(task_id: str) -> Path:
@@ -130,4 +127,6 @@ def _on_interrupted(task_id: str, given_up: bool, **_: Any) -> None:
         how = "by the soft deadline"
     else:
         how = "at a safe point"
+    if task_id in last_row:
+        how += f", after row {last_row[task_id]}"
     tell("interrupted", task_id, how)

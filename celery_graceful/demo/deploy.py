@@ -32,7 +32,7 @@ LAST_ACKS = 1.0
 CONCURRENCY = 6
 LONG_ONES = ("export_orders-1", "call_carrier-1", "rebuild_index-1", "resize_photos-1")
 
-_COLOURS = {"interrupted": "yellow", "finished": "green", "failed": "red", "note": "cyan"}
+_COLOURS = {"interrupted": "yellow", "finished": "green", "failed": "red", "resumed": "cyan"}
 
 
 class Deploy:
@@ -198,7 +198,7 @@ class Deploy:
             return  # too many to show
         words = {
             "interrupted": f"interrupted {fact.detail}; its message goes back",
-            "note": fact.detail,
+            "resumed": f"goes on {fact.detail}",
             "failed": f"failed: {fact.detail}",
         }
         colour = "" if is_short and fact.what == "finished" else _COLOURS.get(fact.what, "")

@@ -15,12 +15,14 @@ class Turn:
 
     Attributes:
         worker: Where.
+        resumed: At which place it went on; empty if it began at the beginning.
         ended_at: When, on the monotonic clock; ``None`` while it runs.
         end: ``finished``, ``interrupted``, ``failed`` or ``killed``.
         how: More about its end.
     """
 
     worker: str
+    resumed: str = ""
     ended_at: float | None = None
     end: str = ""
     how: str = ""
@@ -68,6 +70,8 @@ class History:
             task.received_by.append(fact.worker)
         elif fact.what == "started":
             task.turns.append(Turn(fact.worker))
+        elif fact.what == "resumed":
+            task.turns[-1].resumed = fact.detail
         elif fact.what in ("finished", "interrupted", "failed"):
             self._end(task, fact.worker, fact.at, fact.what, fact.detail)
 

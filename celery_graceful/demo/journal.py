@@ -22,7 +22,7 @@ class Fact:
     """Something that happened to a task.
 
     Attributes:
-        what: ``received``, ``started``, ``interrupted``, ``finished``, ``failed`` or ``note``.
+        what: ``received``, ``started``, ``resumed``, ``interrupted``, ``finished`` or ``failed``.
         task: Id of the task.
         worker: Name of the worker.
         at: When, on the monotonic clock, which all processes of a machine share.

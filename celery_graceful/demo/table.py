@@ -33,6 +33,7 @@ def _row(task: TaskHistory, timeline: Timeline) -> tuple[str, str, str, str]:
         f"{timeline.since_term(turn.ended_at or 0.0):+.2f} {turn.how}" for turn in task.cut_short
     ]
     interrupted += [f"not started on {name}, which gave it back" for name in task.given_back_by]
+    interrupted += [f"went on {turn.resumed}" for turn in task.turns if turn.resumed]
     return (
         task.id,
         ", ".join(turn.worker for turn in task.turns) or "-",

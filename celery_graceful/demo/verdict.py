@@ -43,4 +43,4 @@ def claimed(redis_url: str, patience: float = 0.0) -> int:
 
 def export_is_whole(path: Path, rows: int) -> bool:
     """Whether an export holds each row once."""
-    return path.exists() and path.read_text().split() == [str(row) for row in range(rows)]
+    return path.exists() and path.read_text().split() == [str(row) for row in range(1, rows + 1)]

@@ -32,6 +32,16 @@ class GreenAdapter(InProcessAdapter):
     def on_loop(self) -> None:
         for run in list(_run.runs.values()):
             in_hub(_throw, run)
+        self._let_others_run()
+
+    @staticmethod
+    def _let_others_run() -> None:
+        """The tasks that were just told come before the loop's own work."""
+        if native.is_gevent():
+            from gevent import sleep
+        else:
+            from eventlet import sleep
+        sleep(0)
 
     def quiesce(self) -> None:
         # The consumer may be waiting for room in the pool, to start what has been given

@@ -52,7 +52,7 @@ def test_nothing_is_lost_and_no_kill_is_needed(pool: str, tmp_path: Path) -> Non
     assert int(total[1]) == int(total[2]) == len(table) > 20
     assert {finished for _, _, finished in table.values()} == {"worker-1", "worker-2"}
     for task, how in (
-        ("export_orders-1", r"\+0\.\d\d at a safe point"),
+        ("export_orders-1", r"\+0\.\d\d at a safe point, after row \d+; went on at row \d+"),
         ("call_carrier-1", r"\+\d\.\d\d at a safe point"),
         ("rebuild_index-1", r"\+[56]\.\d\d by the soft deadline"),
         ("resize_photos-1", r"\+[78]\.\d\d by the hard deadline, given up"),
@@ -61,6 +61,8 @@ def test_nothing_is_lost_and_no_kill_is_needed(pool: str, tmp_path: Path) -> Non
         assert started == "worker-1, worker-2"
         assert re.fullmatch(how, interrupted)
         assert finished == "worker-2"
+    stopped, went_on = map(int, re.findall(r"row (\d+)", table["export_orders-1"][1]))
+    assert went_on == stopped + 1 > 5
 
 
 def test_plain_celery_loses_what_the_demo_says_it_does() -> None:

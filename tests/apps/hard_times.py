@@ -69,7 +69,10 @@ def deadlocked(self):
 @task()
 def forking(self):
     """Has a child of its own, and waits for it, whatever comes."""
-    child = subprocess.Popen(["sleep", str(LONG)])
+    # Its own output: the worker's would stay open as long as it lives.
+    child = subprocess.Popen(
+        ["sleep", str(LONG)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     say("started forking", child.pid)
     while True:
         try:

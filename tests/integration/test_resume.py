@@ -292,6 +292,39 @@ def test_a_shield_is_not_broken(b):
     assert log == [0, 1, 2, 3, 4]
 
 
+def test_an_item_whose_shield_was_interrupted_is_not_repeated(b):
+    log, after, once = [], [], Once()
+
+    def task(self):
+        for item in self.iterate(range(4)):
+            with self.shield():
+                if item == 2 and once("interrupt"):
+                    b.interrupt()
+                log.append(item)
+            after.append(item)
+        return "done"
+
+    assert b.run(b.task(task)) == ("SUCCESS", "done")
+    assert log == after == [0, 1, 2, 3]
+
+
+def test_a_body_of_many_shields_ends_at_the_next_one(b):
+    log, once = [], Once()
+
+    def task(self):
+        for page in self.iterate(["a", "b"], every=1):
+            for row in range(5):
+                with self.shield():
+                    log.append(f"{page}{row}")
+                    if (page, row) == ("b", 1) and once("interrupt"):
+                        b.interrupt()
+        return "done"
+
+    assert b.run(b.task(task)) == ("SUCCESS", "done")
+    first = ["a0", "a1", "a2", "a3", "a4"]
+    assert log == [*first, "b0", "b1", "b2", "b0", "b1", "b2", "b3", "b4"]
+
+
 # -- steps ---------------------------------------------------------------------------
 
 
