@@ -57,7 +57,7 @@ AFTER_ERROR = 0.1
 
 #: Seconds in which the interpreter is the tasks' that were just told to stop. Without, the watch
 #: keeps it for up to 5 ms (``sys.getswitchinterval``) while it writes its log.
-TASKS_FIRST = 0.001
+TASKS_FIRST = 0.003
 
 #: Seconds in which results of children that were just taken away may still arrive.
 LAST_RESULTS = 0.05
