@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any, cast
 
 __all__ = [
@@ -74,7 +75,12 @@ def in_main_thread() -> bool:
 
 def Lock() -> Any:
     """A lock between real threads. Hold it for a few instructions, never over a wait."""
-    return original("_thread", "allocate_lock")()
+    return _allocate_lock()()
+
+
+@cache
+def _allocate_lock() -> Any:
+    return original("_thread", "allocate_lock")
 
 
 def pause(seconds: float) -> None:
