@@ -17,10 +17,13 @@ from celery import signals as celery_signals
 from celery.platforms import EX_OK
 from celery.utils.log import get_logger
 
-from celery_graceful import native, phase, signals
+from celery_graceful import claims, native, phase, signals
+from celery_graceful.amqp import Connection
+from celery_graceful.claims import Claims
 from celery_graceful.grace_period import Deadlines
 from celery_graceful.log_thread import LogThread
 from celery_graceful.loop import Loop
+from celery_graceful.membership import Membership
 from celery_graceful.phase import Board, InterruptReason, Phase
 from celery_graceful.pools import adapter_for
 from celery_graceful.quiesce import Quiesce
@@ -28,6 +31,7 @@ from celery_graceful.report import report
 from celery_graceful.request import Ledger
 from celery_graceful.requeue import Requeue
 from celery_graceful.settings import Settings
+from celery_graceful.store import broker_store
 from celery_graceful.watch import HARD, QUIET, STOP, STOPPED, Watch
 
 __all__ = ["Drain"]
@@ -68,13 +72,28 @@ class Drain:
         #: Nothing is fetched or started any more.
         self.quiet = False
         self._reported = False
+        #: Its place among the workers of a Redis.
+        self.membership: Membership | None = None
 
     def start(self) -> None:
         """Start the watch; before the pool starts."""
         self.adapter.prepare()
+        self._claim()
         if not self.embedded:
             self.watch.hear_all_signals()
         self.watch.start()
+
+    def _claim(self) -> None:
+        """From now on what is fetched from Redis is claimed."""
+        app = self.worker.app
+        store = broker_store(app) if self.settings.reliable_fetch else None
+        if store is None or not isinstance(app.connection_for_read(), Connection):
+            return
+        claims.current = Claims(store)
+        # Over a lost connection, what the pool was handed stays with the pool.
+        self.adapter.keep_jobs()
+        self.membership = Membership(self, claims.current)
+        self.membership.start()
 
     @property
     def stopping(self) -> bool:
@@ -134,6 +153,9 @@ class Drain:
         self.report()
         self.log.write_pending()
         self.board.close()
+        if self.membership is not None:
+            self.membership.leave()
+        claims.current = None
         self.watch.bell.ring(STOPPED)
         if self.embedded:
             self.watch.end()

@@ -109,6 +109,7 @@ class Quiesce:
         """The consumer left its loop: the end, or a lost connection."""
         self.loop.detach()
         self.ledger.forget_unstarted()
+        self.ledger.keep_claims()
         self._flush(timeout=LAST_FLUSH, own_thread=True)
         if self.drain.stopping and state.should_stop is None:
             state.should_stop = EX_OK  # there is nothing to connect for

@@ -16,8 +16,9 @@ from celery.worker import state
 from celery.worker.request import Request
 from kombu.utils.objects import cached_property
 
-from celery_graceful import native, phase
+from celery_graceful import claimant, claims, native, phase
 from celery_graceful.checkpoint import DELIVERY, may_resume
+from celery_graceful.claims import Tag
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.forget import Forget
 from celery_graceful.phase import InterruptReason
@@ -42,6 +43,9 @@ class Stage(enum.Enum):
 
 #: Interruptions after which others come first.
 _TO_THE_TAIL = (str(InterruptReason.RUN_TIME), str(InterruptReason.STORE_AWAY))
+
+#: Header that tells the process which runs a task its claim.
+CLAIM = "graceful_claim"
 
 _BOOT = uuid.uuid4().hex
 _numbers = itertools.count(1)
@@ -109,13 +113,26 @@ class Ledger:
     def forget_unstarted(self) -> None:
         """The broker connection is gone, and with it what was not started.
 
-        Celery drops it in ``Consumer.on_close``; the broker delivers it again.
+        Celery drops it in ``Consumer.on_close``; the broker, or who keeps the claims, delivers it
+        again. Only what a pool's child has been handed as a claim will still start here.
         """
+        kept = []
         with self.lock:
             for request in self.open_requests():
-                if request.stage in (Stage.RECEIVED, Stage.HANDED_OVER):
+                if request.stage is Stage.HANDED_OVER and request.claim is not None:
+                    kept.append(request)
+                elif request.stage in (Stage.RECEIVED, Stage.HANDED_OVER):
                     request.stage = Stage.RELEASED
                     del self.held[id(request)]
+        for request in kept:
+            state.task_reserved(request)
+
+    def keep_claims(self) -> None:
+        """After a lost connection: give back the claims of what will not run here."""
+        if claims.current is not None and claimant.current is not None:
+            who = claimant.current
+            keep = {r.claim.number for r in self.open_requests() if r.claim is not None}
+            claims.current.give_back_others(who.worker, who.take_numbers(0), keep)
 
 
 class GracefulRequest(Request):
@@ -135,6 +152,11 @@ class GracefulRequest(Request):
         self._goes_on = False
         # Tells the deliveries of a task apart; the copies of the message cannot.
         self.request_dict[DELIVERY] = f"{_BOOT}:{next(_numbers)}"
+        tag = self.message.delivery_tag
+        #: The claim of its message, on Redis.
+        self.claim = tag if isinstance(tag, Tag) else None
+        if self.claim is not None:
+            self.request_dict[CLAIM] = str(tag)
         self.ledger.held[id(self)] = self
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -32,7 +32,7 @@ from kombu.connection import Connection
 from celery_graceful import native
 from celery_graceful.settings import PREFIX, Settings
 
-__all__ = ["COMMAND_TIMEOUT", "Store", "StoreAway", "find_store", "settings_of"]
+__all__ = ["COMMAND_TIMEOUT", "Store", "StoreAway", "broker_store", "find_store", "settings_of"]
 
 logger = get_logger(__name__)
 
@@ -87,18 +87,37 @@ class Store:
         Raises:
             StoreAway: It did not work. Said in the log once, until it works again.
         """
-        if self._away_since is not None and not insist and time.monotonic() < self._ask_again_at:
-            raise StoreAway(f"{self.source} was away a moment ago")
-        from redis.exceptions import NoScriptError
-
         sha, text = self._script(script)
         names = [self.prefix + key for key in keys]
-        try:
-            client = self._client(timeout)
+
+        def call(client: Any) -> Any:
+            from redis.exceptions import NoScriptError
+
             try:
-                answer = client.evalsha(sha, len(names), *names, *args)
+                return client.evalsha(sha, len(names), *names, *args)
             except NoScriptError:
-                answer = client.eval(text, len(names), *names, *args)
+                return client.eval(text, len(names), *names, *args)
+
+        return self._ask(call, timeout, insist)
+
+    def execute(
+        self,
+        command: str,
+        keys: Sequence[str],
+        args: Sequence[Any] = (),
+        *,
+        timeout: float = COMMAND_TIMEOUT,
+        insist: bool = False,
+    ) -> Any:
+        """Run one command, such as HDEL. Arguments and errors are those of ``run``."""
+        names = [self.prefix + key for key in keys]
+        return self._ask(lambda c: c.execute_command(command, *names, *args), timeout, insist)
+
+    def _ask(self, call: Callable[[Any], Any], timeout: float, insist: bool) -> Any:
+        if self._away_since is not None and not insist and time.monotonic() < self._ask_again_at:
+            raise StoreAway(f"{self.source} was away a moment ago")
+        try:
+            answer = call(self._client(timeout))
         except Exception as exc:  # redis, kombu and the system have each errors of their own
             self._failed(exc)
             raise StoreAway(f"{self.source}: {exc!r}") from exc
@@ -192,15 +211,9 @@ def _find(app: Any, settings: Settings) -> Store | None:
             ),
             options.get("global_keyprefix") or "",
         )
-    broker = app.connection_for_write()
-    if broker.transport.driver_type == "redis":
-        return Store(
-            "the broker",
-            lambda timeout: _kombu_pool(
-                app.connection_for_write(transport_options=_timeouts(timeout))
-            ),
-            broker.transport_options.get("global_keyprefix") or "",
-        )
+    broker = broker_store(app)
+    if broker is not None:
+        return broker
     from celery.backends.redis import RedisBackend
 
     backend = app.backend
@@ -211,6 +224,18 @@ def _find(app: Any, settings: Settings) -> Store | None:
             _backend_prefix(app.conf.get("result_backend_transport_options") or {}),
         )
     return None
+
+
+def broker_store(app: Any) -> Store | None:
+    """The Redis that is the broker of an app; ``None`` if it is something else."""
+    broker = app.connection_for_write()
+    if broker.transport.driver_type != "redis":
+        return None
+    return Store(
+        "the broker",
+        lambda timeout: _kombu_pool(app.connection_for_write(transport_options=_timeouts(timeout))),
+        broker.transport_options.get("global_keyprefix") or "",
+    )
 
 
 def _timeouts(timeout: float) -> dict[str, Any]:

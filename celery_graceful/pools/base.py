@@ -38,6 +38,9 @@ class Adapter:
     def prepare(self) -> None:
         """Before the pool starts, in the main thread."""
 
+    def keep_jobs(self) -> None:
+        """Keep what the pool was handed when the broker connection is lost. Before it starts."""
+
     def notify(self) -> None:
         """Let running tasks see the phase: raise what is due. Called by the watch."""
 
