@@ -55,10 +55,12 @@ class Claims:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        #: Claims that a request of this worker answers for, until they are off our hands.
+        self.held: set[str] = set()
         self._lock = native.Lock()
         self._done: dict[str, list[int]] = {}
         self._under_way: dict[str, list[int]] = {}
-        self._orphans: list[tuple[str, int, set[int]]] = []
+        self._orphans: list[tuple[str, int]] = []
         self._bell, self._settled = native.Doorbell(), native.Doorbell()
         self._awake = self._hurry = self._started = False
 
@@ -90,7 +92,7 @@ class Claims:
     def sent(self, worker: str) -> None:
         """What ``take_done`` gave out is deleted."""
         with self._lock:
-            self._under_way.pop(worker, None)
+            self._off_hands(worker, self._under_way.pop(worker, ()))
 
     def not_sent(self, worker: str) -> None:
         """What ``take_done`` gave out may not be deleted."""
@@ -153,11 +155,15 @@ class Claims:
                 for start in range(0, len(numbers), BATCH):
                     part = numbers[start : start + BATCH]
                     self.store.execute("HDEL", [self.key(worker)], part, insist=True)
-                del batch[worker]
+                with self._lock:
+                    self._off_hands(worker, batch.pop(worker))
         finally:
             with self._lock:
                 for worker, numbers in batch.items():
                     self._done.setdefault(worker, []).extend(numbers)
+
+    def _off_hands(self, worker: str, numbers: Iterable[int]) -> None:
+        self.held.difference_update(f"{worker}/{number}" for number in numbers)
 
     # -- back to the queue ---------------------------------------------------------
 
@@ -197,26 +203,27 @@ class Claims:
                     args += [number, *split(entry)]
             if len(args) > 2:
                 moved += self.store.run("give_back", [key], args, **options)
+            with self._lock:
+                self._off_hands(worker, part)
         return moved
 
-    def give_back_others(self, worker: str, below: int, keep: set[int]) -> None:
-        """Give back, soon, what ``worker`` claims and does not know or will not run.
+    def give_back_others(self, worker: str, below: int) -> None:
+        """Give back, soon, what ``worker`` claims and no request answers for.
 
         Args:
             worker: An identity of this process.
             below: Only claims with lower numbers: those made before the connection was lost.
-            keep: Numbers of what runs.
         """
         with self._lock:
-            self._orphans.append((worker, below, keep))
+            self._orphans.append((worker, below))
             self._awake = True
         self._wake()
 
     def _send_orphans(self) -> None:
         while self._orphans:
-            worker, below, keep = self._orphans[0]
+            worker, below = self._orphans[0]
             found = map(int, self.store.execute("HKEYS", [self.key(worker)], insist=True))
-            numbers = sorted(n for n in found if n < below and n not in keep)
+            numbers = sorted(n for n in found if n < below and f"{worker}/{n}" not in self.held)
             if numbers:
                 moved = self._give_back(worker, numbers, False, COMMAND_TIMEOUT)
                 logger.info("Gave %d messages back after the connection was lost", moved)

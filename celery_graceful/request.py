@@ -124,6 +124,8 @@ class Ledger:
                 elif request.stage in (Stage.RECEIVED, Stage.HANDED_OVER):
                     request.stage = Stage.RELEASED
                     del self.held[id(request)]
+                    if request.claim is not None and claims.current is not None:
+                        claims.current.held.discard(request.claim)
         for request in kept:
             state.task_reserved(request)
 
@@ -131,8 +133,7 @@ class Ledger:
         """After a lost connection: give back the claims of what will not run here."""
         if claims.current is not None and claimant.current is not None:
             who = claimant.current
-            keep = {r.claim.number for r in self.open_requests() if r.claim is not None}
-            claims.current.give_back_others(who.worker, who.take_numbers(0), keep)
+            claims.current.give_back_others(who.worker, who.take_numbers(0))
 
 
 class GracefulRequest(Request):
@@ -155,8 +156,9 @@ class GracefulRequest(Request):
         tag = self.message.delivery_tag
         #: The claim of its message, on Redis.
         self.claim = tag if isinstance(tag, Tag) else None
-        if self.claim is not None:
+        if self.claim is not None and claims.current is not None:
             self.request_dict[CLAIM] = str(tag)
+            claims.current.held.add(self.claim)
         self.ledger.held[id(self)] = self
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
