@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import kombu
 from celery.app.amqp import AMQP
+from kombu.connection import Connection as PlainConnection
 from kombu.utils.objects import cached_property
 
 __all__ = ["Connection", "GracefulAMQP"]
 
 
-class Connection(kombu.Connection):  # type: ignore[misc]
+class Connection(PlainConnection):
     """A connection that claims what it takes from Redis."""
 
     def get_transport_cls(self) -> Any:
@@ -24,12 +24,12 @@ class Connection(kombu.Connection):  # type: ignore[misc]
         return transport
 
 
-class GracefulAMQP(AMQP):  # type: ignore[misc]
+class GracefulAMQP(AMQP):
     """``app.amqp``, unless ``graceful_reliable_fetch`` is off."""
 
     @cached_property
-    def Connection(self) -> Any:  # type: ignore[override]
+    def Connection(self) -> Any:
         """Class of the app's connections."""
         if self.app.conf.get("graceful_reliable_fetch", True):
             return Connection
-        return kombu.Connection
+        return PlainConnection

@@ -8,6 +8,9 @@ the connection that its message came over nor on the event loop, and is lost wit
 from __future__ import annotations
 
 import json
+import logging
+import sys
+import traceback
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +18,7 @@ from celery.utils.log import get_logger
 from kombu.utils.json import dumps, loads
 
 from celery_graceful import native
+from celery_graceful.log_thread import log
 from celery_graceful.store import COMMAND_TIMEOUT, Store, StoreAway
 
 __all__ = ["Claims", "Tag", "current", "mark_redelivered"]
@@ -135,7 +139,7 @@ class Claims:
                 pause = RETRY
                 continue
             except Exception:  # it must not end: nobody else sends them
-                logger.critical("Could not acknowledge", exc_info=True)
+                log(logger, logging.CRITICAL, "Could not acknowledge: %s", traceback.format_exc())
                 pause = RETRY
                 continue
             with self._lock:
@@ -186,23 +190,20 @@ class Claims:
         numbers: dict[str, list[int]] = {}
         for tag in tags:
             numbers.setdefault(tag.worker, []).append(tag.number)
-        return sum(
-            self._give_back(worker, some, tail, timeout) for worker, some in numbers.items()
-        )
+        return sum(self._give_back(worker, some, tail, timeout) for worker, some in numbers.items())
 
     def _give_back(self, worker: str, numbers: list[int], tail: bool, timeout: float) -> int:
         key, moved = self.key(worker), 0
         order = numbers if tail else numbers[::-1]  # each goes in front of the one before it
         for start in range(0, len(order), BATCH):
             part = order[start : start + BATCH]
-            options = {"timeout": timeout, "insist": True}
-            entries = self.store.execute("HMGET", [key], part, **options)
+            entries = self.store.execute("HMGET", [key], part, timeout=timeout, insist=True)
             args: list[Any] = [self.store.prefix, "LPUSH" if tail else "RPUSH"]
             for number, entry in zip(part, entries, strict=True):
                 if entry is not None:
                     args += [number, *split(entry)]
             if len(args) > 2:
-                moved += self.store.run("give_back", [key], args, **options)
+                moved += self.store.run("give_back", [key], args, timeout=timeout, insist=True)
             with self._lock:
                 self._off_hands(worker, part)
         return moved
@@ -219,6 +220,12 @@ class Claims:
             self._awake = True
         self._wake()
 
+    def give_all_back(self, worker: str, seconds: float) -> None:
+        """The worker ends: give back whatever it still claims, in up to ``seconds``."""
+        self.held.clear()
+        self.give_back_others(worker, sys.maxsize)
+        self.flush(seconds)
+
     def _send_orphans(self) -> None:
         while self._orphans:
             worker, below = self._orphans[0]
@@ -226,7 +233,7 @@ class Claims:
             numbers = sorted(n for n in found if n < below and f"{worker}/{n}" not in self.held)
             if numbers:
                 moved = self._give_back(worker, numbers, False, COMMAND_TIMEOUT)
-                logger.info("Gave %d messages back after the connection was lost", moved)
+                log(logger, logging.INFO, "Gave %d claims back that nobody here works on", moved)
             del self._orphans[0]
 
 
@@ -249,4 +256,3 @@ def mark_redelivered(text: str) -> str:
 
 #: Of this process; ``None`` where nothing is claimed.
 current: Claims | None = None
-

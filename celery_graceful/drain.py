@@ -17,7 +17,7 @@ from celery import signals as celery_signals
 from celery.platforms import EX_OK
 from celery.utils.log import get_logger
 
-from celery_graceful import claims, native, phase, signals
+from celery_graceful import claims, log_thread, native, phase, signals
 from celery_graceful.amqp import Connection
 from celery_graceful.claims import Claims
 from celery_graceful.grace_period import Deadlines
@@ -54,7 +54,7 @@ class Drain:
         self.deadlines = deadlines
         self.ledger = Ledger(Requeue(worker.app))
         self.adapter = adapter_for(worker, self.ledger)
-        self.log = LogThread(logger)
+        self.log = log_thread.current = LogThread(logger)
         #: The worker runs in a thread of a program that is something else (a test).
         self.embedded = not native.in_main_thread()
         self.board = Board.create(spawn=self.adapter.spawns)
@@ -155,11 +155,12 @@ class Drain:
         self.board.close()
         if self.membership is not None:
             self.membership.leave()
-        claims.current = None
+        log_thread.current = None
         self.watch.bell.ring(STOPPED)
         if self.embedded:
             self.watch.end()
             phase.detach()
+            claims.current = None
 
     def report(self) -> None:
         """Write the final report, once."""

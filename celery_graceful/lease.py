@@ -15,8 +15,10 @@ the key prefix of the connection:
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +26,7 @@ from celery.utils.log import get_logger
 
 from celery_graceful import claimant, native
 from celery_graceful.claimant import Claimant
+from celery_graceful.log_thread import log
 from celery_graceful.settings import Settings
 from celery_graceful.store import Store, StoreAway
 
@@ -112,21 +115,28 @@ class Lease:
             except StoreAway:
                 pause = min(pause, AGAIN)
             except Exception:
-                logger.critical("Could not renew the lease", exc_info=True)
+                log(
+                    logger,
+                    logging.CRITICAL,
+                    "Could not renew the lease" + ": %s",
+                    traceback.format_exc(),
+                )
             self._bell.wait(max(0.0, pause - (time.monotonic() - began)))
         self._leave()
 
     def _renew(self) -> bool:
         worker, ttl = self.identity.worker, int(self.settings.lease_ttl * 1000)
         beat = json.dumps(self._heartbeat(), separators=(",", ":"), default=str)
-        limit = {"insist": True, "timeout": max(0.1, min(1.0, self.settings.lease_ttl / 4))}
+        timeout = max(0.1, min(1.0, self.settings.lease_ttl / 4))
         if self._registered:
             command = (beat, "XX", "PX", ttl)
-            if self.store.execute("SET", [lease_key(worker)], command, **limit):
+            keys = [lease_key(worker)]
+            if self.store.execute("SET", keys, command, timeout=timeout, insist=True):
                 return True
         first = 0 if self._registered else 1
         keys = [WORKERS, lease_key(worker)]
-        known = self.store.run("register", keys, [worker, beat, ttl, first], **limit)
+        args = [worker, beat, ttl, first]
+        known = self.store.run("register", keys, args, timeout=timeout, insist=True)
         self._registered = bool(known)
         return self._registered
 
@@ -134,7 +144,9 @@ class Lease:
         """Others took it for dead: what it held is theirs. It goes on as somebody else."""
         old, self.identity = self.identity, self._new_identity()
         claimant.current = self.identity
-        logger.error(
+        log(
+            logger,
+            logging.ERROR,
             "The lease ran out while this worker lived, and its claims were rescued: it goes on "
             "as %s. Was the process stopped, the machine paused, or Redis out of reach?",
             self.identity.worker,
@@ -147,5 +159,5 @@ class Lease:
         try:
             self.store.run("leave", keys, [worker], insist=True)
         except StoreAway:
-            logger.warning("Could not give the lease up: it runs out by itself")
+            log(logger, logging.WARNING, "Could not give the lease up: it runs out by itself")
         self._left.ring()

@@ -56,7 +56,7 @@ class Membership:
         """The last thing that a worker does."""
         left = max(0.2, cleanup.time_left() / 2)
         self.rescuer.end()
-        self.claims.flush(min(LAST_ACKS, left))
+        self.claims.give_all_back(self.lease.identity.worker, min(LAST_ACKS, left))
         self.lease.leave(min(LEAVE, left))
 
     def _heartbeat(self) -> dict[str, Any]:

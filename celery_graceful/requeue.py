@@ -5,9 +5,11 @@ task that was interrupted, the drain at its start, the hard deadline. How depend
 transport of the broker:
 
 * Redis, claims: one script moves them back to the lists that they came from.
-* Redis without claims: one script moves the messages from kombu's ``unacked`` hash to the head of their
-  queues. It works over a connection of its own, with time-outs, from any thread, and moves
-  each message once however often it is asked.
+* Redis without claims: one script moves the messages from kombu's ``unacked`` hash to the
+  head of their queues.
+
+  Both work over a connection of their own, with time-outs, from any thread, and move each
+  message once however often they are asked.
 * Everything else (RabbitMQ first): ``basic.reject`` with requeue on the channel that the
   message came over; RabbitMQ puts it back where it was. What is still held when the
   connection ends goes back by itself.
@@ -145,9 +147,7 @@ class Requeue:
     # -- Redis ---------------------------------------------------------------------
 
     @staticmethod
-    def _give_back_claims(
-        requests: list[GracefulRequest], tail: bool, timeout: float
-    ) -> None:
+    def _give_back_claims(requests: list[GracefulRequest], tail: bool, timeout: float) -> None:
         assert claims.current is not None
         tags = [request.message.delivery_tag for request in requests]
         claims.current.give_back(tags, tail=tail, timeout=timeout)

@@ -8,8 +8,10 @@ rescuer that dies on the way is followed by the next one.
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +21,7 @@ from celery.utils.log import get_logger
 from celery_graceful import native
 from celery_graceful.claims import Claims, Tag
 from celery_graceful.lease import FALLEN, WORKERS, lease_key
+from celery_graceful.log_thread import log
 from celery_graceful.settings import Settings
 from celery_graceful.store import StoreAway
 
@@ -94,7 +97,7 @@ class Rescuer:
             except StoreAway:
                 self._trust_at = None
             except Exception:
-                logger.critical("The rescue failed", exc_info=True)
+                log(logger, logging.CRITICAL, "The rescue failed: %s", traceback.format_exc())
             self._bell.wait(self.settings.rescue_interval)
 
     def look(self) -> int:
@@ -163,5 +166,5 @@ class Rescuer:
         if not self.store.execute("EXISTS", [key]):
             self.store.execute("SREM", [FALLEN], [worker])
         took = time.monotonic() - began
-        logger.warning("Rescued %d claims of %s, in %.2f s", moved, worker, took)
+        log(logger, logging.WARNING, "Rescued %d claims of %s, in %.2f s", moved, worker, took)
         return moved

@@ -20,6 +20,7 @@ The scripts are in ``lua/``. This is the only module, besides a transport, that 
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Sequence
 from importlib.resources import files
@@ -30,6 +31,7 @@ from celery.utils.log import get_logger
 from kombu.connection import Connection
 
 from celery_graceful import native
+from celery_graceful.log_thread import log
 from celery_graceful.settings import PREFIX, Settings
 
 __all__ = ["COMMAND_TIMEOUT", "Store", "StoreAway", "broker_store", "find_store", "settings_of"]
@@ -124,14 +126,16 @@ class Store:
         if self._away_since is not None:
             away = time.monotonic() - self._away_since
             self._away_since, self._pause = None, FIRST_PAUSE
-            logger.warning("The store (%s) is back after %.1f s", self.source, away)
+            log(logger, logging.WARNING, "The store (%s) is back after %.1f s", self.source, away)
         return answer
 
     def _failed(self, exc: Exception) -> None:
         now = time.monotonic()
         if self._away_since is None:
             self._away_since = now
-            logger.warning(
+            log(
+                logger,
+                logging.WARNING,
                 "The store (%s) does not work: %r. Tasks go on, and keep in memory what they "
                 "have to save until it does",
                 self.source,
@@ -148,8 +152,8 @@ class Store:
         return self._scripts[name]
 
     def _client(self, timeout: float) -> Any:
-        # Under gevent a connection belongs to the hub of its thread.
-        key = timeout, native.thread_ident() if native.is_gevent() else 0
+        # With greenlets a connection, and the lock of a pool, belong to the hub of their thread.
+        key = timeout, native.thread_ident() if native.is_green() else 0
         if key not in self._clients:
             from redis import Redis
             from redis.backoff import NoBackoff

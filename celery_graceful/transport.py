@@ -68,7 +68,7 @@ class Script:
 CLAIM, PUT = Script("claim"), Script("put")
 
 
-class QoS(kombu_redis.QoS):  # type: ignore[misc]
+class QoS(kombu_redis.QoS):
     """Claimed messages are in Redis already: nothing is written when they arrive."""
 
     def append(self, message: Any, delivery_tag: str) -> None:
@@ -334,13 +334,13 @@ class SentinelChannel(_Claiming, kombu_redis.SentinelChannel):  # type: ignore[m
     """kombu's Sentinel channel, with claims."""
 
 
-class Transport(kombu_redis.Transport):  # type: ignore[misc]
+class Transport(kombu_redis.Transport):
     """kombu's Redis transport, with claims."""
 
     Channel = Channel
 
 
-class SentinelTransport(kombu_redis.SentinelTransport):  # type: ignore[misc]
+class SentinelTransport(kombu_redis.SentinelTransport):
     """kombu's Sentinel transport, with claims."""
 
     Channel = SentinelChannel
