@@ -18,7 +18,7 @@ from celery_graceful.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 SECONDS = ("grace_period", "soft_deadline", "hard_deadline")
-FLAGS = ("default_task", "release_prefetched")
+FLAGS = ("default_task", "release_prefetched", "reliable_fetch")
 
 
 def settings(**conf: Any) -> Settings:
@@ -93,7 +93,7 @@ def test_none_means_not_set(name: str) -> None:
         ("harddeadline", "hard_deadline"),
         ("default_tasks", "default_task"),
         ("release_prefetch", "release_prefetched"),
-        ("release", "release_prefetched"),
+        ("release_pre", "release_prefetched"),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest_known_one(written: str, meant: str) -> None:
