@@ -18,6 +18,7 @@ from celery_graceful.interrupt import (
     sleep,
     wait_for_interrupt,
 )
+from celery_graceful.monitors import Monitor, checkin
 from celery_graceful.phase import InterruptReason, Phase
 from celery_graceful.plugin import Graceful
 from celery_graceful.resource import Resource
@@ -34,11 +35,13 @@ __all__ = [
     "Interrupt",
     "InterruptReason",
     "Interrupted",
+    "Monitor",
     "Phase",
     "Resource",
     "SettingsError",
     "ShutdownTimeLimit",
     "TooManyInterruptions",
+    "checkin",
     "current_interrupt",
     "interrupt_callback",
     "interrupted",

@@ -14,6 +14,8 @@ from celery.utils.log import get_logger
 from celery_graceful import cleanup, control, grace_period, time_limit
 from celery_graceful.drain import Drain
 from celery_graceful.exceptions import SettingsError
+from celery_graceful.monitors.monitors import monitors_of
+from celery_graceful.monitors.traced import silence_sentry, trace_with_check_in
 from celery_graceful.request import adopt
 from celery_graceful.settings import Settings
 from celery_graceful.trace_log import install_filter
@@ -21,6 +23,9 @@ from celery_graceful.trace_log import install_filter
 __all__ = ["ConsumerStep", "WorkerStep"]
 
 logger = get_logger(__name__)
+
+#: Seconds that check-ins get at the end of a worker whose process goes on.
+LAST_REPORTS = 1.0
 
 
 class WorkerStep(bootsteps.StartStopStep):
@@ -66,6 +71,7 @@ class WorkerStep(bootsteps.StartStopStep):
             adopt(task, drain.ledger)
         install_filter()
         control.install()
+        self._check_monitors(worker)
         drain.start()
         if not drain.embedded:
             _install_handlers(drain)
@@ -79,12 +85,23 @@ class WorkerStep(bootsteps.StartStopStep):
         )
         _warn_superseded(worker.app.conf)
 
+    def _check_monitors(self, worker: Any) -> None:
+        try:
+            monitors_of(worker.app).check()
+        except SettingsError as exc:
+            if isinstance(worker, Worker):
+                raise SystemExit(str(exc)) from None
+            raise
+        silence_sentry()
+
     def stop(self, worker: Any) -> None:
         worker.graceful.ledger.forget.flush(timeout=1.0)
         if time_limit.reachable():  # else it is embedded, and the process goes on
             if getattr(worker, "beat", None):
                 worker.beat.join(cleanup.time_left() / 2)
             cleanup.run()
+        else:
+            monitors_of(worker.app).wait(LAST_REPORTS)
         worker.graceful.stopped()
 
     terminate = stop
@@ -99,6 +116,9 @@ class ConsumerStep(bootsteps.StartStopStep):
     def start(self, consumer: Any) -> None:
         drain = consumer.controller.graceful
         drain.loop.attach(consumer)
+        if drain.adapter.in_process:
+            for task in consumer.app.tasks.values():
+                trace_with_check_in(task)
         if drain.quiet:  # reconnected while stopping
             drain.loop.stop_fetching()
 

@@ -24,6 +24,8 @@ from celery_graceful.grace_period import Deadlines
 from celery_graceful.log_thread import LogThread
 from celery_graceful.loop import Loop
 from celery_graceful.membership import Membership
+from celery_graceful.monitors.heartbeat import Heartbeats
+from celery_graceful.monitors.monitors import monitors_of
 from celery_graceful.phase import Board, InterruptReason, Phase
 from celery_graceful.pools import adapter_for
 from celery_graceful.quiesce import Quiesce
@@ -65,6 +67,8 @@ class Drain:
         self.quiesce = Quiesce(self)
         self.watch = Watch(self)
         self.ledger.on_change = self.quiesce.on_change
+        self.heartbeats = Heartbeats(self.ledger.check_ins, monitors_of(worker.app).heartbeat)
+        self.ledger.on_check_in = self.heartbeats.begin
         self.ledger.requeue.fetching = self.loop.fetching
         self.adapter.ring_loop = self.loop.ring
         self.adapter.read_pending = self.loop.read_pending

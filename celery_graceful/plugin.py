@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, overload
 
+from celery.signals import beat_embedded_init, beat_init
+
 from celery_graceful import cleanup
 from celery_graceful.cleanup import ExitHandle, Scope
+from celery_graceful.monitors import Monitor
 from celery_graceful.resource import Resource
 from celery_graceful.settings import Settings
 
@@ -38,6 +41,10 @@ class Graceful:
         if not hasattr(app, "_plain_create_task_cls"):
             app._plain_create_task_cls = app.create_task_cls
             app.create_task_cls = self._create_task_cls
+
+        app.__dict__.setdefault("_graceful_monitors", {})
+        for signal in (beat_init, beat_embedded_init):
+            signal.connect(_on_beat, weak=False, dispatch_uid="celery_graceful.monitors")
 
     @property
     def settings(self) -> Settings:
@@ -161,6 +168,25 @@ class Graceful:
             return Resource.from_generator(fn, name, timeout)
         return lambda fn: Resource.from_generator(fn, name, timeout)
 
+    # -- monitors --------------------------------------------------------------------
+
+    def monitor(self, task: Any, monitor: Monitor | str) -> None:
+        """Report the runs of a task to a monitor, as its class option ``monitor`` does.
+
+        For tasks that are not yours. Before the worker starts.
+
+        Args:
+            task: The task, or its name.
+            monitor: The monitor, or its slug.
+
+        Raises:
+            SettingsError: The monitor cannot be used.
+        """
+        if not isinstance(monitor, Monitor):
+            monitor = Monitor(monitor)
+        named = self.app.__dict__.setdefault("_graceful_monitors", {})
+        named[task if isinstance(task, str) else task.name] = monitor
+
     def _exit_timeout(self) -> float:
         return self.settings.exit_timeout
 
@@ -179,3 +205,11 @@ class Graceful:
                 else:
                     app.task_cls = type("GracefulTask", (GracefulTask, base), {"abstract": True})
         return app._plain_create_task_cls()
+
+
+def _on_beat(sender: Any = None, **options: Any) -> None:
+    """Beat has a scheduler now."""
+    if "_graceful_monitors" in sender.app.__dict__:
+        from celery_graceful.monitors.beat import install
+
+        install(sender, **options)

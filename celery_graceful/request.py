@@ -21,6 +21,8 @@ from celery_graceful.checkpoint import DELIVERY, may_resume
 from celery_graceful.claims import Tag
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.forget import Forget
+from celery_graceful.monitors import outcome
+from celery_graceful.monitors.checkin import CheckIn
 from celery_graceful.phase import InterruptReason
 from celery_graceful.requeue import Requeue
 
@@ -73,6 +75,8 @@ class Ledger:
         self.stopping = False
         self.counts = dict.fromkeys(Stage, 0)
         self.on_change: Callable[[], None] = lambda: None
+        #: Something with a check-in has begun to run.
+        self.on_check_in: Callable[[], None] = lambda: None
 
     def start_counting(self) -> None:
         """Count from now on: the drain begins."""
@@ -85,6 +89,11 @@ class Ledger:
     def active(self) -> list[GracefulRequest]:
         """What a pool has taken over, oldest first."""
         return [r for r in self.open_requests() if r.stage is not Stage.RECEIVED]
+
+    def check_ins(self) -> list[CheckIn]:
+        """Of what runs."""
+        running = (r for r in self.open_requests() if r.stage is Stage.RUNNING)
+        return [found for r in running if (found := outcome.check_in_of(r)) is not None]
 
     def close(self, request: GracefulRequest, stage: Stage, *, only: Iterable[Stage]) -> bool:
         """Let ``request`` leave as ``stage``, if it stands at one of ``only``."""
@@ -151,6 +160,7 @@ class GracefulRequest(Request):
         self.stage = Stage.RECEIVED
         self.started_at: float | None = None
         self._goes_on = False
+        self._succeeded = False
         # Tells the deliveries of a task apart; the copies of the message cannot.
         self.request_dict[DELIVERY] = f"{_BOOT}:{next(_numbers)}"
         tag = self.message.delivery_tag
@@ -202,6 +212,8 @@ class GracefulRequest(Request):
                 return False
             self.stage = Stage.RUNNING
         self.started_at = time.monotonic()
+        if outcome.check_in_of(self) is not None:
+            self.ledger.on_check_in()
         return True
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
@@ -234,9 +246,12 @@ class GracefulRequest(Request):
         super().reject(requeue=requeue)
         if self.stage is Stage.RECEIVED:  # an ETA that means nothing
             self.finish()
+            if not self._goes_on:
+                outcome.close(self, "error", "rejected")
 
     def _announce_revoked(self, *args: Any, **kwargs: Any) -> None:
         super()._announce_revoked(*args, **kwargs)
+        outcome.close(self, "error", "revoked or expired")
         self.ledger.forget(self.task.name, self.id, "", None)
         self.finish()  # also where no pool will report its end
 
@@ -248,6 +263,8 @@ class GracefulRequest(Request):
         if not soft and not self._has_ended():
             return
         super().on_timeout(soft, timeout)
+        if not soft and not self._goes_on:
+            outcome.close(self, "error", "hard time limit")
         if not soft and self.acknowledged:
             self.settle()
 
@@ -264,10 +281,19 @@ class GracefulRequest(Request):
         if isinstance(exc, TaskInterrupted):
             self._on_interrupted(exc.started, tail=exc.reason in _TO_THE_TAIL)
         elif self._lost_to_the_stop(exc):
+            outcome.interrupted([self])
             self._on_interrupted(True)
         elif self._has_ended():
             super().on_failure(exc_info, send_failed_event, return_ok)
+            if not (self._goes_on or self._already_cancelled):
+                outcome.close_failed(self, exc, succeeded=self._succeeded)
             self.settle()
+
+    def _success_was_stored(self) -> Any:
+        """Celery 5.7 asks, when a child is lost, whether its task had succeeded before."""
+        stored = super()._success_was_stored()
+        self._succeeded = bool(stored)
+        return stored
 
     def settle(self) -> None:
         """It has ended; if that was for good, its checkpoint is of no use any more."""

@@ -47,6 +47,24 @@ def _mapping(name: str, value: Any) -> Mapping[str, Any]:
     return value
 
 
+def _names(name: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) for one in value):
+        raise SettingsError(name, value, "give a list of strings")
+    return tuple(value)
+
+
+def _status(name: str, value: Any) -> str:
+    if value not in ("ok", "error"):
+        raise SettingsError(name, value, "give 'ok' or 'error', or leave it out")
+    return str(value)
+
+
+def _http_url(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.startswith(("http://", "https://")):
+        raise SettingsError(name, value, "give a URL, such as https://hc-ping.com/<ping key>")
+    return value
+
+
 _STORE_SCHEMES = ("redis", "rediss", "sentinel", "redis+socket")
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
@@ -64,6 +82,12 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "store_options": _mapping,
     "checkpoint_ttl": _seconds,
     "checkpoint_max_bytes": _size,
+    "monitor_beat": _flag,
+    "monitor_exclude": _names,
+    "monitor_on_interrupt": _status,
+    "monitor_reporters": _names,
+    "monitor_timeout": _seconds,
+    "healthchecks_url": _http_url,
 }
 
 
@@ -91,6 +115,14 @@ class Settings:
             ``global_keyprefix`` and ``ssl``.
         checkpoint_ttl: Seconds after its last save at which a checkpoint expires.
         checkpoint_max_bytes: The most that one saved value may take.
+        monitor_beat: Report the runs of all beat entries to monitors of the same names.
+        monitor_exclude: Patterns (``fnmatch``) of beat entries that are not to be reported.
+        monitor_on_interrupt: What an interrupted run's check-in is closed as, ``"ok"`` or
+            ``"error"``; ``None`` leaves it open, for the run goes on.
+        monitor_reporters: Who reports; ``None``: ``sentry`` if a client is active, and
+            ``healthchecks`` if ``healthchecks_url`` is set.
+        monitor_timeout: Seconds that one report may take, and a task may wait for it.
+        healthchecks_url: Where to ping: the URL with the ping key, without a slug.
     """
 
     grace_period: float | None = None
@@ -107,6 +139,12 @@ class Settings:
     store_options: Mapping[str, Any] = field(default_factory=dict)
     checkpoint_ttl: float = 30 * 86400.0
     checkpoint_max_bytes: int = 256 * 1024
+    monitor_beat: bool = False
+    monitor_exclude: tuple[str, ...] = ()
+    monitor_on_interrupt: str | None = None
+    monitor_reporters: tuple[str, ...] | None = None
+    monitor_timeout: float = 2.0
+    healthchecks_url: str | None = None
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, Any]) -> Settings:

@@ -22,6 +22,7 @@ from celery_graceful.exceptions import (
     TooManyInterruptions,
 )
 from celery_graceful.interrupt import Interrupt, named_if_slow
+from celery_graceful.monitors import Monitor
 from celery_graceful.phase import InterruptReason
 from celery_graceful.run import Run, current, execute
 
@@ -45,6 +46,9 @@ class GracefulTask(resume.Resumable, celery.Task):
     #: The message is acknowledged when the task has ended, so that it can go back whole.
     acks_late = True
     reject_on_worker_lost = True
+
+    #: Where each run is reported to: a ``Monitor``, or its slug.
+    monitor: Monitor | str | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -95,6 +99,12 @@ class GracefulTask(resume.Resumable, celery.Task):
         Runs with the task, inside the time that is left. What it raises is logged. Not
         called when the hard deadline took the task away.
         """
+
+    def apply(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``celery.Task.apply``, with the task's check-in."""
+        from celery_graceful.monitors.traced import eager
+
+        return eager(self, super().apply, args, kwargs)
 
     # -- outcomes --------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from celery.worker import state
 from celery_graceful import cleanup, native
 from celery_graceful import run as _run
 from celery_graceful.giving_up import count_interruptions, tell_backend, tell_listeners
+from celery_graceful.monitors import outcome
 from celery_graceful.native import bounded
 from celery_graceful.phase import Phase
 from celery_graceful.report import describe
@@ -247,6 +248,7 @@ class Watch:
         if given_up or self.ledger.requeue.deferred:
             bounded(lambda: tell_backend(given_up, str(self.board.reason)), room / 5)
             bounded(lambda: tell_listeners(self.drain.worker, given_up, room / 10), room / 10)
+            bounded(lambda: outcome.interrupted(given_up, room / 20), room / 10)
             if not bounded(lambda: self._give_back(given_up, room / 10), room / 4):
                 self._could_not(given_up, "no answer in time")
             bounded(lambda: count_interruptions(given_up), room / 10)

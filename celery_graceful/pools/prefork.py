@@ -20,6 +20,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
 from celery_graceful import cleanup, interrupt, phase
+from celery_graceful.monitors import traced
 from celery_graceful.phase import BOARD_ENV, Board, Phase
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.base import Adapter, watch_plain_task
@@ -210,6 +211,9 @@ def _install_child(app: Any, hostname: str) -> None:
     for name, task in app.tasks.items():
         if watch_plain_task(task):
             task.__trace__ = build_tracer(name, task, app.loader, hostname, app=app)
+        traced.trace_with_check_in(task)
+    traced.silence_sentry()
+    traced.reports_first = True
 
 
 def _leave(on_exit: Callable[[int, int], Any] | None, pid: int, exitcode: int) -> None:

@@ -116,6 +116,19 @@ NAMES: dict[str, list[str] | None] = {
     "celery.app.base:Celery.amqp_cls": None,
     "celery.app.amqp:AMQP.Connection": None,
     "kombu.transport.pyamqp:Transport.driver_type": None,
+    # sentry: sending at once, and its receivers that close check-ins
+    "sentry_sdk.client:_Client.capture_event": ["event"],
+    "sentry_sdk.transport:HttpTransport._check_disabled": ["category"],
+    "sentry_sdk.transport:HttpTransport._get_pool_options": [],
+    "sentry_sdk.transport:HttpTransport._send_envelope": ["envelope"],
+    "sentry_sdk.transport:HttpTransport.on_dropped_event": [],
+    "sentry_sdk.integrations.celery.beat:crons_task_success": ["sender"],
+    "sentry_sdk.integrations.celery.beat:crons_task_failure": ["sender"],
+    "sentry_sdk.integrations.celery.beat:crons_task_retry": ["sender"],
+    # celery: the ends of a task, and beat
+    "celery.app.trace:trace_ok_t.info": None,
+    "celery.beat:Scheduler.apply_async": ["entry"],
+    "celery.beat:Service.scheduler": None,
 }
 
 #: Private names that are set on instances only: the tests below this table have them.

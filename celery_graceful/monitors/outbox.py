@@ -1,0 +1,191 @@
+"""What has to be sent to one server, and the thread that sends it.
+
+Nobody waits for a server: a report is put here, and a thread sends it. While the server is
+away reports are kept, in their order; what cannot be kept any longer is said.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from celery_graceful import cleanup
+from celery_graceful.log_thread import log
+from celery_graceful.monitors.report import Dropped
+
+__all__ = ["Outbox"]
+
+logger = logging.getLogger(__name__)
+
+#: Reports that are kept at most, and seconds.
+SIZE, AGE = 1000, 900.0
+
+#: Seconds until a server that was away is tried again: the first time, and at most.
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+
+#: Seconds that the end of a process waits at most.
+LAST_WAIT = 1.5
+
+_outboxes: weakref.WeakSet[Outbox] = weakref.WeakSet()
+
+
+class Outbox:
+    """Sends to one server, from a thread that lives while there is something to send.
+
+    Under gevent and eventlet that thread is a greenlet.
+
+    Args:
+        name: Of the server, for people.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        #: The last attempt failed: nobody waits for it.
+        self.away = False
+        self._said: set[str] = set()
+        self._exit: cleanup.Entry | None = None
+        self._reset()
+        _outboxes.add(self)
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._hurry = threading.Event()
+        self._jobs: deque[tuple[float, Callable[[], None], bool]] = deque()
+        self._thread: Any = None
+        self.away = False
+
+    def put(self, send: Callable[[], None], *, skippable: bool = False) -> None:
+        """Have ``send()`` called soon, and again for as long as the server is away.
+
+        Args:
+            send: Raises ``Dropped`` if there is no use in trying again.
+            skippable: Not worth keeping while the server is away.
+        """
+        with self._lock:
+            if skippable and self.away:
+                return
+            if len(self._jobs) >= SIZE:
+                self._say("its queue is full")
+                return
+            self._jobs.append((time.monotonic() + AGE, send, skippable))
+            if self._exit is None:
+                self._exit = cleanup.Entry(
+                    self._last_flush, f"Check-ins for {self.name}", None, "everywhere"
+                )
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._work, name=f"graceful-{self.name}", daemon=True
+                )
+                try:
+                    self._thread.start()
+                except RuntimeError:  # the interpreter is on its way out
+                    self._thread = None
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until all has been sent, for up to ``timeout`` seconds; whether it has.
+
+        Does not wait for a server that is away.
+        """
+        end = time.monotonic() + timeout
+        while (thread := self._thread) is not None and not self.away:
+            # In slices: it may turn out to be away meanwhile.
+            thread.join(min(0.05, max(0.0, end - time.monotonic())))
+            if time.monotonic() >= end:
+                break
+        return self._thread is None
+
+    def _last_flush(self) -> None:
+        """At the end of the process: one more attempt, for a short time."""
+        self._exit = None
+        left = max(0.0, min(LAST_WAIT, 0.5 * cleanup.time_left()))
+        self._hurry.set()
+        thread = self._thread
+        if thread is not None:
+            thread.join(left)
+        with self._lock:
+            lost = sum(not skippable for _, _, skippable in self._jobs)
+        if lost:
+            log(
+                logger,
+                logging.WARNING,
+                "%d check-ins were not sent to %s before the end",
+                lost,
+                self.name,
+            )
+
+    # -- the thread ------------------------------------------------------------------
+
+    def _work(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            with self._lock:
+                if not self._jobs:
+                    self._thread = None
+                    return
+                expires, send, _ = self._jobs[0]
+            if time.monotonic() > expires:
+                self._say("it was away for too long")
+                done = True
+            else:
+                done = self._send(send)
+            with self._lock:
+                if done:
+                    self._jobs.popleft()
+            if done:
+                pause = FIRST_PAUSE
+            elif self._hurry.is_set():
+                with self._lock:
+                    self._thread = None
+                return
+            else:
+                self._hurry.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _send(self, send: Callable[[], None]) -> bool:
+        """Whether it is done with: sent, or dropped."""
+        try:
+            send()
+        except Dropped as exc:
+            self._say(str(exc))
+        except Exception as exc:
+            if not self.away:
+                self.away = True
+                log(
+                    logger,
+                    logging.WARNING,
+                    "Check-ins: %s does not answer: %r. Tasks go on, what has to be reported is "
+                    "kept for a while",
+                    self.name,
+                    exc,
+                )
+            return False
+        if self.away:
+            self.away = False
+            log(logger, logging.WARNING, "Check-ins: %s is back", self.name)
+        return True
+
+    def _say(self, reason: str) -> None:
+        """Say once why something was dropped."""
+        if reason not in self._said:
+            self._said.add(reason)
+            log(
+                logger,
+                logging.WARNING,
+                "Check-ins are dropped, not sent to %s: %s (said once)",
+                self.name,
+                reason,
+            )
+
+
+def _after_fork() -> None:
+    for outbox in list(_outboxes):
+        outbox._reset()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,150 @@
+"""The check-in of a task, where the task runs: around Celery's tracer, so around everything.
+
+Success and failure are closed here. A retry and an interruption leave it open. What the process
+that runs the task cannot tell, or does not live to tell, the main process closes: ``outcome.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from celery import signals as celery_signals
+from celery import states
+from celery.exceptions import Ignore, Reject
+from celery.utils import uuid
+
+from celery_graceful import phase
+from celery_graceful.exceptions import TaskInterrupted
+from celery_graceful.monitors.checkin import CheckIn
+from celery_graceful.monitors.monitors import STAMP, Monitors, monitors_of
+
+__all__ = ["eager", "silence_sentry", "trace_with_check_in"]
+
+logger = logging.getLogger(__name__)
+
+#: In a pool's child: the main process may end it as soon as it has the result, so reports
+#: leave before the result does.
+reports_first = False
+
+
+def trace_with_check_in(task: Any) -> None:
+    """Put the check-in around the tracer of ``task``; doing so twice is the same as once."""
+    trace = task.__trace__
+    if trace is None or hasattr(trace, "_checks_in"):
+        return
+    monitors = monitors_of(task.app)
+
+    @wraps(trace)
+    def traced(task_id: str, args: Any, kwargs: Any, request: Any = None) -> Any:
+        check_in = _find(monitors, task, task_id, request)
+        if check_in is None:
+            return trace(task_id, args, kwargs, request)
+        if not (phase.flag[0] and hasattr(task, "interrupted")):  # else it will not start
+            _quietly(monitors.start, check_in)
+        done = None
+        try:
+            done = trace(task_id, args, kwargs, request)
+            return done
+        finally:
+            _quietly(_ended, monitors, check_in, done)
+
+    traced._checks_in = True  # type: ignore[attr-defined]
+    task.__trace__ = traced
+
+
+def _find(monitors: Monitors, task: Any, task_id: str, request: Any) -> CheckIn | None:
+    try:
+        check_in = monitors.of_run(task, task_id, request or {})
+        if check_in is not None:
+            silence_sentry()
+            inner = request.get("headers")
+            if isinstance(inner, dict) and STAMP in request:
+                inner.setdefault(STAMP, request[STAMP])  # a retry carries on what is in there
+        return check_in
+    except Exception:
+        logger.exception("No check-in for %s[%s]", task.name, task_id)
+        return None
+
+
+def _ended(monitors: Monitors, check_in: CheckIn, done: Any) -> None:
+    if done is None:
+        return  # a BaseException: the main process knows why
+    state, exc = (
+        (states.SUCCESS, None) if done.info is None else (done.info.state, done.info.retval)
+    )
+    if state == states.SUCCESS:
+        monitors.finish(check_in, "ok", "succeeded")
+    elif state == states.FAILURE:
+        monitors.finish(check_in, "error", f"failed: {exc!r}")
+    elif state == states.RETRY:
+        monitors.goes_on(check_in, "retry")
+    elif isinstance(exc, TaskInterrupted) and exc.started:
+        monitors.goes_on(check_in, f"interrupted: {exc.reason}")
+    if reports_first:
+        monitors.wait(_patience(monitors))
+
+
+def _patience(monitors: Monitors) -> float:
+    board = phase.board
+    if board is None or not board.interrupted:
+        return monitors.settings.monitor_timeout
+    return min(monitors.settings.monitor_timeout, max(0.1, board.hard_at - time.monotonic()))
+
+
+def _quietly(call: Callable[..., None], *args: Any) -> None:
+    """A check-in is no reason to fail a task; nor is a soft time limit that hits it here."""
+    try:
+        call(*args)
+    except Exception:
+        logger.exception("A check-in could not be reported")
+
+
+def silence_sentry() -> None:
+    """Keep sentry's own integration from closing check-ins that are closed here."""
+    beat = sys.modules.get("sentry_sdk.integrations.celery.beat")
+    if beat is not None:
+        for signal, name in (
+            (celery_signals.task_success, "crons_task_success"),
+            (celery_signals.task_failure, "crons_task_failure"),
+            (celery_signals.task_retry, "crons_task_retry"),
+        ):
+            signal.disconnect(getattr(beat, name))
+
+
+# -- eager ---------------------------------------------------------------------------
+
+
+def eager(task: Any, apply: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+    """Apply a task here and now. Its retries are part of it."""
+    if kwargs.get("retries"):
+        return apply(*args, **kwargs)
+    if len(args) < 5:
+        kwargs["task_id"] = kwargs.get("task_id") or uuid()
+    task_id = args[4] if len(args) > 4 else kwargs["task_id"]
+    try:
+        monitors = monitors_of(task.app)
+        check_in = monitors.of_run(task, task_id, kwargs.get("headers") or {})
+    except Exception:
+        logger.exception("No check-in for %s", task.name)
+        check_in = None
+    if check_in is None:
+        return apply(*args, **kwargs)
+    _quietly(monitors.start, check_in)
+    status = "error"
+    try:
+        result = apply(*args, **kwargs)
+        if result.state in (states.SUCCESS, states.IGNORED):
+            status = "ok"
+        return result
+    except Reject:
+        raise
+    except Ignore:
+        status = "ok"
+        raise
+    finally:
+        _quietly(monitors.finish, check_in, status)
