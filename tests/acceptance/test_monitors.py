@@ -111,6 +111,8 @@ def test_every_end(pool: str, how: str, redis_db: RedisDB, project: Project) -> 
     env = env_of(redis_db.url, redis_db.backend_url, project, how)
     with Celery("test", broker=redis_db.url, set_as_current=False) as app:
         with start(env, pool) as worker:
+            while not app.control.ping(timeout=0.5):
+                pass  # what is broadcast before the worker has subscribed is lost
             app.control.revoke("revoked", reply=True, timeout=TIMEOUT, limit=1)
             send(app, env, first)
             if "terminated" in first:

@@ -1,0 +1,523 @@
+"""Check-ins: real workers, real peers, and peers that are away."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.exceptions import Ignore
+
+from celery_graceful import Graceful, GracefulTask, Monitor, SettingsError, checkin
+from celery_graceful.monitors.heartbeat import Heartbeats, interval_of
+from celery_graceful.monitors.monitors import monitors_of
+from celery_graceful.monitors.outcome import close_dead
+from tests.conftest import RabbitVhost, RedisDB
+from tests.peers import HealthchecksServer, KentServer, Project
+from tests.processes import LOOPBACK
+from tests.workers import ROOT, TIMEOUT, Worker
+
+GRACE = 4.0
+
+
+@pytest.fixture(scope="module")
+def kent() -> Iterator[KentServer]:
+    with KentServer() as server:
+        yield server
+
+
+@pytest.fixture
+def project(kent: KentServer) -> Project:
+    return kent.project()
+
+
+@pytest.fixture
+def pings() -> Iterator[HealthchecksServer]:
+    server = HealthchecksServer()
+    yield server
+    server.close()
+
+
+def start(url: str, backend: str, dsn: str, *, pool: str = "prefork", **env: str) -> Worker:
+    env = {"GRACE": str(GRACE), **env}
+    env.update(BROKER_URL=url, RESULT_URL=backend)
+    if dsn:
+        env["SENTRY_DSN"] = dsn
+    return Worker("tests.apps.monitored", pool=pool, concurrency=2, env=env).ready()
+
+
+def statuses(events: list[dict[str, Any]]) -> list[str]:
+    return [event["status"] for event in events]
+
+
+def sender(url: str) -> Celery:
+    return Celery("test", broker=url, set_as_current=False)
+
+
+# -- a worker that dies --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+def test_kill_9_then_the_next_worker(
+    broker: str, request: pytest.FixtureRequest, redis_db: RedisDB, project: Project
+) -> None:
+    url = redis_db.url
+    if broker == "rabbitmq":
+        vhost: RabbitVhost = request.getfixturevalue("rabbit_vhost")
+        url = vhost.url
+    tuned = {"CONF_graceful_heartbeat_interval": "0.3", "CONF_graceful_lease_ttl": "1.0"}
+    with sender(url) as app:
+        with start(url, redis_db.backend_url, project.dsn, **tuned) as worker:
+            app.send_task("worker_killed")
+            worker.wait_line("started worker_killed")
+            project.wait(lambda found: "worker_killed" in found)
+            worker.kill()
+        with start(url, redis_db.backend_url, project.dsn, **tuned) as worker:
+            found = project.wait(lambda found: len(found["worker_killed"]) > 2)
+            worker.term()
+            assert worker.wait() == 0
+    events = found["worker_killed"]
+    assert statuses(events) == ["in_progress", "in_progress", "ok"]
+    assert len({event["check_in_id"] for event in events}) == 1
+    # The whole run's, the time between the two workers included.
+    assert events[-1]["duration"] > 0.3
+
+
+@pytest.mark.parametrize("name", ["interrupted", "given_up"])
+def test_closed_at_the_interruption(name: str, redis_db: RedisDB, project: Project) -> None:
+    on = {"CONF_graceful_monitor_on_interrupt": "'error'"}
+    with sender(redis_db.url) as app:
+        with start(redis_db.url, redis_db.backend_url, project.dsn, **on) as worker:
+            app.send_task(name)
+            worker.wait_line(f"started {name}")
+            worker.term()
+            assert worker.wait() == 0
+        with start(redis_db.url, redis_db.backend_url, project.dsn, **on) as worker:
+            found = project.wait(lambda found: len(found[name]) > 3)
+            worker.term()
+            assert worker.wait() == 0
+    events = found[name]
+    assert statuses(events) == ["in_progress", "error", "in_progress", "ok"]
+    ids = [event["check_in_id"] for event in events]
+    assert ids[0] == ids[1] != ids[2] == ids[3]
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_heartbeats(pool: str, redis_db: RedisDB, project: Project) -> None:
+    """While it runs, and through the drain."""
+    with sender(redis_db.url) as app:
+        env = {"HEARTBEAT": "0.4", "CONF_graceful_hard_deadline": "3.5"}
+        with start(redis_db.url, redis_db.backend_url, project.dsn, pool=pool, **env) as worker:
+            app.send_task("success", [])
+            app.send_task("beating", [2.0])
+            worker.wait_line("started beating")
+            worker.term()
+            assert worker.wait() == 0
+            assert worker.count("finished beating") == 1
+    events = project.check_ins()["beating"]
+    assert statuses(events)[-1] == "ok"
+    assert statuses(events).count("in_progress") == len(events) - 1
+    # Its time limit is a minute, of which a third is the interval: 20 s here, made 0.4.
+    assert len(events) in (2, 3, 4, 5, 6)
+
+
+# -- heartbeats, by the clock --------------------------------------------------------
+
+
+def run_of(app: Celery, slug: str, **fields: Any) -> Any:
+    return monitors_of(app).of_block(Monitor(slug, **fields))
+
+
+@pytest.fixture
+def app() -> Iterator[Celery]:
+    with Celery("monitors", broker="memory://", set_as_current=False) as app:
+        Graceful(app)
+        yield app
+
+
+@pytest.mark.parametrize(
+    ("max_runtime", "seconds"), [(None, 600), (1, 60), (3, 60), (30, 600), (10080, 201600)]
+)
+def test_interval(app: Celery, max_runtime: int | None, seconds: float) -> None:
+    assert interval_of(run_of(app, "x", max_runtime=max_runtime)) == seconds
+
+
+def test_heartbeats_stay_below_the_servers_limit(app: Celery) -> None:
+    runs = [run_of(app, "many", max_runtime=3) for _ in range(5)]
+    runs.append(run_of(app, "other", max_runtime=9))
+    sent: list[tuple[float, Any]] = []
+    now = 0.0
+    beats = Heartbeats(lambda: runs, lambda run: sent.append((now, run)))
+    while now < 600:
+        wait = beats.step(now)
+        assert wait is not None
+        now += max(wait, 1.0)
+    for minute in range(0, 540, 10):
+        many = [r for at, r in sent if minute <= at < minute + 60 and r.slug == "many"]
+        assert len(many) <= 3
+    assert {run for _, run in sent} == set(runs), "each has its turn"
+    assert len([run for _, run in sent if run.slug == "other"]) == 3
+    runs.clear()
+    assert beats.step(now) is None
+
+
+# -- peers that are away -------------------------------------------------------------
+
+
+class Peer:
+    """A server that behaves badly: ``refuses``, is a ``black_hole``, or is at its ``limit``."""
+
+    def __init__(self, how: str) -> None:
+        self.socket = socket.socket()
+        self.socket.bind((LOOPBACK, 0))
+        self.dsn = f"http://public@{LOOPBACK}:{self.socket.getsockname()[1]}/1"
+        self.kept: list[socket.socket] = []
+        if how != "refuses":
+            self.socket.listen(100)
+            threading.Thread(target=self._serve, args=(how,), daemon=True).start()
+
+    def _serve(self, how: str) -> None:
+        while True:
+            try:
+                connection, _ = self.socket.accept()
+            except OSError:
+                return
+            self.kept.append(connection)
+            if how == "limit":
+                connection.recv(65536)
+                connection.sendall(
+                    b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 60\r\n"
+                    b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+                )
+                connection.close()
+
+    def close(self) -> None:
+        self.socket.close()
+        for connection in self.kept:
+            connection.close()
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("refuses", "does not answer"),
+        ("black_hole", "does not answer"),
+        ("limit", "dropped, not sent to sentry: Sentry's rate limit"),
+    ],
+)
+def test_a_peer_that_is_away(pool: str, how: str, says: str, redis_db: RedisDB) -> None:
+    peer = Peer(how)
+    with (
+        Celery("test", broker=redis_db.url, backend=redis_db.backend_url) as app,
+        start(
+            redis_db.url,
+            redis_db.backend_url,
+            peer.dsn,
+            pool=pool,
+            CONF_graceful_monitor_timeout="1.0",
+        ) as worker,
+    ):
+        began = time.monotonic()
+        app.send_task("success").get(timeout=TIMEOUT)
+        first = time.monotonic() - began
+        began = time.monotonic()
+        for _ in range(5):
+            app.send_task("success").get(timeout=TIMEOUT)
+        others = time.monotonic() - began
+        app.send_task("interrupted")
+        worker.wait_line("started interrupted")
+        worker.term()
+        assert worker.wait() == 0
+        print(f"{pool} {how}: first {first:.2f} s, five others {others:.2f} s, {worker.took:.2f} s")
+        # A report may take a second, and a task waits for it in a pool's child alone.
+        assert first < 5.0
+        assert others < 5.0
+        assert worker.took < GRACE
+        processes = 3 if pool == "prefork" else 1
+        assert 1 <= worker.count(says) <= processes, "said once by each process"
+        assert worker.count("Traceback") == 0
+    peer.close()
+
+
+def test_what_before_send_drops_is_said_once(redis_db: RedisDB, project: Project) -> None:
+    with (
+        sender(redis_db.url) as app,
+        start(redis_db.url, redis_db.backend_url, project.dsn, pool="threads", DROP="1") as worker,
+    ):
+        for _ in range(3):
+            app.send_task("success")
+        worker.wait_line("Task success.* succeeded", 3)
+        worker.term()
+        assert worker.wait() == 0
+        assert worker.count("dropped, not sent to sentry: before_send") == 1
+    assert project.check_ins() == {}
+
+
+# -- Healthchecks --------------------------------------------------------------------
+
+
+def test_healthchecks(redis_db: RedisDB, pings: HealthchecksServer) -> None:
+    url = {"CONF_graceful_healthchecks_url": repr(pings.url)}
+    with (
+        sender(redis_db.url) as app,
+        start(redis_db.url, redis_db.backend_url, "", **url) as worker,
+    ):
+        for name in ("success", "failure", "plain_retry"):
+            app.send_task(name)
+        seen = pings.wait(8)
+        worker.term()
+        assert worker.wait() == 0
+    rids: dict[str, set[str]] = {}
+    whats: dict[str, list[str]] = {}
+    for slug, what, rid in seen:
+        rids.setdefault(slug, set()).add(rid)
+        whats.setdefault(slug, []).append(what)
+    assert whats == {
+        "success": ["start", "success"],
+        "failure": ["start", "fail"],
+        "plain_retry": ["start", "log", "start", "success"],
+    }
+    assert all(len(some) == 1 for some in rids.values())
+    assert any("ValueError('on purpose')" in body for body in pings.bodies)
+
+
+def test_healthchecks_by_its_own_url(app: Celery, pings: HealthchecksServer) -> None:
+    app.conf.graceful_monitor_reporters = ["healthchecks"]
+    with checkin(Monitor("here", ping_url=f"{pings.url}/some-uuid"), app=app):
+        pass
+    with pytest.raises(KeyError), checkin(Monitor("here", ping_url=f"{pings.url}/u2"), app=app):
+        raise KeyError
+    seen = pings.wait(4)
+    assert [(slug, what) for slug, what, _ in seen] == [
+        ("some-uuid", "start"),
+        ("some-uuid", "success"),
+        ("u2", "start"),
+        ("u2", "fail"),
+    ]
+
+
+@pytest.mark.parametrize(("status", "text"), [(404, b"not found"), (200, b"OK (not found)")])
+def test_healthchecks_that_knows_it_not(
+    app: Celery, pings: HealthchecksServer, status: int, text: bytes, caplog: Any
+) -> None:
+    pings.status, pings.text = status, text
+    app.conf.graceful_healthchecks_url = pings.url
+    with checkin("unknown", app=app):
+        pass
+    pings.wait(2)
+    monitors_of(app).wait(TIMEOUT)
+    assert len([r for r in caplog.records if "dropped, not sent to healthchecks" in r.message]) == 1
+
+
+# -- checkin -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pinged(app: Celery, pings: HealthchecksServer) -> Celery:
+    app.conf.graceful_healthchecks_url = pings.url
+    return app
+
+
+def test_checkin_nested_and_in_threads(pinged: Celery, pings: HealthchecksServer) -> None:
+    block = checkin("block", app=pinged)
+    inside = threading.Barrier(3)
+
+    def work() -> None:
+        with block:
+            inside.wait(TIMEOUT)
+
+    with block, block:
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        inside.wait(TIMEOUT)
+        for thread in threads:
+            thread.join(TIMEOUT)
+    seen = pings.wait(8)
+    assert sorted(what for _, what, _ in seen) == ["start"] * 4 + ["success"] * 4
+    assert len({rid for _, _, rid in seen}) == 4
+
+
+def test_checkin_on_functions(pinged: Celery, pings: HealthchecksServer) -> None:
+    @checkin("function", app=pinged)
+    def double(number: int) -> int:
+        return 2 * number
+
+    @checkin("coroutine", app=pinged)
+    async def later(number: int) -> int:
+        await asyncio.sleep(0.01)
+        return 2 * number
+
+    async def both() -> list[int]:
+        return await asyncio.gather(later(1), later(2))
+
+    assert double(2) == 4
+    assert asyncio.run(both()) == [2, 4]
+    seen = pings.wait(6)
+    assert len({rid for slug, _, rid in seen if slug == "coroutine"}) == 2
+    assert [what for slug, what, _ in seen if slug == "function"] == ["start", "success"]
+    with pytest.raises(TypeError, match="generator"):
+
+        @checkin("generator", app=pinged)
+        def many() -> Iterator[int]:
+            yield 1
+
+
+@pytest.mark.parametrize(
+    ("exc", "what"),
+    [(SystemExit(0), "success"), (SystemExit(1), "fail"), (KeyboardInterrupt(), "fail")],
+)
+def test_checkin_and_the_end(
+    pinged: Celery, pings: HealthchecksServer, exc: BaseException, what: str
+) -> None:
+    with pytest.raises(type(exc)), checkin("end", app=pinged):
+        raise exc
+    assert pings.wait(2)[-1][1] == what
+
+
+def test_a_script_sends_before_it_ends(pings: HealthchecksServer) -> None:
+    code = f"""
+        from celery import Celery
+        from celery_graceful import Graceful, checkin
+        app = Celery("script", broker="memory://")
+        app.conf.graceful_healthchecks_url = {pings.url!r}
+        Graceful(app)
+        with checkin("script"):
+            pass
+    """
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    argv = [sys.executable, "-c", textwrap.dedent(code)]
+    assert subprocess.run(argv, env=env, timeout=TIMEOUT, check=False).returncode == 0
+    assert [what for _, what, _ in pings.wait(2)] == ["start", "success"]
+
+
+# -- eager ---------------------------------------------------------------------------
+
+
+def test_eager(pinged: Celery, pings: HealthchecksServer) -> None:
+    @pinged.task(base=GracefulTask, bind=True, monitor="eager", max_retries=1)
+    def eager(self: Any, how: str) -> None:
+        if how == "ignore":
+            raise Ignore
+        if how == "retry" and not self.request.retries:
+            raise self.retry(countdown=0)
+        if how == "fail":
+            raise ValueError
+
+    for how in ("succeed", "retry", "ignore", "fail"):
+        eager.apply([how])
+    with pytest.raises(ValueError, match=""):
+        eager.apply(["fail"], throw=True)
+    seen = pings.wait(10)
+    assert [what for _, what, _ in seen] == [
+        *["start", "success"] * 3,
+        *["start", "fail"] * 2,
+    ]
+    assert len({rid for _, _, rid in seen}) == 5
+
+
+# -- what is refused, and what others call -------------------------------------------
+
+
+def test_slugs_that_collide(app: Celery) -> None:
+    app.task(base=GracefulTask, name="a", monitor="Nightly export")(lambda: None)
+    app.task(base=GracefulTask, name="b", monitor="nightly-export")(lambda: None)
+    with pytest.raises(SettingsError, match="task a and task b"):
+        monitors_of(app).check()
+
+
+def test_beat_entries_that_collide(app: Celery) -> None:
+    app.conf.update(
+        graceful_monitor_beat=True,
+        graceful_monitor_exclude=["every-*"],
+        beat_schedule={
+            "a.b": {"task": "x", "schedule": 60},
+            "ab": {"task": "y", "schedule": 60},
+            "every-second": {"task": "y", "schedule": 1},
+            "everysecond": {"task": "y", "schedule": 1},
+        },
+    )
+    with pytest.raises(SettingsError, match=r"beat entry 'a.b' and beat entry 'ab'"):
+        monitors_of(app).check()
+
+
+def test_closing_at_interruptions_needs_a_store(app: Celery) -> None:
+    app.conf.graceful_monitor_on_interrupt = "error"
+    with pytest.raises(SettingsError, match="needs a store"):
+        monitors_of(app).check()
+
+
+def test_reporters_that_nobody_knows(app: Celery) -> None:
+    app.conf.graceful_monitor_reporters = ["pigeon"]
+    with pytest.raises(SettingsError, match="pigeon.*healthchecks, sentry"):
+        monitors_of(app).check()
+
+
+def test_a_worker_says_so_at_its_start(redis_db: RedisDB) -> None:
+    env = {"BROKER_URL": redis_db.url, "CONF_graceful_monitor_reporters": "['pigeon']"}
+    with Worker("tests.apps.monitored", env=env) as worker:
+        assert worker.wait() != 0
+        assert worker.count("pigeon.* cannot be used") == 1
+        assert worker.count("Traceback") == 0
+
+
+def test_a_monitor_for_a_task_of_others(pinged: Celery, pings: HealthchecksServer) -> None:
+    task = pinged.task(name="theirs")(lambda: None)
+    Graceful(pinged).monitor("theirs", "ours")
+    check_in = monitors_of(pinged).of_run(task, "some-id", {})
+    assert check_in is not None
+    close_dead(pinged, "theirs", "some-id", {})
+    assert pings.wait(1) == [("ours", "fail", check_in.id)]
+    close_dead(pinged, "unknown", "some-id", {})
+
+
+# -- beat ----------------------------------------------------------------------------
+
+
+def test_ten_stops_under_a_beat(redis_db: RedisDB, project: Project) -> None:
+    env = {
+        **os.environ,
+        "BROKER_URL": redis_db.url,
+        "SENTRY_DSN": project.dsn,
+        "MONITORS": "beat",
+        "PYTHONPATH": str(ROOT),
+    }
+    argv = [sys.executable, "-m", "celery", "-A", "tests.apps.monitored", "beat"]
+    argv += ["-S", "tests.apps.monitored:FireOften", "--pidfile="]
+    beat = subprocess.Popen(
+        argv, env=env, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        for number in range(10):
+            with start(
+                redis_db.url, redis_db.backend_url, project.dsn, MONITORS="beat", pool="prefork"
+            ) as worker:
+                worker.wait_line("started ticking")
+                if number == 9:
+                    beat.send_signal(signal.SIGTERM)
+                    beat.wait(TIMEOUT)
+                    project.wait(lambda _: not redis_db.client.llen("celery"))
+                worker.term(group=bool(number % 2))
+                assert worker.wait() == 0
+    finally:
+        beat.kill()
+        beat.wait()
+    runs: dict[str, list[str]] = {}
+    for event in project.check_ins()["ticking"]:
+        runs.setdefault(event["check_in_id"], []).append(event["status"])
+    assert len(runs) >= 10
+    for seen in runs.values():
+        assert seen[-1] == "ok"
+        assert seen.count("ok") == 1
+        assert set(seen[:-1]) == {"in_progress"}
