@@ -51,7 +51,7 @@ class SentryReporter:
         if isinstance(transport, _AtOnce):
             transport.forget()
             if transport.limited():
-                raise Dropped("Sentry's rate limit for check-ins")
+                raise Dropped("Sentry's rate limit")
         config: Any = dict(report.config) if report.config else None
         with sentry_sdk.new_scope() as scope:
             scope.set_client(client)
@@ -124,5 +124,5 @@ class _AtOnce(HttpTransport):
         if reason.startswith("status_5"):
             raise ConnectionError(f"Sentry answered {reason[7:]}")
         if reason == "status_429":
-            raise Dropped("Sentry's rate limit (429)")
+            raise Dropped("Sentry's rate limit")
         raise Dropped(reason)
