@@ -62,6 +62,10 @@ class Drain:
         self.watch = Watch(self)
         self.ledger.on_change = self.quiesce.on_change
         self.ledger.requeue.fetching = self.loop.fetching
+        self.ledger.requeue.queue_of = self.loop.queue_of
+        self.ledger.process = worker._process_task
+        self.ledger.inquest.ring_loop = self.loop.ring
+        self.ledger.inquest.in_process = self.adapter.in_process
         self.adapter.ring_loop = self.loop.ring
         self.adapter.read_pending = self.loop.read_pending
         self.asked_by = ""
@@ -75,6 +79,7 @@ class Drain:
         if not self.embedded:
             self.watch.hear_all_signals()
         self.watch.start()
+        self.ledger.inquest.start()
 
     @property
     def stopping(self) -> bool:

@@ -52,6 +52,7 @@ class Quiesce:
         """Somebody rang. In the loop."""
         self.drain.adapter.on_loop()
         self.drain.log.write_pending()
+        self.ledger.inquest.on_loop()
         if self.drain.quiet:
             self.fetch_no_more()
         if self.ledger.requeue.deferred:
@@ -109,6 +110,8 @@ class Quiesce:
         """The consumer left its loop: the end, or a lost connection."""
         self.loop.detach()
         self.ledger.forget_unstarted()
+        if self.ledger.requeue.is_amqp:
+            self.ledger.copies.connection_lost()
         self._flush(timeout=LAST_FLUSH, own_thread=True)
         if self.drain.stopping and state.should_stop is None:
             state.should_stop = EX_OK  # there is nothing to connect for

@@ -7,10 +7,12 @@ import itertools
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, WorkerLostError
+from celery.exceptions import TaskRevokedError
 from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.request import Request
@@ -18,8 +20,10 @@ from kombu.utils.objects import cached_property
 
 from celery_graceful import native, phase
 from celery_graceful.checkpoint import DELIVERY, may_resume
+from celery_graceful.copies import Copies
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.forget import Forget
+from celery_graceful.inquest import Inquest
 from celery_graceful.phase import InterruptReason
 from celery_graceful.requeue import Requeue
 
@@ -59,6 +63,7 @@ class Ledger:
     def __init__(self, requeue: Requeue) -> None:
         self.requeue = requeue
         self.forget = Forget(requeue.app)
+        self.inquest = Inquest(requeue.app)
         self.lock = native.Lock()
         self.held: dict[int, GracefulRequest] = {}
         #: A message could not be given back: it is left to the broker.
@@ -69,6 +74,9 @@ class Ledger:
         self.stopping = False
         self.counts = dict.fromkeys(Stage, 0)
         self.on_change: Callable[[], None] = lambda: None
+        #: Hands a request to the pool; set by the drain.
+        self.process: Callable[[GracefulRequest], None] = lambda request: None
+        self.copies = Copies(self)
 
     def start_counting(self) -> None:
         """Count from now on: the drain begins."""
@@ -90,6 +98,10 @@ class Ledger:
             request.stage = stage
             self.held.pop(id(request), None)
             self.counts[stage] += 1
+        if request.note is not None and self.inquest.starts is not None:
+            # The hard deadline has its own thread, and sends what it has to say itself.
+            wake = stage is not Stage.GIVEN_UP
+            self.inquest.starts.end(request.id, request.note, wake=wake)
         self.on_change()
         return True
 
@@ -128,11 +140,20 @@ class GracefulRequest(Request):
     #: The ledger of this worker; set by ``adopt``.
     ledger: Ledger
 
+    _message: Any
+    _on_ack: Any
+    _on_reject: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.stage = Stage.RECEIVED
         self.started_at: float | None = None
         self._goes_on = False
+        #: What the store was told of its start.
+        self.note: str | None = None
+        #: The connection that it came over is gone, and the message back at the broker.
+        self.orphaned = False
+        self._looked_into = False
         # Tells the deliveries of a task apart; the copies of the message cannot.
         self.request_dict[DELIVERY] = f"{_BOOT}:{next(_numbers)}"
         self.ledger.held[id(self)] = self
@@ -155,7 +176,7 @@ class GracefulRequest(Request):
 
     def revoked(self) -> bool:
         """Asked before anything is started: also where a drain stops a request."""
-        if self.stage in (Stage.RELEASED, Stage.GIVEN_UP):
+        if self.has_left:
             return True
         if super().revoked():
             return True
@@ -178,6 +199,7 @@ class GracefulRequest(Request):
                 return False
             self.stage = Stage.RUNNING
         self.started_at = time.monotonic()
+        self.note = self.ledger.inquest.begins(self)
         return True
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
@@ -199,12 +221,22 @@ class GracefulRequest(Request):
         """The hard deadline takes it away. False: it has ended."""
         return self.ledger.close(self, Stage.GIVEN_UP, only=_OPEN)
 
+    @property
+    def has_left(self) -> bool:
+        """Whether it is not ours any more."""
+        return self.stage in (Stage.RELEASED, Stage.GIVEN_UP)
+
     def acknowledge(self) -> None:
-        if self.stage not in (Stage.RELEASED, Stage.GIVEN_UP):
+        if self.orphaned and self.ledger.copies.owe(self):
+            self.acknowledged = True
+        elif not self.has_left:
             super().acknowledge()
 
     def reject(self, requeue: bool = False) -> None:
-        if self.stage in (Stage.RELEASED, Stage.GIVEN_UP):
+        if self.has_left:
+            return
+        if self.orphaned and (requeue or self.ledger.copies.owe(self)):
+            self.acknowledged = True
             return
         self._goes_on = self._goes_on or requeue
         super().reject(requeue=requeue)
@@ -241,9 +273,68 @@ class GracefulRequest(Request):
             self._on_interrupted(exc.started, tail=exc.reason in _TO_THE_TAIL)
         elif self._lost_to_the_stop(exc):
             self._on_interrupted(True)
-        elif self._has_ended():
+        elif not self._is_death(exc) or not self.ledger.inquest.child_died(
+            self, partial(self._after_death, exc_info, send_failed_event, return_ok)
+        ):
+            self._fail(exc_info, send_failed_event, return_ok)
+
+    def _fail(self, exc_info: Any, send_failed_event: bool, return_ok: bool) -> None:
+        if self._has_ended():
             super().on_failure(exc_info, send_failed_event, return_ok)
             self.settle()
+
+    def _is_death(self, exc: BaseException) -> bool:
+        """Whether the child died with the task, and the message would go back for it."""
+        task = self.task
+        return (
+            self.stage is Stage.RUNNING
+            and isinstance(exc, (WorkerLostError, SystemExit, KeyboardInterrupt))
+            and not self._already_revoked
+            and not self._already_cancelled
+            and task.acks_late
+            and (task.reject_on_worker_lost or getattr(task, "retry_on_worker_lost", False))
+        )
+
+    def _after_death(
+        self, exc_info: Any, send_failed_event: bool, return_ok: bool, quarantined: bool
+    ) -> None:
+        if not quarantined:
+            self._fail(exc_info, send_failed_event, return_ok)
+        else:
+            self.drop()
+
+    def drop(self) -> None:
+        """It has ended elsewhere: in quarantine, or as another delivery."""
+        if self.finish():
+            state.task_ready(self)
+            self.acknowledge()
+
+    def take_over(self, copy: GracefulRequest) -> None:
+        """Its message was delivered again: that delivery is the one to acknowledge."""
+        self._message, self._on_ack, self._on_reject = (
+            copy._message,
+            copy._on_ack,
+            copy._on_reject,
+        )
+        self.orphaned = False
+
+    def leave_to(self, run: GracefulRequest) -> None:
+        """As a copy of ``run``, which has taken it over."""
+        if self.ledger.close(self, Stage.RELEASED, only=_OPEN):
+            state.task_ready(self)
+            state.requests[run.id] = run
+
+    def look_into(self) -> bool:
+        """Whether it has to wait for an inquest before it is handed over."""
+        if self._looked_into or self.has_left:
+            return False
+        self._looked_into = self.ledger.inquest.delivered_again(self, self._go_on)
+        return self._looked_into
+
+    def _go_on(self, quarantined: bool) -> None:
+        if quarantined:
+            self.drop()
+        self.ledger.process(self)
 
     def settle(self) -> None:
         """It has ended; if that was for good, its checkpoint is of no use any more."""
@@ -299,6 +390,10 @@ def _ends_once(on_success: Callable[..., Any]) -> Callable[..., Any]:
 
 def _hands_over(execute_using_pool: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(self: GracefulRequest, pool: Any, **kwargs: Any) -> Any:
+        if self.stage is Stage.FINISHED or self.ledger.copies.settle(self):
+            raise TaskRevokedError(self.id)  # its place in the pool is free again
+        if self.look_into():
+            return None
         if pool.uses_semaphore and not self.revoked():  # prefork: no way back from here
             with self.ledger.lock:
                 if self.stage is Stage.RECEIVED:

@@ -35,6 +35,12 @@ def _size(name: str, value: Any) -> int:
     return value
 
 
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise SettingsError(name, value, "give a whole number, for instance 3, or 0 for no limit")
+    return value
+
+
 def _store_url(name: str, value: Any) -> str:
     if not isinstance(value, str) or value.partition("://")[0] not in _STORE_SCHEMES:
         raise SettingsError(name, value, "give the URL of a Redis, such as redis://localhost/2")
@@ -60,6 +66,8 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "store_options": _mapping,
     "checkpoint_ttl": _seconds,
     "checkpoint_max_bytes": _size,
+    "poison_limit": _count,
+    "poison_window": _seconds,
 }
 
 
@@ -82,6 +90,9 @@ class Settings:
             ``global_keyprefix`` and ``ssl``.
         checkpoint_ttl: Seconds after its last save at which a checkpoint expires.
         checkpoint_max_bytes: The most that one saved value may take.
+        poison_limit: At which death of the process that runs it a task goes to quarantine;
+            0 for never.
+        poison_window: Seconds in which deaths are counted together.
     """
 
     grace_period: float | None = None
@@ -94,6 +105,8 @@ class Settings:
     store_options: Mapping[str, Any] = field(default_factory=dict)
     checkpoint_ttl: float = 30 * 86400.0
     checkpoint_max_bytes: int = 256 * 1024
+    poison_limit: int = 3
+    poison_window: float = 72 * 3600.0
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, Any]) -> Settings:

@@ -14,6 +14,18 @@ Keys, each after the key prefix of the connection:
     ``s:<step>``        result of a step: JSON of position and result
     ==================  ==========================================================
 
+Deaths and quarantine (``poison.py``), where the workers are known:
+
+``graceful:deaths:<task id>``
+    Sorted set: one death of a process that ran it -> when, seconds of the server's clock.
+    Expires after ``graceful_poison_window``.
+``graceful:started:<task id>``
+    String, other brokers than Redis only: ``<worker>|<delivery>`` that runs it.
+``graceful:quarantine``
+    Hash: task id -> JSON of what ``quarantine.Kept`` says.
+``graceful:untold``
+    Sorted set: ids in quarantine whose failure has not been told yet -> when to tell it.
+
 The scripts are in ``lua/``. This is the only module, besides a transport, that imports redis.
 """
 
@@ -32,7 +44,14 @@ from kombu.connection import Connection
 from celery_graceful import native
 from celery_graceful.settings import PREFIX, Settings
 
-__all__ = ["COMMAND_TIMEOUT", "Store", "StoreAway", "find_store", "settings_of"]
+__all__ = [
+    "COMMAND_TIMEOUT",
+    "Store",
+    "StoreAway",
+    "find_store",
+    "find_workers_store",
+    "settings_of",
+]
 
 logger = get_logger(__name__)
 
@@ -87,18 +106,48 @@ class Store:
         Raises:
             StoreAway: It did not work. Said in the log once, until it works again.
         """
-        if self._away_since is not None and not insist and time.monotonic() < self._ask_again_at:
-            raise StoreAway(f"{self.source} was away a moment ago")
         from redis.exceptions import NoScriptError
 
         sha, text = self._script(script)
         names = [self.prefix + key for key in keys]
-        try:
-            client = self._client(timeout)
+
+        def ask(client: Any) -> Any:
             try:
-                answer = client.evalsha(sha, len(names), *names, *args)
+                return client.evalsha(sha, len(names), *names, *args)
             except NoScriptError:
-                answer = client.eval(text, len(names), *names, *args)
+                return client.eval(text, len(names), *names, *args)
+
+        return self._ask(ask, timeout, insist)
+
+    def command(
+        self,
+        name: str,
+        key: str,
+        *args: Any,
+        timeout: float = COMMAND_TIMEOUT,
+        insist: bool = False,
+    ) -> Any:
+        """Run one command on one key.
+
+        Args:
+            name: Of the command.
+            key: Its key, without the prefix.
+            args: Its other arguments.
+            timeout: Seconds for a connect, and for the answer.
+            insist: Ask also when the store was away a moment ago.
+
+        Raises:
+            StoreAway: It did not work. Said in the log once, until it works again.
+        """
+        return self._ask(
+            lambda client: client.execute_command(name, self.prefix + key, *args), timeout, insist
+        )
+
+    def _ask(self, ask: Callable[[Any], Any], timeout: float, insist: bool) -> Any:
+        if self._away_since is not None and not insist and time.monotonic() < self._ask_again_at:
+            raise StoreAway(f"{self.source} was away a moment ago")
+        try:
+            answer = ask(self._client(timeout))
         except Exception as exc:  # redis, kombu and the system have each errors of their own
             self._failed(exc)
             raise StoreAway(f"{self.source}: {exc!r}") from exc
@@ -154,6 +203,7 @@ class Store:
 
 
 _found: WeakKeyDictionary[Any, Store | None] = WeakKeyDictionary()
+_found_workers: WeakKeyDictionary[Any, Store | None] = WeakKeyDictionary()
 _settings: WeakKeyDictionary[Any, Settings] = WeakKeyDictionary()
 
 
@@ -181,6 +231,30 @@ def find_store(app: Any) -> Store | None:
     return _found[app]
 
 
+def find_workers_store(app: Any) -> Store | None:
+    """Where workers are known: the broker if it is Redis, else the store.
+
+    Claims move together with the queues, so what is about claims lives beside them.
+
+    Raises:
+        SettingsError: A ``graceful_*`` setting cannot be used.
+    """
+    if app not in _found_workers:
+        _found_workers[app] = _broker_store(app) or find_store(app)
+    return _found_workers[app]
+
+
+def _broker_store(app: Any) -> Store | None:
+    broker = app.connection_for_write()
+    if broker.transport.driver_type != "redis":
+        return None
+    return Store(
+        "the broker",
+        lambda timeout: _kombu_pool(app.connection_for_write(transport_options=_timeouts(timeout))),
+        broker.transport_options.get("global_keyprefix") or "",
+    )
+
+
 def _find(app: Any, settings: Settings) -> Store | None:
     if settings.store is not None:
         url, options = settings.store, dict(settings.store_options)
@@ -192,15 +266,9 @@ def _find(app: Any, settings: Settings) -> Store | None:
             ),
             options.get("global_keyprefix") or "",
         )
-    broker = app.connection_for_write()
-    if broker.transport.driver_type == "redis":
-        return Store(
-            "the broker",
-            lambda timeout: _kombu_pool(
-                app.connection_for_write(transport_options=_timeouts(timeout))
-            ),
-            broker.transport_options.get("global_keyprefix") or "",
-        )
+    broker = _broker_store(app)
+    if broker is not None:
+        return broker
     from celery.backends.redis import RedisBackend
 
     backend = app.backend

@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("safe_point", "sources"),
     ("forget", "iteration", "steps", "rescue", "batch", "requeue"),
+    ("copies", "quarantine", "poison", "starts", "inquest"),
     ("pools", "request", "resume", "task"),
     ("sentinel", "loop", "report", "giving_up", "quiesce", "watch", "drain", "bootsteps"),
     ("plugin",),

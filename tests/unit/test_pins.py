@@ -63,9 +63,12 @@ NAMES: dict[str, list[str] | None] = {
     "celery.worker.request:Request._already_revoked": None,
     "celery.worker.request:Request._already_cancelled": None,
     "celery.worker.request:Request._context": None,
-    "celery.worker.request:Request.on_reject": None,
+    "celery.worker.request:Request._on_ack": None,
+    "celery.worker.request:Request._on_reject": None,
     "celery.worker.request:Request.connection_errors": None,
     "celery.worker.request:Request.message": None,
+    "celery.worker.strategy:proto1_to_proto2": ["message", "body"],
+    "celery.worker.worker:WorkController._process_task": ["req"],
     "celery.worker.request:create_request_cls": ["base", "task", "pool", "hostname", "eventer"],
     # celery: apps, tasks and pools
     "celery.app.base:Celery.create_task_cls": [],
@@ -105,6 +108,7 @@ INSTANCE = {
     "_active_tags",
     "_callbacks",
     "_controlled_termination",
+    "_message",
     "_meta",  # documented by Django
     "_popen",
     "_quick_ack",
