@@ -155,10 +155,7 @@ def entries(store: Store) -> Iterator[Kept]:
     cursor = "0"
     while True:
         cursor, found = store.command("HSCAN", QUARANTINE, cursor, "COUNT", 100, insist=True)
-        pairs = (
-            found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
-        )
-        for _, text in pairs:
+        for text in found.values() if isinstance(found, dict) else found[1::2]:
             yield Kept.from_json(text)
         if str(cursor) == "0":
             return

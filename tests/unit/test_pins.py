@@ -82,6 +82,8 @@ NAMES: dict[str, list[str] | None] = {
     "celery.app.trace:build_tracer": ["name", "task", "loader", "hostname", "app"],
     "celery.concurrency.asynpool:AsynPool": None,
     "celery.concurrency.asynpool:AsynPool.Worker": None,
+    "celery.concurrency.asynpool:AsynPool.on_partial_read": ["job", "proc"],
+    "celery.concurrency.asynpool:AsynPool.process_flush_queues": ["proc"],
     "celery.concurrency.base:BasePool.on_start": [],
     "celery.concurrency.base:BasePool.is_green": None,
     "celery.concurrency.base:BasePool.uses_semaphore": None,
@@ -105,6 +107,7 @@ NAMES: dict[str, list[str] | None] = {
 
 #: Private names that are set on instances only: the tests below this table have them.
 INSTANCE = {
+    "_accepted",
     "_active_tags",
     "_callbacks",
     "_controlled_termination",
