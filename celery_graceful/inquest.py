@@ -200,7 +200,7 @@ class Inquest:
                 self.worker,
                 f"{self.store.prefix}graceful:lease:",
                 int(self.settings.poison_window * 1000),
-                int(getattr(self.settings, "lease_ttl", 10.0) * 1000),
+                int(self.settings.lease_ttl * 1000),
                 self.settings.poison_limit,
                 death,
             ],

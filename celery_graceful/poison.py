@@ -137,8 +137,9 @@ def condemn(
     Raises:
         StoreAway: It may have been done or not.
     """
+    times = "once" if deaths == 1 else f"{deaths} times"
     why = (
-        f"the process that ran it died {deaths} times within {settings.poison_window / 3600:g} h "
+        f"the process that ran it died {times} within {settings.poison_window / 3600:g} h "
         f"(graceful_poison_limit = {settings.poison_limit})"
     )
     kept = Kept(**{**vars(kept), "why": why, "deaths": deaths})

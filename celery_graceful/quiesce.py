@@ -95,7 +95,7 @@ class Quiesce:
             logger.error("Could not give back what was not started: %r", exc)
 
     def _stop_when_idle(self) -> None:
-        if self.ledger.held or self.ledger.requeue.deferred:
+        if self.ledger.held or self.ledger.leaving.count or self.ledger.requeue.deferred:
             self._idle_seen = False
         elif not self._idle_seen:
             # Acknowledgements of the last task may wait in the loop: one more turn.

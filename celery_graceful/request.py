@@ -53,6 +53,23 @@ _numbers = itertools.count(1)
 _OPEN = (Stage.RECEIVED, Stage.HANDED_OVER, Stage.RUNNING)
 
 
+class _Leaving:
+    """How many deliveries are on their way out: ended, and perhaps not acknowledged yet."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.count = 0
+
+    def __enter__(self) -> None:
+        with self.ledger.lock:
+            self.count += 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        with self.ledger.lock:
+            self.count -= 1
+        self.ledger.on_change()
+
+
 class Ledger:
     """Everything that this worker holds, and what became of it since the drain began.
 
@@ -73,6 +90,7 @@ class Ledger:
         #: The worker is stopping: lost children are no failures of their tasks.
         self.stopping = False
         self.counts = dict.fromkeys(Stage, 0)
+        self.leaving = _Leaving(self)
         self.on_change: Callable[[], None] = lambda: None
         #: Hands a request to the pool; set by the drain.
         self.process: Callable[[GracefulRequest], None] = lambda request: None
@@ -266,6 +284,10 @@ class GracefulRequest(Request):
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
     ) -> None:
+        with self.ledger.leaving:
+            self._on_failure(exc_info, send_failed_event, return_ok)
+
+    def _on_failure(self, exc_info: Any, send_failed_event: bool, return_ok: bool) -> None:
         exc = exc_info.exception
         if isinstance(exc, ExceptionWithTraceback):
             exc = exc.exc
@@ -378,12 +400,13 @@ class GracefulRequest(Request):
 
 def _ends_once(on_success: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(self: GracefulRequest, failed__retval__runtime: Any, **kwargs: Any) -> Any:
-        if not failed__retval__runtime[0] and not self.finish():
-            return None
-        result = on_success(self, failed__retval__runtime, **kwargs)
-        if not failed__retval__runtime[0]:
-            self.settle()
-        return result
+        with self.ledger.leaving:
+            if not failed__retval__runtime[0] and not self.finish():
+                return None
+            result = on_success(self, failed__retval__runtime, **kwargs)
+            if not failed__retval__runtime[0]:
+                self.settle()
+            return result
 
     return guarded
 

@@ -66,6 +66,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "store_options": _mapping,
     "checkpoint_ttl": _seconds,
     "checkpoint_max_bytes": _size,
+    "lease_ttl": _seconds,
     "poison_limit": _count,
     "poison_window": _seconds,
 }
@@ -90,6 +91,7 @@ class Settings:
             ``global_keyprefix`` and ``ssl``.
         checkpoint_ttl: Seconds after its last save at which a checkpoint expires.
         checkpoint_max_bytes: The most that one saved value may take.
+        lease_ttl: Seconds for which a worker that gives no sign counts as alive.
         poison_limit: At which death of the process that runs it a task goes to quarantine;
             0 for never.
         poison_window: Seconds in which deaths are counted together.
@@ -105,6 +107,7 @@ class Settings:
     store_options: Mapping[str, Any] = field(default_factory=dict)
     checkpoint_ttl: float = 30 * 86400.0
     checkpoint_max_bytes: int = 256 * 1024
+    lease_ttl: float = 10.0
     poison_limit: int = 3
     poison_window: float = 72 * 3600.0
 

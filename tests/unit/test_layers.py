@@ -38,7 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("pools", "request", "resume", "task"),
     ("sentinel", "loop", "report", "giving_up", "quiesce", "watch", "drain", "bootsteps"),
     ("plugin",),
-    ("__init__", "cli", "control", "doctor", "demo", "testing"),
+    ("__init__", "cli", "cli_quarantine", "control", "doctor", "demo", "testing"),
 )
 
 #: Imports that go against the map and are known; each is a debt, and goes when it is paid.
