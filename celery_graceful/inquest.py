@@ -167,8 +167,9 @@ class Inquest:
         if self.starts is not None:
             verdict, deaths = self._look(request, f"|{delivery}")
             return deaths if verdict == "poisoned" else 0
-        death = request.request_dict.get(CLAIM) or delivery
-        return count_deaths(self.store, self.settings, {request.id: death})[request.id]
+        claim = _claim(request)
+        deaths = {request.id: (delivery, "") if claim is None else claim}
+        return count_deaths(self.store, self.settings, deaths)[request.id]
 
     def _delivered_again(self, request: GracefulRequest, then: Callable[[bool], None]) -> None:
         quarantined = False
@@ -210,17 +211,22 @@ class Inquest:
     def _condemn(self, request: GracefulRequest, deaths: int) -> bool:
         assert self.store is not None
         rest = {"why": "", "deaths": deaths, "worker": self.worker}
-        tag = request.request_dict.get(CLAIM)
-        if tag is None:
+        claim = _claim(request)
+        if claim is None:
             kept = Kept.of_message(request.message, **rest)
             return condemn(self.store, self.settings, kept, deaths)
-        worker, _, number = tag.rpartition("/")
-        claimed = self.store.command("HGET", f"graceful:claims:{worker}", number)
+        claimed = self.store.command("HGET", f"graceful:claims:{claim[0]}", claim[1])
         if claimed is None:
             return False  # it is somebody else's already
         key, _, raw = claimed.partition("\0")
         kept = Kept.of_claim(key, raw, **rest)
-        return condemn(self.store, self.settings, kept, deaths, (worker, number))
+        return condemn(self.store, self.settings, kept, deaths, claim)
+
+
+def _claim(request: GracefulRequest) -> tuple[str, str] | None:
+    """Worker and number of its claim, where there are claims."""
+    worker, _, number = request.request_dict.get(CLAIM, "").rpartition("/")
+    return (worker, number) if number else None
 
 
 def _has_succeeded(request: GracefulRequest) -> bool:

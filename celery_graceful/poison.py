@@ -87,7 +87,7 @@ def judge(app: Any, worker: str, running: Sequence[DeadClaim]) -> set[str]:
     taken = set()
     for start in range(0, len(claims), BATCH):
         batch = claims[start : start + BATCH]
-        deaths = {kept.id: f"{worker}/{number}" for number, kept in batch}
+        deaths = {kept.id: (worker, number) for number, kept in batch}
         counts = count_deaths(store, settings, deaths)
         for number, kept in batch:
             if counts[kept.id] >= settings.poison_limit and condemn(
@@ -99,19 +99,26 @@ def judge(app: Any, worker: str, running: Sequence[DeadClaim]) -> set[str]:
     return taken
 
 
-def count_deaths(store: Store, settings: Settings, deaths: dict[str, str]) -> dict[str, int]:
-    """Count one death for each task; how many there were.
+def count_deaths(
+    store: Store, settings: Settings, deaths: dict[str, tuple[str, str]]
+) -> dict[str, int]:
+    """Count one death for each task of one worker; how many there were.
 
     Args:
         store: Where the workers are known.
         settings: Those of the app.
-        deaths: Task id -> which death; the same one is counted once.
+        deaths: Task id -> worker and number of the claim, or the delivery and nothing. The same
+            death is counted once, and one whose claim is gone not at all.
 
     Raises:
         StoreAway: It may have been counted or not.
     """
-    keys = [f"graceful:deaths:{task_id}" for task_id in deaths]
-    counts = store.run("deaths", keys, [int(settings.poison_window * 1000), *deaths.values()])
+    keys, args = [], [str(int(settings.poison_window * 1000))]
+    for task_id, (worker, number) in deaths.items():
+        keys = keys or [f"graceful:claims:{worker}"]
+        keys.append(f"graceful:deaths:{task_id}")
+        args += [f"{worker}/{number}" if number else worker, number]
+    counts = store.run("deaths", keys, args)
     return dict(zip(deaths, map(int, counts), strict=True))
 
 
