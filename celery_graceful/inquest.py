@@ -167,9 +167,8 @@ class Inquest:
         if self.starts is not None:
             verdict, deaths = self._look(request, f"|{delivery}")
             return deaths if verdict == "poisoned" else 0
-        claim = _claim(request)
-        deaths = {request.id: (delivery, "") if claim is None else claim}
-        return count_deaths(self.store, self.settings, deaths)[request.id]
+        death = {request.id: _claim(request) or (delivery, "")}
+        return count_deaths(self.store, self.settings, death)[request.id]
 
     def _delivered_again(self, request: GracefulRequest, then: Callable[[bool], None]) -> None:
         quarantined = False

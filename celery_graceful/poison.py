@@ -113,7 +113,8 @@ def count_deaths(
     Raises:
         StoreAway: It may have been counted or not.
     """
-    keys, args = [], [str(int(settings.poison_window * 1000))]
+    keys: list[str] = []
+    args = [str(int(settings.poison_window * 1000))]
     for task_id, (worker, number) in deaths.items():
         keys = keys or [f"graceful:claims:{worker}"]
         keys.append(f"graceful:deaths:{task_id}")
