@@ -4,6 +4,7 @@ from celery_graceful.cleanup import ExitHandle
 from celery_graceful.exceptions import (
     CheckpointError,
     Interrupted,
+    PoisonedTask,
     SettingsError,
     ShutdownTimeLimit,
     TooManyInterruptions,
@@ -35,6 +36,7 @@ __all__ = [
     "InterruptReason",
     "Interrupted",
     "Phase",
+    "PoisonedTask",
     "Resource",
     "SettingsError",
     "ShutdownTimeLimit",

@@ -8,7 +8,8 @@ from typing import Any
 
 from celery_graceful import interrupt, phase
 from celery_graceful import task as _task
-from celery_graceful.request import GracefulRequest, Ledger
+from celery_graceful.ledger import Ledger
+from celery_graceful.request import GracefulRequest
 from celery_graceful.run import Run, current, execute
 
 __all__ = ["Adapter", "InProcessAdapter", "watch_plain_task"]

@@ -1,0 +1,17 @@
+"""``celery graceful``: what there is to do from a shell."""
+
+from __future__ import annotations
+
+import click
+
+from celery_graceful.cli_quarantine import quarantine
+
+__all__ = ["graceful"]
+
+
+@click.group()
+def graceful() -> None:
+    """Graceful workers: what they hold, and what they keep away."""
+
+
+graceful.add_command(quarantine)
