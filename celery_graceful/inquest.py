@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from celery.utils.log import get_logger
 
 from celery_graceful.checkpoint import DELIVERY
+from celery_graceful.fence import CLAIM
 from celery_graceful.poison import condemn, count_deaths, tell_untold
 from celery_graceful.quarantine import QUARANTINE, Kept
 from celery_graceful.starts import Starts
@@ -24,12 +25,9 @@ from celery_graceful.store import StoreAway, find_workers_store, settings_of
 if TYPE_CHECKING:
     from celery_graceful.request import GracefulRequest
 
-__all__ = ["CLAIM", "Inquest"]
+__all__ = ["Inquest"]
 
 logger = get_logger(__name__)
-
-#: Under this name a delivery knows its claim: ``<worker>/<number>``.
-CLAIM = "graceful_claim"
 
 #: Seconds between looks at a lease that will be renewed or run out.
 LOOK_AGAIN = 0.5

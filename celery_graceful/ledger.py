@@ -30,6 +30,7 @@ class Stage(enum.Enum):
     INTERRUPTED = "interrupted"
     RELEASED = "released"
     GIVEN_UP = "given up"
+    LOST = "lost"
 
 
 #: Stages of a delivery that has no outcome yet.
@@ -137,6 +138,19 @@ class Ledger:
                         claims.current.held.discard(request.claim)
         for request in kept:
             state.task_reserved(request)
+
+    def lose(self, worker: str) -> None:
+        """The claims of an identity of this worker are others' now."""
+        for request in self.open_requests():
+            if request.claim is not None and request.claim.worker == worker:
+                request.lost = True
+                if request.stage is Stage.RECEIVED:
+                    request.drop_lost()
+
+    @property
+    def runs_lost(self) -> bool:
+        """Whether something runs whose claim was lost."""
+        return any(request.lost for request in self.open_requests())
 
     def keep_claims(self) -> None:
         """After a lost connection: give back the claims of what will not run here."""

@@ -54,6 +54,8 @@ class Membership:
         )
         self.lease.about["concurrency"] = drain.worker.concurrency
         self._took_name()
+        #: Identities that were lost, and that the loop has not heard of yet.
+        self._lost: list[str] = []
         self._began = time.time()
 
     def start(self) -> None:
@@ -92,7 +94,23 @@ class Membership:
         }
 
     def _on_held(self, until: float) -> None:
-        pass
+        # Well inside: who looks needs time to act on it.
+        board = self.drain.board
+        board.hold_lease(until - self.drain.settings.lease_ttl / 3, self.lease.identity.worker)
+        if board.has_lost and not self._lost and not self.drain.ledger.runs_lost:
+            board.forget_lost()
 
     def _on_lost(self, old: Claimant) -> None:
         self._took_name()
+        # Nothing is surely held under the new identity yet.
+        self.drain.board.hold_lease(time.monotonic(), self.lease.identity.worker)
+        self._lost.append(old.worker)
+        self.drain.board.lose_lease()
+        self.drain.adapter.notify()
+        self.drain.loop.ring()
+
+    def on_loop(self) -> None:
+        """Let go of what was lost; in the loop."""
+        while self._lost:
+            self.drain.ledger.lose(self._lost[0])
+            del self._lost[0]

@@ -50,6 +50,8 @@ class Quiesce:
 
     def on_loop(self) -> None:
         """Somebody rang. In the loop."""
+        if self.drain.membership is not None:
+            self.drain.membership.on_loop()
         self.drain.adapter.on_loop()
         self.drain.log.write_pending()
         self.ledger.inquest.on_loop()

@@ -21,7 +21,7 @@ from celery_graceful import claims, phase
 from celery_graceful.checkpoint import DELIVERY, may_resume
 from celery_graceful.claims import Tag
 from celery_graceful.exceptions import TaskInterrupted
-from celery_graceful.inquest import CLAIM
+from celery_graceful.fence import CLAIM
 from celery_graceful.ledger import OPEN, Ledger, Stage
 from celery_graceful.phase import InterruptReason
 
@@ -56,6 +56,8 @@ class GracefulRequest(Request):
         self.stage = Stage.RECEIVED
         self.started_at: float | None = None
         self._goes_on = False
+        #: Others took the worker for dead, and have the message.
+        self.lost = False
         #: What the store was told of its start.
         self.note: str | None = None
         #: The connection that it came over is gone, and the message back at the broker.
@@ -124,6 +126,9 @@ class GracefulRequest(Request):
 
     def finish(self) -> bool:
         """It has ended by itself. False: it was given back before, ignore its end."""
+        if self.lost:
+            self.drop_lost()
+            return False
         return self.ledger.close(self, Stage.FINISHED, only=OPEN)
 
     def _has_ended(self) -> bool:
@@ -137,7 +142,7 @@ class GracefulRequest(Request):
     @property
     def has_left(self) -> bool:
         """Whether it is not ours any more."""
-        return self.stage in (Stage.RELEASED, Stage.GIVEN_UP)
+        return self.stage in (Stage.RELEASED, Stage.GIVEN_UP, Stage.LOST)
 
     def acknowledge(self) -> None:
         if self.orphaned and self.ledger.copies.owe(self):
@@ -186,7 +191,9 @@ class GracefulRequest(Request):
         exc = exc_info.exception
         if isinstance(exc, ExceptionWithTraceback):
             exc = exc.exc
-        if isinstance(exc, TaskInterrupted):
+        if self.lost:
+            self.drop_lost()
+        elif isinstance(exc, TaskInterrupted):
             self._on_interrupted(exc.started, tail=exc.reason in _TO_THE_TAIL)
         elif self._lost_to_the_stop(exc):
             self._on_interrupted(True)
@@ -225,6 +232,11 @@ class GracefulRequest(Request):
         if self.finish():
             state.task_ready(self)
             self.acknowledge()
+
+    def drop_lost(self) -> None:
+        """It has ended, and another run of it is what counts: say nothing of it."""
+        if self.ledger.close(self, Stage.LOST, only=OPEN):
+            state.task_ready(self)
 
     def take_over(self, copy: GracefulRequest) -> None:
         """Its message was delivered again: that delivery is the one to acknowledge."""

@@ -32,7 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "monitors",
         "transport",
     ),
-    ("amqp", "safe_point", "sources"),
+    ("amqp", "fence", "safe_point", "sources"),
     ("forget", "iteration", "steps", "batch", "requeue"),
     ("copies", "quarantine", "poison", "starts", "inquest", "rescue", "ledger"),
     ("pools", "request", "resume", "task"),
