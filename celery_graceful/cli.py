@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from celery_graceful.cli_quarantine import quarantine
+from celery_graceful.cli_rescue import rescue
 
 __all__ = ["graceful"]
 
@@ -15,3 +16,4 @@ def graceful() -> None:
 
 
 graceful.add_command(quarantine)
+graceful.add_command(rescue)

@@ -33,6 +33,13 @@ logger = get_logger(__name__)
 
 LOCK = "graceful:rescuer"
 
+#: Shares of ``graceful_rescue_interval``: after which a worker looks again, so that a look that
+#: takes its time is not late, and for which a look keeps the others away.
+PUNCTUAL, LOCKED = 0.9, 0.8
+
+#: Milliseconds for one step of a rescue, before somebody else goes on with it.
+STEP = 10_000
+
 #: Claims that go back in one step: each holds Redis up for a few milliseconds.
 BATCH = 500
 
@@ -79,26 +86,24 @@ class Rescuer:
                 self._trust_at = None
             except Exception:
                 log(logger, logging.CRITICAL, "The rescue failed: %s", traceback.format_exc())
-            self._bell.wait(self.settings.rescue_interval)
+            self._bell.wait(self.settings.rescue_interval * PUNCTUAL)
 
-    def look(self) -> int:
+    def look(self) -> int | None:
         """Rescue what there is to rescue, unless somebody else does.
 
         Returns:
-            How many claims went back.
+            How many claims went back; ``None`` if somebody else is at it.
 
         Raises:
             StoreAway: Redis did not answer.
         """
         if self._trust_at is None:
             self._trust_at = time.monotonic() + self._seconds_to_trust()
-        ttl = max(2000, int(self.settings.lease_ttl * 1000))
+        # Kept until it expires: one look in an interval is enough for all.
+        ttl = int(self.settings.rescue_interval * LOCKED * 1000)
         if not self.store.execute("SET", [LOCK], [self._name, "NX", "PX", ttl]):
-            return 0
-        try:
-            return self._rescue_all()
-        finally:
-            self.store.run("unlock", [LOCK], [self._name])
+            return None
+        return self._rescue_all()
 
     def dead(self) -> list[str]:
         """Workers whose lease ran out, or that are being rescued."""
@@ -135,7 +140,7 @@ class Rescuer:
         for end in range(len(back), 0, -BATCH):
             tags = [Tag(worker, number) for number in back[max(0, end - BATCH) : end]]
             moved += self.claims.give_back(tags)
-            self.store.execute("PEXPIRE", [LOCK], [max(2000, int(self.settings.lease_ttl * 1000))])
+            self.store.execute("PEXPIRE", [LOCK], [STEP])
         if not self.store.execute("EXISTS", [key]):
             self.store.execute("SREM", [FALLEN], [worker])
             self.store.execute("DEL", [about_key(worker)])

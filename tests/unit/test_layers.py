@@ -48,7 +48,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "bootsteps",
     ),
     ("plugin",),
-    ("__init__", "cli", "cli_quarantine", "control", "doctor", "demo", "testing"),
+    ("__init__", "cli", "cli_quarantine", "cli_rescue", "control", "doctor", "demo", "testing"),
 )
 
 #: Imports that go against the map and are known; each is a debt, and goes when it is paid.
