@@ -70,10 +70,13 @@ class Membership:
     def leave(self) -> None:
         """The last thing that a worker does."""
         left = max(0.2, cleanup.time_left() / 2)
-        if self.rescuer is not None:
-            self.rescuer.end()
-        if self.claims is not None:
+        if self.claims is not None and self.lease.held_until:  # else it has claimed nothing
             self.claims.give_all_back(self.lease.identity.worker, min(LAST_ACKS, left))
+        # A thread that still talks while the interpreter ends can take gevent down.
+        if self.rescuer is not None:
+            self.rescuer.end(min(LEAVE, left))
+        if self.claims is not None:
+            self.claims.end(min(LEAVE, left))
         self.lease.leave(min(LEAVE, left))
 
     def _heartbeat(self) -> dict[str, Any]:

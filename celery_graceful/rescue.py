@@ -66,17 +66,18 @@ class Rescuer:
         self._name = secrets.token_hex(8)
         #: Leases that ran out before this moment say nothing: Redis was away.
         self._trust_at: float | None = None
-        self._bell = native.Doorbell()
+        self._bell, self._gone = native.Doorbell(), native.Doorbell()
         self._ended = False
 
     def start(self) -> None:
         """Look again and again, in a real thread."""
         native.start_thread(self._run, "graceful-rescue")
 
-    def end(self) -> None:
-        """Look no more."""
+    def end(self, seconds: float) -> None:
+        """Look no more; wait for the end of a look for up to ``seconds``."""
         self._ended = True
         self._bell.ring()
+        self._gone.wait(seconds)
 
     def _run(self) -> None:
         while not self._ended:
@@ -87,6 +88,7 @@ class Rescuer:
             except Exception:
                 log(logger, logging.CRITICAL, "The rescue failed: %s", traceback.format_exc())
             self._bell.wait(self.settings.rescue_interval * PUNCTUAL)
+        self._gone.ring()
 
     def look(self) -> int | None:
         """Rescue what there is to rescue, unless somebody else does.

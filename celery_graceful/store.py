@@ -65,6 +65,10 @@ COMMAND_TIMEOUT = 1.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 
 
+#: Workers ask stores in threads, and fork children.
+_gate = native.ForkGate()
+
+
 class StoreAway(Exception):
     """The store could not be asked, or did not answer in time."""
 
@@ -150,7 +154,8 @@ class Store:
         if self._away_since is not None and not insist and time.monotonic() < self._ask_again_at:
             raise StoreAway(f"{self.source} was away a moment ago")
         try:
-            answer = call(self._client(timeout))
+            with _gate:
+                answer = call(self._client(timeout))
         except Exception as exc:  # redis, kombu and the system have each errors of their own
             self._failed(exc)
             raise StoreAway(f"{self.source}: {exc!r}") from exc
