@@ -84,10 +84,17 @@ def _round(client: Any, worker: Worker, task: str, tasks: int) -> tuple[float, f
     used = worker.cpu_seconds()
     began = time.monotonic()
     client.copy(f"stage-{task}", worker.queue_name)
-    while client.llen(worker.queue_name) or client.hlen("unacked"):
+    client.lpush(f"graceful:bell:{worker.queue_name}", "")  # as who sends them does
+    while client.llen(worker.queue_name) or held(client):
         time.sleep(0.005)
     took = time.monotonic() - began
     return tasks / took, (worker.cpu_seconds() - used) / tasks
+
+
+def held(client: Any) -> int:
+    """Messages that workers hold."""
+    claims: list[str] = client.keys("graceful:claims:*")
+    return sum(int(client.hlen(key)) for key in ["unacked", *claims])
 
 
 def _rows(setup: str, rates: dict[Contender, list[tuple[float, float]]]) -> list[tuple[str, ...]]:

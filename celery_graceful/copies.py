@@ -15,7 +15,8 @@ from celery.utils.log import get_logger
 from celery_graceful import native
 
 if TYPE_CHECKING:
-    from celery_graceful.request import GracefulRequest, Ledger
+    from celery_graceful.ledger import Ledger
+    from celery_graceful.request import GracefulRequest
 
 __all__ = ["Copies"]
 

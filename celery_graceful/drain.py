@@ -17,17 +17,21 @@ from celery import signals as celery_signals
 from celery.platforms import EX_OK
 from celery.utils.log import get_logger
 
-from celery_graceful import native, phase, signals
+from celery_graceful import claims, log_thread, native, phase, signals
+from celery_graceful.amqp import Connection
+from celery_graceful.claims import Claims
 from celery_graceful.grace_period import Deadlines
+from celery_graceful.ledger import Ledger
 from celery_graceful.log_thread import LogThread
 from celery_graceful.loop import Loop
+from celery_graceful.membership import Membership
 from celery_graceful.phase import Board, InterruptReason, Phase
 from celery_graceful.pools import adapter_for
 from celery_graceful.quiesce import Quiesce
 from celery_graceful.report import report
-from celery_graceful.request import Ledger
 from celery_graceful.requeue import Requeue
 from celery_graceful.settings import Settings
+from celery_graceful.store import broker_store, find_workers_store
 from celery_graceful.watch import HARD, QUIET, STOP, STOPPED, Watch
 
 __all__ = ["Drain"]
@@ -50,7 +54,7 @@ class Drain:
         self.deadlines = deadlines
         self.ledger = Ledger(Requeue(worker.app))
         self.adapter = adapter_for(worker, self.ledger)
-        self.log = LogThread(logger)
+        self.log = log_thread.current = LogThread(logger)
         #: The worker runs in a thread of a program that is something else (a test).
         self.embedded = not native.in_main_thread()
         self.board = Board.create(spawn=self.adapter.spawns)
@@ -72,14 +76,30 @@ class Drain:
         #: Nothing is fetched or started any more.
         self.quiet = False
         self._reported = False
+        #: Its place among the workers of a Redis.
+        self.membership: Membership | None = None
 
     def start(self) -> None:
         """Start the watch; before the pool starts."""
         self.adapter.prepare()
+        self._claim()
         if not self.embedded:
             self.watch.hear_all_signals()
         self.watch.start()
         self.ledger.inquest.start()
+
+    def _claim(self) -> None:
+        """Take a lease. From now on what is fetched from Redis is claimed."""
+        app = self.worker.app
+        store = broker_store(app) if self.settings.reliable_fetch else None
+        if store is not None and isinstance(app.connection_for_read(), Connection):
+            claims.current = Claims(store)
+            # Over a lost connection, what the pool was handed stays with the pool.
+            self.adapter.keep_jobs()
+        known = store or find_workers_store(app)
+        if known is not None:
+            self.membership = Membership(self, known, claims.current)
+            self.membership.start()
 
     @property
     def stopping(self) -> bool:
@@ -139,10 +159,14 @@ class Drain:
         self.report()
         self.log.write_pending()
         self.board.close()
+        if self.membership is not None:
+            self.membership.leave()
+        log_thread.current = None
         self.watch.bell.ring(STOPPED)
         if self.embedded:
             self.watch.end()
             phase.detach()
+            claims.current = None
 
     def report(self) -> None:
         """Write the final report, once."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from celery_graceful import native
 
-__all__ = ["LogThread"]
+__all__ = ["LogThread", "log"]
 
 #: Seconds that a hub gets to write the log itself.
 HUB_PATIENCE = 0.5
@@ -38,12 +38,12 @@ class LogThread:
         self.through_loop: Callable[[], None] | None = None
         native.start_thread(self._write, "graceful-log")
 
-    def __call__(self, level: int, message: str, *args: Any) -> None:
-        """Log with the time of the call."""
-        if self._logger.isEnabledFor(level):
-            self._records.append(
-                self._logger.makeRecord(self._logger.name, level, __file__, 0, message, args, None)
-            )
+    def __call__(self, level: int, message: str, *args: Any, logger: Any = None) -> None:
+        """Log with the time of the call, as ``logger``."""
+        logger = logger or self._logger
+        if logger.isEnabledFor(level):
+            record = logger.makeRecord(logger.name, level, __file__, 0, message, args, None)
+            self._records.append(record)
             self._bell.ring()
 
     def flush(self, seconds: float) -> None:
@@ -76,3 +76,15 @@ class LogThread:
                 if not self._records or self._hurry:
                     return
                 native.pause(0.01)
+
+
+#: Of the worker that this process is the main process of.
+current: LogThread | None = None
+
+
+def log(logger: logging.Logger, level: int, message: str, *args: Any) -> None:
+    """Log from a thread of our own: in a worker through its log thread."""
+    if current is not None:
+        current(level, message, *args, logger=logger)
+    else:
+        logger.log(level, message, *args)

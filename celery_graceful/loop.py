@@ -133,7 +133,10 @@ class Loop:
     def fetching(self) -> bool:
         """Whether a fetch from Redis (BRPOP, for up to a second) is under way."""
         tasks = getattr(self.worker.consumer, "task_consumer", None)
-        return bool(self.alive and tasks is not None and getattr(tasks.channel, "_in_poll", None))
+        channel = getattr(tasks, "channel", None)
+        if not self.alive or getattr(channel, "_fetch", None):  # what comes as a claim is safe
+            return False
+        return bool(getattr(channel, "_in_poll", None))
 
     def read_pending(self) -> None:
         """Take what RabbitMQ has sent already, so that it can be given back."""

@@ -19,6 +19,7 @@ __all__ = [
     "Lock",
     "in_main_thread",
     "is_gevent",
+    "is_green",
     "original",
     "start_thread",
     "thread_ident",
@@ -48,6 +49,16 @@ def is_gevent() -> bool:
     from gevent.monkey import is_module_patched
 
     return bool(is_module_patched("threading"))
+
+
+def is_green() -> bool:
+    """Whether gevent or eventlet has patched this process."""
+    if "eventlet.patcher" in sys.modules:
+        from eventlet.patcher import is_monkey_patched
+
+        if is_monkey_patched("thread"):
+            return True
+    return is_gevent()
 
 
 def start_thread(target: Callable[[], None], name: str) -> None:

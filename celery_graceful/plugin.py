@@ -32,6 +32,9 @@ class Graceful:
         # By name: a web process must not import what only a worker needs.
         app.steps["worker"].add(_WORKER_STEP)
         app.steps["consumer"].add(_CONSUMER_STEP)
+        if app.amqp_cls == "celery.app.amqp:AMQP":
+            app.amqp_cls = "celery_graceful.amqp:GracefulAMQP"
+            app.__dict__.pop("amqp", None)  # made before it was configured
         if not hasattr(app, "_plain_create_task_cls"):
             app._plain_create_task_cls = app.create_task_cls
             app.create_task_cls = self._create_task_cls

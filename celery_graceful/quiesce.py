@@ -110,6 +110,7 @@ class Quiesce:
         """The consumer left its loop: the end, or a lost connection."""
         self.loop.detach()
         self.ledger.forget_unstarted()
+        self.ledger.keep_claims()
         if self.ledger.requeue.is_amqp:
             self.ledger.copies.connection_lost()
         self._flush(timeout=LAST_FLUSH, own_thread=True)

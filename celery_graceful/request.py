@@ -1,12 +1,11 @@
-"""The main process's side of one delivery, and the ledger of all that the worker holds."""
+"""The main process's side of one delivery."""
 
 from __future__ import annotations
 
-import enum
 import itertools
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,30 +17,17 @@ from celery.worker import state
 from celery.worker.request import Request
 from kombu.utils.objects import cached_property
 
-from celery_graceful import native, phase
+from celery_graceful import claims, phase
 from celery_graceful.checkpoint import DELIVERY, may_resume
-from celery_graceful.copies import Copies
+from celery_graceful.claims import Tag
 from celery_graceful.exceptions import TaskInterrupted
-from celery_graceful.forget import Forget
-from celery_graceful.inquest import Inquest
+from celery_graceful.inquest import CLAIM
+from celery_graceful.ledger import OPEN, Ledger, Stage
 from celery_graceful.phase import InterruptReason
-from celery_graceful.requeue import Requeue
 
-__all__ = ["GracefulRequest", "Ledger", "Stage", "adopt"]
+__all__ = ["GracefulRequest", "adopt"]
 
 logger = get_logger(__name__)
-
-
-class Stage(enum.Enum):
-    """Where a delivery stands. Only the first three can change."""
-
-    RECEIVED = "received"
-    HANDED_OVER = "handed over"
-    RUNNING = "running"
-    FINISHED = "finished"
-    INTERRUPTED = "interrupted"
-    RELEASED = "released"
-    GIVEN_UP = "given up"
 
 
 #: Interruptions after which others come first.
@@ -49,103 +35,6 @@ _TO_THE_TAIL = (str(InterruptReason.RUN_TIME), str(InterruptReason.STORE_AWAY))
 
 _BOOT = uuid.uuid4().hex
 _numbers = itertools.count(1)
-
-_OPEN = (Stage.RECEIVED, Stage.HANDED_OVER, Stage.RUNNING)
-
-
-class _Leaving:
-    """How many deliveries are on their way out: ended, and perhaps not acknowledged yet."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
-        self.count = 0
-
-    def __enter__(self) -> None:
-        with self.ledger.lock:
-            self.count += 1
-
-    def __exit__(self, *exc_info: object) -> None:
-        with self.ledger.lock:
-            self.count -= 1
-        self.ledger.on_change()
-
-
-class Ledger:
-    """Everything that this worker holds, and what became of it since the drain began.
-
-    Each delivery leaves by exactly one door: the stage of a request changes under one lock,
-    and who changes it does what belongs to the change.
-    """
-
-    def __init__(self, requeue: Requeue) -> None:
-        self.requeue = requeue
-        self.forget = Forget(requeue.app)
-        self.inquest = Inquest(requeue.app)
-        self.lock = native.Lock()
-        self.held: dict[int, GracefulRequest] = {}
-        #: A message could not be given back: it is left to the broker.
-        self.failed = False
-        #: Give back what has not been started instead of starting it.
-        self.releasing = False
-        #: The worker is stopping: lost children are no failures of their tasks.
-        self.stopping = False
-        self.counts = dict.fromkeys(Stage, 0)
-        self.leaving = _Leaving(self)
-        self.on_change: Callable[[], None] = lambda: None
-        #: Hands a request to the pool; set by the drain.
-        self.process: Callable[[GracefulRequest], None] = lambda request: None
-        self.copies = Copies(self)
-
-    def start_counting(self) -> None:
-        """Count from now on: the drain begins."""
-        self.counts = dict.fromkeys(Stage, 0)
-
-    def open_requests(self) -> list[GracefulRequest]:
-        """What has no outcome yet, oldest first."""
-        return list(self.held.values())
-
-    def active(self) -> list[GracefulRequest]:
-        """What a pool has taken over, oldest first."""
-        return [r for r in self.open_requests() if r.stage is not Stage.RECEIVED]
-
-    def close(self, request: GracefulRequest, stage: Stage, *, only: Iterable[Stage]) -> bool:
-        """Let ``request`` leave as ``stage``, if it stands at one of ``only``."""
-        with self.lock:
-            if request.stage not in only:
-                return False
-            request.stage = stage
-            self.held.pop(id(request), None)
-            self.counts[stage] += 1
-        if request.note is not None and self.inquest.starts is not None:
-            # The hard deadline has its own thread, and sends what it has to say itself.
-            wake = stage is not Stage.GIVEN_UP
-            self.inquest.starts.end(request.id, request.note, wake=wake)
-        self.on_change()
-        return True
-
-    def release_unstarted(self) -> list[GracefulRequest]:
-        """Give everything back that was not started; returns it."""
-        released = [
-            request
-            for request in self.open_requests()
-            if self.close(request, Stage.RELEASED, only=(Stage.RECEIVED,))
-        ]
-        if released:
-            self.requeue.give_back(released)
-            for request in released:
-                state.task_ready(request)
-        return released
-
-    def forget_unstarted(self) -> None:
-        """The broker connection is gone, and with it what was not started.
-
-        Celery drops it in ``Consumer.on_close``; the broker delivers it again.
-        """
-        with self.lock:
-            for request in self.open_requests():
-                if request.stage in (Stage.RECEIVED, Stage.HANDED_OVER):
-                    request.stage = Stage.RELEASED
-                    del self.held[id(request)]
 
 
 class GracefulRequest(Request):
@@ -174,6 +63,12 @@ class GracefulRequest(Request):
         self._looked_into = False
         # Tells the deliveries of a task apart; the copies of the message cannot.
         self.request_dict[DELIVERY] = f"{_BOOT}:{next(_numbers)}"
+        tag = self.message.delivery_tag
+        #: The claim of its message, on Redis.
+        self.claim = tag if isinstance(tag, Tag) else None
+        if self.claim is not None and claims.current is not None:
+            self.request_dict[CLAIM] = str(tag)
+            claims.current.held.add(self.claim)
         self.ledger.held[id(self)] = self
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -229,7 +124,7 @@ class GracefulRequest(Request):
 
     def finish(self) -> bool:
         """It has ended by itself. False: it was given back before, ignore its end."""
-        return self.ledger.close(self, Stage.FINISHED, only=_OPEN)
+        return self.ledger.close(self, Stage.FINISHED, only=OPEN)
 
     def _has_ended(self) -> bool:
         """As ``finish``; a hard time limit is told twice, as time-out and as failure."""
@@ -237,7 +132,7 @@ class GracefulRequest(Request):
 
     def give_up(self) -> bool:
         """The hard deadline takes it away. False: it has ended."""
-        return self.ledger.close(self, Stage.GIVEN_UP, only=_OPEN)
+        return self.ledger.close(self, Stage.GIVEN_UP, only=OPEN)
 
     @property
     def has_left(self) -> bool:
@@ -342,7 +237,7 @@ class GracefulRequest(Request):
 
     def leave_to(self, run: GracefulRequest) -> None:
         """As a copy of ``run``, which has taken it over."""
-        if self.ledger.close(self, Stage.RELEASED, only=_OPEN):
+        if self.ledger.close(self, Stage.RELEASED, only=OPEN):
             state.task_ready(self)
             state.requests[run.id] = run
 
@@ -376,7 +271,7 @@ class GracefulRequest(Request):
 
     def _on_interrupted(self, started: bool, *, tail: bool = False) -> None:
         stage = Stage.INTERRUPTED if started else Stage.RELEASED
-        if not self.ledger.close(self, stage, only=_OPEN):
+        if not self.ledger.close(self, stage, only=OPEN):
             return
         state.task_ready(self)
         try:

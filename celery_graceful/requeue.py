@@ -4,9 +4,12 @@ A message that this worker holds and will not finish is given back here, whoever
 task that was interrupted, the drain at its start, the hard deadline. How depends on the
 transport of the broker:
 
-* Redis: one script moves the messages from kombu's ``unacked`` hash to the head of their
-  queues. It works over a connection of its own, with time-outs, from any thread, and moves
-  each message once however often it is asked.
+* Redis, claims: one script moves them back to the lists that they came from.
+* Redis without claims: one script moves the messages from kombu's ``unacked`` hash to the
+  head of their queues.
+
+  Both work over a connection of their own, with time-outs, from any thread, and move each
+  message once however often they are asked.
 * Everything else (RabbitMQ first): ``basic.reject`` with requeue on the channel that the
   message came over; RabbitMQ puts it back where it was. What is still held when the
   connection ends goes back by itself. What a quorum queue has taken back often gets a copy at
@@ -25,8 +28,9 @@ from celery.utils.log import get_logger
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 
-from celery_graceful import native
+from celery_graceful import claims, native
 from celery_graceful.checkpoint import SENT_AGAIN
+from celery_graceful.claims import Tag, mark_redelivered
 
 if TYPE_CHECKING:
     from celery_graceful.request import GracefulRequest
@@ -102,6 +106,10 @@ class Requeue:
         late = [r for r in requests if not r.acknowledged and not r.orphaned]
         if early:
             self._send_again(early, timeout)
+        claimed = [r for r in late if isinstance(r.message.delivery_tag, Tag)]
+        if claimed:
+            self._give_back_claims(claimed, tail, timeout)
+            late = [r for r in late if r not in claimed]
         if late:
             channel = late[0].message.channel
             if self._is_redis:
@@ -154,6 +162,15 @@ class Requeue:
 
     # -- Redis ---------------------------------------------------------------------
 
+    @staticmethod
+    def _give_back_claims(requests: list[GracefulRequest], tail: bool, timeout: float) -> None:
+        assert claims.current is not None
+        tags = [request.message.delivery_tag for request in requests]
+        claims.current.give_back(tags, tail=tail, timeout=timeout)
+        for request in requests:
+            request.acknowledged = True
+            request.message.channel.qos._quick_ack(request.message.delivery_tag)
+
     def _give_back_redis(
         self, client: Any, channel: Any, requests: Iterable[GracefulRequest], tail: bool
     ) -> None:
@@ -187,12 +204,10 @@ class Requeue:
     def _decode(channel: Any, entry: bytes) -> tuple[str, str]:
         """The message of an ``unacked`` entry, marked as redelivered, and the list it goes to."""
         payload, exchange, routing_key = loads(bytes_to_str(entry))
-        payload.setdefault("headers", {})["redelivered"] = True
-        payload["properties"].setdefault("delivery_info", {})["redelivered"] = True
         queues = channel._lookup(exchange, routing_key)
         mine = [queue for queue in queues if queue in channel.active_queues] or queues
         priority = channel._get_message_priority(payload, reverse=False)
-        return dumps(payload), channel._q_for_pri(mine[0], priority)
+        return mark_redelivered(dumps(payload)), channel._q_for_pri(mine[0], priority)
 
     def _client(self, channel: Any, timeout: float, own_thread: bool) -> Any:
         """A client like the channel's, that gives up after ``timeout`` seconds."""

@@ -62,6 +62,9 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "exit_timeout": _seconds,
     "default_task": _flag,
     "release_prefetched": _flag,
+    "reliable_fetch": _flag,
+    "heartbeat_interval": _seconds,
+    "rescue_interval": _seconds,
     "store": _store_url,
     "store_options": _mapping,
     "checkpoint_ttl": _seconds,
@@ -85,13 +88,17 @@ class Settings:
         default_task: Make ``GracefulTask`` the base of all of the app's tasks.
         release_prefetched: Give messages that were fetched and not started back at once
             when the worker starts to stop.
+        reliable_fetch: On Redis, record what is fetched in the same step, as claims of the
+            worker.
+        heartbeat_interval: Seconds between two heartbeats of a worker.
+        lease_ttl: Seconds after its last heartbeat at which a worker is taken for dead.
+        rescue_interval: Seconds between two looks for dead workers.
         store: URL of the Redis for checkpoints; ``None`` for the broker or the result
             backend, whichever is Redis.
         store_options: Transport options for ``store``, such as ``master_name``,
             ``global_keyprefix`` and ``ssl``.
         checkpoint_ttl: Seconds after its last save at which a checkpoint expires.
         checkpoint_max_bytes: The most that one saved value may take.
-        lease_ttl: Seconds for which a worker that gives no sign counts as alive.
         poison_limit: At which death of the process that runs it a task goes to quarantine;
             0 for never.
         poison_window: Seconds in which deaths are counted together.
@@ -103,6 +110,9 @@ class Settings:
     exit_timeout: float = 5.0
     default_task: bool = False
     release_prefetched: bool = True
+    reliable_fetch: bool = True
+    heartbeat_interval: float = 2.0
+    rescue_interval: float = 2.0
     store: str | None = None
     store_options: Mapping[str, Any] = field(default_factory=dict)
     checkpoint_ttl: float = 30 * 86400.0
@@ -135,7 +145,14 @@ class Settings:
             value = conf.get(PREFIX + name)
             if value is not None:
                 values[name] = _CHECKS[name](_spelled(conf, name), value)
-        return cls(**values)
+        settings = cls(**values)
+        if settings.lease_ttl < 2 * settings.heartbeat_interval:
+            raise SettingsError(
+                _spelled(conf, "lease_ttl"),
+                settings.lease_ttl,
+                f"give at least two heartbeat intervals, {2 * settings.heartbeat_interval:g} s",
+            )
+        return settings
 
 
 def _namespace(conf: Mapping[str, Any]) -> str:

@@ -32,6 +32,7 @@ The scripts are in ``lua/``. This is the only module, besides a transport, that 
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Sequence
 from importlib.resources import files
@@ -42,12 +43,14 @@ from celery.utils.log import get_logger
 from kombu.connection import Connection
 
 from celery_graceful import native
+from celery_graceful.log_thread import log
 from celery_graceful.settings import PREFIX, Settings
 
 __all__ = [
     "COMMAND_TIMEOUT",
     "Store",
     "StoreAway",
+    "broker_store",
     "find_store",
     "find_workers_store",
     "settings_of",
@@ -106,18 +109,31 @@ class Store:
         Raises:
             StoreAway: It did not work. Said in the log once, until it works again.
         """
-        from redis.exceptions import NoScriptError
-
         sha, text = self._script(script)
         names = [self.prefix + key for key in keys]
 
-        def ask(client: Any) -> Any:
+        def call(client: Any) -> Any:
+            from redis.exceptions import NoScriptError
+
             try:
                 return client.evalsha(sha, len(names), *names, *args)
             except NoScriptError:
                 return client.eval(text, len(names), *names, *args)
 
-        return self._ask(ask, timeout, insist)
+        return self._ask(call, timeout, insist)
+
+    def execute(
+        self,
+        command: str,
+        keys: Sequence[str],
+        args: Sequence[Any] = (),
+        *,
+        timeout: float = COMMAND_TIMEOUT,
+        insist: bool = False,
+    ) -> Any:
+        """Run one command, such as HDEL. Arguments and errors are those of ``run``."""
+        names = [self.prefix + key for key in keys]
+        return self._ask(lambda c: c.execute_command(command, *names, *args), timeout, insist)
 
     def command(
         self,
@@ -127,41 +143,30 @@ class Store:
         timeout: float = COMMAND_TIMEOUT,
         insist: bool = False,
     ) -> Any:
-        """Run one command on one key.
+        """As ``execute``, for one key."""
+        return self.execute(name, [key], args, timeout=timeout, insist=insist)
 
-        Args:
-            name: Of the command.
-            key: Its key, without the prefix.
-            args: Its other arguments.
-            timeout: Seconds for a connect, and for the answer.
-            insist: Ask also when the store was away a moment ago.
-
-        Raises:
-            StoreAway: It did not work. Said in the log once, until it works again.
-        """
-        return self._ask(
-            lambda client: client.execute_command(name, self.prefix + key, *args), timeout, insist
-        )
-
-    def _ask(self, ask: Callable[[Any], Any], timeout: float, insist: bool) -> Any:
+    def _ask(self, call: Callable[[Any], Any], timeout: float, insist: bool) -> Any:
         if self._away_since is not None and not insist and time.monotonic() < self._ask_again_at:
             raise StoreAway(f"{self.source} was away a moment ago")
         try:
-            answer = ask(self._client(timeout))
+            answer = call(self._client(timeout))
         except Exception as exc:  # redis, kombu and the system have each errors of their own
             self._failed(exc)
             raise StoreAway(f"{self.source}: {exc!r}") from exc
         if self._away_since is not None:
             away = time.monotonic() - self._away_since
             self._away_since, self._pause = None, FIRST_PAUSE
-            logger.warning("The store (%s) is back after %.1f s", self.source, away)
+            log(logger, logging.WARNING, "The store (%s) is back after %.1f s", self.source, away)
         return answer
 
     def _failed(self, exc: Exception) -> None:
         now = time.monotonic()
         if self._away_since is None:
             self._away_since = now
-            logger.warning(
+            log(
+                logger,
+                logging.WARNING,
                 "The store (%s) does not work: %r. Tasks go on, and keep in memory what they "
                 "have to save until it does",
                 self.source,
@@ -178,8 +183,8 @@ class Store:
         return self._scripts[name]
 
     def _client(self, timeout: float) -> Any:
-        # Under gevent a connection belongs to the hub of its thread.
-        key = timeout, native.thread_ident() if native.is_gevent() else 0
+        # With greenlets a connection, and the lock of a pool, belong to the hub of their thread.
+        key = timeout, native.thread_ident() if native.is_green() else 0
         if key not in self._clients:
             from redis import Redis
             from redis.backoff import NoBackoff
@@ -240,19 +245,8 @@ def find_workers_store(app: Any) -> Store | None:
         SettingsError: A ``graceful_*`` setting cannot be used.
     """
     if app not in _found_workers:
-        _found_workers[app] = _broker_store(app) or find_store(app)
+        _found_workers[app] = broker_store(app) or find_store(app)
     return _found_workers[app]
-
-
-def _broker_store(app: Any) -> Store | None:
-    broker = app.connection_for_write()
-    if broker.transport.driver_type != "redis":
-        return None
-    return Store(
-        "the broker",
-        lambda timeout: _kombu_pool(app.connection_for_write(transport_options=_timeouts(timeout))),
-        broker.transport_options.get("global_keyprefix") or "",
-    )
 
 
 def _find(app: Any, settings: Settings) -> Store | None:
@@ -266,7 +260,7 @@ def _find(app: Any, settings: Settings) -> Store | None:
             ),
             options.get("global_keyprefix") or "",
         )
-    broker = _broker_store(app)
+    broker = broker_store(app)
     if broker is not None:
         return broker
     from celery.backends.redis import RedisBackend
@@ -279,6 +273,18 @@ def _find(app: Any, settings: Settings) -> Store | None:
             _backend_prefix(app.conf.get("result_backend_transport_options") or {}),
         )
     return None
+
+
+def broker_store(app: Any) -> Store | None:
+    """The Redis that is the broker of an app; ``None`` if it is something else."""
+    broker = app.connection_for_write()
+    if broker.transport.driver_type != "redis":
+        return None
+    return Store(
+        "the broker",
+        lambda timeout: _kombu_pool(app.connection_for_write(transport_options=_timeouts(timeout))),
+        broker.transport_options.get("global_keyprefix") or "",
+    )
 
 
 def _timeouts(timeout: float) -> dict[str, Any]:

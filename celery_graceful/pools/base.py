@@ -8,7 +8,8 @@ from typing import Any
 
 from celery_graceful import interrupt, phase
 from celery_graceful import task as _task
-from celery_graceful.request import GracefulRequest, Ledger
+from celery_graceful.ledger import Ledger
+from celery_graceful.request import GracefulRequest
 from celery_graceful.run import Run, current, execute
 
 __all__ = ["Adapter", "InProcessAdapter", "watch_plain_task"]
@@ -37,6 +38,9 @@ class Adapter:
 
     def prepare(self) -> None:
         """Before the pool starts, in the main thread."""
+
+    def keep_jobs(self) -> None:
+        """Keep what the pool was handed when the broker connection is lost. Before it starts."""
 
     def notify(self) -> None:
         """Let running tasks see the phase: raise what is due. Called by the watch."""

@@ -53,6 +53,17 @@ class PreforkAdapter(Adapter):
 
         pool.on_start = on_start
 
+    def keep_jobs(self) -> None:
+        pool = self.worker.pool
+        start = pool.on_start
+
+        def on_start() -> None:
+            start()
+            # Celery's would drop jobs that a child may start all the same.
+            pool.flush = None
+
+        pool.on_start = on_start
+
     def pids(self) -> list[int]:
         """Of all children."""
         pool = getattr(self.worker.pool, "_pool", None)

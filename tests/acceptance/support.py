@@ -41,7 +41,10 @@ class Broker:
 
     def held(self) -> int:
         """Messages that a worker that is gone still holds."""
-        return int(self.client.hlen("unacked")) if self.name == "redis" else 0
+        if self.name != "redis":
+            return 0
+        keys = ["unacked", *self.client.keys("graceful:claims:*")]
+        return sum(int(self.client.hlen(key)) for key in keys)
 
 
 class Events:

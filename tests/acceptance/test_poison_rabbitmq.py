@@ -114,7 +114,9 @@ def test_a_lease_that_lives_puts_the_verdict_off(app: Celery, broker: Broker) ->
         channel = connection.default_channel
         assert all(channel.basic_get("celery") for _ in range(2))
     # Now they were delivered before.
-    with start(broker, concurrency=2, CONF_graceful_lease_ttl="1.5") as worker:
+    with start(
+        broker, concurrency=2, CONF_graceful_lease_ttl="1.5", CONF_graceful_heartbeat_interval="0.5"
+    ) as worker:
         assert app.AsyncResult("of-alive").get(timeout=TIMEOUT) == 1
         with pytest.raises(PoisonedTask):
             app.AsyncResult("of-dead").get(timeout=TIMEOUT)

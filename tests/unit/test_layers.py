@@ -20,8 +20,8 @@ ROOT = Path(celery_graceful.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("exceptions", "settings", "signals", "native"),
-    ("codec", "grace_period", "log_thread", "phase", "store", "trace_log"),
-    ("run",),
+    ("claimant", "codec", "grace_period", "log_thread", "phase", "store", "trace_log"),
+    ("claims", "run"),
     (
         "interrupt",
         "checkpoint",
@@ -32,11 +32,21 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "monitors",
         "transport",
     ),
-    ("safe_point", "sources"),
-    ("forget", "iteration", "steps", "rescue", "batch", "requeue"),
-    ("copies", "quarantine", "poison", "starts", "inquest"),
+    ("amqp", "safe_point", "sources"),
+    ("forget", "iteration", "steps", "batch", "requeue"),
+    ("copies", "quarantine", "poison", "starts", "inquest", "rescue", "ledger"),
     ("pools", "request", "resume", "task"),
-    ("sentinel", "loop", "report", "giving_up", "quiesce", "watch", "drain", "bootsteps"),
+    (
+        "sentinel",
+        "loop",
+        "report",
+        "giving_up",
+        "membership",
+        "quiesce",
+        "watch",
+        "drain",
+        "bootsteps",
+    ),
     ("plugin",),
     ("__init__", "cli", "cli_quarantine", "control", "doctor", "demo", "testing"),
 )

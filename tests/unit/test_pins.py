@@ -102,6 +102,24 @@ NAMES: dict[str, list[str] | None] = {
     "kombu.transport.redis:Channel.unacked_key": None,
     "kombu.transport.redis:Channel.unacked_index_key": None,
     "kombu.transport.redis:Transport.driver_type": None,
+    "kombu.transport.redis:SentinelTransport.Channel": None,
+    "kombu.transport.redis:Channel._brpop_start": ["timeout"],
+    "kombu.transport.redis:Channel._brpop_read": [],
+    "kombu.transport.redis:Channel._on_connection_disconnect": ["connection"],
+    "kombu.transport.redis:Channel._in_poll": None,
+    "kombu.transport.redis:Channel._put": ["queue", "message"],
+    "kombu.transport.redis:Channel._fanout_queues": None,
+    "kombu.transport.redis:Channel.queue_order_strategy": None,
+    "kombu.transport.redis:Channel.priority_steps": None,
+    "kombu.transport.redis:Channel.conn_or_acquire": [],
+    "kombu.transport.redis:Transport._deliver": ["message", "queue"],
+    "kombu.transport.redis:QoS.append": ["message", "delivery_tag"],
+    "kombu.transport.redis:QoS.restore_unacked": ["client"],
+    "kombu.transport.redis:QoS.restore_unacked_once": ["stderr"],
+    "kombu.transport.redis:QoS.can_consume_max_estimate": [],
+    "kombu.connection:Connection.get_transport_cls": [],
+    "celery.app.base:Celery.amqp_cls": None,
+    "celery.app.amqp:AMQP.Connection": None,
     "kombu.transport.pyamqp:Transport.driver_type": None,
 }
 
@@ -111,9 +129,11 @@ INSTANCE = {
     "_active_tags",
     "_callbacks",
     "_controlled_termination",
+    "_delivered",
     "_message",
     "_meta",  # documented by Django
     "_popen",
+    "_queue_cycle",
     "_quick_ack",
     "_sock",
     "_timeout_handler",
@@ -239,6 +259,7 @@ def test_redis_channels_have_what_the_way_back_needs() -> None:
     assert Channel.unacked_key == "unacked"
     assert Channel.unacked_index_key == "unacked_index"
     assert callable(QoS(Mock())._quick_ack)
+    assert isinstance(QoS(Mock())._delivered, dict)
     assert Channel._in_poll is False
     connection = redis.Connection()
     assert connection._sock is None
@@ -246,6 +267,22 @@ def test_redis_channels_have_what_the_way_back_needs() -> None:
     channel = Mock(min_priority=0, max_priority=9, default_priority=0)
     message = {"properties": {"priority": 3}}
     assert Channel._get_message_priority(channel, message, reverse=False) == 3
+
+
+def test_redis_channels_fetch_as_the_transport_counts_on(redis_db: RedisDB) -> None:
+    """kombu starts a fetch, polls the connection of ``client``, and reads with the handler."""
+    with Connection(redis_db.url) as connection:
+        channel = connection.default_channel
+        consumer = Consumer(channel, [Queue("pins")], callbacks=[lambda *_: None])
+        consumer.consume()
+        assert channel.handlers["BRPOP"] == channel._brpop_read
+        assert channel._queue_cycle.consume(1) == ["pins"]
+        channel._queue_cycle.rotate("pins")
+        channel.connection.cycle.on_poll_start()
+        assert channel._in_poll is channel.client.connection
+        assert channel.qos.can_consume_max_estimate() is None
+        channel.qos.prefetch_count = 3
+        assert channel.qos.can_consume_max_estimate() == 3
 
 
 def test_a_fetch_that_is_under_way_can_be_found(redis_db: RedisDB) -> None:

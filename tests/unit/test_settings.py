@@ -18,7 +18,7 @@ from celery_graceful.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 SECONDS = ("grace_period", "soft_deadline", "hard_deadline")
-FLAGS = ("default_task", "release_prefetched")
+FLAGS = ("default_task", "release_prefetched", "reliable_fetch")
 
 
 def settings(**conf: Any) -> Settings:

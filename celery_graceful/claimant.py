@@ -1,0 +1,36 @@
+"""Who claims: the identity under which this process takes messages from Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from celery_graceful import native
+
+__all__ = ["Claimant", "current"]
+
+
+class Claimant:
+    """One identity of a worker. It is new at each boot, and after a lost lease.
+
+    Args:
+        worker: The worker's id.
+        on_refused: Called when Redis refuses a claim, since the worker has not registered yet
+            or is taken for dead. It must not block.
+    """
+
+    def __init__(self, worker: str, on_refused: Callable[[], None] = lambda: None) -> None:
+        self.worker = worker
+        self.on_refused = on_refused
+        self._next = 1
+        self._lock = native.Lock()
+
+    def take_numbers(self, count: int) -> int:
+        """The first of ``count`` numbers for claims; later ones are higher."""
+        with self._lock:
+            first = self._next
+            self._next += count
+        return first
+
+
+#: Of this process; ``None`` where nothing is claimed: outside of a worker's main process.
+current: Claimant | None = None

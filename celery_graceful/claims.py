@@ -1,0 +1,258 @@
+"""Claims: messages that this worker holds, and how it lets go of them.
+
+What is acknowledged is gathered here, and sent together: along with the next claim, or 5 ms later
+from a thread of its own, over a connection of its own. So an acknowledgement depends neither on
+the connection that its message came over nor on the event loop, and is lost with neither.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Iterable
+from typing import Any
+
+from celery.utils.log import get_logger
+from kombu.utils.json import dumps, loads
+
+from celery_graceful import native
+from celery_graceful.log_thread import log
+from celery_graceful.store import COMMAND_TIMEOUT, Store, StoreAway
+
+__all__ = ["Claims", "Tag", "current", "mark_redelivered"]
+
+logger = get_logger(__name__)
+
+#: Seconds in which acknowledgements are gathered.
+GATHER = 0.005
+
+#: Seconds until what could not be sent is tried again.
+RETRY = 0.5
+
+#: Claims in one command.
+BATCH = 500
+
+
+class Tag(str):
+    """Delivery tag of a claimed message: the worker's id and the number of the claim."""
+
+    worker: str
+    number: int
+
+    def __new__(cls, worker: str, number: int) -> Tag:
+        tag = super().__new__(cls, f"{worker}/{number}")
+        tag.worker, tag.number = worker, number
+        return tag
+
+    def __reduce__(self) -> Any:  # a string is enough for other processes
+        return str, (str(self),)
+
+
+class Claims:
+    """What this process has claimed, under all of its identities.
+
+    Args:
+        store: The Redis that is the broker.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        #: Claims that a request of this worker answers for, until they are off our hands.
+        self.held: set[str] = set()
+        self._lock = native.Lock()
+        self._done: dict[str, list[int]] = {}
+        self._under_way: dict[str, list[int]] = {}
+        self._orphans: list[tuple[str, int]] = []
+        self._bell, self._settled = native.Doorbell(), native.Doorbell()
+        self._awake = self._hurry = self._started = False
+
+    def key(self, worker: str) -> str:
+        """The hash of a worker's claims, without the key prefix."""
+        return f"graceful:claims:{worker}"
+
+    # -- acknowledgements ----------------------------------------------------------
+
+    def ack(self, tag: Tag) -> None:
+        """Delete a claim soon. From any thread."""
+        with self._lock:
+            self._done.setdefault(tag.worker, []).append(tag.number)
+            asleep = not self._awake
+            self._awake = True
+        if asleep:
+            self._wake()
+
+    def take_done(self, worker: str) -> list[int]:
+        """Numbers to delete along with the next claim; ``sent`` or ``not_sent`` has to follow."""
+        with self._lock:
+            numbers = self._done.get(worker)
+            if not numbers:
+                return []
+            self._done[worker] = numbers[BATCH:]
+            self._under_way.setdefault(worker, []).extend(numbers[:BATCH])
+            return numbers[:BATCH]
+
+    def sent(self, worker: str) -> None:
+        """What ``take_done`` gave out is deleted."""
+        with self._lock:
+            self._off_hands(worker, self._under_way.pop(worker, ()))
+
+    def not_sent(self, worker: str) -> None:
+        """What ``take_done`` gave out may not be deleted."""
+        with self._lock:
+            self._done.setdefault(worker, []).extend(self._under_way.pop(worker, ()))
+            self._awake = True
+        self._wake()
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until everything is sent, for up to ``seconds``; whether it is."""
+        with self._lock:
+            for worker in list(self._under_way):
+                self._done.setdefault(worker, []).extend(self._under_way.pop(worker))
+            if not any(self._done.values()) and not self._orphans:
+                return True
+            self._hurry = self._awake = True
+        self._settled.take()
+        self._wake()
+        self._settled.wait(seconds)
+        return not any(self._done.values())
+
+    def _wake(self) -> None:
+        if not self._started:
+            self._started = True
+            native.start_thread(self._send, "graceful-acks")
+        self._bell.ring()
+
+    def _send(self) -> None:
+        pause = GATHER
+        while True:
+            if not self._hurry:
+                if not self._awake:
+                    self._bell.wait(None)
+                native.pause(pause)
+            pause = GATHER
+            try:
+                self._send_done()
+                self._send_orphans()
+            except StoreAway:
+                pause = RETRY
+                continue
+            except Exception:  # it must not end: nobody else sends them
+                log(logger, logging.CRITICAL, "Could not acknowledge: %s", traceback.format_exc())
+                pause = RETRY
+                continue
+            with self._lock:
+                self._awake = bool(self._orphans) or any(self._done.values())
+                if not self._awake:
+                    self._hurry = False
+            if not self._awake:
+                self._settled.ring()
+
+    def _send_done(self) -> None:
+        with self._lock:
+            batch = {worker: numbers for worker, numbers in self._done.items() if numbers}
+            self._done = {}
+        try:
+            for worker in list(batch):
+                numbers = batch[worker]
+                for start in range(0, len(numbers), BATCH):
+                    part = numbers[start : start + BATCH]
+                    self.store.execute("HDEL", [self.key(worker)], part, insist=True)
+                with self._lock:
+                    self._off_hands(worker, batch.pop(worker))
+        finally:
+            with self._lock:
+                for worker, numbers in batch.items():
+                    self._done.setdefault(worker, []).extend(numbers)
+
+    def _off_hands(self, worker: str, numbers: Iterable[int]) -> None:
+        self.held.difference_update(f"{worker}/{number}" for number in numbers)
+
+    # -- back to the queue ---------------------------------------------------------
+
+    def give_back(
+        self, tags: Iterable[Tag], *, tail: bool = False, timeout: float = COMMAND_TIMEOUT
+    ) -> int:
+        """Give claims back to the lists that they came from, at most once each.
+
+        Args:
+            tags: Whose; the first one is the next to be delivered.
+            tail: Behind all that waits.
+            timeout: Seconds for each command.
+
+        Returns:
+            How many went back; the others were acknowledged, or somebody else gave them back.
+
+        Raises:
+            StoreAway: Redis did not answer. What was not given back is still claimed.
+        """
+        numbers: dict[str, list[int]] = {}
+        for tag in tags:
+            numbers.setdefault(tag.worker, []).append(tag.number)
+        return sum(self._give_back(worker, some, tail, timeout) for worker, some in numbers.items())
+
+    def _give_back(self, worker: str, numbers: list[int], tail: bool, timeout: float) -> int:
+        key, moved = self.key(worker), 0
+        order = numbers if tail else numbers[::-1]  # each goes in front of the one before it
+        for start in range(0, len(order), BATCH):
+            part = order[start : start + BATCH]
+            entries = self.store.execute("HMGET", [key], part, timeout=timeout, insist=True)
+            args: list[Any] = [self.store.prefix, "LPUSH" if tail else "RPUSH"]
+            for number, entry in zip(part, entries, strict=True):
+                if entry is not None:
+                    args += [number, *split(entry)]
+            if len(args) > 2:
+                moved += self.store.run("give_back", [key], args, timeout=timeout, insist=True)
+            with self._lock:
+                self._off_hands(worker, part)
+        return moved
+
+    def give_back_others(self, worker: str, below: int) -> None:
+        """Give back, soon, what ``worker`` claims and no request answers for.
+
+        Args:
+            worker: An identity of this process.
+            below: Only claims with lower numbers: those made before the connection was lost.
+        """
+        with self._lock:
+            self._orphans.append((worker, below))
+            self._awake = True
+        self._wake()
+
+    def give_all_back(self, worker: str, seconds: float) -> None:
+        """The worker ends: give back whatever it still claims, in up to ``seconds``."""
+        self.held.clear()
+        self.give_back_others(worker, sys.maxsize)
+        self.flush(seconds)
+
+    def _send_orphans(self) -> None:
+        while self._orphans:
+            worker, below = self._orphans[0]
+            found = map(int, self.store.execute("HKEYS", [self.key(worker)], insist=True))
+            numbers = sorted(n for n in found if n < below and f"{worker}/{n}" not in self.held)
+            if numbers:
+                moved = self._give_back(worker, numbers, False, COMMAND_TIMEOUT)
+                log(logger, logging.INFO, "Gave %d claims back that nobody here works on", moved)
+            del self._orphans[0]
+
+
+def split(entry: str) -> tuple[str, str]:
+    """The list of a claim, and its message marked as redelivered."""
+    name, _, text = entry.partition("\0")
+    return name, mark_redelivered(text)
+
+
+def mark_redelivered(text: str) -> str:
+    """A message as it goes back; unchanged if it is none of kombu's."""
+    try:
+        message = loads(text)
+        message.setdefault("headers", {})["redelivered"] = True
+        message["properties"].setdefault("delivery_info", {})["redelivered"] = True
+    except (AttributeError, KeyError, TypeError, json.JSONDecodeError):
+        return text
+    return str(dumps(message))
+
+
+#: Of this process; ``None`` where nothing is claimed.
+current: Claims | None = None

@@ -1,0 +1,173 @@
+"""The lease: how a worker shows that it lives, for as long as it holds anything.
+
+A time, kept by the Redis server's clock. A real thread renews it with one command, whatever the
+event loop and the main thread do, through the whole drain; it is given up last. Keys, each after
+the key prefix of the connection:
+
+``graceful:lease:<worker>``
+    The heartbeat, as JSON, with ``graceful_lease_ttl`` to live.
+``graceful:workers``
+    Set of the workers that have registered and were not taken for dead: who may claim.
+``graceful:fallen``
+    Set of those who were; their claims are being rescued.
+``graceful:worker:<worker>``
+    What has to stay known of a worker until then, as JSON: how many tasks it ran at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from celery.utils.log import get_logger
+
+from celery_graceful import claimant, native
+from celery_graceful.claimant import Claimant
+from celery_graceful.log_thread import log
+from celery_graceful.settings import Settings
+from celery_graceful.store import Store, StoreAway
+
+__all__ = ["FALLEN", "WORKERS", "Lease", "about_key", "lease_key"]
+
+logger = get_logger(__name__)
+
+WORKERS, FALLEN = "graceful:workers", "graceful:fallen"
+
+#: Seconds until a worker that could not register tries again.
+AGAIN = 0.2
+
+
+def lease_key(worker: str) -> str:
+    """Key of a worker's lease."""
+    return f"graceful:lease:{worker}"
+
+
+def about_key(worker: str) -> str:
+    """Key of what stays known of a worker."""
+    return f"graceful:worker:{worker}"
+
+
+class Lease:
+    """The lease of one worker, under one identity after the other.
+
+    Args:
+        store: Where it is kept.
+        settings: What the user set.
+        node: Name of the worker's node.
+        heartbeat: Makes what others read of the worker; called in the lease's thread.
+        on_lost: Called there when the worker was taken for dead while it lived, with the
+            identity that it had.
+        on_held: Called there with the moment, on the monotonic clock, until which the lease
+            is surely held.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        node: str,
+        *,
+        heartbeat: Callable[[], dict[str, Any]],
+        on_lost: Callable[[Claimant], None],
+        on_held: Callable[[float], None],
+    ) -> None:
+        self.store = store
+        self.settings = settings
+        self.node = node
+        self.held_until = 0.0
+        #: What has to stay known of the worker when its lease has run out.
+        self.about: dict[str, Any] = {}
+        self._heartbeat, self._on_lost, self._on_held = heartbeat, on_lost, on_held
+        self._bell, self._left = native.Doorbell(), native.Doorbell()
+        self._leaving = self._registered = False
+        self.identity = self._new_identity()
+
+    def _new_identity(self) -> Claimant:
+        self._registered = False
+        return Claimant(f"{self.node}:{secrets.token_hex(8)}", self._bell.ring)
+
+    @property
+    def held(self) -> bool:
+        """Whether it is surely held, as far as this process can know."""
+        return time.monotonic() < self.held_until
+
+    def start(self) -> None:
+        """Claim under this identity from now on, and keep it alive."""
+        claimant.current = self.identity
+        native.start_thread(self._keep, "graceful-lease")
+
+    def leave(self, seconds: float) -> None:
+        """The worker ends: give it up, in up to ``seconds``. What is still claimed is rescued."""
+        claimant.current = None
+        self._leaving = True
+        self._bell.ring()
+        self._left.wait(seconds)
+
+    # -- in its thread ---------------------------------------------------------------
+
+    def _keep(self) -> None:
+        while not self._leaving:
+            pause = self.settings.heartbeat_interval
+            began = time.monotonic()
+            try:
+                if self._renew():
+                    self.held_until = began + self.settings.lease_ttl
+                    self._on_held(self.held_until)
+                else:
+                    self._lost()
+                    pause = 0.0
+            except StoreAway:
+                pause = min(pause, AGAIN)
+            except Exception:
+                log(
+                    logger,
+                    logging.CRITICAL,
+                    "Could not renew the lease" + ": %s",
+                    traceback.format_exc(),
+                )
+            self._bell.wait(max(0.0, pause - (time.monotonic() - began)))
+        self._leave()
+
+    def _renew(self) -> bool:
+        worker, ttl = self.identity.worker, int(self.settings.lease_ttl * 1000)
+        beat = json.dumps(self._heartbeat(), separators=(",", ":"), default=str)
+        timeout = max(0.1, min(1.0, self.settings.lease_ttl / 4))
+        if self._registered:
+            command = (beat, "XX", "PX", ttl)
+            keys = [lease_key(worker)]
+            if self.store.execute("SET", keys, command, timeout=timeout, insist=True):
+                return True
+        first = 0 if self._registered else 1
+        keys = [WORKERS, lease_key(worker)]
+        keys.append(about_key(worker))
+        args = [worker, beat, ttl, first, json.dumps(self.about)]
+        known = self.store.run("register", keys, args, timeout=timeout, insist=True)
+        self._registered = bool(known)
+        return self._registered
+
+    def _lost(self) -> None:
+        """Others took it for dead: what it held is theirs. It goes on as somebody else."""
+        old, self.identity = self.identity, self._new_identity()
+        claimant.current = self.identity
+        log(
+            logger,
+            logging.ERROR,
+            "The lease ran out while this worker lived, and its claims were rescued: it goes on "
+            "as %s. Was the process stopped, the machine paused, or Redis out of reach?",
+            self.identity.worker,
+        )
+        self._on_lost(old)
+
+    def _leave(self) -> None:
+        worker = self.identity.worker
+        keys = [WORKERS, lease_key(worker), FALLEN, f"graceful:claims:{worker}", about_key(worker)]
+        try:
+            self.store.run("leave", keys, [worker], insist=True)
+        except StoreAway:
+            log(logger, logging.WARNING, "Could not give the lease up: it runs out by itself")
+        self._left.ring()

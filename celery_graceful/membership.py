@@ -1,0 +1,98 @@
+"""A worker among others: its lease, what it says of itself, and its share in rescues."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from celery_graceful import cleanup
+from celery_graceful.claimant import Claimant
+from celery_graceful.claims import Claims
+from celery_graceful.lease import Lease
+from celery_graceful.poison import judge
+from celery_graceful.rescue import Rescuer
+from celery_graceful.store import Store
+
+if TYPE_CHECKING:
+    from celery_graceful.drain import Drain
+
+__all__ = ["Membership"]
+
+#: Deliveries that a heartbeat names.
+NAMED = 50
+
+#: Seconds that the end of a worker waits for its last acknowledgements, and for its lease.
+LAST_ACKS, LEAVE = 1.0, 1.0
+
+
+class Membership:
+    """The lease and the rescuer of one worker.
+
+    Args:
+        drain: The worker's drain.
+        store: Where the workers are known.
+        claims: What it claims, on Redis.
+    """
+
+    def __init__(self, drain: Drain, store: Store, claims: Claims | None) -> None:
+        self.drain = drain
+        self.claims = claims
+        app = drain.worker.app
+        self.rescuer: Rescuer | None = None
+        if claims is not None:
+            self.rescuer = Rescuer(claims, drain.settings, partial(judge, app))
+        self.lease = Lease(
+            store,
+            drain.settings,
+            drain.worker.hostname,
+            heartbeat=self._heartbeat,
+            on_lost=self._on_lost,
+            on_held=self._on_held,
+        )
+        self.lease.about["concurrency"] = drain.worker.concurrency
+        self._took_name()
+        self._began = time.time()
+
+    def start(self) -> None:
+        """Register, and look after the others."""
+        self.lease.start()
+        if self.rescuer is not None:
+            self.rescuer.start()
+
+    def _took_name(self) -> None:
+        self.drain.ledger.inquest.worker = self.lease.identity.worker
+
+    def leave(self) -> None:
+        """The last thing that a worker does."""
+        left = max(0.2, cleanup.time_left() / 2)
+        if self.rescuer is not None:
+            self.rescuer.end()
+        if self.claims is not None:
+            self.claims.give_all_back(self.lease.identity.worker, min(LAST_ACKS, left))
+        self.lease.leave(min(LEAVE, left))
+
+    def _heartbeat(self) -> dict[str, Any]:
+        drain = self.drain
+        running = [r for r in drain.ledger.active() if r.started_at is not None]
+        return {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "at": time.time(),
+            "since": self._began,
+            "phase": drain.board.phase.name,
+            "seconds_left": round(drain.board.hard_at - time.monotonic(), 1)
+            if drain.stopping
+            else None,
+            "pool": type(drain.worker.pool).__module__.rpartition(".")[2],
+            "concurrency": drain.worker.concurrency,
+            "running": [f"{r.name}[{r.id}]" for r in running[:NAMED]],
+        }
+
+    def _on_held(self, until: float) -> None:
+        pass
+
+    def _on_lost(self, old: Claimant) -> None:
+        self._took_name()

@@ -1,0 +1,173 @@
+"""Rescue: what a dead worker claimed goes back to where it came from.
+
+Every worker looks for leases that ran out; one at a time does the work. Taking a worker for dead is
+one atomic step, after which it can claim nothing more; then its claims go back, in batches. A
+rescuer that dies on the way is followed by the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+
+from celery.utils.log import get_logger
+from celery.utils.time import maybe_iso8601, maybe_make_aware
+from kombu.utils.json import loads
+
+from celery_graceful import native
+from celery_graceful.claims import Claims, Tag
+from celery_graceful.lease import FALLEN, WORKERS, about_key, lease_key
+from celery_graceful.log_thread import log
+from celery_graceful.poison import DeadClaim
+from celery_graceful.settings import Settings
+from celery_graceful.store import StoreAway
+
+__all__ = ["Judge", "Rescuer"]
+
+logger = get_logger(__name__)
+
+LOCK = "graceful:rescuer"
+
+#: Claims that go back in one step: each holds Redis up for a few milliseconds.
+BATCH = 500
+
+
+#: Counts what a dead worker was running, and takes away which of it must not run again: its id and
+#: those claims, to the numbers of the claims that it took.
+Judge = Callable[[str, Sequence[DeadClaim]], set[str]]
+
+
+class Rescuer:
+    """Looks after all workers of one Redis.
+
+    Args:
+        claims: The broker's claims.
+        settings: What the user set.
+        judge: Decides about claims whose tasks killed their workers.
+    """
+
+    def __init__(self, claims: Claims, settings: Settings, judge: Judge) -> None:
+        self.claims = claims
+        self.store = claims.store
+        self.settings = settings
+        self.judge = judge
+        self._name = secrets.token_hex(8)
+        #: Leases that ran out before this moment say nothing: Redis was away.
+        self._trust_at: float | None = None
+        self._bell = native.Doorbell()
+        self._ended = False
+
+    def start(self) -> None:
+        """Look again and again, in a real thread."""
+        native.start_thread(self._run, "graceful-rescue")
+
+    def end(self) -> None:
+        """Look no more."""
+        self._ended = True
+        self._bell.ring()
+
+    def _run(self) -> None:
+        while not self._ended:
+            try:
+                self.look()
+            except StoreAway:
+                self._trust_at = None
+            except Exception:
+                log(logger, logging.CRITICAL, "The rescue failed: %s", traceback.format_exc())
+            self._bell.wait(self.settings.rescue_interval)
+
+    def look(self) -> int:
+        """Rescue what there is to rescue, unless somebody else does.
+
+        Returns:
+            How many claims went back.
+
+        Raises:
+            StoreAway: Redis did not answer.
+        """
+        if self._trust_at is None:
+            self._trust_at = time.monotonic() + self._seconds_to_trust()
+        ttl = max(2000, int(self.settings.lease_ttl * 1000))
+        if not self.store.execute("SET", [LOCK], [self._name, "NX", "PX", ttl]):
+            return 0
+        try:
+            return self._rescue_all()
+        finally:
+            self.store.run("unlock", [LOCK], [self._name])
+
+    def dead(self) -> list[str]:
+        """Workers whose lease ran out, or that are being rescued."""
+        workers = sorted(self.store.execute("SMEMBERS", [WORKERS]))
+        beats = self.store.execute("MGET", [lease_key(w) for w in workers]) if workers else []
+        return [worker for worker, beat in zip(workers, beats, strict=True) if beat is None]
+
+    def _seconds_to_trust(self) -> float:
+        """A Redis that was away has let leases run out whose workers live: they come first."""
+        info = self.store.execute("INFO", [], ["server"])
+        if isinstance(info, str):
+            lines = (line.partition(":") for line in info.splitlines())
+            info = {name: value for name, _, value in lines}
+        up = float(info.get("uptime_in_seconds", self.settings.lease_ttl + 1))
+        return max(0.0, self.settings.lease_ttl + 1 - up)
+
+    def _rescue_all(self) -> int:
+        gone = self.dead()
+        assert self._trust_at is not None
+        if time.monotonic() >= self._trust_at:
+            for worker in gone:
+                keys = [WORKERS, lease_key(worker), FALLEN]
+                self.store.run("fall", keys, [worker])
+        return sum(self._rescue(w) for w in sorted(self.store.execute("SMEMBERS", [FALLEN])))
+
+    def _rescue(self, worker: str) -> int:
+        began = time.monotonic()
+        key = self.claims.key(worker)
+        numbers = sorted(map(int, self.store.execute("HKEYS", [key])))
+        taken = self.judge(worker, self._running(worker, numbers)) if numbers else set()
+        back = [number for number in numbers if str(number) not in taken]
+        moved = 0
+        # The last ones first, so that each batch goes in front of those before it.
+        for end in range(len(back), 0, -BATCH):
+            tags = [Tag(worker, number) for number in back[max(0, end - BATCH) : end]]
+            moved += self.claims.give_back(tags)
+            self.store.execute("PEXPIRE", [LOCK], [max(2000, int(self.settings.lease_ttl * 1000))])
+        if not self.store.execute("EXISTS", [key]):
+            self.store.execute("SREM", [FALLEN], [worker])
+            self.store.execute("DEL", [about_key(worker)])
+        took = time.monotonic() - began
+        log(logger, logging.WARNING, "Rescued %d claims of %s, in %.2f s", moved, worker, took)
+        return moved
+
+    def _running(self, worker: str, numbers: list[int]) -> list[DeadClaim]:
+        """What the worker was running: tasks start in the order of their claims.
+
+        But not those that wait for their time, or for a rate limit.
+        """
+        about = json.loads(self.store.execute("GET", [about_key(worker)]) or "{}")
+        room = int(about.get("concurrency", 0))
+        running: list[DeadClaim] = []
+        for start in range(0, len(numbers), BATCH):
+            if len(running) >= room:
+                break
+            part = numbers[start : start + BATCH]
+            entries = self.store.execute("HMGET", [self.claims.key(worker)], part)
+            for number, entry in zip(part, entries, strict=True):
+                if entry is not None and len(running) < room:
+                    name, _, text = entry.partition("\0")
+                    if not _waits(text):
+                        running.append(DeadClaim(str(number), name, text))
+        return running
+
+
+def _waits(text: str) -> bool:
+    """Whether a message is for later."""
+    try:
+        eta = loads(text)["headers"].get("eta")
+        return eta is not None and maybe_make_aware(maybe_iso8601(eta)) > datetime.now(timezone.utc)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False

@@ -1,0 +1,346 @@
+"""A Redis transport that claims: what a worker takes off a queue is recorded in the same step.
+
+kombu pops a message and writes it down afterwards; a worker that is killed in between loses it.
+Here one script does both, for as many messages as there is room for. Keys, each after the key
+prefix of the connection:
+
+``graceful:claims:<worker>``
+    Hash of what a worker holds: number of the claim -> list that it came from, zero byte, message.
+``graceful:bell:<queue>``
+    List that idle workers wait on; whoever sends over this transport rings it. Bounded, expiring.
+``graceful:workers``
+    Set of those who may claim; see ``lease``.
+
+Only channels of a worker claim, and only where messages are acknowledged; all others, and other
+programs on the same queues, do as kombu does. Private names of kombu are used here, and pinned
+in ``tests/unit/test_pins.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from importlib.resources import files
+from queue import Empty
+from time import monotonic
+from typing import Any
+
+import redis
+from celery.utils.log import get_logger
+from kombu.transport import redis as kombu_redis
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import dumps, loads
+from redis.exceptions import NoScriptError
+
+from celery_graceful import claimant, claims
+from celery_graceful.claimant import Claimant
+from celery_graceful.claims import Claims, Tag
+
+__all__ = ["Channel", "SentinelChannel", "SentinelTransport", "Transport", "bell_of"]
+
+logger = get_logger(__name__)
+
+#: Messages to take at once where the prefetch count sets no limit, and at most.
+UNLIMITED, MOST = 64, 250
+
+#: Seconds that an idle worker waits for a bell, before it looks for messages of producers that
+#: do not ring; and that one waits that may not claim yet.
+WAIT, WAIT_REFUSED = 1, 0.1
+
+#: Rings that are kept, and milliseconds until they expire.
+RINGS, RINGS_TTL = 16, 10_000
+
+
+def bell_of(queue: str) -> str:
+    """Key of the bell of a queue."""
+    return f"graceful:bell:{queue}"
+
+
+class Script:
+    """A script of ``lua/``."""
+
+    def __init__(self, name: str) -> None:
+        path = files("celery_graceful").joinpath(f"lua/{name}.lua")
+        self.text = path.read_text(encoding="utf-8")
+        self.sha = hashlib.sha1(self.text.encode()).hexdigest()
+
+
+CLAIM, PUT = Script("claim"), Script("put")
+
+
+class QoS(kombu_redis.QoS):
+    """Claimed messages are in Redis already: nothing is written when they arrive."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        if isinstance(delivery_tag, Tag):
+            super(kombu_redis.QoS, self).append(message, delivery_tag)
+        else:
+            super().append(message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        if isinstance(delivery_tag, Tag):
+            self._book().ack(delivery_tag)
+            self._quick_ack(delivery_tag)
+        else:
+            super().ack(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        if not isinstance(delivery_tag, Tag):
+            super().reject(delivery_tag, requeue=requeue)
+        elif requeue:
+            self._book().give_back([delivery_tag])
+            self._quick_ack(delivery_tag)
+        else:
+            self.ack(delivery_tag)
+
+    def restore_unacked(self, client: Any = None) -> None:
+        self._forget_claims()
+        super().restore_unacked(client)
+
+    def restore_unacked_once(self, stderr: Any = None) -> None:
+        self._forget_claims()
+        super().restore_unacked_once(stderr)
+
+    def _forget_claims(self) -> None:
+        """They stay claimed when the connection ends, and the process gives them back itself."""
+        for tag in [tag for tag in self._delivered if isinstance(tag, Tag)]:
+            del self._delivered[tag]
+
+    @staticmethod
+    def _book() -> Claims:
+        assert claims.current is not None
+        return claims.current
+
+
+class _Fetch:
+    """One command that is under way: a claim, a look into the queues, or a wait for a bell."""
+
+    def __init__(self, kind: str, who: Claimant, book: Claims, queues: list[str]) -> None:
+        self.kind = kind
+        self.who = who
+        self.book = book
+        self.queues = queues
+        self.first = 0
+
+
+class _Claiming:
+    """Mixed into kombu's channels."""
+
+    QoS = QoS
+
+    #: What is under way on the connection that fetches.
+    _fetch: _Fetch | None = None
+    #: What to do next: EVALSHA, EXISTS or BRPOP.
+    _next = "EVALSHA"
+    _wait: float = WAIT
+    _knows_script = False
+    _takes_unacknowledged = False
+
+    def basic_consume(self: Any, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+        if no_ack and queue not in self._fanout_queues:
+            self._takes_unacknowledged = True
+        return super().basic_consume(queue, no_ack, *args, **kwargs)  # type: ignore[misc]
+
+    # -- fetching ------------------------------------------------------------------
+
+    def _brpop_start(self: Any, timeout: float | None = None) -> None:
+        who, book = claimant.current, claims.current
+        if who is None or book is None or self._takes_unacknowledged:
+            self._fetch = None
+            super()._brpop_start(timeout)  # type: ignore[misc]
+            return
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        if not queues:
+            return
+        fetch = _Fetch(self._next, who, book, queues)
+        prefix = self.global_keyprefix or ""
+        bells = [prefix + bell_of(queue) for queue in queues]
+        if fetch.kind == "BRPOP":
+            command: Iterable[Any] = (*bells, self._wait)
+        else:
+            lists = [
+                prefix + self._q_for_pri(queue, pri)
+                for pri in self.priority_steps
+                for queue in queues
+            ]
+            command = lists
+            if fetch.kind == "EVALSHA":
+                command = self._claim(fetch, prefix, bells + lists)
+        self._in_poll = self.client.connection
+        self._brpop_sent_at = monotonic()
+        self._fetch = fetch
+        name = fetch.kind
+        if name == "EVALSHA" and not self._knows_script:
+            name = "EVAL"
+        self.client.connection.send_command(name, *command)
+
+    def _claim(self: Any, fetch: _Fetch, prefix: str, keys: list[str]) -> list[Any]:
+        worker, room = fetch.who.worker, self._room()
+        fetch.first = fetch.who.take_numbers(room)
+        keys = [prefix + "graceful:workers", prefix + fetch.book.key(worker), *keys]
+        in_turn = self.queue_order_strategy == "round_robin"
+        return [
+            CLAIM.sha if self._knows_script else CLAIM.text,
+            len(keys),
+            *keys,
+            worker,
+            fetch.first,
+            room,
+            len(fetch.queues),
+            "in turn" if in_turn else "in order",
+            *fetch.book.take_done(worker),
+        ]
+
+    def _room(self: Any) -> int:
+        if "can_consume" in vars(self.qos):  # Celery's worker_disable_prefetch asks each time
+            return 1
+        room = self.qos.can_consume_max_estimate()
+        return UNLIMITED if room is None else max(1, min(room, MOST))
+
+    def _brpop_read(self: Any, **options: Any) -> Any:
+        fetch = self._fetch
+        if fetch is None:
+            return super()._brpop_read(**options)  # type: ignore[misc]
+        try:
+            answer = self._answer(fetch)
+        finally:
+            self._fetch = self._in_poll = None
+            flush_reauth = getattr(self, "_flush_brpop_reauth", None)
+            if flush_reauth is not None:
+                flush_reauth()
+        if fetch.kind == "EXISTS":
+            self._next = "EVALSHA" if answer else "BRPOP"
+        elif fetch.kind == "BRPOP":
+            self._next, self._wait = "EVALSHA" if answer else "EXISTS", WAIT
+        elif answer is None:
+            self._next, self._wait = "BRPOP", WAIT_REFUSED
+            fetch.who.on_refused()
+        elif not answer:
+            self._next, self._wait = "BRPOP", WAIT
+        else:
+            self._deliver_claims(fetch, answer)
+            return True
+        if self._next == "BRPOP" or fetch.kind == "BRPOP":
+            raise Empty
+        return True
+
+    def _answer(self: Any, fetch: _Fetch) -> Any:
+        connection = self.client.connection
+        try:
+            answer = self.client.parse_response(connection, "EVALSHA")  # no conversions
+        except NoScriptError:
+            self._knows_script = False
+            fetch.book.not_sent(fetch.who.worker)
+            raise Empty from None
+        except self.connection_errors:
+            self._lost(fetch)
+            connection.disconnect()
+            raise
+        if fetch.kind == "EVALSHA":
+            self._knows_script = True
+            fetch.book.sent(fetch.who.worker)
+        return answer
+
+    def _deliver_claims(self: Any, fetch: _Fetch, answer: list[Any]) -> None:
+        queues = fetch.queues
+        first_list = 3 + len(queues)
+        found = [
+            (queues[(index - first_list) % len(queues)], text, Tag(fetch.who.worker, number))
+            for number, (index, text) in enumerate(
+                zip(answer[::2], answer[1::2], strict=True), fetch.first
+            )
+        ]
+        for done, (queue, text, tag) in enumerate(found, 1):
+            self._queue_cycle.rotate(queue)
+            try:
+                payload = loads(bytes_to_str(text))
+                payload["properties"]["delivery_tag"] = tag
+            except (KeyError, TypeError, ValueError):
+                logger.critical("Dropped what is no message from %s: %.500r", queue, text)
+                fetch.book.ack(tag)
+                continue
+            try:
+                self.connection._deliver(payload, queue)
+            except BaseException:
+                rest = [tag for *_, tag in found[done:]]
+                if rest:
+                    fetch.book.give_back(rest)
+                raise
+
+    def _lost(self: Any, fetch: _Fetch) -> None:
+        self._next = "EVALSHA"
+        if fetch.kind == "EVALSHA":
+            fetch.book.not_sent(fetch.who.worker)
+
+    def _on_connection_disconnect(self: Any, connection: Any) -> None:
+        fetch = self._fetch
+        if fetch is not None and self._in_poll is connection:
+            self._fetch = None
+            self._lost(fetch)
+        super()._on_connection_disconnect(connection)  # type: ignore[misc]
+
+    def close(self: Any) -> None:
+        fetch = self._fetch
+        if fetch is not None and fetch.kind == "BRPOP" and self._in_poll:
+            # kombu would wait for the answer. A ring that comes with it is for somebody else.
+            self._in_poll.disconnect()
+            try:
+                for queue in fetch.queues:
+                    self._ring(queue)
+            except self.connection_errors as exc:
+                logger.debug("Could not ring: %r", exc)
+        super().close()  # type: ignore[misc]
+
+    # -- sending -------------------------------------------------------------------
+
+    def _put(self: Any, queue: str, message: Any, **kwargs: Any) -> None:
+        batch = kwargs.get("_publish_batch")
+        if queue.endswith(".pidbox") or (not batch and queue in getattr(self, "_expires", ())):
+            super()._put(queue, message, **kwargs)  # type: ignore[misc]
+            return
+        if batch is not None:
+            super()._put(queue, message, **kwargs)  # type: ignore[misc]
+            bell = bell_of(queue)
+            batch.add("lpush", bell, "")
+            batch.add("ltrim", bell, 0, RINGS - 1)
+            batch.add("pexpire", bell, RINGS_TTL)
+            return
+        pri = self._get_message_priority(message, reverse=False)
+        prefix = self.global_keyprefix or ""
+        keys = (prefix + self._q_for_pri(queue, pri), prefix + bell_of(queue))
+        with self.conn_or_acquire() as client:
+            _run(client, PUT, keys, (dumps(message), RINGS, RINGS_TTL))
+
+    def _ring(self: Any, queue: str) -> None:
+        bell = bell_of(queue)
+        with self.conn_or_acquire() as client, client.pipeline() as pipe:
+            pipe.lpush(bell, "").ltrim(bell, 0, RINGS - 1).pexpire(bell, RINGS_TTL).execute()
+
+
+def _run(client: Any, script: Script, keys: tuple[str, ...], args: tuple[Any, ...]) -> Any:
+    """Run a script; past kombu's clients, which would put the key prefix before some keys."""
+    execute = redis.Redis.execute_command
+    try:
+        return execute(client, "EVALSHA", script.sha, len(keys), *keys, *args)
+    except NoScriptError:
+        return execute(client, "EVAL", script.text, len(keys), *keys, *args)
+
+
+class Channel(_Claiming, kombu_redis.Channel):  # type: ignore[misc]
+    """kombu's Redis channel, with claims."""
+
+
+class SentinelChannel(_Claiming, kombu_redis.SentinelChannel):  # type: ignore[misc]
+    """kombu's Sentinel channel, with claims."""
+
+
+class Transport(kombu_redis.Transport):
+    """kombu's Redis transport, with claims."""
+
+    Channel = Channel
+
+
+class SentinelTransport(kombu_redis.SentinelTransport):
+    """kombu's Sentinel transport, with claims."""
+
+    Channel = SentinelChannel

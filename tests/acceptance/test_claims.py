@@ -1,0 +1,140 @@
+"""What a worker on Redis holds, it holds: over lost connections, over time, and over its death."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import ExitStack
+
+import pytest
+from celery import Celery, chord
+
+from tests.workers import TIMEOUT, Worker
+
+#: Quick enough for a test: a dead worker's claims are back within 3 s.
+QUICK_LEASE = {
+    "CONF_graceful_lease_ttl": "2",
+    "CONF_graceful_heartbeat_interval": "0.5",
+    "CONF_graceful_rescue_interval": "0.5",
+}
+
+
+@pytest.fixture
+def app(redis_db):
+    with Celery("claims", broker=redis_db.url, backend=redis_db.backend_url) as app:
+        yield app
+
+
+@pytest.fixture
+def start(redis_db):
+    """Starts workers, quick to be rescued, and ends them after the test."""
+    with ExitStack() as stack:
+
+        def start(pool="prefork", concurrency=2, **env):
+            env = {
+                "BROKER_URL": redis_db.url,
+                "RESULT_URL": redis_db.backend_url,
+                "GRACE": "6",
+                **QUICK_LEASE,
+                **env,
+            }
+            return stack.enter_context(
+                Worker("tests.apps.claims", pool=pool, concurrency=concurrency, env=env)
+            )
+
+        yield start
+
+
+def send(app, name, *args, **options):
+    return app.send_task(name, args, **options)
+
+
+def kill_whole(worker):
+    """As a platform kills a container."""
+    os.killpg(worker.pid, signal.SIGKILL)
+    worker.wait()
+
+
+def kill_connections(db):
+    """Cut all connections to the broker, once the worker fetches or hears remote control."""
+    number = str(db.client.connection_pool.connection_kwargs["db"])
+    me = str(db.client.client_id())
+    others = [c for c in db.client.client_list() if c["db"] == number and c["id"] != me]
+    connected = any(
+        other["cmd"] == "brpop" or int(other["sub"]) + int(other["psub"]) for other in others
+    )
+    for other in others if connected else ():
+        db.client.client_kill_filter(_id=other["id"])
+    return connected
+
+
+def wait_until(condition, what):
+    end = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
+def test_lost_connections_start_nothing_twice(pool, start, app, redis_db, tmp_path):
+    """Plain Celery starts again what it is still running, two seconds later."""
+    # A full pool of greenlets blocks the consumer.
+    concurrency = 6 if pool == "gevent" else 2
+    worker = start(pool, concurrency, CONF_worker_prefetch_multiplier="2").ready()
+    results = [send(app, "hold", str(tmp_path / "go")) for _ in range(4)]
+    worker.wait_line(">> .* started", {"solo": 1, "gevent": 4}.get(pool, 2))
+    # The loop of solo does not go round while a task runs: nothing connects again.
+    for _ in range(1 if pool == "solo" else 20):
+        wait_until(lambda: kill_connections(redis_db), "it did not connect again")
+    (tmp_path / "go").touch()
+    ids = [result.id for result in results]
+    assert sorted(result.get(timeout=TIMEOUT) for result in results) == sorted(ids)
+    worker.term()
+    assert worker.wait() == 0
+    for task_id in ids:
+        assert worker.count(f">> .* started {task_id}") == 1
+        assert worker.count(f">> .* ended {task_id}") == 1
+    assert redis_db.client.llen("celery") == 0
+    assert not redis_db.client.keys("graceful:claims:*")
+
+
+def test_a_message_for_a_frozen_worker_that_is_killed(start, app, redis_db):
+    """Plain Celery: Redis hands it to the frozen one, and then it is in no key any more."""
+    worker = start().ready()
+    assert send(app, "hold", 0).get(timeout=TIMEOUT)
+    os.killpg(worker.pid, signal.SIGSTOP)
+    result = send(app, "hold", 0)
+    kill_whole(worker)
+    start()
+    assert result.get(timeout=TIMEOUT) == result.id
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_chord_on_a_worker_that_is_killed_whole(pool, start, app, tmp_path):
+    """Plain Celery: pending for ever."""
+    worker = start(pool, concurrency=3).ready()
+    header = [app.signature("hold", [str(tmp_path / "go")]) for _ in range(3)]
+    body = chord(header, app=app)(app.signature("total"))
+    worker.wait_line(">> .* started", 3)
+    other = start(pool, concurrency=3).ready()
+    kill_whole(worker)
+    killed_at = time.monotonic()
+    other.wait_line(">> .* started", 3)
+    took = time.monotonic() - killed_at
+    (tmp_path / "go").touch()
+    assert body.get(timeout=TIMEOUT) == 3
+    assert other.count(">> .* total 3") == 1
+    assert took < 5 * 3
+
+
+@pytest.mark.parametrize("task", ["hold", "hold_plain"])
+def test_longer_than_the_visibility_timeout(task, start, app, redis_db):
+    """A task, and an ETA, of many times the visibility timeout run once."""
+    options = {"CONF_broker_transport_options": repr({"visibility_timeout": 1})}
+    workers = [start(**options).ready() for _ in range(2)]
+    results = [send(app, task, 6), send(app, task, 0, countdown=6)]
+    for result in results:
+        assert result.get(timeout=TIMEOUT) == result.id
+        assert sum(w.count(f">> .* started {result.id}") for w in workers) == 1
+    assert redis_db.client.llen("celery") == 0

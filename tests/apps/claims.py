@@ -1,0 +1,44 @@
+"""Tasks that tell when they start and end, for workers that are cut off, frozen or killed."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from celery import Task
+
+from celery_graceful import Graceful, GracefulTask
+from tests.apps import make_app, say
+
+app = make_app("claims")
+if "PLAIN" not in os.environ:
+    Graceful(app)
+app.conf.task_acks_late = True
+
+
+def _hold(self, seconds):
+    """Work for so many seconds, or until the file of that name is there."""
+    say("started", self.request.id, os.getpid())
+    if isinstance(seconds, str):
+        while not os.path.exists(seconds):
+            time.sleep(0.02)
+    else:
+        time.sleep(seconds)
+    say("ended", self.request.id)
+    return self.request.id
+
+
+@app.task(base=GracefulTask, bind=True, name="hold")
+def hold(self, seconds):
+    return _hold(self, seconds)
+
+
+@app.task(base=Task, bind=True, name="hold_plain", acks_late=True)
+def hold_plain(self, seconds):
+    return _hold(self, seconds)
+
+
+@app.task(base=GracefulTask, name="total")
+def total(results):
+    say("total", len(results))
+    return len(results)
