@@ -12,7 +12,11 @@ from celery_graceful import Graceful, native
 from tests.apps import make_app, say
 
 #: 3 s from a kill to running again.
-TUNED = {"graceful_lease_ttl": 2.0}
+TUNED = {
+    "graceful_lease_ttl": 2.0,
+    "graceful_heartbeat_interval": 0.5,
+    "graceful_rescue_interval": 0.5,
+}
 
 app = make_app("chaos")
 app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True, task_ignore_result=True)

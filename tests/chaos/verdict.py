@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 __all__ = ["Blow", "Run", "Verdict", "judge", "read"]
@@ -118,7 +119,7 @@ def judge(
             verdict.stuck.append(task_id)
         else:
             verdict.lost.append(task_id)
-        for run, again in zip(runs, runs[1:], strict=False):
+        for run, again in pairwise(runs):
             _judge_again(verdict, run, again, blows)
     return verdict
 
