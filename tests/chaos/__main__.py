@@ -29,7 +29,7 @@ SHORT, LONG = 5000, 200
 WHOLE = 1000
 
 #: Chances that something else happens with a kill.
-CUT, PAUSE, RESTART = 0.10, 0.05, 0.04
+CUT, PAUSE, RESTART = 0.10, 0.08, 0.06
 
 #: Seconds without any progress after which what is open stays open.
 PATIENCE = 20.0
@@ -72,6 +72,8 @@ class Chaos:
                 self._settle()
             finally:
                 fleet.stop(self.folder)
+            lines = [f"{blow}\n" for blow in self.blows]
+            (self.folder / "blows").write_text("".join(lines))
             return judge(self.sent, self.journal, self.blows, self._quarantined(), self._held())
 
     def _havoc(self, fleet: Fleet, seconds: list[float]) -> None:
@@ -207,6 +209,8 @@ def _print(chaos: Chaos, verdict: Verdict, seconds: float) -> None:
         f"{verdict.died_after:19} {len(verdict.faults):7} | {seconds:7.0f}",
         flush=True,
     )
+    if chaos.plain:
+        return
     for fault in verdict.faults[:5] + verdict.lost[:5] + verdict.stuck[:5]:
         print(f"  {fault}")
 

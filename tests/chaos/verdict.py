@@ -16,6 +16,10 @@ __all__ = ["Blow", "Run", "Verdict", "judge", "read"]
 #: Seconds after the end of a task in which its acknowledgement may be on its way.
 ON_ITS_WAY = 1.0
 
+#: The same, after the connection was lost. Celery waits 2 s, then 4 s, before it connects again,
+#: and reads nothing meanwhile: what a child of prefork has done is not known to the worker.
+RECONNECTED = 5.0
+
 
 @dataclass
 class Run:
@@ -137,7 +141,7 @@ def _judge_again(verdict: Verdict, run: Run, again: Run, blows: list[Blow]) -> N
         until = run.end + ON_ITS_WAY
         for blow in blows:
             if not blow.worker and blow.start <= until and blow.end >= run.end - ON_ITS_WAY:
-                until = max(until, blow.end + ON_ITS_WAY)
+                until = max(until, blow.end + RECONNECTED)
         if any(blow.struck(run) and run.end <= blow.end <= until for blow in blows):
             verdict.died_after += 1
             return
