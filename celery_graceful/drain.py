@@ -67,6 +67,7 @@ class Drain:
         self.ledger.on_change = self.quiesce.on_change
         self.ledger.requeue.fetching = self.loop.fetching
         self.ledger.requeue.queue_of = self.loop.queue_of
+        self.ledger.connected = lambda: self.loop.alive
         self.ledger.process = worker._process_task
         self.ledger.inquest.ring_loop = self.loop.ring
         self.ledger.inquest.in_process = self.adapter.in_process

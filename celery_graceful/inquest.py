@@ -66,6 +66,10 @@ class Inquest:
         if self.starts is not None:
             self.starts.run()
 
+    def tell_soon(self) -> None:
+        """Somebody went to quarantine. From any thread, that of a rescuer for instance."""
+        self._decide(lambda: self._open(self._tell))
+
     # -- asked by the loop -----------------------------------------------------------
 
     def child_died(self, request: GracefulRequest, then: Callable[[bool], None]) -> bool:
@@ -212,7 +216,7 @@ class Inquest:
         if claim is None:
             kept = Kept.of_message(request.message, **rest)
             return condemn(self.store, self.settings, kept, deaths)
-        claimed = self.store.command("HGET", f"graceful:claims:{claim[0]}", claim[1])
+        claimed = self.store.execute("HGET", [f"graceful:claims:{claim[0]}"], [claim[1]])
         if claimed is None:
             return False  # it is somebody else's already
         key, _, raw = claimed.partition("\0")

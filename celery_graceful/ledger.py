@@ -78,6 +78,8 @@ class Ledger:
         self.on_change: Callable[[], None] = lambda: None
         #: Hands a request to the pool; set by the drain.
         self.process: Callable[[GracefulRequest], None] = lambda request: None
+        #: Whether the loop goes round; set by the drain.
+        self.connected: Callable[[], bool] = lambda: True
         self.copies = Copies(self)
 
     def start_counting(self) -> None:

@@ -43,7 +43,9 @@ class Membership:
         app = drain.worker.app
         self.rescuer: Rescuer | None = None
         if claims is not None:
-            self.rescuer = Rescuer(claims, drain.settings, partial(judge, app))
+            self.rescuer = Rescuer(
+                claims, drain.settings, partial(judge, app, tell=drain.ledger.inquest.tell_soon)
+            )
         self.lease = Lease(
             store,
             drain.settings,

@@ -11,7 +11,8 @@ says what is still to be told, so a process that dies in between costs nobody th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from billiard.einfo import ExceptionInfo
@@ -23,6 +24,7 @@ from kombu.serialization import prepare_accept_content
 
 from celery_graceful import signals
 from celery_graceful.exceptions import PoisonedTask
+from celery_graceful.log_thread import log
 from celery_graceful.quarantine import QUARANTINE, UNTOLD, Kept, put
 from celery_graceful.requeue import bounded_connection
 from celery_graceful.settings import Settings
@@ -56,7 +58,12 @@ class DeadClaim(NamedTuple):
     message: str
 
 
-def judge(app: Any, worker: str, running: Sequence[DeadClaim]) -> set[str]:
+def judge(
+    app: Any,
+    worker: str,
+    running: Sequence[DeadClaim],
+    tell: Callable[[], None] | None = None,
+) -> set[str]:
     """Count what a dead worker was running; what has died too often goes to quarantine.
 
     Safe to repeat, and to be done by two at once: a death is counted once, and whether the
@@ -66,6 +73,8 @@ def judge(app: Any, worker: str, running: Sequence[DeadClaim]) -> set[str]:
         app: The Celery app.
         worker: Id of the dead worker.
         running: Its claims that ran. Those in quarantine are no claims any more.
+        tell: Sees to it that ``tell_untold`` is called, where this thread must not: signal
+            handlers and result backends belong to the hub of a green pool.
 
     Returns:
         The numbers of the claims that went to quarantine.
@@ -81,7 +90,7 @@ def judge(app: Any, worker: str, running: Sequence[DeadClaim]) -> set[str]:
         try:
             kept = Kept.of_claim(claim.list, claim.message, why="", deaths=0, worker=worker)
         except Exception as exc:  # no task: goes back as it is
-            logger.warning("A message of %s cannot be read: %r", worker, exc)
+            log(logger, logging.WARNING, "A message of %s cannot be read: %r", worker, exc)
         else:
             claims.append((claim.number, kept))
     taken = set()
@@ -95,7 +104,7 @@ def judge(app: Any, worker: str, running: Sequence[DeadClaim]) -> set[str]:
             ):
                 taken.add(number)
     if taken:
-        tell_untold(app)
+        tell() if tell is not None else tell_untold(app)
     return taken
 
 
@@ -153,7 +162,7 @@ def condemn(
     kept = Kept(**{**vars(kept), "why": why, "deaths": deaths})
     if not put(store, kept, claim):
         return False
-    logger.error("Task %s[%s] goes to quarantine: %s", kept.task, kept.id, why)
+    log(logger, logging.ERROR, "Task %s[%s] goes to quarantine: %s", kept.task, kept.id, why)
     return True
 
 
@@ -186,7 +195,7 @@ def tell_untold(app: Any) -> None:
                     exc_info=True,
                 )
             else:
-                store.command("ZREM", UNTOLD, kept.id)
+                store.execute("ZREM", [UNTOLD], [kept.id])
         if len(texts) < TOLD_AT_ONCE:
             return
 

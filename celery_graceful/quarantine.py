@@ -154,7 +154,7 @@ def entries(store: Store) -> Iterator[Kept]:
     """
     cursor = "0"
     while True:
-        cursor, found = store.command("HSCAN", QUARANTINE, cursor, "COUNT", 100, insist=True)
+        cursor, found = store.execute("HSCAN", [QUARANTINE], [cursor, "COUNT", 100], insist=True)
         for text in found.values() if isinstance(found, dict) else found[1::2]:
             yield Kept.from_json(text)
         if str(cursor) == "0":
@@ -167,7 +167,7 @@ def find(store: Store, task_id: str) -> Kept | None:
     Raises:
         StoreAway: The store does not answer.
     """
-    text = store.command("HGET", QUARANTINE, task_id, insist=True)
+    text = store.execute("HGET", [QUARANTINE], [task_id], insist=True)
     return None if text is None else Kept.from_json(text)
 
 

@@ -139,17 +139,6 @@ class Store:
         names = [self.prefix + key for key in keys]
         return self._ask(lambda c: c.execute_command(command, *names, *args), timeout, insist)
 
-    def command(
-        self,
-        name: str,
-        key: str,
-        *args: Any,
-        timeout: float = COMMAND_TIMEOUT,
-        insist: bool = False,
-    ) -> Any:
-        """As ``execute``, for one key."""
-        return self.execute(name, [key], args, timeout=timeout, insist=insist)
-
     def _ask(self, call: Callable[[Any], Any], timeout: float, insist: bool) -> Any:
         if self._away_since is not None and not insist and time.monotonic() < self._ask_again_at:
             raise StoreAway(f"{self.source} was away a moment ago")

@@ -125,6 +125,7 @@ def test_a_chord_on_a_worker_that_is_killed_whole(pool, start, app, tmp_path):
     took = time.monotonic() - killed_at
     (tmp_path / "go").touch()
     assert body.get(timeout=TIMEOUT) == 3
+    other.wait_line(">> .* total 3")
     assert other.count(">> .* total 3") == 1
     assert took < 5 * 3
 
