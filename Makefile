@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 USE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev$(CELERY)
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint chaos bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ test: $(DEV)  ## run the tests; PYTEST_ARGS="-n 0 tests/unit" replaces pytest's 
 lint: $(DEV)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+chaos: $(DEV)  ## kill -9 at random, with and without celery_graceful; CHAOS_KILLS=50 takes 3 minutes
+	@scripts/ensure-servers || test "$$CI" != true
+	$(BIN)/python -m tests.chaos
 
 bench: $(DEV)  ## run the benchmarks, side by side with plain Celery
 	@scripts/ensure-servers || true

@@ -4,6 +4,7 @@ from celery_graceful.cleanup import ExitHandle
 from celery_graceful.exceptions import (
     CheckpointError,
     Interrupted,
+    PoisonedTask,
     SettingsError,
     ShutdownTimeLimit,
     TooManyInterruptions,
@@ -37,6 +38,7 @@ __all__ = [
     "Interrupted",
     "Monitor",
     "Phase",
+    "PoisonedTask",
     "Resource",
     "SettingsError",
     "ShutdownTimeLimit",

@@ -5,23 +5,43 @@ from __future__ import annotations
 from typing import Any
 
 from celery.app.amqp import AMQP
-from kombu.connection import Connection as PlainConnection
+from kombu import connection as kombu_connection
 from kombu.utils.objects import cached_property
 
 __all__ = ["Connection", "GracefulAMQP"]
 
 
-class Connection(PlainConnection):
-    """A connection that claims what it takes from Redis."""
+class _OurTransport:
+    """Mixed into kombu's connections."""
 
     def get_transport_cls(self) -> Any:
         """Our transport in the place of kombu's for Redis, every other one as it is."""
-        transport = super().get_transport_cls()
+        transport = super().get_transport_cls()  # type: ignore[misc]
         if transport.__module__ == "kombu.transport.redis":
             from celery_graceful import transport as ours
 
             return getattr(ours, transport.__name__, transport)
         return transport
+
+
+class Connection(_OurTransport, kombu_connection.Connection):
+    """A connection that claims what it takes from Redis."""
+
+    def Pool(self, limit: int | None = None, **kwargs: Any) -> Any:
+        """A pool of connections like this one."""
+        return ConnectionPool(self, limit, **kwargs)
+
+
+class ConnectionPool(kombu_connection.ConnectionPool):
+    """Since kombu 5.7 the connections of a pool have a class of their own."""
+
+    def new(self) -> Any:
+        """One more."""
+        pooled = getattr(kombu_connection, "PooledConnection", None)
+        if pooled is None:
+            return super().new()
+        ours = type("PooledConnection", (_OurTransport, pooled), {})
+        return ours(self, **dict(self.connection._info(resolve=False)))
 
 
 class GracefulAMQP(AMQP):
@@ -32,4 +52,4 @@ class GracefulAMQP(AMQP):
         """Class of the app's connections."""
         if self.app.conf.get("graceful_reliable_fetch", True):
             return Connection
-        return PlainConnection
+        return kombu_connection.Connection

@@ -95,7 +95,10 @@ class WorkerStep(bootsteps.StartStopStep):
         silence_sentry()
 
     def stop(self, worker: Any) -> None:
-        worker.graceful.ledger.forget.flush(timeout=1.0)
+        ledger = worker.graceful.ledger
+        ledger.forget.flush(timeout=1.0)
+        if ledger.inquest.starts is not None:
+            ledger.inquest.starts.flush()
         if time_limit.reachable():  # else it is embedded, and the process goes on
             if getattr(worker, "beat", None):
                 worker.beat.join(cleanup.time_left() / 2)

@@ -223,7 +223,7 @@ class Checkpoint:
                 except StoreAway as exc:
                     if not self._may_resume:
                         break
-                    if time.monotonic() > end or phase.flag[0]:
+                    if time.monotonic() > end or current_interrupt() is not None:
                         waiting = Interrupt(InterruptReason.STORE_AWAY, math.inf)
                         raise Interrupted(current_interrupt() or waiting) from exc
                     time.sleep(LOAD_PAUSE)

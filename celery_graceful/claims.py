@@ -66,7 +66,8 @@ class Claims:
         self._under_way: dict[str, list[int]] = {}
         self._orphans: list[tuple[str, int]] = []
         self._bell, self._settled = native.Doorbell(), native.Doorbell()
-        self._awake = self._hurry = self._started = False
+        self._awake = self._hurry = self._started = self._ended = False
+        self._gone = native.Doorbell()
 
     def key(self, worker: str) -> str:
         """The hash of a worker's claims, without the key prefix."""
@@ -118,6 +119,13 @@ class Claims:
         self._settled.wait(seconds)
         return not any(self._done.values())
 
+    def end(self, seconds: float) -> None:
+        """End the thread; wait for that for up to ``seconds``."""
+        self._ended = True
+        if self._started:
+            self._bell.ring()
+            self._gone.wait(seconds)
+
     def _wake(self) -> None:
         if not self._started:
             self._started = True
@@ -125,22 +133,20 @@ class Claims:
         self._bell.ring()
 
     def _send(self) -> None:
-        pause = GATHER
-        while True:
+        while not self._ended:
             if not self._hurry:
                 if not self._awake:
                     self._bell.wait(None)
-                native.pause(pause)
-            pause = GATHER
+                native.pause(GATHER)
             try:
                 self._send_done()
                 self._send_orphans()
             except StoreAway:
-                pause = RETRY
+                self._bell.wait(RETRY)
                 continue
             except Exception:  # it must not end: nobody else sends them
                 log(logger, logging.CRITICAL, "Could not acknowledge: %s", traceback.format_exc())
-                pause = RETRY
+                self._bell.wait(RETRY)
                 continue
             with self._lock:
                 self._awake = bool(self._orphans) or any(self._done.values())
@@ -148,6 +154,7 @@ class Claims:
                     self._hurry = False
             if not self._awake:
                 self._settled.ring()
+        self._gone.ring()
 
     def _send_done(self) -> None:
         with self._lock:

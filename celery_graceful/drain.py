@@ -21,6 +21,7 @@ from celery_graceful import claims, log_thread, native, phase, signals
 from celery_graceful.amqp import Connection
 from celery_graceful.claims import Claims
 from celery_graceful.grace_period import Deadlines
+from celery_graceful.ledger import Ledger
 from celery_graceful.log_thread import LogThread
 from celery_graceful.loop import Loop
 from celery_graceful.membership import Membership
@@ -30,10 +31,9 @@ from celery_graceful.phase import Board, InterruptReason, Phase
 from celery_graceful.pools import adapter_for
 from celery_graceful.quiesce import Quiesce
 from celery_graceful.report import report
-from celery_graceful.request import Ledger
 from celery_graceful.requeue import Requeue
 from celery_graceful.settings import Settings
-from celery_graceful.store import broker_store
+from celery_graceful.store import broker_store, find_workers_store
 from celery_graceful.watch import HARD, QUIET, STOP, STOPPED, Watch
 
 __all__ = ["Drain"]
@@ -70,6 +70,11 @@ class Drain:
         self.heartbeats = Heartbeats(self.ledger.check_ins, monitors_of(worker.app).heartbeat)
         self.ledger.on_check_in = self.heartbeats.begin
         self.ledger.requeue.fetching = self.loop.fetching
+        self.ledger.requeue.queue_of = self.loop.queue_of
+        self.ledger.connected = lambda: self.loop.alive
+        self.ledger.process = worker._process_task
+        self.ledger.inquest.ring_loop = self.loop.ring
+        self.ledger.inquest.in_process = self.adapter.in_process
         self.adapter.ring_loop = self.loop.ring
         self.adapter.read_pending = self.loop.read_pending
         self.asked_by = ""
@@ -86,18 +91,20 @@ class Drain:
         if not self.embedded:
             self.watch.hear_all_signals()
         self.watch.start()
+        self.ledger.inquest.start()
 
     def _claim(self) -> None:
-        """From now on what is fetched from Redis is claimed."""
+        """Take a lease. From now on what is fetched from Redis is claimed."""
         app = self.worker.app
         store = broker_store(app) if self.settings.reliable_fetch else None
-        if store is None or not isinstance(app.connection_for_read(), Connection):
-            return
-        claims.current = Claims(store)
-        # Over a lost connection, what the pool was handed stays with the pool.
-        self.adapter.keep_jobs()
-        self.membership = Membership(self, claims.current)
-        self.membership.start()
+        if store is not None and isinstance(app.connection_for_read(), Connection):
+            claims.current = Claims(store)
+            # Over a lost connection, what the pool was handed stays with the pool.
+            self.adapter.keep_jobs()
+        known = store or find_workers_store(app)
+        if known is not None:
+            self.membership = Membership(self, known, claims.current)
+            self.membership.start()
 
     @property
     def stopping(self) -> bool:

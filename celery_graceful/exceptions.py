@@ -11,6 +11,7 @@
         │   └── ShutdownTimeLimit        the soft deadline of a stopping worker has passed
         ├── celery.exceptions.TaskError
         │   ├── CheckpointError          what a task wants to save, or go on from, is unfit for it
+        │   ├── PoisonedTask             its process died too often, the task is in quarantine
         │   └── TooManyInterruptions     ``max_interruptions`` was passed, the task has failed
         └── celery.exceptions.ImproperlyConfigured
             └── SettingsError            a ``graceful_*`` setting cannot be used
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckpointError",
     "Interrupted",
+    "PoisonedTask",
     "SettingsError",
     "ShutdownTimeLimit",
     "TaskInterrupted",
@@ -97,6 +99,24 @@ class CheckpointError(TaskError):
 
     The message names the value, its type and the mend.
     """
+
+
+class PoisonedTask(TaskError):
+    """The process that ran a task died each time, so the task is not run again.
+
+    Its message is kept in quarantine: ``celery graceful quarantine list``.
+
+    Args:
+        message: For people; it comes first, as it is all that some result backends show.
+        deaths: How often its process died within ``graceful_poison_window``.
+    """
+
+    def __init__(self, message: str, deaths: int) -> None:
+        super().__init__(message, deaths)
+        self.deaths = deaths
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class TooManyInterruptions(TaskError):

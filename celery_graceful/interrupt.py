@@ -37,6 +37,9 @@ __all__ = [
 
 logger = get_logger(__name__)
 
+#: Seconds between two looks while the bell rings for others.
+LOST_PAUSE = 0.05
+
 #: A hook or callback that takes longer than this many seconds is named in the log.
 SLOW_AFTER = 1.0
 
@@ -69,15 +72,20 @@ class Interrupt:
 
 def interrupted() -> bool:
     """Whether the running task has to stop. A memory read."""
-    return bool(phase.flag[0])
+    return bool(phase.flag[0]) and current_interrupt() is not None
 
 
 def current_interrupt() -> Interrupt | None:
     """The interrupt that is on, or ``None``."""
     board = phase.board
-    if board is None or not board.interrupted:
+    if board is None:
         return None
-    return Interrupt(board.reason, board.hard_at)
+    if board.interrupted:
+        return Interrupt(board.reason, board.hard_at)
+    run = current()
+    if run is not None and run.has_lost_claim:
+        return Interrupt(InterruptReason.LEASE_LOST, math.inf)
+    return None
 
 
 class _Interruptible(AbstractContextManager[None]):
@@ -159,7 +167,7 @@ def wait_for_interrupt(timeout: float | None = None) -> bool:
     Returns:
         Whether an interrupt is on. Does not raise ``Interrupted``.
     """
-    if phase.flag[0]:
+    if interrupted():
         return True
     if phase.board is None:
         if timeout is None:
@@ -170,7 +178,7 @@ def wait_for_interrupt(timeout: float | None = None) -> bool:
         time.sleep(timeout)
         return False
     _wait_bell(timeout, until_interrupt=True)
-    return bool(phase.flag[0])
+    return interrupted()
 
 
 # -- the bell of this process ------------------------------------------------------
@@ -212,11 +220,14 @@ def _wait_bell(timeout: float | None, *, until_interrupt: bool) -> None:
         with selectors.DefaultSelector() as selector:
             selector.register(fd, selectors.EVENT_READ)
             end = None if timeout is None else time.monotonic() + timeout
-            while not phase.flag[0]:
+            while not interrupted():
                 left = None if end is None else end - time.monotonic()
                 if left is not None and left <= 0:
                     return
-                selector.select(left)
+                if phase.flag[0]:  # it rang for others, whose claims were lost
+                    time.sleep(LOST_PAUSE if left is None else min(left, LOST_PAUSE))
+                elif selector.select(left) and not phase.flag[0]:
+                    _get_bell().take()  # they are gone
     finally:
         os.close(fd)
 

@@ -10,6 +10,8 @@ the key prefix of the connection:
     Set of the workers that have registered and were not taken for dead: who may claim.
 ``graceful:fallen``
     Set of those who were; their claims are being rescued.
+``graceful:worker:<worker>``
+    What has to stay known of a worker until then, as JSON: how many tasks it ran at once.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from celery_graceful.log_thread import log
 from celery_graceful.settings import Settings
 from celery_graceful.store import Store, StoreAway
 
-__all__ = ["FALLEN", "WORKERS", "Lease", "lease_key"]
+__all__ = ["FALLEN", "WORKERS", "Lease", "about_key", "lease_key"]
 
 logger = get_logger(__name__)
 
@@ -43,6 +45,11 @@ AGAIN = 0.2
 def lease_key(worker: str) -> str:
     """Key of a worker's lease."""
     return f"graceful:lease:{worker}"
+
+
+def about_key(worker: str) -> str:
+    """Key of what stays known of a worker."""
+    return f"graceful:worker:{worker}"
 
 
 class Lease:
@@ -73,6 +80,8 @@ class Lease:
         self.settings = settings
         self.node = node
         self.held_until = 0.0
+        #: What has to stay known of the worker when its lease has run out.
+        self.about: dict[str, Any] = {}
         self._heartbeat, self._on_lost, self._on_held = heartbeat, on_lost, on_held
         self._bell, self._left = native.Doorbell(), native.Doorbell()
         self._leaving = self._registered = False
@@ -135,7 +144,8 @@ class Lease:
                 return True
         first = 0 if self._registered else 1
         keys = [WORKERS, lease_key(worker)]
-        args = [worker, beat, ttl, first]
+        keys.append(about_key(worker))
+        args = [worker, beat, ttl, first, json.dumps(self.about)]
         known = self.store.run("register", keys, args, timeout=timeout, insist=True)
         self._registered = bool(known)
         return self._registered
@@ -155,7 +165,7 @@ class Lease:
 
     def _leave(self) -> None:
         worker = self.identity.worker
-        keys = [WORKERS, lease_key(worker), FALLEN, f"graceful:claims:{worker}"]
+        keys = [WORKERS, lease_key(worker), FALLEN, f"graceful:claims:{worker}", about_key(worker)]
         try:
             self.store.run("leave", keys, [worker], insist=True)
         except StoreAway:

@@ -7,6 +7,7 @@ a lock that a stuck task holds, would cost the drain its deadlines.
 from __future__ import annotations
 
 import logging
+import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -80,6 +81,15 @@ class LogThread:
 
 #: Of the worker that this process is the main process of.
 current: LogThread | None = None
+
+
+def _after_fork() -> None:
+    """A pool's child has no log thread, and logs by itself."""
+    global current
+    current = None
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def log(logger: logging.Logger, level: int, message: str, *args: Any) -> None:

@@ -34,6 +34,7 @@ class Loop:
         self._green = bool(getattr(worker.pool_cls, "is_green", False))
         self._main: Any = None
         self._draining_events = False
+        self._queues: dict[str, str] = {}
 
     def ring(self) -> None:
         """Make the loop call ``on_ring`` soon. From any thread, or a signal handler."""
@@ -107,6 +108,7 @@ class Loop:
             return
         # A consumer that reconnects consumes again, unless there is nothing to consume from.
         tasks.consume = lambda *_, **__: None
+        self.queue_of("")  # asked for when the tags are gone
         tags = list(tasks._active_tags.values())
         tasks._active_tags.clear()
         if _is_amqp(consumer.connection):
@@ -120,6 +122,13 @@ class Loop:
         for tag in tags:
             tasks.channel.basic_cancel(tag)
         callbacks.update(kept)
+
+    def queue_of(self, tag: Any) -> str | None:
+        """The name of the queue that a consumer tag of ours stands for."""
+        tasks = getattr(self.worker.consumer, "task_consumer", None)
+        for queue, active in dict(getattr(tasks, "_active_tags", None) or {}).items():
+            self._queues[active] = queue
+        return self._queues.get(tag)
 
     def fetching(self) -> bool:
         """Whether a fetch from Redis (BRPOP, for up to a second) is under way."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import socket
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery_graceful import cleanup
 from celery_graceful.claimant import Claimant
 from celery_graceful.claims import Claims
 from celery_graceful.lease import Lease
+from celery_graceful.poison import judge
 from celery_graceful.rescue import Rescuer
+from celery_graceful.store import Store
 
 if TYPE_CHECKING:
     from celery_graceful.drain import Drain
@@ -30,33 +33,52 @@ class Membership:
 
     Args:
         drain: The worker's drain.
-        claims: What it claims.
+        store: Where the workers are known.
+        claims: What it claims, on Redis.
     """
 
-    def __init__(self, drain: Drain, claims: Claims) -> None:
+    def __init__(self, drain: Drain, store: Store, claims: Claims | None) -> None:
         self.drain = drain
         self.claims = claims
-        self.rescuer = Rescuer(claims, drain.settings)
+        app = drain.worker.app
+        self.rescuer: Rescuer | None = None
+        if claims is not None:
+            self.rescuer = Rescuer(
+                claims, drain.settings, partial(judge, app, tell=drain.ledger.inquest.tell_soon)
+            )
         self.lease = Lease(
-            claims.store,
+            store,
             drain.settings,
             drain.worker.hostname,
             heartbeat=self._heartbeat,
             on_lost=self._on_lost,
             on_held=self._on_held,
         )
+        self.lease.about["concurrency"] = drain.worker.concurrency
+        self._took_name()
+        #: Identities that were lost, and that the loop has not heard of yet.
+        self._lost: list[str] = []
         self._began = time.time()
 
     def start(self) -> None:
         """Register, and look after the others."""
         self.lease.start()
-        self.rescuer.start()
+        if self.rescuer is not None:
+            self.rescuer.start()
+
+    def _took_name(self) -> None:
+        self.drain.ledger.inquest.worker = self.lease.identity.worker
 
     def leave(self) -> None:
         """The last thing that a worker does."""
         left = max(0.2, cleanup.time_left() / 2)
-        self.rescuer.end()
-        self.claims.give_all_back(self.lease.identity.worker, min(LAST_ACKS, left))
+        if self.claims is not None and self.lease.held_until:  # else it has claimed nothing
+            self.claims.give_all_back(self.lease.identity.worker, min(LAST_ACKS, left))
+        # A thread that still talks while the interpreter ends can take gevent down.
+        if self.rescuer is not None:
+            self.rescuer.end(min(LEAVE, left))
+        if self.claims is not None:
+            self.claims.end(min(LEAVE, left))
         self.lease.leave(min(LEAVE, left))
 
     def _heartbeat(self) -> dict[str, Any]:
@@ -77,7 +99,23 @@ class Membership:
         }
 
     def _on_held(self, until: float) -> None:
-        pass
+        # Well inside: who looks needs time to act on it.
+        board = self.drain.board
+        board.hold_lease(until - self.drain.settings.lease_ttl / 3, self.lease.identity.worker)
+        if board.has_lost and not self._lost and not self.drain.ledger.runs_lost:
+            board.forget_lost()
 
     def _on_lost(self, old: Claimant) -> None:
-        pass
+        self._took_name()
+        # Nothing is surely held under the new identity yet.
+        self.drain.board.hold_lease(time.monotonic(), self.lease.identity.worker)
+        self._lost.append(old.worker)
+        self.drain.board.lose_lease()
+        self.drain.adapter.notify()
+        self.drain.loop.ring()
+
+    def on_loop(self) -> None:
+        """Let go of what was lost; in the loop."""
+        while self._lost:
+            self.drain.ledger.lose(self._lost[0])
+            del self._lost[0]

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 __all__ = [
     "Doorbell",
+    "ForkGate",
     "Lock",
     "in_main_thread",
     "is_gevent",
@@ -132,6 +133,50 @@ class Doorbell:
             return cast(bytes, self._read(self.read_fd, 4096))
         except BlockingIOError:
             return b""
+
+
+class ForkGate:
+    """Keeps forks away from what threads are in the middle of.
+
+    A child that is forked while a thread of its parent holds a lock, that of a connection pool or
+    of an import, finds that lock held for ever.
+    """
+
+    #: Seconds that a fork waits at most.
+    PATIENCE = 1.0
+
+    def __init__(self) -> None:
+        self._reset()
+        os.register_at_fork(before=self._close, after_in_parent=self._open)
+        os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
+        self._lock = Lock()
+        self._inside = 0
+        self._closed = False
+
+    def __enter__(self) -> None:
+        while True:
+            with self._lock:
+                if not self._closed:
+                    self._inside += 1
+                    return
+            pause(0.001)
+
+    def __exit__(self, *exc_info: object) -> None:
+        with self._lock:
+            self._inside -= 1
+
+    def _close(self) -> None:
+        with self._lock:
+            self._closed = True
+        for _ in range(int(self.PATIENCE * 1000)):
+            if not self._inside:
+                return
+            pause(0.001)
+
+    def _open(self) -> None:
+        self._closed = False
 
 
 def bounded(call: Callable[[], None], seconds: float) -> bool:

@@ -8,6 +8,7 @@ a memory access, so a task can ask as often as it likes; waiting is done on a pi
 from __future__ import annotations
 
 import enum
+import math
 import mmap
 import os
 import struct
@@ -25,10 +26,13 @@ BOARD_ENV = "CELERY_GRACEFUL_BOARD"
 
 _PAGE = 4096
 _FLAG, _PHASE, _REASON = 0, 1, 2
+_STOPPING, _LOST = 1, 2
 _TIMES = struct.Struct("=ddddd")  # requested, soft, hard, end of grace, last resort
 _TIMES_AT = 8
+_LEASE = struct.Struct("=dLL")  # surely held until, identity; spare
+_LEASE_AT = _TIMES_AT + _TIMES.size
 _TARGET = struct.Struct("=Q")
-_TARGETS_AT = 64
+_TARGETS_AT = 128
 _TARGETS = (_PAGE - _TARGETS_AT) // _TARGET.size
 _MARKS_AT, _MARKS = _PAGE, _PAGE
 _SIZE = _MARKS_AT + _MARKS
@@ -105,8 +109,38 @@ class Board:
 
     @property
     def interrupted(self) -> bool:
-        """Whether running tasks have to stop."""
-        return bool(self.memory[_FLAG])
+        """Whether all running tasks have to stop."""
+        return bool(self.memory[_FLAG] & _STOPPING)
+
+    # -- the lease -------------------------------------------------------------------
+
+    @property
+    def sure_until(self) -> float:
+        """Until when claims are surely held, on the monotonic clock."""
+        until = float(_LEASE.unpack_from(self.memory, _LEASE_AT)[0])
+        return until or math.inf
+
+    def hold_lease(self, until: float, worker: str) -> None:
+        """The lease of ``worker`` is surely held until that moment."""
+        _LEASE.pack_into(self.memory, _LEASE_AT, until, zlib.crc32(worker.encode()), 0)
+
+    def lose_lease(self) -> None:
+        """Tasks of claims of another identity have to stop, until ``forget_lost``."""
+        self.memory[_FLAG] |= _LOST
+
+    def forget_lost(self) -> None:
+        """The last of them has ended."""
+        self.memory[_FLAG] &= ~_LOST
+
+    @property
+    def has_lost(self) -> bool:
+        """Whether tasks run whose claims were lost."""
+        return bool(self.memory[_FLAG] & _LOST)
+
+    def is_lost(self, worker: str) -> bool:
+        """Whether claims of that identity were lost."""
+        known = int(_LEASE.unpack_from(self.memory, _LEASE_AT)[1])
+        return bool(known) and known != zlib.crc32(worker.encode())
 
     @property
     def phase(self) -> Phase:
@@ -135,7 +169,7 @@ class Board:
         self.memory[_REASON] = _REASONS.index(reason)
         if self.phase < Phase.QUIET:
             self.phase = Phase.QUIET
-        self.memory[_FLAG] = 1  # last: whoever sees it finds the rest in place
+        self.memory[_FLAG] |= _STOPPING  # last: whoever sees it finds the rest in place
 
     def _time(self, index: int) -> float:
         return float(_TIMES.unpack_from(self.memory, _TIMES_AT)[index])
@@ -207,7 +241,8 @@ def _mark(task_id: str) -> int:
 #: This process's board; ``None`` outside of a worker.
 board: Board | None = None
 
-#: ``flag[0]`` is true when running tasks have to stop. Outside of a worker it never is.
+#: ``flag[0]`` is true when running tasks have to stop: all, or those whose claims were lost.
+#: Outside of a worker it never is.
 flag: Any = b"\0"
 
 

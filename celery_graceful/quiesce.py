@@ -50,8 +50,11 @@ class Quiesce:
 
     def on_loop(self) -> None:
         """Somebody rang. In the loop."""
+        if self.drain.membership is not None:
+            self.drain.membership.on_loop()
         self.drain.adapter.on_loop()
         self.drain.log.write_pending()
+        self.ledger.inquest.on_loop()
         if self.drain.quiet:
             self.fetch_no_more()
         if self.ledger.requeue.deferred:
@@ -94,7 +97,7 @@ class Quiesce:
             logger.error("Could not give back what was not started: %r", exc)
 
     def _stop_when_idle(self) -> None:
-        if self.ledger.held or self.ledger.requeue.deferred:
+        if self.ledger.held or self.ledger.leaving.count or self.ledger.requeue.deferred:
             self._idle_seen = False
         elif not self._idle_seen:
             # Acknowledgements of the last task may wait in the loop: one more turn.
@@ -110,6 +113,8 @@ class Quiesce:
         self.loop.detach()
         self.ledger.forget_unstarted()
         self.ledger.keep_claims()
+        if self.ledger.requeue.is_amqp:
+            self.ledger.copies.connection_lost()
         self._flush(timeout=LAST_FLUSH, own_thread=True)
         if self.drain.stopping and state.should_stop is None:
             state.should_stop = EX_OK  # there is nothing to connect for

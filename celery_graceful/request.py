@@ -1,148 +1,41 @@
-"""The main process's side of one delivery, and the ledger of all that the worker holds."""
+"""The main process's side of one delivery."""
 
 from __future__ import annotations
 
-import enum
 import itertools
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, WorkerLostError
+from celery.exceptions import TaskRevokedError
 from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.request import Request
 from kombu.utils.objects import cached_property
 
-from celery_graceful import claimant, claims, native, phase
+from celery_graceful import claims, phase
 from celery_graceful.checkpoint import DELIVERY, may_resume
 from celery_graceful.claims import Tag
 from celery_graceful.exceptions import TaskInterrupted
-from celery_graceful.forget import Forget
+from celery_graceful.fence import CLAIM
+from celery_graceful.ledger import OPEN, Ledger, Stage
 from celery_graceful.monitors import outcome
-from celery_graceful.monitors.checkin import CheckIn
 from celery_graceful.phase import InterruptReason
-from celery_graceful.requeue import Requeue
 
-__all__ = ["GracefulRequest", "Ledger", "Stage", "adopt"]
+__all__ = ["GracefulRequest", "adopt"]
 
 logger = get_logger(__name__)
-
-
-class Stage(enum.Enum):
-    """Where a delivery stands. Only the first three can change."""
-
-    RECEIVED = "received"
-    HANDED_OVER = "handed over"
-    RUNNING = "running"
-    FINISHED = "finished"
-    INTERRUPTED = "interrupted"
-    RELEASED = "released"
-    GIVEN_UP = "given up"
 
 
 #: Interruptions after which others come first.
 _TO_THE_TAIL = (str(InterruptReason.RUN_TIME), str(InterruptReason.STORE_AWAY))
 
-#: Header that tells the process which runs a task its claim.
-CLAIM = "graceful_claim"
-
 _BOOT = uuid.uuid4().hex
 _numbers = itertools.count(1)
-
-_OPEN = (Stage.RECEIVED, Stage.HANDED_OVER, Stage.RUNNING)
-
-
-class Ledger:
-    """Everything that this worker holds, and what became of it since the drain began.
-
-    Each delivery leaves by exactly one door: the stage of a request changes under one lock,
-    and who changes it does what belongs to the change.
-    """
-
-    def __init__(self, requeue: Requeue) -> None:
-        self.requeue = requeue
-        self.forget = Forget(requeue.app)
-        self.lock = native.Lock()
-        self.held: dict[int, GracefulRequest] = {}
-        #: A message could not be given back: it is left to the broker.
-        self.failed = False
-        #: Give back what has not been started instead of starting it.
-        self.releasing = False
-        #: The worker is stopping: lost children are no failures of their tasks.
-        self.stopping = False
-        self.counts = dict.fromkeys(Stage, 0)
-        self.on_change: Callable[[], None] = lambda: None
-        #: Something with a check-in has begun to run.
-        self.on_check_in: Callable[[], None] = lambda: None
-
-    def start_counting(self) -> None:
-        """Count from now on: the drain begins."""
-        self.counts = dict.fromkeys(Stage, 0)
-
-    def open_requests(self) -> list[GracefulRequest]:
-        """What has no outcome yet, oldest first."""
-        return list(self.held.values())
-
-    def active(self) -> list[GracefulRequest]:
-        """What a pool has taken over, oldest first."""
-        return [r for r in self.open_requests() if r.stage is not Stage.RECEIVED]
-
-    def check_ins(self) -> list[CheckIn]:
-        """Of what runs."""
-        running = (r for r in self.open_requests() if r.stage is Stage.RUNNING)
-        return [found for r in running if (found := outcome.check_in_of(r)) is not None]
-
-    def close(self, request: GracefulRequest, stage: Stage, *, only: Iterable[Stage]) -> bool:
-        """Let ``request`` leave as ``stage``, if it stands at one of ``only``."""
-        with self.lock:
-            if request.stage not in only:
-                return False
-            request.stage = stage
-            self.held.pop(id(request), None)
-            self.counts[stage] += 1
-        self.on_change()
-        return True
-
-    def release_unstarted(self) -> list[GracefulRequest]:
-        """Give everything back that was not started; returns it."""
-        released = [
-            request
-            for request in self.open_requests()
-            if self.close(request, Stage.RELEASED, only=(Stage.RECEIVED,))
-        ]
-        if released:
-            self.requeue.give_back(released)
-            for request in released:
-                state.task_ready(request)
-        return released
-
-    def forget_unstarted(self) -> None:
-        """The broker connection is gone, and with it what was not started.
-
-        Celery drops it in ``Consumer.on_close``; the broker, or who keeps the claims, delivers it
-        again. Only what a pool's child has been handed as a claim will still start here.
-        """
-        kept = []
-        with self.lock:
-            for request in self.open_requests():
-                if request.stage is Stage.HANDED_OVER and request.claim is not None:
-                    kept.append(request)
-                elif request.stage in (Stage.RECEIVED, Stage.HANDED_OVER):
-                    request.stage = Stage.RELEASED
-                    del self.held[id(request)]
-                    if request.claim is not None and claims.current is not None:
-                        claims.current.held.discard(request.claim)
-        for request in kept:
-            state.task_reserved(request)
-
-    def keep_claims(self) -> None:
-        """After a lost connection: give back the claims of what will not run here."""
-        if claims.current is not None and claimant.current is not None:
-            who = claimant.current
-            claims.current.give_back_others(who.worker, who.take_numbers(0))
 
 
 class GracefulRequest(Request):
@@ -155,12 +48,23 @@ class GracefulRequest(Request):
     #: The ledger of this worker; set by ``adopt``.
     ledger: Ledger
 
+    _message: Any
+    _on_ack: Any
+    _on_reject: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.stage = Stage.RECEIVED
         self.started_at: float | None = None
         self._goes_on = False
         self._succeeded = False
+        #: Others took the worker for dead, and have the message.
+        self.lost = False
+        #: What the store was told of its start.
+        self.note: str | None = None
+        #: The connection that it came over is gone, and the message back at the broker.
+        self.orphaned = False
+        self._looked_into = False
         # Tells the deliveries of a task apart; the copies of the message cannot.
         self.request_dict[DELIVERY] = f"{_BOOT}:{next(_numbers)}"
         tag = self.message.delivery_tag
@@ -189,7 +93,7 @@ class GracefulRequest(Request):
 
     def revoked(self) -> bool:
         """Asked before anything is started: also where a drain stops a request."""
-        if self.stage in (Stage.RELEASED, Stage.GIVEN_UP):
+        if self.has_left:
             return True
         if super().revoked():
             return True
@@ -214,6 +118,7 @@ class GracefulRequest(Request):
         self.started_at = time.monotonic()
         if outcome.check_in_of(self) is not None:
             self.ledger.on_check_in()
+        self.note = self.ledger.inquest.begins(self)
         return True
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
@@ -225,7 +130,10 @@ class GracefulRequest(Request):
 
     def finish(self) -> bool:
         """It has ended by itself. False: it was given back before, ignore its end."""
-        return self.ledger.close(self, Stage.FINISHED, only=_OPEN)
+        if self.lost:
+            self.drop_lost()
+            return False
+        return self.ledger.close(self, Stage.FINISHED, only=OPEN)
 
     def _has_ended(self) -> bool:
         """As ``finish``; a hard time limit is told twice, as time-out and as failure."""
@@ -233,14 +141,31 @@ class GracefulRequest(Request):
 
     def give_up(self) -> bool:
         """The hard deadline takes it away. False: it has ended."""
-        return self.ledger.close(self, Stage.GIVEN_UP, only=_OPEN)
+        return self.ledger.close(self, Stage.GIVEN_UP, only=OPEN)
+
+    @property
+    def has_left(self) -> bool:
+        """Whether it is not ours any more."""
+        return self.stage in (Stage.RELEASED, Stage.GIVEN_UP, Stage.LOST)
 
     def acknowledge(self) -> None:
-        if self.stage not in (Stage.RELEASED, Stage.GIVEN_UP):
+        if self.orphaned and self.ledger.copies.owe(self):
+            self.acknowledged = True
+        elif self.has_left:
+            return
+        elif self.claim is not None and claims.current is not None and not self.ledger.connected():
+            # Celery's way leads through the loop, which is busy connecting again.
+            if not self.acknowledged:
+                claims.current.ack(self.claim)
+                self.acknowledged = True
+        else:
             super().acknowledge()
 
     def reject(self, requeue: bool = False) -> None:
-        if self.stage in (Stage.RELEASED, Stage.GIVEN_UP):
+        if self.has_left:
+            return
+        if self.orphaned and (requeue or self.ledger.copies.owe(self)):
+            self.acknowledged = True
             return
         self._goes_on = self._goes_on or requeue
         super().reject(requeue=requeue)
@@ -275,18 +200,30 @@ class GracefulRequest(Request):
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
     ) -> None:
+        with self.ledger.leaving:
+            self._on_failure(exc_info, send_failed_event, return_ok)
+
+    def _on_failure(self, exc_info: Any, send_failed_event: bool, return_ok: bool) -> None:
         exc = exc_info.exception
         if isinstance(exc, ExceptionWithTraceback):
             exc = exc.exc
-        if isinstance(exc, TaskInterrupted):
+        if self.lost:
+            self.drop_lost()
+        elif isinstance(exc, TaskInterrupted):
             self._on_interrupted(exc.started, tail=exc.reason in _TO_THE_TAIL)
         elif self._lost_to_the_stop(exc):
             outcome.interrupted([self])
             self._on_interrupted(True)
-        elif self._has_ended():
+        elif not self._is_death(exc) or not self.ledger.inquest.child_died(
+            self, partial(self._after_death, exc_info, send_failed_event, return_ok)
+        ):
+            self._fail(exc_info, send_failed_event, return_ok)
+
+    def _fail(self, exc_info: Any, send_failed_event: bool, return_ok: bool) -> None:
+        if self._has_ended():
             super().on_failure(exc_info, send_failed_event, return_ok)
             if not (self._goes_on or self._already_cancelled):
-                outcome.close_failed(self, exc, succeeded=self._succeeded)
+                outcome.close_failed(self, exc_info.exception, succeeded=self._succeeded)
             self.settle()
 
     def _success_was_stored(self) -> Any:
@@ -294,6 +231,64 @@ class GracefulRequest(Request):
         stored = super()._success_was_stored()
         self._succeeded = bool(stored)
         return stored
+
+    def _is_death(self, exc: BaseException) -> bool:
+        """Whether the child died with the task, and the message would go back for it."""
+        task = self.task
+        return (
+            self.stage is Stage.RUNNING
+            and isinstance(exc, (WorkerLostError, SystemExit, KeyboardInterrupt))
+            and not self._already_revoked
+            and not self._already_cancelled
+            and task.acks_late
+            and (task.reject_on_worker_lost or getattr(task, "retry_on_worker_lost", False))
+        )
+
+    def _after_death(
+        self, exc_info: Any, send_failed_event: bool, return_ok: bool, quarantined: bool
+    ) -> None:
+        if not quarantined:
+            self._fail(exc_info, send_failed_event, return_ok)
+        else:
+            self.drop()
+
+    def drop(self) -> None:
+        """It has ended elsewhere: in quarantine, or as another delivery."""
+        if self.finish():
+            state.task_ready(self)
+            self.acknowledge()
+
+    def drop_lost(self) -> None:
+        """It has ended, and another run of it is what counts: say nothing of it."""
+        if self.ledger.close(self, Stage.LOST, only=OPEN):
+            state.task_ready(self)
+
+    def take_over(self, copy: GracefulRequest) -> None:
+        """Its message was delivered again: that delivery is the one to acknowledge."""
+        self._message, self._on_ack, self._on_reject = (
+            copy._message,
+            copy._on_ack,
+            copy._on_reject,
+        )
+        self.orphaned = False
+
+    def leave_to(self, run: GracefulRequest) -> None:
+        """As a copy of ``run``, which has taken it over."""
+        if self.ledger.close(self, Stage.RELEASED, only=OPEN):
+            state.task_ready(self)
+            state.requests[run.id] = run
+
+    def look_into(self) -> bool:
+        """Whether it has to wait for an inquest before it is handed over."""
+        if self._looked_into or self.has_left:
+            return False
+        self._looked_into = self.ledger.inquest.delivered_again(self, self._go_on)
+        return self._looked_into
+
+    def _go_on(self, quarantined: bool) -> None:
+        if quarantined:
+            self.drop()
+        self.ledger.process(self)
 
     def settle(self) -> None:
         """It has ended; if that was for good, its checkpoint is of no use any more."""
@@ -313,7 +308,7 @@ class GracefulRequest(Request):
 
     def _on_interrupted(self, started: bool, *, tail: bool = False) -> None:
         stage = Stage.INTERRUPTED if started else Stage.RELEASED
-        if not self.ledger.close(self, stage, only=_OPEN):
+        if not self.ledger.close(self, stage, only=OPEN):
             return
         state.task_ready(self)
         try:
@@ -337,18 +332,23 @@ class GracefulRequest(Request):
 
 def _ends_once(on_success: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(self: GracefulRequest, failed__retval__runtime: Any, **kwargs: Any) -> Any:
-        if not failed__retval__runtime[0] and not self.finish():
-            return None
-        result = on_success(self, failed__retval__runtime, **kwargs)
-        if not failed__retval__runtime[0]:
-            self.settle()
-        return result
+        with self.ledger.leaving:
+            if not failed__retval__runtime[0] and not self.finish():
+                return None
+            result = on_success(self, failed__retval__runtime, **kwargs)
+            if not failed__retval__runtime[0]:
+                self.settle()
+            return result
 
     return guarded
 
 
 def _hands_over(execute_using_pool: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(self: GracefulRequest, pool: Any, **kwargs: Any) -> Any:
+        if self.stage is Stage.FINISHED or self.ledger.copies.settle(self):
+            raise TaskRevokedError(self.id)  # its place in the pool is free again
+        if self.look_into():
+            return None
         if pool.uses_semaphore and not self.revoked():  # prefork: no way back from here
             with self.ledger.lock:
                 if self.stage is Stage.RECEIVED:

@@ -12,7 +12,8 @@ transport of the broker:
   message once however often they are asked.
 * Everything else (RabbitMQ first): ``basic.reject`` with requeue on the channel that the
   message came over; RabbitMQ puts it back where it was. What is still held when the
-  connection ends goes back by itself.
+  connection ends goes back by itself. What a quorum queue has taken back often gets a copy at
+  the tail instead.
 
 A message that was acknowledged early is no longer at the broker; it is sent again.
 """
@@ -34,12 +35,19 @@ from celery_graceful.claims import Tag, mark_redelivered
 if TYPE_CHECKING:
     from celery_graceful.request import GracefulRequest
 
-__all__ = ["Requeue", "bounded_connection"]
+__all__ = ["Requeue", "bounded_connection", "send_copy"]
 
 logger = get_logger(__name__)
 
 #: Seconds that a command to Redis may take, when nothing shorter is asked for.
 COMMAND_TIMEOUT = 2.0
+
+#: Header in which a quorum queue counts what was given back to it, a drain no less than a crash.
+COUNT = "x-delivery-count"
+
+#: From this count on, a copy is sent instead, whose count begins anew: at its limit, which is 20
+#: in RabbitMQ 4 if nobody sets it, the queue would drop the message.
+COPY_AFTER = 10
 
 #: Seconds for what only saves time.
 UNBLOCK_TIMEOUT = 0.5
@@ -54,7 +62,12 @@ class Requeue:
 
     def __init__(self, app: Any) -> None:
         self.app = app
-        self._is_redis = app.connection_for_read().transport.driver_type == "redis"
+        driver = app.connection_for_read().transport.driver_type
+        self._is_redis = driver == "redis"
+        #: What is not acknowledged goes back when the connection ends.
+        self.is_amqp = driver == "amqp"
+        #: Which queue a message came from, by its consumer tag; set by the drain.
+        self.queue_of: Callable[[Any], str | None] = lambda tag: None
         self._script = (
             files("celery_graceful").joinpath("lua/requeue.lua").read_text(encoding="utf-8")
         )
@@ -90,7 +103,7 @@ class Requeue:
                 are still unacknowledged at the broker.
         """
         early = [r for r in requests if r.acknowledged]
-        late = [r for r in requests if not r.acknowledged]
+        late = [r for r in requests if not r.acknowledged and not r.orphaned]
         if early:
             self._send_again(early, timeout)
         claimed = [r for r in late if isinstance(r.message.delivery_tag, Tag)]
@@ -110,7 +123,10 @@ class Requeue:
                     request.on_ack(logger, request.connection_errors)
             elif not own_thread:
                 for request in late:
-                    if self.at_once:
+                    if request.message.headers.get(COUNT, 0) >= COPY_AFTER:
+                        self._send_again([request], timeout)
+                        request.on_ack(logger, request.connection_errors)
+                    elif self.at_once:
                         request.message.reject_log_error(logger, request.connection_errors, True)
                     else:
                         request.on_reject(logger, request.connection_errors, True)
@@ -219,24 +235,42 @@ class Requeue:
         """Send messages again, with everything they carried."""
         with bounded_connection(self.app, timeout) as connection, connection.Producer() as producer:
             for request in requests:
-                message = request.message
-                info = message.delivery_info or {}
-                properties = _without(message.properties, _SET_BY_PUBLISH)
-                if "expiration" in properties:  # milliseconds there, cut off; seconds here
-                    properties["expiration"] = (int(properties["expiration"]) + 0.5) / 1000
-                # kombu has decompressed the body already.
-                headers = _without(message.headers, ("redelivered", "compression"))
-                headers.update(more_headers or {})
-                producer.publish(
-                    message.body,
-                    exchange=info.get("exchange") or "",
-                    routing_key=info.get("routing_key"),
-                    headers=headers,
-                    content_type=message.content_type,
-                    content_encoding=message.content_encoding,
-                    retry=False,
-                    **properties,
-                )
+                queue = self.queue_of((request.message.delivery_info or {}).get("consumer_tag"))
+                send_copy(producer, request.message, more_headers, queue)
+
+
+def send_copy(
+    producer: Any,
+    message: Any,
+    more_headers: dict[str, Any] | None = None,
+    queue: str | None = None,
+) -> None:
+    """Send a message again, with everything it carried.
+
+    Args:
+        producer: kombu's.
+        message: As kombu delivered it.
+        more_headers: Added to those it has.
+        queue: Where to, alone. Without, the way that it came, which may lead to other queues
+            as well.
+    """
+    info = message.delivery_info or {}
+    properties = _without(message.properties, _SET_BY_PUBLISH)
+    if "expiration" in properties:  # milliseconds there, cut off; seconds here
+        properties["expiration"] = (int(properties["expiration"]) + 0.5) / 1000
+    # kombu has decompressed the body already.
+    headers = _without(message.headers, _OF_ONE_DELIVERY)
+    headers.update(more_headers or {})
+    producer.publish(
+        message.body,
+        exchange=(info.get("exchange") or "") if queue is None else "",
+        routing_key=info.get("routing_key") if queue is None else queue,
+        headers=headers,
+        content_type=message.content_type,
+        content_encoding=message.content_encoding,
+        retry=False,
+        **properties,
+    )
 
 
 def bounded_connection(app: Any, timeout: float) -> Any:
@@ -250,6 +284,9 @@ def bounded_connection(app: Any, timeout: float) -> Any:
         options["confirm_publish"] = True  # nobody else has the message
     return app.connection_for_write(connect_timeout=timeout, transport_options=options)
 
+
+#: Headers that belong to one delivery, or no longer hold.
+_OF_ONE_DELIVERY = ("redelivered", "compression", COUNT, "x-acquired-count")
 
 #: Properties that a publish sets by itself, or that belong to one delivery. RabbitMQ refuses a
 #: ``user_id`` that is not ours.

@@ -12,52 +12,41 @@ import logging
 import secrets
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
 
 from celery.utils.log import get_logger
+from celery.utils.time import maybe_iso8601, maybe_make_aware
+from kombu.utils.json import loads
 
 from celery_graceful import native
 from celery_graceful.claims import Claims, Tag
-from celery_graceful.lease import FALLEN, WORKERS, lease_key
+from celery_graceful.lease import FALLEN, WORKERS, about_key, lease_key
 from celery_graceful.log_thread import log
+from celery_graceful.poison import DeadClaim
 from celery_graceful.settings import Settings
 from celery_graceful.store import StoreAway
 
-__all__ = ["Dead", "Judge", "Rescuer", "give_all_back"]
+__all__ = ["Judge", "Rescuer"]
 
 logger = get_logger(__name__)
 
 LOCK = "graceful:rescuer"
 
+#: Shares of ``graceful_rescue_interval``: after which a worker looks again, so that a look that
+#: takes its time is not late, and for which a look keeps the others away.
+PUNCTUAL, LOCKED = 0.9, 0.8
+
+#: Milliseconds for one step of a rescue, before somebody else goes on with it.
+STEP = 10_000
+
 #: Claims that go back in one step: each holds Redis up for a few milliseconds.
 BATCH = 500
 
 
-@dataclass
-class Dead:
-    """A worker whose claims are rescued.
-
-    Attributes:
-        worker: Its id.
-        numbers: Its claims, oldest first.
-        heartbeat: The last that was seen of it; empty if nobody saw it.
-    """
-
-    worker: str
-    numbers: list[int]
-    heartbeat: dict[str, Any] = field(default_factory=dict)
-
-
-#: Is told of a dead worker, takes away which of its claims must not run again, and returns the
-#: numbers of all others.
-Judge = Callable[[Claims, Dead], list[int]]
-
-
-def give_all_back(claims: Claims, dead: Dead) -> list[int]:
-    """All of its claims."""
-    return dead.numbers
+#: Counts what a dead worker was running, and takes away which of it must not run again: its id and
+#: those claims, to the numbers of the claims that it took.
+Judge = Callable[[str, Sequence[DeadClaim]], set[str]]
 
 
 class Rescuer:
@@ -69,26 +58,26 @@ class Rescuer:
         judge: Decides about claims whose tasks killed their workers.
     """
 
-    def __init__(self, claims: Claims, settings: Settings, judge: Judge = give_all_back) -> None:
+    def __init__(self, claims: Claims, settings: Settings, judge: Judge) -> None:
         self.claims = claims
         self.store = claims.store
         self.settings = settings
         self.judge = judge
         self._name = secrets.token_hex(8)
-        self._heartbeats: dict[str, dict[str, Any]] = {}
         #: Leases that ran out before this moment say nothing: Redis was away.
         self._trust_at: float | None = None
-        self._bell = native.Doorbell()
+        self._bell, self._gone = native.Doorbell(), native.Doorbell()
         self._ended = False
 
     def start(self) -> None:
         """Look again and again, in a real thread."""
         native.start_thread(self._run, "graceful-rescue")
 
-    def end(self) -> None:
-        """Look no more."""
+    def end(self, seconds: float) -> None:
+        """Look no more; wait for the end of a look for up to ``seconds``."""
         self._ended = True
         self._bell.ring()
+        self._gone.wait(seconds)
 
     def _run(self) -> None:
         while not self._ended:
@@ -98,41 +87,31 @@ class Rescuer:
                 self._trust_at = None
             except Exception:
                 log(logger, logging.CRITICAL, "The rescue failed: %s", traceback.format_exc())
-            self._bell.wait(self.settings.rescue_interval)
+            self._bell.wait(self.settings.rescue_interval * PUNCTUAL)
+        self._gone.ring()
 
-    def look(self) -> int:
+    def look(self) -> int | None:
         """Rescue what there is to rescue, unless somebody else does.
 
         Returns:
-            How many claims went back.
+            How many claims went back; ``None`` if somebody else is at it.
 
         Raises:
             StoreAway: Redis did not answer.
         """
         if self._trust_at is None:
             self._trust_at = time.monotonic() + self._seconds_to_trust()
-        ttl = max(2000, int(self.settings.lease_ttl * 1000))
+        # Kept until it expires: one look in an interval is enough for all.
+        ttl = int(self.settings.rescue_interval * LOCKED * 1000)
         if not self.store.execute("SET", [LOCK], [self._name, "NX", "PX", ttl]):
-            return 0
-        try:
-            return self._rescue_all()
-        finally:
-            self.store.run("unlock", [LOCK], [self._name])
+            return None
+        return self._rescue_all()
 
     def dead(self) -> list[str]:
         """Workers whose lease ran out, or that are being rescued."""
         workers = sorted(self.store.execute("SMEMBERS", [WORKERS]))
         beats = self.store.execute("MGET", [lease_key(w) for w in workers]) if workers else []
-        gone = []
-        seen = {}
-        for worker, beat in zip(workers, beats, strict=True):
-            if beat is None:
-                gone.append(worker)
-                seen[worker] = self._heartbeats.get(worker, {})
-            else:
-                seen[worker] = json.loads(beat)
-        self._heartbeats = seen
-        return gone
+        return [worker for worker, beat in zip(workers, beats, strict=True) if beat is None]
 
     def _seconds_to_trust(self) -> float:
         """A Redis that was away has let leases run out whose workers live: they come first."""
@@ -156,15 +135,46 @@ class Rescuer:
         began = time.monotonic()
         key = self.claims.key(worker)
         numbers = sorted(map(int, self.store.execute("HKEYS", [key])))
-        back = self.judge(self.claims, Dead(worker, numbers, self._heartbeats.pop(worker, {})))
+        taken = self.judge(worker, self._running(worker, numbers)) if numbers else set()
+        back = [number for number in numbers if str(number) not in taken]
         moved = 0
         # The last ones first, so that each batch goes in front of those before it.
         for end in range(len(back), 0, -BATCH):
             tags = [Tag(worker, number) for number in back[max(0, end - BATCH) : end]]
             moved += self.claims.give_back(tags)
-            self.store.execute("PEXPIRE", [LOCK], [max(2000, int(self.settings.lease_ttl * 1000))])
+            self.store.execute("PEXPIRE", [LOCK], [STEP])
         if not self.store.execute("EXISTS", [key]):
             self.store.execute("SREM", [FALLEN], [worker])
+            self.store.execute("DEL", [about_key(worker)])
         took = time.monotonic() - began
         log(logger, logging.WARNING, "Rescued %d claims of %s, in %.2f s", moved, worker, took)
         return moved
+
+    def _running(self, worker: str, numbers: list[int]) -> list[DeadClaim]:
+        """What the worker was running: tasks start in the order of their claims.
+
+        But not those that wait for their time, or for a rate limit.
+        """
+        about = json.loads(self.store.execute("GET", [about_key(worker)]) or "{}")
+        room = int(about.get("concurrency", 0))
+        running: list[DeadClaim] = []
+        for start in range(0, len(numbers), BATCH):
+            if len(running) >= room:
+                break
+            part = numbers[start : start + BATCH]
+            entries = self.store.execute("HMGET", [self.claims.key(worker)], part)
+            for number, entry in zip(part, entries, strict=True):
+                if entry is not None and len(running) < room:
+                    name, _, text = entry.partition("\0")
+                    if not _waits(text):
+                        running.append(DeadClaim(str(number), name, text))
+        return running
+
+
+def _waits(text: str) -> bool:
+    """Whether a message is for later."""
+    try:
+        eta = loads(text)["headers"].get("eta")
+        return eta is not None and maybe_make_aware(maybe_iso8601(eta)) > datetime.now(timezone.utc)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False

@@ -53,6 +53,7 @@ class Run:
             ``ShutdownTimeLimit`` is raised.
         soft_time_limit: Seconds after which ``SoftTimeLimitExceeded`` is due; for pools in
             which Celery has no soft limit of its own.
+        claim: The claim of its message, on Redis.
     """
 
     __slots__ = (
@@ -64,6 +65,7 @@ class Run:
         "_sent",
         "_shields",
         "_window",
+        "_worker",
         "done",
         "graceful",
         "greenlet",
@@ -85,7 +87,9 @@ class Run:
         *,
         graceful: bool,
         soft_time_limit: float | None = None,
+        claim: str | None = None,
     ) -> None:
+        self._worker = claim and claim.rpartition("/")[0]
         self.task_id = task_id
         self.name = name
         self.graceful = graceful
@@ -152,7 +156,7 @@ class Run:
         due: type[BaseException] | None = None
         if self.soft_limit_hit and SoftTimeLimitExceeded not in self._made:
             due = SoftTimeLimitExceeded
-        elif board is not None and board.interrupted:
+        elif board is not None and (board.interrupted or self.has_lost_claim):
             if board.phase >= Phase.SOFT and ShutdownTimeLimit not in self._made:
                 due = ShutdownTimeLimit
             elif self.interruptible and self.graceful:
@@ -212,7 +216,7 @@ class Run:
                 self._open_window()
         if not self._shields:
             self.raise_due()
-            if self.graceful and phase.flag[0] and not raised and not self.raised:
+            if self.graceful and self.concerned and not raised and not self.raised:
                 if self.loops and not self._left_to_loop:
                     # The item in hand is done now, most often: the loop notes that, and then
                     # raises. If another shield of the same item comes first, that one does.
@@ -233,6 +237,20 @@ class Run:
                 self._open_window()
         if not self._shields:
             self.raise_due()
+
+    @property
+    def has_lost_claim(self) -> bool:
+        """Whether others took the worker for dead, and have its message."""
+        board = phase.board
+        return bool(
+            self._worker and board is not None and board.has_lost and board.is_lost(self._worker)
+        )
+
+    @property
+    def concerned(self) -> bool:
+        """Whether this run has to stop."""
+        board = phase.board
+        return board is not None and (board.interrupted or self.has_lost_claim)
 
     @property
     def shielded(self) -> bool:

@@ -33,8 +33,8 @@ def pending_interrupt(checkpoint: Checkpoint, run_time_at: float) -> Interrupt |
     run = current()
     if run is None or not run.graceful or run.shielded:
         return None
-    if phase.flag[0]:
-        return current_interrupt()
+    if phase.flag[0] and (interrupt := current_interrupt()) is not None:
+        return interrupt
     # A task that has done nothing would come back to the same place, for ever.
     over = checkpoint.advanced and time.monotonic() >= run_time_at
     if over and checkpoint.store is not None:

@@ -35,6 +35,12 @@ def _size(name: str, value: Any) -> int:
     return value
 
 
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise SettingsError(name, value, "give a whole number, for instance 3, or 0 for no limit")
+    return value
+
+
 def _store_url(name: str, value: Any) -> str:
     if not isinstance(value, str) or value.partition("://")[0] not in _STORE_SCHEMES:
         raise SettingsError(name, value, "give the URL of a Redis, such as redis://localhost/2")
@@ -76,12 +82,14 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "release_prefetched": _flag,
     "reliable_fetch": _flag,
     "heartbeat_interval": _seconds,
-    "lease_ttl": _seconds,
     "rescue_interval": _seconds,
     "store": _store_url,
     "store_options": _mapping,
     "checkpoint_ttl": _seconds,
     "checkpoint_max_bytes": _size,
+    "lease_ttl": _seconds,
+    "poison_limit": _count,
+    "poison_window": _seconds,
     "monitor_beat": _flag,
     "monitor_exclude": _names,
     "monitor_on_interrupt": _status,
@@ -115,6 +123,9 @@ class Settings:
             ``global_keyprefix`` and ``ssl``.
         checkpoint_ttl: Seconds after its last save at which a checkpoint expires.
         checkpoint_max_bytes: The most that one saved value may take.
+        poison_limit: At which death of the process that runs it a task goes to quarantine;
+            0 for never.
+        poison_window: Seconds in which deaths are counted together.
         monitor_beat: Report the runs of all beat entries to monitors of the same names.
         monitor_exclude: Patterns (``fnmatch``) of beat entries that are not to be reported.
         monitor_on_interrupt: What an interrupted run's check-in is closed as, ``"ok"`` or
@@ -133,12 +144,14 @@ class Settings:
     release_prefetched: bool = True
     reliable_fetch: bool = True
     heartbeat_interval: float = 2.0
-    lease_ttl: float = 10.0
     rescue_interval: float = 2.0
     store: str | None = None
     store_options: Mapping[str, Any] = field(default_factory=dict)
     checkpoint_ttl: float = 30 * 86400.0
     checkpoint_max_bytes: int = 256 * 1024
+    lease_ttl: float = 10.0
+    poison_limit: int = 3
+    poison_window: float = 72 * 3600.0
     monitor_beat: bool = False
     monitor_exclude: tuple[str, ...] = ()
     monitor_on_interrupt: str | None = None

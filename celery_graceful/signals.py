@@ -6,6 +6,12 @@
     describe it. Sent in the process that runs the task, or, where ``given_up`` is true
     (the hard deadline passed), in the worker's main process.
 
+``task_quarantined``
+    A task went to quarantine, failed: the process that ran it died too often. ``sender`` is
+    the task; ``task_id``, ``exception`` (a ``PoisonedTask``), ``args``, ``kwargs`` and
+    ``headers`` (those of its message) describe it. Sent from a thread, in the main process of
+    the worker that found out, which need not be one that ran the task.
+
 ``worker_draining``
     The worker entered another phase of its stop. ``sender`` is the worker's host name;
     ``phase`` is a ``Phase``, ``reason`` says what asked for it, ``deadlines`` is a
@@ -17,11 +23,15 @@ from __future__ import annotations
 
 from celery.utils.dispatch import Signal
 
-__all__ = ["task_interrupted", "worker_draining"]
+__all__ = ["task_interrupted", "task_quarantined", "worker_draining"]
 
 task_interrupted = Signal(
     name="task_interrupted",
     providing_args={"task_id", "args", "kwargs", "reason", "given_up"},
+)
+task_quarantined = Signal(
+    name="task_quarantined",
+    providing_args={"task_id", "exception", "args", "kwargs", "headers"},
 )
 worker_draining = Signal(
     name="worker_draining",

@@ -14,6 +14,18 @@ Keys, each after the key prefix of the connection:
     ``s:<step>``        result of a step: JSON of position and result
     ==================  ==========================================================
 
+Deaths and quarantine (``poison.py``), where the workers are known:
+
+``graceful:deaths:<task id>``
+    Sorted set: one death of a process that ran it -> when, seconds of the server's clock.
+    Expires after ``graceful_poison_window``.
+``graceful:started:<task id>``
+    String, other brokers than Redis only: ``<worker>|<delivery>`` that runs it.
+``graceful:quarantine``
+    Hash: task id -> JSON of what ``quarantine.Kept`` says.
+``graceful:untold``
+    Sorted set: ids in quarantine whose failure has not been told yet -> when to tell it.
+
 The scripts are in ``lua/``. This is the only module, besides a transport, that imports redis.
 """
 
@@ -34,7 +46,15 @@ from celery_graceful import native
 from celery_graceful.log_thread import log
 from celery_graceful.settings import PREFIX, Settings
 
-__all__ = ["COMMAND_TIMEOUT", "Store", "StoreAway", "broker_store", "find_store", "settings_of"]
+__all__ = [
+    "COMMAND_TIMEOUT",
+    "Store",
+    "StoreAway",
+    "broker_store",
+    "find_store",
+    "find_workers_store",
+    "settings_of",
+]
 
 logger = get_logger(__name__)
 
@@ -43,6 +63,10 @@ COMMAND_TIMEOUT = 1.0
 
 #: Seconds until a store that was away is asked again: the first time, and at most.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
+
+
+#: Workers ask stores in threads, and fork children.
+_gate = native.ForkGate()
 
 
 class StoreAway(Exception):
@@ -119,7 +143,8 @@ class Store:
         if self._away_since is not None and not insist and time.monotonic() < self._ask_again_at:
             raise StoreAway(f"{self.source} was away a moment ago")
         try:
-            answer = call(self._client(timeout))
+            with _gate:
+                answer = call(self._client(timeout))
         except Exception as exc:  # redis, kombu and the system have each errors of their own
             self._failed(exc)
             raise StoreAway(f"{self.source}: {exc!r}") from exc
@@ -177,6 +202,7 @@ class Store:
 
 
 _found: WeakKeyDictionary[Any, Store | None] = WeakKeyDictionary()
+_found_workers: WeakKeyDictionary[Any, Store | None] = WeakKeyDictionary()
 _settings: WeakKeyDictionary[Any, Settings] = WeakKeyDictionary()
 
 
@@ -202,6 +228,19 @@ def find_store(app: Any) -> Store | None:
     if app not in _found:
         _found[app] = _find(app, settings_of(app))
     return _found[app]
+
+
+def find_workers_store(app: Any) -> Store | None:
+    """Where workers are known: the broker if it is Redis, else the store.
+
+    Claims move together with the queues, so what is about claims lives beside them.
+
+    Raises:
+        SettingsError: A ``graceful_*`` setting cannot be used.
+    """
+    if app not in _found_workers:
+        _found_workers[app] = broker_store(app) or find_store(app)
+    return _found_workers[app]
 
 
 def _find(app: Any, settings: Settings) -> Store | None:

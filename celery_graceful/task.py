@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -21,6 +22,7 @@ from celery_graceful.exceptions import (
     TaskInterrupted,
     TooManyInterruptions,
 )
+from celery_graceful.fence import CLAIM, holds_claim, still_mine
 from celery_graceful.interrupt import Interrupt, named_if_slow
 from celery_graceful.monitors import Monitor
 from celery_graceful.phase import InterruptReason
@@ -66,7 +68,7 @@ class GracefulTask(resume.Resumable, celery.Task):
     @property
     def interrupted(self) -> bool:
         """Whether this task has to stop: a memory read, as cheap as an attribute."""
-        return bool(phase.flag[0])
+        return bool(phase.flag[0]) and _interrupt.interrupted()
 
     @property
     def interrupt(self) -> Interrupt | None:
@@ -119,6 +121,9 @@ class GracefulTask(resume.Resumable, celery.Task):
         exc = kwargs.get("exc") or (args[2] if len(args) > 2 else None) or sys.exc_info()[1]
         if isinstance(exc, (ShutdownTimeLimit, Interrupted)) and current() is not None:
             raise Interrupted(_interrupt.current_interrupt()) from exc
+        if not holds_claim(self):
+            lost = Interrupt(InterruptReason.LEASE_LOST, math.inf)
+            raise Interrupted(lost) from exc
         resume.failed(self.request)  # before the message for the next try can be delivered
         return super().retry(*args, **kwargs)
 
@@ -155,24 +160,33 @@ def _deliver(
     request = task.request
     if request.called_directly or request.is_eager:
         return call(*args, **kwargs)
-    if phase.flag[0]:
+    if phase.board.interrupted:
         # It arrived while the worker was already stopping: none of its code has to run.
         raise TaskInterrupted(str(phase.board.reason), started=False)
+    claim = getattr(request, CLAIM, None)
+    if claim is not None and not still_mine(task.app, claim):
+        raise TaskInterrupted(str(InterruptReason.LEASE_LOST), started=False)
     run = Run(
         request.id,
         task.name,
         graceful=True,
         soft_time_limit=_soft_limit(task, request),
+        claim=claim,
     )
     try:
         result = execute(run, resume.body_of(task, request, run, call), args, kwargs)
+        if claim is not None and not still_mine(task.app, claim):
+            raise Interrupted(Interrupt(InterruptReason.LEASE_LOST, math.inf))
         resume.ended(request)
         return result
     except (Interrupted, ShutdownTimeLimit) as exc:
         outcome = _interruption(task, request, run, exc)
     except Exception:
-        resume.failed(request)
-        raise
+        if claim is not None and not still_mine(task.app, claim):
+            outcome = TaskInterrupted(str(InterruptReason.LEASE_LOST))
+        else:
+            resume.failed(request)
+            raise
     raise outcome
 
 
@@ -190,7 +204,8 @@ def _interruption(
     too_many = resume.interrupted(task, run, interrupt)
     if too_many is not None:
         return too_many
-    record(task, request, str(interrupt.reason), given_up=False)
+    if interrupt.reason is not InterruptReason.LEASE_LOST:  # else another run is what counts
+        record(task, request, str(interrupt.reason), given_up=False)
     return TaskInterrupted(str(interrupt.reason))
 
 

@@ -300,16 +300,26 @@ class _Claiming:
             return
         if batch is not None:
             super()._put(queue, message, **kwargs)  # type: ignore[misc]
-            bell = bell_of(queue)
-            batch.add("lpush", bell, "")
-            batch.add("ltrim", bell, 0, RINGS - 1)
-            batch.add("pexpire", bell, RINGS_TTL)
+            batch.ring_for.add(queue)
             return
         pri = self._get_message_priority(message, reverse=False)
         prefix = self.global_keyprefix or ""
         keys = (prefix + self._q_for_pri(queue, pri), prefix + bell_of(queue))
         with self.conn_or_acquire() as client:
             _run(client, PUT, keys, (dumps(message), RINGS, RINGS_TTL))
+
+    def create_publish_batch(self: Any, max_size: int) -> Any:
+        """As kombu's; the bells are rung when the messages are in their queues."""
+        batch = super().create_publish_batch(max_size)  # type: ignore[misc]
+        flush, batch.ring_for = batch.flush, set()
+
+        def flush_and_ring() -> None:
+            flush()
+            while batch.ring_for:
+                self._ring(batch.ring_for.pop())
+
+        batch.flush = flush_and_ring
+        return batch
 
     def _ring(self: Any, queue: str) -> None:
         bell = bell_of(queue)

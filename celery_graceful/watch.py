@@ -245,6 +245,9 @@ class Watch:
             time.monotonic() + min(LAST_RESORT, self.deadlines.last_resort - self.deadlines.hard),
         )
         self.board.last_resort_at = self._last_resort_at
+        starts = self.ledger.inquest.starts
+        if given_up and starts is not None:  # before somebody else gets them
+            bounded(lambda: starts.flush(room / 10), room / 10)
         if given_up or self.ledger.requeue.deferred:
             bounded(lambda: tell_backend(given_up, str(self.board.reason)), room / 5)
             bounded(lambda: tell_listeners(self.drain.worker, given_up, room / 10), room / 10)

@@ -35,7 +35,8 @@ def claimed(redis_url: str, patience: float = 0.0) -> int:
     end = time.monotonic() + patience
     with Redis.from_url(redis_url) as client:
         while True:
-            count = int(client.hlen("unacked"))
+            holders = ["unacked", *client.scan_iter("graceful:claims:*")]
+            count = sum(int(client.hlen(key)) for key in holders)
             if not count or time.monotonic() > end:
                 return count
             time.sleep(0.05)

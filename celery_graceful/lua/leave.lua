@@ -4,8 +4,11 @@
 -- KEYS[2]  lease of the worker
 -- KEYS[3]  graceful:fallen
 -- KEYS[4]  claims of the worker
+-- KEYS[5]  what is known of the worker
 -- ARGV     worker
 redis.call('DEL', KEYS[2])
 if redis.call('SREM', KEYS[1], ARGV[1]) == 1 and redis.call('EXISTS', KEYS[4]) == 1 then
   redis.call('SADD', KEYS[3], ARGV[1])
+else
+  redis.call('DEL', KEYS[5])
 end

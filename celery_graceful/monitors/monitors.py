@@ -12,7 +12,6 @@ from fnmatch import fnmatchcase
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from celery_graceful import native
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.log_thread import log
 from celery_graceful.monitors.checkin import CheckIn
@@ -68,7 +67,6 @@ class Monitors:
         self._own: dict[str, Monitor | None] = {}
         self._outboxes: dict[str, tuple[Any, Outbox]] = {}
         self._said: set[str] = set()
-        self._lock = native.Lock()
 
     # -- which monitor ---------------------------------------------------------------
 
@@ -301,9 +299,8 @@ class Monitors:
         names = self.reporter_names()
         for name in names:
             if name not in self._outboxes:
-                pair = self._make(name), Outbox(name)
-                with self._lock:
-                    self._outboxes.setdefault(name, pair)
+                # One step: threads may meet here, and a fork must not find a lock.
+                self._outboxes.setdefault(name, (self._make(name), Outbox(name)))
         return [self._outboxes[name] for name in names]
 
     def _make(self, name: str) -> Reporter:

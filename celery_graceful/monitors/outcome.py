@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Ignore, Reject
 
@@ -62,6 +63,8 @@ def close_failed(request: GracefulRequest, exc: BaseException, *, succeeded: boo
         exc: What it ended by.
         succeeded: Its success was stored before its process was lost.
     """
+    if isinstance(exc, ExceptionWithTraceback):
+        exc = exc.exc
     if isinstance(exc, _LOST):
         close(request, "ok" if succeeded else "error", f"lost: {exc}")
     elif isinstance(exc, Reject):

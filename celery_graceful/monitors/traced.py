@@ -27,6 +27,9 @@ __all__ = ["eager", "silence_sentry", "trace_with_check_in"]
 
 logger = logging.getLogger(__name__)
 
+#: Others took the worker for dead: another run is what counts.
+_LOST = str(phase.InterruptReason.LEASE_LOST)
+
 #: In a pool's child: the main process may end it as soon as it has the result, so reports
 #: leave before the result does.
 reports_first = False
@@ -44,7 +47,7 @@ def trace_with_check_in(task: Any) -> None:
         check_in = _find(monitors, task, task_id, request)
         if check_in is None:
             return trace(task_id, args, kwargs, request)
-        if not (phase.flag[0] and hasattr(task, "interrupted")):  # else it will not start
+        if not _will_not_start(task):
             _quietly(monitors.start, check_in)
         done = None
         try:
@@ -55,6 +58,12 @@ def trace_with_check_in(task: Any) -> None:
 
     traced._checks_in = True  # type: ignore[attr-defined]
     task.__trace__ = traced
+
+
+def _will_not_start(task: Any) -> bool:
+    """A graceful task that arrives while the worker is stopping."""
+    board = phase.board
+    return board is not None and board.interrupted and hasattr(type(task), "interrupted")
 
 
 def _find(monitors: Monitors, task: Any, task_id: str, request: Any) -> CheckIn | None:
@@ -83,7 +92,7 @@ def _ended(monitors: Monitors, check_in: CheckIn, done: Any) -> None:
         monitors.finish(check_in, "error", f"failed: {exc!r}")
     elif state == states.RETRY:
         monitors.goes_on(check_in, "retry")
-    elif isinstance(exc, TaskInterrupted) and exc.started:
+    elif isinstance(exc, TaskInterrupted) and exc.started and exc.reason != _LOST:
         monitors.goes_on(check_in, f"interrupted: {exc.reason}")
     if reports_first:
         monitors.wait(_patience(monitors))

@@ -8,7 +8,10 @@ from typing import Any
 
 from celery_graceful import interrupt, phase
 from celery_graceful import task as _task
-from celery_graceful.request import GracefulRequest, Ledger
+from celery_graceful.exceptions import TaskInterrupted
+from celery_graceful.fence import holds_claim
+from celery_graceful.ledger import Ledger
+from celery_graceful.request import GracefulRequest
 from celery_graceful.run import Run, current, execute
 
 __all__ = ["Adapter", "InProcessAdapter", "watch_plain_task"]
@@ -112,16 +115,38 @@ class InProcessAdapter(Adapter):
         return guarded
 
 
+def _fenced(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
+    """``run`` of a plain task, whose end counts only if its claim is still held."""
+
+    @wraps(run)
+    def fenced(*args: Any, **kwargs: Any) -> Any:
+        try:
+            result = run(*args, **kwargs)
+        except Exception:
+            if not holds_claim(task):
+                raise TaskInterrupted(str(phase.InterruptReason.LEASE_LOST)) from None
+            raise
+        if not holds_claim(task):
+            raise TaskInterrupted(str(phase.InterruptReason.LEASE_LOST))
+        return result
+
+    fenced._watched = True  # type: ignore[attr-defined]
+    return fenced
+
+
 def watch_plain_task(task: Any) -> bool:
     """Let ``ShutdownTimeLimit`` reach a task that is no ``GracefulTask``.
 
     Only where that beats what else would happen: the message was acknowledged early, so that
-    being taken away at the hard deadline is the worse end. Returns whether ``task.run`` was
-    wrapped (a tracer that was built before has to be built again).
+    being taken away at the hard deadline is the worse end. Others are fenced. Returns whether
+    ``task.run`` was wrapped (a tracer that was built before has to be built again).
     """
-    if isinstance(task, _task.GracefulTask) or task.acks_late or hasattr(task.run, "_watched"):
+    if isinstance(task, _task.GracefulTask) or hasattr(task.run, "_watched"):
         return False
     run = task.run
+    if task.acks_late:
+        task.run = _fenced(task, run)
+        return True
 
     @wraps(run)
     def watched(*args: Any, **kwargs: Any) -> Any:

@@ -187,6 +187,18 @@ class GracefulAsynPool(_MaskedStart, _AimedEnd, AsynPool):
     class Worker(_GracefulChild, AsynWorker):
         pass
 
+    def on_partial_read(self, job: Any, proc: Any) -> None:
+        """A child is dead, and has not said yet that it began with ``job``: or was not heard.
+
+        Two children that die together are seen one after the other; unheard, the job of the
+        second would run again behind everybody's back.
+        """
+        if not job._accepted:
+            self.process_flush_queues(proc)
+            if job._accepted:
+                return
+        super().on_partial_read(job, proc)
+
 
 class GracefulBlockingPool(_MaskedStart, _AimedEnd, BlockingPool):
     """For the others."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from celery import Celery
 
+from tests.apps import quorum_queues
 from tests.workers import TIMEOUT
 
 __all__ = ["Broker", "Events"]
@@ -25,6 +26,8 @@ class Broker:
     def app(self) -> Celery:
         app = Celery("lifecycle", broker=self.url, backend=self.backend_url)
         app.conf.update(task_default_queue="celery", broker_connection_timeout=TIMEOUT)
+        if self.name == "quorum":
+            app.conf.task_queues = quorum_queues()
         return app
 
     def drain_queue(self, app: Celery) -> list[str]:

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 import pytest
 from celery import Celery, chord
 
+from tests.acceptance.support import Events
 from tests.workers import TIMEOUT, Worker
 
 #: Quick enough for a test: a dead worker's claims are back within 3 s.
@@ -124,8 +125,46 @@ def test_a_chord_on_a_worker_that_is_killed_whole(pool, start, app, tmp_path):
     took = time.monotonic() - killed_at
     (tmp_path / "go").touch()
     assert body.get(timeout=TIMEOUT) == 3
+    other.wait_line(">> .* total 3")
     assert other.count(">> .* total 3") == 1
     assert took < 5 * 3
+
+
+@pytest.mark.parametrize("task", ["hold", "hold_plain"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
+def test_a_worker_that_wakes_up_has_nothing_to_say(pool, task, start, app, redis_db, tmp_path):
+    """Frozen for longer than its lease: each of its tasks has one outcome, that of another run."""
+    events = Events(app)
+    room = 1 if pool == "solo" else 2
+    frozen = start(pool, room, CONF_worker_send_task_events="True").ready()
+    parts = [app.signature(task, [str(tmp_path / "go")]) for _ in range(room)]
+    body = chord(parts, app=app)(app.signature("total"))
+    ids = [part.id for part in body.parent.children]
+    frozen.wait_line(">> .* started", room)
+    os.killpg(frozen.pid, signal.SIGSTOP)
+    other = start(pool, room, CONF_worker_send_task_events="True")
+    other.wait_line(">> .* started", room)
+    (tmp_path / "go").touch()
+    assert body.get(timeout=TIMEOUT) == room
+    os.killpg(frozen.pid, signal.SIGCONT)
+    frozen.wait_line("The lease ran out while this worker lived")
+    other.term()
+    assert other.wait() == 0
+    # It goes on with new work.
+    again = send(app, task, 0)
+    assert again.get(timeout=TIMEOUT) == again.id
+    frozen.wait_line(f">> .* ended {again.id}")
+    frozen.term()
+    assert frozen.wait() == 0
+    seen = events.all()
+    for task_id in ids:
+        assert app.AsyncResult(task_id).state == "SUCCESS"
+        assert seen[task_id].count("task-succeeded") == 1
+        assert "task-failed" not in seen[task_id]
+    assert frozen.count(">> .* total") + other.count(">> .* total") == 1
+    assert redis_db.client.llen("celery") == 0
+    assert not redis_db.client.keys("graceful:claims:*")
+    assert not redis_db.client.smembers("graceful:workers")
 
 
 @pytest.mark.parametrize("task", ["hold", "hold_plain"])

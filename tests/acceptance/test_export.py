@@ -1,16 +1,14 @@
 """Exports that are stopped, killed and tried again, on two workers in turn.
 
 Three exports run side by side and stop at the same rows: one saves its cursor every 20 ms, one
-after each row, one commits it with the row. Redis as kombu uses it delivers the message of a
-worker that was killed again only after its visibility timeout: the test gives it back by hand,
-out of the hash that is the worker's own here. A worker is killed with its children, as a
-container is.
+after each row, one commits it with the row. On Redis the claims of a worker that was killed are rescued
+when its lease has run out: the test does not wait for that, and ends the lease by hand. A worker
+is killed with its children, as a container is.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import signal
 import sqlite3
@@ -21,7 +19,11 @@ import pytest
 from celery import Celery
 
 from celery_graceful.checkpoint import key_of
+from celery_graceful.claims import Claims
 from celery_graceful.codec import decode
+from celery_graceful.rescue import Rescuer
+from celery_graceful.settings import Settings
+from celery_graceful.store import broker_store
 from tests.workers import TIMEOUT, Worker
 
 ROWS = 2000
@@ -35,6 +37,10 @@ class Fleet:
     def __init__(self, pool, url, db, folder, step, stack):
         self.pool, self.db, self.stack = pool, db, stack
         self.is_redis = url.startswith("redis")
+        self.rescuer = None
+        if self.is_redis:
+            claims = Claims(broker_store(Celery("rescue", broker=url)))
+            self.rescuer = Rescuer(claims, Settings(), lambda worker, running: set())
         self.env = {
             "BROKER_URL": url,
             "RESULT_URL": db.backend_url,
@@ -44,18 +50,17 @@ class Fleet:
             "CONF_graceful_store": repr(db.url),
             "CONF_worker_prefetch_multiplier": "1",
             "CONF_worker_lost_wait": "0.1",
+            "CONF_graceful_poison_limit": "0",  # fifteen deaths and no quarantine
         }
         self.gone = []
         self.workers = [self.start(), self.start()]
 
     def start(self):
-        number = next(NUMBERS)
-        env = dict(self.env)
-        if self.is_redis:
-            keys = ("unacked_key", "unacked_index_key", "unacked_mutex_key")
-            env["CONF_broker_transport_options"] = repr({k: f"{k}-{number}" for k in keys})
-        worker = Worker("tests.apps.export", pool=self.pool, concurrency=3, env=env)
-        worker.unacked = f"unacked_key-{number}"
+        node = f"export-{next(NUMBERS)}@test"
+        worker = Worker(
+            "tests.apps.export", pool=self.pool, concurrency=3, env=self.env, hostname=node
+        )
+        worker.node = node
         self.stack.append(worker)
         return worker
 
@@ -80,18 +85,20 @@ class Fleet:
                 os.killpg(worker.pid, signal.SIGKILL)
                 worker.wait()
         for worker in workers:
-            # After all kills: kombu loses a message that it is just fetching when it dies.
             if how == "kill" and self.is_redis:
                 self.give_back(worker)
             self.gone.append((worker, how))
             self.workers[self.workers.index(worker)] = self.start()
 
     def give_back(self, worker):
-        """What a rescue does: the dead worker's messages, to the head of the queue."""
-        for entry in self.db.client.hvals(worker.unacked):
-            payload, _, routing_key = json.loads(entry)
-            payload["properties"]["delivery_info"]["redelivered"] = True
-            self.db.client.rpush(routing_key, json.dumps(payload))
+        """Have the dead worker rescued now."""
+        client = self.db.client
+        for key in client.keys(f"graceful:lease:{worker.node}:*"):
+            client.delete(key)
+        end = time.monotonic() + TIMEOUT
+        while client.keys(f"graceful:claims:{worker.node}:*"):
+            assert time.monotonic() < end
+            self.rescuer.look()
 
 
 @pytest.fixture

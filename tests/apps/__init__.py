@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from celery import Celery
+from kombu import Queue
 
 from celery_graceful import native
 
@@ -32,6 +33,13 @@ def make_app(name: str) -> Celery:
         if key.startswith("CONF_"):
             app.conf[key[5:]] = eval(value)
     return app
+
+
+def quorum_queues() -> list[Queue]:
+    """RabbitMQ's replicated queue; QUORUM is its delivery limit."""
+    limit = int(os.environ["QUORUM"])
+    arguments = {"x-queue-type": "quorum", "x-delivery-limit": limit}
+    return [Queue("celery", queue_arguments=arguments)]
 
 
 def say(*words: Any) -> None:

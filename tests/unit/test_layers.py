@@ -32,8 +32,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "monitors",
         "transport",
     ),
-    ("amqp", "safe_point", "sources"),
-    ("forget", "iteration", "steps", "rescue", "batch", "requeue"),
+    ("amqp", "fence", "safe_point", "sources"),
+    ("forget", "iteration", "steps", "batch", "requeue"),
+    ("copies", "quarantine", "poison", "starts", "inquest", "rescue", "ledger"),
     ("pools", "request", "resume", "task"),
     (
         "sentinel",
@@ -47,7 +48,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "bootsteps",
     ),
     ("plugin",),
-    ("__init__", "cli", "control", "doctor", "demo", "testing"),
+    ("__init__", "cli", "cli_quarantine", "cli_rescue", "control", "doctor", "demo", "testing"),
 )
 
 #: Imports that go against the map and are known; each is a debt, and goes when it is paid.

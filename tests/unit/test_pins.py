@@ -63,9 +63,12 @@ NAMES: dict[str, list[str] | None] = {
     "celery.worker.request:Request._already_revoked": None,
     "celery.worker.request:Request._already_cancelled": None,
     "celery.worker.request:Request._context": None,
-    "celery.worker.request:Request.on_reject": None,
+    "celery.worker.request:Request._on_ack": None,
+    "celery.worker.request:Request._on_reject": None,
     "celery.worker.request:Request.connection_errors": None,
     "celery.worker.request:Request.message": None,
+    "celery.worker.strategy:proto1_to_proto2": ["message", "body"],
+    "celery.worker.worker:WorkController._process_task": ["req"],
     "celery.worker.request:create_request_cls": ["base", "task", "pool", "hostname", "eventer"],
     # celery: apps, tasks and pools
     "celery.app.base:Celery.create_task_cls": [],
@@ -79,6 +82,8 @@ NAMES: dict[str, list[str] | None] = {
     "celery.app.trace:build_tracer": ["name", "task", "loader", "hostname", "app"],
     "celery.concurrency.asynpool:AsynPool": None,
     "celery.concurrency.asynpool:AsynPool.Worker": None,
+    "celery.concurrency.asynpool:AsynPool.on_partial_read": ["job", "proc"],
+    "celery.concurrency.asynpool:AsynPool.process_flush_queues": ["proc"],
     "celery.concurrency.base:BasePool.on_start": [],
     "celery.concurrency.base:BasePool.is_green": None,
     "celery.concurrency.base:BasePool.uses_semaphore": None,
@@ -133,10 +138,12 @@ NAMES: dict[str, list[str] | None] = {
 
 #: Private names that are set on instances only: the tests below this table have them.
 INSTANCE = {
+    "_accepted",
     "_active_tags",
     "_callbacks",
     "_controlled_termination",
     "_delivered",
+    "_message",
     "_meta",  # documented by Django
     "_popen",
     "_queue_cycle",

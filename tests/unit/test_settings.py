@@ -71,6 +71,17 @@ def test_wrong_seconds(name: str, value: Any) -> None:
     assert isinstance(error, ImproperlyConfigured)
 
 
+@pytest.mark.parametrize("value", [0, 1, 3])
+def test_poison_limit(value: int) -> None:
+    assert settings(graceful_poison_limit=value).poison_limit == value
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, True, "3", float("inf")])
+def test_wrong_poison_limit(value: Any) -> None:
+    error = refused(settings, graceful_poison_limit=value)
+    assert "or 0 for no limit" in str(error)
+
+
 @pytest.mark.parametrize("name", FLAGS)
 @pytest.mark.parametrize("value", ["yes", 1, 0, "False", []])
 def test_wrong_flags(name: str, value: Any) -> None:

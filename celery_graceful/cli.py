@@ -1,0 +1,19 @@
+"""``celery graceful``: what there is to do from a shell."""
+
+from __future__ import annotations
+
+import click
+
+from celery_graceful.cli_quarantine import quarantine
+from celery_graceful.cli_rescue import rescue
+
+__all__ = ["graceful"]
+
+
+@click.group()
+def graceful() -> None:
+    """Graceful workers: what they hold, and what they keep away."""
+
+
+graceful.add_command(quarantine)
+graceful.add_command(rescue)

@@ -1,0 +1,115 @@
+"""``celery graceful quarantine``: look at tasks in quarantine, send them again, drop them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+
+import click
+from celery.bin.base import CeleryCommand
+
+from celery_graceful.quarantine import Kept, delete, entries, find, send_again
+from celery_graceful.store import Store, StoreAway, find_workers_store
+
+__all__ = ["quarantine"]
+
+ALL = click.option("--all", "everything", is_flag=True, help="All that is in quarantine.")
+
+
+@click.group()
+def quarantine() -> None:
+    """Tasks that are not run again because their process died too often."""
+
+
+@quarantine.command("list", cls=CeleryCommand)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.pass_context
+def list_(ctx: click.Context, as_json: bool) -> None:
+    """What is in quarantine, oldest first."""
+    for kept in sorted(_read(_store(ctx)), key=lambda kept: kept.at):
+        click.echo(kept.to_json() if as_json else _line(kept))
+
+
+@quarantine.command(cls=CeleryCommand)
+@click.argument("task_id")
+@click.pass_context
+def show(ctx: click.Context, task_id: str) -> None:
+    """One task with its message."""
+    kept = _found(_store(ctx), task_id)
+    message = kept.to_message()
+    shown = {**asdict(kept), "at": _time(kept.at), "headers": message.headers}
+    try:
+        shown["body"] = message.decode()
+    except Exception as exc:  # pickle is not read unasked
+        shown["body"] = f"not decoded: {exc!r}"
+    click.echo(json.dumps(shown, indent=2, default=repr))
+
+
+@quarantine.command(cls=CeleryCommand)
+@click.argument("task_ids", nargs=-1)
+@ALL
+@click.pass_context
+def retry(ctx: click.Context, task_ids: tuple[str, ...], everything: bool) -> None:
+    """Send tasks again, to the tail of their queues; their deaths are forgotten."""
+    store = _store(ctx)
+    for kept in _chosen(store, task_ids, everything):
+        try:
+            sent = send_again(ctx.obj.app, store, kept)
+        except Exception as exc:
+            raise click.ClickException(f"{kept.id} could not be sent: {exc!r}") from exc
+        click.echo(f"{kept.id} {'sent again' if sent else 'is not in quarantine any more'}")
+
+
+@quarantine.command("delete", cls=CeleryCommand)
+@click.argument("task_ids", nargs=-1)
+@ALL
+@click.pass_context
+def delete_(ctx: click.Context, task_ids: tuple[str, ...], everything: bool) -> None:
+    """Drop tasks and their messages, for good."""
+    store = _store(ctx)
+    for kept in _chosen(store, task_ids, everything):
+        gone = delete(store, kept.id)
+        click.echo(f"{kept.id} {'deleted' if gone else 'is not in quarantine any more'}")
+
+
+def _store(ctx: click.Context) -> Store:
+    store = find_workers_store(ctx.obj.app)
+    if store is None:
+        raise click.ClickException(
+            "there is no Redis to keep a quarantine in: neither the broker nor the result "
+            "backend is one, and graceful_store is not set"
+        )
+    return store
+
+
+def _read(store: Store) -> list[Kept]:
+    try:
+        return list(entries(store))
+    except StoreAway as exc:
+        raise click.ClickException(str(exc)) from exc
+
+
+def _found(store: Store, task_id: str) -> Kept:
+    try:
+        kept = find(store, task_id)
+    except StoreAway as exc:
+        raise click.ClickException(str(exc)) from exc
+    if kept is None:
+        raise click.ClickException(f"{task_id} is not in quarantine")
+    return kept
+
+
+def _chosen(store: Store, task_ids: tuple[str, ...], everything: bool) -> Iterable[Kept]:
+    if bool(task_ids) == everything:
+        raise click.UsageError("name tasks, or give --all")
+    return _read(store) if everything else [_found(store, task_id) for task_id in task_ids]
+
+
+def _line(kept: Kept) -> str:
+    return f"{_time(kept.at)}  {kept.id}  {kept.task}  {kept.why}"
+
+
+def _time(at: float) -> str:
+    return dt.datetime.fromtimestamp(at, dt.timezone.utc).isoformat(" ", "seconds")

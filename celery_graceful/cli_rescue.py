@@ -1,0 +1,42 @@
+"""``celery graceful rescue``: give dead workers' claims back now, where no worker does."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import click
+from celery.bin.base import CeleryCommand
+
+from celery_graceful.claims import Claims
+from celery_graceful.lease import FALLEN
+from celery_graceful.poison import judge
+from celery_graceful.rescue import Rescuer
+from celery_graceful.store import StoreAway, broker_store, settings_of
+
+__all__ = ["rescue"]
+
+
+@click.command(cls=CeleryCommand)
+@click.option("--dry-run", is_flag=True, help="Only say what there is to rescue.")
+@click.pass_context
+def rescue(ctx: click.Context, dry_run: bool) -> None:
+    """Give the claims of dead workers back to their queues.
+
+    Running workers do so by themselves every few seconds.
+    """
+    app = ctx.obj.app
+    store = broker_store(app)
+    if store is None:
+        raise click.ClickException("the broker is not Redis: it gives back by itself")
+    claims = Claims(store)
+    rescuer = Rescuer(claims, settings_of(app), partial(judge, app))
+    try:
+        dead = {*rescuer.dead(), *store.execute("SMEMBERS", [FALLEN])}
+        for worker in sorted(dead):
+            held = store.execute("HLEN", [claims.key(worker)])
+            click.echo(f"{worker} is dead and holds {held} claims")
+        if not dry_run and dead:
+            moved = rescuer.look()
+            click.echo("somebody else is at it" if moved is None else f"{moved} went back")
+    except StoreAway as exc:
+        raise click.ClickException(str(exc)) from None

@@ -1,0 +1,61 @@
+"""The fence between the end of a task and its result: whether its claim is still held.
+
+A worker that was stopped (SIGSTOP, a paused machine, a partition) may wake up after others have
+taken it for dead. What it then finishes has another run by now, and that one is what counts.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from celery.utils.log import get_task_logger
+
+from celery_graceful import phase
+from celery_graceful.store import StoreAway, find_workers_store, settings_of
+
+__all__ = ["CLAIM", "holds_claim", "still_mine"]
+
+logger = get_task_logger(__name__)
+
+#: Under this name a delivery knows its claim: ``<worker>/<number>``.
+CLAIM = "graceful_claim"
+
+#: Seconds that Redis gets to answer.
+TIMEOUT = 1.0
+
+
+def still_mine(app: Any, claim: str) -> bool:
+    """Whether a claim is still held. No round trip while the lease is well inside its time.
+
+    Where Redis does not answer it counts as held: then nobody else can have rescued it, unless
+    they reach a Redis that we do not.
+
+    Args:
+        app: The Celery app.
+        claim: ``<worker>/<number>``.
+    """
+    board = phase.board
+    if board is None:
+        return True
+    worker, _, number = claim.rpartition("/")
+    if board.is_lost(worker):
+        return False
+    if time.monotonic() < board.sure_until:
+        return True
+    store = find_workers_store(app)
+    if store is None:
+        return True
+    keys = ["graceful:workers", f"graceful:lease:{worker}", f"graceful:claims:{worker}"]
+    args = [worker, int(settings_of(app).lease_ttl * 1000), number]
+    try:
+        return bool(store.run("still_mine", keys, args, timeout=TIMEOUT))
+    except StoreAway as exc:
+        logger.warning("Could not ask whether %s is still held: %r", claim, exc)
+        return True
+
+
+def holds_claim(task: Any) -> bool:
+    """``still_mine`` of the delivery that ``task`` runs, where it has a claim."""
+    claim = getattr(task.request, CLAIM, None)
+    return claim is None or phase.board is None or still_mine(task.app, claim)

@@ -1,0 +1,236 @@
+"""Looks into deaths on behalf of one worker: of its children, and of runs left by other workers.
+
+The store is asked in a thread, and what it says is carried out by the worker's loop: a store
+that is slow holds up the delivery in question, and one that is away nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from celery.utils.log import get_logger
+
+from celery_graceful.checkpoint import DELIVERY
+from celery_graceful.fence import CLAIM
+from celery_graceful.poison import condemn, count_deaths, tell_untold
+from celery_graceful.quarantine import QUARANTINE, Kept
+from celery_graceful.starts import Starts
+from celery_graceful.store import StoreAway, find_workers_store, settings_of
+
+if TYPE_CHECKING:
+    from celery_graceful.request import GracefulRequest
+
+__all__ = ["Inquest"]
+
+logger = get_logger(__name__)
+
+#: Seconds between looks at a lease that will be renewed or run out.
+LOOK_AGAIN = 0.5
+
+
+class Inquest:
+    """The inquests of one worker.
+
+    Args:
+        app: The Celery app.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.settings = settings_of(app)
+        self.store = find_workers_store(app) if self.settings.poison_limit else None
+        #: Who we are. Where there are leases, the one that holds ours.
+        self.worker = uuid.uuid4().hex
+        #: Makes the loop call ``on_loop``.
+        self.ring_loop: Callable[[], None] = lambda: None
+        #: A task that dies takes the worker with it.
+        self.in_process = False
+        #: Brokers that give back by themselves what a dead worker held.
+        self.starts: Starts | None = None
+        if self.store and app.connection_for_read().transport.driver_type == "amqp":
+            self.starts = Starts(self.store, self.settings.poison_window)
+        self._cases: deque[Callable[[], None]] = deque()
+        self._waiting: list[tuple[float, Callable[[], None]]] = []
+        self._verdicts: deque[Callable[[], None]] = deque()
+        self._news = threading.Event()
+
+    def start(self) -> None:
+        """Start the threads."""
+        if self.store is not None:
+            threading.Thread(target=self._run, name="graceful-inquest", daemon=True).start()
+        if self.starts is not None:
+            self.starts.run()
+
+    def tell_soon(self) -> None:
+        """Somebody went to quarantine. From any thread, that of a rescuer for instance."""
+        self._decide(lambda: self._open(self._tell))
+
+    # -- asked by the loop -----------------------------------------------------------
+
+    def child_died(self, request: GracefulRequest, then: Callable[[bool], None]) -> bool:
+        """The child that ran a delivery is dead.
+
+        Args:
+            request: The delivery.
+            then: Called in the loop with whether its task is in quarantine now.
+
+        Returns:
+            Whether it will be: not where deaths are not counted.
+        """
+        if self.store is None:
+            return False
+        self._open(lambda: self._child_died(request, then))
+        return True
+
+    def delivered_again(self, request: GracefulRequest, then: Callable[[bool], None]) -> bool:
+        """A delivery is about to be handed over; as ``child_died``.
+
+        It has to wait where the broker says that it was delivered before, and cannot say
+        whether it ran.
+        """
+        if self.starts is None or not request.delivery_info.get("redelivered"):
+            return False
+        self._open(lambda: self._delivered_again(request, then))
+        return True
+
+    def begins(self, request: GracefulRequest) -> str | None:
+        """A task is about to run; the note of it, if one was made."""
+        if self.starts is None:
+            return None
+        note = f"{self.worker}|{request.request_dict[DELIVERY]}"
+        if self.in_process and request.delivery_info.get("redelivered"):
+            # It may be what killed the one before us, and will kill us before a thread gets
+            # to say so.
+            self.starts.start_now(request.id, note)
+        else:
+            self.starts.start(request.id, note)
+        return note
+
+    def on_loop(self) -> None:
+        """Carry out what was decided; in the loop."""
+        while self._verdicts:
+            verdict = self._verdicts.popleft()
+            try:
+                verdict()
+            except Exception as exc:
+                logger.error("After an inquest: %r", exc, exc_info=True)
+
+    # -- in the thread ---------------------------------------------------------------
+
+    def _open(self, case: Callable[[], None]) -> None:
+        self._cases.append(case)
+        self._news.set()
+
+    def _decide(self, verdict: Callable[[], None]) -> None:
+        self._verdicts.append(verdict)
+        self.ring_loop()
+
+    def _run(self) -> None:
+        self._tell()  # what somebody who died did not get to
+        while True:
+            self._news.wait(LOOK_AGAIN if self._waiting else None)
+            self._news.clear()
+            while self._cases:
+                self._cases.popleft()()
+            now = time.monotonic()
+            due = [case for at, case in self._waiting if at <= now]
+            self._waiting = [(at, case) for at, case in self._waiting if at > now]
+            for case in due:
+                case()
+
+    def _tell(self) -> None:
+        try:
+            tell_untold(self.app)
+        except StoreAway:
+            pass  # said there
+
+    def _child_died(self, request: GracefulRequest, then: Callable[[bool], None]) -> None:
+        quarantined = False
+        try:
+            deaths = self._count(request)
+            if deaths >= self.settings.poison_limit and not _has_succeeded(request):
+                quarantined = self._condemn(request, deaths)
+        except StoreAway:
+            pass  # said there; this death is not counted
+        except Exception as exc:
+            logger.error("Could not count a death of %s: %r", request.humaninfo(), exc)
+        self._decide(lambda: then(quarantined))
+        if quarantined:
+            self._tell()
+
+    def _count(self, request: GracefulRequest) -> int:
+        assert self.store is not None
+        delivery = request.request_dict[DELIVERY]
+        if self.starts is not None:
+            verdict, deaths = self._look(request, f"|{delivery}")
+            return deaths if verdict == "poisoned" else 0
+        death = {request.id: _claim(request) or (delivery, "")}
+        return count_deaths(self.store, self.settings, death)[request.id]
+
+    def _delivered_again(self, request: GracefulRequest, then: Callable[[bool], None]) -> None:
+        quarantined = False
+        try:
+            verdict, deaths = self._look(request)
+            if verdict == "wait" and not request.has_left:
+                again = time.monotonic() + LOOK_AGAIN
+                self._waiting.append((again, lambda: self._delivered_again(request, then)))
+                return
+            quarantined = verdict == "kept" or (
+                verdict == "poisoned" and self._condemn(request, deaths)
+            )
+        except StoreAway:
+            pass
+        except Exception as exc:
+            logger.error("Could not look into %s: %r", request.humaninfo(), exc)
+        self._decide(lambda: then(quarantined))
+        if quarantined:
+            self._tell()
+
+    def _look(self, request: GracefulRequest, death: str = "") -> tuple[str, int]:
+        assert self.store is not None
+        keys = [f"graceful:started:{request.id}", f"graceful:deaths:{request.id}", QUARANTINE]
+        verdict, deaths = self.store.run(
+            "redelivered",
+            keys,
+            [
+                request.id,
+                self.worker,
+                f"{self.store.prefix}graceful:lease:",
+                int(self.settings.poison_window * 1000),
+                int(self.settings.lease_ttl * 1000),
+                self.settings.poison_limit,
+                death,
+            ],
+        )
+        return str(verdict), int(deaths)
+
+    def _condemn(self, request: GracefulRequest, deaths: int) -> bool:
+        assert self.store is not None
+        rest = {"why": "", "deaths": deaths, "worker": self.worker}
+        claim = _claim(request)
+        if claim is None:
+            kept = Kept.of_message(request.message, **rest)
+            return condemn(self.store, self.settings, kept, deaths)
+        claimed = self.store.execute("HGET", [f"graceful:claims:{claim[0]}"], [claim[1]])
+        if claimed is None:
+            return False  # it is somebody else's already
+        key, _, raw = claimed.partition("\0")
+        kept = Kept.of_claim(key, raw, **rest)
+        return condemn(self.store, self.settings, kept, deaths, claim)
+
+
+def _claim(request: GracefulRequest) -> tuple[str, str] | None:
+    """Worker and number of its claim, where there are claims."""
+    worker, _, number = request.request_dict.get(CLAIM, "").rpartition("/")
+    return (worker, number) if number else None
+
+
+def _has_succeeded(request: GracefulRequest) -> bool:
+    """Whether the child stored the result of its task before it died; Celery looks since 5.7."""
+    stored = getattr(request, "_success_was_stored", None)
+    return bool(stored is not None and stored())

@@ -1,0 +1,170 @@
+"""The ledger: everything that a worker holds, and what became of it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from celery.worker import state
+
+from celery_graceful import claimant, claims, native
+from celery_graceful.copies import Copies
+from celery_graceful.forget import Forget
+from celery_graceful.inquest import Inquest
+from celery_graceful.monitors import outcome
+from celery_graceful.monitors.checkin import CheckIn
+from celery_graceful.requeue import Requeue
+
+if TYPE_CHECKING:
+    from celery_graceful.request import GracefulRequest
+
+__all__ = ["OPEN", "Ledger", "Stage"]
+
+
+class Stage(enum.Enum):
+    """Where a delivery stands. Only the first three can change."""
+
+    RECEIVED = "received"
+    HANDED_OVER = "handed over"
+    RUNNING = "running"
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"
+    RELEASED = "released"
+    GIVEN_UP = "given up"
+    LOST = "lost"
+
+
+#: Stages of a delivery that has no outcome yet.
+OPEN = (Stage.RECEIVED, Stage.HANDED_OVER, Stage.RUNNING)
+
+
+class _Leaving:
+    """How many deliveries are on their way out: ended, and perhaps not acknowledged yet."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.count = 0
+
+    def __enter__(self) -> None:
+        with self.ledger.lock:
+            self.count += 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        with self.ledger.lock:
+            self.count -= 1
+        self.ledger.on_change()
+
+
+class Ledger:
+    """Everything that this worker holds, and what became of it since the drain began.
+
+    Each delivery leaves by exactly one door: the stage of a request changes under one lock,
+    and who changes it does what belongs to the change.
+    """
+
+    def __init__(self, requeue: Requeue) -> None:
+        self.requeue = requeue
+        self.forget = Forget(requeue.app)
+        self.inquest = Inquest(requeue.app)
+        self.lock = native.Lock()
+        self.held: dict[int, GracefulRequest] = {}
+        #: A message could not be given back: it is left to the broker.
+        self.failed = False
+        #: Give back what has not been started instead of starting it.
+        self.releasing = False
+        #: The worker is stopping: lost children are no failures of their tasks.
+        self.stopping = False
+        self.counts = dict.fromkeys(Stage, 0)
+        self.leaving = _Leaving(self)
+        self.on_change: Callable[[], None] = lambda: None
+        #: Hands a request to the pool; set by the drain.
+        self.process: Callable[[GracefulRequest], None] = lambda request: None
+        #: Whether the loop goes round; set by the drain.
+        self.connected: Callable[[], bool] = lambda: True
+        self.copies = Copies(self)
+        #: Something with a check-in has begun to run; set by the drain.
+        self.on_check_in: Callable[[], None] = lambda: None
+
+    def start_counting(self) -> None:
+        """Count from now on: the drain begins."""
+        self.counts = dict.fromkeys(Stage, 0)
+
+    def open_requests(self) -> list[GracefulRequest]:
+        """What has no outcome yet, oldest first."""
+        return list(self.held.values())
+
+    def active(self) -> list[GracefulRequest]:
+        """What a pool has taken over, oldest first."""
+        return [r for r in self.open_requests() if r.stage is not Stage.RECEIVED]
+
+    def check_ins(self) -> list[CheckIn]:
+        """Of what runs."""
+        running = (r for r in self.open_requests() if r.stage is Stage.RUNNING and not r.lost)
+        return [found for r in running if (found := outcome.check_in_of(r)) is not None]
+
+    def close(self, request: GracefulRequest, stage: Stage, *, only: Iterable[Stage]) -> bool:
+        """Let ``request`` leave as ``stage``, if it stands at one of ``only``."""
+        with self.lock:
+            if request.stage not in only:
+                return False
+            request.stage = stage
+            self.held.pop(id(request), None)
+            self.counts[stage] += 1
+        if request.note is not None and self.inquest.starts is not None:
+            # The hard deadline has its own thread, and sends what it has to say itself.
+            wake = stage is not Stage.GIVEN_UP
+            self.inquest.starts.end(request.id, request.note, wake=wake)
+        self.on_change()
+        return True
+
+    def release_unstarted(self) -> list[GracefulRequest]:
+        """Give everything back that was not started; returns it."""
+        released = [
+            request
+            for request in self.open_requests()
+            if self.close(request, Stage.RELEASED, only=(Stage.RECEIVED,))
+        ]
+        if released:
+            self.requeue.give_back(released)
+            for request in released:
+                state.task_ready(request)
+        return released
+
+    def forget_unstarted(self) -> None:
+        """The broker connection is gone, and with it what was not started.
+
+        Celery drops it in ``Consumer.on_close``; the broker, or who keeps the claims, delivers it
+        again. Only what a pool's child has been handed as a claim will still start here.
+        """
+        kept = []
+        with self.lock:
+            for request in self.open_requests():
+                if request.stage is Stage.HANDED_OVER and request.claim is not None:
+                    kept.append(request)
+                elif request.stage in (Stage.RECEIVED, Stage.HANDED_OVER):
+                    request.stage = Stage.RELEASED
+                    del self.held[id(request)]
+                    if request.claim is not None and claims.current is not None:
+                        claims.current.held.discard(request.claim)
+        for request in kept:
+            state.task_reserved(request)
+
+    def lose(self, worker: str) -> None:
+        """The claims of an identity of this worker are others' now."""
+        for request in self.open_requests():
+            if request.claim is not None and request.claim.worker == worker:
+                request.lost = True
+                if request.stage is Stage.RECEIVED:
+                    request.drop_lost()
+
+    @property
+    def runs_lost(self) -> bool:
+        """Whether something runs whose claim was lost."""
+        return any(request.lost for request in self.open_requests())
+
+    def keep_claims(self) -> None:
+        """After a lost connection: give back the claims of what will not run here."""
+        if claims.current is not None and claimant.current is not None:
+            who = claimant.current
+            claims.current.give_back_others(who.worker, who.take_numbers(0))

@@ -1,0 +1,49 @@
+-- Judge a task of which a broker without claims says that it was delivered before.
+--
+-- KEYS[1]  started: 'worker|delivery' of the run that has not ended as far as is known
+-- KEYS[2]  deaths: which death -> when
+-- KEYS[3]  the quarantine
+-- ARGV     task id; own worker id; start of the keys of leases, with the prefix; milliseconds
+--          in which deaths are counted together; milliseconds that a lease lives; the limit;
+--          a death that is certain, or ''
+--
+-- A run that was left by its worker is a death if the worker is dead. One whose lease is alive
+-- may have died since its last heartbeat, or have lost no more than its connection: a heartbeat
+-- later it is known. Returns 'kept', 'run', 'wait' or 'poisoned', and how many deaths are certain.
+if redis.call('HEXISTS', KEYS[3], ARGV[1]) == 1 then
+  return { 'kept', 0 }
+end
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local window, ttl, limit = ARGV[4] / 1000, ARGV[5] / 1000, tonumber(ARGV[6])
+local function count(death)
+  redis.call('ZADD', KEYS[2], 'NX', string.format('%.3f', now), death)
+  redis.call('PEXPIRE', KEYS[2], ARGV[4])
+end
+local started = redis.call('GET', KEYS[1])
+if started and string.sub(started, 1, #ARGV[2] + 1) ~= ARGV[2] .. '|' then
+  count(started)
+end
+if ARGV[7] ~= '' then
+  count(ARGV[7])
+end
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('%.3f', now - window))
+local deaths = redis.call('ZRANGE', KEYS[2], 0, -1, 'WITHSCORES')
+local certain, open = 0, 0
+for i = 1, #deaths, 2 do
+  local worker = string.match(deaths[i], '^(.+)|')
+  if not worker or redis.call('EXISTS', ARGV[3] .. worker) == 0 then
+    certain = certain + 1
+  elseif now - deaths[i + 1] > ttl then
+    redis.call('ZREM', KEYS[2], deaths[i])
+  else
+    open = open + 1
+  end
+end
+if certain >= limit then
+  return { 'poisoned', certain }
+end
+if certain + open >= limit then
+  return { 'wait', certain }
+end
+return { 'run', certain }

@@ -1,0 +1,16 @@
+-- Note which worker runs which task, for brokers without claims.
+--
+-- KEYS     for each: started (the run), deaths (those of its task)
+-- ARGV     milliseconds to live; for each: 'worker|delivery' of the run; '1' it starts, '0' it has
+--          ended, whichever way: so its worker was alive, and nobody may count it as a death
+for i = 1, #KEYS / 2 do
+  local started, deaths, run = KEYS[2 * i - 1], KEYS[2 * i], ARGV[2 * i]
+  if ARGV[2 * i + 1] == '1' then
+    redis.call('SET', started, run, 'PX', ARGV[1])
+  else
+    if redis.call('GET', started) == run then
+      redis.call('DEL', started)
+    end
+    redis.call('ZREM', deaths, run)
+  end
+end

@@ -1,0 +1,249 @@
+"""Poison tasks: the process that runs them dies, again and again.
+
+A death is counted where a process died that was *running* the task; not where a message was
+merely prefetched, given back, interrupted, or delivered again because a connection was lost or
+a visibility timeout passed. At the ``graceful_poison_limit``-th within ``graceful_poison_window``
+the task goes to quarantine instead of back to its queue, failed with ``PoisonedTask``.
+
+Who is told of that, is told after the message is safe in quarantine: ``untold`` in the store
+says what is still to be told, so a process that dies in between costs nobody the news.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from billiard.einfo import ExceptionInfo
+from celery import signals as celery_signals
+from celery.utils.log import get_logger
+from celery.worker.request import Request
+from celery.worker.strategy import proto1_to_proto2
+from kombu.serialization import prepare_accept_content
+
+from celery_graceful import signals
+from celery_graceful.exceptions import PoisonedTask
+from celery_graceful.log_thread import log
+from celery_graceful.monitors.outcome import close_dead
+from celery_graceful.quarantine import QUARANTINE, UNTOLD, Kept, put
+from celery_graceful.requeue import bounded_connection
+from celery_graceful.settings import Settings
+from celery_graceful.store import Store, find_workers_store, settings_of
+
+__all__ = ["DeadClaim", "condemn", "count_deaths", "judge", "tell_untold"]
+
+logger = get_logger(__name__)
+
+#: Deaths counted in one step.
+BATCH = 100
+
+#: Failures told in one step, and seconds that they may take before somebody else tries.
+TOLD_AT_ONCE, TELL_AGAIN = 20, 60
+
+#: Seconds that the broker gets to take an event.
+EVENT_TIMEOUT = 1.0
+
+
+class DeadClaim(NamedTuple):
+    """A message that a worker held, and ran, when it died.
+
+    Attributes:
+        number: Of the claim.
+        list: The key of the list that it came from, with its prefix.
+        message: As it was in that list.
+    """
+
+    number: str
+    list: str
+    message: str
+
+
+def judge(
+    app: Any,
+    worker: str,
+    running: Sequence[DeadClaim],
+    tell: Callable[[], None] | None = None,
+) -> set[str]:
+    """Count what a dead worker was running; what has died too often goes to quarantine.
+
+    Safe to repeat, and to be done by two at once: a death is counted once, and whether the
+    claim is still there decides.
+
+    Args:
+        app: The Celery app.
+        worker: Id of the dead worker.
+        running: Its claims that ran. Those in quarantine are no claims any more.
+        tell: Sees to it that ``tell_untold`` is called, where this thread must not: signal
+            handlers and result backends belong to the hub of a green pool.
+
+    Returns:
+        The numbers of the claims that went to quarantine.
+
+    Raises:
+        StoreAway: The broker does not answer. What was done, is done.
+    """
+    store, settings = find_workers_store(app), settings_of(app)
+    if store is None or not settings.poison_limit or not running:
+        return set()
+    claims = []
+    for claim in running:
+        try:
+            kept = Kept.of_claim(claim.list, claim.message, why="", deaths=0, worker=worker)
+        except Exception as exc:  # no task: goes back as it is
+            log(logger, logging.WARNING, "A message of %s cannot be read: %r", worker, exc)
+        else:
+            claims.append((claim.number, kept))
+    taken = set()
+    for start in range(0, len(claims), BATCH):
+        batch = claims[start : start + BATCH]
+        deaths = {kept.id: (worker, number) for number, kept in batch}
+        counts = count_deaths(store, settings, deaths)
+        for number, kept in batch:
+            if counts[kept.id] >= settings.poison_limit and condemn(
+                store, settings, kept, counts[kept.id], (worker, number)
+            ):
+                taken.add(number)
+    if taken:
+        tell() if tell is not None else tell_untold(app)
+    return taken
+
+
+def count_deaths(
+    store: Store, settings: Settings, deaths: dict[str, tuple[str, str]]
+) -> dict[str, int]:
+    """Count one death for each task of one worker; how many there were.
+
+    Args:
+        store: Where the workers are known.
+        settings: Those of the app.
+        deaths: Task id -> worker and number of the claim, or the delivery and nothing. The same
+            death is counted once, and one whose claim is gone not at all.
+
+    Raises:
+        StoreAway: It may have been counted or not.
+    """
+    keys: list[str] = []
+    args = [str(int(settings.poison_window * 1000))]
+    for task_id, (worker, number) in deaths.items():
+        keys = keys or [f"graceful:claims:{worker}"]
+        keys.append(f"graceful:deaths:{task_id}")
+        args += [f"{worker}/{number}" if number else worker, number]
+    counts = store.run("deaths", keys, args)
+    return dict(zip(deaths, map(int, counts), strict=True))
+
+
+def condemn(
+    store: Store,
+    settings: Settings,
+    kept: Kept,
+    deaths: int,
+    claim: tuple[str, str] | None = None,
+) -> bool:
+    """Put a task that has died too often into quarantine.
+
+    Args:
+        store: Where the workers are known.
+        settings: Those of the app.
+        kept: The task; ``why`` and ``deaths`` are filled in.
+        deaths: How often.
+        claim: Worker id and number of the claim that holds its message.
+
+    Returns:
+        Whether it was done: not if the claim was gone.
+
+    Raises:
+        StoreAway: It may have been done or not.
+    """
+    times = "once" if deaths == 1 else f"{deaths} times"
+    why = (
+        f"the process that ran it died {times} within {settings.poison_window / 3600:g} h "
+        f"(graceful_poison_limit = {settings.poison_limit})"
+    )
+    kept = Kept(**{**vars(kept), "why": why, "deaths": deaths})
+    if not put(store, kept, claim):
+        return False
+    log(logger, logging.ERROR, "Task %s[%s] goes to quarantine: %s", kept.task, kept.id, why)
+    return True
+
+
+# -- telling ---------------------------------------------------------------------------
+
+
+def tell_untold(app: Any) -> None:
+    """Tell of all tasks in quarantine of which it has not been done: result, errbacks, signals.
+
+    What cannot be told, a result backend that is away for instance, is tried again by whoever
+    calls this a minute later.
+
+    Raises:
+        StoreAway: The store does not answer.
+    """
+    store = find_workers_store(app)
+    while store is not None:
+        texts = store.run("untold", [UNTOLD, QUARANTINE], [TOLD_AT_ONCE, TELL_AGAIN])
+        for text in texts:
+            kept = Kept.from_json(text)
+            try:
+                _tell(app, kept)
+            except Exception as exc:
+                logger.error(
+                    "Could not tell that %s[%s] is in quarantine: %r. Tried again in %d s",
+                    kept.task,
+                    kept.id,
+                    exc,
+                    TELL_AGAIN,
+                    exc_info=True,
+                )
+            else:
+                store.execute("ZREM", [UNTOLD], [kept.id])
+        if len(texts) < TOLD_AT_ONCE:
+            return
+
+
+def _tell(app: Any, kept: Kept) -> None:
+    request = _request_of(app, kept)
+    task, context = request.task, request._context
+    exc = PoisonedTask(f"{kept.task}[{kept.id}] is in quarantine: {kept.why}", kept.deaths)
+    try:
+        raise exc
+    except PoisonedTask:
+        einfo = ExceptionInfo()
+    task.backend.mark_as_failure(kept.id, exc, request=context, store_result=request.store_errors)
+    told = {"sender": task, "task_id": kept.id, "exception": exc}
+    told.update(args=request.args, kwargs=request.kwargs)
+    task.request_stack.push(context)
+    try:
+        task.on_failure(exc, kept.id, request.args, request.kwargs, einfo)
+        celery_signals.task_failure.send(traceback=exc.__traceback__, einfo=einfo, **told)
+    except Exception:
+        logger.exception("on_failure of %s[%s] raised", kept.task, kept.id)
+    finally:
+        task.request_stack.pop()
+    close_dead(app, kept.task, kept.id, request.request_dict)
+    signals.task_quarantined.send(headers=request.request_dict, **told)
+    if task.send_events:
+        _send_event(app, kept, exc)
+
+
+def _request_of(app: Any, kept: Kept) -> Any:
+    """The task's request, as a worker would have made it; also of a task not known here."""
+    message = kept.to_message()
+    message.accept = prepare_accept_content(app.conf.accept_content)
+    task = app.tasks.get(kept.task)
+    if task is None:
+        task = type("UnknownTask", (app.Task,), {"name": kept.task})()
+    options = {"app": app, "task": task, "hostname": kept.worker}
+    if "task" in message.headers:
+        return Request(message, **options)
+    body, headers, decoded, utc = proto1_to_proto2(message, message.decode())
+    return Request(message, body=body, headers=headers, decoded=decoded, utc=utc, **options)
+
+
+def _send_event(app: Any, kept: Kept, exc: PoisonedTask) -> None:
+    try:
+        with bounded_connection(app, EVENT_TIMEOUT) as connection:
+            dispatcher = app.events.Dispatcher(connection, hostname=kept.worker)
+            dispatcher.send("task-failed", uuid=kept.id, exception=repr(exc), traceback="")
+    except Exception as error:  # events may be lost
+        logger.warning("Could not send the event of %s[%s]: %r", kept.task, kept.id, error)

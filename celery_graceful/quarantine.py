@@ -1,0 +1,206 @@
+"""The quarantine: messages of tasks that are not run again, to be looked at and sent again.
+
+Their keys are in the legend of ``store.py``.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kombu.message import Message
+from kombu.utils.json import dumps, loads
+
+from celery_graceful.checkpoint import SENT_AGAIN
+from celery_graceful.requeue import bounded_connection, send_copy
+from celery_graceful.store import Store
+
+__all__ = ["Kept", "delete", "entries", "find", "put", "send_again"]
+
+QUARANTINE = "graceful:quarantine"
+UNTOLD = "graceful:untold"
+
+#: Seconds that a broker gets to take a message that is sent again.
+SEND_TIMEOUT = 5.0
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of one task.
+
+    Attributes:
+        id: Of the task.
+        task: Its name.
+        why: One sentence for people.
+        deaths: How often the process that ran it died.
+        at: When it came here, seconds since the epoch.
+        worker: The worker that ran it last.
+        message: The message. In Redis: ``list``, the key that it came from, and ``raw``, the
+            message as it was there. Else ``exchange``, ``routing_key``, ``headers``,
+            ``properties``, ``content_type``, ``content_encoding`` and ``body`` in base 64.
+    """
+
+    id: str
+    task: str
+    why: str
+    deaths: int
+    at: float
+    worker: str
+    message: dict[str, Any]
+
+    @classmethod
+    def of_claim(cls, key: str, raw: str, **rest: Any) -> Kept:
+        """Of a message as it was in the list ``key`` of Redis."""
+        message = _parse(raw)
+        return cls(**_named(message), at=time.time(), message={"list": key, "raw": raw}, **rest)
+
+    @classmethod
+    def of_message(cls, message: Any, **rest: Any) -> Kept:
+        """Of a message as kombu delivered it."""
+        info = message.delivery_info or {}
+        body = message.body
+        kept = {
+            "exchange": info.get("exchange") or "",
+            "routing_key": info.get("routing_key"),
+            # kombu has decompressed the body.
+            "headers": {k: v for k, v in message.headers.items() if k != "compression"},
+            "properties": dict(message.properties or {}),
+            "content_type": message.content_type,
+            "content_encoding": message.content_encoding,
+            "body": base64.b64encode(body.encode() if isinstance(body, str) else body).decode(),
+        }
+        return cls(**_named(message), at=time.time(), message=kept, **rest)
+
+    def to_json(self) -> str:
+        """As it is stored."""
+        return str(dumps(asdict(self)))
+
+    @classmethod
+    def from_json(cls, text: str) -> Kept:
+        """What was stored."""
+        return cls(**loads(text))
+
+    def to_message(self) -> Message:
+        """The message, as kombu would deliver it."""
+        kept = self.message
+        if "raw" in kept:
+            return _parse(kept["raw"])
+        return Message(
+            body=base64.b64decode(kept["body"]),
+            headers=kept["headers"],
+            properties=kept["properties"],
+            content_type=kept["content_type"],
+            content_encoding=kept["content_encoding"],
+            delivery_info={name: kept[name] for name in ("exchange", "routing_key")},
+        )
+
+
+def _parse(raw: str) -> Message:
+    """A message of kombu's virtual transports."""
+    payload = loads(raw)
+    properties = payload["properties"]
+    body = payload["body"]
+    if properties.get("body_encoding") == "base64":
+        body = base64.b64decode(body)
+    return Message(
+        body=body,
+        headers=payload.get("headers"),
+        properties=properties,
+        content_type=payload.get("content-type"),
+        content_encoding=payload.get("content-encoding"),
+        delivery_info=properties.get("delivery_info"),
+    )
+
+
+def _named(message: Any) -> dict[str, Any]:
+    headers = message.headers
+    if "id" in headers:
+        return {"id": headers["id"], "task": headers["task"]}
+    payload = message.decode()  # task protocol 1
+    return {"id": payload["id"], "task": payload["task"]}
+
+
+def put(store: Store, kept: Kept, claim: tuple[str, str] | None = None) -> bool:
+    """Put a task into quarantine.
+
+    Args:
+        store: Where the workers are known.
+        kept: The task.
+        claim: Worker id and number of the claim that holds the message; given up in the
+            same step.
+
+    Returns:
+        Whether it was done: not if the claim was gone.
+
+    Raises:
+        StoreAway: It may have been done or not.
+    """
+    keys = [QUARANTINE, UNTOLD, f"graceful:deaths:{kept.id}", f"graceful:started:{kept.id}"]
+    args = [kept.id, kept.to_json()]
+    if claim is not None:
+        keys.append(f"graceful:claims:{claim[0]}")
+        args.append(claim[1])
+    return bool(store.run("quarantine", keys, args))
+
+
+def entries(store: Store) -> Iterator[Kept]:
+    """All that is in quarantine, in no order.
+
+    Raises:
+        StoreAway: The store does not answer.
+    """
+    cursor = "0"
+    while True:
+        cursor, found = store.execute("HSCAN", [QUARANTINE], [cursor, "COUNT", 100], insist=True)
+        for text in found.values() if isinstance(found, dict) else found[1::2]:
+            yield Kept.from_json(text)
+        if str(cursor) == "0":
+            return
+
+
+def find(store: Store, task_id: str) -> Kept | None:
+    """One of them.
+
+    Raises:
+        StoreAway: The store does not answer.
+    """
+    text = store.execute("HGET", [QUARANTINE], [task_id], insist=True)
+    return None if text is None else Kept.from_json(text)
+
+
+def send_again(app: Any, store: Store, kept: Kept) -> bool:
+    """Send its message again, as it was, to the tail of the queue that it came from.
+
+    On Redis in one step; with other brokers it is sent, and then taken out of quarantine.
+
+    Returns:
+        Whether it was still there.
+
+    Raises:
+        StoreAway: The store does not answer.
+        Exception: What the broker's client raised; it is still in quarantine then.
+    """
+    if "raw" in kept.message:
+        key = kept.message["list"]
+        if store.prefix and key.startswith(store.prefix):  # the store adds it
+            key = key[len(store.prefix) :]
+        args = [kept.id, kept.message["raw"]]
+        return bool(store.run("release", [QUARANTINE, UNTOLD, key], args, insist=True))
+    with bounded_connection(app, SEND_TIMEOUT) as connection, connection.Producer() as producer:
+        send_copy(producer, kept.to_message(), {SENT_AGAIN: True})
+    return delete(store, kept.id)
+
+
+def delete(store: Store, task_id: str) -> bool:
+    """Take it out of quarantine, for good.
+
+    Returns:
+        Whether it was there.
+
+    Raises:
+        StoreAway: The store does not answer.
+    """
+    return bool(store.run("release", [QUARANTINE, UNTOLD], [task_id, ""], insist=True))

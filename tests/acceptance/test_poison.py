@@ -1,0 +1,95 @@
+"""Tasks whose process dies: counted, and in the end kept away from the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from celery import Celery, chord, signature
+
+from celery_graceful import PoisonedTask, quarantine
+from celery_graceful.store import find_workers_store
+from tests.acceptance.support import Broker
+from tests.raw import Events
+from tests.workers import TIMEOUT, Worker
+
+APP = "tests.apps.poison"
+
+
+def start(broker: Broker, pool: str = "prefork", concurrency: int = 1, **env: str) -> Worker:
+    env = {
+        "BROKER_URL": broker.url,
+        "RESULT_URL": broker.backend_url,
+        "GRACE": "10",
+        "CONF_worker_prefetch_multiplier": "1",
+        "CONF_worker_lost_wait": "0.1",
+        "CONF_worker_send_task_events": "True",
+        **env,
+    }
+    return Worker(APP, pool=pool, concurrency=concurrency, env=env)
+
+
+def task(app: Celery, name: str, *args: object, **options: object) -> object:
+    return signature(f"{APP}.{name}", args, app=app, **options)
+
+
+def quarantined(app: Celery) -> dict[str, quarantine.Kept]:
+    store = find_workers_store(app)
+    assert store is not None
+    return {kept.id: kept for kept in quarantine.entries(store)}
+
+
+@pytest.fixture(params=["redis", "rabbitmq", "quorum"])
+def broker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Broker:
+    db = request.getfixturevalue("redis_db")
+    url = db.url
+    if request.param != "redis":
+        url = request.getfixturevalue("rabbit_vhost").url
+    if request.param == "quorum":
+        monkeypatch.setenv("QUORUM", "20")
+    return Broker(request.param, url, db.backend_url, db.client)
+
+
+@pytest.fixture
+def app(broker: Broker) -> Iterator[Celery]:
+    with broker.app() as app:
+        yield app
+
+
+def test_children_that_die(broker: Broker, app: Celery) -> None:
+    """Each way to die, one after the other on one worker; with all that is told of it."""
+    ways = ["kill", "exit", "segfault", "system_exit"]
+    events = Events(app)
+    with start(broker, concurrency=4) as worker:
+        worker.ready()
+        sent = [
+            task(app, "dying", how).apply_async(task_id=how, link_error=task(app, "errback"))
+            for how in ways
+        ]
+        body = chord([task(app, "part"), task(app, "dying", "exit")])(task(app, "total"))
+        early = task(app, "dying_early").apply_async()
+        for result in sent:
+            with pytest.raises(PoisonedTask, match=r"is in quarantine: .* died 3 times"):
+                result.get(timeout=TIMEOUT)
+        with pytest.raises(Exception, match="is in quarantine"):
+            body.get(timeout=TIMEOUT)
+        with pytest.raises(Exception, match="exited prematurely"):
+            early.get(timeout=TIMEOUT)
+        for how in ways:
+            worker.wait_line(f"quarantined {how} {APP}.dying 3 .*True")
+        worker.wait_line(r">> .* errback", len(ways))
+        assert task(app, "part").apply_async().get(timeout=TIMEOUT) == 1
+        for how in ways:
+            assert worker.count(f"started {how}") == 3
+        worker.term()
+        assert worker.wait() == 0
+    kept = quarantined(app)
+    assert set(ways) < kept.keys()
+    assert early.id not in kept
+    assert {kept[how].task for how in ways} == {f"{APP}.dying"}
+    assert worker.count(">> .* errback") == len(ways)
+    assert broker.held() == 0
+    assert broker.drain_queue(app) == [], body.parent
+    seen = events.all()
+    for how in ways:
+        assert seen[how].count("task-failed") == 1

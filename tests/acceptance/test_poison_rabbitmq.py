@@ -1,0 +1,178 @@
+"""RabbitMQ gives back what a worker held, and does not say what of it ran."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+from celery import Celery
+from celery.exceptions import TimeoutError as NotYet
+
+from celery_graceful import PoisonedTask
+from tests.acceptance.support import Broker
+from tests.acceptance.test_poison import quarantined, start, task
+from tests.apps import quorum_queues
+from tests.conftest import RabbitVhost
+from tests.workers import TIMEOUT, Worker
+
+
+@pytest.fixture(params=["rabbitmq", "quorum"])
+def broker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Broker:
+    if request.param == "quorum":
+        monkeypatch.setenv("QUORUM", "20")
+    db = request.getfixturevalue("redis_db")
+    url = request.getfixturevalue("rabbit_vhost").url
+    return Broker(request.param, url, db.backend_url, db.client)
+
+
+@pytest.fixture
+def app(broker: Broker, app: Celery) -> Celery:
+    app.conf.graceful_store = broker.backend_url
+    return app
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait until a condition on a server's data holds; nobody rings for those."""
+    end = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def store(broker: Broker) -> object:
+    import redis
+
+    return redis.Redis.from_url(broker.backend_url, decode_responses=True)
+
+
+def kill(worker: Worker) -> None:
+    worker.signal(signal.SIGKILL, group=True)
+    worker.wait()
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+def test_workers_that_die(pool: str, broker: Broker, app: Celery) -> None:
+    """What ran is counted, what was prefetched is not; the third death is the last."""
+    if pool == "gevent" and broker.name == "quorum":
+        pytest.skip("the same code as with a classic queue")
+    data, notes, prefetched = store(broker), [None], []
+    poison = task(app, "stubborn", 60).apply_async(task_id="poison")
+    for deaths in range(3):
+        with start(broker, pool, CONF_worker_prefetch_multiplier="4") as worker:
+            worker.wait_line("started poison")
+            if deaths == 0:
+                prefetched += [task(app, "part").apply_async() for _ in range(3)]
+                worker.wait_line(rf"part\[{prefetched[0].id}\] received")
+            wait_until(lambda: data.get("graceful:started:poison") not in notes)
+            notes.append(data.get("graceful:started:poison"))
+            assert data.zcard("graceful:deaths:poison") == deaths
+            kill(worker)
+    with start(broker, pool) as worker:
+        with pytest.raises(PoisonedTask, match="died 3 times"):
+            poison.get(timeout=TIMEOUT)
+        for one in prefetched:
+            assert one.get(timeout=TIMEOUT) == 1
+            assert not data.exists(f"graceful:deaths:{one.id}")
+        assert not worker.count("started poison")
+        worker.term()
+        assert worker.wait() == 0
+    assert quarantined(app).keys() == {"poison"}
+    assert not data.keys("graceful:started:*")
+    assert broker.drain_queue(app) == []
+
+
+def test_a_task_that_kills_its_worker_at_once(app: Celery, broker: Broker) -> None:
+    """Nothing that a thread sends gets out in time: from the second run on it is waited for."""
+    if broker.name == "quorum":
+        pytest.skip("the same code as with a classic queue")
+    poison = task(app, "dying", "exit").apply_async()
+    runs = 0
+    while runs < 5:
+        with start(broker, "threads") as worker:
+            worker.wait_line(f"started {poison.id}|quarantined {poison.id}")
+            if worker.count(f"quarantined {poison.id}"):
+                break
+            worker.wait()
+            runs += 1
+    assert runs in (3, 4)
+
+
+def test_a_lease_that_lives_puts_the_verdict_off(app: Celery, broker: Broker) -> None:
+    """A worker that lost no more than its connection costs its task nothing."""
+    if broker.name == "quorum":
+        pytest.skip("the same code as with a classic queue")
+    data, now = store(broker), time.time()
+    for name, alive in (("dead", 0.7), ("alive", 60)):
+        data.set(f"graceful:lease:{name}", "{}", px=int(alive * 1000))
+        data.set(f"graceful:started:of-{name}", f"{name}|1")
+        data.zadd(f"graceful:deaths:of-{name}", {"|1": now, "|2": now})
+        task(app, "part").apply_async(task_id=f"of-{name}")
+    with app.connection_for_read() as connection:
+        channel = connection.default_channel
+        assert all(channel.basic_get("celery") for _ in range(2))
+    # Now they were delivered before.
+    with start(
+        broker, concurrency=2, CONF_graceful_lease_ttl="1.5", CONF_graceful_heartbeat_interval="0.5"
+    ) as worker:
+        assert app.AsyncResult("of-alive").get(timeout=TIMEOUT) == 1
+        with pytest.raises(PoisonedTask):
+            app.AsyncResult("of-dead").get(timeout=TIMEOUT)
+        worker.term()
+        assert worker.wait() == 0
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_lost_connection(
+    pool: str, broker: Broker, app: Celery, rabbit_vhost: RabbitVhost
+) -> None:
+    """What runs goes on, and is not started again beside itself; it is no death either."""
+    server, data = rabbit_vhost.server, store(broker)
+
+    def drop_connections() -> None:
+        wait_until(lambda: connections())
+        for name in connections():
+            server.api("DELETE", f"connections/{name}")
+
+    def connections() -> list[str]:
+        listed = json.loads(server.api("GET", f"vhosts/{rabbit_vhost.name}/connections"))
+        return [one["name"].replace(" ", "%20").replace(">", "%3E") for one in listed]
+
+    with start(broker, pool, concurrency=2) as worker:
+        worker.ready()
+        long = task(app, "stubborn", 6).apply_async()
+        worker.wait_line(f"started {long.id}")
+        drop_connections()
+        worker.wait_line("Connection to broker lost")
+        worker.wait_line(f"{long.id}.* still runs")
+        with pytest.raises(NotYet):
+            long.get(timeout=0.1)
+        assert long.get(timeout=TIMEOUT) == long.id
+        assert task(app, "part").apply_async(task_id="part").get(timeout=TIMEOUT) == 1
+        worker.term()
+        assert worker.wait() == 0
+        assert worker.count(f"started {long.id}") == 1
+        assert not data.keys("graceful:*")
+        assert broker.drain_queue(app) == []
+
+
+def test_what_is_given_back_often(
+    app: Celery, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deploys do not use up the delivery limit of a quorum queue."""
+    if broker.name != "quorum":
+        pytest.skip("a classic queue has no limit")
+    stops = 13
+    monkeypatch.setenv("QUORUM", "12")
+    app.conf.task_queues = quorum_queues()
+    ids = [task(app, "waiting", 60).apply_async().id for _ in range(2)]
+    for _ in range(stops):
+        with start(broker, "threads", concurrency=2) as worker:
+            for task_id in ids:
+                worker.wait_line(f"started {task_id}")
+            worker.term()
+            assert worker.wait() == 0
+    assert sorted(broker.drain_queue(app)) == sorted(ids)
+    assert not quarantined(app)

@@ -1,0 +1,84 @@
+"""Tasks that take their process with them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from functools import partial
+
+from celery_graceful import Graceful, GracefulTask
+from celery_graceful.signals import task_quarantined
+from tests.apps import make_app, quorum_queues, say
+
+app = make_app("poison")
+if "QUORUM" in os.environ:
+    app.conf.task_queues = quorum_queues()
+    app.conf.worker_detect_quorum_queues = True
+Graceful(app)
+task = partial(app.task, base=GracefulTask, bind=True)
+
+
+def die(how):
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif how == "exit":
+        os._exit(3)
+    elif how == "segfault":
+        ctypes.string_at(0)
+    elif how == "system_exit":
+        raise SystemExit(1)
+
+
+@task()
+def dying(self, how, after=0.0):
+    """Dies each time."""
+    say("started", self.request.id)
+    time.sleep(after)
+    die(how)
+
+
+@app.task(bind=True)
+def dying_early(self):
+    """Acknowledged before it runs."""
+    say("started", self.request.id)
+    die("exit")
+
+
+@task()
+def waiting(self, seconds):
+    """Ends by itself, or at an interrupt."""
+    say("started", self.request.id)
+    self.sleep(seconds)
+    say("ended", self.request.id)
+    return self.request.id
+
+
+@task()
+def stubborn(self, seconds):
+    """Ends by itself alone."""
+    say("started", self.request.id)
+    time.sleep(seconds)
+    say("ended", self.request.id)
+    return self.request.id
+
+
+@task()
+def errback(self, *args):
+    say("errback", *args)
+
+
+@task()
+def total(self, parts):
+    return sum(parts)
+
+
+@task()
+def part(self):
+    return 1
+
+
+@task_quarantined.connect
+def on_quarantined(sender, task_id, exception, args, headers, **_):
+    say("quarantined", task_id, sender.name, exception.deaths, args, headers["id"] == task_id)
