@@ -104,7 +104,7 @@ class WorkerStep(bootsteps.StartStopStep):
                 worker.beat.join(cleanup.time_left() / 2)
             cleanup.run()
         else:
-            monitors_of(worker.app).wait(LAST_REPORTS)
+            monitors_of(worker.app).dispatch.wait(LAST_REPORTS)
         worker.graceful.stopped()
 
     terminate = stop

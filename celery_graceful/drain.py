@@ -67,7 +67,9 @@ class Drain:
         self.quiesce = Quiesce(self)
         self.watch = Watch(self)
         self.ledger.on_change = self.quiesce.on_change
-        self.heartbeats = Heartbeats(self.ledger.check_ins, monitors_of(worker.app).heartbeat)
+        self.heartbeats = Heartbeats(
+            self.ledger.check_ins, monitors_of(worker.app).dispatch.heartbeat
+        )
         self.ledger.on_check_in = self.heartbeats.begin
         self.ledger.requeue.fetching = self.loop.fetching
         self.ledger.requeue.queue_of = self.loop.queue_of

@@ -32,15 +32,24 @@ logger = logging.getLogger(__name__)
 
 def original(module: str, name: str) -> Any:
     """``module.name`` as it was before any monkey patching."""
+    if _by_eventlet():
+        from eventlet.patcher import original
+
+        return getattr(original(module), name)
     if "gevent.monkey" in sys.modules:
         from gevent.monkey import get_original
 
         return get_original(module, name)
-    if "eventlet.patcher" in sys.modules:
-        from eventlet.patcher import original
-
-        return getattr(original(module), name)
     return getattr(__import__(module), name)
+
+
+def _by_eventlet() -> bool:
+    """Whether eventlet has patched anything: others import both to ask which of them has."""
+    if "eventlet.patcher" not in sys.modules:
+        return False
+    from eventlet.patcher import is_monkey_patched
+
+    return any(map(is_monkey_patched, ("thread", "os", "select", "time", "socket")))
 
 
 def is_gevent() -> bool:
@@ -64,7 +73,7 @@ def is_green() -> bool:
 
 def start_thread(target: Callable[[], None], name: str) -> None:
     """Run ``target`` in a daemon thread of the operating system."""
-    if "gevent.monkey" in sys.modules:
+    if "gevent.monkey" in sys.modules and not _by_eventlet():
         # threading.Thread would start a greenlet; the function below it does not.
         original("_thread", "start_new_thread")(target, ())
     else:

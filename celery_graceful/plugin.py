@@ -10,6 +10,7 @@ from celery.signals import beat_embedded_init, beat_init
 from celery_graceful import cleanup
 from celery_graceful.cleanup import ExitHandle, Scope
 from celery_graceful.monitors import Monitor
+from celery_graceful.monitors.monitor import NAMED
 from celery_graceful.resource import Resource
 from celery_graceful.settings import Settings
 
@@ -42,7 +43,6 @@ class Graceful:
             app._plain_create_task_cls = app.create_task_cls
             app.create_task_cls = self._create_task_cls
 
-        app.__dict__.setdefault("_graceful_monitors", {})
         for signal in (beat_init, beat_embedded_init):
             signal.connect(_on_beat, weak=False, dispatch_uid="celery_graceful.monitors")
 
@@ -184,8 +184,7 @@ class Graceful:
         """
         if not isinstance(monitor, Monitor):
             monitor = Monitor(monitor)
-        named = self.app.__dict__.setdefault("_graceful_monitors", {})
-        named[task if isinstance(task, str) else task.name] = monitor
+        NAMED[self.app.main, task if isinstance(task, str) else task.name] = monitor
 
     def _exit_timeout(self) -> float:
         return self.settings.exit_timeout
@@ -209,7 +208,7 @@ class Graceful:
 
 def _on_beat(sender: Any = None, **options: Any) -> None:
     """Beat has a scheduler now."""
-    if "_graceful_monitors" in sender.app.__dict__:
+    if hasattr(sender.app, "_plain_create_task_cls"):  # one of ours
         from celery_graceful.monitors.beat import install
 
         install(sender, **options)

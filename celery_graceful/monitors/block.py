@@ -49,7 +49,7 @@ class checkin:
         try:
             monitors = self._monitors()
             opened = monitors.of_block(self._monitor)
-            monitors.start(opened)
+            monitors.dispatch.start(opened)
         except Exception:
             logger.exception("Check-in of %s", self._monitor.slug)
         _open.set((*_open.get(), (self, opened)))
@@ -68,7 +68,7 @@ class checkin:
         if opened is not None:
             try:
                 status = _status(exc, opened.on_interrupt)
-                self._monitors().finish(opened, status, "" if exc is None else repr(exc))
+                self._monitors().dispatch.finish(opened, status, "" if exc is None else repr(exc))
             except Exception:
                 logger.exception("Check-in of %s", self._monitor.slug)
 

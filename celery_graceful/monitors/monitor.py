@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors import schedule as schedules
 
-__all__ = ["STATUSES", "Monitor", "slugify"]
+__all__ = ["NAMED", "STATUSES", "Monitor", "slugify"]
 
 #: What an interrupted run can be closed as.
 STATUSES = ("ok", "error")
@@ -27,6 +27,10 @@ _RANGES = {
     "failure_issue_threshold": (1, 720),
     "recovery_threshold": (1, 720),
 }
+
+#: Monitors that were named for tasks with ``Graceful.monitor``, by name of the app and the task.
+#: Not kept by the app: a child that was spawned has a copy of it.
+NAMED: dict[tuple[str | None, str], Monitor] = {}
 
 
 def slugify(name: str) -> str:

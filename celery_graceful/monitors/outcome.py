@@ -50,7 +50,7 @@ def close(request: GracefulRequest, status: str, text: str) -> None:
     if check_in is not None:
         request.__dict__["_check_in"] = None
         try:
-            _monitors(request).finish(check_in, status, text)
+            _monitors(request).dispatch.finish(check_in, status, text)
         except Exception:
             logger.exception("The check-in of %s could not be closed", request.humaninfo())
 
@@ -85,7 +85,7 @@ def interrupted(requests: Iterable[GracefulRequest], timeout: float = SHORT) -> 
         if check_in is not None and request.started_at is not None:
             request.__dict__["_check_in"] = None
             try:
-                _monitors(request).goes_on(check_in, "given up", timeout)
+                _monitors(request).dispatch.goes_on(check_in, "given up", timeout)
             except Exception:
                 logger.exception("The check-in of %s could not be closed", request.humaninfo())
 
@@ -111,7 +111,7 @@ def close_dead(
         if task is not None:
             check_in = monitors.of_run(task, task_id, headers)
             if check_in is not None:
-                monitors.finish(check_in, status, "dead")
+                monitors.dispatch.finish(check_in, status, "dead")
     except Exception:
         logger.exception("The check-in of %s[%s] could not be closed", task_name, task_id)
 

@@ -48,7 +48,7 @@ def trace_with_check_in(task: Any) -> None:
         if check_in is None:
             return trace(task_id, args, kwargs, request)
         if not _will_not_start(task):
-            _quietly(monitors.start, check_in)
+            _quietly(monitors.dispatch.start, check_in)
         done = None
         try:
             done = trace(task_id, args, kwargs, request)
@@ -87,15 +87,15 @@ def _ended(monitors: Monitors, check_in: CheckIn, done: Any) -> None:
         (states.SUCCESS, None) if done.info is None else (done.info.state, done.info.retval)
     )
     if state == states.SUCCESS:
-        monitors.finish(check_in, "ok", "succeeded")
+        monitors.dispatch.finish(check_in, "ok", "succeeded")
     elif state == states.FAILURE:
-        monitors.finish(check_in, "error", f"failed: {exc!r}")
+        monitors.dispatch.finish(check_in, "error", f"failed: {exc!r}")
     elif state == states.RETRY:
-        monitors.goes_on(check_in, "retry")
+        monitors.dispatch.goes_on(check_in, "retry")
     elif isinstance(exc, TaskInterrupted) and exc.started and exc.reason != _LOST:
-        monitors.goes_on(check_in, f"interrupted: {exc.reason}")
+        monitors.dispatch.goes_on(check_in, f"interrupted: {exc.reason}")
     if reports_first:
-        monitors.wait(_patience(monitors))
+        monitors.dispatch.wait(_patience(monitors))
 
 
 def _patience(monitors: Monitors) -> float:
@@ -143,7 +143,7 @@ def eager(task: Any, apply: Callable[..., Any], args: Any, kwargs: dict[str, Any
         check_in = None
     if check_in is None:
         return apply(*args, **kwargs)
-    _quietly(monitors.start, check_in)
+    _quietly(monitors.dispatch.start, check_in)
     status = "error"
     try:
         result = apply(*args, **kwargs)
@@ -156,4 +156,4 @@ def eager(task: Any, apply: Callable[..., Any], args: Any, kwargs: dict[str, Any
         status = "ok"
         raise
     finally:
-        _quietly(monitors.finish, check_in, status)
+        _quietly(monitors.dispatch.finish, check_in, status)

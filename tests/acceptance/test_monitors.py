@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import uuid
@@ -18,7 +19,8 @@ from tests.workers import ROOT, TIMEOUT, Worker
 
 GRACE = 4.0
 
-ANY = {"prefork", "threads", "gevent", "solo"}
+ANY = {"prefork", "spawn", "threads", "gevent", "eventlet", "solo"}
+CHILDREN = {"prefork", "spawn"}
 SOLO_CANNOT = ANY - {"solo"}
 GOES_ON = ["in_progress", "in_progress", "ok"]
 
@@ -32,17 +34,24 @@ OUTCOMES: dict[str, tuple[list[str], set[str]]] = {
     "retry_failure": (["in_progress", "in_progress", "error"], ANY),
     "plain_retry": (GOES_ON, ANY),
     "soft_limit": (["in_progress", "error"], SOLO_CANNOT),
-    "hard_limit": (["in_progress", "error"], {"prefork"}),
+    "hard_limit": (["in_progress", "error"], CHILDREN),
     "ignored": (["in_progress", "ok"], ANY),
     "rejected": (["in_progress", "error"], ANY),
     "revoked": (["error"], ANY),
     "expired": (["error"], ANY),
-    "terminated": (["in_progress", "error"], {"prefork"}),
-    "child_killed": (GOES_ON, {"prefork"}),
-    "child_killed_for_good": (["in_progress", "error"], {"prefork"}),
+    "terminated": (["in_progress", "error"], CHILDREN),
+    "child_killed": (GOES_ON, CHILDREN),
+    "child_killed_for_good": (["in_progress", "error"], CHILDREN),
     "interrupted": (GOES_ON, ANY),
     "given_up": (GOES_ON, SOLO_CANNOT),
 }
+
+POOLS = ("prefork", "threads", "gevent", "solo")
+CASES = [
+    *itertools.product(POOLS, ("own", "beat", "sentry")),
+    ("spawn", "own"),
+    ("eventlet", "own"),
+]
 
 #: Those that outlast the first worker.
 TWICE = ("interrupted", "given_up")
@@ -102,8 +111,7 @@ def ended(events: list[dict[str, Any]]) -> bool:
     return any(status != "in_progress" for status in statuses(events))
 
 
-@pytest.mark.parametrize("how", ["own", "beat", "sentry"])
-@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
+@pytest.mark.parametrize(("pool", "how"), CASES)
 def test_every_end(pool: str, how: str, redis_db: RedisDB, project: Project) -> None:
     names = [name for name, (_, pools) in OUTCOMES.items() if pool in pools]
     last = [name for name in TWICE if name in names]

@@ -28,7 +28,9 @@ GREENLET_EXIT = sys.modules["gevent"].GreenletExit if "gevent" in sys.modules el
 
 app.conf.graceful_monitor_beat = HOW == "beat"
 app.conf.beat_max_loop_interval = 0.2
-heartbeat.AT_LEAST = float(os.environ.get("HEARTBEAT", heartbeat.AT_LEAST))
+if "HEARTBEAT" in os.environ:
+    heartbeat.AT_LEAST = float(os.environ["HEARTBEAT"])
+    heartbeat.interval_of = lambda check_in: heartbeat.AT_LEAST
 
 if "SENTRY_DSN" in os.environ:
     sentry_sdk.init(
@@ -52,9 +54,9 @@ def task(**options):
     return decorate
 
 
-def die():
+def die(task):
     """As an OOM kill does, after what was reported so far has left."""
-    monitors_of(app).wait(LONG)
+    monitors_of(task.app).dispatch.wait(LONG)
     os.kill(os.getpid(), 9)
 
 
@@ -146,12 +148,12 @@ def terminated(self):
 @task()
 def child_killed(self):
     if not again(self):
-        die()
+        die(self)
 
 
 @task(acks_late=False)
 def child_killed_for_good(self):
-    die()
+    die(self)
 
 
 @task()

@@ -1,0 +1,146 @@
+"""Who reports, and how a report gets there."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from celery_graceful.exceptions import SettingsError
+from celery_graceful.monitors.checkin import CheckIn
+from celery_graceful.monitors.outbox import Outbox
+from celery_graceful.monitors.report import IN_PROGRESS, Report, Reporter
+from celery_graceful.settings import Settings
+
+__all__ = ["Dispatch"]
+
+
+class Dispatch:
+    """Hands reports to all reporters of an app, each with an outbox of its own.
+
+    Args:
+        app: The Celery app.
+        settings: Those of the app.
+    """
+
+    def __init__(self, app: Any, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+        self._outboxes: dict[str, tuple[Any, Outbox]] = {}
+
+    def start(self, check_in: CheckIn) -> None:
+        """The run begins or goes on, in this process."""
+        self._send("start", check_in, IN_PROGRESS, begins=True)
+
+    def heartbeat(self, check_in: CheckIn) -> None:
+        """The run is still at work."""
+        self._send("heartbeat", check_in, IN_PROGRESS, skippable=True)
+
+    def finish(self, check_in: CheckIn, status: str, text: str = "") -> None:
+        """The run has ended."""
+        self._send("finish", check_in, status, text)
+
+    def goes_on(self, check_in: CheckIn, text: str, timeout: float = 1.0) -> None:
+        """The run was interrupted, or waits for its next try.
+
+        Args:
+            check_in: Its check-in.
+            text: For people.
+            timeout: Seconds that the store may take, where the check-in is closed.
+        """
+        if check_in.on_interrupt is None or text == "retry":
+            self._send("log", check_in, IN_PROGRESS, text, skippable=True)
+        else:
+            check_in.close_early(timeout)
+            self._send("finish", check_in, check_in.on_interrupt, text, goes_on=True)
+
+    def _send(
+        self,
+        what: str,
+        check_in: CheckIn,
+        status: str,
+        text: str = "",
+        *,
+        begins: bool = False,
+        goes_on: bool = False,
+        skippable: bool = False,
+    ) -> None:
+        made = check_in.report(status, text)
+        last = what == "finish" and not goes_on
+
+        for reporter, outbox in self._reporters():
+            method = getattr(reporter, what, None)
+            if method is None:
+                continue
+
+            def send(method: Callable[[Report], None] = method) -> None:
+                method(check_in.complete(made, begins=begins))
+                if last:
+                    check_in.forget()
+
+            outbox.put(send, skippable=skippable)
+
+    def wait(self, timeout: float) -> None:
+        """Wait until all reports have been sent, but not for a server that is away."""
+        end = time.monotonic() + timeout
+        for _, outbox in list(self._outboxes.values()):
+            outbox.flush(max(0.0, end - time.monotonic()))
+
+    def names(self) -> Iterable[str]:
+        """Who reports.
+
+        Raises:
+            SettingsError: A reporter is not known.
+        """
+        names = self._settings.monitor_reporters
+        if names is not None:
+            for name in names:
+                if name not in _BUILT_IN and name not in _entry_points():
+                    known = ", ".join(sorted({*_BUILT_IN, *_entry_points()}))
+                    raise SettingsError(
+                        "graceful_monitor_reporters",
+                        name,
+                        f"there is none of that name, of {known}",
+                    )
+            return names
+        found = ["sentry"] if _sentry_is_active() else []
+        return found + (["healthchecks"] if self._settings.healthchecks_url else [])
+
+    def _reporters(self) -> list[tuple[Any, Outbox]]:
+        names = self.names()
+        for name in names:
+            if name not in self._outboxes:
+                # One step: threads may meet here, and a fork must not find a lock.
+                self._outboxes.setdefault(name, (self._make(name), Outbox(name)))
+        return [self._outboxes[name] for name in names]
+
+    def _make(self, name: str) -> Reporter:
+        timeout = self._settings.monitor_timeout
+        if name == "sentry":
+            from celery_graceful.monitors.sentry import SentryReporter
+
+            return SentryReporter(timeout)
+        if name == "healthchecks":
+            from celery_graceful.monitors.healthchecks import HealthchecksReporter
+
+            return HealthchecksReporter(self._settings.healthchecks_url, timeout)
+        reporter: Reporter = _entry_points()[name].load()(self._app)
+        return reporter
+
+
+_BUILT_IN = ("healthchecks", "sentry")
+
+
+def _entry_points() -> dict[str, Any]:
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group="celery_graceful.reporters")}
+
+
+def _sentry_is_active() -> bool:
+    sdk = sys.modules.get("sentry_sdk")
+    if sdk is None:
+        return False
+    client = sdk.get_client()
+    return bool(client.is_active() and client.options.get("dsn"))
