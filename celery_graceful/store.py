@@ -14,6 +14,12 @@ Keys, each after the key prefix of the connection:
     ``s:<step>``        result of a step: JSON of position and result
     ==================  ==========================================================
 
+Check-ins (``monitors/checkin.py``):
+
+``graceful:run:<slug>:<run>``
+    Hash: ``began``, milliseconds of the first worker's clock; ``closed``, how many check-ins of
+    the run were closed before its end. ``graceful_checkpoint_ttl`` to live.
+
 Deaths and quarantine (``poison.py``), where the workers are known:
 
 ``graceful:deaths:<task id>``
