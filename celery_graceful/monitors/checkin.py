@@ -8,7 +8,6 @@ the store; without one the number is 0, and each delivery counts its own time.
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
 from collections.abc import Mapping
@@ -68,7 +67,6 @@ class CheckIn:
         self._began = time.monotonic()
         self._began_before = 0.0
         self._known = store is None
-        self._lock = threading.Lock()
 
     @property
     def id(self) -> str:
@@ -116,28 +114,29 @@ class CheckIn:
             begins: The caller runs the task: note that it has begun.
             timeout: Seconds that the store may take.
         """
-        with self._lock:
-            if self._known or self._store is None:
-                return
-            self._known = True
-            from celery_graceful.store import StoreAway
+        # No lock: two that ask at once hear the same.
+        if self._known or self._store is None:
+            return
+        from celery_graceful.store import StoreAway
 
-            try:
-                if begins:
-                    now = int(self._began_at * 1000)
-                    found = self._store.run(
-                        "checkin_open", [self._key], [now, self._ttl], timeout=timeout
-                    )
-                else:
-                    found = self._store.execute(
-                        "HMGET", [self._key], ["began", "closed"], timeout=timeout
-                    )
-            except StoreAway:
-                return
-            began, closed = found
-            self.number = int(closed or 0)
-            if began is not None:
-                self._began_before = max(0.0, self._began_at - int(began) / 1000)
+        try:
+            if begins:
+                now = int(self._began_at * 1000)
+                found = self._store.run(
+                    "checkin_open", [self._key], [now, self._ttl], timeout=timeout
+                )
+            else:
+                found = self._store.execute(
+                    "HMGET", [self._key], ["began", "closed"], timeout=timeout
+                )
+        except StoreAway:
+            self._known = True
+            return
+        began, closed = found
+        self.number = int(closed or 0)
+        if began is not None:
+            self._began_before = max(0.0, self._began_at - int(began) / 1000)
+        self._known = True
 
     def close_early(self, timeout: float = 1.0) -> None:
         """It is closed although the run goes on: whoever goes on with it opens another.

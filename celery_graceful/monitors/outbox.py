@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from celery_graceful import cleanup
+from celery_graceful import cleanup, native
 from celery_graceful.log_thread import log
 from celery_graceful.monitors.report import Dropped
 
@@ -67,18 +67,23 @@ class Outbox:
             send: Raises ``Dropped`` if there is no use in trying again.
             skippable: Not worth keeping while the server is away.
         """
+        if skippable and self.away:
+            return
+        if len(self._jobs) >= SIZE:
+            self._say("its queue is full")
+            return
+        if self._exit is None:
+            self._exit = cleanup.Entry(
+                self._last_flush, f"Check-ins for {self.name}", None, "everywhere"
+            )
+        self._jobs.append((time.monotonic() + AGE, send, skippable))
+        if _at_home():  # else whoever comes next starts the greenlet, the end at the latest
+            self._start()
+
+    def _start(self) -> None:
         with self._lock:
-            if skippable and self.away:
-                return
-            if len(self._jobs) >= SIZE:
-                self._say("its queue is full")
-                return
-            self._jobs.append((time.monotonic() + AGE, send, skippable))
-            if self._exit is None:
-                self._exit = cleanup.Entry(
-                    self._last_flush, f"Check-ins for {self.name}", None, "everywhere"
-                )
-            if self._thread is None:
+            if self._thread is None and self._jobs:
+                self._hurry.clear()
                 self._thread = threading.Thread(
                     target=self._work, name=f"graceful-{self.name}", daemon=True
                 )
@@ -104,12 +109,13 @@ class Outbox:
         """At the end of the process: one more attempt, for a short time."""
         self._exit = None
         left = max(0.0, min(LAST_WAIT, 0.5 * cleanup.time_left()))
-        self._hurry.set()
-        thread = self._thread
-        if thread is not None:
-            thread.join(left)
-        with self._lock:
-            lost = sum(not skippable for _, _, skippable in self._jobs)
+        if _at_home():
+            self._start()
+            self._hurry.set()
+            thread = self._thread
+            if thread is not None:
+                thread.join(left)
+        lost = sum(not skippable for _, _, skippable in list(self._jobs))
         if lost:
             log(
                 logger,
@@ -183,7 +189,18 @@ class Outbox:
             )
 
 
+#: The thread whose hub runs our greenlets, where there are any.
+_home = native.thread_ident()
+
+
+def _at_home() -> bool:
+    """Whether greenlets can be started, and their locks taken, in this thread."""
+    return not native.is_green() or native.thread_ident() == _home
+
+
 def _after_fork() -> None:
+    global _home
+    _home = native.thread_ident()
     for outbox in list(_outboxes):
         outbox._reset()
 

@@ -19,9 +19,11 @@ from celery import Celery
 from celery.exceptions import Ignore
 
 from celery_graceful import Graceful, GracefulTask, Monitor, SettingsError, checkin
+from celery_graceful.monitors import dispatch
 from celery_graceful.monitors.heartbeat import Heartbeats, interval_of
 from celery_graceful.monitors.monitors import monitors_of
 from celery_graceful.monitors.outcome import close_dead
+from celery_graceful.monitors.report import Report
 from tests.conftest import RabbitVhost, RedisDB
 from tests.peers import HealthchecksServer, KentServer, Project
 from tests.processes import LOOPBACK
@@ -94,9 +96,20 @@ def test_kill_9_then_the_next_worker(
     assert events[-1]["duration"] > 0.3
 
 
-@pytest.mark.parametrize("name", ["interrupted", "given_up"])
-def test_closed_at_the_interruption(name: str, redis_db: RedisDB, project: Project) -> None:
-    on = {"CONF_graceful_monitor_on_interrupt": "'error'"}
+@pytest.mark.parametrize(
+    ("name", "pool"),
+    [
+        ("interrupted", "prefork"),
+        ("interrupted", "gevent"),
+        ("given_up", "prefork"),
+        ("given_up", "threads"),
+        ("given_up", "gevent"),
+    ],
+)
+def test_closed_at_the_interruption(
+    name: str, pool: str, redis_db: RedisDB, project: Project
+) -> None:
+    on = {"CONF_graceful_monitor_on_interrupt": "'error'", "pool": pool}
     with sender(redis_db.url) as app:
         with start(redis_db.url, redis_db.backend_url, project.dsn, **on) as worker:
             app.send_task(name)
@@ -291,6 +304,41 @@ def test_healthchecks(redis_db: RedisDB, pings: HealthchecksServer) -> None:
     }
     assert all(len(some) == 1 for some in rids.values())
     assert any("ValueError('on purpose')" in body for body in pings.bodies)
+
+
+class Broken:
+    """A reporter whose server is never there."""
+
+    name = "broken"
+
+    def __init__(self, app: Celery) -> None:
+        self.tried = 0
+
+    def start(self, report: Report) -> None:
+        self.tried += 1
+        raise ConnectionError("on purpose")
+
+    heartbeat = finish = start
+
+
+def test_one_that_is_away_holds_up_no_other(
+    app: Celery, pings: HealthchecksServer, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    made: list[Broken] = []
+
+    class Point:
+        @staticmethod
+        def load() -> Any:
+            return lambda app: made.append(Broken(app)) or made[-1]
+
+    monkeypatch.setattr(dispatch, "_entry_points", lambda: {"broken": Point})
+    app.conf.graceful_monitor_reporters = ["broken", "healthchecks"]
+    app.conf.graceful_healthchecks_url = pings.url
+    with checkin("here", app=app):
+        pass
+    assert [what for _, what, _ in pings.wait(2)] == ["start", "success"]
+    assert made[0].tried >= 1
+    assert len([r for r in caplog.records if "broken does not answer" in r.message]) == 1
 
 
 def test_healthchecks_by_its_own_url(app: Celery, pings: HealthchecksServer) -> None:
