@@ -21,7 +21,7 @@ from kombu.utils.json import loads
 
 from celery_graceful import native
 from celery_graceful.claims import Claims, Tag
-from celery_graceful.lease import FALLEN, WORKERS, about_key, lease_key
+from celery_graceful.lease import FALLEN, WORKERS, about_key, lease_key, server_info
 from celery_graceful.log_thread import log
 from celery_graceful.poison import DeadClaim
 from celery_graceful.settings import Settings
@@ -115,10 +115,7 @@ class Rescuer:
 
     def _seconds_to_trust(self) -> float:
         """A Redis that was away has let leases run out whose workers live: they come first."""
-        info = self.store.execute("INFO", [], ["server"])
-        if isinstance(info, str):
-            lines = (line.partition(":") for line in info.splitlines())
-            info = {name: value for name, _, value in lines}
+        info = server_info(self.store, "server")
         up = float(info.get("uptime_in_seconds", self.settings.lease_ttl + 1))
         return max(0.0, self.settings.lease_ttl + 1 - up)
 

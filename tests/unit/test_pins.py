@@ -118,6 +118,8 @@ NAMES: dict[str, list[str] | None] = {
     "kombu.transport.redis:QoS.restore_unacked_once": ["stderr"],
     "kombu.transport.redis:QoS.can_consume_max_estimate": [],
     "kombu.connection:Connection.get_transport_cls": [],
+    "kombu.connection:Connection._info": ["resolve"],
+    "kombu.connection:ConnectionPool.new": [],
     "celery.app.base:Celery.amqp_cls": None,
     "celery.app.amqp:AMQP.Connection": None,
     "kombu.transport.pyamqp:Transport.driver_type": None,
