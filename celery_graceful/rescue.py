@@ -38,7 +38,7 @@ LOCK = "graceful:rescuer"
 PUNCTUAL, LOCKED = 0.9, 0.8
 
 #: Milliseconds for one step of a rescue, before somebody else goes on with it.
-STEP = 10_000
+STEP = 1_000
 
 #: Claims that go back in one step: each holds Redis up for a few milliseconds.
 BATCH = 500
@@ -105,7 +105,10 @@ class Rescuer:
         ttl = int(self.settings.rescue_interval * LOCKED * 1000)
         if not self.store.execute("SET", [LOCK], [self._name, "NX", "PX", ttl]):
             return None
-        return self._rescue_all()
+        moved = self._rescue_all()
+        if moved:  # that has kept it for longer
+            self.store.execute("PEXPIRE", [LOCK], [ttl // 2])
+        return moved
 
     def dead(self) -> list[str]:
         """Workers whose lease ran out, or that are being rescued."""
