@@ -69,6 +69,10 @@ NAMES: dict[str, list[str] | None] = {
     "celery.worker.request:Request.message": None,
     "celery.worker.strategy:proto1_to_proto2": ["message", "body"],
     "celery.worker.worker:WorkController._process_task": ["req"],
+    "celery.worker.consumer.consumer:Consumer.call_soon": ["p"],
+    "celery.worker.consumer.consumer:Consumer._restore_prefetch_count_after_connection_restart": [
+        "p"
+    ],
     "celery.worker.request:create_request_cls": ["base", "task", "pool", "hostname", "eventer"],
     # celery: apps, tasks and pools
     "celery.app.base:Celery.create_task_cls": [],
