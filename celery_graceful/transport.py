@@ -300,7 +300,8 @@ class _Claiming:
             return
         if batch is not None:
             super()._put(queue, message, **kwargs)  # type: ignore[misc]
-            batch.ring_for.add(queue)
+            if hasattr(batch, "ring_for"):
+                batch.ring_for.add(queue)
             return
         pri = self._get_message_priority(message, reverse=False)
         prefix = self.global_keyprefix or ""
