@@ -33,7 +33,7 @@ def start(redis_db):
     """Starts workers, quick to be rescued, and ends them after the test."""
     with ExitStack() as stack:
 
-        def start(pool="prefork", concurrency=2, **env):
+        def start(pool="prefork", concurrency=2, alone=True, **env):
             env = {
                 "BROKER_URL": redis_db.url,
                 "RESULT_URL": redis_db.backend_url,
@@ -42,7 +42,9 @@ def start(redis_db):
                 **env,
             }
             return stack.enter_context(
-                Worker("tests.apps.claims", pool=pool, concurrency=concurrency, env=env)
+                Worker(
+                    "tests.apps.claims", pool=pool, concurrency=concurrency, env=env, alone=alone
+                )
             )
 
         yield start
@@ -109,6 +111,24 @@ def test_a_message_for_a_frozen_worker_that_is_killed(start, app, redis_db):
     result = send(app, "hold", 0)
     kill_whole(worker)
     start()
+    assert result.get(timeout=TIMEOUT) == result.id
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+def test_workers_that_know_each_other_claim_as_well(pool, start, app, redis_db, tmp_path):
+    """Mingle and gossip consume over the channel of the tasks."""
+    first = start(pool, alone=False).ready()
+    worker = start(pool, alone=False).ready()
+    first.term()
+    assert first.wait() == 0
+    result = send(app, "hold", str(tmp_path / "go"))
+    worker.wait_line(">> .* started")
+    assert not redis_db.client.exists("unacked")
+    assert [redis_db.client.hlen(key) for key in redis_db.client.keys("graceful:claims:*")] == [1]
+    assert app.control.ping(timeout=TIMEOUT, limit=1)
+    kill_whole(worker)
+    (tmp_path / "go").touch()
+    start(pool, alone=False)
     assert result.get(timeout=TIMEOUT) == result.id
 
 

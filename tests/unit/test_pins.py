@@ -107,6 +107,7 @@ NAMES: dict[str, list[str] | None] = {
     "kombu.transport.redis:Channel.unacked_index_key": None,
     "kombu.transport.redis:Transport.driver_type": None,
     "kombu.transport.redis:SentinelTransport.Channel": None,
+    "kombu.transport.redis:Channel._basic_cancel": ["consumer_tag"],
     "kombu.transport.redis:Channel._brpop_start": ["timeout"],
     "kombu.transport.redis:Channel._brpop_read": [],
     "kombu.transport.redis:Channel._on_connection_disconnect": ["connection"],
