@@ -11,6 +11,7 @@ from importlib.metadata import version
 from benchmarks.iterate import iterate
 from benchmarks.latency import latency, reading
 from benchmarks.release import release
+from benchmarks.rescue import rescue
 from benchmarks.throughput import throughput
 from tests.servers import RedisServer
 
@@ -22,6 +23,7 @@ BENCHMARKS = {
     "iterate": iterate,
     "throughput": throughput,
     "release": release,
+    "rescue": rescue,
 }
 
 

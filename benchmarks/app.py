@@ -23,6 +23,11 @@ app.conf.update(
     worker_redirect_stdouts=False,
     graceful_grace_period=30,
 )
+if os.environ.get("BENCH_LEASE"):
+    ttl, interval, looks = map(float, os.environ["BENCH_LEASE"].split())
+    app.conf.update(
+        graceful_lease_ttl=ttl, graceful_heartbeat_interval=interval, graceful_rescue_interval=looks
+    )
 if not os.environ.get("BENCH_PLAIN"):
     Graceful(app)
 

@@ -32,11 +32,14 @@ from celery_graceful.log_thread import log
 from celery_graceful.settings import Settings
 from celery_graceful.store import Store, StoreAway
 
-__all__ = ["FALLEN", "WORKERS", "Lease", "about_key", "lease_key"]
+__all__ = ["FALLEN", "WORKERS", "Lease", "about_key", "lease_key", "server_info"]
 
 logger = get_logger(__name__)
 
 WORKERS, FALLEN = "graceful:workers", "graceful:fallen"
+
+#: Redis of which we need RPOP with a count, among others.
+OLDEST = (6, 2)
 
 #: Seconds until a worker that could not register tries again.
 AGAIN = 0.2
@@ -50,6 +53,41 @@ def lease_key(worker: str) -> str:
 def about_key(worker: str) -> str:
     """Key of what stays known of a worker."""
     return f"graceful:worker:{worker}"
+
+
+def server_info(store: Store, section: str) -> dict[str, Any]:
+    """A section of what the server says of itself; empty where it says nothing.
+
+    Raises:
+        StoreAway: It did not answer, or must not be asked.
+    """
+    info = store.execute("INFO", [], [section])
+    if isinstance(info, str):
+        lines = (line.partition(":") for line in info.splitlines())
+        info = {name: value for name, _, value in lines}
+    return dict(info or {})
+
+
+def check_server(store: Store) -> None:
+    """Say in the log what is wrong with a server that claims are to be safe on."""
+    try:
+        server, memory = server_info(store, "server"), server_info(store, "memory")
+    except StoreAway:
+        return  # a managed one may not let us ask
+    version = str(server.get("redis_version", ""))
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if "valkey_version" not in server and numbers and numbers < OLDEST:
+        log(logger, logging.ERROR, "Redis %s is too old: claims need 6.2 or later", version)
+    policy = memory.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        log(
+            logger,
+            logging.WARNING,
+            "Redis has maxmemory-policy %s and may drop keys when its memory is full, leases and "
+            "%s: set noeviction",
+            policy,
+            "checkpoints" if policy.startswith("volatile") else "queues, claims and checkpoints",
+        )
 
 
 class Lease:
@@ -111,6 +149,7 @@ class Lease:
     # -- in its thread ---------------------------------------------------------------
 
     def _keep(self) -> None:
+        checked = False
         while not self._leaving:
             pause = self.settings.heartbeat_interval
             began = time.monotonic()
@@ -118,6 +157,9 @@ class Lease:
                 if self._renew():
                     self.held_until = began + self.settings.lease_ttl
                     self._on_held(self.held_until)
+                    if not checked:
+                        checked = True
+                        check_server(self.store)
                 else:
                     self._lost()
                     pause = 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import selectors
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from celery.utils.log import get_logger
@@ -44,6 +45,7 @@ class Loop:
 
     def attach(self, consumer: Any) -> None:
         """A consumer is about to enter its loop."""
+        _restore_in_loop(consumer)
         if consumer.hub is None:
             self._attach_synloop(consumer)
             self.alive = True
@@ -147,6 +149,18 @@ class Loop:
                 self.worker.consumer.connection.drain_events(timeout=0.05)
         except (TimeoutError, OSError):
             pass
+
+
+def _restore_in_loop(consumer: Any) -> None:
+    """After a reconnect Celery raises the prefetch count with each acknowledgement.
+
+    In the thread that acknowledges, which waits for the broker's answer then, and so does the
+    loop on the same socket: one of the two for ever.
+    """
+    restore = type(consumer)._restore_prefetch_count_after_connection_restart
+    consumer._restore_prefetch_count_after_connection_restart = partial(
+        consumer.call_soon, partial(restore, consumer)
+    )
 
 
 def _is_amqp(connection: Any) -> bool:

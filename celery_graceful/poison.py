@@ -29,7 +29,7 @@ from celery_graceful.monitors.outcome import close_dead
 from celery_graceful.quarantine import QUARANTINE, UNTOLD, Kept, put
 from celery_graceful.requeue import bounded_connection
 from celery_graceful.settings import Settings
-from celery_graceful.store import Store, find_workers_store, settings_of
+from celery_graceful.store import Store, find_workers_store, fork_gate, settings_of
 
 __all__ = ["DeadClaim", "condemn", "count_deaths", "judge", "tell_untold"]
 
@@ -185,7 +185,8 @@ def tell_untold(app: Any) -> None:
         for text in texts:
             kept = Kept.from_json(text)
             try:
-                _tell(app, kept)
+                with fork_gate:  # of all times, a pool forks when a child has died
+                    _tell(app, kept)
             except Exception as exc:
                 logger.error(
                     "Could not tell that %s[%s] is in quarantine: %r. Tried again in %d s",

@@ -21,7 +21,7 @@ from kombu.utils.json import loads
 
 from celery_graceful import native
 from celery_graceful.claims import Claims, Tag
-from celery_graceful.lease import FALLEN, WORKERS, about_key, lease_key
+from celery_graceful.lease import FALLEN, WORKERS, about_key, lease_key, server_info
 from celery_graceful.log_thread import log
 from celery_graceful.poison import DeadClaim
 from celery_graceful.settings import Settings
@@ -38,7 +38,7 @@ LOCK = "graceful:rescuer"
 PUNCTUAL, LOCKED = 0.9, 0.8
 
 #: Milliseconds for one step of a rescue, before somebody else goes on with it.
-STEP = 10_000
+STEP = 1_000
 
 #: Claims that go back in one step: each holds Redis up for a few milliseconds.
 BATCH = 500
@@ -105,7 +105,10 @@ class Rescuer:
         ttl = int(self.settings.rescue_interval * LOCKED * 1000)
         if not self.store.execute("SET", [LOCK], [self._name, "NX", "PX", ttl]):
             return None
-        return self._rescue_all()
+        moved = self._rescue_all()
+        if moved:  # that has kept it for longer
+            self.store.execute("PEXPIRE", [LOCK], [ttl // 2])
+        return moved
 
     def dead(self) -> list[str]:
         """Workers whose lease ran out, or that are being rescued."""
@@ -115,10 +118,7 @@ class Rescuer:
 
     def _seconds_to_trust(self) -> float:
         """A Redis that was away has let leases run out whose workers live: they come first."""
-        info = self.store.execute("INFO", [], ["server"])
-        if isinstance(info, str):
-            lines = (line.partition(":") for line in info.splitlines())
-            info = {name: value for name, _, value in lines}
+        info = server_info(self.store, "server")
         up = float(info.get("uptime_in_seconds", self.settings.lease_ttl + 1))
         return max(0.0, self.settings.lease_ttl + 1 - up)
 

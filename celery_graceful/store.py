@@ -72,7 +72,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 
 
 #: Workers ask stores in threads, and fork children.
-_gate = native.ForkGate()
+fork_gate = native.ForkGate()
 
 
 class StoreAway(Exception):
@@ -149,7 +149,7 @@ class Store:
         if self._away_since is not None and not insist and time.monotonic() < self._ask_again_at:
             raise StoreAway(f"{self.source} was away a moment ago")
         try:
-            with _gate:
+            with fork_gate:
                 answer = call(self._client(timeout))
         except Exception as exc:  # redis, kombu and the system have each errors of their own
             self._failed(exc)

@@ -134,18 +134,27 @@ class _Claiming:
     _next = "EVALSHA"
     _wait: float = WAIT
     _knows_script = False
-    _takes_unacknowledged = False
+    #: Consumers that acknowledge nothing, such as those of replies, while they consume here.
+    _no_ack_tags: frozenset[str] = frozenset()
 
-    def basic_consume(self: Any, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+    def basic_consume(
+        self: Any, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **kwargs: Any
+    ) -> Any:
         if no_ack and queue not in self._fanout_queues:
-            self._takes_unacknowledged = True
-        return super().basic_consume(queue, no_ack, *args, **kwargs)  # type: ignore[misc]
+            self._no_ack_tags |= {consumer_tag}
+        return super().basic_consume(  # type: ignore[misc]
+            queue, no_ack, callback, consumer_tag, **kwargs
+        )
+
+    def _basic_cancel(self: Any, consumer_tag: str) -> Any:
+        self._no_ack_tags -= {consumer_tag}
+        return super()._basic_cancel(consumer_tag)  # type: ignore[misc]
 
     # -- fetching ------------------------------------------------------------------
 
     def _brpop_start(self: Any, timeout: float | None = None) -> None:
         who, book = claimant.current, claims.current
-        if who is None or book is None or self._takes_unacknowledged:
+        if who is None or book is None or self._no_ack_tags:
             self._fetch = None
             super()._brpop_start(timeout)  # type: ignore[misc]
             return
@@ -300,7 +309,8 @@ class _Claiming:
             return
         if batch is not None:
             super()._put(queue, message, **kwargs)  # type: ignore[misc]
-            batch.ring_for.add(queue)
+            if hasattr(batch, "ring_for"):
+                batch.ring_for.add(queue)
             return
         pri = self._get_message_priority(message, reverse=False)
         prefix = self.global_keyprefix or ""

@@ -30,6 +30,7 @@ class Worker:
         concurrency: Of the pool; solo has none.
         env: Added to the environment. The apps in `tests/apps` read BROKER_URL and RESULT_URL.
         args: Added to the command line.
+        alone: Takes no notice of other workers: without mingle and gossip.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Worker:
         args: Sequence[str] = (),
         log_level: str = "INFO",
         hostname: str = "",
+        alone: bool = True,
     ) -> None:
         self.pool = pool
         self.lines: list[str] = []
@@ -55,7 +57,8 @@ class Worker:
             environ["POOL_START_METHOD"] = "spawn"
         argv = [sys.executable, "-m", "celery", "-A", app, "worker", "-l", log_level]
         argv += ["-P", "prefork" if pool == "spawn" else pool, "-c", str(concurrency)]
-        argv += ["--without-mingle", "--without-gossip"]
+        if alone:
+            argv += ["--without-mingle", "--without-gossip"]
         argv += ["-n", hostname or f"w{os.getpid()}-{id(self)}@test", *args]
         self.process = subprocess.Popen(
             argv,

@@ -7,6 +7,7 @@ import signal
 import time
 from contextlib import ExitStack
 
+import celery
 import pytest
 from celery import Celery, chord
 
@@ -32,7 +33,7 @@ def start(redis_db):
     """Starts workers, quick to be rescued, and ends them after the test."""
     with ExitStack() as stack:
 
-        def start(pool="prefork", concurrency=2, **env):
+        def start(pool="prefork", concurrency=2, alone=True, **env):
             env = {
                 "BROKER_URL": redis_db.url,
                 "RESULT_URL": redis_db.backend_url,
@@ -41,7 +42,9 @@ def start(redis_db):
                 **env,
             }
             return stack.enter_context(
-                Worker("tests.apps.claims", pool=pool, concurrency=concurrency, env=env)
+                Worker(
+                    "tests.apps.claims", pool=pool, concurrency=concurrency, env=env, alone=alone
+                )
             )
 
         yield start
@@ -111,6 +114,24 @@ def test_a_message_for_a_frozen_worker_that_is_killed(start, app, redis_db):
     assert result.get(timeout=TIMEOUT) == result.id
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+def test_workers_that_know_each_other_claim_as_well(pool, start, app, redis_db, tmp_path):
+    """Mingle and gossip consume over the channel of the tasks."""
+    first = start(pool, alone=False).ready()
+    worker = start(pool, alone=False).ready()
+    first.term()
+    assert first.wait() == 0
+    result = send(app, "hold", str(tmp_path / "go"))
+    worker.wait_line(">> .* started")
+    assert not redis_db.client.exists("unacked")
+    assert [redis_db.client.hlen(key) for key in redis_db.client.keys("graceful:claims:*")] == [1]
+    assert app.control.ping(timeout=TIMEOUT, limit=1)
+    kill_whole(worker)
+    (tmp_path / "go").touch()
+    start(pool, alone=False)
+    assert result.get(timeout=TIMEOUT) == result.id
+
+
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_chord_on_a_worker_that_is_killed_whole(pool, start, app, tmp_path):
     """Plain Celery: pending for ever."""
@@ -128,6 +149,32 @@ def test_a_chord_on_a_worker_that_is_killed_whole(pool, start, app, tmp_path):
     other.wait_line(">> .* total 3")
     assert other.count(">> .* total 3") == 1
     assert took < 5 * 3
+
+
+def test_from_plain_celery_and_back_while_it_runs(start, app, redis_db):
+    """Worker by worker, with both kinds on the same queue in between."""
+    results = []
+    old = [start("threads", 2, PLAIN="1").ready() for _ in range(2)]
+    new = []
+    for worker in old:
+        results += [send(app, "hold", 0.05) for _ in range(60)]
+        worker.wait_line(">> .* started", 5)
+        new.append(start("threads", 2).ready())
+        worker.term()
+        assert worker.wait() == 0
+    back = []
+    for worker in new:
+        results += [send(app, "hold", 0.05) for _ in range(60)]
+        worker.wait_line(">> .* started", 5)
+        back.append(start("threads", 2, PLAIN="1").ready())
+        worker.term()
+        assert worker.wait() == 0
+    for result in results:
+        assert result.get(timeout=TIMEOUT) == result.id
+    everybody = "\n".join(worker.output for worker in [*old, *new, *back])
+    for result in results:
+        assert everybody.count(f"started {result.id}") == 1
+    assert set(redis_db.client.keys("graceful:*")) <= {"graceful:bell:celery"}  # it expires
 
 
 @pytest.mark.parametrize("task", ["hold", "hold_plain"])
@@ -159,7 +206,9 @@ def test_a_worker_that_wakes_up_has_nothing_to_say(pool, task, start, app, redis
     seen = events.all()
     for task_id in ids:
         assert app.AsyncResult(task_id).state == "SUCCESS"
-        assert seen[task_id].count("task-succeeded") == 1
+        succeeded = seen[task_id].count("task-succeeded")
+        lossy = pool == "threads" and celery.VERSION[:2] < (5, 7)  # loses events in threads
+        assert succeeded == 1 or (lossy and not succeeded)
         assert "task-failed" not in seen[task_id]
     assert frozen.count(">> .* total") + other.count(">> .* total") == 1
     assert redis_db.client.llen("celery") == 0

@@ -1,9 +1,9 @@
 """Exports that are stopped, killed and tried again, on two workers in turn.
 
 Three exports run side by side and stop at the same rows: one saves its cursor every 20 ms, one
-after each row, one commits it with the row. On Redis the claims of a worker that was killed are rescued
-when its lease has run out: the test does not wait for that, and ends the lease by hand. A worker
-is killed with its children, as a container is.
+after each row, one commits it with the row. On Redis the claims of a worker that was killed are
+rescued when its lease has run out: the test does not wait for that, and ends the lease by hand. A
+worker is killed with its children, as a container is.
 """
 
 from __future__ import annotations

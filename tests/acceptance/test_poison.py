@@ -83,13 +83,13 @@ def test_children_that_die(broker: Broker, app: Celery) -> None:
             assert worker.count(f"started {how}") == 3
         worker.term()
         assert worker.wait() == 0
+        assert worker.count(">> .* errback") == len(ways)
+        assert broker.held() == 0
+        assert broker.drain_queue(app) == [], body.parent
     kept = quarantined(app)
     assert set(ways) < kept.keys()
     assert early.id not in kept
     assert {kept[how].task for how in ways} == {f"{APP}.dying"}
-    assert worker.count(">> .* errback") == len(ways)
-    assert broker.held() == 0
-    assert broker.drain_queue(app) == [], body.parent
     seen = events.all()
     for how in ways:
         assert seen[how].count("task-failed") == 1

@@ -69,6 +69,10 @@ NAMES: dict[str, list[str] | None] = {
     "celery.worker.request:Request.message": None,
     "celery.worker.strategy:proto1_to_proto2": ["message", "body"],
     "celery.worker.worker:WorkController._process_task": ["req"],
+    "celery.worker.consumer.consumer:Consumer.call_soon": ["p"],
+    "celery.worker.consumer.consumer:Consumer._restore_prefetch_count_after_connection_restart": [
+        "p"
+    ],
     "celery.worker.request:create_request_cls": ["base", "task", "pool", "hostname", "eventer"],
     # celery: apps, tasks and pools
     "celery.app.base:Celery.create_task_cls": [],
@@ -103,6 +107,7 @@ NAMES: dict[str, list[str] | None] = {
     "kombu.transport.redis:Channel.unacked_index_key": None,
     "kombu.transport.redis:Transport.driver_type": None,
     "kombu.transport.redis:SentinelTransport.Channel": None,
+    "kombu.transport.redis:Channel._basic_cancel": ["consumer_tag"],
     "kombu.transport.redis:Channel._brpop_start": ["timeout"],
     "kombu.transport.redis:Channel._brpop_read": [],
     "kombu.transport.redis:Channel._on_connection_disconnect": ["connection"],
@@ -118,6 +123,8 @@ NAMES: dict[str, list[str] | None] = {
     "kombu.transport.redis:QoS.restore_unacked_once": ["stderr"],
     "kombu.transport.redis:QoS.can_consume_max_estimate": [],
     "kombu.connection:Connection.get_transport_cls": [],
+    "kombu.connection:Connection._info": ["resolve"],
+    "kombu.connection:ConnectionPool.new": [],
     "celery.app.base:Celery.amqp_cls": None,
     "celery.app.amqp:AMQP.Connection": None,
     "kombu.transport.pyamqp:Transport.driver_type": None,

@@ -1,0 +1,196 @@
+"""Rescue and lease against a real Redis, without workers."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from celery import Celery
+from kombu.utils.json import dumps, loads
+
+from celery_graceful import Graceful, SettingsError, poison
+from celery_graceful.claims import Claims, Tag
+from celery_graceful.lease import Lease, check_server
+from celery_graceful.rescue import Rescuer
+from celery_graceful.settings import Settings
+from celery_graceful.store import broker_store
+from tests.servers import RedisServer
+from tests.workers import TIMEOUT
+
+SETTINGS = Settings(lease_ttl=1.0, heartbeat_interval=0.1, rescue_interval=0.5)
+
+
+def message(number, **headers):
+    return dumps(
+        {
+            "body": "W10=",
+            "headers": {"id": f"id-{number}", "task": "t", "eta": None, **headers},
+            "properties": {"delivery_info": {"exchange": "", "routing_key": "q"}},
+        }
+    )
+
+
+def store_of(url):
+    app = Celery("rescue", broker=url, set_as_current=False)
+    Graceful(app)
+    return broker_store(app)
+
+
+@pytest.fixture(autouse=True)
+def no_new_server(request):
+    """Of one that has just started, an expired lease says nothing."""
+    if "redis_db" in request.fixturenames:
+        client = request.getfixturevalue("redis_db").client
+        wait_until(lambda: client.info("server")["uptime_in_seconds"] > 2)
+
+
+@pytest.fixture
+def store(redis_db):
+    return store_of(redis_db.url)
+
+
+def claim(client, worker, messages, queue="q", concurrency=2):
+    """What a worker that died leaves behind."""
+    client.sadd("graceful:workers", worker)
+    client.set(f"graceful:worker:{worker}", f'{{"concurrency": {concurrency}}}')
+    entries = {str(n): f"{queue}\0{text}" for n, text in enumerate(messages, 1)}
+    client.hset(f"graceful:claims:{worker}", mapping=entries)
+
+
+def rescuer(store, judge=lambda worker, running: set()):
+    return Rescuer(Claims(store), SETTINGS, judge)
+
+
+def test_ten_thousand_claims_go_back_in_order(store, redis_db):
+    count = 10_000
+    claim(redis_db.client, "dead", [message(n) for n in range(count)])
+    redis_db.client.lpush("q", "waiting")
+    began = time.monotonic()
+    assert rescuer(store).look() == count
+    assert time.monotonic() - began < 30
+    got = [redis_db.client.rpop("q") for _ in range(count)]
+    first = loads(got[0])
+    assert first["headers"]["redelivered"]
+    assert first["properties"]["delivery_info"]["redelivered"]
+    assert [loads(text)["headers"]["id"] for text in got] == [f"id-{n}" for n in range(count)]
+    assert redis_db.client.rpop("q") == "waiting"
+    assert set(redis_db.client.keys("graceful:*")) <= {"graceful:bell:q", "graceful:rescuer"}
+
+
+def test_what_is_no_message_goes_back_as_it_is(store, redis_db):
+    claim(redis_db.client, "dead", ["garbage", '{"properties": []}'])
+    assert rescuer(store).look() == 2
+    assert redis_db.client.lrange("q", 0, -1)[::-1] == ["garbage", '{"properties": []}']
+
+
+def test_priorities_and_a_key_prefix_are_kept(redis_db):
+    app = Celery("rescue", broker=redis_db.url, set_as_current=False)
+    app.conf.broker_transport_options = {"global_keyprefix": "shop:"}
+    store = broker_store(app)
+    client = redis_db.client
+    client.sadd("shop:graceful:workers", "dead")
+    low = "shop:q\x06\x169"
+    client.hset("shop:graceful:claims:dead", mapping={"1": f"{low}\0{message(1)}"})
+    assert rescuer(store).look() == 1
+    assert client.llen(low) == 1
+    assert client.llen("shop:graceful:bell:q") == 1
+
+
+def test_a_lease_that_lives_is_left_alone(store, redis_db):
+    claim(redis_db.client, "alive", [message(1)])
+    redis_db.client.set("graceful:lease:alive", "{}")
+    assert rescuer(store).look() == 0
+    assert redis_db.client.sismember("graceful:workers", "alive")
+    assert redis_db.client.llen("q") == 0
+
+
+def test_one_at_a_time(store, redis_db):
+    claim(redis_db.client, "dead", [message(1)])
+    assert [rescuer(store).look(), rescuer(store).look()] == [1, None]
+
+
+def test_another_goes_on_where_a_rescuer_died(store, redis_db):
+    client = redis_db.client
+    claim(client, "dead", [message(n) for n in range(5)])
+    Claims(store).give_back([Tag("dead", 4), Tag("dead", 5)])
+    client.srem("graceful:workers", "dead")
+    client.sadd("graceful:fallen", "dead")
+    assert rescuer(store).look() == 3
+    ids = [loads(client.rpop("q"))["headers"]["id"] for _ in range(5)]
+    assert ids == [f"id-{n}" for n in range(5)]
+
+
+def test_what_ran_is_judged_and_what_waited_is_not(store, redis_db):
+    later = "2999-01-01T00:00:00+00:00"
+    messages = [message(0, eta=later), message(1), message(2), message(3)]
+    claim(redis_db.client, "dead", messages, concurrency=2)
+    judged = []
+
+    def judge(worker, running):
+        judged.append((worker, [claim.number for claim in running]))
+        assert all(isinstance(claim, poison.DeadClaim) for claim in running)
+        return set()
+
+    assert rescuer(store, judge).look() == 4
+    assert judged == [("dead", ["2", "3"])]
+
+
+def test_who_has_fallen_claims_nothing_and_knows(store, redis_db):
+    lost, held = [], []
+    options = {"heartbeat": dict, "on_lost": lost.append, "on_held": held.append}
+    lease = Lease(store, SETTINGS, "node", **options)
+    lease.start()
+    wait_until(lambda: held and lease.held)
+    first = lease.identity.worker
+    assert redis_db.client.sismember("graceful:workers", first)
+    assert 0 < redis_db.client.pttl(f"graceful:lease:{first}") <= 1000
+    # An expired lease alone costs nothing.
+    redis_db.client.delete(f"graceful:lease:{first}")
+    wait_until(lambda: redis_db.client.exists(f"graceful:lease:{first}"))
+    assert not lost
+    redis_db.client.srem("graceful:workers", first)
+    redis_db.client.delete(f"graceful:lease:{first}")
+    wait_until(lambda: lost)
+    assert [who.worker for who in lost] == [first]
+    second = lease.identity.worker
+    assert second != first
+    wait_until(lambda: redis_db.client.sismember("graceful:workers", second))
+    lease.leave(TIMEOUT)
+    # What is known of the first one is left to who rescues it.
+    assert redis_db.client.keys("graceful:*") == [f"graceful:worker:{first}"]
+
+
+def test_a_server_that_comes_back_costs_nobody_his_claims(start_server):
+    """Leases ran out while it was away: for a time to live they say nothing."""
+    server = start_server(RedisServer, appendonly=True)
+    with server.client() as client:
+        claim(client, "alive", [message(1)])
+    server.restart()
+    one = rescuer(store_of(server.url()))
+    assert one.look() == 0
+    with server.client() as client:
+        assert client.sismember("graceful:workers", "alive")
+        wait_until(lambda: one.look(), pause=0.2)
+        assert client.llen("q") == 1
+
+
+def test_a_server_that_may_drop_keys_is_named(start_server, caplog):
+    server = start_server(RedisServer)
+    with server.client() as client:
+        client.config_set("maxmemory-policy", "volatile-lru")
+    check_server(store_of(server.url()))
+    assert "maxmemory-policy volatile-lru" in caplog.text
+
+
+def test_a_lease_shorter_than_two_heartbeats_is_refused():
+    app = Celery("rescue", set_as_current=False)
+    app.conf.graceful_lease_ttl = 3
+    with pytest.raises(SettingsError, match=r"graceful_lease_ttl.*two heartbeat intervals, 4 s"):
+        _ = Graceful(app).settings
+
+
+def wait_until(condition, pause=0.01):
+    end = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(pause)
