@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from billiard.einfo import ExceptionWithTraceback
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import Terminated, WorkerLostError
 from celery.exceptions import TaskRevokedError
 from celery.utils.log import get_logger
@@ -221,6 +221,8 @@ class GracefulRequest(Request):
 
     def _fail(self, exc_info: Any, send_failed_event: bool, return_ok: bool) -> None:
         if self._has_ended():
+            if not self._already_revoked and not self._already_cancelled:
+                exc_info = _as_lost(exc_info)
             super().on_failure(exc_info, send_failed_event, return_ok)
             if not (self._goes_on or self._already_cancelled):
                 outcome.close_failed(self, exc_info.exception, succeeded=self._succeeded)
@@ -328,6 +330,22 @@ class GracefulRequest(Request):
     def context(self) -> Any:
         """The task's context, as signals and backends want it."""
         return self._context
+
+
+def _as_lost(exc_info: Any) -> Any:
+    """Of a task that made its process leave, as of one whose process is lost.
+
+    Celery does so since 5.7; before, it tried to encode the ``SystemExit`` as a result, which
+    failed, and left the message unacknowledged.
+    """
+    exc = exc_info.exception
+    exc = exc.exc if isinstance(exc, ExceptionWithTraceback) else exc
+    if not isinstance(exc, (SystemExit, KeyboardInterrupt)):
+        return exc_info
+    try:
+        raise WorkerLostError(f"Worker exited prematurely: {exc!r}.")
+    except WorkerLostError:
+        return ExceptionInfo()
 
 
 def _ends_once(on_success: Callable[..., Any]) -> Callable[..., Any]:

@@ -156,7 +156,8 @@ class _Claiming:
         who, book = claimant.current, claims.current
         if who is None or book is None or self._no_ack_tags:
             self._fetch = None
-            super()._brpop_start(timeout)  # type: ignore[misc]
+            # Its default differs between versions; None would wait for ever in the older ones.
+            super()._brpop_start(*(() if timeout is None else (timeout,)))  # type: ignore[misc]
             return
         queues = self._queue_cycle.consume(len(self.active_queues))
         if not queues:

@@ -187,6 +187,20 @@ class GracefulAsynPool(_MaskedStart, _AimedEnd, AsynPool):
     class Worker(_GracefulChild, AsynWorker):
         pass
 
+    def flush(self) -> None:
+        """The connection is lost: what runs goes on, and its end must be heard.
+
+        Celery before 5.6 forgets all jobs here, and which children are busy.
+        """
+        jobs = {number: job for number, job in self._cache.items() if job._accepted}
+        super().flush()
+        running = {number: job for number, job in jobs.items() if not job.ready()}
+        self._cache.update(running)
+        for job in running.values():
+            process = job._write_to or job._scheduled_for
+            if process is not None and process._is_alive():
+                self._busy_workers.add(process.inqW_fd)
+
     def on_partial_read(self, job: Any, proc: Any) -> None:
         """A child is dead, and has not said yet that it began with ``job``: or was not heard.
 
