@@ -8,11 +8,14 @@ import platform
 import time
 from importlib.metadata import version
 
+from benchmarks.idle import idle
 from benchmarks.iterate import iterate
 from benchmarks.latency import latency, reading
+from benchmarks.publishing import publishing
 from benchmarks.release import release
 from benchmarks.rescue import rescue
 from benchmarks.throughput import throughput
+from benchmarks.variants import variants
 from tests.servers import RedisServer
 
 __all__ = ["main"]
@@ -22,6 +25,9 @@ BENCHMARKS = {
     "reading": reading,
     "iterate": iterate,
     "throughput": throughput,
+    "variants": variants,
+    "publishing": publishing,
+    "idle": idle,
     "release": release,
     "rescue": rescue,
 }

@@ -16,9 +16,10 @@ from celery_graceful import Graceful, GracefulTask, Interrupted
 app = Celery("bench", broker=os.environ.get("BENCH_REDIS"))
 app.conf.update(
     broker_connection_retry_on_startup=True,
-    task_acks_late=True,
+    task_acks_late=not os.environ.get("BENCH_EARLY"),
     task_default_queue=os.environ.get("BENCH_QUEUE", "bench"),
-    task_ignore_result=True,
+    result_backend=os.environ.get("BENCH_RESULTS"),
+    task_ignore_result=not os.environ.get("BENCH_RESULTS"),
     worker_prefetch_multiplier=int(os.environ.get("BENCH_PREFETCH", "4")),
     worker_redirect_stdouts=False,
     graceful_grace_period=30,
@@ -108,7 +109,7 @@ def empty_graceful() -> None:
 
 
 @app.task(base=Task)
-def empty() -> None:
+def empty(*_: Any) -> None:
     """Do nothing."""
 
 

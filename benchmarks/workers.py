@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -43,6 +44,7 @@ class Worker:
         concurrency: Of the pool.
         plain: Leave celery_graceful out.
         prefetch: Messages fetched ahead, for each process or thread.
+        env: More of what ``benchmarks.app`` reads.
     """
 
     def __init__(
@@ -53,12 +55,14 @@ class Worker:
         concurrency: int,
         plain: bool = False,
         prefetch: int = 4,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.queue_name = queue_name
         self._said: queue.SimpleQueue[Said | None] = queue.SimpleQueue()
         self._lines: list[str] = []
         argv = [sys.executable, "-m", "celery", "-A", "benchmarks.app", "worker", "-l", "WARNING"]
-        argv += ["-P", pool, "-c", str(concurrency), "-Q", queue_name, "-n", f"{queue_name}@bench"]
+        name = f"{queue_name.partition(',')[0]}@bench"
+        argv += ["-P", pool, "-c", str(concurrency), "-Q", queue_name, "-n", name]
         argv += ["--without-mingle", "--without-gossip"]
         self.process = subprocess.Popen(
             argv,
@@ -68,6 +72,7 @@ class Worker:
                 "BENCH_QUEUE": queue_name,
                 "BENCH_PLAIN": "1" if plain else "",
                 "BENCH_PREFETCH": str(prefetch),
+                **(env or {}),
             },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -6,6 +6,7 @@ import selectors
 import threading
 from collections.abc import Callable
 from functools import partial
+from types import FrameType
 from typing import Any
 
 from celery.utils.log import get_logger
@@ -16,6 +17,10 @@ from celery_graceful import native
 __all__ = ["Loop"]
 
 logger = get_logger(__name__)
+
+#: The function around ``drain_events``, and the packages that handle what it brings.
+_WAIT = "interruptible_drain_events"
+_AT_WORK = ("celery", "celery_graceful", "redis")
 
 
 class Loop:
@@ -34,7 +39,6 @@ class Loop:
         self.alive = False
         self._green = bool(getattr(worker.pool_cls, "is_green", False))
         self._main: Any = None
-        self._draining_events = False
         self._queues: dict[str, str] = {}
 
     def ring(self) -> None:
@@ -78,11 +82,7 @@ class Loop:
         def interruptible_drain_events(timeout: float | None = None) -> Any:
             if state.should_stop is not None or state.should_terminate is not None:
                 raise TimeoutError  # the loop goes round once more when it is told to end
-            self._draining_events = True
-            try:
-                return drain_events(timeout=timeout)
-            finally:
-                self._draining_events = False
+            return drain_events(timeout=timeout)
 
         consumer.connection.drain_events = interruptible_drain_events
 
@@ -95,10 +95,14 @@ class Loop:
 
     def turn(self) -> None:
         """Make the loop go round once now; in the loop's own thread or greenlet."""
-        if self._green and self._draining_events:
+        if self._green and self._main is not None:
             from celery_graceful.pools.green import in_hub
 
-            in_hub(self._main.throw, TimeoutError("the worker is stopping"))
+            in_hub(self._end_wait)
+
+    def _end_wait(self) -> None:
+        if _waits_for_events(self._main.gr_frame):
+            self._main.throw(TimeoutError("the worker is stopping"))
 
     # -- fetching ------------------------------------------------------------------
 
@@ -149,6 +153,21 @@ class Loop:
                 self.worker.consumer.connection.drain_events(timeout=0.05)
         except (TimeoutError, OSError):
             pass
+
+
+def _waits_for_events(frame: FrameType | None) -> bool:
+    """Whether a greenlet that stands at ``frame`` waits in ``drain_events`` for what comes.
+
+    And does not take a message in: whoever handles it may wait too, and would take the exception
+    for an answer of its own server that did not come.
+    """
+    while frame is not None:
+        if frame.f_code.co_name == _WAIT:
+            return True
+        if frame.f_globals.get("__name__", "").partition(".")[0] in _AT_WORK:
+            return False
+        frame = frame.f_back
+    return False
 
 
 def _restore_in_loop(consumer: Any) -> None:

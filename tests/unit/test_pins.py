@@ -18,6 +18,7 @@ from unittest.mock import Mock
 import pytest
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from celery import Celery
+from celery.concurrency.asynpool import AsynPool
 from celery.worker.request import Request
 from kombu import Connection, Consumer, Queue
 
@@ -86,6 +87,7 @@ NAMES: dict[str, list[str] | None] = {
     "celery.app.trace:build_tracer": ["name", "task", "loader", "hostname", "app"],
     "celery.concurrency.asynpool:AsynPool": None,
     "celery.concurrency.asynpool:AsynPool.Worker": None,
+    "celery.concurrency.asynpool:AsynPool.flush": [],
     "celery.concurrency.asynpool:AsynPool.on_partial_read": ["job", "proc"],
     "celery.concurrency.asynpool:AsynPool.process_flush_queues": ["proc"],
     "celery.concurrency.base:BasePool.on_start": [],
@@ -128,6 +130,9 @@ NAMES: dict[str, list[str] | None] = {
     "celery.app.base:Celery.amqp_cls": None,
     "celery.app.amqp:AMQP.Connection": None,
     "kombu.transport.pyamqp:Transport.driver_type": None,
+    "billiard.pool:ApplyResult._write_to": None,
+    "billiard.pool:ApplyResult._scheduled_for": None,
+    "billiard.process:BaseProcess._is_alive": [],
     # sentry: sending at once, and its receivers that close check-ins
     "sentry_sdk.client:_Client.capture_event": ["event"],
     "sentry_sdk.transport:HttpTransport._check_disabled": ["category"],
@@ -147,6 +152,8 @@ NAMES: dict[str, list[str] | None] = {
 INSTANCE = {
     "_accepted",
     "_active_tags",
+    "_busy_workers",
+    "_cache",
     "_callbacks",
     "_controlled_termination",
     "_delivered",
@@ -333,11 +340,17 @@ def test_a_pool_of_processes_has_what_the_prefork_adapter_needs() -> None:
         assert isinstance(process.pid, int)
         assert callable(process._popen.wait)
         assert process._controlled_termination is False
+        assert isinstance(pool._cache, dict)
         assert callable(pool._timeout_handler._trywaitkill)
         assert callable(pool._worker_handler.close)
     finally:
         pool.terminate()
         pool.join()
+
+
+def test_a_flushed_pool_forgets_which_children_are_busy() -> None:
+    """What ``GracefulAsynPool.flush`` keeps is kept under these names."""
+    assert {"_busy_workers", "_cache"} <= set(AsynPool.flush.__code__.co_names)
 
 
 def test_the_tracer_logs_what_it_ignores_with_data(app: Celery) -> None:
