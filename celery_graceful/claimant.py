@@ -6,7 +6,20 @@ from collections.abc import Callable
 
 from celery_graceful import native
 
-__all__ = ["Claimant", "current"]
+__all__ = ["WORKERS", "Claimant", "claims_key", "current", "lease_key"]
+
+#: Key of the workers that may claim; see ``lease``.
+WORKERS = "graceful:workers"
+
+
+def lease_key(worker: str) -> str:
+    """Key of a worker's lease."""
+    return f"graceful:lease:{worker}"
+
+
+def claims_key(worker: str) -> str:
+    """Key of what a worker claims."""
+    return f"graceful:claims:{worker}"
 
 
 class Claimant:

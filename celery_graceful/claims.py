@@ -18,6 +18,7 @@ from celery.utils.log import get_logger
 from kombu.utils.json import dumps, loads
 
 from celery_graceful import native
+from celery_graceful.claimant import claims_key
 from celery_graceful.log_thread import log
 from celery_graceful.store import COMMAND_TIMEOUT, Store, StoreAway
 
@@ -68,10 +69,6 @@ class Claims:
         self._bell, self._settled = native.Doorbell(), native.Doorbell()
         self._awake = self._hurry = self._started = self._ended = False
         self._gone = native.Doorbell()
-
-    def key(self, worker: str) -> str:
-        """The hash of a worker's claims, without the key prefix."""
-        return f"graceful:claims:{worker}"
 
     # -- acknowledgements ----------------------------------------------------------
 
@@ -165,7 +162,7 @@ class Claims:
                 numbers = batch[worker]
                 for start in range(0, len(numbers), BATCH):
                     part = numbers[start : start + BATCH]
-                    self.store.execute("HDEL", [self.key(worker)], part, insist=True)
+                    self.store.execute("HDEL", [claims_key(worker)], part, insist=True)
                 with self._lock:
                     self._off_hands(worker, batch.pop(worker))
         finally:
@@ -200,7 +197,7 @@ class Claims:
         return sum(self._give_back(worker, some, tail, timeout) for worker, some in numbers.items())
 
     def _give_back(self, worker: str, numbers: list[int], tail: bool, timeout: float) -> int:
-        key, moved = self.key(worker), 0
+        key, moved = claims_key(worker), 0
         order = numbers if tail else numbers[::-1]  # each goes in front of the one before it
         for start in range(0, len(order), BATCH):
             part = order[start : start + BATCH]
@@ -236,7 +233,7 @@ class Claims:
     def _send_orphans(self) -> None:
         while self._orphans:
             worker, below = self._orphans[0]
-            found = map(int, self.store.execute("HKEYS", [self.key(worker)], insist=True))
+            found = map(int, self.store.execute("HKEYS", [claims_key(worker)], insist=True))
             numbers = sorted(n for n in found if n < below and f"{worker}/{n}" not in self.held)
             if numbers:
                 moved = self._give_back(worker, numbers, False, COMMAND_TIMEOUT)

@@ -7,8 +7,9 @@ from functools import partial
 import click
 from celery.bin.base import CeleryCommand
 
+from celery_graceful.claimant import claims_key
 from celery_graceful.claims import Claims
-from celery_graceful.lease import FALLEN
+from celery_graceful.lease import FALLEN, dead_workers
 from celery_graceful.poison import judge
 from celery_graceful.rescue import Rescuer
 from celery_graceful.store import StoreAway, broker_store, settings_of
@@ -31,9 +32,9 @@ def rescue(ctx: click.Context, dry_run: bool) -> None:
     claims = Claims(store)
     rescuer = Rescuer(claims, settings_of(app), partial(judge, app))
     try:
-        dead = {*rescuer.dead(), *store.execute("SMEMBERS", [FALLEN])}
+        dead = {*dead_workers(store), *store.execute("SMEMBERS", [FALLEN])}
         for worker in sorted(dead):
-            held = store.execute("HLEN", [claims.key(worker)])
+            held = store.execute("HLEN", [claims_key(worker)])
             click.echo(f"{worker} is dead and holds {held} claims")
         if not dry_run and dead:
             moved = rescuer.look()

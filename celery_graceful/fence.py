@@ -12,6 +12,7 @@ from typing import Any
 from celery.utils.log import get_task_logger
 
 from celery_graceful import phase
+from celery_graceful.claimant import WORKERS, claims_key, lease_key
 from celery_graceful.store import StoreAway, find_workers_store, settings_of
 
 __all__ = ["CLAIM", "holds_claim", "still_mine"]
@@ -46,7 +47,7 @@ def still_mine(app: Any, claim: str) -> bool:
     store = find_workers_store(app)
     if store is None:
         return True
-    keys = ["graceful:workers", f"graceful:lease:{worker}", f"graceful:claims:{worker}"]
+    keys = [WORKERS, lease_key(worker), claims_key(worker)]
     args = [worker, int(settings_of(app).lease_ttl * 1000), number]
     try:
         return bool(store.run("still_mine", keys, args, timeout=TIMEOUT))

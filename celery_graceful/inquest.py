@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from celery.utils.log import get_logger
 
 from celery_graceful.checkpoint import DELIVERY
+from celery_graceful.claimant import claims_key
 from celery_graceful.fence import CLAIM
 from celery_graceful.poison import condemn, count_deaths, tell_untold
 from celery_graceful.quarantine import QUARANTINE, Kept
@@ -216,7 +217,7 @@ class Inquest:
         if claim is None:
             kept = Kept.of_message(request.message, **rest)
             return condemn(self.store, self.settings, kept, deaths)
-        claimed = self.store.execute("HGET", [f"graceful:claims:{claim[0]}"], [claim[1]])
+        claimed = self.store.execute("HGET", [claims_key(claim[0])], [claim[1]])
         if claimed is None:
             return False  # it is somebody else's already
         key, _, raw = claimed.partition("\0")

@@ -27,16 +27,23 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from celery_graceful import claimant, native
-from celery_graceful.claimant import Claimant
+from celery_graceful.claimant import WORKERS, Claimant, claims_key, lease_key
 from celery_graceful.log_thread import log
 from celery_graceful.settings import Settings
 from celery_graceful.store import Store, StoreAway
 
-__all__ = ["FALLEN", "WORKERS", "Lease", "about_key", "lease_key", "server_info"]
+__all__ = [
+    "FALLEN",
+    "Lease",
+    "about_key",
+    "check_server",
+    "dead_workers",
+    "seconds_to_trust",
+]
 
 logger = get_logger(__name__)
 
-WORKERS, FALLEN = "graceful:workers", "graceful:fallen"
+FALLEN = "graceful:fallen"
 
 #: Redis of which we need RPOP with a count, among others.
 OLDEST = (6, 2)
@@ -45,14 +52,30 @@ OLDEST = (6, 2)
 AGAIN = 0.2
 
 
-def lease_key(worker: str) -> str:
-    """Key of a worker's lease."""
-    return f"graceful:lease:{worker}"
-
-
 def about_key(worker: str) -> str:
     """Key of what stays known of a worker."""
     return f"graceful:worker:{worker}"
+
+
+def dead_workers(store: Store) -> list[str]:
+    """Workers that have registered, and whose lease ran out.
+
+    Raises:
+        StoreAway: Redis did not answer.
+    """
+    workers = sorted(store.execute("SMEMBERS", [WORKERS]))
+    beats = store.execute("MGET", [lease_key(w) for w in workers]) if workers else []
+    return [worker for worker, beat in zip(workers, beats, strict=True) if beat is None]
+
+
+def seconds_to_trust(store: Store, ttl: float) -> float:
+    """Seconds for which leases that ran out say nothing: Redis was away, their workers live.
+
+    Raises:
+        StoreAway: Redis did not answer.
+    """
+    up = float(server_info(store, "server").get("uptime_in_seconds", ttl + 1))
+    return max(0.0, ttl + 1 - up)
 
 
 def server_info(store: Store, section: str) -> dict[str, Any]:
@@ -102,6 +125,8 @@ class Lease:
             identity that it had.
         on_held: Called there with the moment, on the monotonic clock, until which the lease
             is surely held.
+        rescued: Others rescue what a dead worker holds. Not where the broker does so itself:
+            there nobody takes a worker for dead, and the next one clears away what it left.
     """
 
     def __init__(
@@ -113,6 +138,7 @@ class Lease:
         heartbeat: Callable[[], dict[str, Any]],
         on_lost: Callable[[Claimant], None],
         on_held: Callable[[float], None],
+        rescued: bool = True,
     ) -> None:
         self.store = store
         self.settings = settings
@@ -121,6 +147,7 @@ class Lease:
         #: What has to stay known of the worker when its lease has run out.
         self.about: dict[str, Any] = {}
         self._heartbeat, self._on_lost, self._on_held = heartbeat, on_lost, on_held
+        self._rescued = rescued
         self._bell, self._left = native.Doorbell(), native.Doorbell()
         self._leaving = self._registered = False
         self.identity = self._new_identity()
@@ -160,6 +187,8 @@ class Lease:
                     if not checked:
                         checked = True
                         check_server(self.store)
+                        if not self._rescued:
+                            self._clear_away()
                 else:
                     self._lost()
                     pause = 0.0
@@ -184,7 +213,7 @@ class Lease:
             keys = [lease_key(worker)]
             if self.store.execute("SET", keys, command, timeout=timeout, insist=True):
                 return True
-        first = 0 if self._registered else 1
+        first = 0 if self._registered and self._rescued else 1
         keys = [WORKERS, lease_key(worker)]
         keys.append(about_key(worker))
         args = [worker, beat, ttl, first, json.dumps(self.about)]
@@ -205,9 +234,20 @@ class Lease:
         )
         self._on_lost(old)
 
+    def _clear_away(self) -> None:
+        """What dead workers have left; nothing of those that claim."""
+        if seconds_to_trust(self.store, self.settings.lease_ttl):
+            return
+        for worker in dead_workers(self.store):
+            keys = [WORKERS, lease_key(worker), FALLEN]
+            claimed = self.store.execute("EXISTS", [claims_key(worker)])
+            if not claimed and self.store.run("fall", keys, [worker]):
+                self.store.execute("SREM", [FALLEN], [worker])
+                self.store.execute("DEL", [about_key(worker)])
+
     def _leave(self) -> None:
         worker = self.identity.worker
-        keys = [WORKERS, lease_key(worker), FALLEN, f"graceful:claims:{worker}", about_key(worker)]
+        keys = [WORKERS, lease_key(worker), FALLEN, claims_key(worker), about_key(worker)]
         try:
             self.store.run("leave", keys, [worker], insist=True)
         except StoreAway:

@@ -53,12 +53,15 @@ class Membership:
             heartbeat=self._heartbeat,
             on_lost=self._on_lost,
             on_held=self._on_held,
+            rescued=self.rescuer is not None,
         )
         self.lease.about["concurrency"] = drain.worker.concurrency
         self._took_name()
         #: Identities that were lost, and that the loop has not heard of yet.
         self._lost: list[str] = []
         self._began = time.time()
+        #: When the loop was asked to go round, and when it did.
+        self._asked_at = self._turned_at = time.monotonic()
 
     def start(self) -> None:
         """Register, and look after the others."""
@@ -81,6 +84,15 @@ class Membership:
             self.claims.end(min(LEAVE, left))
         self.lease.leave(min(LEAVE, left))
 
+    def _loop_lag(self) -> float:
+        """Seconds that the loop took to go round when it was asked to, or has taken so far."""
+        asked, turned = self._asked_at, self._turned_at
+        if turned < asked:
+            return time.monotonic() - asked
+        self._asked_at = time.monotonic()
+        self.drain.loop.ring()
+        return turned - asked
+
     def _heartbeat(self) -> dict[str, Any]:
         drain = self.drain
         running = [r for r in drain.ledger.active() if r.started_at is not None]
@@ -95,6 +107,7 @@ class Membership:
             else None,
             "pool": type(drain.worker.pool).__module__.rpartition(".")[2],
             "concurrency": drain.worker.concurrency,
+            "loop_lag": round(self._loop_lag(), 3),
             "running": [f"{r.name}[{r.id}]" for r in running[:NAMED]],
         }
 
@@ -115,7 +128,8 @@ class Membership:
         self.drain.loop.ring()
 
     def on_loop(self) -> None:
-        """Let go of what was lost; in the loop."""
+        """The loop goes round: let go of what was lost."""
+        self._turned_at = time.monotonic()
         while self._lost:
             self.drain.ledger.lose(self._lost[0])
             del self._lost[0]

@@ -23,6 +23,7 @@ from celery.worker.strategy import proto1_to_proto2
 from kombu.serialization import prepare_accept_content
 
 from celery_graceful import signals
+from celery_graceful.claimant import claims_key
 from celery_graceful.exceptions import PoisonedTask
 from celery_graceful.log_thread import log
 from celery_graceful.monitors.outcome import close_dead
@@ -126,7 +127,7 @@ def count_deaths(
     keys: list[str] = []
     args = [str(int(settings.poison_window * 1000))]
     for task_id, (worker, number) in deaths.items():
-        keys = keys or [f"graceful:claims:{worker}"]
+        keys = keys or [claims_key(worker)]
         keys.append(f"graceful:deaths:{task_id}")
         args += [f"{worker}/{number}" if number else worker, number]
     counts = store.run("deaths", keys, args)

@@ -15,6 +15,7 @@ from kombu.message import Message
 from kombu.utils.json import dumps, loads
 
 from celery_graceful.checkpoint import SENT_AGAIN
+from celery_graceful.claimant import claims_key
 from celery_graceful.requeue import bounded_connection, send_copy
 from celery_graceful.store import Store
 
@@ -141,7 +142,7 @@ def put(store: Store, kept: Kept, claim: tuple[str, str] | None = None) -> bool:
     keys = [QUARANTINE, UNTOLD, f"graceful:deaths:{kept.id}", f"graceful:started:{kept.id}"]
     args = [kept.id, kept.to_json()]
     if claim is not None:
-        keys.append(f"graceful:claims:{claim[0]}")
+        keys.append(claims_key(claim[0]))
         args.append(claim[1])
     return bool(store.run("quarantine", keys, args))
 

@@ -20,8 +20,9 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.utils.json import loads
 
 from celery_graceful import native
+from celery_graceful.claimant import WORKERS, claims_key, lease_key
 from celery_graceful.claims import Claims, Tag
-from celery_graceful.lease import FALLEN, WORKERS, about_key, lease_key, server_info
+from celery_graceful.lease import FALLEN, about_key, dead_workers, seconds_to_trust
 from celery_graceful.log_thread import log
 from celery_graceful.poison import DeadClaim
 from celery_graceful.settings import Settings
@@ -100,7 +101,9 @@ class Rescuer:
             StoreAway: Redis did not answer.
         """
         if self._trust_at is None:
-            self._trust_at = time.monotonic() + self._seconds_to_trust()
+            self._trust_at = time.monotonic() + seconds_to_trust(
+                self.store, self.settings.lease_ttl
+            )
         # Kept until it expires: one look in an interval is enough for all.
         ttl = int(self.settings.rescue_interval * LOCKED * 1000)
         if not self.store.execute("SET", [LOCK], [self._name, "NX", "PX", ttl]):
@@ -110,20 +113,8 @@ class Rescuer:
             self.store.execute("PEXPIRE", [LOCK], [ttl // 2])
         return moved
 
-    def dead(self) -> list[str]:
-        """Workers whose lease ran out, or that are being rescued."""
-        workers = sorted(self.store.execute("SMEMBERS", [WORKERS]))
-        beats = self.store.execute("MGET", [lease_key(w) for w in workers]) if workers else []
-        return [worker for worker, beat in zip(workers, beats, strict=True) if beat is None]
-
-    def _seconds_to_trust(self) -> float:
-        """A Redis that was away has let leases run out whose workers live: they come first."""
-        info = server_info(self.store, "server")
-        up = float(info.get("uptime_in_seconds", self.settings.lease_ttl + 1))
-        return max(0.0, self.settings.lease_ttl + 1 - up)
-
     def _rescue_all(self) -> int:
-        gone = self.dead()
+        gone = dead_workers(self.store)
         assert self._trust_at is not None
         if time.monotonic() >= self._trust_at:
             for worker in gone:
@@ -133,7 +124,7 @@ class Rescuer:
 
     def _rescue(self, worker: str) -> int:
         began = time.monotonic()
-        key = self.claims.key(worker)
+        key = claims_key(worker)
         numbers = sorted(map(int, self.store.execute("HKEYS", [key])))
         taken = self.judge(worker, self._running(worker, numbers)) if numbers else set()
         back = [number for number in numbers if str(number) not in taken]
@@ -162,7 +153,7 @@ class Rescuer:
             if len(running) >= room:
                 break
             part = numbers[start : start + BATCH]
-            entries = self.store.execute("HMGET", [self.claims.key(worker)], part)
+            entries = self.store.execute("HMGET", [claims_key(worker)], part)
             for number, entry in zip(part, entries, strict=True):
                 if entry is not None and len(running) < room:
                     name, _, text = entry.partition("\0")

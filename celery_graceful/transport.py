@@ -33,7 +33,7 @@ from kombu.utils.json import dumps, loads
 from redis.exceptions import NoScriptError
 
 from celery_graceful import claimant, claims
-from celery_graceful.claimant import Claimant
+from celery_graceful.claimant import WORKERS, Claimant, claims_key
 from celery_graceful.claims import Claims, Tag
 
 __all__ = ["Channel", "SentinelChannel", "SentinelTransport", "Transport", "bell_of"]
@@ -187,7 +187,7 @@ class _Claiming:
     def _claim(self: Any, fetch: _Fetch, prefix: str, keys: list[str]) -> list[Any]:
         worker, room = fetch.who.worker, self._room()
         fetch.first = fetch.who.take_numbers(room)
-        keys = [prefix + "graceful:workers", prefix + fetch.book.key(worker), *keys]
+        keys = [prefix + WORKERS, prefix + claims_key(worker), *keys]
         in_turn = self.queue_order_strategy == "round_robin"
         return [
             CLAIM.sha if self._knows_script else CLAIM.text,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -213,6 +214,38 @@ def test_a_worker_that_wakes_up_has_nothing_to_say(pool, task, start, app, redis
     assert frozen.count(">> .* total") + other.count(">> .* total") == 1
     assert redis_db.client.llen("celery") == 0
     assert not redis_db.client.keys("graceful:claims:*")
+    assert not redis_db.client.smembers("graceful:workers")
+
+
+@pytest.mark.slow
+def test_solid_queue_568_a_worker_that_drains_is_not_taken_for_dead(start, app, redis_db):
+    """There the heartbeat ends as the stop begins, and others fail what still runs."""
+    lease = {"CONF_graceful_lease_ttl": "5", "CONF_graceful_heartbeat_interval": "2"}
+    draining = start(GRACE="60", **lease).ready()
+    results = [send(app, "hold", 25) for _ in range(2)]
+    draining.wait_line(">> .* started", 2)
+    healthy = [start(**lease).ready() for _ in range(3)]
+    (key,) = [
+        key
+        for key in redis_db.client.keys("graceful:lease:*")
+        if json.loads(redis_db.client.get(key))["pid"] == draining.pid
+    ]
+    draining.term()
+    wait_until(lambda: json.loads(redis_db.client.get(key))["phase"] == "QUIET", "no heartbeat")
+    beat = json.loads(redis_db.client.get(key))
+    assert sorted(beat["running"]) == sorted(f"hold[{result.id}]" for result in results)
+    assert 0 <= beat["loop_lag"] < 5
+    assert beat["seconds_left"] > 30
+    for result in results:
+        assert result.get(timeout=TIMEOUT) == result.id
+    assert draining.wait() == 0
+    assert draining.took > 3 * 5, "it has drained for longer than its lease"
+    assert draining.count(">> .* ended") == 2
+    for worker in healthy:
+        assert worker.count(">> .* started") == 0
+        assert worker.count("Rescued") == 0
+        worker.term()
+        assert worker.wait() == 0
     assert not redis_db.client.smembers("graceful:workers")
 
 

@@ -160,6 +160,27 @@ def test_who_has_fallen_claims_nothing_and_knows(store, redis_db):
     assert redis_db.client.keys("graceful:*") == [f"graceful:worker:{first}"]
 
 
+def test_where_the_broker_rescues_the_next_worker_clears_away(store, redis_db):
+    """And nobody is taken for dead who was only out of reach."""
+    client = redis_db.client
+    client.sadd("graceful:workers", "dead", "claims")
+    client.set("graceful:worker:dead", "{}")
+    client.hset("graceful:claims:claims", "1", f"q\0{message(1)}")
+    lost, held = [], []
+    options = {"heartbeat": dict, "on_lost": lost.append, "on_held": held.append}
+    lease = Lease(store, SETTINGS, "node", rescued=False, **options)
+    lease.start()
+    worker = lease.identity.worker
+    wait_until(lambda: client.smembers("graceful:workers") == {"claims", worker})
+    assert not client.exists("graceful:worker:dead", "graceful:fallen")
+    client.srem("graceful:workers", worker)
+    client.delete(f"graceful:lease:{worker}")
+    wait_until(lambda: client.sismember("graceful:workers", worker))
+    assert not lost
+    lease.leave(TIMEOUT)
+    assert client.smembers("graceful:workers") == {"claims"}
+
+
 def test_a_server_that_comes_back_costs_nobody_his_claims(start_server):
     """Leases ran out while it was away: for a time to live they say nothing."""
     server = start_server(RedisServer, appendonly=True)
