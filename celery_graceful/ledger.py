@@ -101,7 +101,13 @@ class Ledger:
     def check_ins(self) -> list[CheckIn]:
         """Of what runs."""
         running = (r for r in self.open_requests() if r.stage is Stage.RUNNING and not r.lost)
-        return [found for r in running if (found := outcome.check_in_of(r)) is not None]
+        found = []
+        for request in running:
+            check_in = outcome.check_in_of(request)
+            if check_in is not None:
+                check_in.pid = request.worker_pid
+                found.append(check_in)
+        return found
 
     def close(self, request: GracefulRequest, stage: Stage, *, only: Iterable[Stage]) -> bool:
         """Let ``request`` leave as ``stage``, if it stands at one of ``only``."""

@@ -1,6 +1,6 @@
 """The phase of a worker, shared by all of its processes.
 
-Two pages of memory, mapped by the main process before it starts its children. Reading it costs
+Three pages of memory, mapped by the main process before it starts its children. Reading it costs
 a memory access, so a task can ask as often as it likes; waiting is done on a pipe (see
 ``interrupt``). The clock is ``time.monotonic``, which all processes of a machine share.
 """
@@ -25,7 +25,7 @@ __all__ = ["BOARD_ENV", "Board", "InterruptReason", "Phase", "attach", "board", 
 BOARD_ENV = "CELERY_GRACEFUL_BOARD"
 
 _PAGE = 4096
-_FLAG, _PHASE, _REASON = 0, 1, 2
+_FLAG, _PHASE, _REASON, _BEATING = 0, 1, 2, 3
 _STOPPING, _LOST = 1, 2
 _TIMES = struct.Struct("=ddddd")  # requested, soft, hard, end of grace, last resort
 _TIMES_AT = 8
@@ -35,7 +35,9 @@ _TARGET = struct.Struct("=Q")
 _TARGETS_AT = 128
 _TARGETS = (_PAGE - _TARGETS_AT) // _TARGET.size
 _MARKS_AT, _MARKS = _PAGE, _PAGE
-_SIZE = _MARKS_AT + _MARKS
+_ENDED = struct.Struct("=L")
+_ENDED_AT = _MARKS_AT + _MARKS
+_SIZE = _ENDED_AT + _PAGE
 
 
 class Phase(enum.IntEnum):
@@ -68,7 +70,7 @@ class Board:
     """The shared memory.
 
     Args:
-        memory: A writable mapping of two pages.
+        memory: A writable mapping of three pages.
         path: The file behind it, where there is one.
     """
 
@@ -218,6 +220,30 @@ class Board:
                 return True
         return False
 
+    # -- check-ins -------------------------------------------------------------------
+
+    @property
+    def beating(self) -> bool:
+        """Whether a heartbeat of the main process is on its way to a monitor's server."""
+        return bool(self.memory[_BEATING])
+
+    @beating.setter
+    def beating(self, beating: bool) -> None:
+        self.memory[_BEATING] = beating
+
+    def set_ended(self, pid: int, run: str | None) -> None:
+        """The process ``pid`` has begun to report the end of ``run``."""
+        _ENDED.pack_into(self.memory, _ended(pid), 0 if run is None else zlib.crc32(run.encode()))
+
+    def has_ended(self, pid: int, run: str) -> bool:
+        """Whether ``run`` is the last of which it has done so.
+
+        Processes whose ids are 1024 apart share a place: a no too many.
+        """
+        return bool(_ENDED.unpack_from(self.memory, _ended(pid))[0] == zlib.crc32(run.encode()))
+
+    # -- checkpoints -----------------------------------------------------------------
+
     def mark(self, task_id: str) -> None:
         """Note that a task has something in the store."""
         self.memory[_mark(task_id)] = 1
@@ -232,6 +258,10 @@ class Board:
         marked = bool(self.memory[place])
         self.memory[place] = 0
         return marked
+
+
+def _ended(pid: int) -> int:
+    return _ENDED_AT + pid * _ENDED.size % _PAGE
 
 
 def _mark(task_id: str) -> int:

@@ -150,7 +150,7 @@ class Server(ABC):
                     continue
                 output = (self.folder / "output").read_text(errors="replace")[-2000:]
                 problem = "does not answer" if alive else "ended while it started"
-                raise RuntimeError(f"{self.programs[0]} {problem}:\n{output}") from error
+                raise RuntimeError(f"{type(self).__name__} {problem}:\n{output}") from error
 
 
 class RedisServer(Server):

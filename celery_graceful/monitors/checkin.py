@@ -60,6 +60,8 @@ class CheckIn:
         self.on_interrupt = monitor.on_interrupt or on_interrupt
         self.name = name
         self.number = 0
+        #: Of the process that runs it, where another one sends its heartbeats.
+        self.pid: int | None = None
         self._store = store
         self._ttl = int(ttl)
         self._opened_as = opened_as

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors.checkin import CheckIn
+from celery_graceful.monitors.endings import Endings
 from celery_graceful.monitors.outbox import Outbox
 from celery_graceful.monitors.report import IN_PROGRESS, Report, Reporter
 from celery_graceful.settings import Settings
@@ -28,9 +30,11 @@ class Dispatch:
         self._app = app
         self._settings = settings
         self._outboxes: dict[str, tuple[Any, Outbox]] = {}
+        self._endings = Endings()
 
     def start(self, check_in: CheckIn) -> None:
         """The run begins or goes on, in this process."""
+        self._endings.begins(check_in)
         self._send("start", check_in, IN_PROGRESS, begins=True)
 
     def heartbeat(self, check_in: CheckIn) -> None:
@@ -68,6 +72,8 @@ class Dispatch:
     ) -> None:
         made = check_in.report(status, text)
         last = what == "finish" and not goes_on
+        if what == "finish":
+            self._endings.ends(check_in)
 
         for reporter, outbox in self._reporters():
             method = getattr(reporter, what, None)
@@ -75,6 +81,13 @@ class Dispatch:
                 continue
 
             def send(method: Callable[[Report], None] = method) -> None:
+                if what == "heartbeat":
+                    with self._endings.beat(check_in) as may:
+                        if may:
+                            method(check_in.complete(made))
+                    return
+                if what == "finish":
+                    self._endings.wait_for_beats(self._settings.monitor_timeout)
                 method(check_in.complete(made, begins=begins))
                 if last:
                     check_in.forget()
@@ -132,6 +145,7 @@ class Dispatch:
 _BUILT_IN = ("healthchecks", "sentry")
 
 
+@cache
 def _entry_points() -> dict[str, Any]:
     from importlib.metadata import entry_points
 

@@ -1,0 +1,78 @@
+"""No heartbeat after the end: a server would take it for the beginning of another run.
+
+Heartbeats come from the main process, the end from the process that runs the task, over another
+connection. So who reports the end says so first, in memory that they share, and lets a heartbeat
+that is on its way arrive; and who is about to send one looks there.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from celery_graceful import native, phase
+from celery_graceful.monitors.checkin import CheckIn
+
+__all__ = ["Endings"]
+
+#: Runs that are remembered in the process that reported their end.
+KEPT = 1000
+
+#: Seconds between two looks of who waits for a heartbeat to arrive.
+PAUSE = 0.005
+
+
+class Endings:
+    """Whose end has been reported, or is being reported now."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, None] = {}
+        self._lock = native.Lock()
+        self._beats = 0
+
+    def begins(self, check_in: CheckIn) -> None:
+        """The run begins or goes on in this process."""
+        run, board = _run(check_in), phase.board
+        self._runs.pop(run, None)
+        if board is not None and board.has_ended(os.getpid(), run):
+            board.set_ended(os.getpid(), None)
+
+    def ends(self, check_in: CheckIn) -> None:
+        """Its end is about to be reported by this process."""
+        self._runs[_run(check_in)] = None
+        while len(self._runs) > KEPT:
+            self._runs.pop(next(iter(self._runs)), None)
+        if phase.board is not None:
+            phase.board.set_ended(os.getpid(), _run(check_in))
+
+    @contextmanager
+    def beat(self, check_in: CheckIn) -> Iterator[bool]:
+        """Around a heartbeat: whether it may be sent."""
+        run, board = _run(check_in), phase.board
+        self._count(1)
+        try:
+            ended = run in self._runs
+            if board is not None and check_in.pid is not None:
+                ended = ended or board.has_ended(check_in.pid, run)
+            yield not ended
+        finally:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        with self._lock:
+            self._beats += change
+            if phase.board is not None:
+                phase.board.beating = self._beats > 0
+
+    @staticmethod
+    def wait_for_beats(seconds: float) -> None:
+        """Let a heartbeat of the main process arrive, for so long at most."""
+        board, end = phase.board, time.monotonic() + seconds
+        while board is not None and board.beating and time.monotonic() < end:
+            time.sleep(PAUSE)
+
+
+def _run(check_in: CheckIn) -> str:
+    return f"{check_in.slug}\n{check_in.run}"
