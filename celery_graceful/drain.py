@@ -10,6 +10,7 @@ Three parties, each with its own share:
 
 from __future__ import annotations
 
+import atexit
 import logging
 from typing import Any
 
@@ -170,6 +171,8 @@ class Drain:
             self.membership.leave()
         log_thread.current = None
         self.watch.bell.ring(STOPPED)
+        if self.watch.given_up and not self.embedded:
+            atexit.register(self.watch.leave_at_once)
         if self.embedded:
             self.watch.end()
             phase.detach()

@@ -7,6 +7,7 @@ or a log, is done in a thread of its own, for a bounded time.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -284,13 +285,31 @@ class Watch:
         if self.drain.loop.alive and not quiesce.done:
             bounded(lambda: self.adapter.stuck_loop(quiesce.fetch_no_more), LOOP_PATIENCE)
 
+    def leave_at_once(self) -> None:
+        """The first of the exit handlers: run the others, and spare the interpreter its own end.
+
+        It would take apart what tasks that were given up still use, and throw an exception into
+        each of their greenlets; that takes a good part of what is left of the grace.
+        """
+        atexit.unregister(self.leave_at_once)
+        try:
+            atexit._run_exitfuncs()
+        finally:
+            try:
+                _flush()
+            finally:
+                os._exit(self._status)
+
+    @property
+    def _status(self) -> int:
+        return int(EX_FAILURE if self.ledger.failed else EX_OK)
+
     def _leave_by_force(self) -> None:
         """The last resort, while there is still time to do it ourselves."""
         if self._left:
             return
         self._left = True
         self.adapter.leave()
-        status = EX_FAILURE if self.ledger.failed else EX_OK
         try:
             left = min(1.0, LAST_CLEANUPS * (self.deadlines.grace - self.deadlines.hard))
             end = time.monotonic() + left
@@ -302,7 +321,7 @@ class Watch:
                 self.drain.worker.pidlock.release()
             bounded(_flush, LAST_WORDS)
         finally:
-            os._exit(status)
+            os._exit(self._status)
 
 
 def _stop_hearing() -> None:

@@ -10,6 +10,9 @@ import ast
 import importlib
 import inspect
 import logging
+import subprocess
+import sys
+import textwrap
 import threading
 from pathlib import Path
 from typing import Any
@@ -168,7 +171,7 @@ INSTANCE = {
 }
 
 #: Private names of the standard library.
-STDLIB = {"_exit"}
+STDLIB = {"_exit", "_run_exitfuncs"}
 
 
 def find(path: str) -> Any:
@@ -351,6 +354,25 @@ def test_a_pool_of_processes_has_what_the_prefork_adapter_needs() -> None:
 def test_a_flushed_pool_forgets_which_children_are_busy() -> None:
     """What ``GracefulAsynPool.flush`` keeps is kept under these names."""
     assert {"_busy_workers", "_cache"} <= set(AsynPool.flush.__code__.co_names)
+
+
+def test_an_exit_handler_can_run_the_others_and_leave() -> None:
+    """Each once; ``atexit._run_exitfuncs`` is private."""
+    code = """
+        import atexit, os
+        atexit.register(print, "first")
+        def last():
+            atexit.unregister(last)
+            atexit._run_exitfuncs()
+            print("left", flush=True)
+            os._exit(3)
+        atexit.register(print, "second")
+        atexit.register(last)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.split()) == (3, ["second", "first", "left"])
 
 
 def test_the_tracer_logs_what_it_ignores_with_data(app: Celery) -> None:
