@@ -2,8 +2,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # A Celery series to test with, such as 5.5; the newest that we support when empty.
 CELERY ?=
-# Three workers also on two cores: most tests wait for something.
-PYTEST_ARGS ?= -n 4 --dist worksteal
+# More workers than cores: most tests wait for something.
+PYTEST_ARGS ?= -n 6 --dist worksteal
 
 BIN := $(VENV)/bin
 USE := $(VENV)/.installed
