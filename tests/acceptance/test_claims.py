@@ -175,7 +175,8 @@ def test_from_plain_celery_and_back_while_it_runs(start, app, redis_db):
     everybody = "\n".join(worker.output for worker in [*old, *new, *back])
     for result in results:
         assert everybody.count(f"started {result.id}") == 1
-    assert set(redis_db.client.keys("graceful:*")) <= {"graceful:bell:celery"}  # it expires
+    keys = {"graceful:bell:celery", "graceful:rescuer"}  # they expire
+    assert set(redis_db.client.keys("graceful:*")) <= keys
 
 
 @pytest.mark.parametrize("task", ["hold", "hold_plain"])
