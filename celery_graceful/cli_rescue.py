@@ -10,7 +10,7 @@ from celery.bin.base import CeleryCommand
 from celery_graceful.claimant import claims_key
 from celery_graceful.claims import Claims
 from celery_graceful.lease import FALLEN, dead_workers
-from celery_graceful.poison import judge
+from celery_graceful.poison import is_limited, judge
 from celery_graceful.rescue import Rescuer
 from celery_graceful.store import StoreAway, broker_store, settings_of
 
@@ -30,7 +30,7 @@ def rescue(ctx: click.Context, dry_run: bool) -> None:
     if store is None:
         raise click.ClickException("the broker is not Redis: it gives back by itself")
     claims = Claims(store)
-    rescuer = Rescuer(claims, settings_of(app), partial(judge, app))
+    rescuer = Rescuer(claims, settings_of(app), partial(judge, app), partial(is_limited, app))
     try:
         dead = {*dead_workers(store), *store.execute("SMEMBERS", [FALLEN])}
         for worker in sorted(dead):

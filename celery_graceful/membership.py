@@ -12,7 +12,7 @@ from celery_graceful import cleanup
 from celery_graceful.claimant import Claimant
 from celery_graceful.claims import Claims
 from celery_graceful.lease import Lease
-from celery_graceful.poison import judge
+from celery_graceful.poison import is_limited, judge
 from celery_graceful.rescue import Rescuer
 from celery_graceful.store import Store
 
@@ -44,7 +44,10 @@ class Membership:
         self.rescuer: Rescuer | None = None
         if claims is not None:
             self.rescuer = Rescuer(
-                claims, drain.settings, partial(judge, app, tell=drain.ledger.inquest.tell_soon)
+                claims,
+                drain.settings,
+                partial(judge, app, tell=drain.ledger.inquest.tell_soon),
+                partial(is_limited, app),
             )
         self.lease = Lease(
             store,

@@ -32,7 +32,7 @@ from celery_graceful.requeue import bounded_connection
 from celery_graceful.settings import Settings
 from celery_graceful.store import Store, find_workers_store, fork_gate, settings_of
 
-__all__ = ["DeadClaim", "condemn", "count_deaths", "judge", "tell_untold"]
+__all__ = ["DeadClaim", "condemn", "count_deaths", "is_limited", "judge", "tell_untold"]
 
 logger = get_logger(__name__)
 
@@ -108,6 +108,16 @@ def judge(
     if taken:
         tell() if tell is not None else tell_untold(app)
     return taken
+
+
+def is_limited(app: Any, name: str) -> bool:
+    """Whether tasks of that name may have to wait for a rate limit.
+
+    Args:
+        app: The Celery app.
+        name: Of the task.
+    """
+    return bool(getattr(app.tasks.get(name), "rate_limit", None))
 
 
 def count_deaths(

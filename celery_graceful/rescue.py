@@ -57,13 +57,21 @@ class Rescuer:
         claims: The broker's claims.
         settings: What the user set.
         judge: Decides about claims whose tasks killed their workers.
+        is_limited: Whether tasks of a name may have to wait for a rate limit.
     """
 
-    def __init__(self, claims: Claims, settings: Settings, judge: Judge) -> None:
+    def __init__(
+        self,
+        claims: Claims,
+        settings: Settings,
+        judge: Judge,
+        is_limited: Callable[[str], bool] = lambda name: False,
+    ) -> None:
         self.claims = claims
         self.store = claims.store
         self.settings = settings
         self.judge = judge
+        self.is_limited = is_limited
         self._name = secrets.token_hex(8)
         #: Leases that ran out before this moment say nothing: Redis was away.
         self._trust_at: float | None = None
@@ -144,7 +152,8 @@ class Rescuer:
     def _running(self, worker: str, numbers: list[int]) -> list[DeadClaim]:
         """What the worker was running: tasks start in the order of their claims.
 
-        But not those that wait for their time, or for a rate limit.
+        But not those that wait for their time, and not those that may have waited for a rate
+        limit: which of them had started nobody knows, and an innocent one must not be counted.
         """
         about = json.loads(self.store.execute("GET", [about_key(worker)]) or "{}")
         room = int(about.get("concurrency", 0))
@@ -157,15 +166,18 @@ class Rescuer:
             for number, entry in zip(part, entries, strict=True):
                 if entry is not None and len(running) < room:
                     name, _, text = entry.partition("\0")
-                    if not _waits(text):
+                    if not _may_wait(text, self.is_limited):
                         running.append(DeadClaim(str(number), name, text))
         return running
 
 
-def _waits(text: str) -> bool:
-    """Whether a message is for later."""
+def _may_wait(text: str, is_limited: Callable[[str], bool]) -> bool:
+    """Whether a message is for later, or its task may have waited."""
     try:
-        eta = loads(text)["headers"].get("eta")
+        headers = loads(text)["headers"]
+        if is_limited(headers.get("task")):
+            return True
+        eta = headers.get("eta")
         return eta is not None and maybe_make_aware(maybe_iso8601(eta)) > datetime.now(timezone.utc)
     except (AttributeError, KeyError, TypeError, ValueError):
         return False

@@ -122,7 +122,13 @@ def test_another_goes_on_where_a_rescuer_died(store, redis_db):
 
 def test_what_ran_is_judged_and_what_waited_is_not(store, redis_db):
     later = "2999-01-01T00:00:00+00:00"
-    messages = [message(0, eta=later), message(1), message(2), message(3)]
+    messages = [
+        message(0, eta=later),
+        message(1, task="limited"),
+        message(2),
+        message(3),
+        message(4),
+    ]
     claim(redis_db.client, "dead", messages, concurrency=2)
     judged = []
 
@@ -131,8 +137,9 @@ def test_what_ran_is_judged_and_what_waited_is_not(store, redis_db):
         assert all(isinstance(claim, poison.DeadClaim) for claim in running)
         return set()
 
-    assert rescuer(store, judge).look() == 4
-    assert judged == [("dead", ["2", "3"])]
+    one = Rescuer(Claims(store), SETTINGS, judge, lambda name: name == "limited")
+    assert one.look() == 5
+    assert judged == [("dead", ["3", "4"])]
 
 
 def test_who_has_fallen_claims_nothing_and_knows(store, redis_db):
