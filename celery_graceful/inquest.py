@@ -233,5 +233,4 @@ def _claim(request: GracefulRequest) -> tuple[str, str] | None:
 
 def _has_succeeded(request: GracefulRequest) -> bool:
     """Whether the child stored the result of its task before it died; Celery looks since 5.7."""
-    stored = getattr(request, "_success_was_stored", None)
-    return bool(stored is not None and stored())
+    return bool(request._success_was_stored())

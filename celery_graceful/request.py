@@ -229,8 +229,9 @@ class GracefulRequest(Request):
             self.settle()
 
     def _success_was_stored(self) -> Any:
-        """Celery 5.7 asks, when a child is lost, whether its task had succeeded before."""
-        stored = super()._success_was_stored()
+        """Celery asks since 5.7, when a child is lost, whether its task had succeeded before."""
+        ask = getattr(super(), "_success_was_stored", None)
+        stored = None if ask is None else ask()
         self._succeeded = bool(stored)
         return stored
 
