@@ -25,10 +25,8 @@ app.conf.update(
     graceful_grace_period=30,
 )
 if os.environ.get("BENCH_LEASE"):
-    ttl, interval, looks = map(float, os.environ["BENCH_LEASE"].split())
-    app.conf.update(
-        graceful_lease_ttl=ttl, graceful_heartbeat_interval=interval, graceful_rescue_interval=looks
-    )
+    ttl, interval = map(float, os.environ["BENCH_LEASE"].split())
+    app.conf.update(graceful_lease_ttl=ttl, graceful_heartbeat_interval=interval)
 if not os.environ.get("BENCH_PLAIN"):
     Graceful(app)
 

@@ -116,7 +116,8 @@ class Settings:
             worker.
         heartbeat_interval: Seconds between two heartbeats of a worker.
         lease_ttl: Seconds after its last heartbeat at which a worker is taken for dead.
-        rescue_interval: Seconds between two looks for dead workers.
+        rescue_interval: Seconds between two looks for dead workers; a fifth of a lease that
+            is shorter than usual.
         store: URL of the Redis for checkpoints; ``None`` for the broker or the result
             backend, whichever is Redis.
         store_options: Transport options for ``store``, such as ``master_name``,
@@ -183,6 +184,8 @@ class Settings:
             value = conf.get(PREFIX + name)
             if value is not None:
                 values[name] = _CHECKS[name](_spelled(conf, name), value)
+        if "lease_ttl" in values:
+            values.setdefault("rescue_interval", min(cls.rescue_interval, values["lease_ttl"] / 5))
         settings = cls(**values)
         if settings.lease_ttl < 2 * settings.heartbeat_interval:
             raise SettingsError(

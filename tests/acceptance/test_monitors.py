@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import subprocess
 import sys
 import uuid
@@ -44,6 +45,7 @@ OUTCOMES: dict[str, tuple[list[str], set[str]]] = {
     "child_killed_for_good": (["in_progress", "error"], CHILDREN),
     "interrupted": (GOES_ON, ANY),
     "given_up": (GOES_ON, SOLO_CANNOT),
+    "worker_killed": (GOES_ON, set()),  # in a test of its own
 }
 
 POOLS = ("prefork", "threads", "gevent", "solo")
@@ -142,6 +144,31 @@ def test_every_end(pool: str, how: str, redis_db: RedisDB, project: Project) -> 
             worker.term()
             assert worker.wait() == 0
     check(found, names, how)
+    assert redis_db.client.keys("graceful:run:*") == []
+
+
+@pytest.mark.parametrize("how", ["own", "beat", "sentry"])
+@pytest.mark.parametrize("pool", POOLS)
+def test_kill_9_then_another_worker(
+    pool: str, how: str, redis_db: RedisDB, project: Project
+) -> None:
+    lease = {"CONF_graceful_heartbeat_interval": "0.3", "CONF_graceful_lease_ttl": "1.0"}
+    env = env_of(redis_db.url, redis_db.backend_url, project, how, **lease)
+    opened = 2 if how == "sentry" else 1  # beat has opened it
+    with Celery("test", broker=redis_db.url, set_as_current=False) as app:
+        with start(env, pool) as worker:
+            send(app, env, ["worker_killed"])
+            worker.wait_line("started worker_killed")
+            project.wait(lambda found: len(found.get("worker_killed", [])) == opened)
+            worker.signal(signal.SIGKILL, group=True)
+            worker.wait()
+        with start(env, pool) as worker:
+            found = project.wait(lambda found: ended(found["worker_killed"]))
+            worker.term()
+            assert worker.wait() == 0
+    check(found, ["worker_killed"], how)
+    # The whole run's, the time between the two workers included.
+    assert found["worker_killed"][-1]["duration"] > 0.8
     assert redis_db.client.keys("graceful:run:*") == []
 
 

@@ -69,36 +69,19 @@ def sender(url: str) -> Celery:
 # -- a worker that dies --------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("broker", "pool"),
-    [
-        ("redis", "prefork"),
-        ("redis", "threads"),
-        ("redis", "gevent"),
-        ("redis", "solo"),
-        ("rabbitmq", "prefork"),
-    ],
-)
-def test_kill_9_then_the_next_worker(
-    broker: str, pool: str, request: pytest.FixtureRequest, redis_db: RedisDB, project: Project
+def test_kill_9_then_the_broker_delivers_again(
+    rabbit_vhost: RabbitVhost, redis_db: RedisDB, project: Project
 ) -> None:
-    url = redis_db.url
-    if broker == "rabbitmq":
-        vhost: RabbitVhost = request.getfixturevalue("rabbit_vhost")
-        url = vhost.url
-    tuned = {
-        "pool": pool,
-        "CONF_graceful_heartbeat_interval": "0.3",
-        "CONF_graceful_lease_ttl": "1.0",
-    }
+    """With Redis: ``tests/acceptance/test_monitors.py``."""
+    url = rabbit_vhost.url
     with sender(url) as app:
-        with start(url, redis_db.backend_url, project.dsn, **tuned) as worker:
+        with start(url, redis_db.backend_url, project.dsn) as worker:
             app.send_task("worker_killed")
             worker.wait_line("started worker_killed")
             project.wait(lambda found: "worker_killed" in found)
             worker.signal(signal.SIGKILL, group=True)
             worker.wait()
-        with start(url, redis_db.backend_url, project.dsn, **tuned) as worker:
+        with start(url, redis_db.backend_url, project.dsn) as worker:
             found = project.wait(lambda found: len(found["worker_killed"]) > 2)
             worker.term()
             assert worker.wait() == 0

@@ -226,3 +226,12 @@ def test_one_error_at_worker_start(conf: dict[str, str], message: str) -> None:
     assert done.returncode > 0, output
     assert output.count(message) == 1, output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("set_", "seconds"),
+    [({}, 2), ({"lease_ttl": 60}, 2), ({"lease_ttl": 4}, 0.8), ({"rescue_interval": 3}, 3)],
+)
+def test_dead_workers_are_looked_for_in_proportion_to_a_short_lease(set_, seconds):
+    conf = {f"graceful_{name}": value for name, value in set_.items()}
+    assert Settings.from_conf(conf).rescue_interval == pytest.approx(seconds)
