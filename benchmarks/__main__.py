@@ -8,6 +8,7 @@ import platform
 import time
 from importlib.metadata import version
 
+from benchmarks.full_pool import full_pool
 from benchmarks.idle import idle
 from benchmarks.iterate import iterate
 from benchmarks.latency import latency, reading
@@ -26,6 +27,7 @@ BENCHMARKS = {
     "iterate": iterate,
     "throughput": throughput,
     "variants": variants,
+    "full_pool": full_pool,
     "publishing": publishing,
     "idle": idle,
     "release": release,

@@ -11,7 +11,7 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from celery.utils.log import get_logger
@@ -62,6 +62,8 @@ class Claims:
         self.store = store
         #: Claims that a request of this worker answers for, until they are off our hands.
         self.held: set[str] = set()
+        #: Called after an acknowledgement while nothing is fetched: there may be room again.
+        self.on_room: Callable[[], None] = lambda: None
         self._lock = native.Lock()
         self._done: dict[str, list[int]] = {}
         self._under_way: dict[str, list[int]] = {}

@@ -74,6 +74,7 @@ class Drain:
         self.ledger.on_check_in = self.heartbeats.begin
         self.ledger.requeue.fetching = self.loop.fetching
         self.ledger.requeue.queue_of = self.loop.queue_of
+        self.ledger.requeue.on_room = self.loop.ring
         self.ledger.connected = lambda: self.loop.alive
         self.ledger.process = worker._process_task
         self.ledger.inquest.ring_loop = self.loop.ring
@@ -102,6 +103,8 @@ class Drain:
         store = broker_store(app) if self.settings.reliable_fetch else None
         if store is not None and isinstance(app.connection_for_read(), Connection):
             claims.current = Claims(store)
+            # A green pool has no event loop: its consumer looks every two seconds for room.
+            claims.current.on_room = self.loop.turn
             # Over a lost connection, what the pool was handed stays with the pool.
             self.adapter.keep_jobs()
         known = store or find_workers_store(app)

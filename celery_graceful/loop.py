@@ -94,7 +94,7 @@ class Loop:
                 self._on_bell()
 
     def turn(self) -> None:
-        """Make the loop go round once now; in the loop's own thread or greenlet."""
+        """Make the loop of a green pool go round once now; in one of its greenlets."""
         if self._green and self._main is not None:
             from celery_graceful.pools.green import in_hub
 
@@ -102,7 +102,7 @@ class Loop:
 
     def _end_wait(self) -> None:
         if _waits_for_events(self._main.gr_frame):
-            self._main.throw(TimeoutError("the worker is stopping"))
+            self._main.throw(TimeoutError("the loop has to go round"))
 
     # -- fetching ------------------------------------------------------------------
 

@@ -59,9 +59,9 @@ class Quiesce:
             self.fetch_no_more()
         if self.ledger.requeue.deferred:
             self._after_the_fetch()
-        if self.drain.watch.given_up:
+        if self.drain.watch.given_up or not self.drain.stopping:
             self.loop.turn()
-        elif self.drain.stopping:
+        else:
             self._stop_when_idle()
 
     def fetch_no_more(self) -> None:

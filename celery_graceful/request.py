@@ -176,7 +176,7 @@ class GracefulRequest(Request):
 
     def _announce_revoked(self, *args: Any, **kwargs: Any) -> None:
         super()._announce_revoked(*args, **kwargs)
-        outcome.close(self, "error", "revoked or expired")
+        outcome.close(self, "error", "revoked or expired", dying=True)
         self.ledger.forget(self.task.name, self.id, "", None)
         self.finish()  # also where no pool will report its end
 
@@ -189,7 +189,7 @@ class GracefulRequest(Request):
             return
         super().on_timeout(soft, timeout)
         if not soft and not self._goes_on:
-            outcome.close(self, "error", "hard time limit")
+            outcome.close(self, "error", "hard time limit", dying=True)
         if not soft and self.acknowledged:
             self.settle()
 

@@ -77,6 +77,8 @@ class Requeue:
         #: Whether a fetch of this worker is under way at the broker; set by the drain. It would
         #: take what is given back, and a process that ends would lose it.
         self.fetching: Callable[[], bool] = lambda: False
+        #: Called when something was given back, and there may be room for something else.
+        self.on_room: Callable[[], None] = lambda: None
         self._lock = native.Lock()
         self._deferred: list[GracefulRequest] = []
 
@@ -162,14 +164,16 @@ class Requeue:
 
     # -- Redis ---------------------------------------------------------------------
 
-    @staticmethod
-    def _give_back_claims(requests: list[GracefulRequest], tail: bool, timeout: float) -> None:
+    def _give_back_claims(
+        self, requests: list[GracefulRequest], tail: bool, timeout: float
+    ) -> None:
         assert claims.current is not None
         tags = [request.message.delivery_tag for request in requests]
         claims.current.give_back(tags, tail=tail, timeout=timeout)
         for request in requests:
             request.acknowledged = True
             request.message.channel.qos._quick_ack(request.message.delivery_tag)
+        self.on_room()
 
     def _give_back_redis(
         self, client: Any, channel: Any, requests: Iterable[GracefulRequest], tail: bool

@@ -81,6 +81,8 @@ class QoS(kombu_redis.QoS):
         if isinstance(delivery_tag, Tag):
             self._book().ack(delivery_tag)
             self._quick_ack(delivery_tag)
+            if not self.channel._in_poll:
+                self._book().on_room()
         else:
             super().ack(delivery_tag)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -10,7 +11,7 @@ from typing import Any
 
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors.checkin import CheckIn
-from celery_graceful.monitors.endings import Endings
+from celery_graceful.monitors.endings import Endings, wait_for_death
 from celery_graceful.monitors.outbox import Outbox
 from celery_graceful.monitors.report import IN_PROGRESS, Report, Reporter
 from celery_graceful.settings import Settings
@@ -41,9 +42,18 @@ class Dispatch:
         """The run is still at work."""
         self._send("heartbeat", check_in, IN_PROGRESS, skippable=True)
 
-    def finish(self, check_in: CheckIn, status: str, text: str = "") -> None:
-        """The run has ended."""
-        self._send("finish", check_in, status, text)
+    def finish(
+        self, check_in: CheckIn, status: str, text: str = "", *, after: int | None = None
+    ) -> None:
+        """The run has ended.
+
+        Args:
+            check_in: Its check-in.
+            status: ``"ok"`` or ``"error"``.
+            text: For people.
+            after: Id of a process that may still report of the run, and is on its way out.
+        """
+        self._send("finish", check_in, status, text, after=after)
 
     def goes_on(self, check_in: CheckIn, text: str, timeout: float = 1.0) -> None:
         """The run was interrupted, or waits for its next try.
@@ -69,6 +79,7 @@ class Dispatch:
         begins: bool = False,
         goes_on: bool = False,
         skippable: bool = False,
+        after: int | None = None,
     ) -> None:
         made = check_in.report(status, text)
         last = what == "finish" and not goes_on
@@ -88,6 +99,8 @@ class Dispatch:
                     return
                 if what == "finish":
                     self._endings.wait_for_beats(self._settings.monitor_timeout)
+                    if after not in (None, os.getpid()):
+                        wait_for_death(after, self._settings.monitor_timeout)
                 method(check_in.complete(made, begins=begins))
                 if last:
                     check_in.forget()

@@ -1,8 +1,9 @@
-"""No heartbeat after the end: a server would take it for the beginning of another run.
+"""Nothing after the end: a server would take it for the beginning of another run.
 
 Heartbeats come from the main process, the end from the process that runs the task, over another
 connection. So who reports the end says so first, in memory that they share, and lets a heartbeat
-that is on its way arrive; and who is about to send one looks there.
+that is on its way arrive; and who is about to send one looks there. Where the main process
+reports the end, of a task whose process it has told to leave, it waits until that is gone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from celery_graceful import native, phase
 from celery_graceful.monitors.checkin import CheckIn
 
-__all__ = ["Endings"]
+__all__ = ["Endings", "wait_for_death"]
 
 #: Runs that are remembered in the process that reported their end.
 KEPT = 1000
@@ -72,6 +73,17 @@ class Endings:
         board, end = phase.board, time.monotonic() + seconds
         while board is not None and board.beating and time.monotonic() < end:
             time.sleep(PAUSE)
+
+
+def wait_for_death(pid: int, seconds: float) -> None:
+    """Let a child of the pool say its last, for so long at most."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            os.kill(pid, 0)
+        except OSError:
+            return
+        time.sleep(PAUSE)
 
 
 def _run(check_in: CheckIn) -> str:

@@ -44,13 +44,21 @@ def check_in_of(request: GracefulRequest) -> CheckIn | None:
     return found  # type: ignore[no-any-return]
 
 
-def close(request: GracefulRequest, status: str, text: str) -> None:
-    """The run has ended for good; done once for a delivery."""
+def close(request: GracefulRequest, status: str, text: str, *, dying: bool = False) -> None:
+    """The run has ended for good; done once for a delivery.
+
+    Args:
+        request: The delivery.
+        status: What to close it as.
+        text: For people.
+        dying: The process that runs it, if one does, is being ended: its last words come first.
+    """
     check_in = check_in_of(request)
     if check_in is not None:
         request.__dict__["_check_in"] = None
+        pid = request.worker_pid if dying and request.started_at is not None else None
         try:
-            _monitors(request).dispatch.finish(check_in, status, text)
+            _monitors(request).dispatch.finish(check_in, status, text, after=pid)
         except Exception:
             logger.exception("The check-in of %s could not be closed", request.humaninfo())
 

@@ -133,6 +133,19 @@ def test_workers_that_know_each_other_claim_as_well(pool, start, app, redis_db, 
     assert result.get(timeout=TIMEOUT) == result.id
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "eventlet"])
+def test_a_full_pool_fetches_as_soon_as_there_is_room(pool, start, app):
+    """Plain Celery looks for room every two seconds on green pools: this takes it 20 s."""
+    worker = start(pool, CONF_worker_prefetch_multiplier="1").ready()
+    results = [send(app, "hold", 0.05) for _ in range(20)]
+    began = time.monotonic()
+    for result in results:
+        assert result.get(timeout=TIMEOUT) == result.id
+    assert time.monotonic() - began < 8
+    worker.term()
+    assert worker.wait() == 0
+
+
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_chord_on_a_worker_that_is_killed_whole(pool, start, app, tmp_path):
     """Plain Celery: pending for ever."""
