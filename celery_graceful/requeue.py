@@ -134,6 +134,7 @@ class Requeue:
                         request.on_reject(logger, request.connection_errors, True)
         for request in late:
             request.acknowledged = True
+        self.on_room()
 
     @property
     def deferred(self) -> bool:
@@ -173,7 +174,6 @@ class Requeue:
         for request in requests:
             request.acknowledged = True
             request.message.channel.qos._quick_ack(request.message.delivery_tag)
-        self.on_room()
 
     def _give_back_redis(
         self, client: Any, channel: Any, requests: Iterable[GracefulRequest], tail: bool

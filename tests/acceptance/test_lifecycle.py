@@ -70,7 +70,10 @@ def check(
     queued = Counter(broker.drain_queue(app))
     assert broker.held() == 0
     assert worker.count("NOT REACHED") == 0
-    assert worker.count("Traceback|CRITICAL|Could not") == 0
+    problems = worker.count("Traceback|CRITICAL|Could not")
+    if worker.pool == "spawn":  # a child that was still starting when the worker was gone
+        problems -= worker.count("EOFError: Ran out of input")
+    assert problems == 0
     # Before 5.7 Celery itself loses events that the threads of its pool send.
     all_events = worker.pool != "threads" or VERSION >= (5, 7)
     seen = events.all()

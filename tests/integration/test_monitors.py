@@ -600,6 +600,7 @@ def test_ten_stops_under_a_beat(redis_db: RedisDB, project: Project) -> None:
                     beat.send_signal(signal.SIGTERM)
                     beat.wait(TIMEOUT)
                     project.wait(lambda _: not redis_db.client.llen("celery"))
+                    project.wait(lambda _: not redis_db.client.keys("graceful:claims:*"))
                 worker.term(group=bool(number % 2))
                 assert worker.wait() == 0
     finally:

@@ -86,7 +86,7 @@ def test_max_run_time_lets_others_run(pool, broker_url, redis_db):
     app = client(broker_url, redis_db)
     with worker(broker_url, redis_db, pool) as w:
         w.ready()
-        long = app.send_task("tests.apps.resuming.long", [2.0])
+        long = app.send_task("tests.apps.resuming.long", [1.0])
         w.wait_line("long began")
         for number in range(3):
             app.send_task("tests.apps.resuming.short", [number])
