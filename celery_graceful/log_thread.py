@@ -29,9 +29,8 @@ class LogThread:
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
-        self._records: deque[logging.LogRecord] = deque()
+        self._records: deque[logging.LogRecord | Callable[[], None]] = deque()
         self._bell = native.Doorbell()
-        self._written = native.Doorbell()
         self._hurry = False
         #: Rings the loop, which calls ``write_pending``; set where tasks run on greenlets. Locks
         #: of gevent and eventlet, and those of logging are such there, cannot be fought for
@@ -50,9 +49,11 @@ class LogThread:
     def flush(self, seconds: float) -> None:
         """Wait until all has been written, for up to ``seconds``."""
         self._hurry = True
-        self._written.take()
+        written = native.Lock()
+        written.acquire()
+        self._records.append(written.release)
         self._bell.ring()
-        self._written.wait(seconds)
+        written.acquire(timeout=seconds)
 
     def write_pending(self) -> None:
         """Write what has been logged so far, here and now."""
@@ -61,14 +62,16 @@ class LogThread:
                 record = self._records.popleft()
             except IndexError:
                 return
-            self._logger.handle(record)
+            if callable(record):
+                record()
+            else:
+                self._logger.handle(record)
 
     def _write(self) -> None:
         while True:
             self._bell.wait(None)
             self._wait_for_the_hub()
             self.write_pending()
-            self._written.ring()
 
     def _wait_for_the_hub(self) -> None:
         if self.through_loop is not None:

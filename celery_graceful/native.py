@@ -10,7 +10,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, cast
 
@@ -18,10 +19,13 @@ __all__ = [
     "Doorbell",
     "ForkGate",
     "Lock",
+    "bounded",
+    "bounded_all",
     "in_main_thread",
     "is_gevent",
     "is_green",
     "original",
+    "pause",
     "start_thread",
     "thread_ident",
 ]
@@ -193,6 +197,17 @@ def bounded(call: Callable[[], None], seconds: float) -> bool:
 
     What it raises is logged.
     """
+    return bounded_all([call], seconds)
+
+
+def bounded_all(calls: Iterable[Callable[[], None]], seconds: float) -> bool:
+    """As ``bounded``, for several calls side by side; whether all have ended."""
+    end = time.monotonic() + seconds
+    running = [_start(call) for call in calls]
+    return all(each.acquire(timeout=max(0.0, end - time.monotonic())) for each in running)
+
+
+def _start(call: Callable[[], None]) -> Any:
     running = Lock()
     running.acquire()
 
@@ -205,4 +220,4 @@ def bounded(call: Callable[[], None], seconds: float) -> bool:
             running.release()
 
     start_thread(run, "graceful-bounded")
-    return bool(running.acquire(timeout=max(0.0, seconds)))
+    return running

@@ -23,7 +23,7 @@ from celery_graceful import cleanup, native
 from celery_graceful import run as _run
 from celery_graceful.giving_up import count_interruptions, tell_backend, tell_listeners
 from celery_graceful.monitors import outcome
-from celery_graceful.native import bounded
+from celery_graceful.native import bounded, bounded_all
 from celery_graceful.phase import Phase
 from celery_graceful.report import describe
 from celery_graceful.request import GracefulRequest
@@ -250,9 +250,7 @@ class Watch:
         if given_up and starts is not None:  # before somebody else gets them
             bounded(lambda: starts.flush(room / 10), room / 10)
         if given_up or self.ledger.requeue.deferred:
-            bounded(lambda: tell_backend(given_up, str(self.board.reason)), room / 5)
-            bounded(lambda: tell_listeners(self.drain.worker, given_up, room / 10), room / 10)
-            bounded(lambda: outcome.interrupted(given_up, room / 20), room / 10)
+            self._tell(given_up, 0.4 * room)
             if not bounded(lambda: self._give_back(given_up, room / 10), room / 4):
                 self._could_not(given_up, "no answer in time")
             bounded(lambda: count_interruptions(given_up), room / 10)
@@ -260,6 +258,22 @@ class Watch:
         state.should_terminate = EX_OK
         self.drain.loop.ring()
         self.drain.announce(Phase.HARD)
+
+    def _tell(self, requests: list[GracefulRequest], seconds: float) -> None:
+        told = bounded_all(
+            [
+                lambda: tell_backend(requests, str(self.board.reason)),
+                lambda: tell_listeners(self.drain.worker, requests, seconds / 2),
+                lambda: outcome.interrupted(requests, seconds / 8),
+            ],
+            seconds,
+        )
+        if not told:
+            self.log(
+                logging.WARNING,
+                "No time to tell all (backend, event listeners, monitors) that %s goes back",
+                describe(requests),
+            )
 
     def _give_back(self, requests: list[GracefulRequest], timeout: float) -> None:
         try:
