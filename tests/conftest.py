@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import redis
 
+from tests.peers import KentServer, Project
 from tests.servers import AnyServer, RabbitServer, RedisServer, Server
 
 MARKERS = {"redis_server": "redis", "rabbit_server": "rabbitmq"}
@@ -83,6 +84,18 @@ def redis_db(redis_server: RedisServer) -> Iterator[RedisDB]:
     db, backend_db = redis_server.fresh_db(), redis_server.fresh_db()
     with redis_server.client(db) as client:
         yield RedisDB(redis_server.url(db), redis_server.url(backend_db), client)
+
+
+@pytest.fixture(scope="session")
+def kent() -> Iterator[KentServer]:
+    with KentServer() as server:
+        yield server
+
+
+@pytest.fixture
+def project(kent: KentServer) -> Project:
+    """A Sentry project of the test's own."""
+    return kent.project()
 
 
 @pytest.fixture(scope="session")

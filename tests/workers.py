@@ -9,16 +9,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["TIMEOUT", "Worker"]
+__all__ = ["TIMEOUT", "Worker", "wait_until"]
 
 #: Seconds; many times what anything waited for here takes.
 TIMEOUT = float(os.environ.get("TEST_TIMEOUT", 60))
 
 ROOT = Path(__file__).parent.parent
+
+
+def wait_until(condition: Callable[[], object], what: str = "", pause: float = 0.01) -> None:
+    """Wait until a condition on a server's data holds; nobody rings for those."""
+    end = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < end, f"not in time: {what}"
+        time.sleep(pause)
 
 
 class Worker:
@@ -93,8 +101,7 @@ class Worker:
         traceback: TracebackType | None,
     ) -> None:
         self.kill()
-        if exc is not None:
-            print(f"--- output of worker {self.pid}", *self.lines, sep="\n")
+        print(f"--- output of worker {self.pid}", *self.lines, sep="\n")  # for a test that fails
 
     def _read(self) -> None:
         assert self.process.stdout is not None

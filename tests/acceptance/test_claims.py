@@ -13,7 +13,7 @@ import pytest
 from celery import Celery, chord
 
 from tests.acceptance.support import Events
-from tests.workers import TIMEOUT, Worker
+from tests.workers import TIMEOUT, Worker, wait_until
 
 #: Quick enough for a test: a dead worker's claims are back within 3 s.
 QUICK_LEASE = {
@@ -74,13 +74,6 @@ def kill_connections(db):
     return connected
 
 
-def wait_until(condition, what):
-    end = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
 def test_lost_connections_start_nothing_twice(pool, start, app, redis_db, tmp_path):
     """Plain Celery starts again what it is still running, two seconds later."""
@@ -91,7 +84,7 @@ def test_lost_connections_start_nothing_twice(pool, start, app, redis_db, tmp_pa
     worker.wait_line(">> .* started", {"solo": 1, "gevent": 4}.get(pool, 2))
     # The loop of solo does not go round while a task runs: nothing connects again.
     for _ in range(1 if pool == "solo" else 20):
-        wait_until(lambda: kill_connections(redis_db), "it did not connect again")
+        wait_until(lambda: kill_connections(redis_db), "connected again")
     (tmp_path / "go").touch()
     ids = [result.id for result in results]
     assert sorted(result.get(timeout=TIMEOUT) for result in results) == sorted(ids)
@@ -245,7 +238,7 @@ def test_solid_queue_568_a_worker_that_drains_is_not_taken_for_dead(start, app, 
         if json.loads(redis_db.client.get(key))["pid"] == draining.pid
     ]
     draining.term()
-    wait_until(lambda: json.loads(redis_db.client.get(key))["phase"] == "QUIET", "no heartbeat")
+    wait_until(lambda: json.loads(redis_db.client.get(key))["phase"] == "QUIET", "a heartbeat")
     beat = json.loads(redis_db.client.get(key))
     assert sorted(beat["running"]) == sorted(f"hold[{result.id}]" for result in results)
     assert 0 <= beat["loop_lag"] < 5

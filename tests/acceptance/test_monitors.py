@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from celery import Celery
 
 from celery_graceful.monitors.monitor import slugify
 from tests.conftest import RedisDB
-from tests.peers import KentServer, Project
+from tests.peers import Project
 from tests.workers import ROOT, TIMEOUT, Worker
 
 GRACE = 4.0
@@ -57,17 +56,6 @@ CASES = [
 
 #: Those that outlast the first worker.
 TWICE = ("interrupted", "given_up")
-
-
-@pytest.fixture(scope="module")
-def kent() -> Iterator[KentServer]:
-    with KentServer() as server:
-        yield server
-
-
-@pytest.fixture
-def project(kent: KentServer) -> Project:
-    return kent.project()
 
 
 def env_of(url: str, backend: str, project: Project, how: str, **more: str) -> dict[str, str]:

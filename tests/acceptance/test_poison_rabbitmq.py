@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable
 
 import pytest
 from celery import Celery
@@ -16,7 +15,7 @@ from tests.acceptance.support import Broker
 from tests.acceptance.test_poison import quarantined, start, task
 from tests.apps import quorum_queues
 from tests.conftest import RabbitVhost
-from tests.workers import TIMEOUT, Worker
+from tests.workers import TIMEOUT, Worker, wait_until
 
 
 @pytest.fixture(params=["rabbitmq", "quorum"])
@@ -32,14 +31,6 @@ def broker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> B
 def app(broker: Broker, app: Celery) -> Celery:
     app.conf.graceful_store = broker.backend_url
     return app
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    """Wait until a condition on a server's data holds; nobody rings for those."""
-    end = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def store(broker: Broker) -> object:

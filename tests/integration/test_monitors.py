@@ -25,22 +25,11 @@ from celery_graceful.monitors.monitors import monitors_of
 from celery_graceful.monitors.outcome import close_dead
 from celery_graceful.monitors.report import Report
 from tests.conftest import RabbitVhost, RedisDB
-from tests.peers import HealthchecksServer, KentServer, Project
+from tests.peers import HealthchecksServer, Project
 from tests.processes import LOOPBACK
 from tests.workers import ROOT, TIMEOUT, Worker
 
 GRACE = 4.0
-
-
-@pytest.fixture(scope="module")
-def kent() -> Iterator[KentServer]:
-    with KentServer() as server:
-        yield server
-
-
-@pytest.fixture
-def project(kent: KentServer) -> Project:
-    return kent.project()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from celery import Celery
 from celery_graceful import Graceful
 from tests.conftest import RedisDB
 from tests.raw import LOSES_EVENTS, Events, raw_messages
-from tests.workers import TIMEOUT, Worker
+from tests.workers import Worker, wait_until
 
 #: Seconds, with room between the deadlines: the machine may be slow.
 GRACE, SOFT, HARD = 9.0, 1.5, 5.0
@@ -58,7 +57,8 @@ def test_plain_app_with_the_plugin(redis_db: RedisDB, pool: str, env: dict[str, 
     assert first.count("NOT LEFT ALONE") == 0
     assert first.count("Grace period: 9 s") == 1
     assert first.count("Stopping, asked for by SIGTERM") == 1
-    assert first.count("Stopped: 5 finished, 0 interrupted, 2 given up, 0 released") == 1
+    # The short ones may have ended before the stop was asked for.
+    assert first.count("Stopped: [2-5] finished, 0 interrupted, 2 given up, 0 released") == 1
 
     # Request classes of the user's own are used.
     # (Celery itself puts its own on_success in the place of theirs.)
@@ -132,10 +132,10 @@ def test_without_result_backend(redis_db: RedisDB, pool: str) -> None:
 
 def wait_acknowledged(db: RedisDB, count: int, *, of: int) -> None:
     """Until that many of the messages are acknowledged and the others are fetched."""
-    end = time.monotonic() + TIMEOUT
-    while db.client.hlen("unacked") != of - count or db.client.llen("celery"):
-        assert time.monotonic() < end, "not acknowledged"
-        time.sleep(0.01)
+    wait_until(
+        lambda: db.client.hlen("unacked") == of - count and not db.client.llen("celery"),
+        "acknowledged",
+    )
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
@@ -162,7 +162,7 @@ def test_an_app_without_the_plugin_behaves_as_before(redis_db: RedisDB, pool: st
                 "started": plain.count(" started two_seconds"),
                 "finished": plain.count(" finished two_seconds"),
                 "warm": plain.count("worker: Warm shutdown"),
-                "ours": plain.count("(?i)grace"),
+                "ours": plain.count("(?i)grace(?!ful/)"),  # and no path of the project
             }
         )
     assert outcomes[0] == outcomes[1]

@@ -15,7 +15,7 @@ from celery_graceful.rescue import Rescuer
 from celery_graceful.settings import Settings
 from celery_graceful.store import broker_store
 from tests.servers import RedisServer
-from tests.workers import TIMEOUT
+from tests.workers import TIMEOUT, wait_until
 
 SETTINGS = Settings(lease_ttl=1.0, heartbeat_interval=0.1, rescue_interval=0.5)
 
@@ -215,10 +215,3 @@ def test_a_lease_shorter_than_two_heartbeats_is_refused():
     app.conf.graceful_lease_ttl = 3
     with pytest.raises(SettingsError, match=r"graceful_lease_ttl.*two heartbeat intervals, 4 s"):
         _ = Graceful(app).settings
-
-
-def wait_until(condition, pause=0.01):
-    end = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(pause)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from celery import Celery
 
-from tests.workers import TIMEOUT, Worker
+from tests.workers import TIMEOUT, Worker, wait_until
 
 PATTERN = "graceful:checkpoint:*"
 
@@ -29,13 +27,6 @@ def client(url, redis_db):
     app = Celery("resuming", broker=url, backend=redis_db.url)
     app.conf.broker_connection_timeout = TIMEOUT
     return app
-
-
-def wait_until(condition):
-    """Wait until a condition on a server's data holds; nobody rings for those."""
-    end = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < end
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
