@@ -32,16 +32,19 @@ class Connection(_OurTransport, kombu_connection.Connection):
         return ConnectionPool(self, limit, **kwargs)
 
 
+#: Since kombu 5.7 the connections of a pool have a class of their own.
+_POOLED = getattr(kombu_connection, "PooledConnection", None)
+_PooledConnection: Any = _POOLED and type("PooledConnection", (_OurTransport, _POOLED), {})
+
+
 class ConnectionPool(kombu_connection.ConnectionPool):
-    """Since kombu 5.7 the connections of a pool have a class of their own."""
+    """A pool of connections that claim what they take from Redis."""
 
     def new(self) -> Any:
         """One more."""
-        pooled = getattr(kombu_connection, "PooledConnection", None)
-        if pooled is None:
+        if _PooledConnection is None:
             return super().new()
-        ours = type("PooledConnection", (_OurTransport, pooled), {})
-        return ours(self, **dict(self.connection._info(resolve=False)))
+        return _PooledConnection(self, **dict(self.connection._info(resolve=False)))
 
 
 class GracefulAMQP(AMQP):

@@ -214,8 +214,7 @@ class Lease:
             if self.store.execute("SET", keys, command, timeout=timeout, insist=True):
                 return True
         first = 0 if self._registered and self._rescued else 1
-        keys = [WORKERS, lease_key(worker)]
-        keys.append(about_key(worker))
+        keys = [WORKERS, lease_key(worker), about_key(worker)]
         args = [worker, beat, ttl, first, json.dumps(self.about)]
         known = self.store.run("register", keys, args, timeout=timeout, insist=True)
         self._registered = bool(known)

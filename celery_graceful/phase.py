@@ -19,7 +19,17 @@ from typing import Any
 
 from celery_graceful.grace_period import Deadlines
 
-__all__ = ["BOARD_ENV", "Board", "InterruptReason", "Phase", "attach", "board", "detach", "flag"]
+__all__ = [
+    "BOARD_ENV",
+    "Board",
+    "InterruptReason",
+    "Phase",
+    "attach",
+    "board",
+    "detach",
+    "flag",
+    "is_stopping",
+]
 
 #: Where a child that was spawned, not forked, finds the page.
 BOARD_ENV = "CELERY_GRACEFUL_BOARD"
@@ -29,7 +39,7 @@ _FLAG, _PHASE, _REASON, _BEATING = 0, 1, 2, 3
 _STOPPING, _LOST = 1, 2
 _TIMES = struct.Struct("=ddddd")  # requested, soft, hard, end of grace, last resort
 _TIMES_AT = 8
-_LEASE = struct.Struct("=dLL")  # surely held until, identity; spare
+_LEASE = struct.Struct("=dL")  # surely held until, identity
 _LEASE_AT = _TIMES_AT + _TIMES.size
 _TARGET = struct.Struct("=Q")
 _TARGETS_AT = 128
@@ -124,7 +134,7 @@ class Board:
 
     def hold_lease(self, until: float, worker: str) -> None:
         """The lease of ``worker`` is surely held until that moment."""
-        _LEASE.pack_into(self.memory, _LEASE_AT, until, zlib.crc32(worker.encode()), 0)
+        _LEASE.pack_into(self.memory, _LEASE_AT, until, zlib.crc32(worker.encode()))
 
     def lose_lease(self) -> None:
         """Tasks of claims of another identity have to stop, until ``forget_lost``."""
@@ -274,6 +284,11 @@ board: Board | None = None
 #: ``flag[0]`` is true when running tasks have to stop: all, or those whose claims were lost.
 #: Outside of a worker it never is.
 flag: Any = b"\0"
+
+
+def is_stopping() -> bool:
+    """Whether this process is a worker's, and all of its running tasks have to stop."""
+    return board is not None and board.interrupted
 
 
 def attach(new: Board) -> None:

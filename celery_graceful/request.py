@@ -204,9 +204,7 @@ class GracefulRequest(Request):
             self._on_failure(exc_info, send_failed_event, return_ok)
 
     def _on_failure(self, exc_info: Any, send_failed_event: bool, return_ok: bool) -> None:
-        exc = exc_info.exception
-        if isinstance(exc, ExceptionWithTraceback):
-            exc = exc.exc
+        exc = _raised(exc_info)
         if self.lost:
             self.drop_lost()
         elif isinstance(exc, TaskInterrupted):
@@ -225,7 +223,7 @@ class GracefulRequest(Request):
                 exc_info = _as_lost(exc_info)
             super().on_failure(exc_info, send_failed_event, return_ok)
             if not (self._goes_on or self._already_cancelled):
-                outcome.close_failed(self, exc_info.exception, succeeded=self._succeeded)
+                outcome.close_failed(self, _raised(exc_info), succeeded=self._succeeded)
             self.settle()
 
     def _success_was_stored(self) -> Any:
@@ -333,14 +331,19 @@ class GracefulRequest(Request):
         return self._context
 
 
+def _raised(exc_info: Any) -> BaseException:
+    """What was raised, where a child of the pool sent it with its traceback as well."""
+    exc = exc_info.exception
+    return exc.exc if isinstance(exc, ExceptionWithTraceback) else exc  # type: ignore[no-any-return]
+
+
 def _as_lost(exc_info: Any) -> Any:
     """Of a task that made its process leave, as of one whose process is lost.
 
     Celery does so since 5.7; before, it tried to encode the ``SystemExit`` as a result, which
     failed, and left the message unacknowledged.
     """
-    exc = exc_info.exception
-    exc = exc.exc if isinstance(exc, ExceptionWithTraceback) else exc
+    exc = _raised(exc_info)
     if not isinstance(exc, (SystemExit, KeyboardInterrupt)):
         return exc_info
     try:

@@ -156,7 +156,7 @@ class Run:
         due: type[BaseException] | None = None
         if self.soft_limit_hit and SoftTimeLimitExceeded not in self._made:
             due = SoftTimeLimitExceeded
-        elif board is not None and (board.interrupted or self.has_lost_claim):
+        elif board is not None and self.concerned:
             if board.phase >= Phase.SOFT and ShutdownTimeLimit not in self._made:
                 due = ShutdownTimeLimit
             elif self.interruptible and self.graceful:

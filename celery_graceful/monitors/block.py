@@ -99,14 +99,10 @@ class checkin:
         return monitors_of(app_or_default(self._app))
 
 
-def _is_stopping() -> bool:
-    return phase.board is not None and phase.board.interrupted
-
-
 def _status(exc: BaseException | None, on_interrupt: str | None) -> str:
     if exc is None:
         return "ok"
-    stopped = isinstance(exc, (SystemExit, KeyboardInterrupt)) and _is_stopping()
+    stopped = isinstance(exc, (SystemExit, KeyboardInterrupt)) and phase.is_stopping()
     if stopped or isinstance(exc, (Interrupted, ShutdownTimeLimit)):
         return on_interrupt or "error"
     return "ok" if isinstance(exc, SystemExit) and not exc.code else "error"

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from celery_graceful.exceptions import SettingsError
@@ -17,6 +17,9 @@ from celery_graceful.monitors.report import IN_PROGRESS, Report, Reporter
 from celery_graceful.settings import Settings
 
 __all__ = ["Dispatch"]
+
+#: A method of a reporter.
+Tell = Callable[[Report], None]
 
 
 class Dispatch:
@@ -36,11 +39,19 @@ class Dispatch:
     def start(self, check_in: CheckIn) -> None:
         """The run begins or goes on, in this process."""
         self._endings.begins(check_in)
-        self._send("start", check_in, IN_PROGRESS, begins=True)
+        made = check_in.report(IN_PROGRESS)
+        self._post("start", lambda tell: tell(check_in.complete(made, begins=True)))
 
     def heartbeat(self, check_in: CheckIn) -> None:
         """The run is still at work."""
-        self._send("heartbeat", check_in, IN_PROGRESS, skippable=True)
+        made = check_in.report(IN_PROGRESS)
+
+        def send(tell: Tell) -> None:
+            with self._endings.beat(check_in) as may:
+                if may:
+                    tell(check_in.complete(made))
+
+        self._post("heartbeat", send, skippable=True)
 
     def finish(
         self, check_in: CheckIn, status: str, text: str = "", *, after: int | None = None
@@ -53,7 +64,7 @@ class Dispatch:
             text: For people.
             after: Id of a process that may still report of the run, and is on its way out.
         """
-        self._send("finish", check_in, status, text, after=after)
+        self._close(check_in, status, text, after=after, then=check_in.forget)
 
     def goes_on(self, check_in: CheckIn, text: str, timeout: float = 1.0) -> None:
         """The run was interrupted, or waits for its next try.
@@ -64,48 +75,39 @@ class Dispatch:
             timeout: Seconds that the store may take, where the check-in is closed.
         """
         if check_in.on_interrupt is None or text == "retry":
-            self._send("log", check_in, IN_PROGRESS, text, skippable=True)
+            made = check_in.report(IN_PROGRESS, text)
+            self._post("log", lambda tell: tell(check_in.complete(made)), skippable=True)
         else:
             check_in.close_early(timeout)
-            self._send("finish", check_in, check_in.on_interrupt, text, goes_on=True)
+            self._close(check_in, check_in.on_interrupt, text)
 
-    def _send(
+    def _close(
         self,
-        what: str,
         check_in: CheckIn,
         status: str,
-        text: str = "",
+        text: str,
         *,
-        begins: bool = False,
-        goes_on: bool = False,
-        skippable: bool = False,
         after: int | None = None,
+        then: Callable[[], None] = lambda: None,
     ) -> None:
         made = check_in.report(status, text)
-        last = what == "finish" and not goes_on
-        if what == "finish":
-            self._endings.ends(check_in)
+        self._endings.ends(check_in)
 
+        def send(tell: Tell) -> None:
+            self._endings.wait_for_beats(self._settings.monitor_timeout)
+            if after not in (None, os.getpid()):
+                wait_for_death(after, self._settings.monitor_timeout)
+            tell(check_in.complete(made))
+            then()
+
+        self._post("finish", send)
+
+    def _post(self, what: str, send: Callable[[Tell], None], *, skippable: bool = False) -> None:
+        """Have ``send`` call, in its own time, what each reporter has for ``what``."""
         for reporter, outbox in self._reporters():
-            method = getattr(reporter, what, None)
-            if method is None:
-                continue
-
-            def send(method: Callable[[Report], None] = method) -> None:
-                if what == "heartbeat":
-                    with self._endings.beat(check_in) as may:
-                        if may:
-                            method(check_in.complete(made))
-                    return
-                if what == "finish":
-                    self._endings.wait_for_beats(self._settings.monitor_timeout)
-                    if after not in (None, os.getpid()):
-                        wait_for_death(after, self._settings.monitor_timeout)
-                method(check_in.complete(made, begins=begins))
-                if last:
-                    check_in.forget()
-
-            outbox.put(send, skippable=skippable)
+            tell = getattr(reporter, what, None)
+            if tell is not None:
+                outbox.put(partial(send, tell), skippable=skippable)
 
     def wait(self, timeout: float) -> None:
         """Wait until all reports have been sent, but not for a server that is away."""

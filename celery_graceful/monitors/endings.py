@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from celery_graceful import native, phase
@@ -70,20 +70,28 @@ class Endings:
     @staticmethod
     def wait_for_beats(seconds: float) -> None:
         """Let a heartbeat of the main process arrive, for so long at most."""
-        board, end = phase.board, time.monotonic() + seconds
-        while board is not None and board.beating and time.monotonic() < end:
-            time.sleep(PAUSE)
+        board = phase.board
+        if board is not None:
+            _wait_while(lambda: board.beating, seconds)
 
 
 def wait_for_death(pid: int, seconds: float) -> None:
     """Let a child of the pool say its last, for so long at most."""
+    _wait_while(lambda: _is_alive(pid), seconds)
+
+
+def _wait_while(condition: Callable[[], bool], seconds: float) -> None:
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            os.kill(pid, 0)
-        except OSError:
-            return
+    while condition() and time.monotonic() < end:
         time.sleep(PAUSE)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
 
 
 def _run(check_in: CheckIn) -> str:

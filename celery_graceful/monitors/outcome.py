@@ -10,7 +10,6 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Ignore, Reject
 
@@ -71,8 +70,6 @@ def close_failed(request: GracefulRequest, exc: BaseException, *, succeeded: boo
         exc: What it ended by.
         succeeded: Its success was stored before its process was lost.
     """
-    if isinstance(exc, ExceptionWithTraceback):
-        exc = exc.exc
     if isinstance(exc, _LOST):
         close(request, "ok" if succeeded else "error", f"lost: {exc}")
     elif isinstance(exc, Reject):

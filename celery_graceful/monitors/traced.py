@@ -62,8 +62,7 @@ def trace_with_check_in(task: Any) -> None:
 
 def _will_not_start(task: Any) -> bool:
     """A graceful task that arrives while the worker is stopping."""
-    board = phase.board
-    return board is not None and board.interrupted and hasattr(type(task), "interrupted")
+    return phase.is_stopping() and hasattr(type(task), "interrupted")
 
 
 def _find(monitors: Monitors, task: Any, task_id: str, request: Any) -> CheckIn | None:
