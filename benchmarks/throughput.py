@@ -82,13 +82,28 @@ def _prepare(client: Any, task: str, tasks: int) -> None:
 def _round(client: Any, worker: Worker, task: str, tasks: int) -> tuple[float, float]:
     """Tasks a second, and seconds of processor time for each."""
     used = worker.cpu_seconds()
-    began = time.monotonic()
-    client.copy(f"stage-{task}", worker.queue_name)
-    client.lpush(f"graceful:bell:{worker.queue_name}", "")  # as who sends them does
-    while client.llen(worker.queue_name) or held(client):
-        time.sleep(0.005)
-    took = time.monotonic() - began
+    took = play(client, f"stage-{task}", worker.queue_name)
     return tasks / took, (worker.cpu_seconds() - used) / tasks
+
+
+def play(client: Any, stage: str, *queues: str, waiting: int = 0) -> float:
+    """Seconds that workers take for a copy of the messages of ``stage`` in each queue.
+
+    Args:
+        client: A client of the server.
+        stage: Key of the list of messages.
+        queues: Where to put copies.
+        waiting: Messages that are none of theirs: the time ends when so many are left.
+    """
+    with client.pipeline() as together:  # nobody begins before all are there
+        for queue in queues:
+            together.copy(stage, queue)
+            together.lpush(f"graceful:bell:{queue}", "")  # as who sends them does
+        together.execute()
+    began = time.monotonic()
+    while sum(client.llen(queue) for queue in queues) > waiting or (not waiting and held(client)):
+        time.sleep(0.005)
+    return time.monotonic() - began
 
 
 def held(client: Any) -> int:

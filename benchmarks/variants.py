@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.commands import Commands
 from benchmarks.tables import table
-from benchmarks.throughput import held
+from benchmarks.throughput import held, play
 from benchmarks.workers import Worker, send
 from tests.servers import RedisServer
 
@@ -105,14 +105,7 @@ def _round(client: Any, worker: Worker, tasks: int, waiting: int) -> tuple[float
     if waiting:
         _deepen(client, waiting)
     commands = Commands(client)
-    began = time.monotonic()
-    for queue in queues:
-        client.copy("deep" if waiting else "stage", queue)
-        client.lpush(f"graceful:bell:{queue}", "")  # as who sends does
-    began = began if not waiting else time.monotonic()
-    while sum(client.llen(queue) for queue in queues) > waiting or (not waiting and held(client)):
-        time.sleep(0.005)
-    took = time.monotonic() - began
+    took = play(client, "deep" if waiting else "stage", *queues, waiting=waiting)
     asked = commands.count()
     if waiting:
         client.delete(*queues)
