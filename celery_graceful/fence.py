@@ -6,7 +6,6 @@ taken it for dead. What it then finishes has another run by now, and that one is
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from celery.utils.log import get_task_logger
@@ -40,10 +39,9 @@ def still_mine(app: Any, claim: str) -> bool:
     if board is None:
         return True
     worker, _, number = claim.rpartition("/")
-    if board.is_lost(worker):
-        return False
-    if time.monotonic() < board.sure_until:
-        return True
+    held = board.holds(worker)
+    if held is not None:
+        return held
     store = find_workers_store(app)
     if store is None:
         return True

@@ -8,7 +8,6 @@ a memory access, so a task can ask as often as it likes; waiting is done on a pi
 from __future__ import annotations
 
 import enum
-import math
 import mmap
 import os
 import struct
@@ -126,11 +125,12 @@ class Board:
 
     # -- the lease -------------------------------------------------------------------
 
-    @property
-    def sure_until(self) -> float:
-        """Until when claims are surely held, on the monotonic clock."""
-        until = float(_LEASE.unpack_from(self.memory, _LEASE_AT)[0])
-        return until or math.inf
+    def holds(self, worker: str) -> bool | None:
+        """Whether claims of that identity are held. ``None``: only the store knows."""
+        until, known = _LEASE.unpack_from(self.memory, _LEASE_AT)
+        if known and known != zlib.crc32(worker.encode()):
+            return False
+        return True if not until or time.monotonic() < until else None
 
     def hold_lease(self, until: float, worker: str) -> None:
         """The lease of ``worker`` is surely held until that moment."""
@@ -148,11 +148,6 @@ class Board:
     def has_lost(self) -> bool:
         """Whether tasks run whose claims were lost."""
         return bool(self.memory[_FLAG] & _LOST)
-
-    def is_lost(self, worker: str) -> bool:
-        """Whether claims of that identity were lost."""
-        known = int(_LEASE.unpack_from(self.memory, _LEASE_AT)[1])
-        return bool(known) and known != zlib.crc32(worker.encode())
 
     @property
     def phase(self) -> Phase:

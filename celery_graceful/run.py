@@ -56,29 +56,20 @@ class Run:
         claim: The claim of its message, on Redis.
     """
 
-    __slots__ = (
-        "_clear_async",
-        "_left_to_loop",
-        "_lock",
-        "_look_again",
-        "_made",
-        "_sent",
-        "_shields",
-        "_window",
-        "_worker",
-        "done",
-        "graceful",
-        "greenlet",
-        "ident",
-        "interruptible",
-        "loops",
-        "name",
-        "raised",
-        "soft_limit_at",
-        "soft_limit_hit",
-        "started_at",
-        "task_id",
-    )
+    done = False
+    #: An ``interruptible`` block is open and has not been interrupted yet.
+    interruptible = False
+    #: An interrupt has been raised in this run.
+    raised = False
+    #: Loops of ``iterate`` that are under way.
+    loops = 0
+    soft_limit_at: float | None = None
+    soft_limit_hit = False
+    _left_to_loop = _look_again = _window = False
+    _shields = 0
+    _made: frozenset[type[BaseException]] = frozenset()
+    _sent: type[BaseException] | None = None
+    _clear_async: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(
         self,
@@ -96,22 +87,8 @@ class Run:
         self.started_at = time.monotonic()
         self.ident = threading.get_ident()
         self.greenlet = get_greenlet()
-        #: An ``interruptible`` block is open and has not been interrupted yet.
-        self.interruptible = False
-        #: An interrupt has been raised in this run.
-        self.raised = False
-        self.done = False
-        #: Loops of ``iterate`` that are under way.
-        self.loops = 0
-        self._left_to_loop = False
-        self.soft_limit_hit = False
-        self.soft_limit_at = None if soft_time_limit is None else time.monotonic() + soft_time_limit
-        self._window = False
-        self._shields = 0
-        self._made: set[type[BaseException]] = set()
-        self._sent: type[BaseException] | None = None
-        self._clear_async: Callable[[], None] = lambda: None
-        self._look_again = False
+        if soft_time_limit is not None:
+            self.soft_limit_at = self.started_at + soft_time_limit
         self._lock = native.Lock()
 
     # -- asked by whoever delivers -------------------------------------------------
@@ -167,7 +144,7 @@ class Run:
                 self.interruptible = False
                 self.raised = True
         if due is not None:
-            self._made.add(due)
+            self._made |= {due}
         return due
 
     def landed(self) -> None:
@@ -193,7 +170,7 @@ class Run:
             if sent is not None:
                 # On its way and not here yet: take it back, it is due again later.
                 self._clear_async()
-                self._made.discard(sent)
+                self._made -= {sent}
                 if sent is Interrupted:
                     self.interruptible = True
 
@@ -243,7 +220,10 @@ class Run:
         """Whether others took the worker for dead, and have its message."""
         board = phase.board
         return bool(
-            self._worker and board is not None and board.has_lost and board.is_lost(self._worker)
+            self._worker
+            and board is not None
+            and board.has_lost
+            and board.holds(self._worker) is False
         )
 
     @property
@@ -266,7 +246,8 @@ class Run:
         if self.soft_limit_at is not None:
             on_limited()
         self._open_window()
-        self.raise_due()
+        if phase.flag[0]:  # what came before there was anybody to tell
+            self.raise_due()
 
     def _end(self) -> None:
         self.done = True
@@ -290,7 +271,7 @@ def execute(run: Run, call: Callable[..., Any], args: tuple[Any, ...], kwargs: A
     try:
         try:
             run._begin()
-            box.extend(starmap(partial(call, **kwargs), (args,)))
+            box.extend(starmap(partial(call, **kwargs) if kwargs else call, (args,)))
         except BaseException as exc:
             failure = exc
         run._end()

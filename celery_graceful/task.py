@@ -160,7 +160,7 @@ def _deliver(
     request = task.request
     if request.called_directly or request.is_eager:
         return call(*args, **kwargs)
-    if phase.board.interrupted:
+    if phase.flag[0] and phase.board.interrupted:
         # It arrived while the worker was already stopping: none of its code has to run.
         raise TaskInterrupted(str(phase.board.reason), started=False)
     claim = getattr(request, CLAIM, None)
