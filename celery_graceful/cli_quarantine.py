@@ -28,8 +28,11 @@ def quarantine() -> None:
 @click.pass_context
 def list_(ctx: click.Context, as_json: bool) -> None:
     """What is in quarantine, oldest first."""
-    for kept in sorted(_read(_store(ctx)), key=lambda kept: kept.at):
+    found = sorted(_read(_store(ctx)), key=lambda kept: kept.at)
+    for kept in found:
         click.echo(kept.to_json() if as_json else _line(kept))
+    if not found:
+        click.echo("nothing is in quarantine", err=True)
 
 
 @quarantine.command(cls=CeleryCommand)

@@ -36,7 +36,9 @@ def rescue(ctx: click.Context, dry_run: bool) -> None:
         for worker in sorted(dead):
             held = store.execute("HLEN", [claims_key(worker)])
             click.echo(f"{worker} is dead and holds {held} claims")
-        if not dry_run and dead:
+        if not dead:
+            click.echo("no worker is dead: there is nothing to rescue", err=True)
+        elif not dry_run:
             moved = rescuer.look()
             click.echo("somebody else is at it" if moved is None else f"{moved} went back")
     except StoreAway as exc:

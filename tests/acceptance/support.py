@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from celery import Celery
 
 from tests.apps import quorum_queues
-from tests.workers import TIMEOUT
+from tests.workers import ROOT, TIMEOUT
 
-__all__ = ["Broker", "Events"]
+__all__ = ["Broker", "Events", "graceful_command"]
 
 
 @dataclass
@@ -45,6 +49,22 @@ class Broker:
             return 0
         keys = ["unacked", *self.client.keys("graceful:claims:*")]
         return sum(int(self.client.hlen(key)) for key in keys)
+
+
+def graceful_command(
+    app: str, *args: str, env: Mapping[str, str] | None = None, status: int = 0
+) -> str:
+    """What `celery -A app graceful ...` writes; it has to exit with `status`."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", app, "graceful", *args],
+        env={**os.environ, **(env or {})},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=5 * TIMEOUT,
+    )
+    assert ended.returncode == status, ended.stderr + ended.stdout
+    return ended.stdout + ended.stderr
 
 
 class Events:

@@ -12,7 +12,7 @@ import celery
 import pytest
 from celery import Celery, chord
 
-from tests.acceptance.support import Events
+from tests.acceptance.support import Events, graceful_command
 from tests.workers import TIMEOUT, Worker, wait_until
 
 #: Quick enough for a test: a dead worker's claims are back within 3 s.
@@ -95,6 +95,32 @@ def test_lost_connections_start_nothing_twice(pool, start, app, redis_db, tmp_pa
         assert worker.count(f">> .* ended {task_id}") == 1
     assert redis_db.client.llen("celery") == 0
     assert not redis_db.client.keys("graceful:claims:*")
+
+
+def test_from_a_shell(start, app, redis_db):
+    """Where no worker is left to rescue."""
+
+    def rescue(*args, url=redis_db.url, status=0):
+        env = {"BROKER_URL": url, **QUICK_LEASE}
+        return graceful_command("tests.apps.claims", "rescue", *args, env=env, status=status)
+
+    worker = start(concurrency=1, CONF_worker_prefetch_multiplier="2").ready()
+    results = [send(app, "hold", 60) for _ in range(2)]
+    worker.wait_line(">> .* started")
+    wait_until(lambda: not redis_db.client.llen("celery"), "both fetched")
+    assert "no worker is dead" in rescue()
+    kill_whole(worker)
+    wait_until(lambda: not redis_db.client.keys("graceful:lease:*"), "its lease has run out")
+    for _ in range(2):
+        assert "is dead and holds 2 claims" in rescue("--dry-run")
+    assert rescue().endswith("2 went back\n")
+    order = [
+        json.loads(message)["headers"]["id"] for message in redis_db.client.lrange("celery", 0, -1)
+    ]
+    assert order[::-1] == [result.id for result in results]
+    assert "no worker is dead" in rescue()
+    assert "the broker is not Redis" in rescue(url="amqp://127.0.0.1:1", status=1)
+    assert "Error: " in rescue(url="redis://127.0.0.1:1", status=1)
 
 
 def test_a_message_for_a_frozen_worker_that_is_killed(start, app, redis_db):

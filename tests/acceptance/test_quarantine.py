@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 from celery import Celery
 
-from tests.acceptance.support import Broker
+from tests.acceptance.support import Broker, graceful_command
 from tests.acceptance.test_poison import start, task
-from tests.workers import ROOT, TIMEOUT
 
 
 def celery(broker: Broker, *args: str, status: int = 0) -> str:
-    env = {**os.environ, "BROKER_URL": broker.url, "RESULT_URL": broker.backend_url}
-    ended = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "tests.apps.poison", "graceful", *args],
-        env=env,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=5 * TIMEOUT,
-    )
-    assert ended.returncode == status, ended.stderr + ended.stdout
-    return ended.stdout + ended.stderr
+    urls = {"BROKER_URL": broker.url, "RESULT_URL": broker.backend_url}
+    return graceful_command("tests.apps.poison", *args, env=urls, status=status)
 
 
 def test_from_quarantine_and_back(broker: Broker, app: Celery) -> None:
@@ -50,7 +37,7 @@ def test_from_quarantine_and_back(broker: Broker, app: Celery) -> None:
     assert "name tasks" in celery(broker, "quarantine", "retry", status=2)
     assert celery(broker, "quarantine", "retry", "b") == "b sent again\n"
     assert celery(broker, "quarantine", "retry", "--all") == "c sent again\n"
-    assert celery(broker, "quarantine", "list") == ""
+    assert celery(broker, "quarantine", "list") == "nothing is in quarantine\n"
     with start(broker, concurrency=2) as worker:
         worker.ready()
         worker.wait_line("quarantined", 2)
