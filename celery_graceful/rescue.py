@@ -146,7 +146,7 @@ class Rescuer:
             self.store.execute("SREM", [FALLEN], [worker])
             self.store.execute("DEL", [about_key(worker)])
         took = time.monotonic() - began
-        log(logger, logging.WARNING, "Rescued %d claims of %s, in %.2f s", moved, worker, took)
+        log(logger, logging.WARNING, "Rescued what %s held: %d, in %.2f s", worker, moved, took)
         return moved
 
     def _running(self, worker: str, numbers: list[int]) -> list[DeadClaim]:
