@@ -85,8 +85,8 @@ def forking(self):
 @task()
 def terminable(self):
     """Tells how it ends."""
-    say("started terminable", self.request.id)
     try:
+        say("started terminable", self.request.id)
         with self.shield():
             time.sleep(LONG)
     finally:
