@@ -68,7 +68,6 @@ class Run:
     _left_to_loop = _look_again = _window = False
     _shields = 0
     _made: frozenset[type[BaseException]] = frozenset()
-    _sent: type[BaseException] | None = None
     _clear_async: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(
@@ -89,6 +88,8 @@ class Run:
         self.greenlet = get_greenlet()
         if soft_time_limit is not None:
             self.soft_limit_at = self.started_at + soft_time_limit
+        #: The asynchronous exception that is on its way, if any.
+        self._sent: set[type[BaseException]] = set()
         self._lock = native.Lock()
 
     # -- asked by whoever delivers -------------------------------------------------
@@ -124,7 +125,7 @@ class Run:
             if due is not None:
                 # It takes the place of one that is still on its way, if any: that was the
                 # weaker one.
-                self._sent = due
+                self._sent = {due}
                 self._clear_async = lambda: send(self.ident, None)
                 send(self.ident, _landing(due))
 
@@ -147,9 +148,9 @@ class Run:
             self._made |= {due}
         return due
 
-    def landed(self) -> None:
-        """An asynchronous exception has arrived in its thread."""
-        self._sent = None
+    def landed(self, cls: type[BaseException]) -> None:
+        """An asynchronous exception has arrived in its thread; another may be on its way."""
+        self._sent.discard(cls)
 
     # -- done by the task itself ---------------------------------------------------
 
@@ -166,12 +167,12 @@ class Run:
     def _close_window(self) -> None:
         with self._lock:
             self._window = False
-            sent, self._sent = self._sent, None
-            if sent is not None:
+            sent, self._sent = self._sent, set()
+            if sent:
                 # On its way and not here yet: take it back, it is due again later.
                 self._clear_async()
-                self._made -= {sent}
-                if sent is Interrupted:
+                self._made -= sent
+                if Interrupted in sent:
                     self.interruptible = True
 
     @contextmanager
@@ -238,7 +239,14 @@ class Run:
 
     def interrupt_here(self) -> None:
         """Raise ``Interrupted``: the caller stands at a safe point."""
-        self.raised = True
+        with self._lock:  # it takes the place of one that is on its way, or would be soon
+            self.interruptible = False
+            self.raised = True
+            if Interrupted in self._sent:
+                self._sent = set()
+                self._clear_async()
+        if self._look_again:
+            self.raise_due()
         raise make(Interrupted)
 
     def _begin(self) -> None:
@@ -305,7 +313,7 @@ def _landing(cls: type[BaseException]) -> type[BaseException]:
             cls.__init__(self, *made.args)
             run = current()
             if run is not None:
-                run.landed()
+                run.landed(cls)
 
         def __reduce__(self: BaseException) -> tuple[Any, ...]:
             return cls, self.args

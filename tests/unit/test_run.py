@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
@@ -229,3 +230,40 @@ def test_asynchronous_exceptions_of_a_run(board: Board) -> None:
     assert isinstance(first, type)
     assert issubclass(first, ShutdownTimeLimit)
     assert second is None
+
+
+def test_raised_at_a_safe_point_it_is_not_raised_from_outside_as_well(board: Board) -> None:
+    run = Run("id", "name", graceful=True)
+    sent: list[object] = []
+
+    def body() -> None:
+        with interruptible():
+            stop(board)
+            run.send_async(lambda ident, exc: sent.append(exc))
+            with pytest.raises(Interrupted):
+                run.interrupt_here()
+            assert sent[1:] == [None], "taken back"
+            run.send_async(lambda ident, exc: sent.append(exc))
+            assert run.take_due() is None
+
+    execute(run, body, (), {})
+    assert len(sent) == 2
+
+
+def test_one_that_lands_leaves_the_next_one_known(board: Board) -> None:
+    """The next one may be sent while the first is being made, in its own thread."""
+    run = Run("id", "name", graceful=True)
+    sent: list[Any] = []
+
+    def body() -> None:
+        with interruptible():
+            stop(board)
+            run.send_async(lambda ident, exc: sent.append(exc))
+            stop(board, Phase.SOFT)
+            run.send_async(lambda ident, exc: sent.append(exc))
+            assert isinstance(sent[0](), Interrupted)  # as the interpreter does
+            with pytest.raises(ShutdownTimeLimit), shield():
+                assert sent[2:] == [None], "kept out of the shield"
+
+    execute(run, body, (), {})
+    assert len(sent) == 3
