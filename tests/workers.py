@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -54,7 +55,8 @@ class Worker:
         alone: bool = True,
     ) -> None:
         self.pool = pool
-        self.lines: list[str] = []
+        self._lines: list[str] = []
+        self._rest = b""
         self._news = threading.Condition()
         self._ended = False
         environ = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
@@ -75,11 +77,12 @@ class Worker:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
             start_new_session=True,
         )
         self.pid = self.process.pid
+        assert self.process.stdout is not None
+        self._stdout = self.process.stdout
+        os.set_blocking(self._stdout.fileno(), False)
         # Kills the worker's group when the test's own process is gone, however it went.
         self._guard = subprocess.Popen(
             ["/bin/sh", "-c", 'read -r _ || kill -9 "-$0"', str(self.pid)],
@@ -104,15 +107,34 @@ class Worker:
         print(f"--- output of worker {self.pid}", *self.lines, sep="\n")  # for a test that fails
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
-        with self.process.stdout as output:
-            for line in output:
-                with self._news:
-                    self.lines.append(line.rstrip("\n"))
-                    self._news.notify_all()
-        with self._news:
-            self._ended = True
+        poller = select.poll()
+        poller.register(self._stdout)
+        while not self._ended:
+            poller.poll()
+            with self._news:
+                self._read_on()
+        self._stdout.close()
+
+    def _read_on(self) -> None:
+        """Read what there is now; nobody who looks waits for the thread to come round."""
+        while not self._ended:
+            try:
+                data = os.read(self._stdout.fileno(), 1 << 16)
+            except BlockingIOError:
+                return
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            if not data:
+                self._ended = True
+                lines += [self._rest] if self._rest else []
+            self._lines += [line.decode(errors="replace") for line in lines]
             self._news.notify_all()
+
+    @property
+    def lines(self) -> list[str]:
+        """All that it has written so far, line by line."""
+        with self._news:
+            self._read_on()
+            return self._lines
 
     @property
     def output(self) -> str:
@@ -139,13 +161,12 @@ class Worker:
             AssertionError: The worker ended, or the time did, before they came.
         """
         end = time.monotonic() + timeout
-        seen, found = 0, []
+        seen = 0
+        found: list[str] = []
         with self._news:
             while True:
-                for line in self.lines[seen:]:
-                    if re.search(pattern, line):
-                        found.append(line)
-                seen = len(self.lines)
+                found += [line for line in self.lines[seen:] if re.search(pattern, line)]
+                seen = len(self._lines)
                 if len(found) >= count:
                     return found[count - 1]
                 if self._ended:
