@@ -103,16 +103,12 @@ class _Interruptible(AbstractContextManager[None]):
             try:
                 self._run.raise_due()
             except BaseException:
-                self._leave(self._run)
+                self._run.leave_block(self._outer)
                 raise
 
     def __exit__(self, *exc_info: object) -> None:
         if self._run is not None:
-            self._leave(self._run)
-
-    def _leave(self, run: Run) -> None:
-        # What was raised inside is on its way through the outer block, too.
-        run.interruptible = self._outer and run.interruptible
+            self._run.leave_block(self._outer)
 
 
 def interruptible() -> AbstractContextManager[None]:

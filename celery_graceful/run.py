@@ -61,6 +61,7 @@ class Run:
     interruptible = False
     #: An interrupt has been raised in this run.
     raised = False
+    _raised_before = False
     #: Loops of ``iterate`` that are under way.
     loops = 0
     soft_limit_at: float | None = None
@@ -143,7 +144,7 @@ class Run:
                 # Either of them leaves the block; one that lands at the very end of it must
                 # not leave it open.
                 self.interruptible = False
-                self.raised = True
+                self._raised_before, self.raised = self.raised, True
         if due is not None:
             self._made |= {due}
         return due
@@ -167,13 +168,32 @@ class Run:
     def _close_window(self) -> None:
         with self._lock:
             self._window = False
-            sent, self._sent = self._sent, set()
-            if sent:
-                # On its way and not here yet: take it back, it is due again later.
-                self._clear_async()
-                self._made -= sent
-                if Interrupted in sent:
-                    self.interruptible = True
+            self._take_back()
+
+    def _take_back(self) -> None:
+        """What is on its way and not here yet shall not land: it is due again later."""
+        sent, self._sent = self._sent, set()
+        if sent:
+            self._clear_async()
+            self._made -= sent
+            self.raised = self._raised_before
+            if Interrupted in sent:
+                self.interruptible = True
+
+    def leave_block(self, outer: bool) -> None:
+        """An ``interruptible`` block ends, inside of an ``outer`` one or not.
+
+        Raises:
+            Interrupted: It was on its way, and is due in the outer block as well.
+            ShutdownTimeLimit, SoftTimeLimitExceeded: It came just now.
+        """
+        with self._lock:
+            if Interrupted in self._sent:  # it must not land out there
+                self._take_back()
+            # What was raised inside is on its way through the outer block, too.
+            self.interruptible = outer and self.interruptible
+        if self.interruptible or self._look_again:
+            self.raise_due()
 
     @contextmanager
     def shield(self) -> Iterator[None]:
@@ -240,11 +260,10 @@ class Run:
     def interrupt_here(self) -> None:
         """Raise ``Interrupted``: the caller stands at a safe point."""
         with self._lock:  # it takes the place of one that is on its way, or would be soon
+            if Interrupted in self._sent:
+                self._take_back()
             self.interruptible = False
             self.raised = True
-            if Interrupted in self._sent:
-                self._sent = set()
-                self._clear_async()
         if self._look_again:
             self.raise_due()
         raise make(Interrupted)

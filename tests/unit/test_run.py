@@ -267,3 +267,48 @@ def test_one_that_lands_leaves_the_next_one_known(board: Board) -> None:
 
     execute(run, body, (), {})
     assert len(sent) == 3
+
+
+def test_one_that_is_on_its_way_does_not_land_behind_the_block(board: Board) -> None:
+    """It may be sent while its thread is on the way out of the block."""
+    sent: list[object] = []
+
+    def send(ident: int, exc: object) -> None:
+        sent.append(exc)
+
+    def body() -> None:
+        run = current()
+        assert run is not None
+        with interruptible():
+            stop(board)
+            run.send_async(send)
+        assert sent[1:] == [None], "taken back"
+        assert run.take_due() is None
+        with pytest.raises(Interrupted), shield():
+            pass  # a safe point, where it has not been raised yet
+        with pytest.raises(Interrupted), interruptible():
+            pytest.fail("not raised at once")
+
+    execute(Run("id", "name", graceful=True), body, (), {})
+    assert len(sent) == 2
+
+
+def test_one_that_is_on_its_way_out_of_an_inner_block_is_raised_in_the_outer_one(
+    board: Board,
+) -> None:
+    sent: list[object] = []
+
+    def body() -> None:
+        run = current()
+        assert run is not None
+        with interruptible():
+            inner = interruptible()
+            inner.__enter__()
+            stop(board)
+            run.send_async(lambda ident, exc: sent.append(exc))
+            with pytest.raises(Interrupted):
+                inner.__exit__(None, None, None)
+            assert sent[1:] == [None], "not raised twice"
+            assert run.take_due() is None
+
+    execute(Run("id", "name", graceful=True), body, (), {})
