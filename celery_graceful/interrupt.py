@@ -99,9 +99,8 @@ class _Interruptible(AbstractContextManager[None]):
 
     def __enter__(self) -> None:
         if self._run is not None:
-            self._run.interruptible = True
             try:
-                self._run.raise_due()
+                self._run.enter_block()
             except BaseException:
                 self._run.leave_block(self._outer)
                 raise

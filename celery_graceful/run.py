@@ -180,6 +180,16 @@ class Run:
             if Interrupted in sent:
                 self.interruptible = True
 
+    def enter_block(self) -> None:
+        """An ``interruptible`` block begins.
+
+        Raises:
+            Interrupted, ShutdownTimeLimit, SoftTimeLimitExceeded: One of them is due.
+        """
+        with self._lock:  # what is on its way leaves this block, too
+            self.interruptible = not self._sent
+        self.raise_due()
+
     def leave_block(self, outer: bool) -> None:
         """An ``interruptible`` block ends, inside of an ``outer`` one or not.
 
@@ -188,11 +198,12 @@ class Run:
             ShutdownTimeLimit, SoftTimeLimitExceeded: It came just now.
         """
         with self._lock:
-            if Interrupted in self._sent:  # it must not land out there
+            on_its_way = Interrupted in self._sent
+            if on_its_way:  # it must not land out there
                 self._take_back()
             # What was raised inside is on its way through the outer block, too.
             self.interruptible = outer and self.interruptible
-        if self.interruptible or self._look_again:
+        if on_its_way or self._look_again:
             self.raise_due()
 
     @contextmanager

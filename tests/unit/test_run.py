@@ -312,3 +312,19 @@ def test_one_that_is_on_its_way_out_of_an_inner_block_is_raised_in_the_outer_one
             assert run.take_due() is None
 
     execute(Run("id", "name", graceful=True), body, (), {})
+
+
+def test_a_block_that_begins_does_not_add_to_what_is_on_its_way(board: Board) -> None:
+    """Else ``Interrupted`` would take the place of the limit that lands there."""
+
+    def body() -> None:
+        run = current()
+        assert run is not None
+        with interruptible():
+            stop(board, Phase.SOFT)
+            run.send_async(lambda ident, exc: None)
+            with interruptible():
+                assert run.take_due() is None
+            assert run.take_due() is None
+
+    execute(Run("id", "name", graceful=True), body, (), {})
