@@ -111,6 +111,9 @@ class Quiesce:
     def consumer_lost(self) -> None:
         """The consumer left its loop: the end, or a lost connection."""
         self.loop.detach()
+        if not self.ledger.requeue.is_amqp:
+            # Acknowledgements of claims that wait for the loop: it may not go round again.
+            self.drain.worker.consumer.perform_pending_operations()
         self.ledger.forget_unstarted()
         self.ledger.keep_claims()
         if self.ledger.requeue.is_amqp:

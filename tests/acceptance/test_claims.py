@@ -10,6 +10,7 @@ from contextlib import ExitStack
 
 import celery
 import pytest
+import redis
 from celery import Celery, chord
 
 from tests.acceptance.support import Events, graceful_command
@@ -95,6 +96,19 @@ def test_lost_connections_start_nothing_twice(pool, start, app, redis_db, tmp_pa
         assert worker.count(f">> .* ended {task_id}") == 1
     assert redis_db.client.llen("celery") == 0
     assert not redis_db.client.keys("graceful:claims:*")
+
+
+@pytest.mark.parametrize("pool", ["threads", "gevent", "eventlet", "solo"])
+def test_an_acknowledgement_outlives_its_connection_and_its_worker(pool, start, app, redis_db):
+    """It waits for a loop that does not go round again."""
+    worker = start(pool).ready()
+    address = redis_db.client.connection_pool.connection_kwargs
+    result = send(app, "cut_off", address["host"], address["port"])
+    assert worker.wait() == 0
+    assert worker.count(f">> .* started {result.id}") == 1
+    with redis.Redis.from_url(redis_db.url, decode_responses=True) as client:
+        assert client.llen("celery") == 0
+        assert not client.keys("graceful:claims:*")
 
 
 def test_from_a_shell(start, app, redis_db):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 from celery import Task
 
-from celery_graceful import Graceful, GracefulTask
+from celery_graceful import Graceful, GracefulTask, native
 from tests.apps import make_app, say
 
 app = make_app("claims")
@@ -42,3 +43,15 @@ def hold_plain(self, seconds):
 def total(results):
     say("total", len(results))
     return len(results)
+
+
+@app.task(base=GracefulTask, bind=True, name="cut_off", ignore_result=True)
+def cut_off(self, host, port):
+    """Cuts all connections to Redis and asks the worker to stop, and ends before it sees either."""
+    say("started", self.request.id, os.getpid())
+    # Not the socket of a green pool: nobody else gets a turn.
+    with native.original("socket", "socket")() as sock:
+        sock.connect((host, port))
+        sock.sendall(b"CLIENT KILL TYPE normal SKIPME yes\r\n")
+        sock.recv(100)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -74,6 +74,7 @@ NAMES: dict[str, list[str] | None] = {
     "celery.worker.strategy:proto1_to_proto2": ["message", "body"],
     "celery.worker.worker:WorkController._process_task": ["req"],
     "celery.worker.consumer.consumer:Consumer.call_soon": ["p"],
+    "celery.worker.consumer.consumer:Consumer.perform_pending_operations": [],
     "celery.worker.consumer.consumer:Consumer._restore_prefetch_count_after_connection_restart": [
         "p"
     ],
