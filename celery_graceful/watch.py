@@ -82,6 +82,7 @@ class Watch:
         self.bell = native.Doorbell()
         #: What still ran at the hard deadline has been given up.
         self.given_up = False
+        self._giving_up = native.Lock()
         self._begun = self._helped = self._left = False
         self._sigints = 0
         self._last_resort_at = float("inf")
@@ -156,7 +157,8 @@ class Watch:
         if self.board.phase < Phase.SOFT and now >= self.board.soft_at:
             self._soften()
         if not self.given_up and (HARD in rung or now >= self.board.hard_at):
-            self._harden()
+            with self._giving_up:
+                self._harden()
         if STOPPED in rung and self.given_up:
             self._last_resort_at = min(self._last_resort_at, now + LAST_THREADS)
         if now >= self._last_resort_at:
@@ -310,6 +312,9 @@ class Watch:
             atexit._run_exitfuncs()
         finally:
             try:
+                # Who gives tasks up says what becomes of them, and how it went.
+                self._giving_up.acquire(timeout=max(0.0, self._last_resort_at - time.monotonic()))
+                self.log.flush(LAST_WORDS)
                 _flush()
             finally:
                 os._exit(self._status)
