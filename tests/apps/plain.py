@@ -28,6 +28,12 @@ def wait(name: str) -> None:
         time.sleep(0.02)
 
 
+def until_stopping() -> None:
+    """Until the test has seen that the worker stops, where it looks for that."""
+    while "GATE" in os.environ and not os.path.exists(os.environ["GATE"]):
+        time.sleep(0.02)
+
+
 @app.task(name="early")
 def early():
     wait("early")
@@ -64,7 +70,7 @@ def late():
 @app.task(name="short")
 def short():
     say("started", "short")
-    time.sleep(0.3)
+    until_stopping()
     return "short"
 
 
@@ -87,10 +93,11 @@ class LoudRequest(Request):
 @app.task(name="loud", Request=LoudRequest)
 def loud():
     say("started", "loud")
-    time.sleep(0.3)
+    until_stopping()
 
 
 @app.task(name="loud_by_name", Request="tests.apps.plain:LoudRequest")
 def loud_by_name():
     say("started", "loud_by_name")
+    until_stopping()
     raise LookupError

@@ -55,6 +55,13 @@ def stop(board: Board, new: Phase = Phase.QUIET) -> None:
     board.phase = new
 
 
+class Sent(list[Any]):
+    """Stands for the interpreter: what was sent to a thread, and not delivered."""
+
+    def __call__(self, ident: int, exc: object) -> None:
+        self.append(exc)
+
+
 def test_nothing_is_due_before_the_task_begins_and_after_it_has_ended(board: Board) -> None:
     stop(board, Phase.SOFT)
     run = Run("id", "name", graceful=True)
@@ -209,19 +216,16 @@ def test_a_block_that_was_left_stays_closed(board: Board) -> None:
 
 def test_asynchronous_exceptions_of_a_run(board: Board) -> None:
     """One that has not landed when the window closes is taken back, and due again later."""
-    sent: list[object] = []
-
-    def send(ident: int, exc: object) -> None:
-        sent.append(exc)
+    sent = Sent()
 
     def body() -> None:
         run = current()
         assert run is not None
         stop(board, Phase.SOFT)
-        run.send_async(send)
-        run.send_async(send)
+        run.send_async(sent)
+        run.send_async(sent)
         with shield():
-            run.send_async(send)
+            run.send_async(sent)
         sent.append("not reached")
 
     with pytest.raises(ShutdownTimeLimit):
@@ -234,16 +238,16 @@ def test_asynchronous_exceptions_of_a_run(board: Board) -> None:
 
 def test_raised_at_a_safe_point_it_is_not_raised_from_outside_as_well(board: Board) -> None:
     run = Run("id", "name", graceful=True)
-    sent: list[object] = []
+    sent = Sent()
 
     def body() -> None:
         with interruptible():
             stop(board)
-            run.send_async(lambda ident, exc: sent.append(exc))
+            run.send_async(sent)
             with pytest.raises(Interrupted):
                 run.interrupt_here()
             assert sent[1:] == [None], "taken back"
-            run.send_async(lambda ident, exc: sent.append(exc))
+            run.send_async(sent)
             assert run.take_due() is None
 
     execute(run, body, (), {})
@@ -253,14 +257,14 @@ def test_raised_at_a_safe_point_it_is_not_raised_from_outside_as_well(board: Boa
 def test_one_that_lands_leaves_the_next_one_known(board: Board) -> None:
     """The next one may be sent while the first is being made, in its own thread."""
     run = Run("id", "name", graceful=True)
-    sent: list[Any] = []
+    sent = Sent()
 
     def body() -> None:
         with interruptible():
             stop(board)
-            run.send_async(lambda ident, exc: sent.append(exc))
+            run.send_async(sent)
             stop(board, Phase.SOFT)
-            run.send_async(lambda ident, exc: sent.append(exc))
+            run.send_async(sent)
             assert isinstance(sent[0](), Interrupted)  # as the interpreter does
             with pytest.raises(ShutdownTimeLimit), shield():
                 assert sent[2:] == [None], "kept out of the shield"
@@ -271,17 +275,14 @@ def test_one_that_lands_leaves_the_next_one_known(board: Board) -> None:
 
 def test_one_that_is_on_its_way_does_not_land_behind_the_block(board: Board) -> None:
     """It may be sent while its thread is on the way out of the block."""
-    sent: list[object] = []
-
-    def send(ident: int, exc: object) -> None:
-        sent.append(exc)
+    sent = Sent()
 
     def body() -> None:
         run = current()
         assert run is not None
         with interruptible():
             stop(board)
-            run.send_async(send)
+            run.send_async(sent)
         assert sent[1:] == [None], "taken back"
         assert run.take_due() is None
         with pytest.raises(Interrupted), shield():
@@ -296,7 +297,7 @@ def test_one_that_is_on_its_way_does_not_land_behind_the_block(board: Board) -> 
 def test_one_that_is_on_its_way_out_of_an_inner_block_is_raised_in_the_outer_one(
     board: Board,
 ) -> None:
-    sent: list[object] = []
+    sent = Sent()
 
     def body() -> None:
         run = current()
@@ -305,7 +306,7 @@ def test_one_that_is_on_its_way_out_of_an_inner_block_is_raised_in_the_outer_one
             inner = interruptible()
             inner.__enter__()
             stop(board)
-            run.send_async(lambda ident, exc: sent.append(exc))
+            run.send_async(sent)
             with pytest.raises(Interrupted):
                 inner.__exit__(None, None, None)
             assert sent[1:] == [None], "not raised twice"
@@ -322,7 +323,7 @@ def test_a_block_that_begins_does_not_add_to_what_is_on_its_way(board: Board) ->
         assert run is not None
         with interruptible():
             stop(board, Phase.SOFT)
-            run.send_async(lambda ident, exc: None)
+            run.send_async(Sent())
             with interruptible():
                 assert run.take_due() is None
             assert run.take_due() is None
