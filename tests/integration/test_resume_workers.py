@@ -85,6 +85,7 @@ def test_max_run_time_lets_others_run(pool, broker_url, redis_db):
         w.wait_line(r"short \d", count=3)
         order = [m[1] for m in w.find(r">> \S+ (short|long ended)")]
         assert order[0] == "short"
+        assert order[-1] == "long ended"
         assert w.count("interrupted: it goes back") >= 3
         assert w.count("long ended 0") == 1
         wait_until(lambda: not redis_db.client.keys(PATTERN))
