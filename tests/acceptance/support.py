@@ -13,7 +13,7 @@ from typing import Any
 from celery import Celery
 
 from tests.apps import quorum_queues
-from tests.workers import ROOT, TIMEOUT
+from tests.workers import ROOT, TIMEOUT, wait_until
 
 __all__ = ["Broker", "Events", "graceful_command"]
 
@@ -34,13 +34,22 @@ class Broker:
             app.conf.task_queues = quorum_queues()
         return app
 
-    def drain_queue(self, app: Celery) -> list[str]:
-        """The ids of the tasks in the queue, in order of delivery; takes them out."""
-        ids = []
+    def drain_queue(self, app: Celery, at_least: int = 0) -> list[str]:
+        """The ids of the tasks in the queue, in order of delivery; takes them out.
+
+        Waits until `at_least` so many came: what a worker held that is gone, RabbitMQ puts back
+        when it has seen the end of its connection, which may be after we saw that of its process.
+        """
+        ids: list[str] = []
         with app.connection_for_read() as connection:
             channel = connection.default_channel
-            while (message := channel.basic_get("celery", no_ack=True)) is not None:
-                ids.append(message.headers["id"])
+
+            def drained() -> bool:
+                while (message := channel.basic_get("celery", no_ack=True)) is not None:
+                    ids.append(message.headers["id"])
+                return len(ids) >= at_least
+
+            wait_until(drained, f"{at_least} messages in the queue, which had {ids}")
         return ids
 
     def held(self) -> int:

@@ -37,6 +37,15 @@ def patient(self, seconds):
 
 
 @task()
+def gated(self, path):
+    """Goes on after an interrupt, and ends when there is a file."""
+    say("started gated", self.request.id)
+    while not os.path.exists(path):
+        time.sleep(0.02)
+    say("finished", self.request.id)
+
+
+@task()
 def swallowing(self):
     """Swallows every exception."""
     say("started swallowing", self.request.id)

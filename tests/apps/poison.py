@@ -65,6 +65,16 @@ def stubborn(self, seconds):
 
 
 @task()
+def gated(self, path):
+    """Ends when there is a file, whatever comes."""
+    say("started", self.request.id)
+    while not os.path.exists(path):
+        time.sleep(0.02)
+    say("ended", self.request.id)
+    return self.request.id
+
+
+@task()
 def errback(self, *args):
     say("errback", *args)
 
