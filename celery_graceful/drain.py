@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
+import sys
+from types import FrameType
 from typing import Any
 
+import celery
 from celery import signals as celery_signals
 from celery.platforms import EX_OK
 from celery.utils.log import get_logger
@@ -40,6 +44,12 @@ from celery_graceful.watch import HARD, QUIET, STOP, STOPPED, Watch
 __all__ = ["Drain"]
 
 logger = get_logger(__name__)
+
+#: Where the program `celery` comes from: ``python -m celery``, or the installed script.
+_PROGRAM = (os.path.join(os.path.dirname(celery.__file__), "__main__.py"), "celery")
+
+#: What else is between it and a worker.
+_BETWEEN = ("celery", "click", "runpy")
 
 
 class Drain:
@@ -174,7 +184,7 @@ class Drain:
             self.membership.leave()
         log_thread.current = None
         self.watch.bell.ring(STOPPED)
-        if self.watch.given_up and not self.embedded:
+        if self.stopping and not self.embedded and (self.watch.given_up or _is_program()):
             atexit.register(self.watch.leave_at_once)
         if self.embedded:
             self.watch.end()
@@ -186,3 +196,21 @@ class Drain:
         if self.stopping and not self._reported:
             self._reported = True
             self.log(logging.WARNING, report(self.ledger, self.board))
+
+
+def _is_program() -> bool:
+    """Whether the program is `celery worker`: all it does yet is to exit with the worker's status.
+
+    A script that starts a worker may go on when the worker has ended.
+    """
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__") != "celery.bin.worker":
+        frame = frame.f_back
+    while frame is not None:
+        path, name = frame.f_code.co_filename, frame.f_globals.get("__name__", "")
+        if name == "__main__":
+            return path == _PROGRAM[0] or os.path.basename(path) == _PROGRAM[1]
+        if name.partition(".")[0] not in _BETWEEN:
+            return False
+        frame = frame.f_back
+    return False

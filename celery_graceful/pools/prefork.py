@@ -228,6 +228,7 @@ def _install_child(app: Any, hostname: str) -> None:
             logger.error("No board in a spawned child: its tasks will see no interrupt")
             return
         phase.attach(Board.open(path))
+        _load_now(app)
     interrupt.forget_bell()
     install_filter()
     signal.signal(wakeup.SIGNAL, _on_wake)
@@ -240,6 +241,15 @@ def _install_child(app: Any, hostname: str) -> None:
         traced.trace_with_check_in(task)
     traced.silence_sentry()
     traced.reports_first = True
+
+
+def _load_now(app: Any) -> None:
+    """What a forked child inherits: at the first end of a task there may be no time for it."""
+    try:
+        app.backend  # noqa: B018
+        app.connection_for_write().transport  # noqa: B018
+    except Exception as exc:  # who uses it is told
+        logger.debug("Could not load it yet: %r", exc)
 
 
 def _leave(on_exit: Callable[[int, int], Any] | None, pid: int, exitcode: int) -> None:

@@ -257,6 +257,70 @@ def test_beat(redis_db, tmp_path):
     assert ends_of(seen, str(process.pid)) == TROUBLE, seen
 
 
+PROGRAM = """
+import atexit, os, sys, weakref
+from celery_graceful import Graceful
+from tests.apps import make_app, say
+
+app = make_app("program")
+Graceful(app)
+
+class Last:
+    def __del__(self, write=os.write):
+        write(2, b">> TAKEN APART\\n")
+
+last = Last()
+atexit.register(say, "ATEXIT", "first")
+atexit.register(say, "ATEXIT", "second")
+weakref.finalize(last, say, "FINALIZED")
+
+if __name__ == "__main__":
+    app.worker_main(["worker", "-P", "solo", "-l", "INFO"])
+    say("GOES ON")
+    sys.exit(3)
+"""
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    return tmp_path / "program.py"
+
+
+def words(output):
+    said = [line.split()[1:] for line in output.splitlines() if line.startswith(">> ")]
+    return [" ".join(word for word in line if "." not in word) for line in said]
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+def test_a_worker_is_gone_when_its_exit_handlers_have_run(redis_db, program, pool):
+    """The interpreter's own end takes long, and nobody can hold the grace in it."""
+    with Worker("program", pool=pool, env={"BROKER_URL": redis_db.url}) as worker:
+        worker.ready()
+        worker.term()
+        assert worker.wait() == 0
+    assert words(worker.output) == ["FINALIZED", "ATEXIT second", "ATEXIT first"]
+
+
+def test_a_script_goes_on_after_its_worker(redis_db, program):
+    """And ends as it likes: its exit status is not the worker's."""
+    process = subprocess.Popen(
+        [sys.executable, str(program)],
+        env={**os.environ, "BROKER_URL": redis_db.url},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        seen = ""
+        for line in process.stderr:
+            seen += line
+            if line.endswith("ready.\n"):
+                process.terminate()
+        assert process.wait(TIMEOUT) == 3, seen
+    assert words(seen) == ["GOES ON", "FINALIZED", "ATEXIT second", "ATEXIT first", "TAKEN APART"]
+
+
 @pytest.mark.parametrize("options", [[], ["-n", "2"]], ids=["plain", "xdist"])
 def test_pytest(tmp_path, options):
     test = tmp_path / "test_it.py"
