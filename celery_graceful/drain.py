@@ -11,9 +11,9 @@ Three parties, each with its own share:
 from __future__ import annotations
 
 import atexit
+import inspect
 import logging
 import os
-import sys
 from types import FrameType
 from typing import Any
 
@@ -203,7 +203,7 @@ def _is_program() -> bool:
 
     A script that starts a worker may go on when the worker has ended.
     """
-    frame: FrameType | None = sys._getframe()
+    frame: FrameType | None = inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__") != "celery.bin.worker":
         frame = frame.f_back
     while frame is not None:
