@@ -10,7 +10,7 @@ from celery.bin.base import CeleryCommand
 from celery_graceful.claimant import claims_key
 from celery_graceful.claims import Claims
 from celery_graceful.lease import FALLEN, dead_workers
-from celery_graceful.poison import is_limited, judge
+from celery_graceful.poison import is_early, is_limited, judge
 from celery_graceful.rescue import Rescuer
 from celery_graceful.store import StoreAway, broker_store, settings_of
 
@@ -30,7 +30,8 @@ def rescue(ctx: click.Context, dry_run: bool) -> None:
     if store is None:
         raise click.ClickException("the broker is not Redis: it gives back by itself")
     claims = Claims(store)
-    rescuer = Rescuer(claims, settings_of(app), partial(judge, app), partial(is_limited, app))
+    about_tasks = partial(is_limited, app), partial(is_early, app)
+    rescuer = Rescuer(claims, settings_of(app), partial(judge, app), *about_tasks)
     try:
         dead = {*dead_workers(store), *store.execute("SMEMBERS", [FALLEN])}
         for worker in sorted(dead):

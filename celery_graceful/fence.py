@@ -14,7 +14,7 @@ from celery_graceful import phase
 from celery_graceful.claimant import WORKERS, claims_key, lease_key
 from celery_graceful.store import StoreAway, find_workers_store, settings_of
 
-__all__ = ["CLAIM", "holds_claim", "still_mine"]
+__all__ = ["CLAIM", "claim_of", "holds_claim", "may_start", "still_mine"]
 
 logger = get_task_logger(__name__)
 
@@ -33,7 +33,7 @@ def still_mine(app: Any, claim: str) -> bool:
 
     Args:
         app: The Celery app.
-        claim: ``<worker>/<number>``.
+        claim: ``<worker>/<number>``. Without the number: whether any of that worker's are.
     """
     board = phase.board
     if board is None:
@@ -54,7 +54,23 @@ def still_mine(app: Any, claim: str) -> bool:
         return True
 
 
+def claim_of(task: Any) -> str | None:
+    """The claim of the delivery that ``task`` runs, for as long as it runs.
+
+    What is acknowledged at its start has none any more: nobody else will run it.
+    """
+    return getattr(task.request, CLAIM, None) if task.acks_late else None
+
+
+def may_start(task: Any) -> bool:
+    """Whether nobody else has what ``task`` is about to run."""
+    claim = getattr(task.request, CLAIM, None)
+    if claim is not None and not task.acks_late:  # whether it is acknowledged yet says nothing
+        claim = claim.rpartition("/")[0] + "/"
+    return claim is None or phase.board is None or still_mine(task.app, claim)
+
+
 def holds_claim(task: Any) -> bool:
     """``still_mine`` of the delivery that ``task`` runs, where it has a claim."""
-    claim = getattr(task.request, CLAIM, None)
+    claim = claim_of(task)
     return claim is None or phase.board is None or still_mine(task.app, claim)

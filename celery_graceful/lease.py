@@ -146,6 +146,7 @@ class Lease:
         self.held_until = 0.0
         #: What has to stay known of the worker when its lease has run out.
         self.about: dict[str, Any] = {}
+        self._known = ""
         self._heartbeat, self._on_lost, self._on_held = heartbeat, on_lost, on_held
         self._rescued = rescued
         self._bell, self._left = native.Doorbell(), native.Doorbell()
@@ -208,16 +209,22 @@ class Lease:
         worker, ttl = self.identity.worker, int(self.settings.lease_ttl * 1000)
         beat = json.dumps(self._heartbeat(), separators=(",", ":"), default=str)
         timeout = max(0.1, min(1.0, self.settings.lease_ttl / 4))
+        about = json.dumps(self.about)
         if self._registered:
             command = (beat, "XX", "PX", ttl)
             keys = [lease_key(worker)]
             if self.store.execute("SET", keys, command, timeout=timeout, insist=True):
+                if about != self._known:
+                    # Before the lease runs out, and never of a worker that was rescued.
+                    keys = [about_key(worker)]
+                    self.store.execute("SET", keys, (about, "XX"), timeout=timeout, insist=True)
+                    self._known = about
                 return True
         first = 0 if self._registered and self._rescued else 1
         keys = [WORKERS, lease_key(worker), about_key(worker)]
-        args = [worker, beat, ttl, first, json.dumps(self.about)]
+        args = [worker, beat, ttl, first, about]
         known = self.store.run("register", keys, args, timeout=timeout, insist=True)
-        self._registered = bool(known)
+        self._registered, self._known = bool(known), about
         return self._registered
 
     def _lost(self) -> None:

@@ -98,6 +98,10 @@ class Ledger:
         """What a pool has taken over, oldest first."""
         return [r for r in self.open_requests() if r.stage is not Stage.RECEIVED]
 
+    def running_early(self) -> int:
+        """How many run that were acknowledged at their start."""
+        return sum(r.stage is Stage.RUNNING and r.acknowledged for r in self.open_requests())
+
     def check_ins(self) -> list[CheckIn]:
         """Of what runs."""
         running = (r for r in self.open_requests() if r.stage is Stage.RUNNING and not r.lost)
@@ -159,7 +163,9 @@ class Ledger:
     def lose(self, worker: str) -> None:
         """The claims of an identity of this worker are others' now."""
         for request in self.open_requests():
-            if request.claim is not None and request.claim.worker == worker:
+            claim = request.claim
+            # What was acknowledged at its start is nobody else's.
+            if claim is not None and claim.worker == worker and not request.acknowledged:
                 request.lost = True
                 if request.stage is Stage.RECEIVED:
                     request.drop_lost()

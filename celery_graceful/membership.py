@@ -12,7 +12,7 @@ from celery_graceful import cleanup
 from celery_graceful.claimant import Claimant
 from celery_graceful.claims import Claims
 from celery_graceful.lease import Lease
-from celery_graceful.poison import is_limited, judge
+from celery_graceful.poison import is_early, is_limited, judge
 from celery_graceful.rescue import Rescuer
 from celery_graceful.store import Store
 
@@ -48,6 +48,7 @@ class Membership:
                 drain.settings,
                 partial(judge, app, tell=drain.ledger.inquest.tell_soon),
                 partial(is_limited, app),
+                partial(is_early, app),
             )
         self.lease = Lease(
             store,
@@ -98,6 +99,7 @@ class Membership:
 
     def _heartbeat(self) -> dict[str, Any]:
         drain = self.drain
+        self.lease.about["early"] = drain.ledger.running_early()
         running = [r for r in drain.ledger.active() if r.started_at is not None]
         return {
             "host": socket.gethostname(),

@@ -32,7 +32,7 @@ from celery_graceful.requeue import bounded_connection
 from celery_graceful.settings import Settings
 from celery_graceful.store import Store, find_workers_store, fork_gate, settings_of
 
-__all__ = ["DeadClaim", "condemn", "count_deaths", "is_limited", "judge", "tell_untold"]
+__all__ = ["DeadClaim", "condemn", "count_deaths", "is_early", "is_limited", "judge", "tell_untold"]
 
 logger = get_logger(__name__)
 
@@ -118,6 +118,16 @@ def is_limited(app: Any, name: str) -> bool:
         name: Of the task.
     """
     return bool(getattr(app.tasks.get(name), "rate_limit", None))
+
+
+def is_early(app: Any, name: str) -> bool:
+    """Whether tasks of that name are acknowledged at their start.
+
+    Args:
+        app: The Celery app.
+        name: Of the task.
+    """
+    return not getattr(app.tasks.get(name), "acks_late", True)
 
 
 def count_deaths(

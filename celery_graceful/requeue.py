@@ -31,6 +31,7 @@ from kombu.utils.json import dumps, loads
 from celery_graceful import claims, native
 from celery_graceful.checkpoint import SENT_AGAIN
 from celery_graceful.claims import Tag, mark_redelivered
+from celery_graceful.store import make_client
 
 if TYPE_CHECKING:
     from celery_graceful.request import GracefulRequest
@@ -219,13 +220,11 @@ class Requeue:
             raise ConnectionError("the connection that it came over is gone")
         key = (timeout, own_thread)  # under gevent a client belongs to the hub of its thread
         if key not in self._clients:
-            from redis import Redis  # kombu has loaded it already
-
             pool = channel._get_pool()
             pool.connection_kwargs.update(
                 socket_timeout=timeout, socket_connect_timeout=timeout, retry_on_timeout=False
             )
-            self._clients[key] = Redis(connection_pool=pool)
+            self._clients[key] = make_client(pool, timeout)
         return self._clients[key]
 
     # -- sending again -------------------------------------------------------------

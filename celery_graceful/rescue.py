@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from typing import Any
 
 from celery.utils.log import get_logger
 from celery.utils.time import maybe_iso8601, maybe_make_aware
@@ -58,6 +59,7 @@ class Rescuer:
         settings: What the user set.
         judge: Decides about claims whose tasks killed their workers.
         is_limited: Whether tasks of a name may have to wait for a rate limit.
+        is_early: Whether tasks of a name are acknowledged at their start.
     """
 
     def __init__(
@@ -66,12 +68,13 @@ class Rescuer:
         settings: Settings,
         judge: Judge,
         is_limited: Callable[[str], bool] = lambda name: False,
+        is_early: Callable[[str], bool] = lambda name: False,
     ) -> None:
         self.claims = claims
         self.store = claims.store
         self.settings = settings
         self.judge = judge
-        self.is_limited = is_limited
+        self.is_limited, self.is_early = is_limited, is_early
         self._name = secrets.token_hex(8)
         #: Leases that ran out before this moment say nothing: Redis was away.
         self._trust_at: float | None = None
@@ -154,9 +157,12 @@ class Rescuer:
 
         But not those that wait for their time, and not those that may have waited for a rate
         limit: which of them had started nobody knows, and an innocent one must not be counted.
+        One that is acknowledged at its start had not started, nor had those behind it; and those
+        that had started are claims no more, but took their part of the pool: how much of it the
+        worker's last heartbeat tells.
         """
         about = json.loads(self.store.execute("GET", [about_key(worker)]) or "{}")
-        room = int(about.get("concurrency", 0))
+        room = int(about.get("concurrency", 0)) - int(about.get("early", 0))
         running: list[DeadClaim] = []
         for start in range(0, len(numbers), BATCH):
             if len(running) >= room:
@@ -166,18 +172,27 @@ class Rescuer:
             for number, entry in zip(part, entries, strict=True):
                 if entry is not None and len(running) < room:
                     name, _, text = entry.partition("\0")
-                    if not _may_wait(text, self.is_limited):
-                        running.append(DeadClaim(str(number), name, text))
+                    headers = _headers(text)
+                    task = str(headers.get("task"))
+                    if self.is_limited(task) or _is_for_later(headers):
+                        continue
+                    if self.is_early(task):
+                        return running
+                    running.append(DeadClaim(str(number), name, text))
         return running
 
 
-def _may_wait(text: str, is_limited: Callable[[str], bool]) -> bool:
-    """Whether a message is for later, or its task may have waited."""
+def _headers(text: str) -> dict[str, Any]:
+    """Of a message; none if it is none of Celery's."""
     try:
-        headers = loads(text)["headers"]
-        if is_limited(headers.get("task")):
-            return True
+        return dict(loads(text)["headers"])
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
+def _is_for_later(headers: dict[str, Any]) -> bool:
+    try:
         eta = headers.get("eta")
         return eta is not None and maybe_make_aware(maybe_iso8601(eta)) > datetime.now(timezone.utc)
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError):
         return False

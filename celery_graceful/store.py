@@ -26,19 +26,20 @@ Deaths and quarantine (``poison.py``), where the workers are known:
     Sorted set: one death of a process that ran it -> when, seconds of the server's clock.
     Expires after ``graceful_poison_window``.
 ``graceful:started:<task id>``
-    String, other brokers than Redis only: ``<worker>|<delivery>`` that runs it.
+    String, RabbitMQ only: ``<worker>|<delivery>`` that runs it.
 ``graceful:quarantine``
     Hash: task id -> JSON of what ``quarantine.Kept`` says.
 ``graceful:untold``
     Sorted set: ids in quarantine whose failure has not been told yet -> when to tell it.
 
-The scripts are in ``lua/``. This is the only module, besides a transport, that imports redis.
+The scripts are in ``lua/``. Besides it only the transport, ``requeue`` and the demo import redis.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from importlib.resources import files
@@ -59,6 +60,7 @@ __all__ = [
     "broker_store",
     "find_store",
     "find_workers_store",
+    "make_client",
     "settings_of",
 ]
 
@@ -186,7 +188,6 @@ class Store:
         # With greenlets a connection, and the lock of a pool, belong to the hub of their thread.
         key = timeout, native.thread_ident() if native.is_green() else 0
         if key not in self._clients:
-            from redis import Redis
             from redis.backoff import NoBackoff
             from redis.exceptions import ConnectionError
             from redis.retry import Retry
@@ -203,8 +204,36 @@ class Store:
             )
             if "host" in kwargs:  # a unix socket takes no such argument
                 kwargs["socket_connect_timeout"] = timeout
-            self._clients[key] = Redis(connection_pool=pool)
+            self._clients[key] = make_client(pool, timeout)
         return self._clients[key]
+
+
+def make_client(pool: Any, timeout: float) -> Any:
+    """A redis client whose callers wait for a connection where its pool has none left.
+
+    kombu allows ten; more tasks than that may end at once in a worker of threads. (The pool of
+    redis-py that waits knows no Sentinel.)
+
+    Args:
+        pool: redis-py's connection pool.
+        timeout: Seconds to wait.
+    """
+    from redis import Redis
+    from redis.exceptions import TimeoutError
+
+    client: Any = Redis(connection_pool=pool)
+    turns, ask = threading.BoundedSemaphore(pool.max_connections), client.execute_command
+
+    def in_turn(*args: Any, **options: Any) -> Any:
+        if not turns.acquire(timeout=timeout):
+            raise TimeoutError(f"all {pool.max_connections} connections are busy")
+        try:
+            return ask(*args, **options)
+        finally:
+            turns.release()
+
+    client.execute_command = in_turn
+    return client
 
 
 _found: WeakKeyDictionary[Any, Store | None] = WeakKeyDictionary()

@@ -22,7 +22,7 @@ from celery_graceful.exceptions import (
     TaskInterrupted,
     TooManyInterruptions,
 )
-from celery_graceful.fence import CLAIM, holds_claim, still_mine
+from celery_graceful.fence import claim_of, holds_claim, may_start, still_mine
 from celery_graceful.interrupt import Interrupt, named_if_slow
 from celery_graceful.monitors import Monitor
 from celery_graceful.phase import InterruptReason
@@ -163,9 +163,9 @@ def _deliver(
     if phase.flag[0] and phase.board.interrupted:
         # It arrived while the worker was already stopping: none of its code has to run.
         raise TaskInterrupted(str(phase.board.reason), started=False)
-    claim = getattr(request, CLAIM, None)
-    if claim is not None and not still_mine(task.app, claim):
+    if not may_start(task):
         raise TaskInterrupted(str(InterruptReason.LEASE_LOST), started=False)
+    claim = claim_of(task)
     run = Run(
         request.id,
         task.name,

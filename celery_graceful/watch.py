@@ -147,16 +147,18 @@ class Watch:
             )
             self.drain.announce(Phase.QUIET)
             self.drain.loop.ring()
-        if STOP in rung and not self._begun:
-            self._begin()
         if not self.drain.stopping:
             return
         now = time.monotonic()
+        hard = HARD in rung or now >= self.board.hard_at
+        # Handler and watch may both have heard a SIGQUIT: then HARD may be rung before STOP.
+        if not self._begun and (hard or STOP in rung):
+            self._begin()
         if not self._helped and now >= self.board.requested_at + LOOP_PATIENCE:
             self._without_loop()
         if self.board.phase < Phase.SOFT and now >= self.board.soft_at:
             self._soften()
-        if not self.given_up and (HARD in rung or now >= self.board.hard_at):
+        if not self.given_up and hard:
             with self._giving_up:
                 self._harden()
         if STOPPED in rung and self.given_up:

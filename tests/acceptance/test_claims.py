@@ -264,6 +264,36 @@ def test_a_worker_that_wakes_up_has_nothing_to_say(pool, task, start, app, redis
     assert not redis_db.client.smembers("graceful:workers")
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_worker_that_wakes_up_ends_what_nobody_else_has(pool, start, app, redis_db, tmp_path):
+    """What was acknowledged at its start is not rescued: it is this worker's, or nobody's."""
+    frozen = start(pool, 2).ready()
+    running = [send(app, "hold_early", str(tmp_path / "go")) for _ in range(2)]
+    frozen.wait_line(">> .* started", 2)
+    prefetched = send(app, "hold_early", 0)
+    frozen.wait_line(rf"hold_early\[{prefetched.id}\] received")
+    wait_until(
+        lambda: len(redis_db.client.hvals(redis_db.client.keys("graceful:claims:*")[0])) == 1
+    )
+    os.killpg(frozen.pid, signal.SIGSTOP)
+    other = start(pool, 2)
+    assert prefetched.get(timeout=TIMEOUT) == prefetched.id
+    os.killpg(frozen.pid, signal.SIGCONT)
+    frozen.wait_line("The lease ran out while this worker lived")
+    (tmp_path / "go").touch()
+    for result in running:
+        assert result.get(timeout=TIMEOUT) == result.id
+    again = [send(app, "hold_early", 0) for _ in range(10)]
+    for result in again:
+        assert result.get(timeout=TIMEOUT) == result.id
+    for worker in (frozen, other):
+        worker.term()
+        assert worker.wait() == 0
+    for result in [*running, prefetched, *again]:
+        assert (frozen.output + other.output).count(f"started {result.id}") == 1
+    assert not redis_db.client.keys("graceful:claims:*")
+
+
 @pytest.mark.slow
 def test_solid_queue_568_a_worker_that_drains_is_not_taken_for_dead(start, app, redis_db):
     """There the heartbeat ends as the stop begins, and others fail what still runs."""

@@ -39,6 +39,11 @@ def hold_plain(self, seconds):
     return _hold(self, seconds)
 
 
+@app.task(base=GracefulTask, bind=True, name="hold_early", acks_late=False)
+def hold_early(self, seconds):
+    return _hold(self, seconds)
+
+
 @app.task(base=GracefulTask, name="total")
 def total(results):
     say("total", len(results))

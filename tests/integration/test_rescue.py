@@ -49,10 +49,11 @@ def store(redis_db):
     return store_of(redis_db.url)
 
 
-def claim(client, worker, messages, queue="q", concurrency=2):
+def claim(client, worker, messages, queue="q", concurrency=2, early=0):
     """What a worker that died leaves behind."""
     client.sadd("graceful:workers", worker)
-    client.set(f"graceful:worker:{worker}", f'{{"concurrency": {concurrency}}}')
+    about = {"concurrency": concurrency, "early": early}
+    client.set(f"graceful:worker:{worker}", dumps(about))
     entries = {str(n): f"{queue}\0{text}" for n, text in enumerate(messages, 1)}
     client.hset(f"graceful:claims:{worker}", mapping=entries)
 
@@ -142,6 +143,24 @@ def test_what_ran_is_judged_and_what_waited_is_not(store, redis_db):
     assert judged == [("dead", ["3", "4"])]
 
 
+def test_what_waited_behind_tasks_acknowledged_at_their_start_is_not_judged(store, redis_db):
+    """Those have no claim any more once they run, and take room in the pool."""
+    names = ["t", "early", "t", "t"]
+    messages = [message(n, task=name) for n, name in enumerate(names)]
+    claim(redis_db.client, "has one that waits", messages, concurrency=4)
+    claim(redis_db.client, "runs two", [message(n) for n in (5, 6, 7)], concurrency=3, early=2)
+    claim(redis_db.client, "runs three", [message(8)], concurrency=3, early=3)
+    judged = {}
+
+    def judge(worker, running):
+        judged[worker] = [loads(claim.message)["headers"]["id"] for claim in running]
+        return set()
+
+    one = Rescuer(Claims(store), SETTINGS, judge, is_early=lambda name: name == "early")
+    assert one.look() == 8
+    assert judged == {"has one that waits": ["id-0"], "runs two": ["id-5"], "runs three": []}
+
+
 def test_who_has_fallen_claims_nothing_and_knows(store, redis_db):
     lost, held = [], []
     options = {"heartbeat": dict, "on_lost": lost.append, "on_held": held.append}
@@ -179,7 +198,7 @@ def test_where_the_broker_rescues_the_next_worker_clears_away(store, redis_db):
     lease.start()
     worker = lease.identity.worker
     wait_until(lambda: client.smembers("graceful:workers") == {"claims", worker})
-    assert not client.exists("graceful:worker:dead", "graceful:fallen")
+    wait_until(lambda: not client.exists("graceful:worker:dead", "graceful:fallen"))
     client.srem("graceful:workers", worker)
     client.delete(f"graceful:lease:{worker}")
     wait_until(lambda: client.sismember("graceful:workers", worker))

@@ -205,6 +205,26 @@ def own(start_server):
         yield server, made
 
 
+def test_more_callers_than_connections_wait_for_each_other(redis_db, caplog):
+    """kombu's pool has ten; the threads of a worker may end their tasks all at once."""
+    store = find_store(app(broker_url=redis_db.url))
+    threads, answers = 40, []
+    assert store._client(5.0).connection_pool.max_connections < threads
+    together = threading.Barrier(threads)
+
+    def ask():
+        together.wait()
+        answers.append(store.execute("BLPOP", ["nothing"], [0.1], timeout=5.0))
+
+    running = [threading.Thread(target=ask) for _ in range(threads)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    assert answers == [None] * threads
+    assert not caplog.records
+
+
 def test_away_and_back(own, caplog):
     server, b = own
 
