@@ -143,6 +143,7 @@ def test_export(request, pool, broker, redis_db, tmp_path, workers):
                 key_of("tests.apps.export.throttled", ids["throttled"]), "c:rows"
             )
             done = decode(saved)[1] if saved else 0
+            print(f"{action} at {at['throttled'][1]}, saved {done}")
             written_twice_at_most["throttled"] += at["throttled"][1] + 1 - (done or 0)
             written_twice_at_most["every_row"] += 1
         if action == "kill child":
@@ -159,7 +160,8 @@ def test_export(request, pool, broker, redis_db, tmp_path, workers):
     for mode in ("throttled", "every_row"):
         rows[mode] = [int(line) for line in (tmp_path / f"{mode}.txt").read_text().split()]
     repeated = {mode: len(rows[mode]) - len(set(rows[mode])) for mode in MODES}
-    print(f"{pool} {broker}: {actions=} {repeated=} {written_twice_at_most=}")
+    back = [(a, b) for a, b in itertools.pairwise(rows["throttled"]) if b <= a]
+    print(f"{pool} {broker}: {actions=} {repeated=} {written_twice_at_most=} {back=}")
     for mode in MODES:
         assert list(dict.fromkeys(rows[mode])) == list(range(ROWS)), mode
         # The one try again repeats the row in hand, in the loops that write outside.

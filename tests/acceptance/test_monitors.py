@@ -17,7 +17,7 @@ from tests.conftest import RedisDB
 from tests.peers import Project
 from tests.workers import ROOT, TIMEOUT, Worker
 
-GRACE = 4.0
+GRACE = 6.0
 
 ANY = {"prefork", "spawn", "threads", "gevent", "eventlet", "solo"}
 CHILDREN = {"prefork", "spawn"}

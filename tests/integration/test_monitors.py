@@ -29,7 +29,7 @@ from tests.peers import HealthchecksServer, Project
 from tests.processes import LOOPBACK
 from tests.workers import ROOT, TIMEOUT, Worker
 
-GRACE = 4.0
+GRACE = 8.0
 
 
 @pytest.fixture
