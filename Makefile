@@ -14,7 +14,7 @@ DEV := $(VENV)/.installed-dev$(CELERY)
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(USE)  ## watch a deploy with and without celery_graceful
+demo: $(USE)  ## watch a deploy (python -m celery_graceful.demo --plain: the same without)
 	@scripts/ensure-servers redis-server || true
 	$(BIN)/python -m celery_graceful.demo
 

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 
 from benchmarks.tables import table
+from benchmarks.throughput import held
 from benchmarks.workers import POOLS, Worker, send
 from tests.servers import RedisServer
 
@@ -59,11 +60,11 @@ def _measure(redis: RedisServer, queue: str, pool: str, *, plain: bool) -> Relea
         ) as worker:
             worker.wait("running", running)
             time.sleep(SETTLE)
-            fetched = client.hlen("unacked") - running
+            fetched = held(client) - running
             stopped_at = time.monotonic()
             worker.term()
             # Not the queue's length: plain Celery starts some of them when there is room.
-            while client.hlen("unacked") > running:
+            while held(client) > running:
                 if time.monotonic() > stopped_at + TIMEOUT:
                     return Release(fetched, math.inf)
                 time.sleep(0.001)

@@ -144,7 +144,7 @@ class Drain:
         self.watch.bell.ring(HARD)
 
     def request_quiet(self, asked_by: str) -> None:
-        """Stop fetching, and nothing else: a deploy's first step."""
+        """Stop fetching, give back what was not started: a deploy's first step. Tasks go on."""
         if not self.quiet:
             self.asked_by = asked_by
             self.board.phase = Phase.QUIET

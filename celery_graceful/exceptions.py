@@ -1,4 +1,4 @@
-"""Exceptions and warnings of celery_graceful.
+"""Exceptions of celery_graceful.
 
 ::
 

@@ -138,7 +138,7 @@ _PLATFORMS = (
 )
 _CONTAINERS = (_Bound("Docker", 10, ("/.dockerenv",)),)
 
-_UNRECOGNISED = GracePeriod(30.0, "the fallback (no platform was recognised)")
+_UNRECOGNISED = GracePeriod(30.0, "the fallback: no platform was recognised")
 
 _SYSTEMD_DEFAULT = 90.0
 _SYSTEMD_FORCED_REBOOT = 1800.0

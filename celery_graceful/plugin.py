@@ -25,7 +25,7 @@ T = TypeVar("T")
 class Graceful:
     """Adds celery_graceful to a Celery app. Doing so twice is the same as once.
 
-    Nothing is imported and nothing is started until a worker runs the app.
+    Nothing is started, and what only a worker needs is not imported, until a worker runs the app.
 
     Args:
         app: The app; configured before or after.

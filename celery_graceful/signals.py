@@ -2,19 +2,20 @@
 
 ``task_interrupted``
     A task was interrupted and its message goes back to the queue. ``sender`` is the task;
-    ``task_id``, ``args``, ``kwargs``, ``reason`` (an ``InterruptReason``) and ``given_up``
-    describe it. Sent in the process that runs the task, or, where ``given_up`` is true
-    (the hard deadline passed), in the worker's main process.
+    ``task_id``, ``args``, ``kwargs``, ``reason`` (the value of an ``InterruptReason``) and
+    ``given_up`` describe it. Sent in the process that runs the task, or, where ``given_up`` is
+    true (the hard deadline passed), in the worker's main process.
 
 ``task_quarantined``
     A task went to quarantine, failed: the process that ran it died too often. ``sender`` is
     the task; ``task_id``, ``exception`` (a ``PoisonedTask``), ``args``, ``kwargs`` and
     ``headers`` (those of its message) describe it. Sent from a thread, in the main process of
-    the worker that found out, which need not be one that ran the task.
+    the worker that found out (or by ``celery graceful rescue``), which need not be one that ran
+    the task.
 
 ``worker_draining``
-    The worker entered another phase of its stop. ``sender`` is the worker's host name;
-    ``phase`` is a ``Phase``, ``reason`` says what asked for it, ``deadlines`` is a
+    The worker entered ``QUIET``, ``SOFT`` or ``HARD``. ``sender`` is the worker's host name;
+    ``phase`` is a ``Phase``, ``reason`` is an ``InterruptReason``, ``deadlines`` is a
     ``Deadlines`` (seconds after the request). Sent from a thread of its own, never from a
     signal handler.
 """

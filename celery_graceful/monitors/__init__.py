@@ -1,4 +1,4 @@
-"""Check-ins of scheduled runs with cron monitors: always closed, and truthfully."""
+"""Check-ins of scheduled runs with cron monitors: closed once, and truthfully."""
 
 from celery_graceful.monitors.block import checkin
 from celery_graceful.monitors.monitor import Monitor

@@ -1,6 +1,7 @@
 """The check-in of a task, where the task runs: around Celery's tracer, so around everything.
 
-Success and failure are closed here. A retry and an interruption leave it open. What the process
+Success and failure are closed here. A retry leaves it open, and so does an
+interruption, unless ``on_interrupt`` says otherwise. What the process
 that runs the task cannot tell, or does not live to tell, the main process closes: ``outcome.py``.
 """
 

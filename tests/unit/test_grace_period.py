@@ -133,11 +133,11 @@ def test_an_unusable_variable_is_refused_by_name(tmp_path: Path, name: str, valu
         ({"SUPERVISOR_ENABLED": "1"}, 10, "supervisord's default (SUPERVISOR_ENABLED is set)"),
         ({"HONCHO_PROCESS_NAME": "w.1"}, 5, "honcho's default (HONCHO_PROCESS_NAME is set)"),
         ({"PS": "w.1", "PORT": "5000"}, 5, "foreman's default (PS and PORT are set)"),
-        ({}, 30, "the fallback (no platform was recognised)"),
+        ({}, 30, "the fallback: no platform was recognised"),
         # Marks that say nothing.
-        ({"PORT": "5000"}, 30, "the fallback (no platform was recognised)"),
-        ({"PS": "w.1"}, 30, "the fallback (no platform was recognised)"),
-        ({"FLY_APP_NAME": ""}, 30, "the fallback (no platform was recognised)"),
+        ({"PORT": "5000"}, 30, "the fallback: no platform was recognised"),
+        ({"PS": "w.1"}, 30, "the fallback: no platform was recognised"),
+        ({"FLY_APP_NAME": ""}, 30, "the fallback: no platform was recognised"),
     ],
 )
 def test_each_mark_gives_its_documented_default(
@@ -263,7 +263,7 @@ def test_the_unit_is_found_in_the_cgroup(
 def test_an_inherited_invocation_id_is_not_systemd(tmp_path: Path, cgroup: str | None) -> None:
     environ = {"INVOCATION_ID": "4f5e" * 8, "SYSTEMD_EXEC_PID": f"{PID}0"}
     found = detect(environ, root=a_root(tmp_path, cgroup=cgroup), run=must_not_run)
-    assert found.source == "the fallback (no platform was recognised)"
+    assert found.source == "the fallback: no platform was recognised"
 
 
 @pytest.mark.parametrize("cgroup", [HIDDEN, None])
