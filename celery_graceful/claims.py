@@ -62,6 +62,8 @@ class Claims:
         self.store = store
         #: Claims that a request of this worker answers for, until they are off our hands.
         self.held: set[str] = set()
+        #: Claims of what has ended for good, whose acknowledgement may still wait for the loop.
+        self.ended: set[str] = set()
         #: Called after an acknowledgement while nothing is fetched: there may be room again.
         self.on_room: Callable[[], None] = lambda: None
         self._lock = native.Lock()
@@ -82,6 +84,12 @@ class Claims:
             self._awake = True
         if asleep:
             self._wake()
+
+    def settle(self) -> None:
+        """Acknowledge what has ended, also what waits for a loop that may not go round again."""
+        for tag in list(self.ended):
+            worker, _, number = tag.rpartition("/")
+            self.ack(Tag(worker, int(number)))
 
     def take_done(self, worker: str) -> list[int]:
         """Numbers to delete along with the next claim; ``sent`` or ``not_sent`` has to follow."""
@@ -173,7 +181,9 @@ class Claims:
                     self._done.setdefault(worker, []).extend(numbers)
 
     def _off_hands(self, worker: str, numbers: Iterable[int]) -> None:
-        self.held.difference_update(f"{worker}/{number}" for number in numbers)
+        tags = [f"{worker}/{number}" for number in numbers]
+        self.held.difference_update(tags)
+        self.ended.difference_update(tags)
 
     # -- back to the queue ---------------------------------------------------------
 
@@ -228,6 +238,7 @@ class Claims:
 
     def give_all_back(self, worker: str, seconds: float) -> None:
         """The worker ends: give back whatever it still claims, in up to ``seconds``."""
+        self.settle()
         self.held.clear()
         self.give_back_others(worker, sys.maxsize)
         self.flush(seconds)

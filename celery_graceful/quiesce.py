@@ -9,6 +9,7 @@ from celery.platforms import EX_OK
 from celery.utils.log import get_logger
 from celery.worker import state
 
+from celery_graceful import claims
 from celery_graceful.phase import Phase
 
 if TYPE_CHECKING:
@@ -111,8 +112,10 @@ class Quiesce:
     def consumer_lost(self) -> None:
         """The consumer left its loop: the end, or a lost connection."""
         self.loop.detach()
-        if not self.ledger.requeue.is_amqp:
-            # Acknowledgements of claims that wait for the loop: it may not go round again.
+        # Acknowledgements that wait for the loop: it may not go round again.
+        if claims.current is not None:
+            claims.current.settle()
+        elif not self.ledger.requeue.is_amqp:
             self.drain.worker.consumer.perform_pending_operations()
         self.ledger.forget_unstarted()
         self.ledger.keep_claims()

@@ -159,7 +159,13 @@ class GracefulRequest(Request):
                 claims.current.ack(self.claim)
                 self.acknowledged = True
         else:
+            self._note_end()
             super().acknowledge()
+
+    def _note_end(self) -> None:
+        """It need not come back, whatever becomes of Celery's way to say so: through the loop."""
+        if self.claim is not None and claims.current is not None and not self.acknowledged:
+            claims.current.ended.add(self.claim)
 
     def reject(self, requeue: bool = False) -> None:
         if self.has_left:
@@ -168,6 +174,8 @@ class GracefulRequest(Request):
             self.acknowledged = True
             return
         self._goes_on = self._goes_on or requeue
+        if not requeue:
+            self._note_end()
         super().reject(requeue=requeue)
         if self.stage is Stage.RECEIVED:  # an ETA that means nothing
             self.finish()

@@ -78,7 +78,10 @@ def watch(worker: int, seconds: float, fd: int, watch_fd: int) -> None:
                 return
             asked = bytes(number for number in numbers if number in STOP_SIGNALS)
             if asked:
-                os.write(watch_fd, asked)
+                try:
+                    os.write(watch_fd, asked)
+                except BrokenPipeError:  # it was quick: gone before it could be told
+                    return
             if asked and deadline is None:
                 deadline = time.monotonic() + seconds
 

@@ -73,6 +73,7 @@ def test_children_that_die(broker: Broker, app: Celery) -> None:
                 result.get(timeout=TIMEOUT)
         with pytest.raises(Exception, match="is in quarantine"):
             body.get(timeout=TIMEOUT)
+        assert body.parent.children[0].get(timeout=TIMEOUT) == 1
         with pytest.raises(Exception, match="exited prematurely"):
             early.get(timeout=TIMEOUT)
         for how in ways:

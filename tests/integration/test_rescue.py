@@ -121,6 +121,20 @@ def test_another_goes_on_where_a_rescuer_died(store, redis_db):
     assert ids == [f"id-{n}" for n in range(5)]
 
 
+def test_what_has_ended_does_not_go_back_with_the_rest(store, redis_db):
+    """Its acknowledgement waits for the loop of a worker whose loop has ended."""
+    claim(redis_db.client, "who", [message(n) for n in range(4)])
+    claims = Claims(store)
+    claims.held = {f"who/{n}" for n in range(1, 5)}
+    claims.ended = {"who/1", "who/3"}
+    claims.give_all_back("who", TIMEOUT)
+    claims.end(TIMEOUT)
+    back = [loads(text)["headers"]["id"] for text in redis_db.client.lrange("q", 0, -1)]
+    assert sorted(back) == ["id-1", "id-3"]
+    assert not redis_db.client.exists("graceful:claims:who")
+    assert not claims.ended
+
+
 def test_what_ran_is_judged_and_what_waited_is_not(store, redis_db):
     later = "2999-01-01T00:00:00+00:00"
     messages = [
