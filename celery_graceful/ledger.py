@@ -176,7 +176,7 @@ class Ledger:
         return any(request.lost for request in self.open_requests())
 
     def keep_claims(self) -> None:
-        """After a lost connection: give back the claims of what will not run here."""
+        """Give back the claims that no delivery stands for: nobody here will run them."""
         if claims.current is not None and claimant.current is not None:
             who = claimant.current
             claims.current.give_back_others(who.worker, who.take_numbers(0))

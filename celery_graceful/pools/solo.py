@@ -44,5 +44,7 @@ class SoloAdapter(InProcessAdapter):
                 try:
                     quiesce()
                     self.read_pending()
+                    if self.ledger.releasing:  # claimed along with the task, and not read yet
+                        self.ledger.keep_claims()
                 finally:
                     requeue.at_once = False

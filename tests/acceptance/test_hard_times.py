@@ -276,6 +276,28 @@ def test_everything_not_started_is_back_within_a_second(
             assert back == {eta, rated[1], prefetched}, (done, worker.count("released"))
 
 
+def test_solo_gives_back_what_it_has_not_read(broker: Broker, app: Celery) -> None:
+    """Its loop waits for the task that runs, which knows nothing of the stop."""
+    others = [send(app, "patient", 0, countdown=3600)]
+    running = send(app, "patient", 2.0)
+    others += [send(app, "waiting") for _ in range(2)]
+    with app.connection_for_read() as connection, start("solo", broker) as worker:
+        channel = connection.default_channel
+        worker.wait_line(f"started patient {running}")
+        worker.term()
+        back, end = set(), worker.stopped_at + 1.0
+        while time.monotonic() < end and len(back) < len(others):
+            message = channel.basic_get("celery", no_ack=True)
+            if message is not None:
+                back.add(message.headers["id"])
+        assert back == set(others)
+        gone_in_time(worker)
+        assert worker.count(f"finished {running}") == 1
+        assert worker.count("started") == 1
+    assert broker.drain_queue(app) == []
+    assert broker.held() == 0
+
+
 # -- brokers -------------------------------------------------------------------------
 
 
