@@ -11,11 +11,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import hypothesis
 import pytest
 import redis
 
 from tests.peers import KentServer, Project
 from tests.servers import AnyServer, RabbitServer, RedisServer, Server
+
+# How long an example takes says more of the machine than of the code.
+hypothesis.settings.register_profile("untimed", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 MARKERS = {"redis_server": "redis", "rabbit_server": "rabbitmq"}
 

@@ -113,7 +113,6 @@ def dedupe(effects):
 
 many = settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 CUTS = st.dictionaries(
