@@ -45,8 +45,11 @@ __all__ = ["Drain"]
 
 logger = get_logger(__name__)
 
-#: Where the program `celery` comes from: ``python -m celery``, or the installed script.
-_PROGRAM = (os.path.join(os.path.dirname(celery.__file__), "__main__.py"), "celery")
+#: What ``python -m celery`` runs.
+_MODULE = os.path.join(os.path.dirname(celery.__file__), "__main__.py")
+
+#: The name of the installed script.
+_SCRIPT = "celery"
 
 #: What else is between it and a worker.
 _BETWEEN = ("celery", "click", "runpy")
@@ -209,7 +212,7 @@ def _is_program() -> bool:
     while frame is not None:
         path, name = frame.f_code.co_filename, frame.f_globals.get("__name__", "")
         if name == "__main__":
-            return path == _PROGRAM[0] or os.path.basename(path) == _PROGRAM[1]
+            return path == _MODULE or os.path.basename(path) == _SCRIPT
         if name.partition(".")[0] not in _BETWEEN:
             return False
         frame = frame.f_back

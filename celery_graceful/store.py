@@ -32,7 +32,7 @@ Deaths and quarantine (``poison.py``), where the workers are known:
 ``graceful:untold``
     Sorted set: ids in quarantine whose failure has not been told yet -> when to tell it.
 
-The scripts are in ``lua/``. Besides it only the transport, ``requeue`` and the demo import redis.
+The scripts are in ``lua/``. Besides it only the transport and the demo import redis.
 """
 
 from __future__ import annotations

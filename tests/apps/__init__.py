@@ -42,6 +42,12 @@ def quorum_queues() -> list[Queue]:
     return [Queue("celery", queue_arguments=arguments)]
 
 
+def wait_for_file(path: str) -> None:
+    """Go on when a test has made the file."""
+    while not os.path.exists(path):
+        time.sleep(0.02)
+
+
 def say(*words: Any) -> None:
     """Write one line that starts with `>>`, the time, and cannot be torn."""
     line = " ".join(map(str, (">>", f"{time.monotonic():.4f}", *words)))

@@ -9,7 +9,7 @@ import time
 from celery import Task
 
 from celery_graceful import Graceful, GracefulTask, native
-from tests.apps import make_app, say
+from tests.apps import make_app, say, wait_for_file
 
 app = make_app("claims")
 if "PLAIN" not in os.environ:
@@ -21,8 +21,7 @@ def _hold(self, seconds):
     """Work for so many seconds, or until the file of that name is there."""
     say("started", self.request.id, os.getpid())
     if isinstance(seconds, str):
-        while not os.path.exists(seconds):
-            time.sleep(0.02)
+        wait_for_file(seconds)
     else:
         time.sleep(seconds)
     say("ended", self.request.id)

@@ -12,7 +12,7 @@ from celery import bootsteps
 
 from celery_graceful import Graceful, GracefulTask, ShutdownTimeLimit
 from celery_graceful.phase import Phase
-from tests.apps import make_app, say
+from tests.apps import make_app, say, wait_for_file
 
 app = make_app("hard_times")
 Graceful(app)
@@ -40,8 +40,7 @@ def patient(self, seconds):
 def gated(self, path):
     """Goes on after an interrupt, and ends when there is a file."""
     say("started gated", self.request.id)
-    while not os.path.exists(path):
-        time.sleep(0.02)
+    wait_for_file(path)
     say("finished", self.request.id)
 
 

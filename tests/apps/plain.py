@@ -9,7 +9,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery.worker.request import Request
 
 from celery_graceful import Graceful
-from tests.apps import make_app, say
+from tests.apps import make_app, say, wait_for_file
 
 app = make_app("plain")
 graceful = Graceful(app)
@@ -30,8 +30,8 @@ def wait(name: str) -> None:
 
 def until_stopping() -> None:
     """Until the test has seen that the worker stops, where it looks for that."""
-    while "GATE" in os.environ and not os.path.exists(os.environ["GATE"]):
-        time.sleep(0.02)
+    if "GATE" in os.environ:
+        wait_for_file(os.environ["GATE"])
 
 
 @app.task(name="early")

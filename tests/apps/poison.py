@@ -10,7 +10,7 @@ from functools import partial
 
 from celery_graceful import Graceful, GracefulTask
 from celery_graceful.signals import task_quarantined
-from tests.apps import make_app, quorum_queues, say
+from tests.apps import make_app, quorum_queues, say, wait_for_file
 
 app = make_app("poison")
 if "QUORUM" in os.environ:
@@ -68,8 +68,7 @@ def stubborn(self, seconds):
 def gated(self, path):
     """Ends when there is a file, whatever comes."""
     say("started", self.request.id)
-    while not os.path.exists(path):
-        time.sleep(0.02)
+    wait_for_file(path)
     say("ended", self.request.id)
     return self.request.id
 

@@ -239,9 +239,10 @@ def test_a_script():
     assert "hangs did not end within 0.2 s" in process.stderr
 
 
-def test_beat(redis_db, tmp_path):
+def terminated_at(text, redis_db, args, status):
+    """Run Python with `args`, tell it to stop when it says `text`; its id, and all it said."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "celery", "-A", APP, "beat", "-s", str(tmp_path / "schedule")],
+        [sys.executable, *args],
         cwd=ROOT,
         env={**os.environ, "BROKER_URL": redis_db.url},
         stderr=subprocess.PIPE,
@@ -251,10 +252,16 @@ def test_beat(redis_db, tmp_path):
         seen = ""
         for line in process.stderr:
             seen += line
-            if "BEAT started" in line:
+            if text in line:
                 process.terminate()
-        assert process.wait(TIMEOUT) == 0, seen
-    assert ends_of(seen, str(process.pid)) == TROUBLE, seen
+        assert process.wait(TIMEOUT) == status, seen
+    return process.pid, seen
+
+
+def test_beat(redis_db, tmp_path):
+    args = ["-m", "celery", "-A", APP, "beat", "-s", str(tmp_path / "schedule")]
+    pid, seen = terminated_at("BEAT started", redis_db, args, status=0)
+    assert ends_of(seen, str(pid)) == TROUBLE, seen
 
 
 PROGRAM = """
@@ -305,19 +312,7 @@ def test_a_worker_is_gone_when_its_exit_handlers_have_run(redis_db, program, poo
 
 def test_a_script_goes_on_after_its_worker(redis_db, program):
     """And ends as it likes: its exit status is not the worker's."""
-    process = subprocess.Popen(
-        [sys.executable, str(program)],
-        env={**os.environ, "BROKER_URL": redis_db.url},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        seen = ""
-        for line in process.stderr:
-            seen += line
-            if line.endswith("ready.\n"):
-                process.terminate()
-        assert process.wait(TIMEOUT) == 3, seen
+    _, seen = terminated_at("ready.\n", redis_db, [str(program)], status=3)
     assert words(seen) == ["GOES ON", "FINALIZED", "ATEXIT second", "ATEXIT first", "TAKEN APART"]
 
 
