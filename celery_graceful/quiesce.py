@@ -60,10 +60,9 @@ class Quiesce:
             self.fetch_no_more()
         if self.ledger.requeue.deferred:
             self._after_the_fetch()
-        if self.drain.watch.given_up or not self.drain.stopping:
-            self.loop.turn()
-        else:
+        if self.drain.stopping and not self.drain.watch.given_up:
             self._stop_when_idle()
+        self.loop.turn()  # for what was left to it
 
     def fetch_no_more(self) -> None:
         """Stop fetching and give back what was not started."""
@@ -107,7 +106,6 @@ class Quiesce:
         elif state.should_stop is None:
             self.drain.board.phase = Phase.EXIT
             state.should_stop = EX_OK
-            self.loop.turn()
 
     def consumer_lost(self) -> None:
         """The consumer left its loop: the end, or a lost connection."""

@@ -45,8 +45,12 @@ class GreenAdapter(InProcessAdapter):
 
     def quiesce(self) -> None:
         # The consumer may be waiting for room in the pool, to start what has been given
-        # back meanwhile. Nothing is started any more, so there may be room.
-        self.worker.pool.grow(self.worker.consumer.initial_prefetch_count + 1)
+        # back meanwhile. Nothing is started any more, so there may be room. (Not by ``grow``:
+        # before Celery 5.7 nobody who waits already sees the room that it makes.)
+        pool = self.worker.pool._pool
+        room = pool._semaphore if native.is_gevent() else pool.sem
+        for _ in range(self.worker.consumer.initial_prefetch_count + 1):
+            room.release()
 
 
 def _throw(run: _run.Run) -> None:
