@@ -28,6 +28,7 @@ from tests.workers import TIMEOUT, Worker
 
 ROWS = 2000
 MODES = ["throttled", "every_row", "exactly_once"]
+SIGNALS = {"term": signal.SIGTERM, "kill": signal.SIGKILL}
 NUMBERS = itertools.count()
 
 
@@ -78,15 +79,15 @@ class Fleet:
 
     def end(self, workers, how):
         """Stop these workers and start others in their place."""
+        # All at once: what the first gives back must not start on one that is to go next.
+        for number in (signal.SIGSTOP, SIGNALS[how], signal.SIGCONT):
+            for worker in workers:
+                worker.signal(number, group=number != signal.SIGTERM)
         for worker in workers:
-            if how == "term":
-                worker.term()
-            else:
-                os.killpg(worker.pid, signal.SIGKILL)
+            if how == "kill":
                 worker.wait()
-        for worker in workers:
-            if how == "kill" and self.is_redis:
-                self.give_back(worker)
+                if self.is_redis:
+                    self.give_back(worker)
             self.gone.append((worker, how))
             self.workers[self.workers.index(worker)] = self.start()
 
