@@ -47,10 +47,12 @@ def test_kombu_s_own_tests(tmp_path: Path) -> None:
     with tarfile.open(archive) as tar:
         tar.extractall(tmp_path, filter="data")
     (source,) = (path for path in tmp_path.glob("kombu-*") if path.is_dir())
+    tests = "t/unit/transport/test_redis.py"
+    names = re.findall(r"def (test_\w+)", (source / tests).read_text(encoding="utf-8"))
     ended = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "tests.integration.kombu_plugin"),
-            *("-p", "no:cacheprovider", "--tb=short", "t/unit/transport/test_redis.py"),
+            *("-p", "no:cacheprovider", "--tb=short", tests),
         ],
         cwd=source,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -58,7 +60,7 @@ def test_kombu_s_own_tests(tmp_path: Path) -> None:
         text=True,
     )
     failed = set(re.findall(r"^(?:FAILED|ERROR) \S+::(\w+)", ended.stdout, re.MULTILINE))
-    assert failed == set(NOT_OURS), ended.stdout[-5000:]
+    assert failed == NOT_OURS.keys() & set(names), ended.stdout[-5000:]
     passed = re.search(r"(\d+) passed", ended.stdout)
     assert passed
-    assert int(passed[1]) > 250
+    assert int(passed[1]) > 0.9 * len(names) - len(failed)
