@@ -37,6 +37,7 @@ from celery_graceful.pools import adapter_for
 from celery_graceful.quiesce import Quiesce
 from celery_graceful.report import report
 from celery_graceful.requeue import Requeue
+from celery_graceful.revocation import Revocations
 from celery_graceful.settings import Settings
 from celery_graceful.store import broker_store, find_workers_store
 from celery_graceful.watch import HARD, QUIET, STOP, STOPPED, Watch
@@ -90,6 +91,8 @@ class Drain:
         self.ledger.requeue.on_room = self.loop.ring
         self.ledger.connected = lambda: self.loop.alive
         self.ledger.process = worker._process_task
+        self.revocations = Revocations(self)
+        self.ledger.revoke = self.revocations.begin
         self.ledger.inquest.ring_loop = self.loop.ring
         self.ledger.inquest.in_process = self.adapter.in_process
         self.adapter.ring_loop = self.loop.ring

@@ -48,7 +48,8 @@ __all__ = [
 class Interrupted(BaseException):
     """Raised in a task at a point that it named safe, when it has to stop.
 
-    Uncaught, the task goes back to the head of its queue: not failed, not retried.
+    Uncaught, the task goes back to the head of its queue: not failed, not retried. In a task that
+    was revoked while it ran it is raised anywhere outside of a shield; uncaught, the task ends.
 
     Attributes:
         interrupt: Why, and how much time is left. ``None`` only when the exception was

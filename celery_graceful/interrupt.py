@@ -26,6 +26,7 @@ __all__ = [
     "Interrupt",
     "current_interrupt",
     "interrupt_callback",
+    "interrupt_of",
     "interrupted",
     "interruptible",
     "named_if_slow",
@@ -38,7 +39,7 @@ __all__ = [
 logger = get_logger(__name__)
 
 #: Seconds between two looks while the bell rings for others.
-LOST_PAUSE = 0.05
+OTHERS_PAUSE = 0.05
 
 #: A hook or callback that takes longer than this many seconds is named in the log.
 SLOW_AFTER = 1.0
@@ -50,7 +51,7 @@ class Interrupt:
 
     Attributes:
         reason: What asked for the stop.
-        deadline: The hard deadline, on the monotonic clock.
+        deadline: When the task is taken away, on the monotonic clock: the hard deadline.
     """
 
     reason: InterruptReason
@@ -77,12 +78,20 @@ def interrupted() -> bool:
 
 def current_interrupt() -> Interrupt | None:
     """The interrupt that is on, or ``None``."""
+    return interrupt_of(current())
+
+
+def interrupt_of(run: Run | None) -> Interrupt | None:
+    """The interrupt of a run; of code that is part of none, the worker's."""
     board = phase.board
-    if board is None:
+    if board is None or not phase.flag[0]:
         return None
+    revoked_until = None if run is None else run.revoked_until
+    if revoked_until is not None:  # comes first: it does not go back to the queue
+        hard = board.hard_at if board.interrupted else math.inf
+        return Interrupt(InterruptReason.REVOKED, min(revoked_until, hard))
     if board.interrupted:
         return Interrupt(board.reason, board.hard_at)
-    run = current()
     if run is not None and run.has_lost_claim:
         return Interrupt(InterruptReason.LEASE_LOST, math.inf)
     return None
@@ -150,7 +159,7 @@ def sleep(seconds: float) -> None:
     """
     run = current()
     if run is None or not run.graceful or run.shielded:
-        _wait_bell(seconds, until_interrupt=False)
+        time.sleep(seconds)
         return
     if wait_for_interrupt(seconds):
         run.interrupt_here()
@@ -172,7 +181,7 @@ def wait_for_interrupt(timeout: float | None = None) -> bool:
             )
         time.sleep(timeout)
         return False
-    _wait_bell(timeout, until_interrupt=True)
+    _wait_bell(timeout, interrupted)
     return interrupted()
 
 
@@ -204,10 +213,7 @@ def forget_bell() -> None:
     _bell, _bell_lock, _callbacks, _dispatching = None, threading.Lock(), [], False
 
 
-def _wait_bell(timeout: float | None, *, until_interrupt: bool) -> None:
-    if not until_interrupt:
-        time.sleep(timeout or 0.0)
-        return
+def _wait_bell(timeout: float | None, until: Callable[[], bool]) -> None:
     # What is rung is never read: the bell stays audible for everybody. selectors is what
     # gevent and eventlet patch, so that this wait is theirs there.
     fd = os.dup(_get_bell().read_fd)  # eventlet lets only one greenlet wait for a descriptor
@@ -215,12 +221,12 @@ def _wait_bell(timeout: float | None, *, until_interrupt: bool) -> None:
         with selectors.DefaultSelector() as selector:
             selector.register(fd, selectors.EVENT_READ)
             end = None if timeout is None else time.monotonic() + timeout
-            while not interrupted():
+            while not until():
                 left = None if end is None else end - time.monotonic()
                 if left is not None and left <= 0:
                     return
-                if phase.flag[0]:  # it rang for others, whose claims were lost
-                    time.sleep(LOST_PAUSE if left is None else min(left, LOST_PAUSE))
+                if phase.flag[0]:  # it rang for others
+                    time.sleep(OTHERS_PAUSE if left is None else min(left, OTHERS_PAUSE))
                 elif selector.select(left) and not phase.flag[0]:
                     _get_bell().take()  # they are gone
     finally:
@@ -231,9 +237,20 @@ def _wait_bell(timeout: float | None, *, until_interrupt: bool) -> None:
 
 
 class _Callback:
-    def __init__(self, fn: Callable[[Interrupt], Any]) -> None:
+    def __init__(self, fn: Callable[[Interrupt], Any], run: Run | None) -> None:
         self.fn: Callable[[Interrupt], Any] | None = fn
+        self.run = run
         self.lock = threading.Lock()
+        self._begun = False
+
+    def begin(self) -> bool:
+        """In a thread of its own, if its interrupt is on: one that hangs keeps no others."""
+        interrupt = None if self._begun else interrupt_of(self.run)
+        if interrupt is None:
+            return False
+        self._begun = True
+        threading.Thread(target=self.call, args=(interrupt,), daemon=True).start()
+        return True
 
     def call(self, interrupt: Interrupt) -> None:
         with self.lock:
@@ -266,7 +283,7 @@ def interrupt_callback(fn: Callable[[Interrupt], Any]) -> Iterator[None]:
     """
     global _dispatching
     interrupt = current_interrupt()
-    callback = _Callback(fn)
+    callback = _Callback(fn, current())
     if phase.board is None:
         yield
         return
@@ -279,6 +296,7 @@ def interrupt_callback(fn: Callable[[Interrupt], Any]) -> Iterator[None]:
     if not _dispatching:
         _dispatching = True
         threading.Thread(target=_dispatch, name="graceful-callbacks", daemon=True).start()
+    callback.begin()  # it came just now, and nobody saw the callback
     try:
         yield
     finally:
@@ -292,13 +310,15 @@ def interrupt_callback(fn: Callable[[Interrupt], Any]) -> Iterator[None]:
 
 def _dispatch() -> None:
     global _dispatching
-    wait_for_interrupt(None)
+    while not phase.is_stopping():  # what comes after that is called at once
+        _wait_bell(None, _begin_callbacks)
     _dispatching = False
-    interrupt = current_interrupt()
-    assert interrupt is not None
-    for callback in reversed(_callbacks[:]):
-        # A thread each: one that hangs must not keep the others from being called.
-        threading.Thread(target=callback.call, args=(interrupt,), daemon=True).start()
+
+
+def _begin_callbacks() -> bool:
+    """Call those whose interrupt is on; whether there is another round to wait for."""
+    begun = [callback.begin() for callback in reversed(_callbacks[:])]
+    return any(begun) or phase.is_stopping()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from celery.worker import state
 
-from celery_graceful import claimant, claims, native
+from celery_graceful import claimant, claims, native, phase
 from celery_graceful.copies import Copies
 from celery_graceful.forget import Forget
 from celery_graceful.inquest import Inquest
@@ -83,6 +83,8 @@ class Ledger:
         #: Whether the loop goes round; set by the drain.
         self.connected: Callable[[], bool] = lambda: True
         self.copies = Copies(self)
+        #: Tells a running task that it was revoked, if it can be told; set by the drain.
+        self.revoke: Callable[[GracefulRequest], bool] = lambda request: False
         #: Something with a check-in has begun to run; set by the drain.
         self.on_check_in: Callable[[], None] = lambda: None
 
@@ -121,6 +123,8 @@ class Ledger:
             request.stage = stage
             self.held.pop(id(request), None)
             self.counts[stage] += 1
+        if request.told_to_end and phase.board is not None:
+            phase.board.forget_revoked(request.id)
         if request.note is not None and self.inquest.starts is not None:
             # The hard deadline has its own thread, and sends what it has to say itself.
             wake = stage is not Stage.GIVEN_UP

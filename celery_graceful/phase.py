@@ -8,6 +8,7 @@ a memory access, so a task can ask as often as it likes; waiting is done on a pi
 from __future__ import annotations
 
 import enum
+import hashlib
 import mmap
 import os
 import struct
@@ -35,14 +36,18 @@ BOARD_ENV = "CELERY_GRACEFUL_BOARD"
 
 _PAGE = 4096
 _FLAG, _PHASE, _REASON, _BEATING = 0, 1, 2, 3
-_STOPPING, _LOST = 1, 2
+#: What the flag is up for.
+_STOPPING, _LOST, _REVOKED = 4, 5, 6
 _TIMES = struct.Struct("=ddddd")  # requested, soft, hard, end of grace, last resort
 _TIMES_AT = 8
 _LEASE = struct.Struct("=dL")  # surely held until, identity
 _LEASE_AT = _TIMES_AT + _TIMES.size
 _TARGET = struct.Struct("=Q")
 _TARGETS_AT = 128
-_TARGETS = (_PAGE - _TARGETS_AT) // _TARGET.size
+_REVOKE = struct.Struct("=Qd")  # task, moment of its end
+_REVOKES_AT = _PAGE // 2
+_REVOKES = (_PAGE - _REVOKES_AT) // _REVOKE.size
+_TARGETS = (_REVOKES_AT - _TARGETS_AT) // _TARGET.size
 _MARKS_AT, _MARKS = _PAGE, _PAGE
 _ENDED = struct.Struct("=L")
 _ENDED_AT = _MARKS_AT + _MARKS
@@ -121,7 +126,20 @@ class Board:
     @property
     def interrupted(self) -> bool:
         """Whether all running tasks have to stop."""
-        return bool(self.memory[_FLAG] & _STOPPING)
+        return bool(self.memory[_STOPPING])
+
+    def _raise_flag(self, what: int) -> None:
+        self.memory[what] = 1
+        self.memory[_FLAG] = 1  # last: whoever sees it finds the rest in place
+
+    def _lower_flag(self, what: int) -> None:
+        self.memory[what] = 0
+        self.memory[_FLAG] = self._has_reason()
+        if self._has_reason():  # a signal handler, or another thread, has just raised it
+            self.memory[_FLAG] = 1
+
+    def _has_reason(self) -> bool:
+        return any(self.memory[_STOPPING : _REVOKED + 1])
 
     # -- the lease -------------------------------------------------------------------
 
@@ -138,16 +156,16 @@ class Board:
 
     def lose_lease(self) -> None:
         """Tasks of claims of another identity have to stop, until ``forget_lost``."""
-        self.memory[_FLAG] |= _LOST
+        self._raise_flag(_LOST)
 
     def forget_lost(self) -> None:
         """The last of them has ended."""
-        self.memory[_FLAG] &= ~_LOST
+        self._lower_flag(_LOST)
 
     @property
     def has_lost(self) -> bool:
         """Whether tasks run whose claims were lost."""
-        return bool(self.memory[_FLAG] & _LOST)
+        return bool(self.memory[_LOST])
 
     @property
     def phase(self) -> Phase:
@@ -176,7 +194,7 @@ class Board:
         self.memory[_REASON] = _REASONS.index(reason)
         if self.phase < Phase.QUIET:
             self.phase = Phase.QUIET
-        self.memory[_FLAG] |= _STOPPING  # last: whoever sees it finds the rest in place
+        self._raise_flag(_STOPPING)
 
     def _time(self, index: int) -> float:
         return float(_TIMES.unpack_from(self.memory, _TIMES_AT)[index])
@@ -225,6 +243,39 @@ class Board:
                 return True
         return False
 
+    # -- revoked tasks ---------------------------------------------------------------
+
+    def revoke(self, task_id: str, deadline: float) -> bool:
+        """A running task has to stop until ``deadline``. False: too many have, at once."""
+        digest = _digest(task_id)
+        for offset in range(_REVOKES_AT, _REVOKES_AT + _REVOKES * _REVOKE.size, _REVOKE.size):
+            if _REVOKE.unpack_from(self.memory, offset)[0] in (0, digest):
+                _REVOKE.pack_into(self.memory, offset, digest, deadline)
+                self._raise_flag(_REVOKED)
+                return True
+        return False
+
+    def revoked_until(self, task_id: str) -> float | None:
+        """When a revoked task has to have ended; ``None`` if it is not revoked."""
+        if self.memory[_REVOKED]:
+            digest = _digest(task_id)
+            for found, deadline in _REVOKE.iter_unpack(self.memory[_REVOKES_AT:_PAGE]):
+                if found == digest:
+                    return float(deadline)
+        return None
+
+    def forget_revoked(self, task_id: str) -> None:
+        """A revoked task has ended."""
+        digest = _digest(task_id)
+        left = False
+        for offset in range(_REVOKES_AT, _REVOKES_AT + _REVOKES * _REVOKE.size, _REVOKE.size):
+            found = _REVOKE.unpack_from(self.memory, offset)[0]
+            if found == digest:
+                _REVOKE.pack_into(self.memory, offset, 0, 0.0)
+            left = left or found not in (0, digest)
+        if not left:
+            self._lower_flag(_REVOKED)
+
     # -- check-ins -------------------------------------------------------------------
 
     @property
@@ -265,6 +316,12 @@ class Board:
         return marked
 
 
+def _digest(task_id: str) -> int:
+    """Eight bytes that tell it from other tasks; never zero."""
+    digest = hashlib.blake2b(task_id.encode(), digest_size=_REVOKE.size // 2).digest()
+    return int.from_bytes(digest, "big") or 1
+
+
 def _ended(pid: int) -> int:
     return _ENDED_AT + pid * _ENDED.size % _PAGE
 
@@ -276,8 +333,8 @@ def _mark(task_id: str) -> int:
 #: This process's board; ``None`` outside of a worker.
 board: Board | None = None
 
-#: ``flag[0]`` is true when running tasks have to stop: all, or those whose claims were lost.
-#: Outside of a worker it never is.
+#: ``flag[0]`` is true when running tasks have to stop: all, those whose claims were lost, or some
+#: that were revoked. Outside of a worker it never is.
 flag: Any = b"\0"
 
 

@@ -56,6 +56,7 @@ class Quiesce:
         self.drain.adapter.on_loop()
         self.drain.log.write_pending()
         self.ledger.inquest.on_loop()
+        self.drain.revocations.on_loop()
         if self.drain.quiet:
             self.fetch_no_more()
         if self.ledger.requeue.deferred:

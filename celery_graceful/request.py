@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal as _signal
 import time
 import uuid
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import Terminated, WorkerLostError
 from celery.exceptions import TaskRevokedError
+from celery.platforms import signals
 from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.request import Request
@@ -33,6 +35,9 @@ logger = get_logger(__name__)
 
 #: Interruptions after which others come first.
 _TO_THE_TAIL = (str(InterruptReason.RUN_TIME), str(InterruptReason.STORE_AWAY))
+
+#: What a task ends by whose process has not lived to say so.
+_DEATHS = (WorkerLostError, Terminated, SystemExit, KeyboardInterrupt)
 
 _BOOT = uuid.uuid4().hex
 _numbers = itertools.count(1)
@@ -58,6 +63,8 @@ class GracefulRequest(Request):
         self.started_at: float | None = None
         self._goes_on = False
         self._succeeded = False
+        #: It was revoked while it ran, and was told so.
+        self.told_to_end = False
         #: Others took the worker for dead, and have the message.
         self.lost = False
         #: What the store was told of its start.
@@ -182,9 +189,22 @@ class GracefulRequest(Request):
             if not self._goes_on:
                 outcome.close(self, "error", "rejected")
 
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        """Revoked with ``terminate``. Any signal but SIGTERM ends the process, as ever."""
+        signum = signals.signum(signal or _signal.SIGTERM)
+        may_end = signum == _signal.SIGTERM and self.stage is Stage.RUNNING
+        if not may_end or not (self.told_to_end or self.ledger.revoke(self)):
+            super().terminate(pool, signal)
+
+    def end_revoked(self) -> None:
+        """It was told to end, and has ended."""
+        if self.finish():
+            self._announce_revoked("terminated", True, int(_signal.SIGTERM), False)
+
     def _announce_revoked(self, *args: Any, **kwargs: Any) -> None:
+        dying = self.stage is Stage.RUNNING
         super()._announce_revoked(*args, **kwargs)
-        outcome.close(self, "error", "revoked or expired", dying=True)
+        outcome.close(self, "error", "revoked or expired", dying=dying)
         self.ledger.forget(self.task.name, self.id, "", None)
         self.finish()  # also where no pool will report its end
 
@@ -215,6 +235,8 @@ class GracefulRequest(Request):
         exc = _raised(exc_info)
         if self.lost:
             self.drop_lost()
+        elif self.told_to_end and isinstance(exc, (TaskInterrupted, *_DEATHS)):
+            self.end_revoked()
         elif isinstance(exc, TaskInterrupted):
             self._on_interrupted(exc.started, tail=exc.reason in _TO_THE_TAIL)
         elif self._lost_to_the_stop(exc):
@@ -310,7 +332,7 @@ class GracefulRequest(Request):
         """Whether the child was taken down with the worker, and not by a revoke or a limit."""
         return (
             self.ledger.stopping
-            and isinstance(exc, (WorkerLostError, Terminated, SystemExit, KeyboardInterrupt))
+            and isinstance(exc, _DEATHS)
             and not self._already_revoked
             and not self._already_cancelled
         )

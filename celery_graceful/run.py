@@ -138,7 +138,7 @@ class Run:
         elif board is not None and self.concerned:
             if board.phase >= Phase.SOFT and ShutdownTimeLimit not in self._made:
                 due = ShutdownTimeLimit
-            elif self.interruptible and self.graceful:
+            elif self.graceful and (self.interruptible or self._has_to_end):
                 due = Interrupted
             if due is not None:
                 # Either of them leaves the block; one that lands at the very end of it must
@@ -159,7 +159,7 @@ class Run:
         """Raise what is due, in the run's own thread."""
         due = self.take_due()
         if due is not None:
-            raise make(due)
+            raise make(due, self)
 
     def _open_window(self) -> None:
         with self._lock:
@@ -259,10 +259,23 @@ class Run:
         )
 
     @property
+    def revoked_until(self) -> float | None:
+        """When it has to have ended because it was revoked; ``None`` if it was not."""
+        board = phase.board
+        return None if board is None else board.revoked_until(self.task_id)
+
+    @property
+    def _has_to_end(self) -> bool:
+        """Whether it was revoked, which need not wait for a place that the task named safe."""
+        return not self.raised and self.revoked_until is not None
+
+    @property
     def concerned(self) -> bool:
         """Whether this run has to stop."""
         board = phase.board
-        return board is not None and (board.interrupted or self.has_lost_claim)
+        return board is not None and (
+            board.interrupted or self.has_lost_claim or self.revoked_until is not None
+        )
 
     @property
     def shielded(self) -> bool:
@@ -277,7 +290,7 @@ class Run:
             self.raised = True
         if self._look_again:
             self.raise_due()
-        raise make(Interrupted)
+        raise make(Interrupted, self)
 
     def _begin(self) -> None:
         runs[self.ident] = self
@@ -339,9 +352,9 @@ def _landing(cls: type[BaseException]) -> type[BaseException]:
     if cls not in _made_for_landing:
 
         def __init__(self: BaseException, *args: Any) -> None:
-            made = make(cls)
-            cls.__init__(self, *made.args)
             run = current()
+            made = make(cls, run)
+            cls.__init__(self, *made.args)
             if run is not None:
                 run.landed(cls)
 
@@ -362,10 +375,10 @@ def _landing(cls: type[BaseException]) -> type[BaseException]:
     return _made_for_landing[cls]
 
 
-def make(cls: type[BaseException]) -> BaseException:
-    """An instance of ``cls`` that knows the interrupt."""
+def make(cls: type[BaseException], run: Run | None) -> BaseException:
+    """An instance of ``cls`` that knows the interrupt of ``run``."""
     if issubclass(cls, Interrupted):
-        from celery_graceful.interrupt import current_interrupt
+        from celery_graceful.interrupt import interrupt_of
 
-        return cls(current_interrupt())
+        return cls(interrupt_of(run))
     return cls()

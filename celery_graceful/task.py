@@ -96,7 +96,7 @@ class GracefulTask(resume.Resumable, celery.Task):
         return _interrupt.wait_for_interrupt(timeout)
 
     def on_interrupted(self, interrupt: Interrupt) -> None:
-        """Called when this task was interrupted, before its message goes back.
+        """Called when this task was interrupted, before its message goes back; or was revoked.
 
         Runs with the task, inside the time that is left. What it raises is logged. Not
         called when the hard deadline took the task away.
@@ -201,6 +201,8 @@ def _interruption(
             task.on_interrupted(interrupt)
     except Exception:
         logger.exception("on_interrupted of %s[%s] raised", task.name, request.id)
+    if interrupt.reason is InterruptReason.REVOKED:  # it ends here; the main process tells
+        return TaskInterrupted(str(interrupt.reason))
     too_many = resume.interrupted(task, run, interrupt)
     if too_many is not None:
         return too_many

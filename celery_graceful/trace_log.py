@@ -5,8 +5,14 @@ from __future__ import annotations
 import logging
 
 from celery_graceful.exceptions import TaskInterrupted
+from celery_graceful.phase import InterruptReason
 
 __all__ = ["install_filter"]
+
+
+_GOES_BACK = "Task %(name)s[%(id)s] interrupted: it goes back to its queue"
+_HAS_ENDED = "Task %(name)s[%(id)s] has stopped: it was revoked"
+_REVOKED = repr(TaskInterrupted(str(InterruptReason.REVOKED)))
 
 
 class _InterruptedFilter(logging.Filter):
@@ -17,7 +23,7 @@ class _InterruptedFilter(logging.Filter):
             and data.get("description") == "ignored"
             and str(data.get("exc", "")).startswith(f"{TaskInterrupted.__name__}(")
         ):
-            record.msg = "Task %(name)s[%(id)s] interrupted: it goes back to its queue"
+            record.msg = _HAS_ENDED if data["exc"] == _REVOKED else _GOES_BACK
         return True
 
 

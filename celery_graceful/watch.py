@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import signal
 import sys
@@ -139,6 +140,7 @@ class Watch:
     def _step(self, rung: bytes) -> None:
         self._hear_signals(rung)
         self._check_soft_limits()
+        self.drain.revocations.check()
         if QUIET in rung:
             self.log(
                 logging.WARNING,
@@ -172,6 +174,7 @@ class Watch:
             for run in list(_run.runs.values())
             if run.soft_limit_at is not None and not run.soft_limit_hit
         ]
+        moments.append(self.drain.revocations.next_at())
         if self.drain.stopping:
             if not self._helped:
                 moments.append(self.board.requested_at + LOOP_PATIENCE)
@@ -180,7 +183,8 @@ class Watch:
             if not self.given_up:
                 moments.append(self.board.hard_at)
             moments.append(self._last_resort_at)
-        return None if not moments else max(0.0, min(moments) - time.monotonic())
+        moment = min(moments)
+        return None if math.isinf(moment) else max(0.0, moment - time.monotonic())
 
     def _check_soft_limits(self) -> None:
         now = time.monotonic()

@@ -28,8 +28,8 @@ __all__ = ["eager", "silence_sentry", "trace_with_check_in"]
 
 logger = logging.getLogger(__name__)
 
-#: Others took the worker for dead: another run is what counts.
-_LOST = str(phase.InterruptReason.LEASE_LOST)
+#: Another run is what counts, or the main process closes it.
+_NOT_HERE = (str(phase.InterruptReason.LEASE_LOST), str(phase.InterruptReason.REVOKED))
 
 #: In a pool's child: the main process may end it as soon as it has the result, so reports
 #: leave before the result does.
@@ -92,7 +92,7 @@ def _ended(monitors: Monitors, check_in: CheckIn, done: Any) -> None:
         monitors.dispatch.finish(check_in, "error", f"failed: {exc!r}")
     elif state == states.RETRY:
         monitors.dispatch.goes_on(check_in, "retry")
-    elif isinstance(exc, TaskInterrupted) and exc.started and exc.reason != _LOST:
+    elif isinstance(exc, TaskInterrupted) and exc.started and exc.reason not in _NOT_HERE:
         monitors.dispatch.goes_on(check_in, f"interrupted: {exc.reason}")
     if reports_first:
         monitors.dispatch.wait(_patience(monitors))

@@ -59,6 +59,9 @@ class Adapter:
     def take_away(self, requests: Sequence[GracefulRequest]) -> None:
         """The hard deadline has passed: end these, as far as the pool can."""
 
+    def end_process(self, request: GracefulRequest, signum: int) -> None:
+        """End the process that runs this one; others go on. Called by the watch."""
+
     def leave(self) -> None:
         """The process is about to be left by force."""
 

@@ -57,7 +57,7 @@ def _throw(run: _run.Run) -> None:
     # Nothing else runs while the hub does: what is due now is due when it lands.
     due = run.take_due(blocking=False)
     if due is not None:
-        run.greenlet.throw(_run.make(due))
+        run.greenlet.throw(_run.make(due, run))
 
 
 def in_hub(call: Callable[..., Any], *args: Any) -> None:

@@ -86,6 +86,10 @@ class PreforkAdapter(Adapter):
         for pid in set(self.pids()) if len(running) < len(requests) else running:
             _kill(pid, signal.SIGKILL)
 
+    def end_process(self, request: GracefulRequest, signum: int) -> None:
+        if request.worker_pid:
+            self.worker.pool.terminate_job(request.worker_pid, signum)
+
     def leave(self) -> None:
         for pid in self.pids():
             _kill(pid, signal.SIGKILL)

@@ -24,7 +24,7 @@ def look(*_: Any) -> None:
     if run is not None:
         due = run.take_due(blocking=False)
         if due is not None:
-            raise make(due)
+            raise make(due, run)
 
 
 def install() -> None:

@@ -39,7 +39,7 @@ OUTCOMES: dict[str, tuple[list[str], set[str]]] = {
     "rejected": (["in_progress", "error"], ANY),
     "revoked": (["error"], ANY),
     "expired": (["error"], ANY),
-    "terminated": (["in_progress", "error"], CHILDREN),
+    "terminated": (["in_progress", "error"], SOLO_CANNOT),
     "child_killed": (GOES_ON, CHILDREN),
     "child_killed_for_good": (["in_progress", "error"], CHILDREN),
     "interrupted": (GOES_ON, ANY),

@@ -51,7 +51,7 @@ def soften() -> None:
 
 
 def all_over() -> None:
-    board.memory[0:2] = b"\0\0"
+    board.memory[0:7] = bytes(7)
 
 
 # -- the ways to interrupt -----------------------------------------------------------

@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "sentinel",
         "loop",
         "report",
+        "revocation",
         "giving_up",
         "membership",
         "quiesce",

@@ -23,6 +23,8 @@ from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from celery import Celery
 from celery.concurrency.asynpool import AsynPool
 from celery.worker.request import Request
+from eventlet.greenpool import GreenPool
+from gevent.pool import Pool as GeventPool
 from kombu import Connection, Consumer, Queue
 
 import celery_graceful
@@ -61,6 +63,7 @@ NAMES: dict[str, list[str] | None] = {
     "celery.worker.request:Request.on_timeout": ["soft", "timeout"],
     "celery.worker.request:Request.execute_using_pool": ["pool"],
     "celery.worker.request:Request.send_event": ["type"],
+    "celery.worker.request:Request.terminate": ["pool", "signal"],
     "celery.worker.request:Request.humaninfo": [],
     "celery.worker.request:Request._announce_revoked": [],
     "celery.worker.request:Request._announce_cancelled": [],
@@ -166,6 +169,7 @@ INSTANCE = {
     "_popen",
     "_queue_cycle",
     "_quick_ack",
+    "_semaphore",
     "_sock",
     "_timeout_handler",
     "_worker_handler",
@@ -216,6 +220,15 @@ def private_names_used() -> set[str]:
 def test_nothing_private_is_used_that_is_not_pinned() -> None:
     pinned = {path.rpartition(".")[2].rpartition(":")[2] for path in NAMES}
     assert private_names_used() - pinned - INSTANCE - STDLIB == set()
+
+
+def test_where_green_pools_let_in_who_waits_for_room() -> None:
+    for pool, room in ((GeventPool(1), "_semaphore"), (GreenPool(1), "sem")):
+        semaphore = getattr(pool, room)
+        assert semaphore.acquire(blocking=False)
+        assert not semaphore.acquire(blocking=False)
+        semaphore.release()
+        assert semaphore.acquire(blocking=False)
 
 
 @pytest.fixture

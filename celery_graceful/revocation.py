@@ -1,0 +1,118 @@
+"""``revoke(terminate=True)`` of a graceful task: to the task what SIGTERM is to its worker.
+
+It stops at the first place outside of a shield, with its ``finally`` blocks, and its process
+lives on. In a pool of processes it has a hard deadline, as at a stop of the worker.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from dataclasses import dataclass
+from logging import ERROR
+from typing import TYPE_CHECKING
+
+from celery.utils.log import get_logger
+
+from celery_graceful.ledger import OPEN
+from celery_graceful.log_thread import log
+from celery_graceful.request import GracefulRequest
+from celery_graceful.task import GracefulTask
+
+if TYPE_CHECKING:
+    from celery_graceful.drain import Drain
+
+__all__ = ["Revocations"]
+
+logger = get_logger(__name__)
+
+#: Seconds before the hard deadline of the worker at which a revoked task has to have ended, so
+#: that it does not go back to the queue. Of short deadlines this share.
+AHEAD, AHEAD_SHARE = 1.0, 0.25
+
+#: Seconds between SIGTERM, which goes through a shield, and SIGKILL.
+LAST_BLOCKS = 0.2
+
+
+@dataclass
+class _Revoked:
+    request: GracefulRequest
+    deadline: float
+    asked: bool = False
+
+
+class Revocations:
+    """The running tasks of one worker that were revoked.
+
+    Args:
+        drain: The worker's.
+    """
+
+    def __init__(self, drain: Drain) -> None:
+        self.drain = drain
+        self.patience = drain.deadlines.hard
+        self._pending: list[_Revoked] = []
+        self._killed: list[GracefulRequest] = []
+
+    def begin(self, request: GracefulRequest) -> bool:
+        """Tell a running task to stop.
+
+        Args:
+            request: Its delivery.
+
+        Returns:
+            Whether it will hear of it; otherwise Celery's way is all there is.
+        """
+        if not isinstance(request.task, GracefulTask):
+            return False
+        board, adapter = self.drain.board, self.drain.adapter
+        deadline = time.monotonic() + self.patience
+        if not board.revoke(request.id, math.inf if adapter.in_process else deadline):
+            return False
+        request.told_to_end = True  # before it can hear of it, and end
+        if request.stage in OPEN:
+            adapter.notify()
+            self._pending.append(_Revoked(request, deadline))
+            self.drain.watch.bell.ring()
+        else:  # it has ended meanwhile
+            board.forget_revoked(request.id)
+        return True
+
+    def next_at(self) -> float:
+        """When ``check`` has something to do, on the monotonic clock."""
+        return min(map(self._moment, self._pending), default=math.inf)
+
+    def check(self) -> None:
+        """End what has not ended in time. Called by the watch."""
+        now = time.monotonic()
+        for one in self._pending[:]:
+            if one.request.stage not in OPEN:
+                self._pending.remove(one)
+            elif now >= self._moment(one):
+                self._end(one)
+
+    def _moment(self, one: _Revoked) -> float:
+        board = self.drain.board
+        if one.asked or not board.interrupted:
+            return one.deadline
+        return min(one.deadline, board.hard_at - min(AHEAD, AHEAD_SHARE * self.patience))
+
+    def _end(self, one: _Revoked) -> None:
+        request, adapter = one.request, self.drain.adapter
+        if not one.asked:
+            what = "its pool cannot end it" if adapter.in_process else "its process is ended"
+            log(logger, ERROR, "%s was revoked and still runs: %s", request.humaninfo(), what)
+            adapter.end_process(request, signal.SIGTERM)
+            one.asked, one.deadline = True, time.monotonic() + LAST_BLOCKS
+        else:
+            self._pending.remove(one)
+            if not adapter.in_process:
+                adapter.end_process(request, signal.SIGKILL)
+                self._killed.append(request)
+                self.drain.loop.ring()
+
+    def on_loop(self) -> None:
+        """Those whose process was killed have ended, though the pool has not heard of it yet."""
+        while self._killed:
+            self._killed.pop().end_revoked()

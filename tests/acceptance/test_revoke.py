@@ -1,0 +1,171 @@
+"""`revoke(terminate=True)` of tasks that run, on every pool whose worker hears of it meanwhile."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from celery import Celery
+from celery.exceptions import TaskRevokedError
+
+from tests.acceptance.support import Broker
+from tests.workers import TIMEOUT, Worker
+
+pytestmark = pytest.mark.slow
+
+GRACE = 6.0
+HARD = 3.6  # of that grace
+POOLS = ["prefork", "spawn", "threads", "gevent", "eventlet"]
+CHILDREN = ("prefork", "spawn")
+
+#: Those that end as revoked, at once.
+AT_ONCE = ["cooperative", "iterating", "unaware", "calling"]
+
+
+def start(pool: str, broker: Broker) -> Worker:
+    env = {"BROKER_URL": broker.url, "RESULT_URL": broker.backend_url, "GRACE": str(GRACE)}
+    env["CONF_graceful_store"] = repr(broker.backend_url)
+    return Worker("tests.apps.revoked", pool=pool, concurrency=9, env=env)
+
+
+def send(app: Celery, name: str, *args: object, task_id: str = "") -> str:
+    return str(app.send_task(f"tests.apps.revoked.{name}", args, task_id=task_id or name).id)
+
+
+def hears(app: Celery) -> None:
+    while not app.control.ping(timeout=0.5):
+        pass
+
+
+def is_revoked(app: Celery, name: str) -> None:
+    with pytest.raises(TaskRevokedError):
+        app.AsyncResult(name).get(timeout=TIMEOUT)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_running_tasks_are_revoked(pool: str, broker: Broker, app: Celery, tmp_path: Path) -> None:
+    written, ended = str(tmp_path / "written"), str(tmp_path / "ended")
+    gates = {"shielded": written, "swallowing": ended, "bystander": ended}
+    names = [*AT_ONCE, "handling", "failing", *gates]
+    with start(pool, broker) as worker:
+        worker.ready()
+        hears(app)
+        for name in names:
+            send(app, name, *([gates[name]] if name in gates else []))
+        pids = {name: worker.wait_line(rf">> .* started {name} ").split()[-1] for name in names}
+        began = time.monotonic()
+        app.control.revoke([name for name in names if name != "bystander"], terminate=True)
+        for name in AT_ONCE:
+            is_revoked(app, name)
+        assert app.AsyncResult("handling").get(timeout=TIMEOUT) == "revoked"
+        with pytest.raises(ValueError, match="wrapped"):
+            app.AsyncResult("failing").get(timeout=TIMEOUT)
+        worker.wait_line("sees shielded revoked")
+        worker.wait_line("swallowed swallowing")
+        assert app.AsyncResult("shielded").state != "REVOKED", "it runs"
+        Path(written).touch()
+        is_revoked(app, "shielded")
+        worker.wait_line(r"swallowing\[swallowing\] was revoked and still runs")
+        assert time.monotonic() - began >= HARD
+        if pool in CHILDREN:
+            is_revoked(app, "swallowing")
+        Path(ended).touch()
+        assert app.AsyncResult("bystander").get(timeout=TIMEOUT) == "finished"
+        if pool not in CHILDREN:
+            assert app.AsyncResult("swallowing").get(timeout=TIMEOUT) is None
+        # The processes live on; there is nothing left that could stop the next task.
+        again = [send(app, "bystander", ended, task_id=f"again-{i}") for i in range(9)]
+        assert [app.AsyncResult(i).get(timeout=TIMEOUT) for i in again] == ["finished"] * 9
+        worker.stopped_at = 0
+        worker.term()
+        assert worker.wait() == 0
+        assert worker.took < GRACE
+    assert worker.count("NOT REACHED|Traceback.*revocation") == 0
+    for name in [*AT_ONCE, "shielded"]:
+        assert worker.count(f">> .* revoked {name} True 15 False") == 1, name
+        assert worker.count(f">> .* started {name} ") == 1, name
+        hook = worker.find(rf">> .* hook {name} revoked (\S+)")
+        assert len(hook) == 1, name
+        left = float(hook[0][1])
+        assert 0 < left <= HARD if pool in CHILDREN else left == float("inf")
+    assert worker.count(">> .* unwound unaware") == 1
+    assert worker.count(">> .* written shielded") == 1
+    assert worker.count(">> .* cancelled calling revoked") == 1
+    if pool in CHILDREN:
+        died = worker.count("exited with|signal 9 \\(SIGKILL\\)")
+        assert len(set(pids.values())) == 9
+        assert died <= 1, "the one that swallowed"
+    assert broker.drain_queue(app) == []
+    assert broker.held() == 0
+    assert broker.client.keys("graceful:checkpoint:*") == []
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_revoked_while_the_worker_stops(
+    pool: str, broker: Broker, app: Celery, tmp_path: Path
+) -> None:
+    """It does not go back to the queue: others would have to throw it away."""
+    gate = tmp_path / "written"
+    with start(pool, broker) as worker:
+        worker.ready()
+        hears(app)
+        send(app, "shielded", str(gate))
+        worker.wait_line("started shielded")
+        worker.term()
+        worker.wait_line("sees shielded shutdown")
+        app.control.revoke("shielded", terminate=True)
+        worker.wait_line("Terminating shielded")
+        gate.touch()
+        is_revoked(app, "shielded")
+        assert worker.wait() == 0
+        assert worker.took < GRACE
+    assert worker.count(">> .* hook shielded revoked") == 1
+    assert worker.count("NOT REACHED") == 0
+    assert broker.drain_queue(app) == []
+    assert broker.held() == 0
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_revoked_and_still_there_at_the_end(
+    pool: str, broker: Broker, app: Celery, tmp_path: Path
+) -> None:
+    """Shortly before the worker's hard deadline its process is ended, where it can be."""
+    names = ["shielded", "swallowing"]
+    with start(pool, broker) as worker:
+        worker.ready()
+        hears(app)
+        for name in names:
+            send(app, name, str(tmp_path / "never"))
+            worker.wait_line(f"started {name}")
+        worker.term()
+        worker.wait_line("sees shielded shutdown")
+        app.control.revoke(names, terminate=True)
+        assert worker.wait() == 0
+        assert worker.took < GRACE
+    if pool in CHILDREN:
+        for name in names:
+            is_revoked(app, name)
+            assert worker.count(f">> .* revoked {name} True") == 1
+    assert worker.count("NOT REACHED|written") == 0
+    back = [] if pool in CHILDREN else names
+    assert sorted(broker.drain_queue(app, at_least=len(back))) == back
+    assert broker.held() == 0
+
+
+@pytest.mark.parametrize("pool", CHILDREN)
+def test_what_is_as_ever(pool: str, broker: Broker, app: Celery) -> None:
+    """A plain task, and any other signal: the process ends."""
+    with start(pool, broker) as worker:
+        worker.ready()
+        hears(app)
+        for name, how in (("plain", "SIGTERM"), ("unaware", "SIGKILL")):
+            send(app, name)
+            worker.wait_line(f"started {name} ")
+            app.control.revoke(name, terminate=True, signal=how)
+            is_revoked(app, name)
+            worker.wait_line(f">> .* revoked {name} True")
+        worker.term()
+        assert worker.wait() == 0
+    assert worker.count("hook|unwound") == 0
+    assert broker.drain_queue(app) == []

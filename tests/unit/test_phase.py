@@ -1,0 +1,77 @@
+"""The board: what the flag is up for, and who was revoked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from celery_graceful import phase
+from celery_graceful.grace_period import Deadlines
+from celery_graceful.phase import Board, InterruptReason
+
+DEADLINES = Deadlines(grace=10.0, source="a test", soft=5.6, hard=7.0)
+
+
+@pytest.fixture
+def board() -> Iterator[Board]:
+    board = Board.create()
+    phase.attach(board)
+    yield board
+    phase.detach()
+
+
+def test_the_flag_is_up_while_one_reason_is_left(board: Board) -> None:
+    assert not phase.flag[0]
+    board.lose_lease()
+    assert board.revoke("one", 1.0)
+    assert phase.flag[0]
+    assert not board.interrupted
+    board.forget_lost()
+    assert phase.flag[0]
+    assert not board.has_lost
+    board.begin_stop(DEADLINES, InterruptReason.SHUTDOWN)
+    board.forget_revoked("one")
+    assert phase.flag[0]
+    assert board.interrupted
+    assert board.revoked_until("one") is None
+
+
+def test_revoked_tasks_are_told_apart(board: Board) -> None:
+    assert board.revoked_until("one") is None
+    assert board.revoke("one", 1.0)
+    assert board.revoke("two", 2.0)
+    assert board.revoke("one", 3.0)
+    assert [board.revoked_until(name) for name in ("one", "two", "three")] == [3.0, 2.0, None]
+    board.forget_revoked("three")
+    board.forget_revoked("one")
+    assert [board.revoked_until(name) for name in ("one", "two")] == [None, 2.0]
+    assert phase.flag[0]
+    board.forget_revoked("two")
+    assert not phase.flag[0]
+
+
+def test_more_than_there_is_room_for(board: Board) -> None:
+    names = [str(number) for number in range(1000)]
+    room = sum(board.revoke(name, 1.0) for name in names)
+    assert 100 < room < 1000
+    assert board.revoked_until(names[room]) is None
+    board.aim(4711)  # its neighbours are not disturbed
+    board.mark("task")
+    assert board.revoked_until(names[room - 1]) == 1.0
+    for name in names:
+        board.forget_revoked(name)
+    assert not phase.flag[0]
+    assert board.is_target(4711)
+    assert board.take_mark("task")
+
+
+def test_spawned_children_see_the_same(board: Board) -> None:
+    shared = Board.create(spawn=True)
+    try:
+        child = Board.open(os.environ[phase.BOARD_ENV])
+        shared.revoke("one", 1.0)
+        assert child.revoked_until("one") == 1.0
+    finally:
+        shared.close()
