@@ -24,6 +24,7 @@ from celery.utils.log import get_logger
 
 from celery_graceful import claims, log_thread, native, phase, signals
 from celery_graceful.amqp import Connection
+from celery_graceful.board import Board
 from celery_graceful.claims import Claims
 from celery_graceful.grace_period import Deadlines
 from celery_graceful.ledger import Ledger
@@ -32,7 +33,7 @@ from celery_graceful.loop import Loop
 from celery_graceful.membership import Membership
 from celery_graceful.monitors.heartbeat import Heartbeats
 from celery_graceful.monitors.monitors import monitors_of
-from celery_graceful.phase import Board, InterruptReason, Phase
+from celery_graceful.phase import InterruptReason, Phase
 from celery_graceful.pools import adapter_for
 from celery_graceful.quiesce import Quiesce
 from celery_graceful.report import report

@@ -111,6 +111,7 @@ class Quiesce:
     def consumer_lost(self) -> None:
         """The consumer left its loop: the end, or a lost connection."""
         self.loop.detach()
+        self.drain.revocations.on_loop()
         # Acknowledgements that wait for the loop: it may not go round again.
         if claims.current is not None:
             claims.current.settle()

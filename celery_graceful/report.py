@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from celery_graceful.board import Board
 from celery_graceful.ledger import Ledger, Stage
-from celery_graceful.phase import Board
 from celery_graceful.request import GracefulRequest
 
 __all__ = ["describe", "report"]

@@ -196,10 +196,13 @@ class GracefulRequest(Request):
         if not may_end or not (self.told_to_end or self.ledger.revoke(self)):
             super().terminate(pool, signal)
 
-    def end_revoked(self) -> None:
+    def tell_revoked(self) -> None:
         """It was told to end, and has ended."""
-        if self.finish():
-            self._announce_revoked("terminated", True, int(_signal.SIGTERM), False)
+        self._announce_revoked("terminated", True, int(_signal.SIGTERM), False)
+
+    def ack_at_once(self) -> None:
+        """Acknowledge without another turn of the loop. In the loop's thread."""
+        self._on_ack = self.message.ack_log_error
 
     def _announce_revoked(self, *args: Any, **kwargs: Any) -> None:
         dying = self.stage is Stage.RUNNING
@@ -236,7 +239,8 @@ class GracefulRequest(Request):
         if self.lost:
             self.drop_lost()
         elif self.told_to_end and isinstance(exc, (TaskInterrupted, *_DEATHS)):
-            self.end_revoked()
+            if self.finish():
+                self.tell_revoked()
         elif isinstance(exc, TaskInterrupted):
             self._on_interrupted(exc.started, tail=exc.reason in _TO_THE_TAIL)
         elif self._lost_to_the_stop(exc):

@@ -109,10 +109,13 @@ class Revocations:
             self._pending.remove(one)
             if not adapter.in_process:
                 adapter.end_process(request, signal.SIGKILL)
-                self._killed.append(request)
-                self.drain.loop.ring()
+                with self.drain.ledger.leaving:  # which rings the loop
+                    if request.finish():  # the pool may take its time to hear of it
+                        self._killed.append(request)
 
     def on_loop(self) -> None:
-        """Those whose process was killed have ended, though the pool has not heard of it yet."""
+        """Tell of those whose process was killed. The loop may not turn again."""
         while self._killed:
-            self._killed.pop().end_revoked()
+            request = self._killed.pop()
+            request.ack_at_once()
+            request.tell_revoked()

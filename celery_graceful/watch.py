@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from celery.platforms import EX_FAILURE, EX_OK
 from celery.worker import state
 
-from celery_graceful import cleanup, native
+from celery_graceful import claims, cleanup, native
 from celery_graceful import run as _run
 from celery_graceful.giving_up import count_interruptions, tell_backend, tell_listeners
 from celery_graceful.monitors import outcome
@@ -247,6 +247,8 @@ class Watch:
         if active:
             self.log(logging.ERROR, "Hard deadline: giving up %s", describe(active))
             self.adapter.take_away(active)
+            if claims.current is not None:  # the loop may be stuck
+                claims.current.settle()
             native.pause(min(LAST_RESULTS, room / 10))
         given_up = [r for r in self.ledger.open_requests() if r.give_up()]
         self._last_resort_at = min(
@@ -339,7 +341,10 @@ class Watch:
         try:
             left = min(1.0, LAST_CLEANUPS * (self.deadlines.grace - self.deadlines.hard))
             end = time.monotonic() + left
-            bounded(lambda: cleanup.run(end=end), 1.5 * left)
+            last = [lambda: cleanup.run(end=end)]
+            if self.drain.membership is not None:
+                last.append(self.drain.membership.leave)
+            bounded_all(last, 1.5 * left)
             self.drain.report()
             self.log.flush(LAST_WORDS)
             self.board.close()

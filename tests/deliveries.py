@@ -12,9 +12,10 @@ from celery import Celery
 from celery.app import trace
 
 from celery_graceful import GracefulTask, phase
+from celery_graceful.board import Board
 from celery_graceful.checkpoint import DELIVERY, key_of
 from celery_graceful.grace_period import Deadlines
-from celery_graceful.phase import Board, InterruptReason
+from celery_graceful.phase import InterruptReason
 
 __all__ = ["Bench", "Kill", "bench"]
 

@@ -20,8 +20,9 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
 from celery_graceful import cleanup, interrupt, phase
+from celery_graceful.board import Board
 from celery_graceful.monitors import traced
-from celery_graceful.phase import BOARD_ENV, Board, Phase
+from celery_graceful.phase import Phase
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.base import Adapter, watch_plain_task
 from celery_graceful.request import GracefulRequest
@@ -227,11 +228,11 @@ class GracefulBlockingPool(_MaskedStart, _AimedEnd, BlockingPool):
 
 def _install_child(app: Any, hostname: str) -> None:
     if phase.board is None:
-        path = os.environ.get(BOARD_ENV)
-        if path is None:
+        board = Board.announced()
+        if board is None:
             logger.error("No board in a spawned child: its tasks will see no interrupt")
             return
-        phase.attach(Board.open(path))
+        phase.attach(board)
         _load_now(app)
     interrupt.forget_bell()
     install_filter()

@@ -19,6 +19,7 @@ from celery import Celery
 from celery.exceptions import Ignore
 
 from celery_graceful import Graceful, GracefulTask, Monitor, SettingsError, checkin, phase
+from celery_graceful.board import Board
 from celery_graceful.monitors import dispatch
 from celery_graceful.monitors.heartbeat import Heartbeats, interval_of
 from celery_graceful.monitors.monitors import monitors_of
@@ -132,7 +133,7 @@ def test_no_heartbeat_after_the_end(app: Celery, pings: HealthchecksServer) -> N
     """Neither of a run that ended in this process, nor of one that ends in a child."""
     app.conf.graceful_healthchecks_url = pings.url
     dispatch = monitors_of(app).dispatch
-    phase.attach(phase.Board.create())
+    phase.attach(Board.create())
     try:
         here, there = run_of(app, "here"), run_of(app, "there")
         for run in (here, there):
@@ -160,7 +161,7 @@ def test_no_heartbeat_after_the_end(app: Celery, pings: HealthchecksServer) -> N
 
 def test_the_end_waits_for_a_heartbeat_on_its_way(app: Celery, pings: HealthchecksServer) -> None:
     app.conf.graceful_healthchecks_url = pings.url
-    board = phase.Board.create()
+    board = Board.create()
     phase.attach(board)
     try:
         board.beating = True  # as the main process does, around a heartbeat

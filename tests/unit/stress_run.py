@@ -23,9 +23,10 @@ import time
 from collections.abc import Callable
 
 from celery_graceful import interruptible, phase, shield
+from celery_graceful.board import Board
 from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
 from celery_graceful.grace_period import Deadlines
-from celery_graceful.phase import Board, InterruptReason, Phase
+from celery_graceful.phase import InterruptReason, Phase
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.threads import _set_async_exc
 from celery_graceful.run import Run, current, execute, runs

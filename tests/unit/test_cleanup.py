@@ -21,8 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_graceful import Graceful, cleanup, phase, time_limit
+from celery_graceful.board import Board
 from celery_graceful.grace_period import Deadlines
-from celery_graceful.phase import Board, InterruptReason
+from celery_graceful.phase import InterruptReason
 
 TIMEOUT = 60.0
 

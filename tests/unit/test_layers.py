@@ -20,7 +20,17 @@ ROOT = Path(celery_graceful.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("exceptions", "settings", "signals", "native"),
-    ("claimant", "codec", "grace_period", "log_thread", "phase", "store", "trace_log"),
+    (
+        "board",
+        "board_file",
+        "claimant",
+        "codec",
+        "grace_period",
+        "log_thread",
+        "phase",
+        "store",
+        "trace_log",
+    ),
     ("claims", "run"),
     (
         "interrupt",

@@ -12,9 +12,10 @@ import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_graceful import interruptible, phase, shield
+from celery_graceful.board import Board
 from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
 from celery_graceful.grace_period import Deadlines
-from celery_graceful.phase import Board, InterruptReason, Phase
+from celery_graceful.phase import InterruptReason, Phase
 from celery_graceful.run import Run, current, execute, runs
 from tests.unit import stress_run
 

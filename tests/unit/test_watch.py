@@ -8,8 +8,9 @@ from unittest.mock import MagicMock
 import pytest
 
 from celery_graceful import run
+from celery_graceful.board import Board
 from celery_graceful.grace_period import GracePeriod, deadlines
-from celery_graceful.phase import Board, InterruptReason, Phase
+from celery_graceful.phase import InterruptReason, Phase
 from celery_graceful.watch import HARD, STOP, Watch
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from celery_graceful import phase
+from celery_graceful import board_file, phase
+from celery_graceful.board import Board
 from celery_graceful.grace_period import Deadlines
-from celery_graceful.phase import Board, InterruptReason
+from celery_graceful.phase import InterruptReason
 
 DEADLINES = Deadlines(grace=10.0, source="a test", soft=5.6, hard=7.0)
 
@@ -67,10 +71,33 @@ def test_more_than_there_is_room_for(board: Board) -> None:
     assert board.take_mark("task")
 
 
+def test_files_of_dead_workers_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delenv(board_file.ENV, raising=False)
+    code = (
+        "import os, tempfile; tempfile.tempdir = {!r}; from celery_graceful.board import Board;"
+        "Board.create(spawn=True); os.kill(os.getpid(), 9)"
+    )
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code.format(str(tmp_path))], check=False)
+    old, new = sorted(tmp_path.iterdir())
+    living = Board.create(spawn=True)
+    own = Path(os.environ[board_file.ENV])
+    assert {*tmp_path.iterdir()} == {old, new, own}, "they may have just been made"
+    for path in (old, own):
+        os.utime(path, (0, 0))
+    another = Board.create(spawn=True)
+    assert {*tmp_path.iterdir()} == {new, own, Path(os.environ[board_file.ENV])}
+    living.close()
+    another.close()
+    assert [*tmp_path.iterdir()] == [new]
+
+
 def test_spawned_children_see_the_same(board: Board) -> None:
     shared = Board.create(spawn=True)
     try:
-        child = Board.open(os.environ[phase.BOARD_ENV])
+        child = Board.announced()
+        assert child is not None
         shared.revoke("one", 1.0)
         assert child.revoked_until("one") == 1.0
     finally:

@@ -1,0 +1,280 @@
+"""The board: memory that all processes of a worker share.
+
+Three pages, mapped by the main process before it starts its children. Reading it costs a memory
+access, so a task can ask as often as it likes; waiting is done on a pipe (see ``interrupt``). The
+clock is ``time.monotonic``, which all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import struct
+import time
+import zlib
+from typing import Any
+
+from celery_graceful.board_file import BoardFile, announced_file
+from celery_graceful.grace_period import Deadlines
+from celery_graceful.phase import InterruptReason, Phase
+
+__all__ = ["Board"]
+
+_PAGE = 4096
+_FLAG, _PHASE, _REASON, _BEATING = 0, 1, 2, 3
+#: What the flag is up for.
+_STOPPING, _LOST, _REVOKED = 4, 5, 6
+_TIMES = struct.Struct("=ddddd")  # requested, soft, hard, end of grace, last resort
+_TIMES_AT = 8
+_LEASE = struct.Struct("=dL")  # surely held until, identity
+_LEASE_AT = _TIMES_AT + _TIMES.size
+_TARGET = struct.Struct("=Q")
+_TARGETS_AT = 128
+_REVOKE = struct.Struct("=Qd")  # task, moment of its end
+_REVOKES_AT = _PAGE // 2
+_REVOKES = (_PAGE - _REVOKES_AT) // _REVOKE.size
+_TARGETS = (_REVOKES_AT - _TARGETS_AT) // _TARGET.size
+_MARKS_AT, _MARKS = _PAGE, _PAGE
+_ENDED = struct.Struct("=L")
+_ENDED_AT = _MARKS_AT + _MARKS
+_SIZE = _ENDED_AT + _PAGE
+
+_REASONS: list[InterruptReason] = list(InterruptReason)
+
+
+class Board:
+    """The shared memory.
+
+    Args:
+        memory: A writable mapping of three pages.
+        file: What is behind it, where that is a file of this process.
+    """
+
+    def __init__(self, memory: Any, file: BoardFile | None = None) -> None:
+        self.memory = memory
+        self._file = file
+
+    @classmethod
+    def create(cls, *, spawn: bool = False) -> Board:
+        """Map new pages; with ``spawn`` in a file that is announced in the environment."""
+        if not spawn:
+            return cls(mmap.mmap(-1, _SIZE))
+        file = BoardFile(_SIZE)
+        return cls(mmap.mmap(file.fd, _SIZE), file)
+
+    @classmethod
+    def announced(cls) -> Board | None:
+        """Map the pages of the parent in a spawned child, if there are any."""
+        with announced_file() as file:
+            return None if file is None else cls(mmap.mmap(file.fileno(), _SIZE))
+
+    def close(self) -> None:
+        """Remove the file, in the process that made it."""
+        if self._file is not None:
+            self._file.remove()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether all running tasks have to stop."""
+        return bool(self.memory[_STOPPING])
+
+    def _raise_flag(self, what: int) -> None:
+        self.memory[what] = 1
+        self.memory[_FLAG] = 1  # last: whoever sees it finds the rest in place
+
+    def _lower_flag(self, what: int) -> None:
+        self.memory[what] = 0
+        self.memory[_FLAG] = self._has_reason()
+        if self._has_reason():  # a signal handler, or another thread, has just raised it
+            self.memory[_FLAG] = 1
+
+    def _has_reason(self) -> bool:
+        return any(self.memory[_STOPPING : _REVOKED + 1])
+
+    # -- the lease -------------------------------------------------------------------
+
+    def holds(self, worker: str) -> bool | None:
+        """Whether claims of that identity are held. ``None``: only the store knows."""
+        until, known = _LEASE.unpack_from(self.memory, _LEASE_AT)
+        if known and known != zlib.crc32(worker.encode()):
+            return False
+        return True if not until or time.monotonic() < until else None
+
+    def hold_lease(self, until: float, worker: str) -> None:
+        """The lease of ``worker`` is surely held until that moment."""
+        _LEASE.pack_into(self.memory, _LEASE_AT, until, zlib.crc32(worker.encode()))
+
+    def lose_lease(self) -> None:
+        """Tasks of claims of another identity have to stop, until ``forget_lost``."""
+        self._raise_flag(_LOST)
+
+    def forget_lost(self) -> None:
+        """The last of them has ended."""
+        self._lower_flag(_LOST)
+
+    @property
+    def has_lost(self) -> bool:
+        """Whether tasks run whose claims were lost."""
+        return bool(self.memory[_LOST])
+
+    @property
+    def phase(self) -> Phase:
+        return Phase(self.memory[_PHASE])
+
+    @phase.setter
+    def phase(self, phase: Phase) -> None:
+        self.memory[_PHASE] = phase
+
+    @property
+    def reason(self) -> InterruptReason:
+        return _REASONS[int(self.memory[_REASON])]
+
+    def begin_stop(self, deadlines: Deadlines, reason: InterruptReason) -> None:
+        """Start the clock: from now on tasks see the interrupt. Safe in a signal handler."""
+        now = time.monotonic()
+        _TIMES.pack_into(
+            self.memory,
+            _TIMES_AT,
+            now,
+            now + deadlines.soft,
+            now + deadlines.hard,
+            now + deadlines.grace,
+            now + deadlines.last_resort,
+        )
+        self.memory[_REASON] = _REASONS.index(reason)
+        if self.phase < Phase.QUIET:
+            self.phase = Phase.QUIET
+        self._raise_flag(_STOPPING)
+
+    def _time(self, index: int) -> float:
+        return float(_TIMES.unpack_from(self.memory, _TIMES_AT)[index])
+
+    @property
+    def requested_at(self) -> float:
+        """When the stop was asked for, on the monotonic clock."""
+        return self._time(0)
+
+    @property
+    def soft_at(self) -> float:
+        return self._time(1)
+
+    @property
+    def hard_at(self) -> float:
+        return self._time(2)
+
+    @property
+    def grace_ends_at(self) -> float:
+        return self._time(3)
+
+    @property
+    def last_resort_at(self) -> float:
+        """When the main process leaves, whatever is still open."""
+        return self._time(4)
+
+    @last_resort_at.setter
+    def last_resort_at(self, moment: float) -> None:
+        times = list(_TIMES.unpack_from(self.memory, _TIMES_AT))
+        _TIMES.pack_into(self.memory, _TIMES_AT, *times[:4], moment)
+
+    def aim(self, pid: int) -> None:
+        """Single out a child that has to end its task (``revoke`` with ``terminate``)."""
+        for index in range(_TARGETS):
+            offset = _TARGETS_AT + index * _TARGET.size
+            if _TARGET.unpack_from(self.memory, offset)[0] in (0, pid):
+                _TARGET.pack_into(self.memory, offset, pid)
+                return
+
+    def is_target(self, pid: int) -> bool:
+        """Whether ``pid`` was singled out; asking takes the mark away."""
+        for index in range(_TARGETS):
+            offset = _TARGETS_AT + index * _TARGET.size
+            if _TARGET.unpack_from(self.memory, offset)[0] == pid:
+                _TARGET.pack_into(self.memory, offset, 0)
+                return True
+        return False
+
+    # -- revoked tasks ---------------------------------------------------------------
+
+    def revoke(self, task_id: str, deadline: float) -> bool:
+        """A running task has to stop until ``deadline``. False: too many have, at once."""
+        digest = _digest(task_id)
+        for offset in range(_REVOKES_AT, _REVOKES_AT + _REVOKES * _REVOKE.size, _REVOKE.size):
+            if _REVOKE.unpack_from(self.memory, offset)[0] in (0, digest):
+                _REVOKE.pack_into(self.memory, offset, digest, deadline)
+                self._raise_flag(_REVOKED)
+                return True
+        return False
+
+    def revoked_until(self, task_id: str) -> float | None:
+        """When a revoked task has to have ended; ``None`` if it is not revoked."""
+        if self.memory[_REVOKED]:
+            digest = _digest(task_id)
+            for found, deadline in _REVOKE.iter_unpack(self.memory[_REVOKES_AT:_PAGE]):
+                if found == digest:
+                    return float(deadline)
+        return None
+
+    def forget_revoked(self, task_id: str) -> None:
+        """A revoked task has ended."""
+        digest = _digest(task_id)
+        left = False
+        for offset in range(_REVOKES_AT, _REVOKES_AT + _REVOKES * _REVOKE.size, _REVOKE.size):
+            found = _REVOKE.unpack_from(self.memory, offset)[0]
+            if found == digest:
+                _REVOKE.pack_into(self.memory, offset, 0, 0.0)
+            left = left or found not in (0, digest)
+        if not left:
+            self._lower_flag(_REVOKED)
+
+    # -- check-ins -------------------------------------------------------------------
+
+    @property
+    def beating(self) -> bool:
+        """Whether a heartbeat of the main process is on its way to a monitor's server."""
+        return bool(self.memory[_BEATING])
+
+    @beating.setter
+    def beating(self, beating: bool) -> None:
+        self.memory[_BEATING] = beating
+
+    def set_ended(self, pid: int, run: str | None) -> None:
+        """The process ``pid`` has begun to report the end of ``run``."""
+        _ENDED.pack_into(self.memory, _ended(pid), 0 if run is None else zlib.crc32(run.encode()))
+
+    def has_ended(self, pid: int, run: str) -> bool:
+        """Whether ``run`` is the last of which it has done so.
+
+        Processes whose ids are 1024 apart share a place: a no too many.
+        """
+        return bool(_ENDED.unpack_from(self.memory, _ended(pid))[0] == zlib.crc32(run.encode()))
+
+    # -- checkpoints -----------------------------------------------------------------
+
+    def mark(self, task_id: str) -> None:
+        """Note that a task has something in the store."""
+        self.memory[_mark(task_id)] = 1
+
+    def take_mark(self, task_id: str) -> bool:
+        """Whether a task may have something in the store; asking takes the mark away.
+
+        Tasks share marks now and then: a mark too many costs a needless look, and a run that
+        goes on saving sets its own again.
+        """
+        place = _mark(task_id)
+        marked = bool(self.memory[place])
+        self.memory[place] = 0
+        return marked
+
+
+def _digest(task_id: str) -> int:
+    """Eight bytes that tell it from other tasks; never zero."""
+    digest = hashlib.blake2b(task_id.encode(), digest_size=_REVOKE.size // 2).digest()
+    return int.from_bytes(digest, "big") or 1
+
+
+def _ended(pid: int) -> int:
+    return _ENDED_AT + pid * _ENDED.size % _PAGE
+
+
+def _mark(task_id: str) -> int:
+    return _MARKS_AT + zlib.crc32(task_id.encode()) % _MARKS
