@@ -309,6 +309,18 @@ class Watch:
         if self.drain.loop.alive and not quiesce.done:
             bounded(lambda: self.adapter.stuck_loop(quiesce.fetch_no_more), LOOP_PATIENCE)
 
+    def wait_given_up(self) -> None:
+        """Let what begins at the hard deadline end, before the interpreter begins its own end.
+
+        Python since 3.12 starts no thread after that.
+        """
+        if self.given_up and self._giving_up.acquire(timeout=self._until_last_resort):
+            self._giving_up.release()
+
+    @property
+    def _until_last_resort(self) -> float:
+        return max(0.0, self._last_resort_at - time.monotonic())
+
     def leave_at_once(self) -> None:
         """The first of the exit handlers: run the others, and spare the interpreter its own end.
 
@@ -321,8 +333,7 @@ class Watch:
             atexit._run_exitfuncs()
         finally:
             try:
-                # Who gives tasks up says what becomes of them, and how it went.
-                self._giving_up.acquire(timeout=max(0.0, self._last_resort_at - time.monotonic()))
+                self.wait_given_up()  # it says how it went
                 self.log.flush(LAST_WORDS)
                 _flush()
             finally:
