@@ -271,9 +271,6 @@ class RabbitServer(Server):
 
     def _launch(self) -> None:
         epmd = {"ERL_EPMD_PORT": str(self.epmd_port), "ERL_EPMD_ADDRESS": LOOPBACK}
-        # Erlang's own resolver would ask a name server.
-        names = '{lookup, [file]}.\n{host, {127,0,0,1}, ["localhost"]}.\n'
-        epmd["ERL_INETRC"] = self._file("inetrc", names)
         self._spawn("epmd", **epmd)
         self._spawn(
             "rabbitmq-server",

@@ -117,7 +117,7 @@ def test_revoked_while_the_worker_stops(
         worker.term()
         worker.wait_line("sees shielded shutdown")
         app.control.revoke("shielded", terminate=True)
-        worker.wait_line("Terminating shielded")
+        worker.wait_line("sees shielded revoked")
         gate.touch()
         assert worker.wait() == 0
         is_revoked(app, "shielded")

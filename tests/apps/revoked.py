@@ -9,7 +9,7 @@ from functools import partial
 from celery import signals
 
 from celery_graceful import Graceful, GracefulTask, Interrupted
-from tests.apps import make_app, say, wait_for_file
+from tests.apps import make_app, say
 
 app = make_app("revoked")
 Graceful(app)
@@ -70,10 +70,13 @@ def unaware(self):
 def shielded(self, gate):
     with self.shield():
         begin(self)
-        while not self.interrupted:
+        seen = None
+        while not os.path.exists(gate):
+            reason = self.interrupt and self.interrupt.reason
+            if reason != seen:
+                say("sees", self.request.id, reason)
+            seen = reason
             time.sleep(0.01)
-        say("sees", self.request.id, self.interrupt.reason)
-        wait_for_file(gate)
         say("written", self.request.id)
     say("NOT REACHED", self.request.id)
 
