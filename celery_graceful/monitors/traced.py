@@ -14,8 +14,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from celery import current_task, states
 from celery import signals as celery_signals
-from celery import states
 from celery.exceptions import Ignore, Reject
 from celery.utils import uuid
 
@@ -42,6 +42,7 @@ def trace_with_check_in(task: Any) -> None:
     if trace is None or hasattr(trace, "_checks_in"):
         return
     monitors = monitors_of(task.app)
+    celery_signals.before_task_publish.connect(_before_retry)
 
     @wraps(trace)
     def traced(task_id: str, args: Any, kwargs: Any, request: Any = None) -> Any:
@@ -96,6 +97,15 @@ def _ended(monitors: Monitors, check_in: CheckIn, done: Any) -> None:
         monitors.dispatch.goes_on(check_in, f"interrupted: {exc.reason}")
     if reports_first:
         monitors.dispatch.wait(_patience(monitors))
+
+
+def _before_retry(headers: Any = None, **_: Any) -> None:
+    """The next try may begin as soon as its message is out; what this one reported comes first."""
+    if headers and headers.get("retries"):
+        task = current_task
+        if task and task.request.id == headers.get("id"):
+            monitors = monitors_of(task.app)
+            _quietly(monitors.dispatch.wait, _patience(monitors))
 
 
 def _patience(monitors: Monitors) -> float:

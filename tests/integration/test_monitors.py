@@ -12,11 +12,14 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
+import celery
 import pytest
 from celery import Celery
+from celery.app.trace import build_tracer
 from celery.exceptions import Ignore
+from celery.signals import after_task_publish
 
 from celery_graceful import Graceful, GracefulTask, Monitor, SettingsError, checkin, phase
 from celery_graceful.board import Board
@@ -25,6 +28,7 @@ from celery_graceful.monitors.heartbeat import Heartbeats, interval_of
 from celery_graceful.monitors.monitors import monitors_of
 from celery_graceful.monitors.outcome import close_dead
 from celery_graceful.monitors.report import Report
+from celery_graceful.monitors.traced import trace_with_check_in
 from tests.conftest import RabbitVhost, RedisDB
 from tests.peers import HealthchecksServer, Project
 from tests.processes import LOOPBACK
@@ -372,6 +376,58 @@ def test_one_that_is_away_holds_up_no_other(
     assert [what for _, what, _ in pings.wait(2)] == ["start", "success"]
     assert made[0].tried >= 1
     assert len([r for r in caplog.records if "broken does not answer" in r.message]) == 1
+
+
+class Slow:
+    """A reporter whose server answers when it may."""
+
+    name = "slow"
+    gate = threading.Event()
+    told: ClassVar[list[str]] = []
+
+    def __init__(self, app: Celery) -> None: ...
+
+    def start(self, report: Report) -> None:
+        assert self.gate.wait(TIMEOUT)
+        self.told.append(report.slug)
+
+    heartbeat = finish = start
+
+
+@pytest.mark.parametrize("base", [celery.Task, GracefulTask])
+def test_a_retry_is_sent_when_its_start_was_told(
+    base: type, app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next try may begin, and end, at once: a start that comes after that is never closed."""
+
+    class Point:
+        load = staticmethod(lambda: Slow)
+
+    monkeypatch.setattr(dispatch, "_entry_points", lambda: {"slow": Point})
+    app.conf.graceful_monitor_reporters = ["slow"]
+    Slow.gate.clear()
+    Slow.told.clear()
+    told_before: list[str] = []
+
+    @app.task(name="again", bind=True, base=base, max_retries=3)
+    def again(self: Any) -> None:
+        threading.Timer(0.3, Slow.gate.set).start()
+        raise self.retry(countdown=0)
+
+    def published(headers: Any, **_: Any) -> None:
+        if headers["id"] == "id-of-again":
+            told_before.extend(Slow.told)
+
+    Graceful(app).monitor("again", "again")
+    again.__trace__ = build_tracer("again", again, app=app)
+    trace_with_check_in(again)
+    after_task_publish.connect(published)
+    try:
+        request = {"id": "id-of-again", "task": "again", "retries": 0, "is_eager": False}
+        again.__trace__("id-of-again", [], {}, request)
+    finally:
+        after_task_publish.disconnect(published)
+    assert told_before == ["again"]
 
 
 def test_healthchecks_by_its_own_url(app: Celery, pings: HealthchecksServer) -> None:
