@@ -84,13 +84,14 @@ class Outbox:
         with self._lock:
             if self._thread is None and self._jobs:
                 self._hurry.clear()
-                self._thread = threading.Thread(
+                thread = threading.Thread(
                     target=self._work, name=f"graceful-{self.name}", daemon=True
                 )
                 try:
-                    self._thread.start()
+                    thread.start()
                 except RuntimeError:  # the interpreter is on its way out
-                    self._thread = None
+                    return
+                self._thread = thread  # its first step waits for our lock
 
     def flush(self, timeout: float) -> bool:
         """Wait until all has been sent, for up to ``timeout`` seconds; whether it has.
