@@ -32,8 +32,9 @@ _TARGET = struct.Struct("=Q")
 _TARGETS_AT = 128
 _REVOKE = struct.Struct("=Qd")  # task, moment of its end
 _REVOKES_AT = _PAGE // 2
-_REVOKES = (_PAGE - _REVOKES_AT) // _REVOKE.size
-_TARGETS = (_REVOKES_AT - _TARGETS_AT) // _TARGET.size
+#: Where each of them may stand.
+_TARGETS = range(_TARGETS_AT, _REVOKES_AT, _TARGET.size)
+_REVOKES = range(_REVOKES_AT, _PAGE, _REVOKE.size)
 _MARKS_AT, _MARKS = _PAGE, _PAGE
 _ENDED = struct.Struct("=L")
 _ENDED_AT = _MARKS_AT + _MARKS
@@ -178,16 +179,14 @@ class Board:
 
     def aim(self, pid: int) -> None:
         """Single out a child that has to end its task (``revoke`` with ``terminate``)."""
-        for index in range(_TARGETS):
-            offset = _TARGETS_AT + index * _TARGET.size
+        for offset in _TARGETS:
             if _TARGET.unpack_from(self.memory, offset)[0] in (0, pid):
                 _TARGET.pack_into(self.memory, offset, pid)
                 return
 
     def is_target(self, pid: int) -> bool:
         """Whether ``pid`` was singled out; asking takes the mark away."""
-        for index in range(_TARGETS):
-            offset = _TARGETS_AT + index * _TARGET.size
+        for offset in _TARGETS:
             if _TARGET.unpack_from(self.memory, offset)[0] == pid:
                 _TARGET.pack_into(self.memory, offset, 0)
                 return True
@@ -198,7 +197,7 @@ class Board:
     def revoke(self, task_id: str, deadline: float) -> bool:
         """A running task has to stop until ``deadline``. False: too many have, at once."""
         digest = _digest(task_id)
-        for offset in range(_REVOKES_AT, _REVOKES_AT + _REVOKES * _REVOKE.size, _REVOKE.size):
+        for offset in _REVOKES:
             if _REVOKE.unpack_from(self.memory, offset)[0] in (0, digest):
                 _REVOKE.pack_into(self.memory, offset, digest, deadline)
                 self._raise_flag(_REVOKED)
@@ -218,7 +217,7 @@ class Board:
         """A revoked task has ended."""
         digest = _digest(task_id)
         left = False
-        for offset in range(_REVOKES_AT, _REVOKES_AT + _REVOKES * _REVOKE.size, _REVOKE.size):
+        for offset in _REVOKES:
             found = _REVOKE.unpack_from(self.memory, offset)[0]
             if found == digest:
                 _REVOKE.pack_into(self.memory, offset, 0, 0.0)

@@ -14,7 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["TIMEOUT", "Worker", "wait_until"]
+from celery import Celery
+
+__all__ = ["TIMEOUT", "Worker", "wait_until", "wait_until_heard"]
 
 #: Seconds; many times what anything waited for here takes.
 TIMEOUT = float(os.environ.get("TEST_TIMEOUT", 60))
@@ -28,6 +30,13 @@ def wait_until(condition: Callable[[], object], what: str = "", pause: float = 0
     while not condition():
         assert time.monotonic() < end, f"not in time: {what}"
         time.sleep(pause)
+
+
+def wait_until_heard(app: Celery) -> None:
+    """Wait until a worker hears what is broadcast; before it has subscribed that is lost."""
+    end = time.monotonic() + TIMEOUT
+    while not app.control.ping(timeout=0.5):
+        assert time.monotonic() < end, "no worker answers"
 
 
 class Worker:

@@ -105,7 +105,8 @@ def _before_retry(headers: Any = None, **_: Any) -> None:
         task = current_task
         if task and task.request.id == headers.get("id"):
             monitors = monitors_of(task.app)
-            _quietly(monitors.dispatch.wait, _patience(monitors))
+            if _find(monitors, task, task.request.id, headers) is not None:
+                _quietly(monitors.dispatch.wait, _patience(monitors))
 
 
 def _patience(monitors: Monitors) -> float:

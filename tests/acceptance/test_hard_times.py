@@ -13,7 +13,7 @@ from celery import Celery
 
 from tests.acceptance.support import Broker
 from tests.servers import RabbitServer, RedisServer
-from tests.workers import TIMEOUT, Worker
+from tests.workers import TIMEOUT, Worker, wait_until_heard
 
 pytestmark = pytest.mark.slow
 
@@ -203,8 +203,7 @@ def test_remote_control_lives_through_the_drain(
     gate = tmp_path / "asked"
     with start(pool, broker) as worker:
         worker.ready()
-        while not app.control.ping(timeout=0.5):
-            pass
+        wait_until_heard(app)
         name, *args = ["terminable"] if pool == "prefork" else ["gated", str(gate)]
         task_id = send_and_wait(app, worker, name, *args)
         worker.term()
@@ -226,8 +225,7 @@ def test_revoke_terminate_and_hard_limits_work_as_ever(broker: Broker, app: Cele
     """With a process group's SIGTERM harmless to children, one child can still be meant."""
     with start("prefork", broker, concurrency=2) as worker:
         worker.ready()
-        while not app.control.ping(timeout=0.5):
-            pass
+        wait_until_heard(app)
         worker.signal(signal.SIGCONT, group=True)
         task_id = send_and_wait(app, worker, "terminable")
         app.control.revoke(task_id, terminate=True)
@@ -361,6 +359,7 @@ def test_the_main_thread_hangs(broker: Broker, app: Celery) -> None:
             assert not alive
             assert worker.count("Stopped: .* 1 interrupted") == 1
         assert len(broker.drain_queue(app, at_least=1)) == 1
+        assert broker.client.keys("graceful:lease:*") == [], "nobody has to wait for it to run out"
 
 
 # -- limits and warnings -------------------------------------------------------------

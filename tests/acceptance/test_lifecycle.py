@@ -16,7 +16,7 @@ import pytest
 from celery import VERSION, Celery
 
 from tests.acceptance.support import Broker, Events
-from tests.workers import Worker
+from tests.workers import Worker, wait_until_heard
 
 GRACE = 6.0
 
@@ -37,8 +37,7 @@ KINDS = {
 
 def stop(worker: Worker, how: str, app: Celery) -> None:
     if how == "remote":
-        while not app.control.ping(timeout=0.5):
-            pass  # what is broadcast before the worker has subscribed is lost
+        wait_until_heard(app)
         worker.stopped_at = time.monotonic()
         app.control.shutdown()
     elif how == "int":

@@ -15,7 +15,7 @@ from celery import Celery
 from celery_graceful.monitors.monitor import slugify
 from tests.conftest import RedisDB
 from tests.peers import Project
-from tests.workers import ROOT, TIMEOUT, Worker
+from tests.workers import ROOT, TIMEOUT, Worker, wait_until_heard
 
 GRACE = 6.0
 
@@ -109,8 +109,7 @@ def test_every_end(pool: str, how: str, redis_db: RedisDB, project: Project) -> 
     env = env_of(redis_db.url, redis_db.backend_url, project, how)
     with Celery("test", broker=redis_db.url, set_as_current=False) as app:
         with start(env, pool) as worker:
-            while not app.control.ping(timeout=0.5):
-                pass  # what is broadcast before the worker has subscribed is lost
+            wait_until_heard(app)
             app.control.revoke("revoked", reply=True, timeout=TIMEOUT, limit=1)
             send(app, env, first)
             if "terminated" in first:

@@ -10,7 +10,7 @@ from celery import Celery
 from celery.exceptions import TaskRevokedError
 
 from tests.acceptance.support import Broker
-from tests.workers import TIMEOUT, Worker, wait_until
+from tests.workers import TIMEOUT, Worker, wait_until, wait_until_heard
 
 pytestmark = pytest.mark.slow
 
@@ -33,11 +33,6 @@ def send(app: Celery, name: str, *args: object, task_id: str = "") -> str:
     return str(app.send_task(f"tests.apps.revoked.{name}", args, task_id=task_id or name).id)
 
 
-def hears(app: Celery) -> None:
-    while not app.control.ping(timeout=0.5):
-        pass
-
-
 def is_revoked(app: Celery, name: str) -> None:
     with pytest.raises(TaskRevokedError):
         app.AsyncResult(name).get(timeout=TIMEOUT)
@@ -50,7 +45,7 @@ def test_running_tasks_are_revoked(pool: str, broker: Broker, app: Celery, tmp_p
     names = [*AT_ONCE, "handling", "failing", *gates]
     with start(pool, broker) as worker:
         worker.ready()
-        hears(app)
+        wait_until_heard(app)
         for name in names:
             send(app, name, *([gates[name]] if name in gates else []))
         pids = {name: worker.wait_line(rf">> .* started {name} ").split()[-1] for name in names}
@@ -83,7 +78,7 @@ def test_running_tasks_are_revoked(pool: str, broker: Broker, app: Celery, tmp_p
         worker.term()
         assert worker.wait() == 0
         assert worker.took < GRACE
-    assert worker.count("NOT REACHED|Traceback.*revocation") == 0
+    assert worker.count("NOT REACHED|watch over the drain failed") == 0
     for name in [*AT_ONCE, "shielded"]:
         assert worker.count(f">> .* revoked {name} True 15 False") == 1, name
         assert worker.count(f">> .* started {name} ") == 1, name
@@ -111,7 +106,7 @@ def test_revoked_while_the_worker_stops(
     gate = tmp_path / "written"
     with start(pool, broker) as worker:
         worker.ready()
-        hears(app)
+        wait_until_heard(app)
         send(app, "shielded", str(gate))
         worker.wait_line("started shielded")
         worker.term()
@@ -136,7 +131,7 @@ def test_revoked_and_still_there_at_the_end(
     names = ["shielded", "swallowing"]
     with start(pool, broker) as worker:
         worker.ready()
-        hears(app)
+        wait_until_heard(app)
         for name in names:
             send(app, name, str(tmp_path / "never"))
             worker.wait_line(f"started {name}")
@@ -160,7 +155,7 @@ def test_what_is_as_ever(pool: str, broker: Broker, app: Celery) -> None:
     """A plain task, and any other signal: the process ends."""
     with start(pool, broker) as worker:
         worker.ready()
-        hears(app)
+        wait_until_heard(app)
         for name, how in (("plain", "SIGTERM"), ("unaware", "SIGKILL")):
             send(app, name)
             worker.wait_line(f"started {name} ")

@@ -48,6 +48,13 @@ def wait_for_file(path: str) -> None:
         time.sleep(0.02)
 
 
+def work(seconds: float) -> None:
+    """Sleep in pieces: a thread is stopped between two of them."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.01)
+
+
 def say(*words: Any) -> None:
     """Write one line that starts with `>>`, the time, and cannot be torn."""
     line = " ".join(map(str, (">>", f"{time.monotonic():.4f}", *words)))

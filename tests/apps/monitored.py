@@ -18,7 +18,7 @@ from sentry_sdk.integrations.celery import CeleryIntegration
 from celery_graceful import Graceful, GracefulTask, Monitor
 from celery_graceful.monitors import heartbeat
 from celery_graceful.monitors.monitors import monitors_of
-from tests.apps import make_app, say
+from tests.apps import make_app, say, work
 
 app = make_app("monitored")
 graceful = Graceful(app)
@@ -142,9 +142,7 @@ def expired(self):
 @task()
 def terminated(self):
     say("started terminated")
-    end = time.monotonic() + LONG
-    while time.monotonic() < end:
-        time.sleep(0.02)  # a thread is stopped between two of them
+    work(LONG)
 
 
 @task()

@@ -9,7 +9,7 @@ from functools import partial
 from celery import signals
 
 from celery_graceful import Graceful, GracefulTask, Interrupted
-from tests.apps import make_app, say
+from tests.apps import make_app, say, work
 
 app = make_app("revoked")
 Graceful(app)
@@ -34,13 +34,6 @@ def begin(self):
     say("started", self.request.id, os.getpid())
 
 
-def work():
-    """In pieces: a thread is stopped between two of them."""
-    end = time.monotonic() + LONG
-    while time.monotonic() < end:
-        time.sleep(0.01)
-
-
 @task()
 def cooperative(self):
     begin(self)
@@ -59,7 +52,7 @@ def iterating(self):
 def unaware(self):
     begin(self)
     try:
-        work()
+        work(LONG)
     except Exception:
         say("NOT REACHED", self.request.id)
     finally:
@@ -85,7 +78,7 @@ def shielded(self, gate):
 def handling(self):
     begin(self)
     try:
-        work()
+        work(LONG)
     except Interrupted as exc:
         return str(exc.interrupt.reason)
 
@@ -114,7 +107,7 @@ def swallowing(self, gate):
 def failing(self):
     begin(self)
     try:
-        work()
+        work(LONG)
     except BaseException as exc:
         raise ValueError("wrapped") from exc
 
@@ -133,4 +126,4 @@ def bystander(self, gate):
 @app.task(bind=True)
 def plain(self):
     begin(self)
-    work()
+    work(LONG)

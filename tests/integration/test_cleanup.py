@@ -11,7 +11,7 @@ from collections import defaultdict
 import pytest
 from celery import Celery
 
-from tests.workers import ROOT, TIMEOUT, Worker
+from tests.workers import ROOT, TIMEOUT, Worker, wait_until_heard
 
 APP = "tests.apps.cleanup"
 NAME = "tests.apps.cleanup."
@@ -39,13 +39,11 @@ class Client:
         return self.app.send_task(NAME + task, args).id
 
     def broadcast(self, command, **arguments):
-        while not self.app.control.ping(timeout=1):
-            pass  # what nobody listens to yet is lost
+        wait_until_heard(self.app)
         self.app.control.broadcast(command, arguments=arguments)
 
     def terminate(self, task_id):
-        while not self.app.control.ping(timeout=1):
-            pass
+        wait_until_heard(self.app)
         self.app.control.revoke(task_id, terminate=True)
 
 
