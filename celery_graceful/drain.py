@@ -185,6 +185,7 @@ class Drain:
     def stopped(self) -> None:
         """Celery has stopped all of the worker."""
         self.watch.wait_given_up()
+        self.watch.giving_up.end()
         self.report()
         self.log.write_pending()
         self.board.close()

@@ -1,42 +1,128 @@
-"""What others are told of tasks that the hard deadline took away."""
+"""What becomes of tasks that the hard deadline took away: who is told, and the way back."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from celery_graceful.monitors import outcome
+from celery_graceful.native import bounded, bounded_all
+from celery_graceful.report import describe
 from celery_graceful.request import GracefulRequest
-from celery_graceful.requeue import bounded_connection
 from celery_graceful.resume import count_given_up
+from celery_graceful.standby import Standby, dispatcher, use
 from celery_graceful.task import record
 
-__all__ = ["count_interruptions", "tell_backend", "tell_listeners"]
+if TYPE_CHECKING:
+    from celery_graceful.drain import Drain
+
+__all__ = ["GivingUp"]
+
+#: Seconds at most before the hard deadline at which a connection is opened for it.
+LEAD = 2.0
 
 
-def tell_backend(requests: Sequence[GracefulRequest], reason: str) -> None:
-    """Store their state and send ``task_interrupted``, in the main process."""
-    for request in requests:
-        record(request.task, request.context, reason, given_up=True)
+class GivingUp:
+    """Gives up, for one drain, what has not ended at its hard deadline.
 
-
-def tell_listeners(worker: Any, requests: Sequence[GracefulRequest], timeout: float) -> None:
-    """Send their events, over a connection of its own: the loop may be stuck.
+    Each part has its share of the time from the hard deadline to the end of the grace, and is
+    done in threads of its own: backend, broker and monitors may be slow, silent or gone.
 
     Args:
-        worker: Celery's ``WorkController``.
-        requests: The deliveries.
-        timeout: Seconds that the broker may take to answer.
+        drain: The drain.
     """
-    wanted = [request for request in requests if request.wants_events]
-    if wanted:
-        with bounded_connection(worker.app, timeout) as connection:
-            dispatcher = worker.app.events.Dispatcher(connection, hostname=worker.hostname)
+
+    def __init__(self, drain: Drain) -> None:
+        self.drain = drain
+        self.ledger = drain.ledger
+        self.app = drain.worker.app
+        self.room = drain.deadlines.grace - drain.deadlines.hard
+        #: Seconds before the hard deadline at which ``prepare`` is due.
+        self.lead = min(LEAD, drain.deadlines.hard - drain.deadlines.soft)
+        self._standby: Standby | None = None
+
+    def prepare(self) -> None:
+        """Connect to the broker, if there will be something to send."""
+        if any(request.wants_events or request.acknowledged for request in self.ledger.active()):
+            self._standby = Standby(self.app, self.lead + self.room / 5)
+
+    def end(self) -> None:
+        """There is nothing to give up any more."""
+        if self._standby is not None:
+            self._standby.close()
+
+    def give_up(self, requests: list[GracefulRequest]) -> None:
+        """Tell everybody of ``requests``, give them back, and what waits for it, and count."""
+        starts = self.ledger.inquest.starts
+        if requests and starts is not None:  # before somebody else gets them
+            bounded(lambda: starts.flush(self.room / 10), self.room / 10)
+        if requests or self.ledger.requeue.deferred:
+            self._tell(requests, 0.4 * self.room)
+            if not bounded(lambda: self._give_back(requests), self.room / 4):
+                self._could_not(requests, "no answer in time")
+            bounded(lambda: _count(requests), self.room / 10)
+        self.end()
+
+    def _tell(self, requests: list[GracefulRequest], seconds: float) -> None:
+        told = bounded_all(
+            [
+                lambda: self._tell_backend(requests),
+                lambda: self._tell_listeners(requests, seconds),
+                lambda: outcome.interrupted(requests, seconds / 8),
+            ],
+            seconds,
+        )
+        if not told:
+            self.drain.log(
+                logging.WARNING,
+                "No time to tell all (backend, event listeners, monitors) that %s goes back",
+                describe(requests),
+            )
+
+    def _tell_backend(self, requests: list[GracefulRequest]) -> None:
+        """Store their state and send ``task_interrupted``, in the main process."""
+        reason = str(self.drain.board.reason)
+        for request in requests:
+            record(request.task, request.context, reason, given_up=True)
+
+    def _tell_listeners(self, requests: list[GracefulRequest], timeout: float) -> None:
+        """Send their events, over a connection of their own: the loop may be stuck."""
+        wanted = [request for request in requests if request.wants_events]
+
+        def send(connection: Any) -> None:
+            events = dispatcher(connection, self.app, self.drain.worker.hostname)
             for request in wanted:
-                dispatcher.send("task-interrupted", uuid=request.id)
+                events.send("task-interrupted", uuid=request.id)
+
+        try:
+            if wanted:
+                use(self._standby, self.app, send, timeout)
+        except Exception as exc:  # events may be lost
+            self.drain.log(
+                logging.WARNING, "Could not send the events of %s: %r", describe(wanted), exc
+            )
+
+    def _give_back(self, requests: list[GracefulRequest]) -> None:
+        requeue, timeout = self.ledger.requeue, self.room / 5
+        try:
+            requeue.flush(timeout=timeout, own_thread=True)
+            requeue.give_back(requests, timeout=timeout, own_thread=True, standby=self._standby)
+        except Exception as exc:
+            self._could_not(requests, repr(exc))
+
+    def _could_not(self, requests: list[GracefulRequest], why: str) -> None:
+        self.ledger.failed = True
+        self.drain.log(
+            logging.CRITICAL,
+            "Could not give %s back (%s): the broker delivers again what it has not seen "
+            "acknowledged",
+            describe(requests),
+            why,
+        )
 
 
-def count_interruptions(requests: Sequence[GracefulRequest]) -> None:
+def _count(requests: list[GracefulRequest]) -> None:
     """Count them in the store, for ``max_interruptions``."""
     for request in requests:
         began = request.started_at or time.monotonic()

@@ -28,8 +28,8 @@ from celery_graceful.exceptions import PoisonedTask
 from celery_graceful.log_thread import log
 from celery_graceful.monitors.outcome import close_dead
 from celery_graceful.quarantine import QUARANTINE, UNTOLD, Kept, put
-from celery_graceful.requeue import bounded_connection
 from celery_graceful.settings import Settings
+from celery_graceful.standby import bounded_connection, dispatcher
 from celery_graceful.store import Store, find_workers_store, fork_gate, settings_of
 
 __all__ = ["DeadClaim", "condemn", "count_deaths", "is_early", "is_limited", "judge", "tell_untold"]
@@ -265,7 +265,7 @@ def _request_of(app: Any, kept: Kept) -> Any:
 def _send_event(app: Any, kept: Kept, exc: PoisonedTask) -> None:
     try:
         with bounded_connection(app, EVENT_TIMEOUT) as connection:
-            dispatcher = app.events.Dispatcher(connection, hostname=kept.worker)
-            dispatcher.send("task-failed", uuid=kept.id, exception=repr(exc), traceback="")
+            events = dispatcher(connection, app, kept.worker)
+            events.send("task-failed", uuid=kept.id, exception=repr(exc), traceback="")
     except Exception as error:  # events may be lost
         logger.warning("Could not send the event of %s[%s]: %r", kept.task, kept.id, error)

@@ -16,7 +16,8 @@ from kombu.utils.json import dumps, loads
 
 from celery_graceful.checkpoint import SENT_AGAIN
 from celery_graceful.claimant import claims_key
-from celery_graceful.requeue import bounded_connection, send_copy
+from celery_graceful.requeue import send_copy
+from celery_graceful.standby import bounded_connection
 from celery_graceful.store import Store
 
 __all__ = ["Kept", "delete", "entries", "find", "put", "send_again"]

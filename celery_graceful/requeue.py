@@ -31,12 +31,13 @@ from kombu.utils.json import dumps, loads
 from celery_graceful import claims, native
 from celery_graceful.checkpoint import SENT_AGAIN
 from celery_graceful.claims import Tag, mark_redelivered
+from celery_graceful.standby import Standby, use
 from celery_graceful.store import make_client
 
 if TYPE_CHECKING:
     from celery_graceful.request import GracefulRequest
 
-__all__ = ["Requeue", "bounded_connection", "send_copy"]
+__all__ = ["Requeue", "send_copy"]
 
 logger = get_logger(__name__)
 
@@ -90,6 +91,7 @@ class Requeue:
         timeout: float = COMMAND_TIMEOUT,
         own_thread: bool = False,
         tail: bool = False,
+        standby: Standby | None = None,
     ) -> None:
         """Give the messages of ``requests`` back, in their order, to the head of the queue.
 
@@ -100,6 +102,7 @@ class Requeue:
                 worker is about to drop it: messages that go back with it are left alone.
             tail: To the tail of the queue instead, behind all that waits. Brokers other than
                 Redis get a copy there before the message is acknowledged.
+            standby: A connection to send again with, what has to be.
 
         Raises:
             Exception: What the broker's client raised. Messages that were not given back
@@ -108,7 +111,7 @@ class Requeue:
         early = [r for r in requests if r.acknowledged]
         late = [r for r in requests if not r.acknowledged and not r.orphaned]
         if early:
-            self._send_again(early, timeout)
+            self._send_again(early, timeout, standby=standby)
         claimed = [r for r in late if isinstance(r.message.delivery_tag, Tag)]
         if claimed:
             self._give_back_claims(claimed, tail, timeout)
@@ -234,12 +237,17 @@ class Requeue:
         requests: Iterable[GracefulRequest],
         timeout: float,
         more_headers: dict[str, Any] | None = None,
+        standby: Standby | None = None,
     ) -> None:
         """Send messages again, with everything they carried."""
-        with bounded_connection(self.app, timeout) as connection, connection.Producer() as producer:
-            for request in requests:
-                queue = self.queue_of((request.message.delivery_info or {}).get("consumer_tag"))
-                send_copy(producer, request.message, more_headers, queue)
+
+        def send(connection: Any) -> None:
+            with connection.Producer() as producer:
+                for request in requests:
+                    queue = self.queue_of((request.message.delivery_info or {}).get("consumer_tag"))
+                    send_copy(producer, request.message, more_headers, queue)
+
+        use(standby, self.app, send, timeout)
 
 
 def send_copy(
@@ -274,18 +282,6 @@ def send_copy(
         retry=False,
         **properties,
     )
-
-
-def bounded_connection(app: Any, timeout: float) -> Any:
-    """A connection of its own to the broker, that gives up after ``timeout`` seconds."""
-    options = dict(app.conf.broker_transport_options or {})
-    if app.connection_for_write().transport.driver_type == "redis":
-        options.update(socket_timeout=timeout, socket_connect_timeout=timeout)
-    else:
-        options.setdefault("read_timeout", timeout)
-        options.setdefault("write_timeout", timeout)
-        options["confirm_publish"] = True  # nobody else has the message
-    return app.connection_for_write(connect_timeout=timeout, transport_options=options)
 
 
 #: Headers that belong to one delivery, or no longer hold.

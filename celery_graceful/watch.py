@@ -22,12 +22,10 @@ from celery.worker import state
 
 from celery_graceful import claims, cleanup, native
 from celery_graceful import run as _run
-from celery_graceful.giving_up import count_interruptions, tell_backend, tell_listeners
-from celery_graceful.monitors import outcome
+from celery_graceful.giving_up import GivingUp
 from celery_graceful.native import bounded, bounded_all
 from celery_graceful.phase import Phase
 from celery_graceful.report import describe
-from celery_graceful.request import GracefulRequest
 from celery_graceful.sentinel import Sentinel
 
 if TYPE_CHECKING:
@@ -81,10 +79,11 @@ class Watch:
         self.deadlines = drain.deadlines
         self.log = drain.log
         self.bell = native.Doorbell()
+        self.giving_up = GivingUp(drain)
         #: What still ran at the hard deadline has been given up.
         self.given_up = False
         self._giving_up = native.Lock()
-        self._begun = self._helped = self._left = False
+        self._begun = self._helped = self._prepared = self._left = False
         self._sigints = 0
         self._last_resort_at = float("inf")
         self._sentinel: Sentinel | None = None
@@ -160,6 +159,9 @@ class Watch:
             self._without_loop()
         if self.board.phase < Phase.SOFT and now >= self.board.soft_at:
             self._soften()
+        if not self._prepared and now >= self._prepare_at:
+            self._prepared = True
+            self.giving_up.prepare()
         if not self.given_up and hard:
             with self._giving_up:
                 self._harden()
@@ -180,11 +182,17 @@ class Watch:
                 moments.append(self.board.requested_at + LOOP_PATIENCE)
             if self.board.phase < Phase.SOFT:
                 moments.append(self.board.soft_at)
+            if not self._prepared:
+                moments.append(self._prepare_at)
             if not self.given_up:
                 moments.append(self.board.hard_at)
             moments.append(self._last_resort_at)
         moment = min(moments)
         return None if math.isinf(moment) else max(0.0, moment - time.monotonic())
+
+    @property
+    def _prepare_at(self) -> float:
+        return self.board.hard_at - self.giving_up.lead
 
     def _check_soft_limits(self) -> None:
         now = time.monotonic()
@@ -256,51 +264,11 @@ class Watch:
             time.monotonic() + min(LAST_RESORT, self.deadlines.last_resort - self.deadlines.hard),
         )
         self.board.last_resort_at = self._last_resort_at
-        starts = self.ledger.inquest.starts
-        if given_up and starts is not None:  # before somebody else gets them
-            bounded(lambda: starts.flush(room / 10), room / 10)
-        if given_up or self.ledger.requeue.deferred:
-            self._tell(given_up, 0.4 * room)
-            if not bounded(lambda: self._give_back(given_up, room / 10), room / 4):
-                self._could_not(given_up, "no answer in time")
-            bounded(lambda: count_interruptions(given_up), room / 10)
+        self.giving_up.give_up(given_up)
         self.board.phase = Phase.EXIT
         state.should_terminate = EX_OK
         self.drain.loop.ring()
         self.drain.announce(Phase.HARD)
-
-    def _tell(self, requests: list[GracefulRequest], seconds: float) -> None:
-        told = bounded_all(
-            [
-                lambda: tell_backend(requests, str(self.board.reason)),
-                lambda: tell_listeners(self.drain.worker, requests, seconds / 2),
-                lambda: outcome.interrupted(requests, seconds / 8),
-            ],
-            seconds,
-        )
-        if not told:
-            self.log(
-                logging.WARNING,
-                "No time to tell all (backend, event listeners, monitors) that %s goes back",
-                describe(requests),
-            )
-
-    def _give_back(self, requests: list[GracefulRequest], timeout: float) -> None:
-        try:
-            self.ledger.requeue.flush(timeout=timeout, own_thread=True)
-            self.ledger.requeue.give_back(requests, timeout=timeout, own_thread=True)
-        except Exception as exc:
-            self._could_not(requests, repr(exc))
-
-    def _could_not(self, requests: list[GracefulRequest], why: str) -> None:
-        self.ledger.failed = True
-        self.log(
-            logging.CRITICAL,
-            "Could not give %s back (%s): the broker delivers again what it has not seen "
-            "acknowledged",
-            describe(requests),
-            why,
-        )
 
     def _without_loop(self) -> None:
         """The loop has not come to its part: help where that is possible."""

@@ -213,9 +213,9 @@ class RabbitServer(Server):
         self.epmd_port = free_port()
         self._numbers = itertools.count(1)
 
-    def url(self, vhost: str = "/") -> str:
-        """The URL of one of its virtual hosts."""
-        return f"amqp://{self.credentials}@{LOOPBACK}:{self.port}/{quote(vhost, safe='')}"
+    def url(self, vhost: str = "/", port: int = 0) -> str:
+        """The URL of one of its virtual hosts, by a proxy's port if that is given."""
+        return f"amqp://{self.credentials}@{LOOPBACK}:{port or self.port}/{quote(vhost, safe='')}"
 
     def vhost(self) -> str:
         """Make a new virtual host and return its name."""

@@ -1,11 +1,10 @@
-"""What the acceptance tests share: a broker to ask, and the events that were sent."""
+"""What the acceptance tests share: a broker to ask, and the command line."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from celery import Celery
 from tests.apps import quorum_queues
 from tests.workers import ROOT, TIMEOUT, wait_until
 
-__all__ = ["Broker", "Events", "graceful_command"]
+__all__ = ["Broker", "graceful_command"]
 
 
 @dataclass
@@ -74,43 +73,3 @@ def graceful_command(
     )
     assert ended.returncode == status, ended.stderr + ended.stdout
     return ended.stdout + ended.stderr
-
-
-class Events:
-    """Real events, received by a thread of the test."""
-
-    def __init__(self, app: Celery) -> None:
-        self.seen: dict[str, list[str]] = {}
-        self._last = threading.Event()
-        self._ready = threading.Event()
-        self._app = app
-        self._thread = threading.Thread(target=self._receive, daemon=True)
-        self._thread.start()
-        assert self._ready.wait(TIMEOUT)
-
-    def _receive(self) -> None:
-        with self._app.connection_for_read() as connection:
-            receiver = self._app.events.Receiver(connection, handlers={"*": self._on_event})
-            with receiver.consumer_context() as (own_connection, *_):
-                self._ready.set()
-                while not self._last.is_set():
-                    try:
-                        own_connection.drain_events(timeout=1)
-                    except TimeoutError:
-                        pass
-
-    def _on_event(self, event: dict[str, Any]) -> None:
-        if event["type"] == "task-sent":
-            return
-        if event["type"] == "last":
-            self._last.set()
-        if "uuid" in event:
-            self.seen.setdefault(event["uuid"], []).append(event["type"])
-
-    def all(self) -> dict[str, list[str]]:
-        """All that were sent until now, by task id."""
-        with self._app.connection_for_write() as connection:
-            self._app.events.Dispatcher(connection).send("last")
-        self._thread.join(TIMEOUT)
-        assert not self._thread.is_alive()
-        return self.seen

@@ -12,6 +12,8 @@ import pytest
 from celery import Celery
 
 from tests.acceptance.support import Broker
+from tests.distance import far_away
+from tests.raw import Events
 from tests.servers import RabbitServer, RedisServer
 from tests.workers import TIMEOUT, Worker, wait_until_heard
 
@@ -343,6 +345,28 @@ def test_the_broker_is_silent(pool: str, kind, start_server, redis_db) -> None:
         server.resume()
         if kind is RabbitServer:
             assert sorted(broker.drain_queue(app, at_least=len(ids))) == sorted(ids)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_the_broker_is_far_away(pool: str, rabbit_vhost, redis_db) -> None:
+    """A handshake of half a second does not fit into what is left after the hard deadline."""
+    broker = Broker("rabbitmq", rabbit_vhost.url, redis_db.backend_url, redis_db.client)
+    with far_away(rabbit_vhost.server.port, seconds=0.04) as port, broker.app() as app:
+        events = Events(app)
+        url = rabbit_vhost.server.url(rabbit_vhost.name, port)
+        env = {"BROKER_URL": url, "CONF_worker_send_task_events": "1"}
+        with start(pool, broker, concurrency=2, **env) as worker:
+            worker.ready()
+            # Acknowledged already: it has to be sent again.
+            tasks = ["early_swallowing"] if pool == "solo" else ["early_swallowing", "swallowing"]
+            ids = [send_and_wait(app, worker, name) for name in tasks]
+            worker.term()
+            gone_in_time(worker)
+            assert worker.count("No time to tell|Could not") == 0
+        assert sorted(broker.drain_queue(app, at_least=len(ids))) == sorted(ids)
+        seen = events.all()
+        assert [seen[each].count("task-interrupted") for each in ids] == [1] * len(ids)
+        assert {app.AsyncResult(each).state for each in ids} == {"INTERRUPTED"}
 
 
 def test_the_main_thread_hangs(broker: Broker, app: Celery) -> None:

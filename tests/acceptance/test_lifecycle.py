@@ -13,9 +13,10 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
-from celery import VERSION, Celery
+from celery import Celery
 
-from tests.acceptance.support import Broker, Events
+from tests.acceptance.support import Broker
+from tests.raw import LOSES_EVENTS, Events
 from tests.workers import Worker, wait_until_heard
 
 GRACE = 6.0
@@ -74,8 +75,7 @@ def check(
     if worker.pool == "spawn":  # a child that was still starting when the worker was gone
         problems -= worker.count("EOFError: Ran out of input")
     assert problems == 0
-    # Before 5.7 Celery itself loses events that the threads of its pool send.
-    all_events = worker.pool != "threads" or VERSION >= (5, 7)
+    all_events = worker.pool != "threads" or not LOSES_EVENTS
     seen = events.all()
     for task_id, kind in sent.items():
         outcome, state = expected(kind)

@@ -48,6 +48,17 @@ def gated(self, path):
 def swallowing(self):
     """Swallows every exception."""
     say("started swallowing", self.request.id)
+    swallow()
+
+
+@task(acks_late=False)
+def early_swallowing(self):
+    """The same, acknowledged before it starts."""
+    say("started early_swallowing", self.request.id)
+    swallow()
+
+
+def swallow():
     end = time.monotonic() + LONG
     while time.monotonic() < end:
         try:

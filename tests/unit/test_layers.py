@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "grace_period",
         "log_thread",
         "phase",
+        "standby",
         "store",
         "trace_log",
     ),

@@ -1,0 +1,150 @@
+"""Connections to the broker for what has to be said in little time.
+
+After the hard deadline seconds count, and a handshake takes most of them where the broker, or
+the way to it, is slow: seven round trips on RabbitMQ, and more with TLS.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from celery.utils.log import get_logger
+
+from celery_graceful import native
+
+__all__ = ["Standby", "bounded_connection", "dispatcher", "use"]
+
+logger = get_logger(__name__)
+
+Use = Callable[[Any], None]
+
+
+@contextmanager
+def bounded_connection(app: Any, timeout: float) -> Iterator[Any]:
+    """A connection of its own to the broker, that gives up after ``timeout`` seconds.
+
+    Each host is tried once: kombu would rest for 2 s between two tries.
+
+    Raises:
+        Exception: What the broker's client raised.
+    """
+    options = dict(app.conf.broker_transport_options or {})
+    if app.connection_for_write().transport.driver_type == "redis":
+        options.update(socket_timeout=timeout, socket_connect_timeout=timeout)
+    else:
+        options.setdefault("read_timeout", timeout)
+        options.setdefault("write_timeout", timeout)
+        options["confirm_publish"] = True  # nobody else has the message
+    with app.connection_for_write(connect_timeout=timeout, transport_options=options) as connection:
+        connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1))
+        yield connection
+
+
+def dispatcher(connection: Any, app: Any, hostname: str) -> Any:
+    """Celery's dispatcher of events, which raises what it cannot send instead of keeping it."""
+    return app.events.Dispatcher(connection, hostname=hostname, buffer_while_offline=False)
+
+
+def use(standby: Standby | None, app: Any, call: Use, timeout: float) -> None:
+    """Call ``call`` with the connection that stands by, or with a new one.
+
+    Args:
+        standby: The first choice, where there is one.
+        app: The Celery app.
+        call: It gets a connection of kombu's.
+        timeout: Seconds that the broker may take to answer over a new connection.
+
+    Raises:
+        Exception: What ``call``, or the broker's client, raised.
+    """
+    if standby is None or not standby.call(call):
+        with bounded_connection(app, timeout) as connection:
+            call(connection)
+
+
+class Standby:
+    """A connection that is opened before it is needed, in a real thread of its own.
+
+    It is also used there: under gevent a socket belongs to the hub of its thread.
+
+    Args:
+        app: The Celery app.
+        timeout: Seconds that the broker may take to answer.
+    """
+
+    def __init__(self, app: Any, timeout: float) -> None:
+        self.app = app
+        self.timeout = timeout
+        self._bell = native.Doorbell()
+        self._lock = native.Lock()
+        self._gone = self._closing = False
+        self._calls: deque[_Call] = deque()
+        native.start_thread(self._serve, "graceful-standby")
+
+    def call(self, call: Use) -> bool:
+        """Call ``call`` with the connection, and wait for it.
+
+        Returns:
+            Whether it was called: not without a connection.
+
+        Raises:
+            Exception: What it raised.
+        """
+        asked = _Call(call)
+        with self._lock:
+            waits = not self._gone
+            if waits:
+                self._calls.append(asked)
+        if waits:
+            self._bell.ring()
+            asked.ended.acquire()
+        if asked.error is not None:
+            raise asked.error
+        return asked.done
+
+    def close(self) -> None:
+        """Close it when what it was asked for is done. Does not wait."""
+        self._closing = True
+        self._bell.ring()
+
+    def _serve(self) -> None:
+        try:
+            with bounded_connection(self.app, self.timeout) as connection:
+                connection.default_channel  # noqa: B018 -- opens it
+                while all(call.run(connection) for call in self._rung_for()):
+                    if self._closing:
+                        break
+        except Exception as exc:
+            logger.debug("No connection on standby: %r", exc)
+        finally:
+            with self._lock:
+                self._gone = True
+            for call in self._calls:
+                call.ended.release()
+
+    def _rung_for(self) -> Iterator[_Call]:
+        self._bell.wait(None)
+        while self._calls:
+            yield self._calls.popleft()
+
+
+class _Call:
+    def __init__(self, call: Use) -> None:
+        self.call = call
+        self.done = False
+        self.error: Exception | None = None
+        self.ended = native.Lock()
+        self.ended.acquire()
+
+    def run(self, connection: Any) -> bool:
+        """Whether the connection is still good."""
+        try:
+            self.call(connection)
+            self.done = True
+        except Exception as exc:
+            self.error = exc
+        self.ended.release()
+        return self.done

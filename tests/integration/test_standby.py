@@ -1,0 +1,104 @@
+"""A connection that is there before it is needed, with real brokers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from celery_graceful.standby import Standby, bounded_connection, use
+from tests.servers import RedisServer
+from tests.workers import TIMEOUT
+
+
+class Asked:
+    """What was done with connections."""
+
+    def __init__(self) -> None:
+        self.threads: list[threading.Thread] = []
+        self.connections: list[Any] = []
+
+    def __call__(self, connection: Any) -> None:
+        self.threads.append(threading.current_thread())
+        self.connections.append(connection)
+        with connection.SimpleQueue("asked") as queue:
+            queue.put(len(self.connections))
+
+
+@pytest.fixture(params=["redis_db", "rabbit_vhost"])
+def app(request: pytest.FixtureRequest) -> Celery:
+    return Celery(broker=request.getfixturevalue(request.param).url)
+
+
+def queued(app: Celery) -> list[int]:
+    found = []
+    with app.connection_for_read() as connection, connection.SimpleQueue("asked") as queue:
+        for _ in range(queue.qsize()):
+            message = queue.get(timeout=TIMEOUT)
+            message.ack()
+            found.append(message.payload)
+    return found
+
+
+def test_one_connection_serves_all_in_a_thread_of_its_own(app: Celery) -> None:
+    asked = Asked()
+    standby = Standby(app, TIMEOUT)
+    use(standby, app, asked, TIMEOUT)
+    use(standby, app, asked, TIMEOUT)
+    assert asked.connections[0] is asked.connections[1]
+    assert asked.threads[0] is asked.threads[1] is not threading.current_thread()
+    assert queued(app) == [1, 2]
+    standby.close()
+    asked.threads[0].join(TIMEOUT)
+    assert not asked.connections[0].connected
+    # Asked too late, it opens another one.
+    use(standby, app, asked, TIMEOUT)
+    assert asked.threads[2] is threading.current_thread()
+    assert queued(app) == [3]
+
+
+def test_an_error_is_for_who_asked_and_ends_the_connection(app: Celery) -> None:
+    def fail(connection: Any) -> None:
+        raise ConnectionError("lost in the middle")
+
+    asked = Asked()
+    standby = Standby(app, TIMEOUT)
+    with pytest.raises(ConnectionError, match="lost in the middle"):
+        use(standby, app, fail, TIMEOUT)
+    use(standby, app, asked, TIMEOUT)
+    assert asked.threads == [threading.current_thread()]
+    assert queued(app) == [1]
+
+
+def test_nobody_waits_for_a_broker_that_refuses(
+    start_server: Callable[..., RedisServer], redis_db: Any
+) -> None:
+    server = start_server(RedisServer)
+    app = Celery(broker=server.url())
+    asked = Asked()
+    server.kill()
+    standby = Standby(app, TIMEOUT)
+    with pytest.raises(OperationalError), bounded_connection(app, TIMEOUT) as c:
+        asked(c)
+    server.start()
+    # Whether it had been refused by now or not.
+    use(standby, app, asked, TIMEOUT)
+    assert asked.connections
+    assert queued(app)
+
+
+def test_each_host_is_tried_once(rabbit_vhost: Any) -> None:
+    """kombu's own retries would take 2 s each."""
+    refused = "amqp://127.0.0.1:1//"
+    asked = Asked()
+    app = Celery(broker=[refused, rabbit_vhost.url])
+    with bounded_connection(app, TIMEOUT) as connection:
+        asked(connection)
+    assert queued(Celery(broker=rabbit_vhost.url)) == [1]
+    app = Celery(broker=[refused, refused])
+    with pytest.raises(OperationalError, match="refused"), bounded_connection(app, TIMEOUT):
+        pytest.fail("connected")
