@@ -19,8 +19,8 @@ from celery.utils.log import get_task_logger
 from celery_graceful import phase
 from celery_graceful.codec import decode, encode
 from celery_graceful.exceptions import Interrupted
-from celery_graceful.interrupt import Interrupt, current_interrupt
-from celery_graceful.phase import InterruptReason
+from celery_graceful.interrupt import current_interrupt
+from celery_graceful.phase import Interrupt, InterruptReason
 from celery_graceful.run import Run, current
 from celery_graceful.settings import Settings
 from celery_graceful.store import COMMAND_TIMEOUT, Store, StoreAway, find_store, settings_of

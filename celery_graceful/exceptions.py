@@ -32,7 +32,7 @@ from celery.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from celery_graceful.interrupt import Interrupt
+    from celery_graceful.phase import Interrupt
 
 __all__ = [
     "CheckpointError",

@@ -6,27 +6,24 @@ methods and properties.
 
 from __future__ import annotations
 
-import math
 import os
 import selectors
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from celery.utils.log import get_logger
 
 from celery_graceful import native, phase
-from celery_graceful.phase import InterruptReason, Phase
+from celery_graceful.phase import Interrupt
 from celery_graceful.run import Run, current
 
 __all__ = [
     "Interrupt",
     "current_interrupt",
     "interrupt_callback",
-    "interrupt_of",
     "interrupted",
     "interruptible",
     "named_if_slow",
@@ -45,56 +42,18 @@ OTHERS_PAUSE = 0.05
 SLOW_AFTER = 1.0
 
 
-@dataclass(frozen=True)
-class Interrupt:
-    """Why a task has to stop, and how much time it has.
-
-    Attributes:
-        reason: What asked for the stop.
-        deadline: When the task is taken away, on the monotonic clock: the hard deadline.
-    """
-
-    reason: InterruptReason
-    deadline: float
-
-    @property
-    def phase(self) -> Phase:
-        """The phase that the worker is in now."""
-        return Phase.RUNNING if phase.board is None else phase.board.phase
-
-    def time_left(self) -> float:
-        """Seconds until the hard deadline; never below zero."""
-        return max(0.0, self.deadline - time.monotonic())
-
-    def __str__(self) -> str:
-        left = "" if math.isinf(self.deadline) else f", {self.time_left():.1f} s left"
-        return f"{self.reason}{left}"
-
-
 def interrupted() -> bool:
     """Whether the running task has to stop. A memory read."""
     return bool(phase.flag[0]) and current_interrupt() is not None
 
 
 def current_interrupt() -> Interrupt | None:
-    """The interrupt that is on, or ``None``."""
-    return interrupt_of(current())
+    """The interrupt that is on, or ``None``; for code that is part of no run, the worker's."""
+    return _interrupt_of(current())
 
 
-def interrupt_of(run: Run | None) -> Interrupt | None:
-    """The interrupt of a run; of code that is part of none, the worker's."""
-    board = phase.board
-    if board is None or not phase.flag[0]:
-        return None
-    revoked_until = None if run is None else run.revoked_until
-    if revoked_until is not None:  # comes first: it does not go back to the queue
-        hard = board.hard_at if board.interrupted else math.inf
-        return Interrupt(InterruptReason.REVOKED, min(revoked_until, hard))
-    if board.interrupted:
-        return Interrupt(board.reason, board.hard_at)
-    if run is not None and run.has_lost_claim:
-        return Interrupt(InterruptReason.LEASE_LOST, math.inf)
-    return None
+def _interrupt_of(run: Run | None) -> Interrupt | None:
+    return phase.worker_interrupt() if run is None else run.interrupt
 
 
 class _Interruptible(AbstractContextManager[None]):
@@ -245,7 +204,7 @@ class _Callback:
 
     def begin(self) -> bool:
         """In a thread of its own, if its interrupt is on: one that hangs keeps no others."""
-        interrupt = None if self._begun else interrupt_of(self.run)
+        interrupt = None if self._begun else _interrupt_of(self.run)
         if interrupt is None:
             return False
         self._begun = True

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import enum
+import math
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from celery_graceful.board import Board
 
 __all__ = [
+    "Interrupt",
     "InterruptReason",
     "Phase",
     "attach",
@@ -16,6 +20,7 @@ __all__ = [
     "detach",
     "flag",
     "is_stopping",
+    "worker_interrupt",
 ]
 
 
@@ -42,6 +47,32 @@ class InterruptReason(str, enum.Enum):
         return self.value
 
 
+@dataclass(frozen=True)
+class Interrupt:
+    """Why a task has to stop, and how much time it has.
+
+    Attributes:
+        reason: What asked for the stop.
+        deadline: When the task is taken away, on the monotonic clock: the hard deadline.
+    """
+
+    reason: InterruptReason
+    deadline: float
+
+    @property
+    def phase(self) -> Phase:
+        """The phase that the worker is in now."""
+        return Phase.RUNNING if board is None else board.phase
+
+    def time_left(self) -> float:
+        """Seconds until the hard deadline; never below zero."""
+        return max(0.0, self.deadline - time.monotonic())
+
+    def __str__(self) -> str:
+        left = "" if math.isinf(self.deadline) else f", {self.time_left():.1f} s left"
+        return f"{self.reason}{left}"
+
+
 #: This process's board; ``None`` outside of a worker.
 board: Board | None = None
 
@@ -53,6 +84,13 @@ flag: Any = b"\0"
 def is_stopping() -> bool:
     """Whether this process is a worker's, and all of its running tasks have to stop."""
     return board is not None and board.interrupted
+
+
+def worker_interrupt() -> Interrupt | None:
+    """The interrupt of all that runs in this worker, if it is on."""
+    if board is None or not board.interrupted:
+        return None
+    return Interrupt(board.reason, board.hard_at)
 
 
 def attach(new: Board) -> None:

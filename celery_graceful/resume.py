@@ -9,9 +9,8 @@ from celery.utils.log import get_task_logger
 
 from celery_graceful.checkpoint import DELIVERY, Checkpoint, may_resume
 from celery_graceful.exceptions import CheckpointError, TooManyInterruptions
-from celery_graceful.interrupt import Interrupt
 from celery_graceful.iteration import UNSET, Loop, Progress
-from celery_graceful.phase import InterruptReason
+from celery_graceful.phase import Interrupt, InterruptReason
 from celery_graceful.run import Run
 from celery_graceful.safe_point import bounded_timeout
 from celery_graceful.sources.base import Source

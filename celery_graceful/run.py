@@ -8,6 +8,7 @@ lock. So no exception lands after the task has ended or in the worker's own code
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_graceful import native, phase
 from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
-from celery_graceful.phase import Phase
+from celery_graceful.phase import Interrupt, InterruptReason, Phase
 
 __all__ = ["Run", "current", "execute", "runs"]
 
@@ -131,14 +132,15 @@ class Run:
                 send(self.ident, _landing(due))
 
     def _take(self) -> type[BaseException] | None:
-        board = phase.board
         due: type[BaseException] | None = None
         if self.soft_limit_hit and SoftTimeLimitExceeded not in self._made:
             due = SoftTimeLimitExceeded
-        elif board is not None and self.concerned:
-            if board.phase >= Phase.SOFT and ShutdownTimeLimit not in self._made:
+        elif (interrupt := self.interrupt) is not None:
+            # Who was revoked need not wait for a place that the task named safe.
+            at_once = interrupt.reason is InterruptReason.REVOKED and not self.raised
+            if interrupt.phase >= Phase.SOFT and ShutdownTimeLimit not in self._made:
                 due = ShutdownTimeLimit
-            elif self.graceful and (self.interruptible or self._has_to_end):
+            elif self.graceful and (self.interruptible or at_once):
                 due = Interrupted
             if due is not None:
                 # Either of them leaves the block; one that lands at the very end of it must
@@ -225,7 +227,7 @@ class Run:
                 self._open_window()
         if not self._shields:
             self.raise_due()
-            if self.graceful and self.concerned and not raised and not self.raised:
+            if self.graceful and self.interrupt and not raised and not self.raised:
                 if self.loops and not self._left_to_loop:
                     # The item in hand is done now, most often: the loop notes that, and then
                     # raises. If another shield of the same item comes first, that one does.
@@ -259,23 +261,18 @@ class Run:
         )
 
     @property
-    def revoked_until(self) -> float | None:
-        """When it has to have ended because it was revoked; ``None`` if it was not."""
+    def interrupt(self) -> Interrupt | None:
+        """Why this run has to stop, if it has to."""
         board = phase.board
-        return None if board is None else board.revoked_until(self.task_id)
-
-    @property
-    def _has_to_end(self) -> bool:
-        """Whether it was revoked, which need not wait for a place that the task named safe."""
-        return not self.raised and self.revoked_until is not None
-
-    @property
-    def concerned(self) -> bool:
-        """Whether this run has to stop."""
-        board = phase.board
-        return board is not None and (
-            board.interrupted or self.has_lost_claim or self.revoked_until is not None
-        )
+        if board is None:
+            return None
+        revoked_until = board.revoked_until(self.task_id)
+        if revoked_until is not None:  # comes first: it does not go back to the queue
+            hard = board.hard_at if board.interrupted else math.inf
+            return Interrupt(InterruptReason.REVOKED, min(revoked_until, hard))
+        if not board.interrupted and self.has_lost_claim:
+            return Interrupt(InterruptReason.LEASE_LOST, math.inf)
+        return phase.worker_interrupt()
 
     @property
     def shielded(self) -> bool:
@@ -378,7 +375,5 @@ def _landing(cls: type[BaseException]) -> type[BaseException]:
 def make(cls: type[BaseException], run: Run | None) -> BaseException:
     """An instance of ``cls`` that knows the interrupt of ``run``."""
     if issubclass(cls, Interrupted):
-        from celery_graceful.interrupt import interrupt_of
-
-        return cls(interrupt_of(run))
+        return cls(phase.worker_interrupt() if run is None else run.interrupt)
     return cls()

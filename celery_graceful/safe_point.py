@@ -10,8 +10,8 @@ from celery.utils.log import get_task_logger
 from celery_graceful import phase
 from celery_graceful.checkpoint import Checkpoint
 from celery_graceful.exceptions import Interrupted
-from celery_graceful.interrupt import Interrupt, current_interrupt
-from celery_graceful.phase import InterruptReason
+from celery_graceful.interrupt import current_interrupt
+from celery_graceful.phase import Interrupt, InterruptReason
 from celery_graceful.run import current
 from celery_graceful.store import COMMAND_TIMEOUT
 

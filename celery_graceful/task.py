@@ -23,9 +23,9 @@ from celery_graceful.exceptions import (
     TooManyInterruptions,
 )
 from celery_graceful.fence import claim_of, holds_claim, may_start, still_mine
-from celery_graceful.interrupt import Interrupt, named_if_slow
+from celery_graceful.interrupt import named_if_slow
 from celery_graceful.monitors import Monitor
-from celery_graceful.phase import InterruptReason
+from celery_graceful.phase import Interrupt, InterruptReason
 from celery_graceful.run import Run, current, execute
 
 __all__ = ["INTERRUPTED", "GracefulTask"]

@@ -57,17 +57,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "quiesce",
         "watch",
         "drain",
+        "control",
         "bootsteps",
     ),
     ("plugin",),
-    ("__init__", "cli", "cli_quarantine", "cli_rescue", "control", "doctor", "demo", "testing"),
+    ("__init__", "cli", "cli_quarantine", "cli_rescue", "doctor", "demo", "testing"),
 )
-
-#: Imports that go against the map and are known; each is a debt, and goes when it is paid.
-KNOWN = {
-    ("bootsteps", "control"),  # a worker step installs the remote control commands
-    ("run", "interrupt"),  # an exception made for a run names its interrupt
-}
 
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 
@@ -144,15 +139,11 @@ def test_every_module_is_on_the_map() -> None:
 
 
 def test_imports_point_downwards() -> None:
-    assert set(upwards()) == KNOWN
+    assert not list(upwards())
 
 
 def test_no_circles() -> None:
-    graph = {
-        module: {name for name in imports(module) if (top(module), top(name)) not in KNOWN}
-        for module in MODULES
-    }
-    TopologicalSorter(graph).prepare()
+    TopologicalSorter({module: imports(module) for module in MODULES}).prepare()
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
