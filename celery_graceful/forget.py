@@ -35,6 +35,9 @@ class Forget:
         self._lock = threading.Lock()
         self._waiting: list[tuple[str, str, float]] = []
         self._thread: threading.Thread | None = None
+        # Not by Thread.join: eventlet's raises when its time is up, on Python 3.13.
+        self._idle = threading.Event()
+        self._idle.set()
 
     def __call__(self, name: str, task_id: str, token: str, began: float | None) -> None:
         """Delete the checkpoint of a task soon.
@@ -54,13 +57,12 @@ class Forget:
                 self._thread = threading.Thread(
                     target=self._delete, name="graceful-forget", daemon=True
                 )
+                self._idle.clear()
                 self._thread.start()
 
     def flush(self, timeout: float) -> None:
         """Wait for what is being deleted, for up to ``timeout`` seconds."""
-        thread = self._thread
-        if thread is not None:
-            thread.join(timeout)
+        self._idle.wait(timeout)
 
     def _delete(self) -> None:
         store = find_store(self.app)
@@ -70,6 +72,7 @@ class Forget:
                 batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
                 if not batch:
                     self._thread = None
+                    self._idle.set()
                     return
             now = time.monotonic()
             args = [arg for _, token, began in batch for arg in (token, int((now - began) * 1e6))]

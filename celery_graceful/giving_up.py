@@ -68,7 +68,7 @@ class GivingUp:
         told = bounded_all(
             [
                 lambda: self._tell_backend(requests),
-                lambda: self._tell_listeners(requests, seconds),
+                lambda: self._tell_listeners(requests, seconds / 2),
                 lambda: outcome.interrupted(requests, seconds / 8),
             ],
             seconds,
@@ -104,7 +104,7 @@ class GivingUp:
             )
 
     def _give_back(self, requests: list[GracefulRequest]) -> None:
-        requeue, timeout = self.ledger.requeue, self.room / 5
+        requeue, timeout = self.ledger.requeue, self.room / 10
         try:
             requeue.flush(timeout=timeout, own_thread=True)
             requeue.give_back(requests, timeout=timeout, own_thread=True, standby=self._standby)

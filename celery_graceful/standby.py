@@ -88,10 +88,11 @@ class Standby:
         """Call ``call`` with the connection, and wait for it.
 
         Returns:
-            Whether it was called: not without a connection.
+            Whether it was called: not if the connection is gone.
 
         Raises:
-            Exception: What it raised.
+            Exception: What it raised; or the broker's client, if the broker could not be
+                reached and we were waiting for it.
         """
         asked = _Call(call)
         with self._lock:
@@ -111,6 +112,7 @@ class Standby:
         self._bell.ring()
 
     def _serve(self) -> None:
+        error: Exception | None = None
         try:
             with bounded_connection(self.app, self.timeout) as connection:
                 connection.default_channel  # noqa: B018 -- opens it
@@ -118,11 +120,12 @@ class Standby:
                     if self._closing:
                         break
         except Exception as exc:
-            logger.debug("No connection on standby: %r", exc)
+            error = exc
         finally:
             with self._lock:
                 self._gone = True
-            for call in self._calls:
+            for call in self._calls:  # no time for a second handshake
+                call.error = error
                 call.ended.release()
 
     def _rung_for(self) -> Iterator[_Call]:

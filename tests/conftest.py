@@ -5,11 +5,12 @@ A test may pause, kill or restart the servers: the next test finds them running.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import hypothesis
 import pytest
@@ -55,6 +56,11 @@ class RabbitVhost:
     name: str
     url: str
     server: RabbitServer
+
+    def connections(self) -> list[dict[str, Any]]:
+        """What the broker knows of its connections."""
+        path = f"vhosts/{self.name}/connections"
+        return cast("list[dict[str, Any]]", json.loads(self.server.api("GET", path)))
 
     def queue_length(self, queue: str) -> int:
         """How many messages wait in the queue: those that a consumer holds do not count."""

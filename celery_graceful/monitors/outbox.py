@@ -56,6 +56,9 @@ class Outbox:
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._hurry = threading.Event()
+        # Not by Thread.join: eventlet's raises when its time is up, on Python 3.13.
+        self._idle = threading.Event()
+        self._idle.set()
         self._jobs: deque[tuple[float, Callable[[], None], bool]] = deque()
         self._thread: Any = None
         self.away = False
@@ -84,12 +87,14 @@ class Outbox:
         with self._lock:
             if self._thread is None and self._jobs:
                 self._hurry.clear()
+                self._idle.clear()
                 thread = threading.Thread(
                     target=self._work, name=f"graceful-{self.name}", daemon=True
                 )
                 try:
                     thread.start()
                 except RuntimeError:  # the interpreter is on its way out
+                    self._idle.set()
                     return
                 self._thread = thread  # its first step waits for our lock
 
@@ -99,12 +104,12 @@ class Outbox:
         Does not wait for a server that is away.
         """
         end = time.monotonic() + timeout
-        while (thread := self._thread) is not None and not self.away:
+        while not self._idle.is_set() and not self.away:
             # In slices: it may turn out to be away meanwhile.
-            thread.join(min(0.05, max(0.0, end - time.monotonic())))
+            self._idle.wait(min(0.05, max(0.0, end - time.monotonic())))
             if time.monotonic() >= end:
                 break
-        return self._thread is None
+        return self._idle.is_set()
 
     def _last_flush(self) -> None:
         """At the end of the process: one more attempt, for a short time."""
@@ -113,9 +118,7 @@ class Outbox:
         if _at_home():
             self._start()
             self._hurry.set()
-            thread = self._thread
-            if thread is not None:
-                thread.join(left)
+            self._idle.wait(left)
         lost = sum(not skippable for _, _, skippable in list(self._jobs))
         if lost:
             log(
@@ -133,7 +136,7 @@ class Outbox:
         while True:
             with self._lock:
                 if not self._jobs:
-                    self._thread = None
+                    self._end()
                     return
                 expires, send, _ = self._jobs[0]
             if time.monotonic() > expires:
@@ -148,11 +151,15 @@ class Outbox:
                 pause = FIRST_PAUSE
             elif self._hurry.is_set():
                 with self._lock:
-                    self._thread = None
+                    self._end()
                 return
             else:
                 self._hurry.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _end(self) -> None:
+        self._thread = None
+        self._idle.set()
 
     def _send(self, send: Callable[[], None]) -> bool:
         """Whether it is done with: sent, or dropped."""

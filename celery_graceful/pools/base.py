@@ -70,6 +70,8 @@ class InProcessAdapter(Adapter):
     """For pools whose tasks run in the main process."""
 
     in_process = True
+    #: The loop waits for the task that runs.
+    blocks_loop = False
 
     def prepare(self) -> None:
         _task.bridged_soft_limit = self.worker.soft_time_limit or 0.0
@@ -103,6 +105,8 @@ class InProcessAdapter(Adapter):
                 nonlocal begun
                 begun = request.begin()
                 if begun:
+                    if self.blocks_loop and not request.task.acks_late:
+                        request.ack_at_once()
                     accept(*a)
 
             def body(*a: Any, **k: Any) -> Any:

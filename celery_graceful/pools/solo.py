@@ -15,6 +15,10 @@ __all__ = ["SoloAdapter"]
 
 
 class SoloAdapter(InProcessAdapter):
+    #: Celery acknowledges through the loop: what is acknowledged before it starts would be so at
+    #: its end, and by then a copy may have been sent.
+    blocks_loop = True
+
     def prepare(self) -> None:
         super().prepare()
         self._main = threading.get_ident()

@@ -15,7 +15,7 @@ from tests.acceptance.support import Broker
 from tests.distance import far_away
 from tests.raw import Events
 from tests.servers import RabbitServer, RedisServer
-from tests.workers import TIMEOUT, Worker, wait_until_heard
+from tests.workers import TIMEOUT, Worker, wait_until, wait_until_heard
 
 pytestmark = pytest.mark.slow
 
@@ -363,8 +363,11 @@ def test_the_broker_is_far_away(pool: str, rabbit_vhost, redis_db) -> None:
             worker.term()
             gone_in_time(worker)
             assert worker.count("No time to tell|Could not") == 0
-        assert sorted(broker.drain_queue(app, at_least=len(ids))) == sorted(ids)
         seen = events.all()
+        app.pool.force_close_all()
+        # Then what it had not acknowledged is back, too.
+        wait_until(lambda: not rabbit_vhost.connections(), "the broker has seen it leave")
+        assert sorted(broker.drain_queue(app, at_least=len(ids))) == sorted(ids)
         assert [seen[each].count("task-interrupted") for each in ids] == [1] * len(ids)
         assert {app.AsyncResult(each).state for each in ids} == {"INTERRUPTED"}
 

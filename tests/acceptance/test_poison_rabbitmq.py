@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from pathlib import Path
@@ -133,7 +132,7 @@ def test_a_lost_connection(
                     raise
 
     def connections() -> list[str]:
-        listed = json.loads(server.api("GET", f"vhosts/{rabbit_vhost.name}/connections"))
+        listed = rabbit_vhost.connections()
         return [one["name"].replace(" ", "%20").replace(">", "%3E") for one in listed]
 
     with start(broker, pool, concurrency=2) as worker:
