@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import os
 import struct
 import time
 import zlib
@@ -179,10 +180,18 @@ class Board:
 
     def aim(self, pid: int) -> None:
         """Single out a child that has to end its task (``revoke`` with ``terminate``)."""
+        free = None
         for offset in _TARGETS:
-            if _TARGET.unpack_from(self.memory, offset)[0] in (0, pid):
-                _TARGET.pack_into(self.memory, offset, pid)
+            marked = _TARGET.unpack_from(self.memory, offset)[0]
+            if marked == pid:
                 return
+            if marked and not _lives(marked):  # it was killed before it looked
+                _TARGET.pack_into(self.memory, offset, 0)
+                marked = 0
+            if not marked and free is None:
+                free = offset
+        if free is not None:
+            _TARGET.pack_into(self.memory, free, pid)
 
     def is_target(self, pid: int) -> bool:
         """Whether ``pid`` was singled out; asking takes the mark away."""
@@ -263,6 +272,14 @@ class Board:
         marked = bool(self.memory[place])
         self.memory[place] = 0
         return marked
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
 
 
 def _digest(task_id: str) -> int:

@@ -11,7 +11,7 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 from celery.utils.log import get_logger
@@ -69,7 +69,7 @@ class Claims:
         self._lock = native.Lock()
         self._done: dict[str, list[int]] = {}
         self._under_way: dict[str, list[int]] = {}
-        self._orphans: list[tuple[str, int]] = []
+        self._orphans: list[tuple[str, Container[int]]] = []
         self._bell, self._settled = native.Doorbell(), native.Doorbell()
         self._awake = self._hurry = self._started = self._ended = False
         self._gone = native.Doorbell()
@@ -201,12 +201,21 @@ class Claims:
             How many went back; the others were acknowledged, or somebody else gave them back.
 
         Raises:
-            StoreAway: Redis did not answer. What was not given back is still claimed.
+            StoreAway: Redis did not answer. What was not given back is still claimed, and goes
+                back, to the head, as soon as Redis answers.
         """
         numbers: dict[str, list[int]] = {}
         for tag in tags:
             numbers.setdefault(tag.worker, []).append(tag.number)
-        return sum(self._give_back(worker, some, tail, timeout) for worker, some in numbers.items())
+        try:
+            return sum(
+                self._give_back(worker, some, tail, timeout) for worker, some in numbers.items()
+            )
+        except StoreAway:
+            for worker, some in numbers.items():
+                self.held.difference_update(f"{worker}/{number}" for number in some)
+                self._give_back_soon(worker, frozenset(some))
+            raise
 
     def _give_back(self, worker: str, numbers: list[int], tail: bool, timeout: float) -> int:
         key, moved = claims_key(worker), 0
@@ -231,8 +240,11 @@ class Claims:
             worker: An identity of this process.
             below: Only claims with lower numbers: those made before the connection was lost.
         """
+        self._give_back_soon(worker, range(below))
+
+    def _give_back_soon(self, worker: str, numbers: Container[int]) -> None:
         with self._lock:
-            self._orphans.append((worker, below))
+            self._orphans.append((worker, numbers))
             self._awake = True
         self._wake()
 
@@ -245,9 +257,9 @@ class Claims:
 
     def _send_orphans(self) -> None:
         while self._orphans:
-            worker, below = self._orphans[0]
+            worker, wanted = self._orphans[0]
             found = map(int, self.store.execute("HKEYS", [claims_key(worker)], insist=True))
-            numbers = sorted(n for n in found if n < below and f"{worker}/{n}" not in self.held)
+            numbers = sorted(n for n in found if n in wanted and f"{worker}/{n}" not in self.held)
             if numbers:
                 moved = self._give_back(worker, numbers, False, COMMAND_TIMEOUT)
                 log(logger, logging.INFO, "Gave %d claims back that nobody here works on", moved)

@@ -89,7 +89,7 @@ class Drain:
         self.ledger.on_check_in = self.heartbeats.begin
         self.ledger.requeue.fetching = self.loop.fetching
         self.ledger.requeue.queue_of = self.loop.queue_of
-        self.ledger.requeue.on_room = self.loop.ring
+        self.ledger.requeue.on_room = self.ledger.requeue.ring_loop = self.loop.ring
         self.ledger.connected = lambda: self.loop.alive
         self.ledger.process = worker._process_task
         self.revocations = Revocations(self)

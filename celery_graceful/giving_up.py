@@ -22,6 +22,10 @@ __all__ = ["GivingUp"]
 #: Seconds at most before the hard deadline at which a connection is opened for it.
 LEAD = 2.0
 
+#: Shares of the time from the hard deadline to the end of the grace. Together they last until
+#: about the last resort, which is at 0.6 of it: then nobody answers, and the process leaves.
+STARTS, TELL, GIVE_BACK, COUNT = 0.05, 0.25, 0.25, 0.07
+
 
 class GivingUp:
     """Gives up, for one drain, what has not ended at its hard deadline.
@@ -44,8 +48,9 @@ class GivingUp:
 
     def prepare(self) -> None:
         """Connect to the broker, if there will be something to send."""
-        if any(request.wants_events or request.acknowledged for request in self.ledger.active()):
-            self._standby = Standby(self.app, self.lead + self.room / 5)
+        active = self.ledger.active()
+        if self.ledger.requeue.deferred or any(r.wants_events or r.acknowledged for r in active):
+            self._standby = Standby(self.app, self.lead + 0.8 * TELL * self.room)
 
     def end(self) -> None:
         """There is nothing to give up any more."""
@@ -56,12 +61,12 @@ class GivingUp:
         """Tell everybody of ``requests``, give them back, and what waits for it, and count."""
         starts = self.ledger.inquest.starts
         if requests and starts is not None:  # before somebody else gets them
-            bounded(lambda: starts.flush(self.room / 10), self.room / 10)
+            bounded(lambda: starts.flush(STARTS * self.room), STARTS * self.room)
         if requests or self.ledger.requeue.deferred:
-            self._tell(requests, 0.4 * self.room)
-            if not bounded(lambda: self._give_back(requests), self.room / 4):
+            self._tell(requests, TELL * self.room)
+            if not bounded(lambda: self._give_back(requests), GIVE_BACK * self.room):
                 self._could_not(requests, "no answer in time")
-            bounded(lambda: _count(requests), self.room / 10)
+            bounded(lambda: _count(requests), COUNT * self.room)
         self.end()
 
     def _tell(self, requests: list[GracefulRequest], seconds: float) -> None:
@@ -69,7 +74,7 @@ class GivingUp:
             [
                 lambda: self._tell_backend(requests),
                 lambda: self._tell_listeners(requests, seconds / 2),
-                lambda: outcome.interrupted(requests, seconds / 8),
+                lambda: outcome.interrupted(requests, seconds / 5),
             ],
             seconds,
         )
@@ -104,9 +109,9 @@ class GivingUp:
             )
 
     def _give_back(self, requests: list[GracefulRequest]) -> None:
-        requeue, timeout = self.ledger.requeue, self.room / 10
+        requeue, timeout = self.ledger.requeue, GIVE_BACK * self.room
         try:
-            requeue.flush(timeout=timeout, own_thread=True)
+            requeue.flush(timeout=timeout, own_thread=True, standby=self._standby)
             requeue.give_back(requests, timeout=timeout, own_thread=True, standby=self._standby)
         except Exception as exc:
             self._could_not(requests, repr(exc))

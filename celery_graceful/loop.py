@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import selectors
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
@@ -17,6 +18,9 @@ from celery_graceful import native
 __all__ = ["Loop"]
 
 logger = get_logger(__name__)
+
+#: Seconds at most for taking what RabbitMQ has sent already.
+READ_PENDING = 0.3
 
 #: The function around ``drain_events``, and the packages that handle what it brings.
 _WAIT = "interruptible_drain_events"
@@ -91,7 +95,10 @@ class Loop:
             selector.register(self.bell.read_fd, selectors.EVENT_READ)
             while True:
                 selector.select()
-                self._on_bell()
+                try:
+                    self._on_bell()
+                except Exception:  # nobody else listens
+                    logger.exception("The loop's part of the drain failed")
 
     def turn(self) -> None:
         """Make the loop of a green pool go round once now; in one of its greenlets."""
@@ -104,6 +111,17 @@ class Loop:
         if _waits_for_events(self._main.gr_frame):
             self._main.throw(TimeoutError("the loop has to go round"))
 
+    def finish(self) -> None:
+        """Do what waits for the next turn: acknowledgements above all. In the loop's thread."""
+        consumer = self.worker.consumer
+        consumer.perform_pending_operations()
+        if consumer.hub is not None and consumer.connection and consumer.connection.connected:
+            for call in consumer.hub._pop_ready():
+                try:
+                    call()
+                except Exception:
+                    logger.exception("%r failed at the end of the loop", call)
+
     # -- fetching ------------------------------------------------------------------
 
     def stop_fetching(self) -> None:
@@ -114,6 +132,8 @@ class Loop:
             return
         # A consumer that reconnects consumes again, unless there is nothing to consume from.
         tasks.consume = lambda *_, **__: None
+        if consumer.connection is None:  # it connects again
+            return
         self.queue_of("")  # asked for when the tags are gone
         tags = list(tasks._active_tags.values())
         tasks._active_tags.clear()
@@ -145,11 +165,15 @@ class Loop:
         return bool(getattr(channel, "_in_poll", None))
 
     def read_pending(self) -> None:
-        """Take what RabbitMQ has sent already, so that it can be given back."""
+        """Take what RabbitMQ has sent already, so that it can be given back.
+
+        Other traffic, as of a large fleet, keeps it for ``READ_PENDING`` seconds at most.
+        """
         if not _is_amqp(self.worker.consumer.connection):
             return  # a Redis list gives one message at a time
+        end = time.monotonic() + READ_PENDING
         try:
-            while True:
+            while time.monotonic() < end:
                 self.worker.consumer.connection.drain_events(timeout=0.05)
         except (TimeoutError, OSError):
             pass

@@ -45,8 +45,8 @@ class Quiesce:
         self._fetch_ends_by = float("inf")
 
     def on_change(self) -> None:
-        """A delivery has ended. From any thread."""
-        if self.drain.stopping:
+        """A delivery has ended, or one has come that is to go back. From any thread."""
+        if self.drain.quiet:
             self.loop.ring()
 
     def on_loop(self) -> None:
@@ -59,6 +59,7 @@ class Quiesce:
         self.drain.revocations.on_loop()
         if self.drain.quiet:
             self.fetch_no_more()
+            self.release()
         if self.ledger.requeue.deferred:
             self._after_the_fetch()
         if self.drain.stopping and not self.drain.watch.given_up:
@@ -74,20 +75,25 @@ class Quiesce:
         self.loop.stop_fetching()
         if self.loop.fetching():
             self.ledger.requeue.end_fetch(self.drain.worker.consumer.task_consumer.channel)
+        self.release()
+        self.drain.adapter.quiesce()
+
+    def release(self) -> None:
+        """Give back what was not started; what was on its way comes later than the first call."""
         if self.ledger.releasing:
             try:
                 self.ledger.release_unstarted()
             except Exception as exc:
                 self.ledger.failed = True
                 logger.error("Could not give back what was not started: %r", exc)
-        self.drain.adapter.quiesce()
 
     def _after_the_fetch(self) -> None:
         """Give back what waited for the fetch that was under way."""
         if self.loop.fetching() and time.monotonic() < self._fetch_ends_by:
             self.drain.worker.timer.call_after(LOOK_AGAIN, self.loop.ring)
             return
-        self.ledger.requeue.fetching = lambda: False
+        if self.drain.quiet:
+            self.ledger.requeue.fetching = lambda: False
         self._flush()
 
     def _flush(self, **options: Any) -> None:
@@ -115,8 +121,8 @@ class Quiesce:
         # Acknowledgements that wait for the loop: it may not go round again.
         if claims.current is not None:
             claims.current.settle()
-        elif not self.ledger.requeue.is_amqp:
-            self.drain.worker.consumer.perform_pending_operations()
+        elif self.drain.stopping or not self.ledger.requeue.is_amqp:
+            self.loop.finish()
         self.ledger.forget_unstarted()
         self.ledger.keep_claims()
         if self.ledger.requeue.is_amqp:

@@ -12,7 +12,7 @@ from typing import Any
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import Terminated, WorkerLostError
-from celery.exceptions import TaskRevokedError
+from celery.exceptions import TaskError, TaskRevokedError
 from celery.platforms import signals
 from celery.utils.log import get_logger
 from celery.worker import state
@@ -81,6 +81,8 @@ class GracefulRequest(Request):
             self.request_dict[CLAIM] = str(tag)
             claims.current.held.add(self.claim)
         self.ledger.held[id(self)] = self
+        if self.ledger.releasing:  # Celery may keep it, for its ETA or its rate limit
+            self.ledger.on_change()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -234,6 +236,16 @@ class GracefulRequest(Request):
         with self.ledger.leaving:
             self._on_failure(exc_info, send_failed_event, return_ok)
 
+    def on_left(self, exc_info: Any) -> None:
+        """What is no ``Exception`` has ended the task, and not its process: it has failed.
+
+        Celery stumbles over it in a pool of threads or greenlets, and the task stays open.
+        """
+        failure = _as_failure(exc_info)
+        self.on_failure(failure)
+        if self.stage is Stage.FINISHED:
+            outcome.close(self, "error", str(failure.exception))
+
     def _on_failure(self, exc_info: Any, send_failed_event: bool, return_ok: bool) -> None:
         exc = _raised(exc_info)
         if self.lost:
@@ -349,7 +361,7 @@ class GracefulRequest(Request):
         try:
             self.ledger.requeue.give_back([self], tail=tail)
         except Exception as exc:
-            self.ledger.failed = True
+            self.ledger.failed = self.ledger.failed or self.ledger.stopping
             logger.error("Could not give %s back: %r", self.humaninfo(), exc, exc_info=True)
         if started:
             self.send_event("task-interrupted")
@@ -369,6 +381,16 @@ def _raised(exc_info: Any) -> BaseException:
     """What was raised, where a child of the pool sent it with its traceback as well."""
     exc = exc_info.exception
     return exc.exc if isinstance(exc, ExceptionWithTraceback) else exc  # type: ignore[no-any-return]
+
+
+def _as_failure(exc_info: Any) -> Any:
+    """Of a task that was left by a ``SystemExit``, a ``gevent.Timeout`` or the like."""
+    lost = _raised(exc_info)
+    left_by = lost.__context__ or lost
+    try:
+        raise TaskError(f"the task was left by {left_by!r}") from left_by
+    except TaskError:
+        return ExceptionInfo()
 
 
 def _as_lost(exc_info: Any) -> Any:

@@ -20,6 +20,7 @@ A message that was acknowledged early is no longer at the broker; it is sent aga
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,9 @@ COUNT = "x-delivery-count"
 #: From this count on, a copy is sent instead, whose count begins anew: at its limit, which is 20
 #: in RabbitMQ 4 if nobody sets it, the queue would drop the message.
 COPY_AFTER = 10
+
+#: Seconds after which a broker that could not be reached is tried again.
+RETRY = 1.0
 
 #: Seconds for what only saves time.
 UNBLOCK_TIMEOUT = 0.5
@@ -83,6 +87,8 @@ class Requeue:
         self.on_room: Callable[[], None] = lambda: None
         self._lock = native.Lock()
         self._deferred: list[GracefulRequest] = []
+        #: Makes the loop call ``flush``; set by the drain.
+        self.ring_loop: Callable[[], None] = lambda: None
 
     def give_back(
         self,
@@ -110,8 +116,8 @@ class Requeue:
         """
         early = [r for r in requests if r.acknowledged]
         late = [r for r in requests if not r.acknowledged and not r.orphaned]
-        if early:
-            self._send_again(early, timeout, standby=standby)
+        if early and not self._send_again(early, timeout, standby=standby, insist=own_thread):
+            self._try_later(early)
         claimed = [r for r in late if isinstance(r.message.delivery_tag, Tag)]
         if claimed:
             self._give_back_claims(claimed, tail, timeout)
@@ -124,9 +130,12 @@ class Requeue:
                 client = self._client(channel, timeout, own_thread)
                 self._give_back_redis(client, channel, late, tail)
             elif tail:
-                self._send_again(late, timeout, {SENT_AGAIN: True})
+                sent = self._send_again(late, timeout, {SENT_AGAIN: True})
                 for request in late:
-                    request.on_ack(logger, request.connection_errors)
+                    if sent:
+                        request.on_ack(logger, request.connection_errors)
+                    else:  # to the head, then
+                        request.on_reject(logger, request.connection_errors, True)
             elif not own_thread:
                 for request in late:
                     if request.message.headers.get(COUNT, 0) >= COPY_AFTER:
@@ -174,10 +183,12 @@ class Requeue:
     ) -> None:
         assert claims.current is not None
         tags = [request.message.delivery_tag for request in requests]
-        claims.current.give_back(tags, tail=tail, timeout=timeout)
-        for request in requests:
-            request.acknowledged = True
-            request.message.channel.qos._quick_ack(request.message.delivery_tag)
+        try:
+            claims.current.give_back(tags, tail=tail, timeout=timeout)
+        finally:  # it goes on trying
+            for request in requests:
+                request.acknowledged = True
+                request.message.channel.qos._quick_ack(request.message.delivery_tag)
 
     def _give_back_redis(
         self, client: Any, channel: Any, requests: Iterable[GracefulRequest], tail: bool
@@ -238,16 +249,38 @@ class Requeue:
         timeout: float,
         more_headers: dict[str, Any] | None = None,
         standby: Standby | None = None,
-    ) -> None:
-        """Send messages again, with everything they carried."""
+        insist: bool = False,
+    ) -> bool:
+        """Send messages again, with everything they carried.
+
+        Returns:
+            False where the broker could not be reached, so that nothing was sent; with ``insist``
+            that is an error.
+        """
+        begun = False
 
         def send(connection: Any) -> None:
-            with connection.Producer() as producer:
+            nonlocal begun
+            with connection.Producer(connection.default_channel) as producer:
+                begun = True
                 for request in requests:
                     queue = self.queue_of((request.message.delivery_info or {}).get("consumer_tag"))
                     send_copy(producer, request.message, more_headers, queue)
 
-        use(standby, self.app, send, timeout)
+        try:
+            use(standby, self.app, send, timeout)
+        except Exception as exc:
+            if begun or insist:
+                raise
+            logger.warning("Could not reach the broker to send messages again: %r", exc)
+        return begun
+
+    def _try_later(self, requests: list[GracefulRequest]) -> None:
+        with self._lock:
+            self._deferred += requests
+        timer = threading.Timer(RETRY, self.ring_loop)
+        timer.daemon = True
+        timer.start()
 
 
 def send_copy(

@@ -35,6 +35,7 @@ from redis.exceptions import NoScriptError
 from celery_graceful import claimant, claims
 from celery_graceful.claimant import WORKERS, Claimant, claims_key
 from celery_graceful.claims import Claims, Tag
+from celery_graceful.store import StoreAway
 
 __all__ = ["Channel", "SentinelChannel", "SentinelTransport", "Transport", "bell_of"]
 
@@ -90,7 +91,10 @@ class QoS(kombu_redis.QoS):
         if not isinstance(delivery_tag, Tag):
             super().reject(delivery_tag, requeue=requeue)
         elif requeue:
-            self._book().give_back([delivery_tag])
+            try:
+                self._book().give_back([delivery_tag])
+            except StoreAway as exc:
+                logger.warning("%s goes back when Redis answers: %r", delivery_tag, exc)
             self._quick_ack(delivery_tag)
         else:
             self.ack(delivery_tag)

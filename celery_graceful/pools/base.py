@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
+from billiard.einfo import ExceptionInfo
+
 from celery_graceful import interrupt, phase
 from celery_graceful import task as _task
 from celery_graceful.exceptions import TaskInterrupted
@@ -113,7 +115,11 @@ class InProcessAdapter(Adapter):
                 return self.run_body(target, a, k) if begun else None
 
             def on_end(result: Any) -> None:
-                if begun:
+                if not begun:
+                    return
+                if isinstance(result, ExceptionInfo):
+                    request.on_left(result)
+                else:
                     callback(result)
 
             options.update(accept_callback=on_accept, callback=on_end)

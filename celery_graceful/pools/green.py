@@ -49,7 +49,10 @@ class GreenAdapter(InProcessAdapter):
         # before Celery 5.7 nobody who waits already sees the room that it makes.)
         pool = self.worker.pool._pool
         room = pool._semaphore if native.is_gevent() else pool.sem
-        for _ in range(self.worker.consumer.initial_prefetch_count + 1):
+        more = self.worker.consumer.initial_prefetch_count + 1
+        if not native.is_gevent():
+            pool.size += more  # else its ``waitall`` would wait for ever
+        for _ in range(more):
             room.release()
 
 

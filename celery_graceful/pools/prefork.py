@@ -175,6 +175,8 @@ class _AimedEnd:
 
     def _create_worker_process(self, index: int) -> Any:
         process = super()._create_worker_process(index)  # type: ignore[misc]
+        if phase.board is not None:
+            phase.board.is_target(process.pid)  # a mark of somebody before it who had that id
         terminate = process.terminate
 
         def aimed() -> None:

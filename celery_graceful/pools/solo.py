@@ -40,15 +40,17 @@ class SoloAdapter(InProcessAdapter):
                 self._in_body = False
 
     def stuck_loop(self, quiesce: Callable[[], None]) -> None:
-        # The loop waits for the task, so its connection is free, as long as the task lasts.
+        # The loop waits for the task, so its connection is free, as long as the task lasts. What
+        # is read meanwhile is not started only if it is released.
         with self._connection_lock:
             if self._in_body:
                 requeue = self.ledger.requeue
                 requeue.at_once = True
                 try:
                     quiesce()
-                    self.read_pending()
-                    if self.ledger.releasing:  # claimed along with the task, and not read yet
-                        self.ledger.keep_claims()
+                    if self.ledger.releasing:
+                        self.read_pending()
+                        self.ledger.release_unstarted()
+                        self.ledger.keep_claims()  # claimed along with the task, and not read yet
                 finally:
                     requeue.at_once = False

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from celery import Celery
+from celery.exceptions import TaskError
 
 from tests.acceptance.support import Broker
 from tests.distance import far_away
@@ -19,7 +20,7 @@ from tests.workers import TIMEOUT, Worker, wait_until, wait_until_heard
 
 pytestmark = pytest.mark.slow
 
-GRACE = 5.0
+GRACE, HARD = 5.0, 3.0
 POOLS = ["prefork", "spawn", "threads", "gevent", "eventlet", "solo"]
 IN_PROCESS = POOLS[2:]
 
@@ -79,6 +80,52 @@ def test_the_gil_is_held_for_ever(pool: str, broker: Broker, app: Celery) -> Non
         assert broker.drain_queue(app, at_least=1) == [task_id]
     else:
         assert broker.held() == 1  # until the visibility timeout gives it back
+
+
+@pytest.mark.parametrize("pool", IN_PROCESS)
+def test_a_task_that_is_left_by_no_exception(pool: str, broker: Broker, app: Celery) -> None:
+    """It has failed, and nothing of it is left when the worker stops."""
+    with start(pool, broker) as worker:
+        worker.ready()
+        for name in ("leaving", "leaving_early"):
+            for how, what in (("exit", "SystemExit(3)"), ("raise", "Left('on purpose')")):
+                found = app.AsyncResult(send(app, name, how)).get(TIMEOUT, propagate=False)
+                assert isinstance(found, TaskError)
+                assert what in str(found)
+        worker.term()
+        gone_in_time(worker)
+        assert worker.count("Stopped: 0 finished, 0 interrupted, 0 given up, 0 released") == 1
+    assert broker.drain_queue(app) == []
+    assert broker.held() == 0
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_what_comes_late_goes_back_as_well(pool: str, broker: Broker, app: Celery) -> None:
+    """Read when the drain has begun, since there was no room: Celery would keep it for its ETA."""
+    with start(pool, broker, concurrency=1) as worker:
+        worker.ready()
+        running = send_and_wait(app, worker, "patient", 0.5)
+        waiting = [send(app, "patient", 0), send(app, "patient", 0, countdown=3600)]
+        worker.term()
+        gone_in_time(worker)
+        assert worker.took < HARD
+        assert worker.count(f"finished {running}") == 1
+        assert worker.count(r"Stopped: 1 finished, 0 interrupted, 0 given up") == 1
+    assert sorted(broker.drain_queue(app, at_least=2)) == sorted(waiting)
+    assert broker.held() == 0
+
+
+def test_solo_with_prefetched_tasks_that_stay(broker: Broker, app: Celery) -> None:
+    with start("solo", broker, CONF_graceful_release_prefetched="False") as worker:
+        worker.ready()
+        first = send_and_wait(app, worker, "patient", 0.7)
+        second = send(app, "patient", 0)
+        worker.term()
+        gone_in_time(worker)
+        assert worker.count(f"finished {first}") == 1
+        finished = worker.count(f"finished {second}")
+        assert worker.count(f"Stopped: {1 + finished} finished, 0 interrupted, 0 given up") == 1
+    assert broker.drain_queue(app, at_least=1 - finished) == [second] * (1 - finished)
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -318,13 +365,37 @@ def test_the_broker_is_gone(pool: str, start_server, redis_db) -> None:
     with broker.app() as app, start(pool, broker, concurrency=2) as worker:
         worker.ready()
         send_and_wait(app, worker, "swallowing")
+        wakes = pool not in ("threads", "solo")
+        if wakes:
+            send_and_wait(app, worker, "napping")
         server.kill()
         if pool != "solo":
             worker.wait_line("Connection to broker lost|Cannot connect")
         worker.term()
         assert worker.wait() in (0, 1)
         assert worker.took < GRACE
-        assert worker.count("Could not give .* back") == 1
+        assert worker.count(">> .* woken") == wakes
+        assert worker.count("Could not give .*swallowing.* back") == 1
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
+def test_redis_is_silent_while_a_claim_goes_back(
+    pool: str, start_server, redis_db, tmp_path: Path
+) -> None:
+    """It goes back when Redis answers again; the worker lives."""
+    server = start_server(RedisServer)
+    broker = Broker("redis", server.url(0), redis_db.backend_url, server.client(0))
+    with broker.app() as app, start(pool, broker, concurrency=2) as worker:
+        worker.ready()
+        task_id = send_and_wait(app, worker, "rejecting", str(tmp_path / "go"))
+        server.pause()
+        (tmp_path / "go").touch()
+        worker.wait_line("goes back when Redis answers")
+        server.resume()
+        worker.wait_line(f">> .* finished {task_id}")
+        worker.term()
+        gone_in_time(worker)
+    assert broker.held() == 0
 
 
 @pytest.mark.parametrize("kind", [RedisServer, RabbitServer])

@@ -9,6 +9,7 @@ import time
 from functools import partial
 
 from celery import bootsteps
+from celery.exceptions import Reject
 
 from celery_graceful import Graceful, GracefulTask, ShutdownTimeLimit
 from celery_graceful.phase import Phase
@@ -65,6 +66,43 @@ def swallow():
             time.sleep(0.05)
         except BaseException:
             pass
+
+
+@task()
+def napping(self):
+    """Sleeps in a call that only an exception ends."""
+    say("started napping", self.request.id)
+    try:
+        time.sleep(LONG)
+    except ShutdownTimeLimit:
+        say("woken", self.request.id)
+        raise
+
+
+class Left(BaseException):
+    """As `gevent.Timeout` and `eventlet.Timeout`: no `Exception`."""
+
+
+@task()
+def leaving(self, how):
+    """Is left by what is no `Exception`."""
+    raise SystemExit(3) if how == "exit" else Left("on purpose")
+
+
+@app.task
+def leaving_early(how):
+    """The same, and has been acknowledged."""
+    raise SystemExit(3) if how == "exit" else Left("on purpose")
+
+
+@task()
+def rejecting(self, path):
+    """Goes back to its queue by Celery's own means, once."""
+    say("started rejecting", self.request.id)
+    if not self.request.delivery_info.get("redelivered"):
+        wait_for_file(path)
+        raise Reject("on purpose", requeue=True)
+    say("finished", self.request.id)
 
 
 @task()

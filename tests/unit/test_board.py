@@ -102,3 +102,18 @@ def test_spawned_children_see_the_same(board: Board) -> None:
         assert child.revoked_until("one") == 1.0
     finally:
         shared.close()
+
+
+def test_marks_of_the_dead_take_no_room(board: Board) -> None:
+    """A child that was killed before it looked leaves its mark."""
+    dead = []
+    for _ in range(3):
+        child = subprocess.Popen([sys.executable, "-c", ""])
+        board.aim(child.pid)
+        child.wait()
+        dead.append(child.pid)
+    board.aim(os.getpid())
+    board.aim(os.getpid())
+    assert not any(board.is_target(pid) for pid in dead)
+    assert board.is_target(os.getpid())
+    assert not board.is_target(os.getpid()), "marked once"

@@ -104,7 +104,8 @@ NAMES: dict[str, list[str] | None] = {
     "celery.concurrency.base:BasePool._pool": None,
     "celery.concurrency.prefork:TaskPool.Pool": None,
     "celery.concurrency.prefork:TaskPool.BlockingPool": None,
-    # kombu: the Redis transport, and consumers
+    # kombu: the event loop, the Redis transport, and consumers
+    "kombu.asynchronous.hub:Hub._pop_ready": [],
     "kombu.messaging:Consumer.channel": None,
     "kombu.transport.redis:Channel._get_pool": [],
     "kombu.transport.redis:Channel._lookup": ["exchange", "routing_key"],
@@ -229,6 +230,7 @@ def test_where_green_pools_let_in_who_waits_for_room() -> None:
         assert not semaphore.acquire(blocking=False)
         semaphore.release()
         assert semaphore.acquire(blocking=False)
+    assert GreenPool(3).size == 3
 
 
 @pytest.fixture
