@@ -27,17 +27,16 @@ _FLAG, _PHASE, _REASON, _BEATING = 0, 1, 2, 3
 _STOPPING, _LOST, _REVOKED = 4, 5, 6
 _TIMES = struct.Struct("=ddddd")  # requested, soft, hard, end of grace, last resort
 _TIMES_AT = 8
+_MOMENT, _WORD, _HALF = struct.Struct("=d"), struct.Struct("=Q"), struct.Struct("=L")
 _LEASE = struct.Struct("=dL")  # surely held until, identity
 _LEASE_AT = _TIMES_AT + _TIMES.size
-_TARGET = struct.Struct("=Q")
 _TARGETS_AT = 128
 _REVOKE = struct.Struct("=Qd")  # task, moment of its end
 _REVOKES_AT = _PAGE // 2
 #: Where each of them may stand.
-_TARGETS = range(_TARGETS_AT, _REVOKES_AT, _TARGET.size)
+_TARGETS = range(_TARGETS_AT, _REVOKES_AT, _WORD.size)
 _REVOKES = range(_REVOKES_AT, _PAGE, _REVOKE.size)
 _MARKS_AT, _MARKS = _PAGE, _PAGE
-_ENDED = struct.Struct("=L")
 _ENDED_AT = _MARKS_AT + _MARKS
 _SIZE = _ENDED_AT + _PAGE
 
@@ -80,6 +79,11 @@ class Board:
         """Whether all running tasks have to stop."""
         return bool(self.memory[_STOPPING])
 
+    def _write(self, offset: int, word: bytes) -> None:
+        # Others read meanwhile. One word is copied in one step; two are not, and ``pack_into``
+        # writes zeros first.
+        self.memory[offset : offset + len(word)] = word
+
     def _raise_flag(self, what: int) -> None:
         self.memory[what] = 1
         self.memory[_FLAG] = 1  # last: whoever sees it finds the rest in place
@@ -104,7 +108,9 @@ class Board:
 
     def hold_lease(self, until: float, worker: str) -> None:
         """The lease of ``worker`` is surely held until that moment."""
-        _LEASE.pack_into(self.memory, _LEASE_AT, until, zlib.crc32(worker.encode()))
+        # The identity first: the old one is not held until the new moment.
+        self._write(_LEASE_AT + _MOMENT.size, _HALF.pack(zlib.crc32(worker.encode())))
+        self._write(_LEASE_AT, _MOMENT.pack(until))
 
     def lose_lease(self) -> None:
         """Tasks of claims of another identity have to stop, until ``forget_lost``."""
@@ -175,29 +181,28 @@ class Board:
 
     @last_resort_at.setter
     def last_resort_at(self, moment: float) -> None:
-        times = list(_TIMES.unpack_from(self.memory, _TIMES_AT))
-        _TIMES.pack_into(self.memory, _TIMES_AT, *times[:4], moment)
+        self._write(_TIMES_AT + 4 * _MOMENT.size, _MOMENT.pack(moment))
 
     def aim(self, pid: int) -> None:
         """Single out a child that has to end its task (``revoke`` with ``terminate``)."""
         free = None
         for offset in _TARGETS:
-            marked = _TARGET.unpack_from(self.memory, offset)[0]
+            marked = _WORD.unpack_from(self.memory, offset)[0]
             if marked == pid:
                 return
             if marked and not _lives(marked):  # it was killed before it looked
-                _TARGET.pack_into(self.memory, offset, 0)
+                self._write(offset, _WORD.pack(0))
                 marked = 0
             if not marked and free is None:
                 free = offset
         if free is not None:
-            _TARGET.pack_into(self.memory, free, pid)
+            self._write(free, _WORD.pack(pid))
 
     def is_target(self, pid: int) -> bool:
         """Whether ``pid`` was singled out; asking takes the mark away."""
         for offset in _TARGETS:
-            if _TARGET.unpack_from(self.memory, offset)[0] == pid:
-                _TARGET.pack_into(self.memory, offset, 0)
+            if _WORD.unpack_from(self.memory, offset)[0] == pid:
+                self._write(offset, _WORD.pack(0))
                 return True
         return False
 
@@ -208,7 +213,8 @@ class Board:
         digest = _digest(task_id)
         for offset in _REVOKES:
             if _REVOKE.unpack_from(self.memory, offset)[0] in (0, digest):
-                _REVOKE.pack_into(self.memory, offset, digest, deadline)
+                self._write(offset + _WORD.size, _MOMENT.pack(deadline))
+                self._write(offset, _WORD.pack(digest))  # who finds it finds the moment
                 self._raise_flag(_REVOKED)
                 return True
         return False
@@ -229,7 +235,7 @@ class Board:
         for offset in _REVOKES:
             found = _REVOKE.unpack_from(self.memory, offset)[0]
             if found == digest:
-                _REVOKE.pack_into(self.memory, offset, 0, 0.0)
+                self._write(offset, _WORD.pack(0))
             left = left or found not in (0, digest)
         if not left:
             self._lower_flag(_REVOKED)
@@ -247,14 +253,14 @@ class Board:
 
     def set_ended(self, pid: int, run: str | None) -> None:
         """The process ``pid`` has begun to report the end of ``run``."""
-        _ENDED.pack_into(self.memory, _ended(pid), 0 if run is None else zlib.crc32(run.encode()))
+        self._write(_ended(pid), _HALF.pack(0 if run is None else zlib.crc32(run.encode())))
 
     def has_ended(self, pid: int, run: str) -> bool:
         """Whether ``run`` is the last of which it has done so.
 
         Processes whose ids are 1024 apart share a place: a no too many.
         """
-        return bool(_ENDED.unpack_from(self.memory, _ended(pid))[0] == zlib.crc32(run.encode()))
+        return bool(_HALF.unpack_from(self.memory, _ended(pid))[0] == zlib.crc32(run.encode()))
 
     # -- checkpoints -----------------------------------------------------------------
 
@@ -289,7 +295,7 @@ def _digest(task_id: str) -> int:
 
 
 def _ended(pid: int) -> int:
-    return _ENDED_AT + pid * _ENDED.size % _PAGE
+    return _ENDED_AT + pid * _HALF.size % _PAGE
 
 
 def _mark(task_id: str) -> int:

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import Terminated, WorkerLostError
-from celery.exceptions import TaskError, TaskRevokedError
+from celery.exceptions import TaskRevokedError
 from celery.platforms import signals
 from celery.utils.log import get_logger
 from celery.worker import state
@@ -23,6 +22,7 @@ from celery_graceful import claims, phase
 from celery_graceful.checkpoint import DELIVERY, may_resume
 from celery_graceful.claims import Tag
 from celery_graceful.exceptions import TaskInterrupted
+from celery_graceful.failure import as_failure, as_lost, raised
 from celery_graceful.fence import CLAIM
 from celery_graceful.ledger import OPEN, Ledger, Stage
 from celery_graceful.monitors import outcome
@@ -241,13 +241,13 @@ class GracefulRequest(Request):
 
         Celery stumbles over it in a pool of threads or greenlets, and the task stays open.
         """
-        failure = _as_failure(exc_info)
+        failure = as_failure(exc_info)
         self.on_failure(failure)
         if self.stage is Stage.FINISHED:
             outcome.close(self, "error", str(failure.exception))
 
     def _on_failure(self, exc_info: Any, send_failed_event: bool, return_ok: bool) -> None:
-        exc = _raised(exc_info)
+        exc = raised(exc_info)
         if self.lost:
             self.drop_lost()
         elif self.told_to_end and isinstance(exc, (TaskInterrupted, *_DEATHS)):
@@ -266,10 +266,10 @@ class GracefulRequest(Request):
     def _fail(self, exc_info: Any, send_failed_event: bool, return_ok: bool) -> None:
         if self._has_ended():
             if not self._already_revoked and not self._already_cancelled:
-                exc_info = _as_lost(exc_info)
+                exc_info = as_lost(exc_info)
             super().on_failure(exc_info, send_failed_event, return_ok)
             if not (self._goes_on or self._already_cancelled):
-                outcome.close_failed(self, _raised(exc_info), succeeded=self._succeeded)
+                outcome.close_failed(self, raised(exc_info), succeeded=self._succeeded)
             self.settle()
 
     def _success_was_stored(self) -> Any:
@@ -375,37 +375,6 @@ class GracefulRequest(Request):
     def context(self) -> Any:
         """The task's context, as signals and backends want it."""
         return self._context
-
-
-def _raised(exc_info: Any) -> BaseException:
-    """What was raised, where a child of the pool sent it with its traceback as well."""
-    exc = exc_info.exception
-    return exc.exc if isinstance(exc, ExceptionWithTraceback) else exc  # type: ignore[no-any-return]
-
-
-def _as_failure(exc_info: Any) -> Any:
-    """Of a task that was left by a ``SystemExit``, a ``gevent.Timeout`` or the like."""
-    lost = _raised(exc_info)
-    left_by = lost.__context__ or lost
-    try:
-        raise TaskError(f"the task was left by {left_by!r}") from left_by
-    except TaskError:
-        return ExceptionInfo()
-
-
-def _as_lost(exc_info: Any) -> Any:
-    """Of a task that made its process leave, as of one whose process is lost.
-
-    Celery does so since 5.7; before, it tried to encode the ``SystemExit`` as a result, which
-    failed, and left the message unacknowledged.
-    """
-    exc = _raised(exc_info)
-    if not isinstance(exc, (SystemExit, KeyboardInterrupt)):
-        return exc_info
-    try:
-        raise WorkerLostError(f"Worker exited prematurely: {exc!r}.")
-    except WorkerLostError:
-        return ExceptionInfo()
 
 
 def _ends_once(on_success: Callable[..., Any]) -> Callable[..., Any]:

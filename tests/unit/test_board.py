@@ -117,3 +117,18 @@ def test_marks_of_the_dead_take_no_room(board: Board) -> None:
     assert not any(board.is_target(pid) for pid in dead)
     assert board.is_target(os.getpid())
     assert not board.is_target(os.getpid()), "marked once"
+
+
+def test_a_revocation_is_seen_whole(board: Board) -> None:
+    """By another process, that looks while it is noted: two of them, so that the flag stays up."""
+    assert board.revoke("another", 1.0)
+    pid = os.fork()
+    if not pid:
+        seen = {board.revoked_until("one") for _ in range(20_000)}
+        os._exit(0 if seen <= {None, 5.0} and seen != {None} else 1)
+    ended = 0
+    while not ended:
+        assert board.revoke("one", 5.0)
+        board.forget_revoked("one")
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    assert os.waitstatus_to_exitcode(status) == 0

@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "board_file",
         "claimant",
         "codec",
+        "failure",
         "grace_period",
         "log_thread",
         "phase",

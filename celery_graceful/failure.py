@@ -1,0 +1,42 @@
+"""What a task ended by, in the form that Celery's handlers take it in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
+from billiard.exceptions import WorkerLostError
+from celery.exceptions import TaskError
+
+__all__ = ["as_failure", "as_lost", "raised"]
+
+
+def raised(exc_info: Any) -> BaseException:
+    """What was raised, where a child of the pool sent it with its traceback as well."""
+    exc = exc_info.exception
+    return exc.exc if isinstance(exc, ExceptionWithTraceback) else exc  # type: ignore[no-any-return]
+
+
+def as_failure(exc_info: Any) -> Any:
+    """Of a task that was left by a ``SystemExit``, a ``gevent.Timeout`` or the like."""
+    lost = raised(exc_info)
+    left_by = lost.__context__ or lost
+    try:
+        raise TaskError(f"the task was left by {left_by!r}") from left_by
+    except TaskError:
+        return ExceptionInfo()
+
+
+def as_lost(exc_info: Any) -> Any:
+    """Of a task that made its process leave, as of one whose process is lost.
+
+    Celery does so since 5.7; before, it tried to encode the ``SystemExit`` as a result, which
+    failed, and left the message unacknowledged.
+    """
+    exc = raised(exc_info)
+    if not isinstance(exc, (SystemExit, KeyboardInterrupt)):
+        return exc_info
+    try:
+        raise WorkerLostError(f"Worker exited prematurely: {exc!r}.")
+    except WorkerLostError:
+        return ExceptionInfo()
