@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
@@ -53,6 +54,24 @@ def work(seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(0.01)
+
+
+def swallow(
+    begin: Callable[[], None],
+    over: Callable[[], object],
+    swallowed: Callable[[], None] = lambda: None,
+) -> None:
+    """Swallow every exception until it is `over`, also one that comes as it says that it begins."""
+    todo = [begin]
+    while True:
+        try:
+            while todo:
+                todo.pop()()
+            while not over():
+                time.sleep(0.01)
+            return
+        except BaseException:
+            swallowed()
 
 
 def say(*words: Any) -> None:

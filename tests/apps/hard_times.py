@@ -13,7 +13,7 @@ from celery.exceptions import Reject
 
 from celery_graceful import Graceful, GracefulTask, ShutdownTimeLimit
 from celery_graceful.phase import Phase
-from tests.apps import make_app, say, wait_for_file
+from tests.apps import make_app, say, swallow, wait_for_file
 
 app = make_app("hard_times")
 Graceful(app)
@@ -48,24 +48,13 @@ def gated(self, path):
 @task()
 def swallowing(self):
     """Swallows every exception."""
-    say("started swallowing", self.request.id)
-    swallow()
+    swallow(lambda: say("started swallowing", self.request.id), lambda: False)
 
 
 @task(acks_late=False)
 def early_swallowing(self):
     """The same, acknowledged before it starts."""
-    say("started early_swallowing", self.request.id)
-    swallow()
-
-
-def swallow():
-    end = time.monotonic() + LONG
-    while time.monotonic() < end:
-        try:
-            time.sleep(0.05)
-        except BaseException:
-            pass
+    swallow(lambda: say("started early_swallowing", self.request.id), lambda: False)
 
 
 @task()

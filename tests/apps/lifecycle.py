@@ -7,7 +7,7 @@ import os
 import time
 
 from celery_graceful import Graceful, GracefulTask, Phase, ShutdownTimeLimit
-from tests.apps import make_app, say
+from tests.apps import make_app, say, swallow
 
 app = make_app("lifecycle")
 Graceful(app)
@@ -74,13 +74,12 @@ def shielded(self):
 @task
 def swallowing(self):
     """Swallows every exception."""
-    say("started swallowing", self.request.id)
     end = time.monotonic() + LONG
-    while time.monotonic() < end:
-        try:
-            time.sleep(0.05)
-        except BaseException:
-            say("swallowed", self.request.id)
+    swallow(
+        lambda: say("started swallowing", self.request.id),
+        lambda: time.monotonic() > end,
+        lambda: say("swallowed", self.request.id),
+    )
 
 
 @task

@@ -9,7 +9,7 @@ from functools import partial
 from celery import signals
 
 from celery_graceful import Graceful, GracefulTask, Interrupted
-from tests.apps import make_app, say, work
+from tests.apps import make_app, say, swallow, work
 
 app = make_app("revoked")
 Graceful(app)
@@ -95,12 +95,11 @@ def calling(self):
 
 @task()
 def swallowing(self, gate):
-    begin(self)
-    while not os.path.exists(gate):
-        try:
-            time.sleep(0.01)
-        except BaseException:
-            say("swallowed", self.request.id)
+    swallow(
+        lambda: begin(self),
+        lambda: os.path.exists(gate),
+        lambda: say("swallowed", self.request.id),
+    )
 
 
 @task()
