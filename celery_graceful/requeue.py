@@ -129,22 +129,9 @@ class Requeue:
                     return
                 client = self._client(channel, timeout, own_thread)
                 self._give_back_redis(client, channel, late, tail)
-            elif tail:
-                sent = self._send_again(late, timeout, {SENT_AGAIN: True})
+            elif tail or not own_thread:
                 for request in late:
-                    if sent:
-                        request.on_ack(logger, request.connection_errors)
-                    else:  # to the head, then
-                        request.on_reject(logger, request.connection_errors, True)
-            elif not own_thread:
-                for request in late:
-                    if request.message.headers.get(COUNT, 0) >= COPY_AFTER:
-                        self._send_again([request], timeout)
-                        request.on_ack(logger, request.connection_errors)
-                    elif self.at_once:
-                        request.message.reject_log_error(logger, request.connection_errors, True)
-                    else:
-                        request.on_reject(logger, request.connection_errors, True)
+                    self._give_back_amqp(request, tail, timeout)
         for request in late:
             request.acknowledged = True
         self.on_room()
@@ -240,6 +227,18 @@ class Requeue:
             )
             self._clients[key] = make_client(pool, timeout)
         return self._clients[key]
+
+    # -- everything else -----------------------------------------------------------
+
+    def _give_back_amqp(self, request: GracefulRequest, tail: bool, timeout: float) -> None:
+        copy = tail or request.message.headers.get(COUNT, 0) >= COPY_AFTER
+        headers = {SENT_AGAIN: True} if tail else None
+        if copy and self._send_again([request], timeout, headers):
+            request.on_ack(logger, request.connection_errors)
+        elif self.at_once:
+            request.message.reject_log_error(logger, request.connection_errors, True)
+        else:
+            request.on_reject(logger, request.connection_errors, True)
 
     # -- sending again -------------------------------------------------------------
 

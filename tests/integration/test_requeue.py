@@ -6,10 +6,12 @@ import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
+import pytest
 from celery import Celery
 
-from celery_graceful.requeue import Requeue
+from celery_graceful.requeue import COPY_AFTER, COUNT, Requeue
 from tests.raw import raw_messages
 from tests.servers import RedisServer
 from tests.workers import TIMEOUT
@@ -44,3 +46,12 @@ def test_a_broker_that_cannot_be_reached_is_tried_again(
     with server.client() as client:
         (sent,) = raw_messages(client)[task_id]
     assert sent["properties"]["priority"] == 3
+
+
+@pytest.mark.parametrize("tail", [False, True])
+def test_nothing_is_acknowledged_whose_copy_was_not_sent(tail: bool) -> None:
+    request = Mock(acknowledged=False, orphaned=False)
+    request.message = Mock(headers={COUNT: 0 if tail else COPY_AFTER}, delivery_info={})
+    Requeue(Celery(broker="amqp://127.0.0.1:1//")).give_back([request], tail=tail)
+    request.on_ack.assert_not_called()
+    request.on_reject.assert_called_once()
