@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-import os
 import struct
 import time
 import zlib
 from typing import Any
 
+from celery_graceful import native
 from celery_graceful.board_file import BoardFile, announced_file
 from celery_graceful.grace_period import Deadlines
 from celery_graceful.phase import InterruptReason, Phase
@@ -190,7 +190,7 @@ class Board:
             marked = _WORD.unpack_from(self.memory, offset)[0]
             if marked == pid:
                 return
-            if marked and not _lives(marked):  # it was killed before it looked
+            if marked and not native.is_alive(marked):  # it was killed before it looked
                 self._write(offset, _WORD.pack(0))
                 marked = 0
             if not marked and free is None:
@@ -278,14 +278,6 @@ class Board:
         marked = bool(self.memory[place])
         self.memory[place] = 0
         return marked
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
 
 
 def _digest(task_id: str) -> int:

@@ -22,6 +22,7 @@ __all__ = [
     "bounded",
     "bounded_all",
     "in_main_thread",
+    "is_alive",
     "is_gevent",
     "is_green",
     "original",
@@ -111,6 +112,15 @@ def _allocate_lock() -> Any:
 def pause(seconds: float) -> None:
     """Sleep in a real thread."""
     original("time", "sleep")(seconds)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is a process of that id that we may signal; a zombie is one."""
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
 
 
 class Doorbell:

@@ -77,21 +77,13 @@ class Endings:
 
 def wait_for_death(pid: int, seconds: float) -> None:
     """Let a child of the pool say its last, for so long at most."""
-    _wait_while(lambda: _is_alive(pid), seconds)
+    _wait_while(lambda: native.is_alive(pid), seconds)
 
 
 def _wait_while(condition: Callable[[], bool], seconds: float) -> None:
     end = time.monotonic() + seconds
     while condition() and time.monotonic() < end:
         time.sleep(PAUSE)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
 
 
 def _run(check_in: CheckIn) -> str:
