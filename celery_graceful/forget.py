@@ -34,7 +34,6 @@ class Forget:
         self.app = app
         self._lock = threading.Lock()
         self._waiting: list[tuple[str, str, float]] = []
-        self._thread: threading.Thread | None = None
         # Not by Thread.join: eventlet's raises when its time is up, on Python 3.13.
         self._idle = threading.Event()
         self._idle.set()
@@ -53,12 +52,9 @@ class Forget:
         with self._lock:
             began = time.monotonic() if began is None else began
             self._waiting.append((key_of(name, task_id), token, began))
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._delete, name="graceful-forget", daemon=True
-                )
+            if self._idle.is_set():
                 self._idle.clear()
-                self._thread.start()
+                threading.Thread(target=self._delete, name="graceful-forget", daemon=True).start()
 
     def flush(self, timeout: float) -> None:
         """Wait for what is being deleted, for up to ``timeout`` seconds."""
@@ -71,7 +67,6 @@ class Forget:
             with self._lock:
                 batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
                 if not batch:
-                    self._thread = None
                     self._idle.set()
                     return
             now = time.monotonic()

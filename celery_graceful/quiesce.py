@@ -59,7 +59,6 @@ class Quiesce:
         self.drain.revocations.on_loop()
         if self.drain.quiet:
             self.fetch_no_more()
-            self.release()
         if self.ledger.requeue.deferred:
             self._after_the_fetch()
         if self.drain.stopping and not self.drain.watch.given_up:
@@ -67,19 +66,22 @@ class Quiesce:
         self.loop.turn()  # for what was left to it
 
     def fetch_no_more(self) -> None:
-        """Stop fetching and give back what was not started."""
+        """Stop fetching, once, and give back what was not started.
+
+        What was on its way comes after the first call.
+        """
         if self.done:
+            self._release()
             return
         self.done = True
         self._fetch_ends_by = time.monotonic() + FETCH_PATIENCE
         self.loop.stop_fetching()
         if self.loop.fetching():
             self.ledger.requeue.end_fetch(self.drain.worker.consumer.task_consumer.channel)
-        self.release()
+        self._release()
         self.drain.adapter.quiesce()
 
-    def release(self) -> None:
-        """Give back what was not started; what was on its way comes later than the first call."""
+    def _release(self) -> None:
         if self.ledger.releasing:
             try:
                 self.ledger.release_unstarted()

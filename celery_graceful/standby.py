@@ -11,13 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from celery.utils.log import get_logger
-
 from celery_graceful import native
 
 __all__ = ["Standby", "bounded_connection", "dispatcher", "use"]
-
-logger = get_logger(__name__)
 
 Use = Callable[[Any], None]
 

@@ -50,7 +50,7 @@ class SoloAdapter(InProcessAdapter):
                     quiesce()
                     if self.ledger.releasing:
                         self.read_pending()
-                        self.ledger.release_unstarted()
+                        quiesce()
                         self.ledger.keep_claims()  # claimed along with the task, and not read yet
                 finally:
                     requeue.at_once = False
