@@ -17,13 +17,14 @@ import pytest
 import redis
 
 from tests.peers import KentServer, Project
-from tests.servers import AnyServer, RabbitServer, RedisServer, Server
+from tests.sentinels import SentinelServers
+from tests.servers import AnyServer, RabbitServer, RedisServer, Startable
 
 # How long an example takes says more of the machine than of the code.
 hypothesis.settings.register_profile("untimed", hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("untimed")
 
-MARKERS = {"redis_server": "redis", "rabbit_server": "rabbitmq"}
+MARKERS = {"redis_server": "redis", "sentinels": "redis", "rabbit_server": "rabbitmq"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(MARKERS[fixture])
 
 
-def require(kind: type[Server]) -> None:
+def require(kind: type[Startable]) -> None:
     """Skip the test where the server is not installed; fail it in CI."""
     missing = kind.missing()
     if missing:
@@ -95,6 +96,13 @@ def redis_db(redis_server: RedisServer) -> Iterator[RedisDB]:
     db, backend_db = redis_server.fresh_db(), redis_server.fresh_db()
     with redis_server.client(db) as client:
         yield RedisDB(redis_server.url(db), redis_server.url(backend_db), client)
+
+
+@pytest.fixture
+def sentinels(start_server: Callable[..., Any]) -> SentinelServers:
+    """A master, a replica and three sentinels of the test's own."""
+    servers: SentinelServers = start_server(SentinelServers)
+    return servers
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,9 @@ import signal
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 from urllib.parse import quote
 
 import amqp
@@ -24,12 +24,27 @@ import redis
 
 from tests.processes import LOOPBACK, GuardedProcess, free_port
 
-AnyServer = TypeVar("AnyServer", bound="Server")
+AServer = TypeVar("AServer", bound="Server")
+AnyServer = TypeVar("AnyServer", bound="Startable")
 
 # Debian's wrapper in /usr/sbin changes the user and the environment: the plain script comes first.
 SEARCH_PATH = os.pathsep.join(
     ["/usr/lib/rabbitmq/bin", os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"]
 )
+
+
+class Startable(Protocol):
+    """What a test can start for itself: one server, or some that belong together."""
+
+    @classmethod
+    def missing(cls) -> list[str]:
+        """The programs that it needs and this machine has not."""
+
+    def start(self) -> None:
+        """Start it and return when it answers."""
+
+    def close(self) -> None:
+        """End it at once and remove its folder."""
 
 
 class Server(ABC):
@@ -46,7 +61,7 @@ class Server(ABC):
         self.folder = Path(tempfile.mkdtemp(prefix="celery-graceful-"))
         self.processes: list[GuardedProcess] = []
 
-    def __enter__(self: AnyServer) -> AnyServer:
+    def __enter__(self: AServer) -> AServer:
         self.start()
         return self
 
@@ -158,14 +173,16 @@ class RedisServer(Server):
 
     Args:
         appendonly: keep the data over `stop` and `kill`; without, Redis comes back empty.
+        options: directives of its configuration, such as `{"replicaof": "127.0.0.1 6379"}`.
     """
 
     programs = ("redis-server",)
     databases: ClassVar[int] = 1024
 
-    def __init__(self, appendonly: bool = False) -> None:
+    def __init__(self, appendonly: bool = False, options: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self.appendonly = appendonly
+        self.options = dict(options or {})
         self._numbers = itertools.count()
 
     def url(self, db: int = 0) -> str:
@@ -191,9 +208,11 @@ class RedisServer(Server):
             "databases": str(self.databases),
             "save": "",
             "appendonly": "yes" if self.appendonly else "no",
+            "repl-diskless-sync-delay": "0",
+            **self.options,
         }
-        arguments = itertools.chain(*((f"--{name}", value) for name, value in options.items()))
-        self._spawn("redis-server", *arguments)
+        arguments = ((f"--{name}", *value.split(" ")) for name, value in options.items())
+        self._spawn("redis-server", *itertools.chain(*arguments))
 
     def _ping(self) -> None:
         with self.client(timeout=1.0) as client:

@@ -123,6 +123,24 @@ def test_only_loopback_and_nothing_left(start_server, kind):
     assert not server.folder.exists()
 
 
+def test_sentinels_let_the_replica_take_the_masters_place(sentinels):
+    processes = [p for one in (*sentinels.nodes, *sentinels.sentinels) for p in one.processes]
+    assert len(processes) == 5
+    old = sentinels.master
+    with old.client() as client:
+        client.set("key", "1")
+        client.wait(1, 30_000)
+    new = sentinels.failover()
+    assert {new, old} == set(sentinels.nodes)
+    assert sentinels.replica is old
+    with new.client() as client:
+        assert client.get("key") == "1"
+        client.set("key", "2")
+
+    sentinels.close()
+    assert not any(process.alive() for process in processes)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_left_when_the_starter_is_killed(kind):
     require(kind)

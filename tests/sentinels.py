@@ -1,0 +1,184 @@
+"""Real Redis with Sentinel for tests: who is the master, and how another one takes its place."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import redis
+
+from tests.processes import LOOPBACK
+from tests.servers import RedisServer, Server
+
+
+class _SentinelServer(Server):
+    """One sentinel, that watches one master."""
+
+    def __init__(self, master: int, down_after: float) -> None:
+        super().__init__()
+        self._master, self._down_after = master, down_after
+
+    def client(self, timeout: float = 5.0) -> redis.Redis:
+        """A client of it."""
+        return redis.Redis(LOOPBACK, self.port, socket_timeout=timeout, decode_responses=True)
+
+    def master(self) -> int:
+        """The port of the server that it takes for the master."""
+        with self.client() as client:
+            address: Any = client.sentinel_get_master_addr_by_name(SentinelServers.name)
+            return int(address[1])
+
+    def greet_every(self, milliseconds: int) -> None:
+        """Let it tell the others of itself so often: they hear of it, and of a failover, by that.
+
+        Its default, 2,000, also makes for the seconds in which an old master stays a master.
+        """
+        with self.client() as client:
+            client.execute_command("SENTINEL", "DEBUG", "publish-period", milliseconds)
+
+    def knows_all(self, name: str, others: int) -> bool:
+        """Whether it knows the others, and a replica that is fit to be the master."""
+        with self.client() as client:
+            known = client.sentinel_master(name)
+            fit = any(one["flags"] == "slave" for one in client.sentinel_slaves(name))
+        return fit and (known["num-other-sentinels"], known["flags"]) == (others, "master")
+
+    def _launch(self) -> None:
+        name = SentinelServers.name
+        path = self.folder / "sentinel.conf"  # which it rewrites, and reads again at a restart
+        if not path.exists():
+            path.write_text(
+                f"port {self.port}\nbind {LOOPBACK}\ndir {self.folder}\n"
+                f"sentinel monitor {name} {LOOPBACK} {self._master} 2\n"
+                f"sentinel down-after-milliseconds {name} {int(self._down_after * 1000)}\n"
+                f"sentinel failover-timeout {name} 3000\n"
+            )
+        self._spawn("redis-server", str(path), "--sentinel")
+
+    def _ping(self) -> None:
+        with self.client(timeout=1.0) as client:
+            client.ping()
+
+
+class SentinelServers:
+    """A master, a replica, and three sentinels that let one take the other's place.
+
+    Use it as a context manager, or call `start` and `close`. What happens to a server is done to
+    it alone: `master.pause()`, `master.kill()`, and `start()` or `resume()` of the same object.
+
+    Args:
+        down_after: seconds of silence after which the master is taken for dead.
+    """
+
+    #: What the master is called.
+    name: ClassVar[str] = "shop"
+
+    def __init__(self, down_after: float = 1.0) -> None:
+        first = RedisServer()
+        self.nodes = (first, RedisServer(options={"replicaof": f"{LOOPBACK} {first.port}"}))
+        self.sentinels = [_SentinelServer(first.port, down_after) for _ in range(3)]
+
+    def __enter__(self) -> SentinelServers:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @classmethod
+    def missing(cls) -> list[str]:
+        """The programs that it needs and this machine has not."""
+        return RedisServer.missing()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Transport options, of a broker and of a result backend, that go with `url`."""
+        return {"master_name": self.name}
+
+    def url(self, db: int = 0) -> str:
+        """The URL of one of its databases, by all sentinels."""
+        return ";".join(f"sentinel://{LOOPBACK}:{one.port}/{db}" for one in self.sentinels)
+
+    @property
+    def master(self) -> RedisServer:
+        """The one that the sentinels name now; as long as they do not agree, the old one."""
+        ports = {one.master() for one in self.sentinels if one.running()}
+        first, second = self.nodes
+        if len(ports) == 1:
+            self._master = first if ports == {first.port} else second
+        return self._master
+
+    @property
+    def replica(self) -> RedisServer:
+        """The one that is not the master."""
+        first, second = self.nodes
+        return second if self.master is first else first
+
+    def client(self, db: int = 0, timeout: float = 30.0) -> redis.Redis:
+        """A client of the server that is the master now, and stays with it."""
+        return self.master.client(db, timeout)
+
+    def start(self) -> None:
+        """Start all and return when a failover would succeed."""
+        try:
+            for node in self.nodes:  # the replica first known to the master, then to sentinels:
+                node.start()  # they look for replicas every ten seconds
+            self._master = self.nodes[0]
+            self._wait(self._in_step, "the replica has what the master has")
+            for one in self.sentinels:
+                one.start()
+                one.greet_every(100)
+            self.wait_until_whole()
+            for one in self.sentinels:
+                one.greet_every(2000)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End all at once and remove their folders."""
+        for server in (*self.sentinels, *self.nodes):
+            server.close()
+
+    def failover(self) -> RedisServer:
+        """Have the replica take the master's place (`SENTINEL FAILOVER`); see `wait_failover`."""
+        old = self.master
+        self.sentinels[0].client().sentinel_failover(self.name)
+        return self.wait_failover(old)
+
+    def wait_failover(self, old: RedisServer) -> RedisServer:
+        """Wait until all sentinels name another master than `old`, and return it.
+
+        The old one, if it runs, takes writes for some ten seconds more.
+        """
+        self._wait(lambda: self.master is not old, "another master")
+        return self.master
+
+    def wait_until_whole(self) -> None:
+        """Wait until the sentinels know each other and the replica, which has all: again, after
+        a failover of which all servers run.
+        """
+        others = len(self.sentinels) - 1
+        self._wait(
+            lambda: self._in_step() and all(s.knows_all(self.name, others) for s in self.sentinels),
+            "master, replica and sentinels know each other",
+        )
+
+    def _in_step(self) -> bool:
+        with self.replica.client() as client:
+            about = client.info("replication")
+        return (about["role"], about.get("master_link_status")) == ("slave", "up")
+
+    @staticmethod
+    def _wait(condition: Callable[[], object], what: str, timeout: float = 120.0) -> None:
+        end = time.monotonic() + timeout
+        while True:
+            try:
+                if condition():
+                    return
+            except (redis.RedisError, OSError):
+                pass
+            if time.monotonic() > end:
+                raise RuntimeError(f"not in {timeout:g} s: {what}")
+            time.sleep(0.05)
