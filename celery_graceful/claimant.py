@@ -1,4 +1,4 @@
-"""Who claims: the identity under which this process takes messages from Redis."""
+"""Who claims: the identity under which a worker takes messages from Redis."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from celery_graceful import native
 
-__all__ = ["WORKERS", "Claimant", "claims_key", "current", "lease_key"]
+__all__ = ["WORKERS", "Claimant", "claims_key", "lease_key"]
 
 #: Key of the workers that may claim; see ``lease``.
 WORKERS = "graceful:workers"
@@ -43,7 +43,3 @@ class Claimant:
             first = self._next
             self._next += count
         return first
-
-
-#: Of this process; ``None`` where nothing is claimed: outside of a worker's main process.
-current: Claimant | None = None

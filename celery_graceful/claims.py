@@ -18,11 +18,11 @@ from celery.utils.log import get_logger
 from kombu.utils.json import dumps, loads
 
 from celery_graceful import native
-from celery_graceful.claimant import claims_key
+from celery_graceful.claimant import Claimant, claims_key
 from celery_graceful.log_thread import log
 from celery_graceful.store import COMMAND_TIMEOUT, Store, StoreAway
 
-__all__ = ["Claims", "Tag", "current", "mark_redelivered"]
+__all__ = ["Claims", "Tag", "mark_redelivered"]
 
 logger = get_logger(__name__)
 
@@ -41,6 +41,8 @@ class Tag(str):
 
     worker: str
     number: int
+    #: Whose claim it is, of a message that was fetched here.
+    book: Claims
 
     def __new__(cls, worker: str, number: int) -> Tag:
         tag = super().__new__(cls, f"{worker}/{number}")
@@ -52,7 +54,10 @@ class Tag(str):
 
 
 class Claims:
-    """What this process has claimed, under all of its identities.
+    """What a worker has claimed on one server, under all of its identities.
+
+    Nothing of it belongs to the process: whoever consumes beside the worker, or was forked from
+    it, knows of no claims.
 
     Args:
         store: The Redis that is the broker.
@@ -60,6 +65,8 @@ class Claims:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        #: Under whom it claims now; ``None`` where it must not.
+        self.who: Claimant | None = None
         #: Claims that a request of this worker answers for, until they are off our hands.
         self.held: set[str] = set()
         #: Claims of what has ended for good, whose acknowledgement may still wait for the loop.
@@ -73,6 +80,12 @@ class Claims:
         self._bell, self._settled = native.Doorbell(), native.Doorbell()
         self._awake = self._hurry = self._started = self._ended = False
         self._gone = native.Doorbell()
+
+    def tag(self, worker: str, number: int) -> Tag:
+        """The tag of one of these claims."""
+        tag = Tag(worker, number)
+        tag.book = self
+        return tag
 
     # -- acknowledgements ----------------------------------------------------------
 
@@ -233,6 +246,11 @@ class Claims:
                 self._off_hands(worker, part)
         return moved
 
+    def let_go(self) -> None:
+        """The connection is lost: what no request answers for goes back, nobody will run it."""
+        if self.who is not None:
+            self.give_back_others(self.who.worker, self.who.take_numbers(0))
+
     def give_back_others(self, worker: str, below: int) -> None:
         """Give back, soon, what ``worker`` claims and no request answers for.
 
@@ -281,7 +299,3 @@ def mark_redelivered(text: str) -> str:
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError):
         return text
     return str(dumps(message))
-
-
-#: Of this process; ``None`` where nothing is claimed.
-current: Claims | None = None

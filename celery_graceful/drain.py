@@ -22,7 +22,7 @@ from celery import signals as celery_signals
 from celery.platforms import EX_OK
 from celery.utils.log import get_logger
 
-from celery_graceful import claims, log_thread, native, phase, signals
+from celery_graceful import log_thread, native, phase, signals
 from celery_graceful.amqp import Connection
 from celery_graceful.board import Board
 from celery_graceful.claims import Claims
@@ -115,19 +115,25 @@ class Drain:
         self.ledger.inquest.start()
 
     def _claim(self) -> None:
-        """Take a lease. From now on what is fetched from Redis is claimed."""
+        """Take a lease, under which what is fetched from Redis is claimed."""
         app = self.worker.app
         store = broker_store(app) if self.settings.reliable_fetch else None
         if store is not None and isinstance(app.connection_for_read(), Connection):
-            claims.current = Claims(store)
+            claims = self.ledger.claims = Claims(store)
             # A green pool has no event loop: its consumer looks every two seconds for room.
-            claims.current.on_room = self.loop.turn
+            claims.on_room = self.loop.turn
             # Over a lost connection, what the pool was handed stays with the pool.
             self.adapter.keep_jobs()
         known = store or find_workers_store(app)
         if known is not None:
-            self.membership = Membership(self, known, claims.current)
+            self.membership = Membership(self, known, self.ledger.claims)
             self.membership.start()
+
+    def consumes_over(self, channel: Any) -> None:
+        """The worker's tasks come over this channel; before it fetches."""
+        claim_for = getattr(channel, "claim_for", None)
+        if self.ledger.claims is not None and claim_for is not None:
+            claim_for(self.ledger.claims)
 
     @property
     def stopping(self) -> bool:
@@ -198,7 +204,6 @@ class Drain:
         if self.embedded:
             self.watch.end()
             phase.detach()
-            claims.current = None
 
     def report(self) -> None:
         """Write the final report, once."""

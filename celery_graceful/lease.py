@@ -26,7 +26,7 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from celery_graceful import claimant, native
+from celery_graceful import native
 from celery_graceful.claimant import WORKERS, Claimant, claims_key, lease_key
 from celery_graceful.log_thread import log
 from celery_graceful.settings import Settings
@@ -163,13 +163,11 @@ class Lease:
         return time.monotonic() < self.held_until
 
     def start(self) -> None:
-        """Claim under this identity from now on, and keep it alive."""
-        claimant.current = self.identity
+        """Keep its identity alive from now on."""
         native.start_thread(self._keep, "graceful-lease")
 
     def leave(self, seconds: float) -> None:
         """The worker ends: give it up, in up to ``seconds``. What is still claimed is rescued."""
-        claimant.current = None
         self._leaving = True
         self._bell.ring()
         self._left.wait(seconds)
@@ -230,7 +228,6 @@ class Lease:
     def _lost(self) -> None:
         """Others took it for dead: what it held is theirs. It goes on as somebody else."""
         old, self.identity = self.identity, self._new_identity()
-        claimant.current = self.identity
         log(
             logger,
             logging.ERROR,

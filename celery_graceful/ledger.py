@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from celery.worker import state
 
-from celery_graceful import claimant, claims, native, phase
+from celery_graceful import native, phase
+from celery_graceful.claims import Claims
 from celery_graceful.copies import Copies
 from celery_graceful.forget import Forget
 from celery_graceful.inquest import Inquest
@@ -67,6 +68,8 @@ class Ledger:
         self.requeue = requeue
         self.forget = Forget(requeue.app)
         self.inquest = Inquest(requeue.app)
+        #: With which it claims now, on Redis; set by the drain.
+        self.claims: Claims | None = None
         self.lock = native.Lock()
         self.held: dict[int, GracefulRequest] = {}
         #: A message could not be given back: it is left to the broker.
@@ -159,10 +162,15 @@ class Ledger:
                 elif request.stage in (Stage.RECEIVED, Stage.HANDED_OVER):
                     request.stage = Stage.RELEASED
                     del self.held[id(request)]
-                    if request.claim is not None and claims.current is not None:
-                        claims.current.held.discard(request.claim)
+                    if request.claim is not None:
+                        request.claim.book.held.discard(request.claim)
         for request in kept:
             state.task_reserved(request)
+
+    def keep_claims(self) -> None:
+        """Give back the claims that no delivery stands for: nobody here will run them."""
+        if self.claims is not None:
+            self.claims.let_go()
 
     def lose(self, worker: str) -> None:
         """The claims of an identity of this worker are others' now."""
@@ -178,9 +186,3 @@ class Ledger:
     def runs_lost(self) -> bool:
         """Whether something runs whose claim was lost."""
         return any(request.lost for request in self.open_requests())
-
-    def keep_claims(self) -> None:
-        """Give back the claims that no delivery stands for: nobody here will run them."""
-        if claims.current is not None and claimant.current is not None:
-            who = claimant.current
-            claims.current.give_back_others(who.worker, who.take_numbers(0))

@@ -69,6 +69,8 @@ class Membership:
 
     def start(self) -> None:
         """Register, and look after the others."""
+        if self.claims is not None:
+            self.claims.who = self.lease.identity
         self.lease.start()
         if self.rescuer is not None:
             self.rescuer.start()
@@ -86,6 +88,7 @@ class Membership:
             self.rescuer.end(min(LEAVE, left))
         if self.claims is not None:
             self.claims.end(min(LEAVE, left))
+            self.claims.who = None
         self.lease.leave(min(LEAVE, left))
 
     def _loop_lag(self) -> float:
@@ -124,6 +127,8 @@ class Membership:
             board.forget_lost()
 
     def _on_lost(self, old: Claimant) -> None:
+        if self.claims is not None:
+            self.claims.who = self.lease.identity
         self._took_name()
         # Nothing is surely held under the new identity yet.
         self.drain.board.hold_lease(time.monotonic(), self.lease.identity.worker)

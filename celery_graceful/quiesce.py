@@ -9,7 +9,6 @@ from celery.platforms import EX_OK
 from celery.utils.log import get_logger
 from celery.worker import state
 
-from celery_graceful import claims
 from celery_graceful.phase import Phase
 
 if TYPE_CHECKING:
@@ -121,8 +120,8 @@ class Quiesce:
         self.loop.detach()
         self.drain.revocations.on_loop()
         # Acknowledgements that wait for the loop: it may not go round again.
-        if claims.current is not None:
-            claims.current.settle()
+        if self.ledger.claims is not None:
+            self.ledger.claims.settle()
         elif self.drain.stopping or not self.ledger.requeue.is_amqp:
             self.loop.finish()
         self.ledger.forget_unstarted()

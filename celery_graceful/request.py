@@ -18,7 +18,7 @@ from celery.worker import state
 from celery.worker.request import Request
 from kombu.utils.objects import cached_property
 
-from celery_graceful import claims, phase
+from celery_graceful import phase
 from celery_graceful.checkpoint import DELIVERY, may_resume
 from celery_graceful.claims import Tag
 from celery_graceful.exceptions import TaskInterrupted
@@ -77,9 +77,9 @@ class GracefulRequest(Request):
         tag = self.message.delivery_tag
         #: The claim of its message, on Redis.
         self.claim = tag if isinstance(tag, Tag) else None
-        if self.claim is not None and claims.current is not None:
+        if self.claim is not None:
             self.request_dict[CLAIM] = str(tag)
-            claims.current.held.add(self.claim)
+            self.claim.book.held.add(self.claim)
         self.ledger.held[id(self)] = self
         if self.ledger.releasing:  # Celery may keep it, for its ETA or its rate limit
             self.ledger.on_change()
@@ -162,10 +162,10 @@ class GracefulRequest(Request):
             self.acknowledged = True
         elif self.has_left:
             return
-        elif self.claim is not None and claims.current is not None and not self.ledger.connected():
+        elif self.claim is not None and not self.ledger.connected():
             # Celery's way leads through the loop, which is busy connecting again.
             if not self.acknowledged:
-                claims.current.ack(self.claim)
+                self.claim.book.ack(self.claim)
                 self.acknowledged = True
         else:
             self._note_end()
@@ -173,8 +173,8 @@ class GracefulRequest(Request):
 
     def _note_end(self) -> None:
         """It need not come back, whatever becomes of Celery's way to say so: through the loop."""
-        if self.claim is not None and claims.current is not None and not self.acknowledged:
-            claims.current.ended.add(self.claim)
+        if self.claim is not None and not self.acknowledged:
+            self.claim.book.ended.add(self.claim)
 
     def reject(self, requeue: bool = False) -> None:
         if self.has_left:

@@ -29,9 +29,9 @@ from celery.utils.log import get_logger
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 
-from celery_graceful import claims, native
+from celery_graceful import native
 from celery_graceful.checkpoint import SENT_AGAIN
-from celery_graceful.claims import Tag, mark_redelivered
+from celery_graceful.claims import Claims, Tag, mark_redelivered
 from celery_graceful.standby import Standby, use
 from celery_graceful.store import make_client
 
@@ -168,10 +168,13 @@ class Requeue:
     def _give_back_claims(
         self, requests: list[GracefulRequest], tail: bool, timeout: float
     ) -> None:
-        assert claims.current is not None
-        tags = [request.message.delivery_tag for request in requests]
+        tags: dict[Claims, list[Tag]] = {}
+        for request in requests:
+            tag = request.message.delivery_tag
+            tags.setdefault(tag.book, []).append(tag)
         try:
-            claims.current.give_back(tags, tail=tail, timeout=timeout)
+            for book, some in tags.items():
+                book.give_back(some, tail=tail, timeout=timeout)
         finally:  # it goes on trying
             for request in requests:
                 request.acknowledged = True

@@ -11,9 +11,10 @@ prefix of the connection:
 ``graceful:workers``
     Set of those who may claim; see ``lease``.
 
-Only channels of a worker claim, and only where messages are acknowledged; all others, and other
-programs on the same queues, do as kombu does. Private names of kombu are used here, and pinned
-in ``tests/unit/test_pins.py``.
+Only the channel that a worker's tasks come over claims, which is told so (``claim_for``), and only
+where messages are acknowledged. All others do as kombu does: those of a task that consumes by
+itself, of what was forked from a worker, and of other programs on the same queues. Private names
+of kombu are used here, and pinned in ``tests/unit/test_pins.py``.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 from redis.exceptions import NoScriptError
 
-from celery_graceful import claimant, claims
 from celery_graceful.claimant import WORKERS, Claimant, claims_key
 from celery_graceful.claims import Claims, Tag
 from celery_graceful.store import StoreAway
@@ -80,10 +80,10 @@ class QoS(kombu_redis.QoS):
 
     def ack(self, delivery_tag: str) -> None:
         if isinstance(delivery_tag, Tag):
-            self._book().ack(delivery_tag)
+            delivery_tag.book.ack(delivery_tag)
             self._quick_ack(delivery_tag)
             if not self.channel._in_poll:
-                self._book().on_room()
+                delivery_tag.book.on_room()
         else:
             super().ack(delivery_tag)
 
@@ -92,7 +92,7 @@ class QoS(kombu_redis.QoS):
             super().reject(delivery_tag, requeue=requeue)
         elif requeue:
             try:
-                self._book().give_back([delivery_tag])
+                delivery_tag.book.give_back([delivery_tag])
             except StoreAway as exc:
                 logger.warning("%s goes back when Redis answers: %r", delivery_tag, exc)
             self._quick_ack(delivery_tag)
@@ -112,11 +112,6 @@ class QoS(kombu_redis.QoS):
         for tag in [tag for tag in self._delivered if isinstance(tag, Tag)]:
             del self._delivered[tag]
 
-    @staticmethod
-    def _book() -> Claims:
-        assert claims.current is not None
-        return claims.current
-
 
 class _Fetch:
     """One command that is under way: a claim, a look into the queues, or a wait for a bell."""
@@ -134,6 +129,8 @@ class _Claiming:
 
     QoS = QoS
 
+    #: The claims of the worker whose tasks come over this channel.
+    _book: Claims | None = None
     #: What is under way on the connection that fetches.
     _fetch: _Fetch | None = None
     #: What to do next: EVALSHA, EXISTS or BRPOP.
@@ -142,6 +139,10 @@ class _Claiming:
     _knows_script = False
     #: Consumers that acknowledge nothing, such as those of replies, while they consume here.
     _no_ack_tags: frozenset[str] = frozenset()
+
+    def claim_for(self, book: Claims) -> None:
+        """Claim from now on: this is the channel over which a worker's tasks come."""
+        self._book = book
 
     def basic_consume(
         self: Any, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **kwargs: Any
@@ -159,7 +160,8 @@ class _Claiming:
     # -- fetching ------------------------------------------------------------------
 
     def _brpop_start(self: Any, timeout: float | None = None) -> None:
-        who, book = claimant.current, claims.current
+        book: Claims | None = self._book
+        who = None if book is None else book.who
         if who is None or book is None or self._no_ack_tags:
             self._fetch = None
             # Its default differs between versions; None would wait for ever in the older ones.
@@ -260,8 +262,9 @@ class _Claiming:
     def _deliver_claims(self: Any, fetch: _Fetch, answer: list[Any]) -> None:
         queues = fetch.queues
         first_list = 3 + len(queues)
+        worker, tag_of = fetch.who.worker, fetch.book.tag
         found = [
-            (queues[(index - first_list) % len(queues)], text, Tag(fetch.who.worker, number))
+            (queues[(index - first_list) % len(queues)], text, tag_of(worker, number))
             for number, (index, text) in enumerate(
                 zip(answer[::2], answer[1::2], strict=True), fetch.first
             )

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from celery.platforms import EX_FAILURE, EX_OK
 from celery.worker import state
 
-from celery_graceful import claims, cleanup, native
+from celery_graceful import cleanup, native
 from celery_graceful import run as _run
 from celery_graceful.giving_up import GivingUp
 from celery_graceful.native import bounded, bounded_all
@@ -255,8 +255,8 @@ class Watch:
         if active:
             self.log(logging.ERROR, "Hard deadline: giving up %s", describe(active))
             self.adapter.take_away(active)
-            if claims.current is not None:  # the loop may be stuck
-                claims.current.settle()
+            if self.ledger.claims is not None:  # the loop may be stuck
+                self.ledger.claims.settle()
             native.pause(min(LAST_RESULTS, room / 10))
         given_up = [r for r in self.ledger.open_requests() if r.give_up()]
         self._last_resort_at = min(
