@@ -15,6 +15,7 @@ from celery_graceful import cleanup, control, grace_period, time_limit
 from celery_graceful.drain import Drain
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors.monitors import monitors_of
+from celery_graceful.monitors.silent import say_what_is_silent, say_who_is_unknown
 from celery_graceful.monitors.traced import silence_sentry, trace_with_check_in
 from celery_graceful.request import adopt
 from celery_graceful.settings import Settings
@@ -86,13 +87,16 @@ class WorkerStep(bootsteps.StartStopStep):
         _warn_superseded(worker.app.conf)
 
     def _check_monitors(self, worker: Any) -> None:
+        monitors = monitors_of(worker.app)
         try:
-            monitors_of(worker.app).check()
+            monitors.check()
         except SettingsError as exc:
             if isinstance(worker, Worker):
                 raise SystemExit(str(exc)) from None
             raise
-        silence_sentry()
+        silence_sentry(monitors)
+        say_what_is_silent(monitors)
+        say_who_is_unknown(monitors)
 
     def stop(self, worker: Any) -> None:
         ledger = worker.graceful.ledger

@@ -9,8 +9,8 @@ from celery.signals import beat_embedded_init, beat_init
 
 from celery_graceful import cleanup
 from celery_graceful.cleanup import ExitHandle, Scope
-from celery_graceful.monitors import Monitor
-from celery_graceful.monitors.monitor import NAMED
+from celery_graceful.exceptions import SettingsError
+from celery_graceful.monitors import Monitor, named
 from celery_graceful.resource import Resource
 from celery_graceful.settings import Settings
 
@@ -43,6 +43,7 @@ class Graceful:
             app._plain_create_task_cls = app.create_task_cls
             app.create_task_cls = self._create_task_cls
 
+        named.know(app)
         for signal in (beat_init, beat_embedded_init):
             signal.connect(_on_beat, weak=False, dispatch_uid="celery_graceful.monitors")
 
@@ -180,11 +181,14 @@ class Graceful:
             monitor: The monitor, or its slug.
 
         Raises:
-            SettingsError: The monitor cannot be used.
+            SettingsError: The monitor cannot be used, or that is no task.
         """
         if not isinstance(monitor, Monitor):
             monitor = Monitor(monitor)
-        NAMED[self.app.main, task if isinstance(task, str) else task.name] = monitor
+        name = task if isinstance(task, str) else getattr(task, "name", None)
+        if not isinstance(name, str) or not name:
+            raise SettingsError("Graceful.monitor", task, "give a task, or the name of one")
+        named.name(self.app, name, monitor)
 
     def _exit_timeout(self) -> float:
         return self.settings.exit_timeout

@@ -12,6 +12,7 @@ from celery import signals as celery_signals
 
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors.monitors import STAMP, Monitors, monitors_of
+from celery_graceful.monitors.silent import say_what_is_silent
 
 __all__ = ["install"]
 
@@ -20,26 +21,34 @@ logger = logging.getLogger(__name__)
 _now = threading.local()
 
 
-def install(sender: Any = None, **_: Any) -> None:
+def install(sender: Any = None, signal: Any = None, **_: Any) -> None:
     """For ``beat_init`` and ``beat_embedded_init``: stamp what the scheduler publishes."""
     scheduler = sender.scheduler
     try:
         monitors = monitors_of(scheduler.app)
         monitors.check()
+        monitors.know_entries()
     except SettingsError as exc:
         raise SystemExit(str(exc)) from None
+    if signal is celery_signals.beat_init:  # else the worker that it is part of has said it
+        say_what_is_silent(monitors)
     if not hasattr(scheduler.apply_async, "_stamps"):
         scheduler.apply_async = _stamping(scheduler.apply_async, monitors)
         celery_signals.before_task_publish.connect(_on_publish)
 
 
 def _stamping(apply_async: Any, monitors: Monitors) -> Any:
+    failed: set[str] = set()
+
     @wraps(apply_async)
     def stamping(entry: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             _now.stamp = stamp_of(entry, monitors)
-        except Exception:
-            logger.exception("No check-in for beat entry %s", entry.name)
+        except Exception as exc:
+            _now.stamp = None
+            if entry.name not in failed:  # it fires again and again
+                failed.add(entry.name)
+                logger.exception("No check-in for beat entry %s: %r", entry.name, exc)
         try:
             return apply_async(entry, *args, **kwargs)
         finally:
@@ -62,7 +71,7 @@ def stamp_of(entry: Any, monitors: Monitors) -> dict[str, Any] | None:
     # One that is due now and then has its id from Celery, or always the same from the user.
     stamp: dict[str, Any] = {"run": str(uuid.uuid4())}
     if own is None:
-        monitor = monitors.of_entry(entry.name, entry.schedule, task)
+        monitor = monitors.of_entry(str(entry.name), entry.schedule, task)
         if monitor is None:
             return None
         stamp["slug"] = monitor.slug

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,14 +10,12 @@ from zoneinfo import ZoneInfo
 
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors import schedule as schedules
+from celery_graceful.monitors.slug import slugify
 
-__all__ = ["NAMED", "STATUSES", "Monitor", "slugify"]
+__all__ = ["STATUSES", "Monitor"]
 
 #: What an interrupted run can be closed as.
 STATUSES = ("ok", "error")
-
-#: Letters that a slug keeps, as Sentry's server has it.
-SLUG_LENGTH = 50
 
 #: Ranges of Sentry's server; the first two in minutes.
 _RANGES = {
@@ -27,17 +24,6 @@ _RANGES = {
     "failure_issue_threshold": (1, 720),
     "recovery_threshold": (1, 720),
 }
-
-#: Monitors that were named for tasks with ``Graceful.monitor``, by name of the app and the task.
-#: Not kept by the app: a child that was spawned has a copy of it.
-NAMED: dict[tuple[str | None, str], Monitor] = {}
-
-
-def slugify(name: str) -> str:
-    """``name`` as servers write it: dots vanish, spaces become dashes, 50 characters at most."""
-    text = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    text = re.sub(r"[^\w\s-]", "", text.lower())
-    return re.sub(r"[-\s]+", "-", text).strip("-_")[:SLUG_LENGTH].strip("-")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,10 @@ from celery_graceful.exceptions import SettingsError
 from celery_graceful.log_thread import log
 from celery_graceful.monitors.checkin import CheckIn
 from celery_graceful.monitors.dispatch import Dispatch
-from celery_graceful.monitors.monitor import NAMED, Monitor, slugify
+from celery_graceful.monitors.entries import Entries
+from celery_graceful.monitors.monitor import Monitor
+from celery_graceful.monitors.named import named
+from celery_graceful.monitors.schedule import is_known
 from celery_graceful.settings import Settings
 
 __all__ = ["SENTRY_SLUG", "STAMP", "Monitors", "monitors_of"]
@@ -61,6 +64,7 @@ class Monitors:
         self.settings = Settings.from_conf(app.conf)
         self._own: dict[str, Monitor | None] = {}
         self.dispatch = Dispatch(app, self.settings)
+        self.entries = Entries()
         self._said: set[str] = set()
 
     # -- which monitor ---------------------------------------------------------------
@@ -76,7 +80,7 @@ class Monitors:
         return self._own[task.name]
 
     def _find_own(self, task: Any) -> Monitor | None:
-        given = NAMED.get((self.app.main, task.name)) or getattr(task, "monitor", None)
+        given = named(self.app).get(task.name) or getattr(task, "monitor", None)
         if given is None:
             return None
         if isinstance(given, str):
@@ -95,7 +99,12 @@ class Monitors:
         """
         if not self.settings.monitor_beat or self.excluded(name):
             return None
-        return with_limit(Monitor(name, schedule), task)
+        slug = self.entries.slug(name)
+        if not is_known(schedule):
+            kind = type(schedule).__name__
+            self._say(slug, f"a server cannot know {kind} schedules")
+            schedule = None
+        return with_limit(Monitor(slug, schedule), task)
 
     def excluded(self, name: str) -> bool:
         """Whether a beat entry is not to be monitored."""
@@ -104,49 +113,33 @@ class Monitors:
     def config(self, monitor: Monitor) -> Mapping[str, Any] | None:
         """What Sentry's server is told; why it is told nothing is said once."""
         config, reason = monitor.config(str(self.app.timezone))
-        if reason and monitor.slug not in self._said:
-            self._said.add(monitor.slug)
-            log(
-                logger,
-                logging.WARNING,
-                "Monitor %s is reported without a schedule: %s",
-                monitor.slug,
-                reason,
-            )
+        if reason:
+            self._say(monitor.slug, reason)
         return config
+
+    def _say(self, slug: str, reason: str) -> None:
+        if slug not in self._said:
+            self._said.add(slug)
+            message = "Monitor %s is reported without a schedule: %s"
+            log(logger, logging.WARNING, message, slug, reason)
 
     def check(self) -> None:
         """Refuse what would go wrong later.
 
         Raises:
-            SettingsError: Two monitors have one slug, or a monitor cannot be used, or what was
-                asked for needs a store.
+            SettingsError: Two tasks have monitors of one slug, or a monitor cannot be used, or
+                what was asked for needs a store.
         """
-        seen: dict[str, str] = {}
-
-        def claim(slug: str, owner: str) -> None:
-            if seen.setdefault(slug, owner) != owner:
-                raise SettingsError(
-                    "monitor",
-                    slug,
-                    f"{seen[slug]} and {owner} would both report to it, rename one of them",
-                )
-
         early = self.settings.monitor_on_interrupt is not None
         for task in self.app.tasks.values():
             own = self.own(task)
             if own is not None:
-                claim(own.slug, f"task {task.name}")
+                owner = f"task {task.name}"
+                other = self.entries.take(own.slug, owner)
+                if other != owner:
+                    mend = f"{other} and {owner} would both report to it, rename one of them"
+                    raise SettingsError("monitor", own.slug, mend)
                 early = early or own.on_interrupt is not None
-        if self.settings.monitor_beat:
-            for name, entry in (self.app.conf.beat_schedule or {}).items():
-                task = self.app.tasks.get(entry.get("task"))
-                if self.excluded(name) or (task is not None and self.own(task) is not None):
-                    continue
-                if not slugify(name):
-                    mend = "give it a name with letters or digits in it, or exclude it"
-                    raise SettingsError("beat_schedule", name, mend)
-                claim(slugify(name), f"beat entry {name!r}")
         if early and self._store() is None:
             raise SettingsError(
                 "on_interrupt",
@@ -154,6 +147,25 @@ class Monitors:
                 "it needs a store: set graceful_store to the URL of a Redis",
             )
         self.dispatch.names()
+
+    def know_entries(self) -> None:
+        """Beat starts: give the entries that there are their slugs."""
+        if self.settings.monitor_beat:
+            entries = (self.app.conf.beat_schedule or {}).items()
+            self.entries.know(
+                str(name)
+                for name, entry in entries
+                if not self.excluded(str(name)) and not self._has_own(entry)
+            )
+
+    def _has_own(self, entry: Any) -> bool:
+        task = self.app.tasks.get(entry.get("task") if isinstance(entry, dict) else entry.task)
+        return task is not None and self.own(task) is not None
+
+    @property
+    def closes_sentrys(self) -> bool:
+        """Whether check-ins that Sentry's own integration opened are closed here."""
+        return "sentry" in self.dispatch.names()
 
     # -- one run ---------------------------------------------------------------------
 
@@ -172,7 +184,7 @@ class Monitors:
         opened_as = None
         monitor, config, slug = own, None, None
         stamp = stamp if isinstance(stamp, Mapping) else {}
-        if opened is not None and "sentry" in self.dispatch.names():
+        if opened is not None and self.closes_sentrys:
             monitor = own or with_limit(Monitor(opened), task)
             config, slug = headers.get(SENTRY_CONFIG) or None, str(opened)
             opened_as = _uuid(headers.get(SENTRY_ID))

@@ -71,7 +71,7 @@ def _find(monitors: Monitors, task: Any, task_id: str, request: Any) -> CheckIn 
     try:
         check_in = monitors.of_run(task, task_id, request or {})
         if check_in is not None:
-            silence_sentry()
+            silence_sentry(monitors)
             inner = request.get("headers")
             if isinstance(inner, dict) and STAMP in request:
                 inner.setdefault(STAMP, request[STAMP])  # a retry carries on what is in there
@@ -124,10 +124,10 @@ def _quietly(call: Callable[..., None], *args: Any) -> None:
         logger.exception("A check-in could not be reported")
 
 
-def silence_sentry() -> None:
-    """Keep sentry's own integration from closing check-ins that are closed here."""
+def silence_sentry(monitors: Monitors) -> None:
+    """Keep sentry's own integration from closing check-ins, where they are closed here."""
     beat = sys.modules.get("sentry_sdk.integrations.celery.beat")
-    if beat is not None:
+    if beat is not None and monitors.closes_sentrys:
         for signal, name in (
             (celery_signals.task_success, "crons_task_success"),
             (celery_signals.task_failure, "crons_task_failure"),

@@ -22,6 +22,7 @@ from celery.utils.log import get_logger
 from celery_graceful import cleanup, interrupt, phase
 from celery_graceful.board import Board
 from celery_graceful.monitors import traced
+from celery_graceful.monitors.monitors import monitors_of
 from celery_graceful.phase import Phase
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.base import Adapter, watch_plain_task
@@ -246,7 +247,7 @@ def _install_child(app: Any, hostname: str) -> None:
         if watch_plain_task(task):
             task.__trace__ = build_tracer(name, task, app.loader, hostname, app=app)
         traced.trace_with_check_in(task)
-    traced.silence_sentry()
+    traced.silence_sentry(monitors_of(app))
     traced.reports_first = True
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_graceful.monitors.monitor import slugify
+from celery_graceful.monitors.slug import slugify
 from tests.conftest import RedisDB
 from tests.peers import Project
 from tests.workers import ROOT, TIMEOUT, Worker, wait_until_heard

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
+import re
 import signal
 import socket
 import subprocess
@@ -16,21 +18,26 @@ from typing import Any, ClassVar
 
 import celery
 import pytest
+import sentry_sdk
 from celery import Celery
+from celery import signals as celery_signals
 from celery.app.trace import build_tracer
 from celery.exceptions import Ignore
 from celery.signals import after_task_publish
+from sentry_sdk.integrations.celery import CeleryIntegration
 
 from celery_graceful import Graceful, GracefulTask, Monitor, SettingsError, checkin, phase
 from celery_graceful.board import Board
-from celery_graceful.monitors import dispatch
+from celery_graceful.monitors import dispatch, named
 from celery_graceful.monitors.heartbeat import Heartbeats, interval_of
-from celery_graceful.monitors.monitors import monitors_of
+from celery_graceful.monitors.monitors import Monitors, monitors_of
 from celery_graceful.monitors.outcome import close_dead
 from celery_graceful.monitors.report import Report
-from celery_graceful.monitors.traced import trace_with_check_in
+from celery_graceful.monitors.silent import say_what_is_silent, say_who_is_unknown
+from celery_graceful.monitors.traced import silence_sentry, trace_with_check_in
+from tests.apps import entries
 from tests.conftest import RabbitVhost, RedisDB
-from tests.peers import HealthchecksServer, Project
+from tests.peers import HealthchecksServer, Project, environ
 from tests.processes import LOOPBACK
 from tests.workers import ROOT, TIMEOUT, Worker
 
@@ -575,19 +582,37 @@ def test_slugs_that_collide(app: Celery) -> None:
         monitors_of(app).check()
 
 
-def test_beat_entries_that_collide(app: Celery) -> None:
-    app.conf.update(
-        graceful_monitor_beat=True,
-        graceful_monitor_exclude=["every-*"],
-        beat_schedule={
-            "a.b": {"task": "x", "schedule": 60},
-            "ab": {"task": "y", "schedule": 60},
-            "every-second": {"task": "y", "schedule": 1},
-            "everysecond": {"task": "y", "schedule": 1},
-        },
-    )
-    with pytest.raises(SettingsError, match=r"beat entry 'a.b' and beat entry 'ab'"):
-        monitors_of(app).check()
+def test_entries_stop_neither_worker_nor_beat(redis_db: RedisDB, project: Project) -> None:
+    """Whatever they are called, and also those that come later: each has a monitor of its own."""
+    names = [*entries.AT_START, *entries.LATER]
+    env = {"BROKER_URL": redis_db.url, "SENTRY_DSN": project.dsn}
+    argv = [sys.executable, "-m", "celery", "-A", "tests.apps.entries", "beat", "--pidfile="]
+    argv += ["-S", "tests.apps.entries:AddsLater"]
+    with Worker("tests.apps.entries", pool="threads", env=env).ready() as worker:
+        beat = subprocess.Popen(
+            argv,
+            env={**environ(), **env},
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            for name in names:
+                worker.wait_line(rf">> [\d.]+ ran {re.escape(name)}$", 2)
+        finally:
+            beat.terminate()
+            log = beat.communicate(timeout=TIMEOUT)[1]
+        worker.term()
+        assert worker.wait() == 0
+    assert "Traceback" not in log
+    slugs = project.check_ins()
+    assert len(slugs) == len(names), sorted(slugs)
+    assert {"nightlyexport", "nightly-export"} < slugs.keys()
+    for name in names:
+        assert log.count(f"The monitor of beat entry {name!r} ") <= 1
+    assert log.count("The monitor of beat entry ") == len(names) - 2
+    assert "nobody reports" not in log + worker.output
 
 
 def test_closing_at_interruptions_needs_a_store(app: Celery) -> None:
@@ -608,6 +633,107 @@ def test_a_worker_says_so_at_its_start(redis_db: RedisDB) -> None:
         assert worker.wait() != 0
         assert worker.count("pigeon.* cannot be used") == 1
         assert worker.count("Traceback") == 0
+
+
+SILENT = [
+    ({"graceful_monitor_beat": True}, "graceful_monitor_beat: nobody reports"),
+    ({"graceful_monitor_reporters": ["sentry"]}, "names sentry, which reports nothing: no Sentry"),
+    ({"graceful_monitor_reporters": ["healthchecks"]}, "names healthchecks, .* is not set, and no"),
+]
+
+
+@pytest.mark.parametrize(("settings", "says"), SILENT)
+def test_what_would_report_nothing_is_said(
+    app: Celery, caplog: pytest.LogCaptureFixture, settings: dict[str, Any], says: str
+) -> None:
+    say_what_is_silent(monitors_of(app))
+    assert not caplog.records
+    app.conf.update(settings)
+    say_what_is_silent(Monitors(app))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert re.search(says, caplog.text)
+
+
+def test_monitors_of_tasks_and_nobody_who_reports(
+    app: Celery, caplog: pytest.LogCaptureFixture
+) -> None:
+    app.task(base=GracefulTask, name="a", shared=False, monitor="nightly")(nothing)
+    say_what_is_silent(monitors_of(app))
+    assert "the monitors nightly: nobody reports" in caplog.text
+
+
+def test_a_monitor_for_a_task_that_is_not_there(
+    app: Celery, caplog: pytest.LogCaptureFixture
+) -> None:
+    app.task(name="shop.export", shared=False)(nothing)
+    for name in ("shop.export", "shop.exprot", "elsewhere"):
+        Graceful(app).monitor(name, "nightly")
+    say_who_is_unknown(monitors_of(app))
+    assert [record.getMessage() for record in caplog.records] == [
+        "Graceful.monitor('shop.exprot', 'nightly'): this worker has no task of that name, "
+        "did you mean 'shop.export'?",
+        "Graceful.monitor('elsewhere', 'nightly'): this worker has no task of that name",
+    ]
+
+
+def test_apps_without_a_name_share_no_monitors() -> None:
+    one, other = (Celery(broker="memory://", set_as_current=False) for _ in range(2))
+    Graceful(one).monitor("export", "ones")
+    Graceful(other)
+    assert set(named.named(one)) == {"export"}
+    assert set(named.named(other)) == set()
+    copy = pickle.loads(pickle.dumps(one))  # as a child that is spawned gets it
+    assert set(named.named(copy)) == {"export"}
+
+
+@pytest.mark.parametrize("task", [None, 5, "", object()])
+def test_what_is_no_task_has_no_monitor(app: Celery, task: Any) -> None:
+    with pytest.raises(SettingsError, match=r"Graceful.monitor = .*give a task"):
+        Graceful(app).monitor(task, "nightly")
+
+
+@pytest.fixture
+def sentry_with_beat(project: Project) -> Iterator[None]:
+    """Sentry's own integration watches beat, in this process."""
+    receivers = {
+        signal: list(signal.receivers)
+        for signal in (celery_signals.task_success, celery_signals.task_failure)
+    }
+    with sentry_sdk.isolation_scope() as scope:
+        integration = CeleryIntegration(monitor_beat_tasks=True)
+        client = sentry_sdk.Client(dsn=project.dsn, integrations=[integration])
+        scope.set_client(client)
+        yield
+        client.close(timeout=0)
+    for each, before in receivers.items():
+        each.receivers[:] = before
+        each.sender_receivers_cache.clear()
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_sentrys_own_check_ins_are_left_to_it_where_nobody_here_closes_them(
+    app: Celery, sentry_with_beat: None, ours: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    app.conf.update(
+        graceful_monitor_beat=True,
+        graceful_monitor_exclude=["cleanup-*"],
+        graceful_monitor_reporters=["sentry"] if ours else ["healthchecks"],
+        graceful_healthchecks_url="http://127.0.0.1:9/key",
+    )
+    monitors = Monitors(app)
+    theirs = set(_receivers(celery_signals.task_success))
+    silence_sentry(monitors)
+    left = set(_receivers(celery_signals.task_success))
+    assert ("crons_task_success" in left) is not ours
+    assert "crons_task_success" in theirs
+    say_what_is_silent(monitors)
+    (record,) = caplog.records
+    says = "exclude does not hold for those" if ours else "by itself, celery_graceful to health"
+    assert says in record.getMessage()
+
+
+def _receivers(signal: Any) -> list[str]:
+    return [receiver.__name__ for receiver in signal._live_receivers(None)]
 
 
 def test_a_monitor_for_a_task_of_others(pinged: Celery, pings: HealthchecksServer) -> None:

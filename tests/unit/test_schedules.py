@@ -12,7 +12,6 @@ from celery.schedules import BaseSchedule, crontab, schedule
 from cronsim import CronSim
 
 from celery_graceful import Monitor, SettingsError
-from celery_graceful.monitors.monitor import slugify
 from celery_graceful.monitors.schedule import convert, read_text
 
 MINUTES = ["*", "0", "*/5", "*/7", "3-57/6", "1,2,30", "10-20", "59", "*/15,7", "0-58/2", [0, 30]]
@@ -175,21 +174,6 @@ def test_text_that_is_no_crontab(text: str) -> None:
 def test_refused_where_it_is_written(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         Monitor(**{"slug": "nightly", **fields})
-
-
-@pytest.mark.parametrize(
-    ("name", "slug"),
-    [
-        ("Nightly export", "nightly-export"),
-        ("shop.tasks.export", "shoptasksexport"),
-        ("  Überfällige -- Rechnungen ", "uberfallige-rechnungen"),
-        ("a" * 60, "a" * 50),
-        ("snake_case", "snake_case"),
-    ],
-)
-def test_slugs_are_the_servers(name: str, slug: str) -> None:
-    assert slugify(name) == slug
-    assert Monitor(name).slug == slug
 
 
 def test_the_whole_config() -> None:

@@ -1,0 +1,60 @@
+"""Slugs of beat entries: each its own, whatever the entries are called, and whenever they come."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from celery_graceful.log_thread import log
+from celery_graceful.monitors.slug import hashed, slug_of_entry
+
+__all__ = ["Entries"]
+
+logger = logging.getLogger(__name__)
+
+
+class Entries:
+    """The beat entries of one app that report to monitors.
+
+    What an entry reports to depends on its name. Names that differ in nothing but capitals,
+    spaces or accents, and those of monitors that tasks have already, get a hash where they meet.
+    """
+
+    def __init__(self) -> None:
+        self._slugs: dict[str, str] = {}
+        self._taken: dict[str, str] = {}
+
+    def take(self, slug: str, owner: str) -> str:
+        """Somebody reports to ``slug``; returns who does: ``owner``, or who came before."""
+        return self._taken.setdefault(slug, owner)
+
+    def know(self, names: Iterable[str]) -> None:
+        """The entries that there are at start, in any order."""
+        for name in sorted(names, key=lambda name: (slug_of_entry(name) != name, name)):
+            self.slug(name)
+
+    def slug(self, name: str) -> str:
+        """What an entry reports to. Said once, where that is not what its name is written as."""
+        if name not in self._slugs:
+            self._slugs[name] = self._find(name)
+        return self._slugs[name]
+
+    def _find(self, name: str) -> str:
+        owner = f"beat entry {name!r}"
+        slug = slug_of_entry(name)
+        why = "of what is cut or dropped from its name"
+        other = self.take(slug, owner)
+        if other != owner:
+            slug, why = hashed(name), f"since {other} would report to the same one"
+            self.take(slug, owner)
+        elif slug != hashed(name):
+            return slug
+        log(
+            logger,
+            logging.WARNING,
+            "The monitor of %s is called %s, with a hash %s: rename the entry for another one",
+            owner,
+            slug,
+            why,
+        )
+        return slug
