@@ -54,9 +54,14 @@ def key_of(name: str, task_id: str) -> str:
 
 
 def may_resume(request: Any) -> bool:
-    """Whether an earlier delivery, or an earlier try, may have left a checkpoint."""
-    info = request.delivery_info or {}
-    return bool(info.get("redelivered") or request.retries or getattr(request, SENT_AGAIN, False))
+    """Whether an earlier delivery, or an earlier try, may have left a checkpoint.
+
+    Args:
+        request: The context of a task, or what it is made of.
+    """
+    get = request.get
+    info = get("delivery_info") or {}
+    return bool(info.get("redelivered") or get("retries") or get(SENT_AGAIN))
 
 
 class Checkpoint:

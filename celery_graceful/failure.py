@@ -19,8 +19,9 @@ def raised(exc_info: Any) -> BaseException:
 
 def as_failure(exc_info: Any) -> Any:
     """Of a task that was left by a ``SystemExit``, a ``gevent.Timeout`` or the like."""
-    lost = raised(exc_info)
-    left_by = lost.__context__ or lost
+    left_by = raised(exc_info)
+    if isinstance(left_by, WorkerLostError) and left_by.__context__ is not None:  # of pools
+        left_by = left_by.__context__
     try:
         raise TaskError(f"the task was left by {left_by!r}") from left_by
     except TaskError:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from celery.worker import state
 
 from celery_graceful import native, phase
+from celery_graceful.aftermath import let_go
 from celery_graceful.claims import Claims
 from celery_graceful.copies import Copies
 from celery_graceful.forget import Forget
@@ -142,10 +143,10 @@ class Ledger:
             for request in self.open_requests()
             if self.close(request, Stage.RELEASED, only=(Stage.RECEIVED,))
         ]
+        for request in released:
+            let_go(request)
         if released:
             self.requeue.give_back(released)
-            for request in released:
-                state.task_ready(request)
         return released
 
     def forget_unstarted(self) -> None:

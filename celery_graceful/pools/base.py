@@ -112,7 +112,10 @@ class InProcessAdapter(Adapter):
                     accept(*a)
 
             def body(*a: Any, **k: Any) -> Any:
-                return self.run_body(target, a, k) if begun else None
+                try:
+                    return self.run_body(target, a, k) if begun else None
+                except Exception:  # out of Celery's own code: the pool would tell nobody
+                    return ExceptionInfo()
 
             def on_end(result: Any) -> None:
                 if not begun:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from typing import Any
+
+from celery.utils.collections import LimitedSet
+from celery.worker import state
 
 from celery_graceful.pools.base import InProcessAdapter
 from celery_graceful.run import runs
@@ -12,10 +16,25 @@ __all__ = ["ThreadsAdapter"]
 
 
 class ThreadsAdapter(InProcessAdapter):
+    def prepare(self) -> None:
+        super().prepare()
+        _one_at_a_time(state.successful_requests)
+
     def notify(self) -> None:
         super().notify()
         for run in list(runs.values()):
             run.send_async(_set_async_exc)
+
+
+def _one_at_a_time(ids: LimitedSet) -> None:
+    """Each thread adds what has succeeded to one set of Celery's, which may not be shared."""
+    lock = threading.Lock()
+
+    def add(item: Any, now: float | None = None) -> None:
+        with lock:
+            type(ids).add(ids, item, now)
+
+    ids.add = add
 
 
 def _set_async_exc(ident: int, exc: Any) -> None:

@@ -21,6 +21,7 @@ ROOT = Path(celery_graceful.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("exceptions", "settings", "signals", "native"),
     (
+        "aftermath",
         "board",
         "board_file",
         "claimant",
@@ -47,7 +48,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("amqp", "fence", "safe_point", "sources"),
     ("forget", "iteration", "steps", "batch", "requeue"),
     ("copies", "quarantine", "poison", "starts", "inquest", "rescue", "ledger"),
-    ("pools", "request", "resume", "task"),
+    ("delivery", "pools", "request", "resume", "task"),
     (
         "sentinel",
         "loop",

@@ -1,0 +1,195 @@
+"""A delivery: one message in the main process, from its arrival to its acknowledgement."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import uuid
+from typing import Any
+
+from celery.worker import state
+from celery.worker.request import Request
+from kombu.utils.objects import cached_property
+
+from celery_graceful.aftermath import let_go, say
+from celery_graceful.checkpoint import DELIVERY
+from celery_graceful.claims import Tag
+from celery_graceful.fence import CLAIM
+from celery_graceful.ledger import OPEN, Ledger, Stage
+from celery_graceful.monitors import outcome
+
+__all__ = ["Delivery"]
+
+_BOOT = uuid.uuid4().hex
+_numbers = itertools.count(1)
+
+
+class Delivery(Request):
+    """What a worker knows of a message that it holds, and how it starts and answers it."""
+
+    #: The ledger of this worker; set by ``adopt``.
+    ledger: Ledger
+
+    _message: Any
+    _on_ack: Any
+    _on_reject: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.stage = Stage.RECEIVED
+        self.started_at: float | None = None
+        #: It goes on as another delivery, or another try.
+        self.goes_on = False
+        #: Its success was stored, or its retry sent, before its process was lost.
+        self.is_settled = False
+        #: It was revoked while it ran, and was told so.
+        self.told_to_end = False
+        #: Others took the worker for dead, and have the message.
+        self.lost = False
+        #: What the store was told of its start.
+        self.note: str | None = None
+        #: The connection that it came over is gone, and the message back at the broker.
+        self.orphaned = False
+        # Tells the deliveries of a task apart; the copies of the message cannot.
+        self.request_dict[DELIVERY] = f"{_BOOT}:{next(_numbers)}"
+        tag = self.message.delivery_tag
+        #: The claim of its message, on Redis.
+        self.claim = tag if isinstance(tag, Tag) else None
+        if self.claim is not None:
+            self.request_dict[CLAIM] = str(tag)
+            self.claim.book.held.add(self.claim)
+        self.ledger.held[id(self)] = self
+        if self.ledger.releasing:  # Celery may keep it, for its ETA or its rate limit
+            self.ledger.on_change()
+
+    @property
+    def running_for(self) -> float:
+        """Seconds since the pool started it."""
+        return 0.0 if self.started_at is None else time.monotonic() - self.started_at
+
+    @property
+    def wants_events(self) -> bool:
+        """Whether events are on, for the worker and the task."""
+        return bool(self.eventer and self.eventer.enabled and self.task.send_events)
+
+    @cached_property
+    def context(self) -> Any:
+        """The task's context, as signals and backends want it."""
+        return self._context
+
+    # -- its start -------------------------------------------------------------------
+
+    def begin(self) -> bool:
+        """The pool is about to start it. False: it was given back meanwhile, leave it."""
+        with self.ledger.lock:
+            if self.stage not in (Stage.RECEIVED, Stage.HANDED_OVER):
+                return False
+            self.stage = Stage.RUNNING
+        self.started_at = time.monotonic()
+        if outcome.check_in_of(self) is not None:
+            self.ledger.on_check_in()
+        self.note = self.ledger.inquest.begins(self)
+        return True
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """It has started, whatever is raised by those who are told."""
+        if self.stage is not Stage.RUNNING and not self.begin():
+            return
+        try:
+            super().on_accepted(pid, time_accepted)
+        except BaseException as exc:
+            if not self.task.acks_late:
+                self.acknowledge()
+            say(self, "runs, although this was raised at its start", exc)
+
+    # -- its end ---------------------------------------------------------------------
+
+    @property
+    def has_left(self) -> bool:
+        """Whether it is not ours any more."""
+        return self.stage in (Stage.RELEASED, Stage.GIVEN_UP, Stage.LOST)
+
+    def finish(self) -> bool:
+        """It has ended by itself. False: it was given back before, ignore its end."""
+        if self.lost:
+            self.drop_lost()
+            return False
+        return self.ledger.close(self, Stage.FINISHED, only=OPEN)
+
+    def has_ended(self) -> bool:
+        """As ``finish``; a hard time limit is told twice, as time-out and as failure."""
+        return self.finish() or self.stage is Stage.FINISHED
+
+    def give_up(self) -> bool:
+        """The hard deadline takes it away. False: it has ended."""
+        return self.ledger.close(self, Stage.GIVEN_UP, only=OPEN)
+
+    def drop(self) -> None:
+        """It has ended elsewhere: in quarantine, or as another delivery."""
+        if self.finish():
+            let_go(self)
+            self.acknowledge()
+
+    def drop_lost(self) -> None:
+        """It has ended, and another run of it is what counts: say nothing of it."""
+        if self.ledger.close(self, Stage.LOST, only=OPEN):
+            let_go(self)
+
+    # -- the answer to the broker ------------------------------------------------------
+
+    def acknowledge(self) -> None:
+        """Its message is done with; unless it went back, or is somebody else's."""
+        if self.orphaned and self.ledger.copies.owe(self):
+            self.acknowledged = True
+        elif self.has_left:
+            return
+        elif self.claim is not None and not self.ledger.connected():
+            # Celery's way leads through the loop, which is busy connecting again.
+            if not self.acknowledged:
+                self.claim.book.ack(self.claim)
+                self.acknowledged = True
+        else:
+            self._note_end()
+            super().acknowledge()
+
+    def _note_end(self) -> None:
+        """It need not come back, whatever becomes of Celery's way to say so: through the loop."""
+        if self.claim is not None and not self.acknowledged:
+            self.claim.book.ended.add(self.claim)
+
+    def reject(self, requeue: bool = False) -> None:
+        """Its message goes back, or is done with without a success."""
+        if self.has_left:
+            return
+        if self.orphaned and (requeue or self.ledger.copies.owe(self)):
+            self.acknowledged = True
+            return
+        self.goes_on = self.goes_on or requeue
+        if not requeue:
+            self._note_end()
+        super().reject(requeue=requeue)
+        if self.stage is Stage.RECEIVED:  # an ETA that means nothing
+            self.finish()
+            if not self.goes_on:
+                outcome.close(self, "error", "rejected")
+
+    def ack_at_once(self) -> None:
+        """Acknowledge without another turn of the loop. In the loop's thread."""
+        self._on_ack = self.message.ack_log_error
+
+    # -- its copies ------------------------------------------------------------------
+
+    def take_over(self, copy: Delivery) -> None:
+        """Its message was delivered again: that delivery is the one to acknowledge."""
+        self._message, self._on_ack, self._on_reject = (
+            copy._message,
+            copy._on_ack,
+            copy._on_reject,
+        )
+        self.orphaned = False
+
+    def leave_to(self, run: Delivery) -> None:
+        """As a copy of ``run``, which has taken it over."""
+        if self.ledger.close(self, Stage.RELEASED, only=OPEN):
+            let_go(self)
+            state.requests[run.id] = run

@@ -1,0 +1,171 @@
+"""Something raises in the worker between a task's end and its acknowledgement.
+
+The name of a task says where: in Celery's books, in a class of requests, in what sends events or
+stores results, in a filter of the log.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from celery.events.dispatcher import EventDispatcher
+from celery.exceptions import Reject
+from celery.utils.collections import LimitedSet
+from celery.worker.request import Request
+
+from celery_graceful import Graceful, GracefulTask
+from tests.apps import make_app, say
+
+app = make_app("mishaps")
+app.conf.worker_send_task_events = True
+Graceful(app)
+
+
+class Mishap(Exception):
+    pass
+
+
+class Raising(Request):
+    """A user's class of requests, whose every method raises before or after Celery's."""
+
+    def on_accepted(self, pid, time_accepted):
+        super().on_accepted(pid, time_accepted)
+        if self.name == "accepted":
+            raise Mishap
+
+    def on_failure(self, exc_info, send_failed_event=True, return_ok=False):
+        if self.name == "after":
+            super().on_failure(exc_info, send_failed_event, return_ok)
+        raise Mishap
+
+    def on_retry(self, exc_info):
+        raise Mishap
+
+    def on_timeout(self, soft, timeout):
+        raise Mishap
+
+
+class Base(GracefulTask):
+    Request = Raising
+
+
+def task(name, **options):
+    return app.task(bind=True, base=Base, name=name, **options)
+
+
+@task("books")
+def books(self):
+    say("ran books")
+
+
+@task("event")
+def event(self):
+    say("ran event")
+
+
+@task("accepted")
+def accepted(self):
+    say("ran accepted")
+
+
+@task("fails")
+def fails(self):
+    say("ran fails")
+    raise LookupError
+
+
+@task("after")
+def after(self):
+    say("ran after")
+    raise LookupError
+
+
+@task("memory")
+def memory(self):
+    say("ran memory")
+    raise MemoryError
+
+
+@task("retried")
+def retried(self):
+    say("ran retried")
+    if not self.request.retries:
+        raise self.retry(countdown=0)
+
+
+@task("rejected")
+def rejected(self):
+    say("ran rejected")
+    raise Reject("for good", requeue=False)
+
+
+@task("goes_back")
+def goes_back(self):
+    say("ran goes_back")
+    if not self.request.delivery_info["redelivered"]:
+        raise Reject("once more", requeue=True)
+
+
+@task("early", acks_late=False)
+def early(self):
+    say("ran early")
+    raise LookupError
+
+
+@task("revoked")
+def revoked(self):
+    say("ran revoked")
+
+
+@task("dies")
+def dies(self):
+    say("ran dies")
+    if not self.request.delivery_info["redelivered"]:
+        os.kill(os.getpid(), 9)
+
+
+@task("limited", time_limit=0.3)
+def limited(self):
+    say("ran limited")
+    while True:
+        pass
+
+
+@app.task(base=GracefulTask, name="filtered", time_limit=0.3)
+def filtered():
+    say("ran filtered")
+    while True:
+        pass
+
+
+class Filter(logging.Filter):
+    def filter(self, record):
+        if "Hard time limit" in record.getMessage() and "filtered" in record.getMessage():
+            raise Mishap
+        return True
+
+
+logging.getLogger("celery.worker.request").addFilter(Filter())
+
+_add, _send, _mark = LimitedSet.add, EventDispatcher.send, app.backend.mark_as_revoked
+
+
+def add(self, item, now=None):
+    if str(item).startswith("books"):
+        raise RuntimeError("dictionary changed size during iteration")
+    _add(self, item, now)
+
+
+def send(self, type, *args, **fields):
+    if str(fields.get("uuid")).startswith("event") and type != "task-received":
+        raise Mishap
+    return _send(self, type, *args, **fields)
+
+
+def mark_as_revoked(*args, **kwargs):
+    raise Mishap
+
+
+LimitedSet.add, EventDispatcher.send = add, send
+app.backend.mark_as_revoked = mark_as_revoked
