@@ -19,7 +19,6 @@ each, so it can be used from threads, hubs and signal handlers, and no fork find
 from __future__ import annotations
 
 import atexit
-import inspect
 import itertools
 import logging
 import math
@@ -28,9 +27,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial, update_wrapper
+from numbers import Real
 from typing import Any, Literal, get_args
 
 from celery_graceful import native, phase, time_limit
+from celery_graceful.arguments import check_call, name_of
 
 __all__ = [
     "DEFAULT_TIMEOUT",
@@ -39,7 +40,6 @@ __all__ = [
     "Scope",
     "check",
     "enter",
-    "name_of",
     "run",
     "time_left",
 ]
@@ -360,19 +360,10 @@ def check(fn: Any, timeout: float | None) -> None:
         TypeError: ``fn`` is no plain callable.
         ValueError: ``timeout`` is no finite number of seconds above zero.
     """
-    if not callable(fn):
-        raise TypeError(f"{fn!r} cannot be called")
-    if inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn):
-        raise TypeError(f"{name_of(fn)} is async: no event loop runs at the end of a process")
-    if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
+    check_call("at exit", fn, why_not_async="no event loop runs at the end of a process")
+    number = isinstance(timeout, Real) and not isinstance(timeout, bool)
+    if timeout is not None and not (number and timeout > 0 and math.isfinite(timeout)):
         raise ValueError(f"timeout {timeout!r} is no finite number of seconds above zero")
-
-
-def name_of(fn: Any) -> str:
-    """How the log names a callable."""
-    name = getattr(fn, "__qualname__", None)
-    module = getattr(fn, "__module__", None)
-    return repr(fn) if name is None else name if module is None else f"{module}.{name}"
 
 
 # -- fork and exit -----------------------------------------------------------------

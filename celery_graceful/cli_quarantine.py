@@ -10,6 +10,7 @@ from dataclasses import asdict
 import click
 from celery.bin.base import CeleryCommand
 
+from celery_graceful.cli_app import app_of
 from celery_graceful.quarantine import Kept, delete, entries, find, send_again
 from celery_graceful.store import Store, StoreAway, find_workers_store
 
@@ -78,7 +79,7 @@ def delete_(ctx: click.Context, task_ids: tuple[str, ...], everything: bool) -> 
 
 
 def _store(ctx: click.Context) -> Store:
-    store = find_workers_store(ctx.obj.app)
+    store = find_workers_store(app_of(ctx))
     if store is None:
         raise click.ClickException(
             "there is no Redis to keep a quarantine in: neither the broker nor the result "

@@ -9,6 +9,7 @@ from celery.bin.base import CeleryCommand
 
 from celery_graceful.claimant import claims_key
 from celery_graceful.claims import Claims
+from celery_graceful.cli_app import app_of
 from celery_graceful.lease import FALLEN, dead_workers
 from celery_graceful.poison import is_early, is_limited, judge
 from celery_graceful.rescue import Rescuer
@@ -25,7 +26,7 @@ def rescue(ctx: click.Context, dry_run: bool) -> None:
 
     Running workers do so by themselves every few seconds.
     """
-    app = ctx.obj.app
+    app = app_of(ctx)
     store = broker_store(app)
     if store is None:
         raise click.ClickException("the broker is not Redis: it gives back by itself")

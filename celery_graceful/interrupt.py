@@ -17,6 +17,7 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from celery_graceful import native, phase
+from celery_graceful.arguments import check_call, check_seconds
 from celery_graceful.phase import Interrupt
 from celery_graceful.run import Run, current
 
@@ -115,7 +116,9 @@ def sleep(seconds: float) -> None:
 
     Raises:
         Interrupted: An interrupt is on, or came.
+        TypeError, ValueError: ``seconds`` is no number of 0 or more.
     """
+    check_seconds("sleep", seconds)
     run = current()
     if run is None or not run.graceful or run.shielded:
         time.sleep(seconds)
@@ -129,7 +132,12 @@ def wait_for_interrupt(timeout: float | None = None) -> bool:
 
     Returns:
         Whether an interrupt is on. Does not raise ``Interrupted``.
+
+    Raises:
+        TypeError, ValueError: ``timeout`` is no number of 0 or more.
     """
+    if timeout is not None:
+        check_seconds("wait_for_interrupt", timeout)
     if interrupted():
         return True
     if phase.board is None:
@@ -232,14 +240,22 @@ _callbacks: list[_Callback] = []
 _dispatching = False
 
 
-@contextmanager
-def interrupt_callback(fn: Callable[[Interrupt], Any]) -> Iterator[None]:
+def interrupt_callback(fn: Callable[[Interrupt], Any]) -> AbstractContextManager[None]:
     """``fn(interrupt)`` is called once when the interrupt comes, from another thread.
 
     Use it to end what the task waits for: kill a subprocess, close a stream. When an
     interrupt is on already it is called at once. When one came inside of the block, it has
     been called when the block is left. What it raises is logged.
+
+    Raises:
+        TypeError: ``fn`` is no plain function.
     """
+    check_call("interrupt_callback", fn, why_not_async="nobody would await it")
+    return _calling_back(fn)
+
+
+@contextmanager
+def _calling_back(fn: Callable[[Interrupt], Any]) -> Iterator[None]:
     global _dispatching
     interrupt = current_interrupt()
     callback = _Callback(fn, current())

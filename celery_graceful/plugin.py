@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, overload
 
+from celery import Celery
+from celery.local import Proxy
 from celery.signals import beat_embedded_init, beat_init
 
 from celery_graceful import cleanup
@@ -21,6 +23,9 @@ _CONSUMER_STEP = "celery_graceful.bootsteps:ConsumerStep"
 
 T = TypeVar("T")
 
+#: Stands for a function that was not given: ``None`` may be what one returned.
+_NOTHING: Any = object()
+
 
 class Graceful:
     """Adds celery_graceful to a Celery app. Doing so twice is the same as once.
@@ -29,9 +34,18 @@ class Graceful:
 
     Args:
         app: The app; configured before or after.
+
+    Raises:
+        TypeError: It is no Celery app.
     """
 
     def __init__(self, app: Any) -> None:
+        if not isinstance(app, Celery):
+            raise TypeError(
+                f"Graceful({app!r}): give the Celery app, such as Celery('shop'){_where_it_is(app)}"
+            )
+        if issubclass(type(app), Proxy):  # celery.current_app stands for one
+            app = app._get_current_object()
         self.app = app
         # By name: a web process must not import what only a worker needs.
         app.steps["worker"].add(_WORKER_STEP)
@@ -71,12 +85,12 @@ class Graceful:
 
     @overload
     def on_exit(
-        self, fn: None = ..., /, *, scope: Scope = ..., timeout: float | None = ...
+        self, /, *, scope: Scope = ..., timeout: float | None = ...
     ) -> Callable[[Callable[..., Any]], ExitHandle]: ...
 
     def on_exit(
         self,
-        fn: Callable[..., Any] | None = None,
+        fn: Any = _NOTHING,
         /,
         *args: Any,
         scope: Scope = "process",
@@ -108,7 +122,7 @@ class Graceful:
             ValueError: ``scope`` or ``timeout`` cannot be used.
         """
         cleanup.exit_timeout = self._exit_timeout
-        if fn is None:
+        if fn is _NOTHING:
             return lambda fn: ExitHandle(fn, (), {}, scope, timeout)
         return ExitHandle(fn, args, kwargs, scope, timeout)
 
@@ -133,7 +147,7 @@ class Graceful:
 
     def resource(
         self,
-        fn: Callable[[], Iterator[T]] | None = None,
+        fn: Any = _NOTHING,
         /,
         *,
         open: Callable[[], T] | None = None,
@@ -161,11 +175,11 @@ class Graceful:
             ValueError: ``timeout`` cannot be used.
         """
         cleanup.exit_timeout = self._exit_timeout
-        if open is not None and close is not None and fn is None:
+        if open is not None and close is not None and fn is _NOTHING:
             return Resource.from_functions(open, close, name, timeout)
         if open is not None or close is not None:
             raise TypeError("give a generator function, or both open and close")
-        if fn is not None:
+        if fn is not _NOTHING:
             return Resource.from_generator(fn, name, timeout)
         return lambda fn: Resource.from_generator(fn, name, timeout)
 
@@ -208,6 +222,20 @@ class Graceful:
                 else:
                     app.task_cls = type("GracefulTask", (GracefulTask, base), {"abstract": True})
         return app._plain_create_task_cls()
+
+
+def _where_it_is(given: Any) -> str:
+    """Where people keep it who have given something else."""
+    if isinstance(given, type):
+        return ", not its class"
+    for owner in (getattr(given, "extensions", None), vars(given) if _has_dict(given) else None):
+        if isinstance(owner, dict) and isinstance(owner.get("celery"), Celery):
+            return " (this one keeps it as 'celery')"
+    return ""
+
+
+def _has_dict(given: Any) -> bool:
+    return hasattr(given, "__dict__")
 
 
 def _on_beat(sender: Any = None, **options: Any) -> None:

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from functools import partial, update_wrapper
 from typing import Any, Generic, TypeVar
 
-from celery_graceful.cleanup import Entry, check, name_of
+from celery_graceful.arguments import name_of
+from celery_graceful.cleanup import Entry, check
 
 __all__ = ["Resource"]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from celery.utils.log import get_task_logger
 
+from celery_graceful.arguments import check_call
 from celery_graceful.checkpoint import STEP
 from celery_graceful.codec import decode, encode
 from celery_graceful.iteration import Progress, Scope
@@ -14,6 +16,8 @@ from celery_graceful.iteration import Progress, Scope
 __all__ = ["step"]
 
 T = TypeVar("T")
+
+_RUN_IT = "give one that runs it to its end, such as lambda: asyncio.run(charge())"
 
 logger = get_task_logger(__name__)
 
@@ -26,7 +30,10 @@ def step(
     Raises:
         CheckpointError: The result is not JSON, or too large.
         Interrupted: The task has to stop; ``fn`` has not been called.
+        TypeError: ``fn`` is no plain function.
     """
+    what = f"step({name!r}, ...)"
+    check_call(what, fn, why_not_async=_RUN_IT)
     scope, checkpoint = progress.scope, progress.checkpoint
     path = scope.path("step", name)
     field = STEP + path
@@ -47,6 +54,8 @@ def step(
     _warn_renamed(progress, scope, path)
     progress.stand()
     result = fn(*args, **kwargs)
+    if inspect.isawaitable(result):
+        check_call(what, result, why_not_async=_RUN_IT)
     limit = checkpoint.settings.checkpoint_max_bytes
     encoded = encode(result, f"the result of step {path!r}", limit)
     scope.last_place += 1

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence, Set, Sized
 from typing import Any, Generic, TypeVar
 
+from celery_graceful.arguments import check_call, name_of
 from celery_graceful.exceptions import CheckpointError
 
 __all__ = ["IterableSource", "SequenceSource", "Source", "as_source", "pages"]
@@ -79,7 +80,14 @@ def as_source(given: Iterable[T] | Source[T]) -> Source[T]:
         return SequenceSource(given)
     if isinstance(given, Iterable):
         return IterableSource(given)
-    raise CheckpointError(f"a {type(given).__name__} cannot be iterated over.")
+    if isinstance(given, AsyncIterable):
+        raise CheckpointError(
+            f"{given!r} is asynchronous: iterate over a list of what it gives, or over pages."
+        )
+    raise CheckpointError(
+        f"{given!r} cannot be iterated over: give a list, an iterable or one of "
+        "celery_graceful.sources."
+    )
 
 
 class pages(Source[T]):
@@ -93,6 +101,7 @@ class pages(Source[T]):
     kind = "pages"
 
     def __init__(self, fetch: Callable[[Any], tuple[Iterable[T], Any]]) -> None:
+        check_call("pages", fetch, why_not_async="give one that runs it to its end")
         self.fetch = fetch
 
     def check(self, cursor: Any) -> None:
@@ -104,10 +113,24 @@ class pages(Source[T]):
     def pairs(self, cursor: Any) -> Iterator[tuple[Any, T]]:
         page, done = cursor or (None, 0)
         while True:
-            items, following = self.fetch(page)
+            items, following = self._fetch(page)
             for number, item in enumerate(items, 1):
                 if number > done:
                     yield [page, number], item
             if following is None:
                 return
             page, done = following, 0
+
+    def _fetch(self, page: Any) -> tuple[Iterable[T], Any]:
+        found = self.fetch(page)
+        if isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], Iterable):
+            return found
+        raise CheckpointError(
+            f"{name_of(self.fetch)}({page!r}) returned {_shortly(found)}: return a tuple of the "
+            "page's items and the next page's cursor, which is None after the last page."
+        )
+
+
+def _shortly(value: Any) -> str:
+    size = f" of {len(value)}" if isinstance(value, Sized) else ""
+    return "None" if value is None else f"a {type(value).__name__}{size}"

@@ -24,8 +24,8 @@ class _ByKey(Source[T]):
             cursor = batch[-1][0]
 
     def __init__(self, batch: int) -> None:
-        if batch < 1:
-            raise CheckpointError(f"batch={batch!r}: give at least 1.")
+        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+            raise CheckpointError(f"batch={batch!r}: give a number of 1 or more.")
         self.batch = batch
 
     def _batch(self, cursor: Any) -> list[tuple[Any, T]]:
@@ -45,6 +45,8 @@ class queryset(_ByKey[Any]):
 
     def __init__(self, qs: Any, by: str = "pk", batch: int = 1000) -> None:
         super().__init__(batch)
+        if not hasattr(qs, "query") or not hasattr(qs, "order_by"):
+            raise CheckpointError(f"{qs!r} is no QuerySet: give one, such as Book.objects.all().")
         if qs.query.is_sliced:
             raise CheckpointError("a sliced QuerySet cannot be filtered: slice it by a filter.")
         field = qs.model._meta.pk if by == "pk" else qs.model._meta.get_field(by)
@@ -82,6 +84,14 @@ class rows(_ByKey[Any]):
 
     def __init__(self, select: Any, by: Any, bind: Any, batch: int = 1000) -> None:
         super().__init__(batch)
+        if not hasattr(select, "column_descriptions") or not hasattr(select, "limit"):
+            raise CheckpointError(f"{select!r} is no select: give one, such as select(Book).")
+        if not hasattr(by, "key"):
+            raise CheckpointError(f"by={by!r} is no column: give one, such as Book.id.")
+        if not callable(bind) and not hasattr(bind, "execute") and not hasattr(bind, "connect"):
+            raise CheckpointError(
+                f"bind={bind!r}: give an Engine, a Connection, a Session or a sessionmaker."
+            )
         self.select, self.by, self.bind = select.order_by(None).order_by(by), by, bind
         described = select.column_descriptions
         first = described[0]

@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 class _File(Source[T]):
     def __init__(self, path: str | os.PathLike[str], encoding: str) -> None:
+        if not isinstance(path, (str, os.PathLike)):
+            raise CheckpointError(f"{path!r} is no file: give its path.")
         self.path = path
         self.encoding = encoding
         if "a\n".encode(encoding)[-2:] != b"a\n":

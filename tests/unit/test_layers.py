@@ -19,7 +19,7 @@ PACKAGE = "celery_graceful"
 ROOT = Path(celery_graceful.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("exceptions", "settings", "signals", "native"),
+    ("arguments", "exceptions", "settings", "signals", "native"),
     (
         "aftermath",
         "board",
@@ -63,7 +63,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "bootsteps",
     ),
     ("plugin",),
-    ("__init__", "cli", "cli_quarantine", "cli_rescue", "doctor", "demo", "testing"),
+    ("__init__", "cli", "cli_app", "cli_quarantine", "cli_rescue", "doctor", "demo", "testing"),
 )
 
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -49,6 +49,7 @@ NAMES: dict[str, list[str] | None] = {
     "billiard.einfo:ExceptionWithTraceback": None,
     # celery: the worker
     "celery.apps.worker:Worker": None,
+    "celery.local:Proxy._get_current_object": None,
     "celery.worker.control:Panel.data": None,
     "celery.worker.control:control_command": None,
     "celery.worker.state:should_stop": None,

@@ -1,0 +1,26 @@
+"""The app that a command is about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+__all__ = ["app_of"]
+
+
+def app_of(ctx: click.Context) -> Any:
+    """The app that ``celery -A`` names.
+
+    Raises:
+        click.UsageError: None was named, or it is not graceful.
+    """
+    app = ctx.obj.app
+    if not hasattr(app, "_plain_create_task_cls"):
+        given = ctx.find_root().params.get("app")
+        raise click.UsageError(
+            "no app was given: celery -A <your app> graceful ..."
+            if given is None
+            else f"{app!r} is not graceful: where it is made, say celery_graceful.Graceful(app)"
+        )
+    return app
