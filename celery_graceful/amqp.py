@@ -14,6 +14,9 @@ __all__ = ["Connection", "GracefulAMQP"]
 class _OurTransport:
     """Mixed into kombu's connections."""
 
+    #: Of the URL in use, among all that it was given.
+    place = 0
+
     def get_transport_cls(self) -> Any:
         """Our transport in the place of kombu's for Redis, every other one as it is."""
         transport = super().get_transport_cls()  # type: ignore[misc]
@@ -22,6 +25,12 @@ class _OurTransport:
 
             return getattr(ours, transport.__name__, transport)
         return transport
+
+    def switch(self: Any, conn_str: str) -> None:
+        """The next server: kombu fails over."""
+        super().switch(conn_str)  # type: ignore[misc]
+        several = not getattr(self.get_transport_cls(), "one_server", False)
+        self.place = self.alt.index(conn_str) if several and conn_str in self.alt else 0
 
 
 class Connection(_OurTransport, kombu_connection.Connection):

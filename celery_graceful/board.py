@@ -19,18 +19,22 @@ from celery_graceful.board_file import BoardFile, announced_file
 from celery_graceful.grace_period import Deadlines
 from celery_graceful.phase import InterruptReason, Phase
 
-__all__ = ["Board"]
+__all__ = ["PLACES", "Board"]
 
 _PAGE = 4096
 _FLAG, _PHASE, _REASON, _BEATING = 0, 1, 2, 3
+_PLACE = 7
 #: What the flag is up for.
 _STOPPING, _LOST, _REVOKED = 4, 5, 6
 _TIMES = struct.Struct("=ddddd")  # requested, soft, hard, end of grace, last resort
 _TIMES_AT = 8
 _MOMENT, _WORD, _HALF = struct.Struct("=d"), struct.Struct("=Q"), struct.Struct("=L")
-_LEASE = struct.Struct("=dL")  # surely held until, identity
-_LEASE_AT = _TIMES_AT + _TIMES.size
+_LEASE = struct.Struct("=dL4x")  # surely held until, identity
+_LEASES_AT = _TIMES_AT + _TIMES.size
 _TARGETS_AT = 128
+#: Servers that a worker may have a lease on.
+PLACES = (_TARGETS_AT - _LEASES_AT) // _LEASE.size
+_LEASES = range(_LEASES_AT, _LEASES_AT + PLACES * _LEASE.size, _LEASE.size)
 _REVOKE = struct.Struct("=Qd")  # task, moment of its end
 _REVOKES_AT = _PAGE // 2
 #: Where each of them may stand.
@@ -101,16 +105,41 @@ class Board:
 
     def holds(self, worker: str) -> bool | None:
         """Whether claims of that identity are held. ``None``: only the store knows."""
-        until, known = _LEASE.unpack_from(self.memory, _LEASE_AT)
-        if known and known != zlib.crc32(worker.encode()):
-            return False
-        return True if not until or time.monotonic() < until else None
+        identity, others = zlib.crc32(worker.encode()), False
+        for offset in _LEASES:
+            until, known = _LEASE.unpack_from(self.memory, offset)
+            if known == identity:
+                return True if time.monotonic() < until else None
+            others = others or known
+        return not others
 
-    def hold_lease(self, until: float, worker: str) -> None:
-        """The lease of ``worker`` is surely held until that moment."""
+    def place_of(self, worker: str) -> int:
+        """On which server that identity has its lease."""
+        identity = zlib.crc32(worker.encode())
+        for place, offset in enumerate(_LEASES):
+            if _LEASE.unpack_from(self.memory, offset)[1] == identity:
+                return place
+        return self.place
+
+    def hold_lease(self, until: float, worker: str, place: int = 0) -> None:
+        """The lease of ``worker``, on the server at that place, is surely held until then."""
         # The identity first: the old one is not held until the new moment.
-        self._write(_LEASE_AT + _MOMENT.size, _HALF.pack(zlib.crc32(worker.encode())))
-        self._write(_LEASE_AT, _MOMENT.pack(until))
+        offset = _LEASES[place]
+        self._write(offset + _MOMENT.size, _HALF.pack(zlib.crc32(worker.encode())))
+        self._write(offset, _MOMENT.pack(until))
+
+    def forget_lease(self, place: int) -> None:
+        """There is none on that server any more."""
+        self._write(_LEASES[place] + _MOMENT.size, _HALF.pack(0))
+
+    @property
+    def place(self) -> int:
+        """Where the worker's consumer is connected: the place of its URL among the broker's."""
+        return int(self.memory[_PLACE])
+
+    @place.setter
+    def place(self, place: int) -> None:
+        self.memory[_PLACE] = place
 
     def lose_lease(self) -> None:
         """Tasks of claims of another identity have to stop, until ``forget_lost``."""

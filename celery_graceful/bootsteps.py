@@ -123,7 +123,7 @@ class ConsumerStep(bootsteps.StartStopStep):
     def start(self, consumer: Any) -> None:
         drain = consumer.controller.graceful
         drain.loop.attach(consumer)
-        drain.consumes_over(consumer.task_consumer.channel)
+        drain.places.arrive(consumer)
         if drain.adapter.in_process:
             for task in consumer.app.tasks.values():
                 trace_with_check_in(task)

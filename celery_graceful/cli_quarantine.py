@@ -12,7 +12,7 @@ from celery.bin.base import CeleryCommand
 
 from celery_graceful.cli_app import app_of
 from celery_graceful.quarantine import Kept, delete, entries, find, send_again
-from celery_graceful.store import Store, StoreAway, find_workers_store
+from celery_graceful.store import Store, StoreAway, broker_places, find_workers_store
 
 __all__ = ["quarantine"]
 
@@ -60,7 +60,7 @@ def retry(ctx: click.Context, task_ids: tuple[str, ...], everything: bool) -> No
     store = _store(ctx)
     for kept in _chosen(store, task_ids, everything):
         try:
-            sent = send_again(ctx.obj.app, store, kept)
+            sent = send_again(app_of(ctx), store, kept)
         except Exception as exc:
             raise click.ClickException(f"{kept.id} could not be sent: {exc!r}") from exc
         click.echo(f"{kept.id} {'sent again' if sent else 'is not in quarantine any more'}")
@@ -79,13 +79,25 @@ def delete_(ctx: click.Context, task_ids: tuple[str, ...], everything: bool) -> 
 
 
 def _store(ctx: click.Context) -> Store:
-    store = find_workers_store(app_of(ctx))
+    app = app_of(ctx)
+    store = find_workers_store(app)
+    for place in broker_places(app)[1:]:  # where the worker is, if the first does not answer
+        if store is not None and _answers(store):
+            break
+        store = find_workers_store(app, place)
     if store is None:
         raise click.ClickException(
             "there is no Redis to keep a quarantine in: neither the broker nor the result "
             "backend is one, and graceful_store is not set"
         )
     return store
+
+
+def _answers(store: Store) -> bool:
+    try:
+        return bool(store.execute("PING", []))
+    except StoreAway:
+        return False
 
 
 def _read(store: Store) -> list[Kept]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import click
 from celery.bin.base import CeleryCommand
@@ -13,7 +14,7 @@ from celery_graceful.cli_app import app_of
 from celery_graceful.lease import FALLEN, dead_workers
 from celery_graceful.poison import is_early, is_limited, judge
 from celery_graceful.rescue import Rescuer
-from celery_graceful.store import StoreAway, broker_store, settings_of
+from celery_graceful.store import Store, StoreAway, broker_places, broker_store, settings_of
 
 __all__ = ["rescue"]
 
@@ -27,12 +28,19 @@ def rescue(ctx: click.Context, dry_run: bool) -> None:
     Running workers do so by themselves every few seconds.
     """
     app = app_of(ctx)
-    store = broker_store(app)
-    if store is None:
+    stores = [store for place in broker_places(app) if (store := broker_store(app, place))]
+    if not stores:
         raise click.ClickException("the broker is not Redis: it gives back by itself")
-    claims = Claims(store)
+    away = [store for store in stores if not _rescue(app, store, dry_run)]
+    if len(away) == len(stores):
+        raise SystemExit(1)
+
+
+def _rescue(app: Any, store: Store, dry_run: bool) -> bool:
+    """On one server; whether it answered."""
     about_tasks = partial(is_limited, app), partial(is_early, app)
-    rescuer = Rescuer(claims, settings_of(app), partial(judge, app), *about_tasks)
+    judged = partial(judge, app, store=store)
+    rescuer = Rescuer(Claims(store), settings_of(app), judged, *about_tasks)
     try:
         dead = {*dead_workers(store), *store.execute("SMEMBERS", [FALLEN])}
         for worker in sorted(dead):
@@ -44,4 +52,6 @@ def rescue(ctx: click.Context, dry_run: bool) -> None:
             moved = rescuer.look()
             click.echo("somebody else is at it" if moved is None else f"{moved} went back")
     except StoreAway as exc:
-        raise click.ClickException(str(exc)) from None
+        click.echo(f"Error: {exc}", err=True)
+        return False
+    return True

@@ -23,24 +23,21 @@ from celery.platforms import EX_OK
 from celery.utils.log import get_logger
 
 from celery_graceful import log_thread, native, phase, signals
-from celery_graceful.amqp import Connection
 from celery_graceful.board import Board
-from celery_graceful.claims import Claims
 from celery_graceful.grace_period import Deadlines
 from celery_graceful.ledger import Ledger
 from celery_graceful.log_thread import LogThread
 from celery_graceful.loop import Loop
-from celery_graceful.membership import Membership
 from celery_graceful.monitors.heartbeat import Heartbeats
 from celery_graceful.monitors.monitors import monitors_of
 from celery_graceful.phase import InterruptReason, Phase
+from celery_graceful.places import Places
 from celery_graceful.pools import adapter_for
 from celery_graceful.quiesce import Quiesce
 from celery_graceful.report import report
 from celery_graceful.requeue import Requeue
 from celery_graceful.revocation import Revocations
 from celery_graceful.settings import Settings
-from celery_graceful.store import broker_store, find_workers_store
 from celery_graceful.watch import HARD, QUIET, STOP, STOPPED, Watch
 
 __all__ = ["Drain"]
@@ -102,38 +99,17 @@ class Drain:
         #: Nothing is fetched or started any more.
         self.quiet = False
         self._reported = False
-        #: Its place among the workers of a Redis.
-        self.membership: Membership | None = None
+        #: Where it is a worker among others.
+        self.places = Places(self)
 
     def start(self) -> None:
         """Start the watch; before the pool starts."""
         self.adapter.prepare()
-        self._claim()
+        self.adapter.keep_jobs()
         if not self.embedded:
             self.watch.hear_all_signals()
         self.watch.start()
         self.ledger.inquest.start()
-
-    def _claim(self) -> None:
-        """Take a lease, under which what is fetched from Redis is claimed."""
-        app = self.worker.app
-        store = broker_store(app) if self.settings.reliable_fetch else None
-        if store is not None and isinstance(app.connection_for_read(), Connection):
-            claims = self.ledger.claims = Claims(store)
-            # A green pool has no event loop: its consumer looks every two seconds for room.
-            claims.on_room = self.loop.turn
-            # Over a lost connection, what the pool was handed stays with the pool.
-            self.adapter.keep_jobs()
-        known = store or find_workers_store(app)
-        if known is not None:
-            self.membership = Membership(self, known, self.ledger.claims)
-            self.membership.start()
-
-    def consumes_over(self, channel: Any) -> None:
-        """The worker's tasks come over this channel; before it fetches."""
-        claim_for = getattr(channel, "claim_for", None)
-        if self.ledger.claims is not None and claim_for is not None:
-            claim_for(self.ledger.claims)
 
     @property
     def stopping(self) -> bool:
@@ -195,8 +171,7 @@ class Drain:
         self.report()
         self.log.write_pending()
         self.board.close()
-        if self.membership is not None:
-            self.membership.leave()
+        self.places.leave()
         log_thread.current = None
         self.watch.bell.ring(STOPPED)
         if self.stopping and not self.embedded and (self.watch.given_up or _is_program()):

@@ -42,7 +42,7 @@ def still_mine(app: Any, claim: str) -> bool:
     held = board.holds(worker)
     if held is not None:
         return held
-    store = find_workers_store(app)
+    store = find_workers_store(app, board.place_of(worker))
     if store is None:
         return True
     keys = [WORKERS, lease_key(worker), claims_key(worker)]

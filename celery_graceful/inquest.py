@@ -21,7 +21,7 @@ from celery_graceful.fence import CLAIM
 from celery_graceful.poison import condemn, count_deaths, tell_untold
 from celery_graceful.quarantine import QUARANTINE, Kept
 from celery_graceful.starts import Starts
-from celery_graceful.store import StoreAway, find_workers_store, settings_of
+from celery_graceful.store import Store, StoreAway, find_workers_store, settings_of
 
 if TYPE_CHECKING:
     from celery_graceful.request import GracefulRequest
@@ -44,7 +44,6 @@ class Inquest:
     def __init__(self, app: Any) -> None:
         self.app = app
         self.settings = settings_of(app)
-        self.store = find_workers_store(app) if self.settings.poison_limit else None
         #: Who we are. Where there are leases, the one that holds ours.
         self.worker = uuid.uuid4().hex
         #: Makes the loop call ``on_loop``.
@@ -60,6 +59,11 @@ class Inquest:
         self._verdicts: deque[Callable[[], None]] = deque()
         self._news = threading.Event()
 
+    @property
+    def store(self) -> Store | None:
+        """Where the workers are known; ``None`` where deaths are not counted."""
+        return find_workers_store(self.app) if self.settings.poison_limit else None
+
     def start(self) -> None:
         """Start the threads."""
         if self.store is not None:
@@ -68,7 +72,7 @@ class Inquest:
             self.starts.run()
 
     def tell_soon(self) -> None:
-        """Somebody went to quarantine. From any thread, that of a rescuer for instance."""
+        """Somebody went to quarantine, and is to be told of. From any thread."""
         self._decide(lambda: self._open(self._tell))
 
     # -- asked by the loop -----------------------------------------------------------
@@ -132,7 +136,6 @@ class Inquest:
         self.ring_loop()
 
     def _run(self) -> None:
-        self._tell()  # what somebody who died did not get to
         while True:
             self._news.wait(LOOK_AGAIN if self._waiting else None)
             self._news.clear()

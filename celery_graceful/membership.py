@@ -27,6 +27,9 @@ NAMED = 50
 #: Seconds that the end of a worker waits for its last acknowledgements, and for its lease.
 LAST_ACKS, LEAVE = 1.0, 1.0
 
+#: Seconds that they get even when there is no time left.
+MOMENT = 0.2
+
 
 class Membership:
     """The lease and the rescuer of one worker.
@@ -35,18 +38,20 @@ class Membership:
         drain: The worker's drain.
         store: Where the workers are known.
         claims: What it claims, on Redis.
+        place: Of that server among those of the app.
     """
 
-    def __init__(self, drain: Drain, store: Store, claims: Claims | None) -> None:
+    def __init__(self, drain: Drain, store: Store, claims: Claims | None, place: int = 0) -> None:
         self.drain = drain
         self.claims = claims
+        self.place = place
         app = drain.worker.app
         self.rescuer: Rescuer | None = None
         if claims is not None:
             self.rescuer = Rescuer(
                 claims,
                 drain.settings,
-                partial(judge, app, tell=drain.ledger.inquest.tell_soon),
+                partial(judge, app, store=store, tell=drain.ledger.inquest.tell_soon),
                 partial(is_limited, app),
                 partial(is_early, app),
             )
@@ -60,9 +65,8 @@ class Membership:
             rescued=self.rescuer is not None,
         )
         self.lease.about["concurrency"] = drain.worker.concurrency
-        self._took_name()
         #: Identities that were lost, and that the loop has not heard of yet.
-        self._lost: list[str] = []
+        self.lost: list[str] = []
         self._began = time.time()
         #: When the loop was asked to go round, and when it did.
         self._asked_at = self._turned_at = time.monotonic()
@@ -75,12 +79,13 @@ class Membership:
         if self.rescuer is not None:
             self.rescuer.start()
 
-    def _took_name(self) -> None:
-        self.drain.ledger.inquest.worker = self.lease.identity.worker
+    def is_done(self) -> bool:
+        """Whether nothing that was claimed here is on our hands any more."""
+        return not self.lost and (self.claims is None or self.claims.is_done())
 
     def leave(self) -> None:
         """The last thing that a worker does."""
-        left = max(0.2, cleanup.time_left() / 2)
+        left = max(MOMENT, cleanup.time_left() / 2)
         if self.claims is not None and self.lease.held_until:  # else it has claimed nothing
             self.claims.give_all_back(self.lease.identity.worker, min(LAST_ACKS, left))
         # A thread that still talks while the interpreter ends can take gevent down.
@@ -90,6 +95,7 @@ class Membership:
             self.claims.end(min(LEAVE, left))
             self.claims.who = None
         self.lease.leave(min(LEAVE, left))
+        self.drain.board.forget_lease(self.place)
 
     def _loop_lag(self) -> float:
         """Seconds that the loop took to go round when it was asked to, or has taken so far."""
@@ -122,17 +128,19 @@ class Membership:
     def _on_held(self, until: float) -> None:
         # Well inside: who looks needs time to act on it.
         board = self.drain.board
-        board.hold_lease(until - self.drain.settings.lease_ttl / 3, self.lease.identity.worker)
-        if board.has_lost and not self._lost and not self.drain.ledger.runs_lost:
+        until -= self.drain.settings.lease_ttl / 3
+        board.hold_lease(until, self.lease.identity.worker, self.place)
+        if board.has_lost and not self.drain.places.losing and not self.drain.ledger.runs_lost:
             board.forget_lost()
 
     def _on_lost(self, old: Claimant) -> None:
         if self.claims is not None:
             self.claims.who = self.lease.identity
-        self._took_name()
+        if self.drain.places.here is self:
+            self.drain.ledger.inquest.worker = self.lease.identity.worker
         # Nothing is surely held under the new identity yet.
-        self.drain.board.hold_lease(time.monotonic(), self.lease.identity.worker)
-        self._lost.append(old.worker)
+        self.drain.board.hold_lease(time.monotonic(), self.lease.identity.worker, self.place)
+        self.lost.append(old.worker)
         self.drain.board.lose_lease()
         self.drain.adapter.notify()
         self.drain.loop.ring()
@@ -140,6 +148,6 @@ class Membership:
     def on_loop(self) -> None:
         """The loop goes round: let go of what was lost."""
         self._turned_at = time.monotonic()
-        while self._lost:
-            self.drain.ledger.lose(self._lost[0])
-            del self._lost[0]
+        while self.lost:
+            self.drain.ledger.lose(self.lost[0])
+            del self.lost[0]

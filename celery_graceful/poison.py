@@ -65,6 +65,7 @@ def judge(
     worker: str,
     running: Sequence[DeadClaim],
     tell: Callable[[], None] | None = None,
+    store: Store | None = None,
 ) -> set[str]:
     """Count what a dead worker was running; what has died too often goes to quarantine.
 
@@ -77,6 +78,7 @@ def judge(
         running: Its claims that ran. Those in quarantine are no claims any more.
         tell: Sees to it that ``tell_untold`` is called, where this thread must not: signal
             handlers and result backends belong to the hub of a green pool.
+        store: Where the worker was known. Without: where workers are, as seen from here.
 
     Returns:
         The numbers of the claims that went to quarantine.
@@ -84,7 +86,7 @@ def judge(
     Raises:
         StoreAway: The broker does not answer. What was done, is done.
     """
-    store, settings = find_workers_store(app), settings_of(app)
+    store, settings = store or find_workers_store(app), settings_of(app)
     if store is None or not settings.poison_limit or not running:
         return set()
     claims = []

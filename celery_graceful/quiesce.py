@@ -50,8 +50,7 @@ class Quiesce:
 
     def on_loop(self) -> None:
         """Somebody rang. In the loop."""
-        if self.drain.membership is not None:
-            self.drain.membership.on_loop()
+        self.drain.places.on_loop()
         self.drain.adapter.on_loop()
         self.drain.log.write_pending()
         self.ledger.inquest.on_loop()
@@ -120,8 +119,9 @@ class Quiesce:
         self.loop.detach()
         self.drain.revocations.on_loop()
         # Acknowledgements that wait for the loop: it may not go round again.
+        self.drain.places.settle()
         if self.ledger.claims is not None:
-            self.ledger.claims.settle()
+            pass  # acknowledged over a connection of its own
         elif self.drain.stopping or not self.ledger.requeue.is_amqp:
             self.loop.finish()
         self.ledger.forget_unstarted()

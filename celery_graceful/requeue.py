@@ -68,10 +68,7 @@ class Requeue:
 
     def __init__(self, app: Any) -> None:
         self.app = app
-        driver = app.connection_for_read().transport.driver_type
-        self._is_redis = driver == "redis"
-        #: What is not acknowledged goes back when the connection ends.
-        self.is_amqp = driver == "amqp"
+        self.connected(app.connection_for_read())
         #: Which queue a message came from, by its consumer tag; set by the drain.
         self.queue_of: Callable[[Any], str | None] = lambda tag: None
         self._script = (
@@ -89,6 +86,13 @@ class Requeue:
         self._deferred: list[GracefulRequest] = []
         #: Makes the loop call ``flush``; set by the drain.
         self.ring_loop: Callable[[], None] = lambda: None
+
+    def connected(self, connection: Any) -> None:
+        """The worker's consumer is connected, perhaps to another kind of broker than before."""
+        driver = connection.transport.driver_type
+        self._is_redis = driver == "redis"
+        #: What is not acknowledged goes back when the connection ends.
+        self.is_amqp = driver == "amqp"
 
     def give_back(
         self,

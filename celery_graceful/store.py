@@ -42,6 +42,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.resources import files
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -49,7 +50,7 @@ from weakref import WeakKeyDictionary
 from celery.utils.log import get_logger
 from kombu.connection import Connection
 
-from celery_graceful import native
+from celery_graceful import native, phase
 from celery_graceful.log_thread import log
 from celery_graceful.settings import PREFIX, Settings
 
@@ -57,6 +58,7 @@ __all__ = [
     "COMMAND_TIMEOUT",
     "Store",
     "StoreAway",
+    "broker_places",
     "broker_store",
     "find_store",
     "find_workers_store",
@@ -236,8 +238,9 @@ def make_client(pool: Any, timeout: float) -> Any:
     return client
 
 
-_found: WeakKeyDictionary[Any, Store | None] = WeakKeyDictionary()
-_found_workers: WeakKeyDictionary[Any, Store | None] = WeakKeyDictionary()
+#: By app, and by the place of a broker's URL.
+_found: WeakKeyDictionary[Any, dict[int, Store | None]] = WeakKeyDictionary()
+_found_workers: WeakKeyDictionary[Any, dict[int, Store | None]] = WeakKeyDictionary()
 _settings: WeakKeyDictionary[Any, Settings] = WeakKeyDictionary()
 
 
@@ -255,30 +258,41 @@ def settings_of(app: Any) -> Settings:
 def find_store(app: Any) -> Store | None:
     """The store of an app: ``graceful_store``, else the broker, else the result backend.
 
-    The latter two only where they are Redis. Does not connect.
+    The latter two only where they are Redis. Of several brokers, in a worker, that which its
+    consumer is connected to. Does not connect.
 
     Raises:
         SettingsError: A ``graceful_*`` setting cannot be used.
     """
-    if app not in _found:
-        _found[app] = _find(app, settings_of(app))
-    return _found[app]
+    place, found = _here(), _found.setdefault(app, {})
+    if place not in found:
+        found[place] = _find(app, settings_of(app), place)
+    return found[place]
 
 
-def find_workers_store(app: Any) -> Store | None:
+def find_workers_store(app: Any, place: int | None = None) -> Store | None:
     """Where workers are known: the broker if it is Redis, else the store.
 
     Claims move together with the queues, so what is about claims lives beside them.
 
+    Args:
+        app: The Celery app.
+        place: Of the broker among several. Without: as ``find_store``.
+
     Raises:
         SettingsError: A ``graceful_*`` setting cannot be used.
     """
-    if app not in _found_workers:
-        _found_workers[app] = broker_store(app) or find_store(app)
-    return _found_workers[app]
+    place, found = _here() if place is None else place, _found_workers.setdefault(app, {})
+    if place not in found:
+        found[place] = broker_store(app, place) or find_store(app)
+    return found[place]
 
 
-def _find(app: Any, settings: Settings) -> Store | None:
+def _here() -> int:
+    return 0 if phase.board is None else phase.board.place
+
+
+def _find(app: Any, settings: Settings, place: int) -> Store | None:
     if settings.store is not None:
         url, options = settings.store, dict(settings.store_options)
         ssl = options.pop("ssl", None)
@@ -289,7 +303,9 @@ def _find(app: Any, settings: Settings) -> Store | None:
             ),
             options.get("global_keyprefix") or "",
         )
-    broker = broker_store(app)
+    broker = broker_store(app, place)
+    if broker is None and app.conf.broker_write_url != app.conf.broker_read_url:
+        broker = _store_of(app.connection_for_write)
     if broker is not None:
         return broker
     from celery.backends.redis import RedisBackend
@@ -304,14 +320,31 @@ def _find(app: Any, settings: Settings) -> Store | None:
     return None
 
 
-def broker_store(app: Any) -> Store | None:
-    """The Redis that is the broker of an app; ``None`` if it is something else."""
-    broker = app.connection_for_write()
+def broker_places(app: Any) -> range:
+    """Of the servers that a worker of an app may consume from."""
+    return range(len(app.connection_for_read().alt) or 1)
+
+
+def broker_store(app: Any, place: int = 0) -> Store | None:
+    """The Redis that workers of an app consume from; ``None`` if it is something else.
+
+    Args:
+        app: The Celery app.
+        place: Of its URL, where the broker has several.
+    """
+    urls = app.connection_for_read().alt
+    # The first one with all of them: those of Sentinels lead to one server.
+    url = urls[place] if 0 < place < len(urls) else None
+    return _store_of(partial(app.connection_for_read, url))
+
+
+def _store_of(connect: Callable[..., Any]) -> Store | None:
+    broker = connect()
     if broker.transport.driver_type != "redis":
         return None
     return Store(
         "the broker",
-        lambda timeout: _kombu_pool(app.connection_for_write(transport_options=_timeouts(timeout))),
+        lambda timeout: _kombu_pool(connect(transport_options=_timeouts(timeout))),
         broker.transport_options.get("global_keyprefix") or "",
     )
 

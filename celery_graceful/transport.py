@@ -374,3 +374,5 @@ class SentinelTransport(kombu_redis.SentinelTransport):
     """kombu's Sentinel transport, with claims."""
 
     Channel = SentinelChannel
+    #: All of its URLs lead to the same server.
+    one_server = True

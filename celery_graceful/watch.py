@@ -255,8 +255,7 @@ class Watch:
         if active:
             self.log(logging.ERROR, "Hard deadline: giving up %s", describe(active))
             self.adapter.take_away(active)
-            if self.ledger.claims is not None:  # the loop may be stuck
-                self.ledger.claims.settle()
+            self.drain.places.settle()  # the loop may be stuck
             native.pause(min(LAST_RESULTS, room / 10))
         given_up = [r for r in self.ledger.open_requests() if r.give_up()]
         self._last_resort_at = min(
@@ -320,9 +319,7 @@ class Watch:
         try:
             left = min(1.0, LAST_CLEANUPS * (self.deadlines.grace - self.deadlines.hard))
             end = time.monotonic() + left
-            last = [lambda: cleanup.run(end=end)]
-            if self.drain.membership is not None:
-                last.append(self.drain.membership.leave)
+            last = [lambda: cleanup.run(end=end), self.drain.places.leave]
             bounded_all(last, 1.5 * left)
             self.drain.report()
             self.log.flush(LAST_WORDS)

@@ -44,7 +44,10 @@ class Adapter:
         """Before the pool starts, in the main thread."""
 
     def keep_jobs(self) -> None:
-        """Keep what the pool was handed when the broker connection is lost. Before it starts."""
+        """Keep what the pool was handed when the broker connection is lost, where it is claimed.
+
+        Before the pool starts.
+        """
 
     def notify(self) -> None:
         """Let running tasks see the phase: raise what is due. Called by the watch."""

@@ -62,8 +62,14 @@ class PreforkAdapter(Adapter):
 
         def on_start() -> None:
             start()
-            # Celery's would drop jobs that a child may start all the same.
-            pool.flush = None
+            flush = pool.flush
+
+            def flush_unclaimed() -> None:
+                # Celery's would drop jobs that a child may start all the same.
+                if self.ledger.claims is None and flush is not None:
+                    flush()
+
+            pool.flush = flush_unclaimed
 
         pool.on_start = on_start
 

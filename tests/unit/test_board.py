@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from celery_graceful import board_file, phase
-from celery_graceful.board import Board
+from celery_graceful.board import PLACES, Board
 from celery_graceful.grace_period import Deadlines
 from celery_graceful.phase import InterruptReason
 from tests.workers import ROOT
@@ -41,6 +42,16 @@ def test_the_flag_is_up_while_one_reason_is_left(board: Board) -> None:
     assert phase.flag[0]
     assert board.interrupted
     assert board.revoked_until("one") is None
+
+
+def test_a_lease_on_each_server(board: Board) -> None:
+    assert board.holds("anybody")
+    board.hold_lease(time.monotonic() + 60, "here")
+    board.hold_lease(time.monotonic() - 1, "there", PLACES - 1)
+    assert [board.holds(name) for name in ("here", "there", "lost")] == [True, None, False]
+    assert [board.place_of(name) for name in ("here", "there")] == [0, PLACES - 1]
+    board.forget_lease(PLACES - 1)
+    assert [board.holds(name) for name in ("here", "there")] == [True, False]
 
 
 def test_revoked_tasks_are_told_apart(board: Board) -> None:

@@ -56,6 +56,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "revocation",
         "giving_up",
         "membership",
+        "places",
         "quiesce",
         "watch",
         "drain",

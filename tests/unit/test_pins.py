@@ -134,6 +134,7 @@ NAMES: dict[str, list[str] | None] = {
     "kombu.transport.redis:QoS.restore_unacked_once": ["stderr"],
     "kombu.transport.redis:QoS.can_consume_max_estimate": [],
     "kombu.connection:Connection.get_transport_cls": [],
+    "kombu.connection:Connection.switch": ["conn_str"],
     "kombu.connection:Connection._info": ["resolve"],
     "kombu.connection:ConnectionPool.new": [],
     "celery.app.base:Celery.amqp_cls": None,

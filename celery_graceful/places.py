@@ -1,0 +1,104 @@
+"""Where the worker's consumer is connected, there the worker is a member, and there it claims.
+
+An app may name several servers: the consumer is connected to the first that answers, and after a
+lost connection perhaps to another one. What was claimed on one of them stays there, with its
+lease, and is acknowledged or given back there, wherever the consumer is by then. The membership
+there ends when nothing of it is left, or goes on when the consumer comes back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery.utils.log import get_logger
+
+from celery_graceful import cleanup, native
+from celery_graceful.board import PLACES
+from celery_graceful.claims import Claims
+from celery_graceful.membership import MOMENT, Membership
+from celery_graceful.store import broker_store, find_workers_store
+
+if TYPE_CHECKING:
+    from celery_graceful.drain import Drain
+
+__all__ = ["Places"]
+
+logger = get_logger(__name__)
+
+
+class Places:
+    """The servers on which one worker is a member, by their place in the list of brokers.
+
+    Args:
+        drain: The worker's drain.
+    """
+
+    def __init__(self, drain: Drain) -> None:
+        self.drain = drain
+        self.members: dict[int, Membership] = {}
+        #: Where the consumer is connected, or was last.
+        self.here: Membership | None = None
+
+    def arrive(self, consumer: Any) -> None:
+        """The consumer is connected, and about to fetch: from now on claims are made there."""
+        drain = self.drain
+        place = getattr(consumer.connection, "place", 0)
+        drain.board.place = place
+        drain.ledger.requeue.connected(consumer.connection)
+        channel = consumer.task_consumer.channel
+        if place not in self.members:
+            self._join(place, claims=hasattr(channel, "claim_for"))
+        self.here = here = self.members.get(place)
+        drain.ledger.claims = None if here is None else here.claims
+        if here is not None:
+            drain.ledger.inquest.worker = here.lease.identity.worker
+            if here.claims is not None:
+                channel.claim_for(here.claims)
+
+    def _join(self, place: int, *, claims: bool) -> None:
+        app = self.drain.worker.app
+        if place >= PLACES:
+            logger.warning(
+                "Reliable fetch is off on %s: only the first %d URLs of the broker may claim",
+                app.connection_for_read().alt[place].rpartition("@")[2],
+                PLACES,
+            )
+            return
+        store = broker_store(app, place) if claims else None
+        book: Claims | None = None
+        if store is not None:
+            book = Claims(store)
+            # A green pool has no event loop: its consumer looks every two seconds for room.
+            book.on_room = self.drain.loop.turn
+        known = store or find_workers_store(app)
+        if known is not None:
+            self.members[place] = member = Membership(self.drain, known, book, place)
+            member.start()
+            self.drain.ledger.inquest.tell_soon()
+
+    def on_loop(self) -> None:
+        """The loop goes round."""
+        for place, member in list(self.members.items()):
+            member.on_loop()
+            if member is not self.here and member.is_done():
+                del self.members[place]
+                native.start_thread(member.leave, "graceful-leave")
+
+    def settle(self) -> None:
+        """Acknowledge what has ended, wherever it came from."""
+        for member in list(self.members.values()):
+            if member.claims is not None:
+                member.claims.settle()
+
+    @property
+    def losing(self) -> bool:
+        """Whether the loop has not heard yet of an identity that was lost."""
+        return any(member.lost for member in list(self.members.values()))
+
+    def leave(self) -> None:
+        """The last thing that a worker does. A server that is away holds up no other."""
+        calls = [member.leave for member in self.members.values()]
+        if len(calls) == 1:
+            calls[0]()
+        elif calls:
+            native.bounded_all(calls, max(MOMENT, cleanup.time_left()))
