@@ -167,6 +167,8 @@ class Delivery(Request):
         self.goes_on = self.goes_on or requeue
         if not requeue:
             self._note_end()
+        elif self.claim is not None:  # a lost connection may come first: then it goes back by that
+            self.claim.book.held.discard(self.claim)
         super().reject(requeue=requeue)
         if self.stage is Stage.RECEIVED:  # an ETA that means nothing
             self.finish()
@@ -176,6 +178,11 @@ class Delivery(Request):
     def ack_at_once(self) -> None:
         """Acknowledge without another turn of the loop. In the loop's thread."""
         self._on_ack = self.message.ack_log_error
+
+    def cancel(self, pool: Any, signal: Any = None, **options: Any) -> None:
+        """Celery does so where a message cannot be acknowledged any more; a claim always can."""
+        if self.claim is None or self.acknowledged:
+            super().cancel(pool, signal, **options)
 
     # -- its copies ------------------------------------------------------------------
 

@@ -1,8 +1,14 @@
-"""Celery logs an interrupted task as "ignored"; this filter says what it was."""
+"""Celery's lines about tasks that are, with celery_graceful, not what they say.
+
+It logs an interrupted task as "ignored", and of one whose claim outlives a lost connection that
+it is terminated. These filters say what is the case.
+"""
 
 from __future__ import annotations
 
 import logging
+
+from celery.worker.consumer.consumer import TERMINATING_TASK_ON_RESTART_AFTER_A_CONNECTION_LOSS
 
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.phase import InterruptReason
@@ -13,6 +19,8 @@ __all__ = ["install_filter"]
 _GOES_BACK = "Task %(name)s[%(id)s] interrupted: it goes back to its queue"
 _HAS_ENDED = "Task %(name)s[%(id)s] has stopped: it was revoked"
 _REVOKED = repr(TaskInterrupted(str(InterruptReason.REVOKED)))
+
+_GOES_ON = "Task %s goes on: its message is claimed, and is acknowledged over the next connection"
 
 
 class _InterruptedFilter(logging.Filter):
@@ -27,8 +35,21 @@ class _InterruptedFilter(logging.Filter):
         return True
 
 
+class _CancelledFilter(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.msg == TERMINATING_TASK_ON_RESTART_AFTER_A_CONNECTION_LOSS:
+            (request,) = record.args or (None,)
+            if getattr(request, "claim", None) is not None:
+                record.msg = _GOES_ON
+        return True
+
+
 def install_filter() -> None:
-    """Put the filter on Celery's trace logger, once."""
-    trace = logging.getLogger("celery.app.trace")
-    if not any(isinstance(f, _InterruptedFilter) for f in trace.filters):
-        trace.addFilter(_InterruptedFilter())
+    """Put the filters on Celery's loggers, once."""
+    for name, kind in (
+        ("celery.app.trace", _InterruptedFilter),
+        ("celery.worker.consumer.consumer", _CancelledFilter),
+    ):
+        logger = logging.getLogger(name)
+        if not any(isinstance(f, kind) for f in logger.filters):
+            logger.addFilter(kind())

@@ -1,0 +1,72 @@
+"""What Celery cancels when its connection is lost, since it could not acknowledge it any more."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from celery import Celery
+
+from tests.acceptance.support import Broker
+from tests.conftest import RabbitVhost
+from tests.workers import TIMEOUT, Worker, wait_until
+
+pytestmark = pytest.mark.slow
+
+
+def start(broker: Broker, pool: str) -> Worker:
+    env = {"BROKER_URL": broker.url, "RESULT_URL": broker.backend_url, "GRACE": "6"}
+    env["CONF_worker_cancel_long_running_tasks_on_connection_loss"] = "True"
+    return Worker("tests.apps.claims", pool=pool, env=env)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_a_claim_outlives_it(pool: str, broker: Broker, app: Celery, tmp_path: Path) -> None:
+    """Its task goes on, and the log does not say otherwise."""
+    with start(broker, pool) as worker:
+        worker.ready()
+        result = app.send_task("hold", [str(tmp_path / "go")])
+        worker.wait_line(">> .* started")
+        for kind in ("pubsub", "normal"):
+            broker.client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+        worker.wait_line(f"Task .*{result.id}.* goes on: its message is claimed")
+        (tmp_path / "go").touch()
+        assert result.get(TIMEOUT) == result.id
+        wait_until(lambda: not broker.held(), "it is acknowledged")
+        worker.term()
+        assert worker.wait() == 0
+        assert worker.count(">> .* started") == 1
+        assert worker.count("Terminating it") == 0
+    assert broker.drain_queue(app) == []
+
+
+def test_without_claims_it_is_run_again(rabbit_vhost: RabbitVhost, redis_db, tmp_path) -> None:
+    broker = Broker("rabbitmq", rabbit_vhost.url, redis_db.backend_url, redis_db.client)
+    with ExitStack() as stack:
+        app = stack.enter_context(broker.app())
+        worker = stack.enter_context(start(broker, "prefork")).ready()
+        result = app.send_task("hold", [str(tmp_path / "go")])
+        worker.wait_line(">> .* started")
+
+        def cut() -> bool:
+            found = rabbit_vhost.connections()
+            for connection in found:
+                try:
+                    path = f"connections/{quote(str(connection['name']), safe='')}"
+                    rabbit_vhost.server.api("DELETE", path)
+                except OSError:
+                    pass  # it has just ended
+            return bool(found)
+
+        wait_until(cut, "the broker knows the connections")
+        worker.wait_line("Terminating it instead")
+        worker.wait_line(">> .* started", 2)
+        (tmp_path / "go").touch()
+        assert result.get(TIMEOUT) == result.id
+        worker.term()
+        assert worker.wait() == 0
+        assert worker.count(">> .* ended") == 1
+    assert broker.drain_queue(app) == []
