@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, cast
@@ -162,7 +163,8 @@ class ForkGate:
     """Keeps forks away from what threads are in the middle of.
 
     A child that is forked while a thread of its parent holds a lock, that of a connection pool or
-    of an import, finds that lock held for ever.
+    of an import, finds that lock held for ever. The thread that forks is not waited for: what one
+    of its greenlets is in the middle of cannot go on before the fork.
     """
 
     #: Seconds that a fork waits at most.
@@ -175,26 +177,30 @@ class ForkGate:
 
     def _reset(self) -> None:
         self._lock = Lock()
-        self._inside = 0
+        #: How often each thread is inside.
+        self._inside: Counter[int] = Counter()
         self._closed = False
 
     def __enter__(self) -> None:
         while True:
             with self._lock:
                 if not self._closed:
-                    self._inside += 1
+                    self._inside[thread_ident()] += 1
                     return
             pause(0.001)
 
     def __exit__(self, *exc_info: object) -> None:
         with self._lock:
-            self._inside -= 1
+            me = thread_ident()
+            self._inside[me] -= 1
+            if not self._inside[me]:
+                del self._inside[me]
 
     def _close(self) -> None:
         with self._lock:
             self._closed = True
         for _ in range(int(self.PATIENCE * 1000)):
-            if not self._inside:
+            if not set(self._inside) - {thread_ident()}:
                 return
             pause(0.001)
 
