@@ -200,6 +200,11 @@ class Board:
         return self._time(2)
 
     @property
+    def limit_again_at(self) -> float:
+        """When tasks that have swallowed ``ShutdownTimeLimit`` get it a second time."""
+        return (self.soft_at + self.hard_at) / 2
+
+    @property
     def grace_ends_at(self) -> float:
         return self._time(3)
 

@@ -22,7 +22,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from celery.exceptions import (
     Ignore,
@@ -51,17 +51,20 @@ class Interrupted(BaseException):
     Uncaught, the task goes back to the head of its queue: not failed, not retried. In a task that
     was revoked while it ran it is raised anywhere outside of a shield; uncaught, the task ends.
 
+    Args:
+        why: The interrupt; made by hand, a message for people, or nothing.
+
     Attributes:
         interrupt: Why, and how much time is left. ``None`` only when the exception was
             made by hand.
     """
 
-    def __init__(self, interrupt: Interrupt | None = None) -> None:
-        super().__init__(interrupt)
-        self.interrupt = interrupt
+    def __init__(self, why: Interrupt | str | None = None) -> None:
+        super().__init__(why)
+        self.interrupt = cast("Interrupt", why) if hasattr(why, "time_left") else None
 
     def __str__(self) -> str:
-        return "interrupted" if self.interrupt is None else f"interrupted: {self.interrupt}"
+        return "interrupted" if self.args[0] is None else f"interrupted: {self.args[0]}"
 
 
 class ShutdownTimeLimit(SoftTimeLimitExceeded):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,6 +21,7 @@ from typing import Any
 from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_graceful import native, phase
+from celery_graceful.chain import is_in_hand
 from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
 from celery_graceful.phase import Interrupt, InterruptReason, Phase
 
@@ -70,6 +72,8 @@ class Run:
     _left_to_loop = _look_again = _window = False
     _shields = 0
     _made: frozenset[type[BaseException]] = frozenset()
+    #: The ``ShutdownTimeLimit`` that was raised, until it has been looked for again.
+    _limit: weakref.ref[BaseException] | None = None
     _clear_async: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(
@@ -138,7 +142,7 @@ class Run:
         elif (interrupt := self.interrupt) is not None:
             # Who was revoked need not wait for a place that the task named safe.
             at_once = interrupt.reason is InterruptReason.REVOKED and not self.raised
-            if interrupt.phase >= Phase.SOFT and ShutdownTimeLimit not in self._made:
+            if interrupt.phase >= Phase.SOFT and self._limit_is_due():
                 due = ShutdownTimeLimit
             elif self.graceful and (self.interruptible or at_once):
                 due = Interrupted
@@ -150,6 +154,24 @@ class Run:
         if due is not None:
             self._made |= {due}
         return due
+
+    def _limit_is_due(self) -> bool:
+        if ShutdownTimeLimit not in self._made:
+            return True
+        board, limit = phase.board, self._limit
+        if limit is None or board is None or time.monotonic() < board.limit_again_at:
+            return False
+        # Swallowed, by an ``except Exception`` in a loop for instance: once more. A task that is
+        # still dealing with it is left alone.
+        self._limit = None
+        return not is_in_hand(limit, self.ident if self.greenlet is None else None)
+
+    def made(self, exc: BaseException) -> None:
+        """It is about to be raised in this run."""
+        board = phase.board
+        if isinstance(exc, ShutdownTimeLimit) and self.graceful and board is not None:
+            again = time.monotonic() < board.limit_again_at
+            self._limit = weakref.ref(exc) if again else None
 
     def landed(self, cls: type[BaseException]) -> None:
         """An asynchronous exception has arrived in its thread; another may be on its way."""
@@ -353,6 +375,7 @@ def _landing(cls: type[BaseException]) -> type[BaseException]:
             made = make(cls, run)
             cls.__init__(self, *made.args)
             if run is not None:
+                run.made(self)
                 run.landed(cls)
 
         def __reduce__(self: BaseException) -> tuple[Any, ...]:
@@ -376,4 +399,7 @@ def make(cls: type[BaseException], run: Run | None) -> BaseException:
     """An instance of ``cls`` that knows the interrupt of ``run``."""
     if issubclass(cls, Interrupted):
         return cls(phase.worker_interrupt() if run is None else run.interrupt)
-    return cls()
+    exc = cls()
+    if run is not None:
+        run.made(exc)
+    return exc

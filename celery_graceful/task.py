@@ -16,14 +16,10 @@ from celery.utils.log import get_logger
 
 from celery_graceful import interrupt as _interrupt
 from celery_graceful import phase, resume, signals
-from celery_graceful.exceptions import (
-    Interrupted,
-    ShutdownTimeLimit,
-    TaskInterrupted,
-    TooManyInterruptions,
-)
+from celery_graceful.exceptions import Interrupted, TaskInterrupted, TooManyInterruptions
 from celery_graceful.fence import claim_of, holds_claim, may_start, still_mine
 from celery_graceful.interrupt import named_if_slow
+from celery_graceful.interruption import interrupt_in
 from celery_graceful.monitors import Monitor
 from celery_graceful.phase import Interrupt, InterruptReason
 from celery_graceful.run import Run, current, execute
@@ -118,9 +114,15 @@ class GracefulTask(resume.Resumable, celery.Task):
                 ``autoretry_for=(Exception,)`` does): the task goes back to the queue with no
                 attempt counted.
         """
-        exc = kwargs.get("exc") or (args[2] if len(args) > 2 else None) or sys.exc_info()[1]
-        if isinstance(exc, (ShutdownTimeLimit, Interrupted)) and current() is not None:
-            raise Interrupted(_interrupt.current_interrupt()) from exc
+        given = kwargs.get("exc") or (args[2] if len(args) > 2 else None)
+        handled = sys.exc_info()[1]
+        exc = given or handled
+        run = current()
+        for reason in (given, handled):
+            if run is not None and isinstance(reason, BaseException):
+                interrupt = interrupt_in(reason, run)
+                if interrupt is not None:
+                    raise Interrupted(interrupt) from reason
         if not holds_claim(self):
             lost = Interrupt(InterruptReason.LEASE_LOST, math.inf)
             raise Interrupted(lost) from exc
@@ -179,10 +181,13 @@ def _deliver(
             raise Interrupted(Interrupt(InterruptReason.LEASE_LOST, math.inf))
         resume.ended(request)
         return result
-    except (Interrupted, ShutdownTimeLimit) as exc:
-        outcome = _interruption(task, request, run, exc)
-    except Exception:
-        if claim is not None and not still_mine(task.app, claim):
+    except BaseException as exc:
+        interrupt = interrupt_in(exc, run)
+        if interrupt is not None:
+            outcome = _interruption(task, request, run, interrupt)
+        elif not isinstance(exc, Exception):
+            raise
+        elif claim is not None and not still_mine(task.app, claim):
             outcome = TaskInterrupted(str(InterruptReason.LEASE_LOST))
         else:
             resume.failed(request)
@@ -191,11 +196,8 @@ def _deliver(
 
 
 def _interruption(
-    task: GracefulTask, request: Any, run: Run, exc: Interrupted | ShutdownTimeLimit
+    task: GracefulTask, request: Any, run: Run, interrupt: Interrupt
 ) -> TaskInterrupted | TooManyInterruptions:
-    interrupt = getattr(exc, "interrupt", None) or _interrupt.current_interrupt()
-    if interrupt is None:
-        interrupt = Interrupt(InterruptReason.SHUTDOWN, float("inf"))
     try:
         with named_if_slow(f"on_interrupted of {task.name}[{request.id}]"):
             task.on_interrupted(interrupt)

@@ -83,7 +83,7 @@ class Watch:
         #: What still ran at the hard deadline has been given up.
         self.given_up = False
         self._giving_up = native.Lock()
-        self._begun = self._helped = self._prepared = self._left = False
+        self._begun = self._helped = self._insisted = self._prepared = self._left = False
         self._sigints = 0
         self._last_resort_at = float("inf")
         self._sentinel: Sentinel | None = None
@@ -159,6 +159,9 @@ class Watch:
             self._without_loop()
         if self.board.phase < Phase.SOFT and now >= self.board.soft_at:
             self._soften()
+        if not self._insisted and now >= self.board.limit_again_at:
+            self._insisted = True
+            self.adapter.notify()
         if not self._prepared and now >= self._prepare_at:
             self._prepared = True
             self.giving_up.prepare()
@@ -182,6 +185,8 @@ class Watch:
                 moments.append(self.board.requested_at + LOOP_PATIENCE)
             if self.board.phase < Phase.SOFT:
                 moments.append(self.board.soft_at)
+            if not self._insisted:
+                moments.append(self.board.limit_again_at)
             if not self._prepared:
                 moments.append(self._prepare_at)
             if not self.given_up:

@@ -19,7 +19,7 @@ PACKAGE = "celery_graceful"
 ROOT = Path(celery_graceful.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("arguments", "exceptions", "settings", "signals", "native"),
+    ("arguments", "chain", "exceptions", "settings", "signals", "native"),
     (
         "aftermath",
         "board",
@@ -45,7 +45,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "monitors",
         "transport",
     ),
-    ("amqp", "fence", "safe_point", "sources"),
+    ("amqp", "fence", "interruption", "safe_point", "sources"),
     ("forget", "iteration", "steps", "batch", "requeue"),
     ("copies", "quarantine", "poison", "starts", "inquest", "rescue", "ledger"),
     ("delivery", "pools", "request", "resume", "task"),

@@ -179,7 +179,7 @@ INSTANCE = {
 }
 
 #: Private names of the standard library.
-STDLIB = {"_exit", "_run_exitfuncs"}
+STDLIB = {"_current_exceptions", "_exit", "_run_exitfuncs"}
 
 
 def find(path: str) -> Any:

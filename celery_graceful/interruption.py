@@ -1,0 +1,83 @@
+"""Which of the exceptions that end a task are interruptions."""
+
+from __future__ import annotations
+
+import math
+import signal
+from typing import Any
+
+from celery.exceptions import Ignore, Reject, Retry
+
+from celery_graceful.chain import chain, parts
+from celery_graceful.exceptions import (
+    CheckpointError,
+    Interrupted,
+    ShutdownTimeLimit,
+    TooManyInterruptions,
+)
+from celery_graceful.interrupt import wait_for_interrupt
+from celery_graceful.phase import Interrupt, InterruptReason
+from celery_graceful.run import Run
+
+__all__ = ["interrupt_in"]
+
+#: With these a task, or a checkpoint of it, has said how it ends.
+_OUTCOMES = (Ignore, Reject, Retry, CheckpointError, TooManyInterruptions)
+
+#: Where exceptions of others keep the exit status of a child process.
+_STATUS = ("returncode", "retcode", "exit_code", "exitcode", "exit_status", "status")
+
+#: As ``subprocess`` and as shells say it.
+_TOLD_TO_END = frozenset(
+    status for number in (signal.SIGTERM, signal.SIGINT) for status in (-number, 128 + number)
+)
+
+#: Of an ``Interrupted`` that was made by hand.
+_UNKNOWN = Interrupt(InterruptReason.SHUTDOWN, math.inf)
+
+#: Seconds that the news of a stop may take. A signal to a process group ends a task's child
+#: process before the worker has told its own.
+NEWS = 1.0
+
+
+def interrupt_in(exc: BaseException, run: Run) -> Interrupt | None:
+    """The interrupt that ended ``run``; ``None`` if something else did.
+
+    Args:
+        exc: What left the task, or what it asks for a retry with.
+        run: The run.
+    """
+    if isinstance(exc, Interrupted):
+        return exc.interrupt or run.interrupt or _UNKNOWN
+    if isinstance(exc, _OUTCOMES) or not (isinstance(exc, Exception) or parts(exc)):
+        return None
+    links = list(chain(exc))
+    interrupt = run.interrupt
+    # One that came as somebody else's result says nothing about this run.
+    if (run.raised or interrupt) and any(_is_raised(one, parts(exc)) for one in links):
+        told = [one.interrupt for one in links if isinstance(one, Interrupted) and one.interrupt]
+        return told[0] if told else interrupt or _UNKNOWN
+    if any(map(_child_was_told_to_end, links)) and (interrupt or wait_for_interrupt(NEWS)):
+        return run.interrupt
+    return None
+
+
+def _is_raised(exc: BaseException, group: list[BaseException]) -> bool:
+    """Whether it is what is raised in a task that has to stop."""
+    if isinstance(exc, Interrupted) and exc not in group:
+        # A revoked task ends here in any case: one that fails at that has failed.
+        return exc.interrupt is None or exc.interrupt.reason is not InterruptReason.REVOKED
+    return isinstance(exc, (Interrupted, ShutdownTimeLimit))
+
+
+def _child_was_told_to_end(exc: BaseException) -> bool:
+    """Whether it says that a child process has died of SIGTERM or SIGINT."""
+    return any(_status(exc, name) in _TOLD_TO_END for name in _STATUS)
+
+
+def _status(exc: BaseException, name: str) -> int | None:
+    try:
+        found: Any = getattr(exc, name, None)
+    except Exception:  # a property of somebody else's
+        return None
+    return found if type(found) is int else None
