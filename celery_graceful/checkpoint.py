@@ -103,6 +103,8 @@ class Checkpoint:
         self.loaded: dict[str, str] = {}
         #: This delivery has got further than the one before.
         self.advanced = False
+        #: The state as of the item in hand: it counts when that item is done.
+        self._state_in_hand: str | None = None
         #: A later delivery has taken over.
         self.lost = False
         #: How often the task was interrupted, as far as is known without asking.
@@ -157,16 +159,45 @@ class Checkpoint:
     def state(self) -> Any:
         """A copy of the state, ``None`` if there is none."""
         text = self.get(_STATE)
+        if self._state_in_hand is not None:
+            text = self._state_in_hand
         return None if text is None else decode(text)
 
-    def set_state(self, state: Any) -> None:
-        """Take a copy of ``state``, to be saved with the next save.
+    def set_state(self, state: Any, *, at_once: bool = False) -> None:
+        """Take a copy of ``state``, to be saved together with the cursors of the loops.
+
+        A cursor says which items are done, so inside of a loop the state is that of the item in
+        hand, and is saved when that one is done.
+
+        Args:
+            state: The state.
+            at_once: With the next save, whatever is in hand.
 
         Raises:
             CheckpointError: It is not JSON, or too large.
         """
         self.load()
-        self.put(_STATE, encode(state, "state", self.settings.checkpoint_max_bytes))
+        text = encode(state, "state", self.settings.checkpoint_max_bytes)
+        loop = next((loop for loop in reversed(self.loops) if loop.saves_cursor), None)
+        if at_once or loop is None:
+            self._state_in_hand = None
+            self.put(_STATE, text)
+        else:
+            self._state_in_hand = text
+            loop.look_after_item()
+
+    def item_done(self) -> None:
+        """What was in hand is done."""
+        if self._state_in_hand is not None:
+            self.put(_STATE, self._state_in_hand)
+            self._state_in_hand = None
+
+    def body_left(self) -> None:
+        """The task's code has been left: what was in hand has not been done."""
+        for loop in self.loops:
+            loop.deposit()
+        self.loops.clear()
+        self._state_in_hand = None
 
     @property
     def resumed(self) -> bool:

@@ -158,7 +158,16 @@ class Loop(Generic[T]):
         self._every = every
         self._since_save = 0
         self._scope: Scope | None = None
-        self._begun = False
+        self._begun = self._tried = False
+
+    @property
+    def saves_cursor(self) -> bool:
+        """Whether its cursor is in the checkpoint, and not in somebody's own storage."""
+        return not self._own_cursor
+
+    def look_after_item(self) -> None:
+        """There is something to be done when the item in hand is."""
+        self._due = 0.0
 
     def __iter__(self) -> Iterator[T]:
         if self._begun:
@@ -186,8 +195,9 @@ class Loop(Generic[T]):
         finally:
             if run is not None:
                 run.loops -= 1
-            self.deposit(ended)
-            self._progress.loops.remove(self)
+            if self in self._progress.loops:  # else the task's code was left before
+                self.deposit(ended)
+                self._progress.loops.remove(self)
         self._end()
 
     def _begin(self) -> tuple[Any, bool]:
@@ -219,6 +229,8 @@ class Loop(Generic[T]):
 
     def _pause(self) -> None:
         progress = self._progress
+        if self.saves_cursor:
+            self._checkpoint.item_done()
         if self._scope is not None:
             self._leave_item()
             self._enter_item()
@@ -226,7 +238,8 @@ class Loop(Generic[T]):
         every = self._every is not None and self._since_save >= self._every
         if every:
             self._since_save = 0
-        if not self._due:
+        if not self._tried:
+            self._tried = True
             self.deposit()  # the first cursor shows whether it can be saved at all
         progress.pause(save=every)
         if self._every is None:
@@ -261,7 +274,7 @@ class Loop(Generic[T]):
         if self._scope is None:
             before = quote(encode(self._done, f"the cursor of {self.path!r}"), safe="")
             self._scope = Scope(f"{self.path}@{before}/")
-            self._due = 0.0
+            self.look_after_item()
         return self._scope
 
     def _enter_item(self) -> None:

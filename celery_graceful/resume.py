@@ -17,7 +17,7 @@ from celery_graceful.sources.base import Source
 from celery_graceful.steps import step
 from celery_graceful.store import find_store, settings_of
 
-__all__ = ["Resumable", "body_of", "count_given_up", "ended", "failed", "interrupted"]
+__all__ = ["Resumable", "body_of", "count_given_up", "ended", "failed", "interrupted", "left"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -45,8 +45,8 @@ class Resumable:
     def state(self) -> Any:
         """What was last passed to ``checkpoint``, by this run or an earlier one; or ``None``.
 
-        A copy. Assign to it to have a new state saved together with the next cursor, and not
-        at once: in a loop, as the last thing done with an item.
+        A copy. Assign to it to have a new state saved together with the cursors, and not at once:
+        in a loop when the item in hand is done, so assign it wherever you like.
         """
         return Checkpoint.of(self).state
 
@@ -86,7 +86,7 @@ class Resumable:
         """
         progress = _progress(self)
         if state is not None:
-            progress.checkpoint.set_state(state)
+            progress.checkpoint.set_state(state, at_once=True)
         progress.pause(save=state is not None)
 
     def iterate(
@@ -164,6 +164,13 @@ def body_of(task: Any, request: Any, run: Run, call: Callable[..., Any]) -> Call
         return call(*args, **kwargs)
 
     return body
+
+
+def left(request: Any) -> None:
+    """The task's code has been left, and hooks may still set its state."""
+    checkpoint = Checkpoint.used_by(request)
+    if checkpoint is not None:
+        checkpoint.body_left()
 
 
 def interrupted(task: Any, run: Run, interrupt: Interrupt) -> TooManyInterruptions | None:

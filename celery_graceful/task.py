@@ -198,6 +198,7 @@ def _deliver(
 def _interruption(
     task: GracefulTask, request: Any, run: Run, interrupt: Interrupt
 ) -> TaskInterrupted | TooManyInterruptions:
+    resume.left(request)
     try:
         with named_if_slow(f"on_interrupted of {task.name}[{request.id}]"):
             task.on_interrupted(interrupt)

@@ -18,6 +18,7 @@ from celery_graceful import (
     sources,
 )
 from celery_graceful.checkpoint import key_of
+from celery_graceful.codec import decode
 from celery_graceful.resume import count_given_up
 from tests.deliveries import Kill, bench
 
@@ -465,6 +466,128 @@ def test_a_state_assigned_is_saved_with_the_cursor(b):
         return self.state
 
     assert b.run(b.task(task)) == ("SUCCESS", 55)
+
+
+@pytest.mark.parametrize("where", ["first", "between", "last"])
+@pytest.mark.parametrize("cut", ["sleep", "step", "checkpoint", "interruptible", "kill", "failure"])
+def test_a_state_is_that_of_the_last_item_done(b, where, cut):
+    """Wherever in the body it is assigned, and wherever that ends."""
+    once = Once()
+
+    def stop(self, key):
+        if not once(key):
+            return
+        if cut == "kill":
+            raise Kill
+        if cut == "failure":
+            raise LookupError
+        b.interrupt()
+        if cut == "interruptible":
+            with self.interruptible():
+                raise AssertionError("not raised")
+        {
+            "sleep": lambda: self.sleep(0),
+            "step": lambda: self.step("a", int),
+            "checkpoint": self.checkpoint,
+        }[cut]()
+
+    def task(self):
+        total = self.state or 0
+        for number in self.iterate(range(1, 8), every=2):
+            if number in (1, 4, 5):
+                stop(self, (number, 1))
+            total += number
+            if where == "first":
+                self.state = total
+                assert self.state == total, "the task sees what it has assigned"
+            if number in (2, 4, 7):
+                stop(self, (number, 2))
+            self.step("b", int)
+            if where == "between":
+                self.state = total
+            if number in (1, 3, 7):
+                stop(self, (number, 3))
+            if where == "last":
+                self.state = total
+        return self.state
+
+    made, id = b.task(task), "the-id"
+    for delivery in range(20):
+        b.new_worker()
+        try:
+            state, result = b.deliver(made, id=id, redelivered=delivery > 0)
+        except Kill:
+            continue
+        if state == "SUCCESS":
+            break
+    assert (state, result) == ("SUCCESS", 28)
+    assert delivery == 9, "it was cut off nine times"
+
+
+def test_a_state_in_loops_that_nest(b):
+    once = Once()
+
+    def task(self):
+        for outer in self.iterate(range(3)):
+            for inner in self.iterate(range(4)):
+                self.state = [*(self.state or []), (outer, inner)]
+                if (outer, inner) in ((0, 2), (1, 0), (2, 3)) and once((outer, inner)):
+                    b.interrupt()
+                    self.sleep(0)
+            self.state = [*self.state, outer]
+            if outer == 1 and once(outer):
+                b.interrupt()
+                self.sleep(0)
+        return self.state
+
+    expected = []
+    for outer in range(3):
+        expected += [*((outer, inner) for inner in range(4)), outer]
+    assert b.run(b.task(task)) == ("SUCCESS", expected)
+
+
+def test_a_state_set_by_the_hook_is_saved(b):
+    """The task's code has ended then, so there is no item in hand."""
+
+    class Base(GracefulTask):
+        abstract = True
+
+        def on_interrupted(self, interrupt):
+            seen.append(self.state)
+            self.state = f"{self.state}, interrupted"
+
+    seen, once = [], Once()
+
+    def task(self):
+        for number in self.iterate(range(3)):
+            self.state = number
+            if number == 2 and once(number):
+                b.interrupt()
+                self.sleep(0)
+            if number == 2:
+                return self.state if self.state != 2 else seen
+        return None
+
+    made = b.task(task, base=Base)
+    b.new_worker()
+    b.deliver(made, id="x")
+    assert seen == [1], "as of the last item done"
+    assert decode(b.saved(made, "x")["state"]) == "1, interrupted"
+
+
+def test_a_state_with_a_cursor_of_your_own_is_saved_as_it_is(b):
+    """When an item is done says whoever keeps the cursor."""
+
+    def task(self):
+        for number in self.iterate(range(3), cursor=None):
+            self.state = number
+            if number == 1:
+                b.interrupt()
+                self.sleep(0)
+
+    made = b.task(task)
+    b.deliver(made, id="x")
+    assert decode(b.saved(made, "x")["state"]) == 1
 
 
 def test_the_state_is_a_copy(b):
