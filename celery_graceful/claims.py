@@ -249,9 +249,7 @@ class Claims:
     def is_done(self) -> bool:
         """Whether nothing is on our hands any more: held, or still to be sent."""
         with self._lock:
-            return not (
-                self.held or self._orphans or any(self._done.values()) or self._under_way
-            )
+            return not (self.held or self._orphans or any(self._done.values()) or self._under_way)
 
     def let_go(self) -> None:
         """The connection is lost: what no request answers for goes back, nobody will run it."""

@@ -32,8 +32,8 @@ from kombu.utils.json import dumps, loads
 from celery_graceful import native
 from celery_graceful.checkpoint import SENT_AGAIN
 from celery_graceful.claims import Claims, Tag, mark_redelivered
+from celery_graceful.client import make_client
 from celery_graceful.standby import Standby, use
-from celery_graceful.store import make_client
 
 if TYPE_CHECKING:
     from celery_graceful.request import GracefulRequest
@@ -228,11 +228,7 @@ class Requeue:
             raise ConnectionError("the connection that it came over is gone")
         key = (timeout, own_thread)  # under gevent a client belongs to the hub of its thread
         if key not in self._clients:
-            pool = channel._get_pool()
-            pool.connection_kwargs.update(
-                socket_timeout=timeout, socket_connect_timeout=timeout, retry_on_timeout=False
-            )
-            self._clients[key] = make_client(pool, timeout)
+            self._clients[key] = make_client(channel._get_pool(), timeout)
         return self._clients[key]
 
     # -- everything else -----------------------------------------------------------

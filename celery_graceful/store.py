@@ -32,14 +32,13 @@ Deaths and quarantine (``poison.py``), where the workers are known:
 ``graceful:untold``
     Sorted set: ids in quarantine whose failure has not been told yet -> when to tell it.
 
-The scripts are in ``lua/``. Besides it only the transport and the demo import redis.
+The scripts are in ``lua/``. Besides its client only the transport and the demo import redis.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -51,6 +50,8 @@ from celery.utils.log import get_logger
 from kombu.connection import Connection
 
 from celery_graceful import native, phase
+from celery_graceful.client import address_of, is_answer, make_client
+from celery_graceful.describe import describe
 from celery_graceful.log_thread import log
 from celery_graceful.settings import PREFIX, Settings
 
@@ -58,11 +59,11 @@ __all__ = [
     "COMMAND_TIMEOUT",
     "Store",
     "StoreAway",
+    "StoreRefused",
     "broker_places",
     "broker_store",
     "find_store",
     "find_workers_store",
-    "make_client",
     "settings_of",
 ]
 
@@ -71,8 +72,9 @@ logger = get_logger(__name__)
 #: Seconds that a connect, and an answer, may take.
 COMMAND_TIMEOUT = 1.0
 
-#: Seconds until a store that was away is asked again: the first time, and at most.
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
+#: Seconds until a store that was away is asked again: the first time, and at most. After a
+#: failover it must not be long: tasks save nothing until then.
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 2.0
 
 
 #: Workers ask stores in threads, and fork children.
@@ -81,6 +83,16 @@ fork_gate = native.ForkGate()
 
 class StoreAway(Exception):
     """The store could not be asked, or did not answer in time."""
+
+    #: The message has the type, and where it happened; see ``describe``.
+    is_described = True
+
+
+class StoreRefused(StoreAway):
+    """The store answered that it does not do this; it may do everything else.
+
+    Who can wait for a store that is away can wait for this as well.
+    """
 
 
 class Store:
@@ -101,6 +113,7 @@ class Store:
         self._away_since: float | None = None
         self._pause = FIRST_PAUSE
         self._ask_again_at = 0.0
+        self._refused: set[str] = set()
 
     def run(
         self,
@@ -122,19 +135,15 @@ class Store:
 
         Raises:
             StoreAway: It did not work. Said in the log once, until it works again.
+            StoreRefused: It answered with an error. Said in the log once for each script.
         """
         sha, text = self._script(script)
         names = [self.prefix + key for key in keys]
 
         def call(client: Any) -> Any:
-            from redis.exceptions import NoScriptError
+            return client.run_script(sha, text, names, args)
 
-            try:
-                return client.evalsha(sha, len(names), *names, *args)
-            except NoScriptError:
-                return client.eval(text, len(names), *names, *args)
-
-        return self._ask(call, timeout, insist)
+        return self._ask(f"the script {script}", keys, call, timeout, insist)
 
     def execute(
         self,
@@ -147,34 +156,72 @@ class Store:
     ) -> Any:
         """Run one command, such as HDEL. Arguments and errors are those of ``run``."""
         names = [self.prefix + key for key in keys]
-        return self._ask(lambda c: c.execute_command(command, *names, *args), timeout, insist)
 
-    def _ask(self, call: Callable[[Any], Any], timeout: float, insist: bool) -> Any:
+        def call(client: Any) -> Any:
+            return client.execute_command(command, *names, *args)
+
+        return self._ask(command, keys, call, timeout, insist)
+
+    def _ask(
+        self,
+        what: str,
+        keys: Sequence[str],
+        call: Callable[[Any], Any],
+        timeout: float,
+        insist: bool,
+    ) -> Any:
         if self._away_since is not None and not insist and time.monotonic() < self._ask_again_at:
             raise StoreAway(f"{self.source} was away a moment ago")
+        address = ""
         try:
             with fork_gate:
-                answer = call(self._client(timeout))
+                client = self._client(timeout)
+                address = address_of(client.connection_pool)
+                answer = call(client)
         except Exception as exc:  # redis, kombu and the system have each errors of their own
-            self._failed(exc)
-            raise StoreAway(f"{self.source}: {exc!r}") from exc
+            why = describe(exc, address)
+            if is_answer(exc):
+                self._answered()
+                self._refuses(what, keys, why)
+                raise StoreRefused(f"{self.source}: {why}") from exc
+            self._failed(why)
+            raise StoreAway(f"{self.source}: {why}") from exc
+        self._answered()
+        if what in self._refused:
+            self._refused.discard(what)
+            log(logger, logging.WARNING, "The store (%s) does %s again", self.source, what)
+        return answer
+
+    def _answered(self) -> None:
         if self._away_since is not None:
             away = time.monotonic() - self._away_since
             self._away_since, self._pause = None, FIRST_PAUSE
             log(logger, logging.WARNING, "The store (%s) is back after %.1f s", self.source, away)
-        return answer
 
-    def _failed(self, exc: Exception) -> None:
+    def _refuses(self, what: str, keys: Sequence[str], why: str) -> None:
+        if what not in self._refused:
+            self._refused.add(what)
+            log(
+                logger,
+                logging.ERROR,
+                "The store (%s) refuses %s%s: %s",
+                self.source,
+                what,
+                f" on {', '.join(self.prefix + key for key in keys[:5])}" if keys else "",
+                why,
+            )
+
+    def _failed(self, why: str) -> None:
         now = time.monotonic()
         if self._away_since is None:
             self._away_since = now
             log(
                 logger,
                 logging.WARNING,
-                "The store (%s) does not work: %r. Tasks go on, and keep in memory what they "
+                "The store (%s) does not work: %s. Tasks go on, and keep in memory what they "
                 "have to save until it does",
                 self.source,
-                exc,
+                why,
             )
         else:
             self._pause = min(self._pause * 2, LONGEST_PAUSE)
@@ -190,52 +237,10 @@ class Store:
         # With greenlets a connection, and the lock of a pool, belong to the hub of their thread.
         key = timeout, native.thread_ident() if native.is_green() else 0
         if key not in self._clients:
-            from redis.backoff import NoBackoff
-            from redis.exceptions import ConnectionError
-            from redis.retry import Retry
-
-            pool = self._make_pool(timeout)
-            kwargs = pool.connection_kwargs
-            # Once more at once when the connection was lost; never after a time-out.
-            kwargs.update(
-                socket_timeout=timeout,
-                retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
-                retry_on_timeout=False,
-                decode_responses=True,
-                encoding="utf-8",
+            self._clients[key] = make_client(
+                self._make_pool(timeout), timeout, decode_responses=True, encoding="utf-8"
             )
-            if "host" in kwargs:  # a unix socket takes no such argument
-                kwargs["socket_connect_timeout"] = timeout
-            self._clients[key] = make_client(pool, timeout)
         return self._clients[key]
-
-
-def make_client(pool: Any, timeout: float) -> Any:
-    """A redis client whose callers wait for a connection where its pool has none left.
-
-    kombu allows ten; more tasks than that may end at once in a worker of threads. (The pool of
-    redis-py that waits knows no Sentinel.)
-
-    Args:
-        pool: redis-py's connection pool.
-        timeout: Seconds to wait.
-    """
-    from redis import Redis
-    from redis.exceptions import TimeoutError
-
-    client: Any = Redis(connection_pool=pool)
-    turns, ask = threading.BoundedSemaphore(pool.max_connections), client.execute_command
-
-    def in_turn(*args: Any, **options: Any) -> Any:
-        if not turns.acquire(timeout=timeout):
-            raise TimeoutError(f"all {pool.max_connections} connections are busy")
-        try:
-            return ask(*args, **options)
-        finally:
-            turns.release()
-
-    client.execute_command = in_turn
-    return client
 
 
 #: By app, and by the place of a broker's URL.

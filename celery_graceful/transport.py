@@ -35,6 +35,7 @@ from redis.exceptions import NoScriptError
 
 from celery_graceful.claimant import WORKERS, Claimant, claims_key
 from celery_graceful.claims import Claims, Tag
+from celery_graceful.client import dropping, is_answer
 from celery_graceful.store import StoreAway
 
 __all__ = ["Channel", "SentinelChannel", "SentinelTransport", "Transport", "bell_of"]
@@ -250,9 +251,10 @@ class _Claiming:
             self._knows_script = False
             fetch.book.not_sent(fetch.who.worker)
             raise Empty from None
-        except self.connection_errors:
+        except BaseException as exc:
             self._lost(fetch)
-            connection.disconnect()
+            if not is_answer(exc):
+                connection.disconnect()
             raise
         if fetch.kind == "EVALSHA":
             self._knows_script = True
@@ -359,9 +361,15 @@ def _run(client: Any, script: Script, keys: tuple[str, ...], args: tuple[Any, ..
 class Channel(_Claiming, kombu_redis.Channel):  # type: ignore[misc]
     """kombu's Redis channel, with claims."""
 
+    connection_class = dropping(kombu_redis.Channel.connection_class)
+    connection_class_ssl = dropping(kombu_redis.Channel.connection_class_ssl)
+
 
 class SentinelChannel(_Claiming, kombu_redis.SentinelChannel):  # type: ignore[misc]
     """kombu's Sentinel channel, with claims."""
+
+    connection_class = dropping(kombu_redis.SentinelChannel.connection_class)
+    connection_class_ssl = dropping(kombu_redis.SentinelChannel.connection_class_ssl)
 
 
 class Transport(kombu_redis.Transport):

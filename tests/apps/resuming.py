@@ -42,6 +42,13 @@ def long(self, seconds):
 
 
 @task
+def count(self, most):
+    """Saves each number, fifty a second."""
+    for _ in self.iterate(range(most), every=1):
+        self.wait_for_interrupt(0.02)
+
+
+@task
 def short(self, number):
     say("short", number)
 

@@ -1,0 +1,152 @@
+"""A Redis client that never takes a late answer for the answer to another question.
+
+redis-py gives a connection back to its pool whatever happened on it. One to a master that Sentinel
+named stays open when an answer does not come in time; one of any kind does when an exception from
+outside comes between question and answer. From then on each question gets the answer to the one
+before it. Here a connection on which anything failed, but for an answer that says so, is closed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+__all__ = ["address_of", "dropping", "is_answer", "make_client"]
+
+
+def is_answer(exc: BaseException) -> bool:
+    """Whether the server has said this, and its connection can be used on."""
+    from redis.exceptions import ResponseError
+
+    return isinstance(exc, ResponseError)
+
+
+def _is_demoted(exc: BaseException) -> bool:
+    """Whether a server says that it is no master, or not any more: another one is."""
+    from redis.exceptions import MasterDownError, ReadOnlyError
+
+    text = str(exc)
+    return isinstance(exc, (MasterDownError, ReadOnlyError)) or (
+        # Of a script before Redis 7, and of a command that was waiting.
+        is_answer(exc) and ("-READONLY" in text or text.startswith("UNBLOCKED"))
+    )
+
+
+@cache
+def dropping(connection_class: Any) -> Any:
+    """A class of connections that are closed when an answer does not come, whoever asked.
+
+    redis-py does so by default, but not for those of Sentinel. Only for those of Sentinel it
+    connects anew when a master says that it is none any more; to Celery, that answer would be the
+    end of the worker.
+
+    Args:
+        connection_class: redis-py's.
+    """
+
+    class Dropping(connection_class):
+        def read_response(self, *args: Any, **options: Any) -> Any:
+            try:
+                return super().read_response(*args, **options)
+            except BaseException as exc:
+                if _is_demoted(exc):
+                    from redis.exceptions import ConnectionError
+
+                    self.disconnect()
+                    raise ConnectionError(f"no master any more: {exc}") from exc
+                # PubSub says that it wants to read on.
+                if options.get("disconnect_on_error", True) and not is_answer(exc):
+                    self.disconnect()
+                raise
+
+    Dropping.__name__ = Dropping.__qualname__ = f"Dropping{connection_class.__name__}"
+    return Dropping
+
+
+def make_client(pool: Any, timeout: float, **parameters: Any) -> Any:
+    """A redis client whose callers wait for a connection where its pool has none left.
+
+    kombu allows ten; more tasks than that may end at once in a worker of threads. (The pool of
+    redis-py that waits knows no Sentinel.)
+
+    Args:
+        pool: redis-py's connection pool, of its own.
+        timeout: Seconds for a connect, for each answer, and to wait for a connection.
+        parameters: More of the pool's connection parameters.
+    """
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    limits: dict[str, Any] = {"socket_timeout": timeout, "retry": Retry(NoBackoff(), 0)}
+    if "path" not in pool.connection_kwargs:  # a unix socket takes no such argument
+        limits["socket_connect_timeout"] = timeout
+    pool.connection_kwargs.update(limits, retry_on_timeout=False, **parameters)
+    pool.connection_class = dropping(pool.connection_class)
+    # Who names the master gets no more time, and no rests between several tries.
+    for sentinel in getattr(getattr(pool, "sentinel_manager", None), "sentinels", ()):
+        sentinel.connection_pool.connection_kwargs.update(limits)
+    return _client_class()(pool, timeout)
+
+
+def address_of(pool: Any) -> str:
+    """Where the connections of a pool go: host and port, or a path."""
+    kwargs = pool.connection_kwargs
+    if "path" in kwargs:
+        return str(kwargs["path"])
+    if hasattr(pool, "sentinel_manager"):
+        host, port = pool.master_address or ("no address yet", "")
+        return f"{pool.service_name} of Sentinel, {host}:{port}".rstrip(":")
+    return f"{kwargs.get('host', 'localhost')}:{kwargs.get('port', 6379)}"
+
+
+@cache
+def _client_class() -> Any:  # redis is not imported where nobody asks it
+    from redis import VERSION, Redis
+    from redis.exceptions import ConnectionError, NoScriptError, TimeoutError
+
+    # Of a command, which nobody looks at; later versions want none.
+    argument = ("_",) if VERSION[:2] < (5, 3) else ()
+
+    class Client(Redis):
+        def __init__(self, pool: Any, patience: float) -> None:
+            super().__init__(connection_pool=pool)
+            self._turns = threading.BoundedSemaphore(pool.max_connections)
+            self._patience = patience
+
+        def execute_command(self, *args: Any, **options: Any) -> Any:
+            """Ask, once more at once if the connection was lost; never after a time-out."""
+            if not self._turns.acquire(timeout=self._patience):
+                busy = self.connection_pool.max_connections
+                raise TimeoutError(f"all {busy} connections are busy")
+            try:
+                try:
+                    return self._ask(args, options)
+                except ConnectionError:
+                    return self._ask(args, options)
+            finally:
+                self._turns.release()
+
+        def run_script(self, sha: str, text: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+            """Run a script, whether the server knows it or not."""
+            try:
+                return self.evalsha(sha, len(keys), *keys, *args)
+            except NoScriptError:
+                return self.eval(text, len(keys), *keys, *args)
+
+        def _ask(self, args: Any, options: Any) -> Any:
+            pool = self.connection_pool
+            connection = pool.get_connection(*argument)
+            try:
+                connection.send_command(*args)
+                return self.parse_response(connection, args[0], **options)
+            except BaseException as exc:
+                if not is_answer(exc):
+                    connection.disconnect()
+                    pool.disconnect(inuse_connections=False)  # they go to the same server
+                raise
+            finally:
+                pool.release(connection)
+
+    return Client

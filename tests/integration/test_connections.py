@@ -1,0 +1,143 @@
+"""Connections to Redis: whatever fails on one, the next question gets its own answer."""
+
+from __future__ import annotations
+
+import subprocess
+import uuid
+from contextlib import contextmanager
+
+import pytest
+from celery import Celery
+
+from celery_graceful.store import StoreAway, find_store
+from tests.processes import free_port
+from tests.servers import RedisServer
+from tests.workers import Worker, wait_until
+
+KINDS = ["plain", "tls", "unix", "sentinel", "backend", "backend by sentinel"]
+
+
+def make_certificate(folder):
+    key, cert = folder / "key.pem", folder / "cert.pem"
+    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    subprocess.run([*request, "-keyout", key, "-out", cert], check=True, capture_output=True)
+    return {
+        "tls-port": str(free_port()),
+        "tls-cert-file": str(cert),
+        "tls-key-file": str(key),
+        "tls-ca-cert-file": str(cert),
+        "tls-auth-clients": "no",
+    }
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """One Redis that is reached in three ways."""
+    folder = tmp_path_factory.mktemp("redis")
+    options = {"unixsocket": str(folder / "socket"), **make_certificate(folder)}
+    with RedisServer(options=options) as server:
+        yield server
+
+
+@contextmanager
+def made_with(kind, request):
+    """A store of that kind, and the server that answers it."""
+    if "sentinel" in kind:
+        sentinels = request.getfixturevalue("sentinels")
+        server, url, options = sentinels.master, sentinels.url(), sentinels.options
+    else:
+        server, options = request.getfixturevalue("server"), {}
+        server.ensure_running()
+        url = {
+            "tls": f"rediss://127.0.0.1:{server.options['tls-port']}/3",
+            "unix": f"redis+socket://{server.options['unixsocket']}?virtual_host=3",
+        }.get(kind, server.url(3))
+    app = Celery(uuid.uuid4().hex, set_as_current=False)
+    if "backend" in kind:
+        app.conf.update(broker_url="memory://", result_backend=url)
+        app.conf.result_backend_transport_options = options
+    else:
+        app.conf.update(broker_url="memory://", graceful_store=url)
+        app.conf.graceful_store_options = options
+    if kind == "tls":
+        app.conf.graceful_store_options = {"ssl": {"ssl_cert_reqs": "none"}}
+    yield find_store(app), server
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nobody_gets_the_answer_to_another_question(kind, request, monkeypatch):
+    with made_with(kind, request) as (store, server):
+
+        def ask(word, **options):
+            return store.execute("ECHO", [], [word], insist=True, **options)
+
+        assert ask("first", timeout=0.3) == "first"
+        server.pause()
+        with pytest.raises(StoreAway, match="TimeoutError"):
+            ask("too late", timeout=0.3)
+        server.resume()
+        for number in range(5):
+            assert ask(f"next {number}", timeout=0.3) == f"next {number}"
+
+        # What comes from outside may come at any moment: before the answer is waited for, too.
+        client = store._client(0.3)
+        with monkeypatch.context() as patched:
+            patched.setattr(client, "parse_response", raise_interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                store.execute("BLPOP", ["nothing"], [0.2], insist=True, timeout=0.3)
+        assert ask("after an interrupt", timeout=0.3) == "after an interrupt"
+        with monkeypatch.context() as patched:
+            (connection,) = client.connection_pool._available_connections
+            patched.setattr(connection._parser, "read_response", raise_interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                store.execute("BLPOP", ["nothing"], [0.2], insist=True, timeout=0.3)
+        assert ask("after another", timeout=0.3) == "after another"
+
+
+def raise_interrupt(*args, **options):
+    raise KeyboardInterrupt
+
+
+def test_the_store_follows_to_the_new_master(sentinels):
+    """Also where the old one hangs: no connection to it breaks. In the worker and in its child."""
+    env = {
+        "BROKER_URL": sentinels.url(),
+        "CONF_broker_transport_options": repr(sentinels.options),
+    }
+    with Worker("tests.apps.resuming", concurrency=1, env=env) as worker:
+        worker.ready()
+        with Celery("resuming", broker=sentinels.url()) as app:
+            app.conf.broker_transport_options = sentinels.options
+            app.send_task("tests.apps.resuming.count", [10_000])
+        old = sentinels.master
+        with old.client() as client:
+            wait_until(lambda: client.keys("graceful:checkpoint:*"), "a checkpoint")
+        old.pause()
+        new = sentinels.wait_failover(old)
+        with new.client() as client:
+            (lease,) = client.keys("graceful:lease:*")
+            (saved,) = client.keys("graceful:checkpoint:*")
+            wait_until_written(client, lease)
+            wait_until_written(client, saved)
+        assert worker.count("The store .* does not work: TimeoutError: .*shop of Sentinel") <= 2
+
+
+def wait_until_written(client, key):
+    """Written to by somebody."""
+    before = client.dump(key)
+    wait_until(lambda: client.dump(key) != before, f"{key} is written to the new master")
+
+
+@pytest.mark.parametrize("pool", ["prefork", "gevent"])
+def test_a_worker_outlives_a_master_that_is_none_any_more(pool, start_server):
+    """Behind one address, as managed servers have it: the worker connects until there is one."""
+    server = start_server(RedisServer)
+    with Worker("tests.apps.resuming", pool=pool, env={"BROKER_URL": server.url()}) as worker:
+        worker.ready()
+        with server.client() as client, Celery("resuming", broker=server.url()) as app:
+            client.execute_command("REPLICAOF", "127.0.0.1", free_port())
+            worker.wait_line("Connection to broker lost")
+            worker.wait_line("The store .* does not work: ConnectionError: no master any more")
+            client.execute_command("REPLICAOF", "NO", "ONE")
+            app.send_task("tests.apps.resuming.short", [1])
+        worker.wait_line(">> .*short 1")
