@@ -26,6 +26,7 @@ _FLAG, _PHASE, _REASON, _BEATING = 0, 1, 2, 3
 _PLACE = 7
 #: What the flag is up for.
 _STOPPING, _LOST, _REVOKED = 4, 5, 6
+_RELEASING = 7
 _TIMES = struct.Struct("=ddddd")  # requested, soft, hard, end of grace, last resort
 _TIMES_AT = 8
 _MOMENT, _WORD, _HALF = struct.Struct("=d"), struct.Struct("=Q"), struct.Struct("=L")
@@ -100,6 +101,15 @@ class Board:
 
     def _has_reason(self) -> bool:
         return any(self.memory[_STOPPING : _REVOKED + 1])
+
+    @property
+    def releasing(self) -> bool:
+        """Whether what has not begun goes back instead."""
+        return bool(self.memory[_RELEASING])
+
+    @releasing.setter
+    def releasing(self, releasing: bool) -> None:
+        self.memory[_RELEASING] = releasing
 
     # -- the lease -------------------------------------------------------------------
 

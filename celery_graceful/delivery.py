@@ -122,7 +122,9 @@ class Delivery(Request):
 
     def give_up(self) -> bool:
         """The hard deadline takes it away. False: it has ended."""
-        return self.ledger.close(self, Stage.GIVEN_UP, only=OPEN)
+        return self.ledger.close(self, Stage.RELEASED, only=(Stage.RECEIVED,)) or self.ledger.close(
+            self, Stage.GIVEN_UP, only=OPEN
+        )
 
     def drop(self) -> None:
         """It has ended elsewhere: in quarantine, or as another delivery."""

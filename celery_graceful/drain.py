@@ -121,6 +121,7 @@ class Drain:
         """Begin the drain. Asking again changes nothing."""
         if not self.stopping:
             self.asked_by = asked_by
+            self.board.releasing = self.settings.release_prefetched
             self.board.begin_stop(self.deadlines, InterruptReason.SHUTDOWN)
             self.ledger.stopping = True
             self.ledger.start_counting()
@@ -136,6 +137,7 @@ class Drain:
         """Stop fetching, give back what was not started: a deploy's first step. Tasks go on."""
         if not self.quiet:
             self.asked_by = asked_by
+            self.board.releasing = self.settings.release_prefetched
             self.board.phase = Phase.QUIET
             self._be_quiet()
             self.watch.bell.ring(QUIET)

@@ -6,6 +6,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+from celery_graceful.ledger import Stage
 from celery_graceful.monitors import outcome
 from celery_graceful.native import bounded, bounded_all
 from celery_graceful.report import describe
@@ -58,15 +59,19 @@ class GivingUp:
             self._standby.close()
 
     def give_up(self, requests: list[GracefulRequest]) -> None:
-        """Tell everybody of ``requests``, give them back, and what waits for it, and count."""
+        """Tell everybody of ``requests``, give them back, and what waits for it, and count.
+
+        Those that had not begun only go back.
+        """
+        begun = [request for request in requests if request.stage is Stage.GIVEN_UP]
         starts = self.ledger.inquest.starts
-        if requests and starts is not None:  # before somebody else gets them
+        if begun and starts is not None:  # before somebody else gets them
             bounded(lambda: starts.flush(STARTS * self.room), STARTS * self.room)
         if requests or self.ledger.requeue.deferred:
-            self._tell(requests, TELL * self.room)
+            self._tell(begun, TELL * self.room)
             if not bounded(lambda: self._give_back(requests), GIVE_BACK * self.room):
                 self._could_not(requests, "no answer in time")
-            bounded(lambda: _count(requests), COUNT * self.room)
+            bounded(lambda: _count(begun), COUNT * self.room)
         self.end()
 
     def _tell(self, requests: list[GracefulRequest], seconds: float) -> None:

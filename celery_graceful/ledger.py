@@ -149,6 +149,13 @@ class Ledger:
             self.requeue.give_back(released)
         return released
 
+    def not_handed_over(self, request: GracefulRequest) -> bool:
+        """The pool has it no more, and has not begun with it. False: it has left already."""
+        with self.lock:
+            if request.stage is Stage.HANDED_OVER:
+                request.stage = Stage.RECEIVED
+            return request.stage is not Stage.RUNNING
+
     def forget_unstarted(self) -> None:
         """The broker connection is gone, and with it what was not started.
 

@@ -82,6 +82,7 @@ class Quiesce:
     def _release(self) -> None:
         if self.ledger.releasing:
             try:
+                self.drain.adapter.take_back()
                 self.ledger.release_unstarted()
             except Exception as exc:
                 self.ledger.failed = True

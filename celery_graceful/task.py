@@ -164,6 +164,8 @@ def _deliver(
         return call(*args, **kwargs)
     if phase.flag[0] and phase.board.interrupted:
         # It arrived while the worker was already stopping: none of its code has to run.
+        if task.track_started:  # Celery has stored that it has
+            _store(task, request, str(phase.board.reason))
         raise TaskInterrupted(str(phase.board.reason), started=False)
     if not may_start(task):
         raise TaskInterrupted(str(InterruptReason.LEASE_LOST), started=False)
@@ -223,13 +225,7 @@ def record(task: celery.Task, request: Any, reason: str, *, given_up: bool) -> N
         reason: Value of the ``InterruptReason``.
         given_up: Whether the hard deadline took the task away.
     """
-    if not _ignores_result(task, request):
-        try:
-            task.backend.store_result(request.id, {"reason": reason}, INTERRUPTED, request=request)
-        except Exception as exc:
-            logger.warning(
-                "Could not store state %s of %s[%s]: %r", INTERRUPTED, task.name, request.id, exc
-            )
+    _store(task, request, reason)
     with named_if_slow(f"task_interrupted receivers for {task.name}[{request.id}]"):
         signals.task_interrupted.send(
             sender=task,
@@ -239,6 +235,16 @@ def record(task: celery.Task, request: Any, reason: str, *, given_up: bool) -> N
             reason=reason,
             given_up=given_up,
         )
+
+
+def _store(task: celery.Task, request: Any, reason: str) -> None:
+    if not _ignores_result(task, request):
+        try:
+            task.backend.store_result(request.id, {"reason": reason}, INTERRUPTED, request=request)
+        except Exception as exc:
+            logger.warning(
+                "Could not store state %s of %s[%s]: %r", INTERRUPTED, task.name, request.id, exc
+            )
 
 
 def _ignores_result(task: celery.Task, request: Any) -> bool:

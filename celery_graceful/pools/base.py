@@ -55,6 +55,9 @@ class Adapter:
     def on_loop(self) -> None:
         """The loop was rung. Called by the loop."""
 
+    def take_back(self) -> None:
+        """Take back what the pool was handed and has not handed on. Called by the loop."""
+
     def quiesce(self) -> None:
         """Consumers are cancelled, unstarted messages are back. Called by the loop."""
 

@@ -44,6 +44,11 @@ NAMES: dict[str, list[str] | None] = {
     "billiard.pool:Worker.after_fork": [],
     "billiard.pool:TimeoutHandler._trywaitkill": ["worker"],
     "billiard.pool:PoolThread.close": [],
+    "billiard.pool:Pool.create_result_handler": [],
+    "billiard.pool:Pool._create_worker_process": ["i"],
+    "billiard.pool:Worker._make_child_methods": [],
+    "billiard.pool:ApplyResult.discard": [],
+    "billiard.pool:ApplyResult._set": ["i", "obj"],
     "billiard.exceptions:Terminated": None,
     "billiard.exceptions:WorkerLostError": None,
     "billiard.einfo:ExceptionWithTraceback": None,
@@ -98,6 +103,11 @@ NAMES: dict[str, list[str] | None] = {
     "celery.concurrency.asynpool:AsynPool.flush": [],
     "celery.concurrency.asynpool:AsynPool.on_partial_read": ["job", "proc"],
     "celery.concurrency.asynpool:AsynPool.process_flush_queues": ["proc"],
+    "celery.concurrency.asynpool:AsynPool.WorkerProcess": ["worker"],
+    "celery.concurrency.asynpool:AsynPool.on_job_ready": ["job", "i", "obj", "inqW_fd"],
+    "celery.concurrency.asynpool:AsynPool.on_job_process_down": ["job", "pid_gone"],
+    "celery.concurrency.asynpool:AsynPool._event_process_exit": ["hub", "proc"],
+    "celery.concurrency.asynpool:AsynPool._untrack_child_process": ["proc", "hub"],
     "celery.concurrency.base:BasePool.on_start": [],
     "celery.concurrency.base:BasePool.is_green": None,
     "celery.concurrency.base:BasePool.uses_semaphore": None,
@@ -167,9 +177,13 @@ INSTANCE = {
     "_callbacks",
     "_controlled_termination",
     "_delivered",
+    "_error_callback",
+    "_fileno_to_inq",
+    "_maxtasksperchild",
     "_message",
     "_meta",  # documented by Django
     "_popen",
+    "_putlock",
     "_queue_cycle",
     "_quick_ack",
     "_semaphore",
@@ -367,6 +381,31 @@ def test_a_pool_of_processes_has_what_the_prefork_adapter_needs() -> None:
     finally:
         pool.terminate()
         pool.join()
+
+
+def test_a_pool_hears_of_more_than_billiard_says() -> None:
+    """What a refused job stands on: one more kind of message, and the job's own callback."""
+    from billiard.pool import Pool, Worker
+    from celery.concurrency.asynpool import WORKER_UP
+
+    from celery_graceful.pools.child import REFUSED
+
+    pool = Pool(1)
+    try:
+        heard: list[int] = []
+        pool._result_handler.state_handlers[REFUSED] = heard.append
+        pool._result_handler.on_state_change((REFUSED, (1,)))
+        assert heard == [1]
+        assert REFUSED != WORKER_UP
+        assert pool._maxtasksperchild is None
+        assert callable(pool._putlock.release)
+        job = pool.apply_async(int, error_callback=heard.append)
+        assert job._error_callback == heard.append
+    finally:
+        pool.terminate()
+        pool.join()
+    assert "wait_for_job" in Worker.workloop.__code__.co_names
+    assert "_fileno_to_inq" in AsynPool.on_process_alive.__code__.co_names
 
 
 def test_a_flushed_pool_forgets_which_children_are_busy() -> None:

@@ -1,0 +1,179 @@
+"""The child's side of prefork: what the object does that billiard runs in a child process."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from billiard.common import _shutdown_cleanup
+from billiard.pool import SIG_SOFT_TIMEOUT
+from celery.app.trace import build_tracer
+from celery.exceptions import SoftTimeLimitExceeded
+from celery.utils.log import get_logger
+
+from celery_graceful import cleanup, interrupt, phase
+from celery_graceful.board import Board
+from celery_graceful.checkpoint import DELIVERY
+from celery_graceful.monitors import traced
+from celery_graceful.monitors.monitors import monitors_of
+from celery_graceful.phase import Phase
+from celery_graceful.pools import wakeup
+from celery_graceful.pools.base import watch_plain_task
+from celery_graceful.run import current
+from celery_graceful.trace_log import install_filter
+
+__all__ = ["REFUSED", "graceful_worker"]
+
+logger = get_logger(__name__)
+
+#: What a child sends for a job that it has read and will not begin; Celery's ``WORKER_UP`` is 15.
+REFUSED = 16
+
+
+def graceful_worker(cls: Any) -> Any:
+    """A class like ``cls``, billiard's ``Worker`` or one derived from it, for graceful children."""
+    return type(cls.__name__, (_GracefulChild, cls), {"base": cls})
+
+
+def _restore(base: Any, args: Any) -> Any:
+    return graceful_worker(base)(*args)
+
+
+class _GracefulChild:
+    """Mixed into billiard's ``Worker``, the object that a child process runs."""
+
+    base: Any
+    initargs: tuple[Any, ...]
+    on_exit: Any
+    wait_for_job: Any
+    outq: Any
+    inqW_fd: int
+
+    def __reduce__(self) -> Any:
+        # A spawned child can find the base by its name.
+        _, args = super().__reduce__()  # type: ignore[str-unpack]
+        return _restore, (self.base, args)
+
+    def __call__(self) -> None:
+        cleanup.enter("process")
+        try:
+            super().__call__()  # type: ignore[misc]
+        finally:  # only where it could not start: else it has left
+            cleanup.run()
+
+    def after_fork(self) -> None:
+        super().after_fork()  # type: ignore[misc]
+        self.on_exit = partial(_leave, self.on_exit)
+        # Billiard has set its own handlers in the line above; ours come after them.
+        _install_child(*self.initargs)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+    def _make_child_methods(self, *args: Any) -> None:
+        super()._make_child_methods(*args)  # type: ignore[misc]
+        receive = self.wait_for_job
+
+        def wait_for_job() -> Any:
+            message: Any = receive()
+            if message and phase.board is not None and phase.board.releasing:
+                job, _, _, args, _ = message[1]
+                if _is_delivery(args):
+                    # Before billiard says that it has begun, counts it among what this child may
+                    # do in its life, and Celery stores that it has started.
+                    self.outq.put((REFUSED, (job, self.inqW_fd)))
+                    return None
+            return message
+
+        self.wait_for_job = wait_for_job
+
+
+def _is_delivery(args: Any) -> bool:
+    """Whether a job is a delivery of ours: other code may use the pool for something else."""
+    return any(isinstance(arg, dict) and DELIVERY in arg for arg in args)
+
+
+def _install_child(app: Any, hostname: str) -> None:
+    if phase.board is None:
+        board = Board.announced()
+        if board is None:
+            logger.error("No board in a spawned child: its tasks will see no interrupt")
+            return
+        phase.attach(board)
+        _load_now(app)
+    interrupt.forget_bell()
+    install_filter()
+    signal.signal(wakeup.SIGNAL, _on_wake)
+    signal.signal(signal.SIGTERM, _on_term)
+    if SIG_SOFT_TIMEOUT is not None:
+        signal.signal(SIG_SOFT_TIMEOUT, _on_soft_limit)
+    for name, task in app.tasks.items():
+        if watch_plain_task(task):
+            task.__trace__ = build_tracer(name, task, app.loader, hostname, app=app)
+        traced.trace_with_check_in(task)
+    traced.silence_sentry(monitors_of(app))
+    traced.reports_first = True
+
+
+def _load_now(app: Any) -> None:
+    """What a forked child inherits: at the first end of a task there may be no time for it."""
+    try:
+        app.backend  # noqa: B018
+        app.connection_for_write().transport  # noqa: B018
+    except Exception as exc:  # who uses it is told
+        logger.debug("Could not load it yet: %r", exc)
+
+
+def _leave(on_exit: Callable[[int, int], Any] | None, pid: int, exitcode: int) -> None:
+    """The child leaves; billiard's ``on_exit`` sends ``worker_process_shutdown``."""
+    with _deaf():
+        try:
+            if on_exit is not None:
+                on_exit(pid, exitcode)
+        finally:
+            cleanup.run(on_stuck=partial(os._exit, exitcode))
+    # There is nothing left to protect: billiard says that it is gone, waits a second, and is told
+    # to end as soon as that was heard.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(exitcode))
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """It is leaving already: being told so again must not cut its cleanups short."""
+    told = [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, wakeup.SIGNAL]
+    if SIG_SOFT_TIMEOUT is not None:
+        told.append(SIG_SOFT_TIMEOUT)
+    kept = [(number, signal.signal(number, signal.SIG_IGN)) for number in told]
+    try:
+        yield
+    finally:
+        for number, handler in kept:
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _on_wake(signum: int, frame: Any) -> None:
+    assert phase.board is not None
+    if phase.board.is_target(os.getpid()):
+        _shutdown_cleanup(signal.SIGTERM, frame)
+    wakeup.look()
+
+
+def _on_term(signum: int, frame: Any) -> None:
+    """SIGTERM to the whole process group: the main process drains, the task goes on.
+
+    When the main process leaves, it ends its children with the same signal.
+    """
+    assert phase.board is not None
+    if phase.board.phase is Phase.EXIT or phase.board.is_target(os.getpid()):
+        _shutdown_cleanup(signum, frame)
+
+
+def _on_soft_limit(signum: int, frame: Any) -> None:
+    """Celery's soft time limit, kept out of the worker's own code."""
+    run = current()
+    if run is None:
+        raise SoftTimeLimitExceeded
+    run.soft_limit_hit = True
+    wakeup.look()

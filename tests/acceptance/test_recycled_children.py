@@ -1,0 +1,93 @@
+"""Children that end after so many tasks, and what waits in the pool for them when the worker stops.
+
+Celery hands more to such a pool than it has children: the end of each makes room for one more.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from celery import Celery
+
+from tests.acceptance.support import Broker
+from tests.workers import Worker, wait_until, wait_until_heard
+
+GRACE = 6.0
+
+#: Prefetched at most, and sent.
+PREFETCHED, SENT = 20, 40
+
+
+def start(broker: Broker, **conf: object) -> Worker:
+    env = {f"CONF_{key}": repr(value) for key, value in conf.items()}
+    env.update(
+        BROKER_URL=broker.url,
+        RESULT_URL=broker.backend_url,
+        GRACE=str(GRACE),
+        CONF_task_track_started="True",
+        CONF_worker_prefetch_multiplier=str(PREFETCHED // 2),
+    )
+    return Worker("tests.apps.lifecycle", env=env).ready()
+
+
+def send(app: Celery, kind: str, count: int) -> list[str]:
+    name = f"tests.apps.lifecycle.{kind}"
+    return [str(app.send_task(name).id) for _ in range(count)]
+
+
+@pytest.mark.parametrize("tasks", [1, 4])
+def test_what_waits_in_the_pool_is_back_at_once(tasks: int, broker: Broker, app: Celery) -> None:
+    with start(broker, worker_max_tasks_per_child=tasks) as worker:
+        sent = send(app, "short", SENT)
+        worker.wait_line(">> .* finished", count=3 * tasks)
+        worker.term()
+        assert worker.wait() == 0
+        assert worker.took < GRACE / 2  # 1 s
+        finished = {found[1] for found in worker.find(r">> \S+ finished (\S+)")}
+        queued = broker.drain_queue(app, at_least=SENT - len(finished))
+        assert sorted([*finished, *queued]) == sorted(sent)
+        assert {app.AsyncResult(task_id).state for task_id in finished} == {"SUCCESS"}
+        for task_id in queued:  # the stop may have come when it was about to begin
+            assert app.AsyncResult(task_id).state in ("INTERRUPTED", "PENDING")
+        assert worker.count(r"Stopped: .* 0 given up") == 1
+        assert worker.count("Traceback|exited with") == 0
+
+
+@pytest.mark.parametrize("how", ["quiet", "term"])
+def test_what_waits_behind_long_tasks_does_not_wait_for_them(
+    how: str, broker: Broker, app: Celery
+) -> None:
+    """All that was fetched lies in the pool; its children are busy for longer than the grace."""
+    with start(broker, worker_pool_putlocks=False) as worker:
+        first = send(app, "shielded", 2)
+        for task_id in first:
+            worker.wait_line(f">> .* started shielded {task_id}")
+        waiting = send(app, "short", PREFETCHED - 2)
+        worker.wait_line("short.* received", count=len(waiting))
+        if how == "quiet":
+            wait_until_heard(app)
+            app.control.broadcast("quiet")
+        else:
+            worker.term()
+        back: list[str] = []
+        wait_until(lambda: back.extend(broker.drain_queue(app)) or len(back) >= len(waiting))
+        assert sorted(back) == sorted(waiting)
+        assert worker.process.poll() is None  # the long ones run
+        assert {app.AsyncResult(task_id).state for task_id in waiting} == {"PENDING"}
+        if how == "quiet":
+            worker.term()
+        else:
+            assert time.monotonic() - worker.stopped_at < GRACE / 3  # 0.1 s
+        assert worker.wait() == 0
+        assert worker.count(">> .* started short") == 0
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_a_child_is_replaced_as_soon_as_it_has_ended(broker: Broker, app: Celery) -> None:
+    """Each child lives for one task: a missed end would cost 5 s, a late one 1 s."""
+    with start(broker, worker_max_tasks_per_child=1) as worker:
+        send(app, "short", 16)
+        begun = time.monotonic()
+        worker.wait_line(">> .* finished", count=16)
+        assert time.monotonic() - begun < 10  # 3 s
