@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery_graceful.ledger import Stage
@@ -11,6 +13,7 @@ from celery_graceful.monitors import outcome
 from celery_graceful.native import bounded, bounded_all
 from celery_graceful.report import describe
 from celery_graceful.request import GracefulRequest
+from celery_graceful.requeue import NotTaken
 from celery_graceful.resume import count_given_up
 from celery_graceful.standby import Standby, dispatcher, use
 from celery_graceful.task import record
@@ -45,18 +48,26 @@ class GivingUp:
         self.room = drain.deadlines.grace - drain.deadlines.hard
         #: Seconds before the hard deadline at which ``prepare`` is due.
         self.lead = min(LEAD, drain.deadlines.hard - drain.deadlines.soft)
-        self._standby: Standby | None = None
+        #: Where events go, which is not where messages come from if the app has two brokers.
+        self._events = self.app.connection_for_write()
+        self._to_tell: Standby | None = None
+        self._to_give_back: Standby | None = None
 
     def prepare(self) -> None:
         """Connect to the broker, if there will be something to send."""
-        active = self.ledger.active()
-        if self.ledger.requeue.deferred or any(r.wants_events or r.acknowledged for r in active):
-            self._standby = Standby(self.app, self.lead + 0.8 * TELL * self.room)
+        active, source = self.ledger.active(), self.ledger.requeue.broker
+        timeout = self.lead + 0.8 * TELL * self.room
+        if any(r.wants_events for r in active):
+            self._to_tell = Standby(self._events, timeout)
+        if self.ledger.requeue.deferred or any(r.acknowledged for r in active):
+            same = self._to_tell is not None and _address(source) == _address(self._events)
+            self._to_give_back = self._to_tell if same else Standby(source, timeout)
 
     def end(self) -> None:
         """There is nothing to give up any more."""
-        if self._standby is not None:
-            self._standby.close()
+        for standby in (self._to_tell, self._to_give_back):
+            if standby is not None:
+                standby.close()
 
     def give_up(self, requests: list[GracefulRequest]) -> None:
         """Tell everybody of ``requests``, give them back, and what waits for it, and count.
@@ -107,7 +118,7 @@ class GivingUp:
 
         try:
             if wanted:
-                use(self._standby, self.app, send, timeout)
+                use(self._to_tell, self._events, send, timeout)
         except Exception as exc:  # events may be lost
             self.drain.log(
                 logging.WARNING, "Could not send the events of %s: %r", describe(wanted), exc
@@ -115,21 +126,37 @@ class GivingUp:
 
     def _give_back(self, requests: list[GracefulRequest]) -> None:
         requeue, timeout = self.ledger.requeue, GIVE_BACK * self.room
-        try:
-            requeue.flush(timeout=timeout, own_thread=True, standby=self._standby)
-            requeue.give_back(requests, timeout=timeout, own_thread=True, standby=self._standby)
-        except Exception as exc:
-            self._could_not(requests, repr(exc))
+        for give_back in (requeue.flush, partial(requeue.give_back, requests)):
+            try:
+                give_back(timeout=timeout, own_thread=True, standby=self._to_give_back)
+            except NotTaken as exc:
+                self._could_not(exc.requests, str(exc))
+            except Exception as exc:
+                self._could_not(requests, repr(exc))
 
-    def _could_not(self, requests: list[GracefulRequest], why: str) -> None:
+    def _could_not(self, requests: Sequence[GracefulRequest], why: str) -> None:
         self.ledger.failed = True
-        self.drain.log(
-            logging.CRITICAL,
-            "Could not give %s back (%s): the broker delivers again what it has not seen "
-            "acknowledged",
-            describe(requests),
-            why,
-        )
+        lost = [r for r in requests if r.acknowledged]
+        held = [r for r in requests if not r.acknowledged]
+        if lost:
+            self.drain.log(
+                logging.CRITICAL,
+                "Lost: %s, acknowledged at the start of the task, could not be sent again (%s)",
+                describe(lost),
+                why,
+            )
+        if held:
+            self.drain.log(
+                logging.CRITICAL,
+                "Could not give %s back (%s): the broker delivers again what it has not seen "
+                "acknowledged",
+                describe(held),
+                why,
+            )
+
+
+def _address(connection: Any) -> str:
+    return str(connection.as_uri(include_password=True))
 
 
 def _count(requests: list[GracefulRequest]) -> None:

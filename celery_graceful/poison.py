@@ -266,7 +266,7 @@ def _request_of(app: Any, kept: Kept) -> Any:
 
 def _send_event(app: Any, kept: Kept, exc: PoisonedTask) -> None:
     try:
-        with bounded_connection(app, EVENT_TIMEOUT) as connection:
+        with bounded_connection(app.connection_for_write(), EVENT_TIMEOUT) as connection:
             events = dispatcher(connection, app, kept.worker)
             events.send("task-failed", uuid=kept.id, exception=repr(exc), traceback="")
     except Exception as error:  # events may be lost

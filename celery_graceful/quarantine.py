@@ -16,7 +16,7 @@ from kombu.utils.json import dumps, loads
 
 from celery_graceful.checkpoint import SENT_AGAIN
 from celery_graceful.claimant import claims_key
-from celery_graceful.requeue import send_copy
+from celery_graceful.sending import Sender
 from celery_graceful.standby import bounded_connection
 from celery_graceful.store import Store
 
@@ -183,6 +183,7 @@ def send_again(app: Any, store: Store, kept: Kept) -> bool:
 
     Raises:
         StoreAway: The store does not answer.
+        Refused: No queue takes it; it is still in quarantine.
         Exception: What the broker's client raised; it is still in quarantine then.
     """
     if "raw" in kept.message:
@@ -191,8 +192,8 @@ def send_again(app: Any, store: Store, kept: Kept) -> bool:
             key = key[len(store.prefix) :]
         args = [kept.id, kept.message["raw"]]
         return bool(store.run("release", [QUARANTINE, UNTOLD, key], args, insist=True))
-    with bounded_connection(app, SEND_TIMEOUT) as connection, connection.Producer() as producer:
-        send_copy(producer, kept.to_message(), {SENT_AGAIN: True})
+    with bounded_connection(app.connection_for_read(), SEND_TIMEOUT) as connection:
+        Sender(connection).send(kept.to_message(), {SENT_AGAIN: True})
     return delete(store, kept.id)
 
 

@@ -22,6 +22,7 @@ from celery_graceful.failure import as_failure, as_lost, raised
 from celery_graceful.ledger import OPEN, Ledger, Stage
 from celery_graceful.monitors import outcome
 from celery_graceful.phase import InterruptReason
+from celery_graceful.requeue import NotTaken
 
 __all__ = ["GracefulRequest", "adopt"]
 
@@ -241,7 +242,8 @@ class GracefulRequest(Delivery):
         try:
             self.ledger.requeue.give_back([self], tail=tail)
         except Exception as exc:
-            self.ledger.failed = self.ledger.failed or self.ledger.stopping
+            lost = self.ledger.stopping or isinstance(exc, NotTaken)
+            self.ledger.failed = self.ledger.failed or lost
             logger.error("Could not give %s back: %r", self.humaninfo(), exc, exc_info=True)
         if started:
             try:

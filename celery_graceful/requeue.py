@@ -15,12 +15,14 @@ transport of the broker:
   connection ends goes back by itself. What a quorum queue has taken back often gets a copy at
   the tail instead.
 
-A message that was acknowledged early is no longer at the broker; it is sent again.
+A message that was acknowledged early is no longer at the broker; it is sent again, to where it
+came from: the broker that the worker consumes from.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -33,20 +35,18 @@ from celery_graceful import native
 from celery_graceful.checkpoint import SENT_AGAIN
 from celery_graceful.claims import Claims, Tag, mark_redelivered
 from celery_graceful.client import make_client
+from celery_graceful.sending import COUNT, Refused, Sender
 from celery_graceful.standby import Standby, use
 
 if TYPE_CHECKING:
     from celery_graceful.request import GracefulRequest
 
-__all__ = ["Requeue", "send_copy"]
+__all__ = ["NotTaken", "Requeue"]
 
 logger = get_logger(__name__)
 
 #: Seconds that a command to Redis may take, when nothing shorter is asked for.
 COMMAND_TIMEOUT = 2.0
-
-#: Header in which a quorum queue counts what was given back to it, a drain no less than a crash.
-COUNT = "x-delivery-count"
 
 #: From this count on, a copy is sent instead, whose count begins anew: at its limit, which is 20
 #: in RabbitMQ 4 if nobody sets it, the queue would drop the message.
@@ -57,6 +57,18 @@ RETRY = 1.0
 
 #: Seconds for what only saves time.
 UNBLOCK_TIMEOUT = 0.5
+
+
+class NotTaken(Exception):
+    """What the broker has not taken back, and has no other copy of.
+
+    Attributes:
+        requests: Whose messages.
+    """
+
+    def __init__(self, requests: Sequence[GracefulRequest], why: Exception) -> None:
+        super().__init__(f"{len(requests)} not taken by the broker: {why!r}")
+        self.requests = requests
 
 
 class Requeue:
@@ -89,6 +101,8 @@ class Requeue:
 
     def connected(self, connection: Any) -> None:
         """The worker's consumer is connected, perhaps to another kind of broker than before."""
+        #: What messages come over, and go back over one like it.
+        self.broker = connection
         driver = connection.transport.driver_type
         self._is_redis = driver == "redis"
         #: What is not acknowledged goes back when the connection ends.
@@ -115,13 +129,38 @@ class Requeue:
             standby: A connection to send again with, what has to be.
 
         Raises:
+            NotTaken: Some were acknowledged early, and are at no broker now.
             Exception: What the broker's client raised. Messages that were not given back
                 are still unacknowledged at the broker.
         """
         early = [r for r in requests if r.acknowledged]
         late = [r for r in requests if not r.acknowledged and not r.orphaned]
-        if early and not self._send_again(early, timeout, standby=standby, insist=own_thread):
-            self._try_later(early)
+        try:
+            self._give_back_late(late, timeout, own_thread, tail)
+        finally:
+            if early:
+                self._give_back_early(early, timeout, standby, insist=own_thread)
+            self.on_room()
+
+    def _give_back_early(
+        self,
+        requests: list[GracefulRequest],
+        timeout: float,
+        standby: Standby | None,
+        insist: bool,
+    ) -> None:
+        unsent = self._send_again(requests, timeout, standby=standby)
+        lost = [(r, exc) for r, exc in unsent if insist or isinstance(exc, Refused)]
+        later = [r for r, exc in unsent if not (insist or isinstance(exc, Refused))]
+        if later:
+            logger.warning("Could not reach the broker to send messages again: %r", unsent[-1][1])
+            self._try_later(later)
+        if lost:
+            raise NotTaken([r for r, _ in lost], lost[0][1])
+
+    def _give_back_late(
+        self, late: list[GracefulRequest], timeout: float, own_thread: bool, tail: bool
+    ) -> None:
         claimed = [r for r in late if isinstance(r.message.delivery_tag, Tag)]
         if claimed:
             self._give_back_claims(claimed, tail, timeout)
@@ -138,7 +177,6 @@ class Requeue:
                     self._give_back_amqp(request, tail, timeout)
         for request in late:
             request.acknowledged = True
-        self.on_room()
 
     @property
     def deferred(self) -> bool:
@@ -236,7 +274,7 @@ class Requeue:
     def _give_back_amqp(self, request: GracefulRequest, tail: bool, timeout: float) -> None:
         copy = tail or request.message.headers.get(COUNT, 0) >= COPY_AFTER
         headers = {SENT_AGAIN: True} if tail else None
-        if copy and self._send_again([request], timeout, headers):
+        if copy and not self._send_again([request], timeout, headers):
             request.on_ack(logger, request.connection_errors)
         elif self.at_once:
             request.message.reject_log_error(logger, request.connection_errors, True)
@@ -251,31 +289,31 @@ class Requeue:
         timeout: float,
         more_headers: dict[str, Any] | None = None,
         standby: Standby | None = None,
-        insist: bool = False,
-    ) -> bool:
-        """Send messages again, with everything they carried.
+    ) -> list[tuple[GracefulRequest, Exception]]:
+        """Send messages again, to the broker that they came from.
 
         Returns:
-            False where the broker could not be reached, so that nothing was sent; with ``insist``
-            that is an error.
+            Those that were not sent, each with the reason.
         """
-        begun = False
+        waiting = deque(requests)
+        refused: list[tuple[GracefulRequest, Exception]] = []
 
         def send(connection: Any) -> None:
-            nonlocal begun
-            with connection.Producer(connection.default_channel) as producer:
-                begun = True
-                for request in requests:
-                    queue = self.queue_of((request.message.delivery_info or {}).get("consumer_tag"))
-                    send_copy(producer, request.message, more_headers, queue)
+            sender = Sender(connection)
+            while waiting:
+                message = waiting[0].message
+                queue = self.queue_of((message.delivery_info or {}).get("consumer_tag"))
+                try:
+                    sender.send(message, more_headers, queue)
+                except Refused as exc:
+                    refused.append((waiting[0], exc))
+                waiting.popleft()
 
         try:
-            use(standby, self.app, send, timeout)
+            use(standby, self.broker, send, timeout)
         except Exception as exc:
-            if begun or insist:
-                raise
-            logger.warning("Could not reach the broker to send messages again: %r", exc)
-        return begun
+            refused += [(request, exc) for request in waiting]
+        return refused
 
     def _try_later(self, requests: list[GracefulRequest]) -> None:
         with self._lock:
@@ -283,57 +321,3 @@ class Requeue:
         timer = threading.Timer(RETRY, self.ring_loop)
         timer.daemon = True
         timer.start()
-
-
-def send_copy(
-    producer: Any,
-    message: Any,
-    more_headers: dict[str, Any] | None = None,
-    queue: str | None = None,
-) -> None:
-    """Send a message again, with everything it carried.
-
-    Args:
-        producer: kombu's.
-        message: As kombu delivered it.
-        more_headers: Added to those it has.
-        queue: Where to, alone. Without, the way that it came, which may lead to other queues
-            as well.
-    """
-    info = message.delivery_info or {}
-    properties = _without(message.properties, _SET_BY_PUBLISH)
-    if "expiration" in properties:  # milliseconds there, cut off; seconds here
-        properties["expiration"] = (int(properties["expiration"]) + 0.5) / 1000
-    # kombu has decompressed the body already.
-    headers = _without(message.headers, _OF_ONE_DELIVERY)
-    headers.update(more_headers or {})
-    producer.publish(
-        message.body,
-        exchange=(info.get("exchange") or "") if queue is None else "",
-        routing_key=info.get("routing_key") if queue is None else queue,
-        headers=headers,
-        content_type=message.content_type,
-        content_encoding=message.content_encoding,
-        retry=False,
-        **properties,
-    )
-
-
-#: Headers that belong to one delivery, or no longer hold.
-_OF_ONE_DELIVERY = ("redelivered", "compression", COUNT, "x-acquired-count")
-
-#: Properties that a publish sets by itself, or that belong to one delivery. RabbitMQ refuses a
-#: ``user_id`` that is not ours.
-_SET_BY_PUBLISH = (
-    "application_headers",
-    "body_encoding",
-    "content_encoding",
-    "content_type",
-    "delivery_info",
-    "delivery_tag",
-    "user_id",
-)
-
-
-def _without(mapping: dict[str, Any] | None, names: Iterable[str]) -> dict[str, Any]:
-    return {key: value for key, value in (mapping or {}).items() if key not in names}

@@ -19,22 +19,27 @@ Use = Callable[[Any], None]
 
 
 @contextmanager
-def bounded_connection(app: Any, timeout: float) -> Iterator[Any]:
-    """A connection of its own to the broker, that gives up after ``timeout`` seconds.
+def bounded_connection(broker: Any, timeout: float) -> Iterator[Any]:
+    """A connection of its own to a broker, that gives up after ``timeout`` seconds.
 
     Each host is tried once: kombu would rest for 2 s between two tries.
+
+    Args:
+        broker: A connection of kombu's to it, whatever became of it; it is left alone.
+        timeout: Seconds.
 
     Raises:
         Exception: What the broker's client raised.
     """
-    options = dict(app.conf.broker_transport_options or {})
-    if app.connection_for_write().transport.driver_type == "redis":
+    options = dict(broker.transport_options or {})
+    if broker.transport.driver_type == "redis":
         options.update(socket_timeout=timeout, socket_connect_timeout=timeout)
-    else:
+    elif broker.transport.driver_type == "amqp":
         options.setdefault("read_timeout", timeout)
         options.setdefault("write_timeout", timeout)
         options["confirm_publish"] = True  # nobody else has the message
-    with app.connection_for_write(connect_timeout=timeout, transport_options=options) as connection:
+    own = broker.clone(connect_timeout=timeout, transport_options=options, heartbeat=0)
+    with own as connection:
         connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1))
         yield connection
 
@@ -44,12 +49,12 @@ def dispatcher(connection: Any, app: Any, hostname: str) -> Any:
     return app.events.Dispatcher(connection, hostname=hostname, buffer_while_offline=False)
 
 
-def use(standby: Standby | None, app: Any, call: Use, timeout: float) -> None:
+def use(standby: Standby | None, broker: Any, call: Use, timeout: float) -> None:
     """Call ``call`` with the connection that stands by, or with a new one.
 
     Args:
         standby: The first choice, where there is one.
-        app: The Celery app.
+        broker: As for ``bounded_connection``.
         call: It gets a connection of kombu's.
         timeout: Seconds that the broker may take to answer over a new connection.
 
@@ -57,7 +62,7 @@ def use(standby: Standby | None, app: Any, call: Use, timeout: float) -> None:
         Exception: What ``call``, or the broker's client, raised.
     """
     if standby is None or not standby.call(call):
-        with bounded_connection(app, timeout) as connection:
+        with bounded_connection(broker, timeout) as connection:
             call(connection)
 
 
@@ -67,12 +72,12 @@ class Standby:
     It is also used there: under gevent a socket belongs to the hub of its thread.
 
     Args:
-        app: The Celery app.
+        broker: As for ``bounded_connection``.
         timeout: Seconds that the broker may take to answer.
     """
 
-    def __init__(self, app: Any, timeout: float) -> None:
-        self.app = app
+    def __init__(self, broker: Any, timeout: float) -> None:
+        self.broker = broker
         self.timeout = timeout
         self._bell = native.Doorbell()
         self._lock = native.Lock()
@@ -110,7 +115,7 @@ class Standby:
     def _serve(self) -> None:
         error: Exception | None = None
         try:
-            with bounded_connection(self.app, self.timeout) as connection:
+            with bounded_connection(self.broker, self.timeout) as connection:
                 connection.default_channel  # noqa: B018 -- opens it
                 while all(call.run(connection) for call in self._rung_for()):
                     if self._closing:

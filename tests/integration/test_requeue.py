@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from copy import copy
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 from celery import Celery
+from kombu import Queue
 
-from celery_graceful.requeue import COPY_AFTER, COUNT, Requeue
+from celery_graceful.requeue import COPY_AFTER, NotTaken, Requeue
+from celery_graceful.sending import COUNT
 from tests.raw import raw_messages
 from tests.servers import RedisServer
-from tests.workers import TIMEOUT
+from tests.workers import TIMEOUT, wait_until
 
 
 def test_a_broker_that_cannot_be_reached_is_tried_again(
@@ -55,3 +58,30 @@ def test_nothing_is_acknowledged_whose_copy_was_not_sent(tail: bool) -> None:
     Requeue(Celery(broker="amqp://127.0.0.1:1//")).give_back([request], tail=tail)
     request.on_ack.assert_not_called()
     request.on_reject.assert_called_once()
+
+
+def test_what_a_broker_refuses_is_named_and_the_rest_is_sent(rabbit_vhost: Any) -> None:
+    app = Celery(broker=rabbit_vhost.url)
+    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    requests = []
+    with app.connection_for_read() as connection:
+        channel = connection.default_channel
+
+        def send(name: str, arguments: dict[str, Any]) -> None:
+            app.send_task("some_task", queue=Queue(name, queue_arguments=arguments))
+            wait_until(lambda: rabbit_vhost.queue_length(name), "it is there")
+
+        for name, arguments in (("full", full), ("gone", {}), ("there", {})):
+            channel.queue_declare(name, arguments=arguments, durable=True, auto_delete=False)
+            send(name, arguments)
+            message = channel.basic_get(name, no_ack=True)
+            requests.append(SimpleNamespace(acknowledged=True, message=message))
+        requests.insert(1, SimpleNamespace(acknowledged=True, message=copy(message)))
+        requests[1].message.delivery_info = {"exchange": "no such exchange", "routing_key": "x"}
+        send("full", full)
+        channel.queue_delete("gone")
+        with pytest.raises(NotTaken) as raised:
+            Requeue(app).give_back(requests)  # type: ignore[arg-type]
+        assert raised.value.requests == requests[:3]
+        sent = channel.basic_get("there", no_ack=True)
+        assert sent.headers["id"] == requests[3].message.headers["id"]

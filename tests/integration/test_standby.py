@@ -46,16 +46,16 @@ def queued(app: Celery) -> list[int]:
 
 def test_one_connection_serves_all_in_a_thread_of_its_own(app: Celery) -> None:
     asked = Asked()
-    standby = Standby(app, TIMEOUT)
-    use(standby, app, asked, TIMEOUT)
-    use(standby, app, asked, TIMEOUT)
+    standby = Standby(app.connection_for_read(), TIMEOUT)
+    use(standby, app.connection_for_read(), asked, TIMEOUT)
+    use(standby, app.connection_for_read(), asked, TIMEOUT)
     assert asked.connections[0] is asked.connections[1]
     assert asked.threads[0] is asked.threads[1] is not threading.current_thread()
     assert queued(app) == [1, 2]
     standby.close()
     wait_until(lambda: not asked.connections[0].connected, "the connection is closed")
     # Asked too late, it opens another one.
-    use(standby, app, asked, TIMEOUT)
+    use(standby, app.connection_for_read(), asked, TIMEOUT)
     assert asked.threads[2] is threading.current_thread()
     assert queued(app) == [3]
 
@@ -65,10 +65,10 @@ def test_an_error_is_for_who_asked_and_ends_the_connection(app: Celery) -> None:
         raise ConnectionError("lost in the middle")
 
     asked = Asked()
-    standby = Standby(app, TIMEOUT)
+    standby = Standby(app.connection_for_read(), TIMEOUT)
     with pytest.raises(ConnectionError, match="lost in the middle"):
-        use(standby, app, fail, TIMEOUT)
-    use(standby, app, asked, TIMEOUT)
+        use(standby, app.connection_for_read(), fail, TIMEOUT)
+    use(standby, app.connection_for_read(), asked, TIMEOUT)
     assert asked.threads == [threading.current_thread()]
     assert queued(app) == [1]
 
@@ -80,8 +80,11 @@ def test_nobody_waits_for_a_broker_that_refuses(
     app = Celery(broker=server.url())
     asked = Asked()
     server.kill()
-    standby = Standby(app, TIMEOUT)
-    with pytest.raises(OperationalError), bounded_connection(app, TIMEOUT) as c:
+    standby = Standby(app.connection_for_read(), TIMEOUT)
+    with (
+        pytest.raises(OperationalError),
+        bounded_connection(app.connection_for_read(), TIMEOUT) as c,
+    ):
         asked(c)
 
     def has_gone() -> bool:
@@ -92,7 +95,7 @@ def test_nobody_waits_for_a_broker_that_refuses(
 
     wait_until(has_gone)
     server.start()
-    use(standby, app, asked, TIMEOUT)
+    use(standby, app.connection_for_read(), asked, TIMEOUT)
     assert queued(app) == [1]
 
 
@@ -101,9 +104,12 @@ def test_each_host_is_tried_once(rabbit_vhost: Any) -> None:
     refused = "amqp://127.0.0.1:1//"
     asked = Asked()
     app = Celery(broker=[refused, rabbit_vhost.url])
-    with bounded_connection(app, TIMEOUT) as connection:
+    with bounded_connection(app.connection_for_read(), TIMEOUT) as connection:
         asked(connection)
     assert queued(Celery(broker=rabbit_vhost.url)) == [1]
     app = Celery(broker=[refused, refused])
-    with pytest.raises(OperationalError, match="refused"), bounded_connection(app, TIMEOUT):
+    with (
+        pytest.raises(OperationalError, match="refused"),
+        bounded_connection(app.connection_for_read(), TIMEOUT),
+    ):
         pytest.fail("connected")

@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "grace_period",
         "log_thread",
         "phase",
+        "sending",
         "standby",
         "store",
         "trace_log",

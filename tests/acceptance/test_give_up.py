@@ -1,0 +1,70 @@
+"""What is taken away at the hard deadline goes back where it came from, or the worker says so."""
+
+from __future__ import annotations
+
+import pytest
+from celery import Celery
+from kombu import Connection
+
+from tests.acceptance.support import Broker
+from tests.conftest import RabbitVhost
+from tests.workers import Worker, wait_until
+
+pytestmark = pytest.mark.slow
+
+
+def start(broker: Broker, pool: str, write_url: str) -> Worker:
+    env = {"RESULT_URL": broker.backend_url, "GRACE": "4", "CONF_worker_send_task_events": "True"}
+    env |= {"CONF_broker_read_url": repr(broker.url), "CONF_broker_write_url": repr(write_url)}
+    return Worker("tests.apps.hard_times", pool=pool, env=env)
+
+
+def send(app: Celery, worker: Worker) -> str:
+    task_id = app.send_task("tests.apps.hard_times.early_swallowing").id
+    worker.wait_line(">> .* started early_swallowing")
+    return str(task_id)
+
+
+@pytest.mark.parametrize(
+    ("pool", "broker"),
+    [("prefork", "redis"), ("threads", "rabbitmq"), ("solo", "rabbitmq")],
+    indirect=["broker"],
+)
+def test_what_was_acknowledged_early_goes_back_where_it_came_from(
+    pool: str, broker: Broker, app: Celery, redis_server, rabbit_server
+) -> None:
+    """The broker that is read is another one than that which is written to."""
+    if broker.name == "redis":
+        other = redis_server.url(redis_server.fresh_db())
+    else:
+        other = rabbit_server.url(rabbit_server.vhost())
+    with start(broker, pool, other) as worker:
+        worker.ready()
+        task_id = send(app, worker)
+        worker.term()
+        assert worker.wait() == 0
+        assert worker.count("Stopped: 0 finished, 0 interrupted, 1 given up") == 1
+    assert broker.drain_queue(app, at_least=1) == [task_id]
+    with Celery(broker=other) as written, written.connection_for_read() as connection:
+        channel = connection.default_channel
+        channel.queue_declare("celery", durable=True, auto_delete=False)
+        assert channel.basic_get("celery") is None
+
+
+def test_what_no_queue_takes_is_an_error(rabbit_vhost: RabbitVhost, redis_db) -> None:
+    """Its queue goes with its last consumer, which a stop cancels."""
+    broker = Broker("rabbitmq", rabbit_vhost.url, redis_db.backend_url, redis_db.client)
+    with broker.app() as app, start(broker, "prefork", broker.url) as worker:
+        worker.ready()
+        send(app, worker)
+        worker.term()
+        worker.wait_line("Stopping, asked for by")
+        with app.connection_for_write() as connection:
+            wait_until(lambda: not _has_consumers(connection), "it does not consume any more")
+            connection.default_channel.queue_delete("celery")
+        assert worker.wait() == 1
+        assert worker.count("CRITICAL.* Lost: .*early_swallowing.*no queue takes it") == 1
+
+
+def _has_consumers(connection: Connection) -> int:
+    return connection.default_channel.queue_declare("celery", passive=True).consumer_count
