@@ -6,10 +6,20 @@ from collections.abc import Callable
 
 from celery_graceful import native
 
-__all__ = ["WORKERS", "Claimant", "claims_key", "lease_key"]
+__all__ = [
+    "FALLEN",
+    "WORKERS",
+    "Claimant",
+    "claims_key",
+    "lease_key",
+    "tombstone_key",
+]
 
 #: Key of the workers that may claim; see ``lease``.
 WORKERS = "graceful:workers"
+
+#: Key of those that were taken for dead, until what they held is rescued.
+FALLEN = "graceful:fallen"
 
 
 def lease_key(worker: str) -> str:
@@ -20,6 +30,11 @@ def lease_key(worker: str) -> str:
 def claims_key(worker: str) -> str:
     """Key of what a worker claims."""
     return f"graceful:claims:{worker}"
+
+
+def tombstone_key(worker: str) -> str:
+    """Key that says, for a week, that a worker was taken for dead."""
+    return f"graceful:tombstone:{worker}"
 
 
 class Claimant:
@@ -33,6 +48,8 @@ class Claimant:
 
     def __init__(self, worker: str, on_refused: Callable[[], None] = lambda: None) -> None:
         self.worker = worker
+        #: In which it has registered: it knows claims of others to be lost with their data.
+        self.epoch = ""
         self.on_refused = on_refused
         self._next = 1
         self._lock = native.Lock()

@@ -3,6 +3,9 @@
 What is acknowledged is gathered here, and sent together: along with the next claim, or 5 ms later
 from a thread of its own, over a connection of its own. So an acknowledgement depends neither on
 the connection that its message came over nor on the event loop, and is lost with neither.
+
+When Redis has lost its data, the messages that this worker holds are nowhere else: they are
+written there again as its claims, and what goes back before that goes back from memory.
 """
 
 from __future__ import annotations
@@ -11,16 +14,19 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Container, Iterable
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery.utils.log import get_logger
 from kombu.utils.json import dumps, loads
 
 from celery_graceful import native
-from celery_graceful.claimant import Claimant, claims_key
+from celery_graceful.claimant import Claimant, claims_key, tombstone_key
 from celery_graceful.log_thread import log
 from celery_graceful.store import COMMAND_TIMEOUT, Store, StoreAway
+from celery_graceful.trust import EPOCH
 
 __all__ = ["Claims", "Tag", "mark_redelivered"]
 
@@ -35,6 +41,9 @@ RETRY = 0.5
 #: Claims in one command.
 BATCH = 500
 
+#: Acknowledgements that are remembered: a failover to a replica that lags undoes the last ones.
+LATELY = 10_000
+
 
 class Tag(str):
     """Delivery tag of a claimed message: the worker's id and the number of the claim."""
@@ -43,6 +52,8 @@ class Tag(str):
     number: int
     #: Whose claim it is, of a message that was fetched here.
     book: Claims
+    #: The key of the list that it came from, and the epoch in which it was claimed.
+    source = epoch = ""
 
     def __new__(cls, worker: str, number: int) -> Tag:
         tag = super().__new__(cls, f"{worker}/{number}")
@@ -67,8 +78,9 @@ class Claims:
         self.store = store
         #: Under whom it claims now; ``None`` where it must not.
         self.who: Claimant | None = None
-        #: Claims that a request of this worker answers for, until they are off our hands.
-        self.held: set[str] = set()
+        #: Claims that a request of this worker answers for, until they are off our hands, and
+        #: their messages.
+        self.held: dict[str, Any] = {}
         #: Claims of what has ended for good, whose acknowledgement may still wait for the loop.
         self.ended: set[str] = set()
         #: Called after an acknowledgement while nothing is fetched: there may be room again.
@@ -77,14 +89,21 @@ class Claims:
         self._done: dict[str, list[int]] = {}
         self._under_way: dict[str, list[int]] = {}
         self._orphans: list[tuple[str, Container[int]]] = []
+        #: Messages of claims that no request answers for any more, while they go back.
+        self._let_go: dict[str, Any] = {}
+        #: Claims that were written again -> for which epoch.
+        self._restored: dict[str, str] = {}
+        #: Of those, acknowledged while they were written: perhaps before they were.
+        self._crossed: list[tuple[str, int]] | None = None
+        self._lately: deque[str] = deque(maxlen=LATELY)
         self._bell, self._settled = native.Doorbell(), native.Doorbell()
         self._awake = self._hurry = self._started = self._ended = False
         self._gone = native.Doorbell()
 
-    def tag(self, worker: str, number: int) -> Tag:
-        """The tag of one of these claims."""
+    def tag(self, worker: str, number: int, source: str = "", epoch: str = "") -> Tag:
+        """The tag of one of these claims, of the list ``source``, made in that epoch."""
         tag = Tag(worker, number)
-        tag.book = self
+        tag.book, tag.source, tag.epoch = self, source, epoch
         return tag
 
     # -- acknowledgements ----------------------------------------------------------
@@ -193,10 +212,15 @@ class Claims:
                 for worker, numbers in batch.items():
                     self._done.setdefault(worker, []).extend(numbers)
 
-    def _off_hands(self, worker: str, numbers: Iterable[int]) -> None:
+    def _off_hands(self, worker: str, numbers: Iterable[int], *, acked: bool = True) -> None:
         tags = [f"{worker}/{number}" for number in numbers]
-        self.held.difference_update(tags)
+        for tag in tags:
+            self.held.pop(tag, None)
         self.ended.difference_update(tags)
+        if acked:
+            self._lately.extend(tags)
+        if self._restored:
+            self._once_more(tags)
 
     # -- back to the queue ---------------------------------------------------------
 
@@ -226,12 +250,14 @@ class Claims:
             )
         except StoreAway:
             for worker, some in numbers.items():
-                self.held.difference_update(f"{worker}/{number}" for number in some)
+                for number in some:
+                    self.let_go_of(f"{worker}/{number}")
                 self._give_back_soon(worker, frozenset(some))
             raise
 
     def _give_back(self, worker: str, numbers: list[int], tail: bool, timeout: float) -> int:
         key, moved = claims_key(worker), 0
+        keys = [key, EPOCH, tombstone_key(worker), f"graceful:back:{worker}"]
         order = numbers if tail else numbers[::-1]  # each goes in front of the one before it
         for start in range(0, len(order), BATCH):
             part = order[start : start + BATCH]
@@ -239,17 +265,27 @@ class Claims:
             args: list[Any] = [self.store.prefix, "LPUSH" if tail else "RPUSH"]
             for number, entry in zip(part, entries, strict=True):
                 if entry is not None:
-                    args += [number, *split(entry)]
+                    args += [number, *split(entry), ""]
+                else:
+                    args += self._from_memory(worker, number)
             if len(args) > 2:
-                moved += self.store.run("give_back", [key], args, timeout=timeout, insist=True)
+                moved += self.store.run("give_back", keys, args, timeout=timeout, insist=True)
             with self._lock:
-                self._off_hands(worker, part)
+                self._off_hands(worker, part, acked=False)
+                for number in part:
+                    self._let_go.pop(f"{worker}/{number}", None)
         return moved
 
     def is_done(self) -> bool:
         """Whether nothing is on our hands any more: held, or still to be sent."""
         with self._lock:
             return not (self.held or self._orphans or any(self._done.values()) or self._under_way)
+
+    def let_go_of(self, tag: str) -> None:
+        """No request answers for this claim any more: it is about to go back."""
+        message = self.held.pop(tag, None)
+        if message is not None:
+            self._let_go[tag] = message
 
     def let_go(self) -> None:
         """The connection is lost: what no request answers for goes back, nobody will run it."""
@@ -274,19 +310,98 @@ class Claims:
     def give_all_back(self, worker: str, seconds: float) -> None:
         """The worker ends: give back whatever it still claims, in up to ``seconds``."""
         self.settle()
-        self.held.clear()
+        for tag in list(self.held):
+            self.let_go_of(tag)
         self.give_back_others(worker, sys.maxsize)
         self.flush(seconds)
 
     def _send_orphans(self) -> None:
         while self._orphans:
             worker, wanted = self._orphans[0]
-            found = map(int, self.store.execute("HKEYS", [claims_key(worker)], insist=True))
-            numbers = sorted(n for n in found if n in wanted and f"{worker}/{n}" not in self.held)
+            found = set(map(int, self.store.execute("HKEYS", [claims_key(worker)], insist=True)))
+            start = len(worker) + 1
+            mine = {int(t[start:]) for t in list(self._let_go) if t.startswith(f"{worker}/")}
+            numbers = sorted(
+                n for n in found | mine if n in wanted and f"{worker}/{n}" not in self.held
+            )
+            numbers = self._delete_again(worker, numbers) if numbers else []
             if numbers:
                 moved = self._give_back(worker, numbers, False, COMMAND_TIMEOUT)
                 log(logger, logging.INFO, "Gave %d claims back that nobody here works on", moved)
             del self._orphans[0]
+
+    # -- what Redis has lost -------------------------------------------------------
+
+    @contextmanager
+    def restoring(self, worker: str, epoch: str) -> Iterator[list[tuple[int, str]]]:
+        """A context in which numbers and entries of all that is held are written again.
+
+        What is acknowledged meanwhile is deleted once more: one may overtake the other.
+
+        Args:
+            worker: An identity of this process.
+            epoch: That has begun, and knows nothing of it.
+        """
+        with self._lock:
+            lost = {
+                tag: message
+                for tag, message in list(self.held.items())
+                if message.delivery_tag.worker == worker
+                and self._restored.get(tag, message.delivery_tag.epoch) != epoch
+            }
+            self._restored.update(dict.fromkeys(lost, epoch))
+            self._crossed = []
+        try:
+            yield sorted(map(_entry, lost.values()))
+        except BaseException:
+            with self._lock:  # to be done again
+                self._restored.update({tag: "" for tag in lost if tag in self._restored})
+            raise
+        finally:
+            with self._lock:
+                crossed, self._crossed = self._crossed, None
+                for one, number in crossed:
+                    self._done.setdefault(one, []).append(number)
+                self._awake = self._awake or bool(crossed)
+            if crossed:
+                self._wake()
+
+    def _once_more(self, tags: Iterable[str]) -> None:
+        for tag in tags:
+            if self._restored.pop(tag, None) is not None:
+                worker, _, number = tag.rpartition("/")
+                if self._crossed is not None:
+                    self._crossed.append((worker, int(number)))
+                else:
+                    self._done.setdefault(worker, []).append(int(number))
+                    self._awake = True
+                    self._wake()
+
+    def _from_memory(self, worker: str, number: int) -> list[Any]:
+        """What ``give_back`` needs for a claim that is not there; nothing if we do not have it."""
+        tag = f"{worker}/{number}"
+        message = self.held.get(tag) or self._let_go.get(tag)
+        if message is None:
+            return []
+        source, text = split(_entry(message)[1])
+        return [number, source, text, self._restored.get(tag) or message.delivery_tag.epoch]
+
+    def _delete_again(self, worker: str, numbers: list[int]) -> list[int]:
+        """Of these claims, those that were not acknowledged: the others are, once more."""
+        lately = set(self._lately)
+        again = [number for number in numbers if f"{worker}/{number}" in lately]
+        if again:
+            for start in range(0, len(again), BATCH):
+                part = again[start : start + BATCH]
+                self.store.execute("HDEL", [claims_key(worker)], part, insist=True)
+            log(logger, logging.INFO, "Redis had lost %d acknowledgements", len(again))
+        return [number for number in numbers if f"{worker}/{number}" not in lately]
+
+
+def _entry(message: Any) -> tuple[int, str]:
+    """The number of a claim and what is written for it, as the script that claims does."""
+    tag = message.delivery_tag
+    return tag.number, f"{tag.source}\0{dumps(message._raw)}"
 
 
 def split(entry: str) -> tuple[str, str]:

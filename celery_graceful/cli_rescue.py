@@ -8,10 +8,10 @@ from typing import Any
 import click
 from celery.bin.base import CeleryCommand
 
-from celery_graceful.claimant import claims_key
+from celery_graceful.claimant import FALLEN, claims_key
 from celery_graceful.claims import Claims
 from celery_graceful.cli_app import app_of
-from celery_graceful.lease import FALLEN, dead_workers
+from celery_graceful.lease import dead_workers
 from celery_graceful.poison import is_early, is_limited, judge
 from celery_graceful.rescue import Rescuer
 from celery_graceful.store import Store, StoreAway, broker_places, broker_store, settings_of
@@ -49,6 +49,13 @@ def _rescue(app: Any, store: Store, dry_run: bool) -> bool:
         if not dead:
             click.echo("no worker is dead: there is nothing to rescue", err=True)
         elif not dry_run:
+            seconds = rescuer.trust.seconds()
+            if seconds:
+                click.echo(
+                    "Redis has just started, or is another server than before: nobody can be "
+                    f"taken for dead for {seconds:.0f} s more",
+                    err=True,
+                )
             moved = rescuer.look()
             click.echo("somebody else is at it" if moved is None else f"{moved} went back")
     except StoreAway as exc:

@@ -57,7 +57,7 @@ class Delivery(Request):
         self.claim = tag if isinstance(tag, Tag) else None
         if self.claim is not None:
             self.request_dict[CLAIM] = str(tag)
-            self.claim.book.held.add(self.claim)
+            self.claim.book.held[self.claim] = self.message
         self.ledger.held[id(self)] = self
         if self.ledger.releasing:  # Celery may keep it, for its ETA or its rate limit
             self.ledger.on_change()
@@ -135,6 +135,8 @@ class Delivery(Request):
     def drop_lost(self) -> None:
         """It has ended, and another run of it is what counts: say nothing of it."""
         if self.ledger.close(self, Stage.LOST, only=OPEN):
+            if self.claim is not None:
+                self.claim.book.held.pop(self.claim, None)
             let_go(self)
 
     # -- the answer to the broker ------------------------------------------------------
@@ -170,7 +172,7 @@ class Delivery(Request):
         if not requeue:
             self._note_end()
         elif self.claim is not None:  # a lost connection may come first: then it goes back by that
-            self.claim.book.held.discard(self.claim)
+            self.claim.book.let_go_of(self.claim)
         super().reject(requeue=requeue)
         if self.stage is Stage.RECEIVED:  # an ETA that means nothing
             self.finish()

@@ -11,7 +11,7 @@ from typing import Any
 from celery.utils.log import get_task_logger
 
 from celery_graceful import phase
-from celery_graceful.claimant import WORKERS, claims_key, lease_key
+from celery_graceful.claimant import FALLEN, WORKERS, claims_key, lease_key, tombstone_key
 from celery_graceful.store import StoreAway, find_workers_store, settings_of
 
 __all__ = ["CLAIM", "claim_of", "holds_claim", "may_start", "still_mine"]
@@ -45,7 +45,7 @@ def still_mine(app: Any, claim: str) -> bool:
     store = find_workers_store(app, board.place_of(worker))
     if store is None:
         return True
-    keys = [WORKERS, lease_key(worker), claims_key(worker)]
+    keys = [WORKERS, lease_key(worker), claims_key(worker), FALLEN, tombstone_key(worker)]
     args = [worker, int(settings_of(app).lease_ttl * 1000), number]
     try:
         return bool(store.run("still_mine", keys, args, timeout=TIMEOUT))

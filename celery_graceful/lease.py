@@ -10,6 +10,9 @@ the key prefix of the connection:
     Set of the workers that have registered and were not taken for dead: who may claim.
 ``graceful:fallen``
     Set of those who were; their claims are being rescued.
+``graceful:tombstone:<worker>``
+    Says so for a week. Who finds neither its name nor this has not been taken for dead: Redis
+    has lost its data (see ``trust`` for their epoch). Then it registers again with its claims.
 ``graceful:worker:<worker>``
     What has to stay known of a worker until then, as JSON: how many tasks it ran at once.
 """
@@ -22,34 +25,40 @@ import secrets
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from celery.utils.log import get_logger
 
 from celery_graceful import native
-from celery_graceful.claimant import WORKERS, Claimant, claims_key, lease_key
+from celery_graceful.claimant import (
+    FALLEN,
+    WORKERS,
+    Claimant,
+    claims_key,
+    lease_key,
+    tombstone_key,
+)
 from celery_graceful.log_thread import log
 from celery_graceful.settings import Settings
 from celery_graceful.store import Store, StoreAway
+from celery_graceful.trust import EPOCH, Trust, server_info
 
-__all__ = [
-    "FALLEN",
-    "Lease",
-    "about_key",
-    "check_server",
-    "dead_workers",
-    "seconds_to_trust",
-]
+__all__ = ["Lease", "about_key", "check_server", "dead_workers", "take_for_dead"]
 
 logger = get_logger(__name__)
-
-FALLEN = "graceful:fallen"
 
 #: Redis of which we need RPOP with a count, among others.
 OLDEST = (6, 2)
 
 #: Seconds until a worker that could not register tries again.
 AGAIN = 0.2
+
+#: Milliseconds for which a tombstone stands: longer than anything sleeps that wakes up again.
+TOMBSTONE = 7 * 86_400_000
+
+#: Claims that are restored in one step.
+BATCH = 500
 
 
 def about_key(worker: str) -> str:
@@ -68,27 +77,25 @@ def dead_workers(store: Store) -> list[str]:
     return [worker for worker, beat in zip(workers, beats, strict=True) if beat is None]
 
 
-def seconds_to_trust(store: Store, ttl: float) -> float:
-    """Seconds for which leases that ran out say nothing: Redis was away, their workers live.
+def take_for_dead(store: Store, trust: Trust, worker: str, own: str | None = None) -> bool | None:
+    """Take a worker for dead whose lease has run out.
+
+    Args:
+        store: Where leases are kept.
+        trust: What leases say there.
+        worker: Whom.
+        own: The worker that asks; one of whom the server has not heard cannot judge.
+
+    Returns:
+        Whether it is dead from now on; ``None`` where nobody can say so yet.
 
     Raises:
         StoreAway: Redis did not answer.
     """
-    up = float(server_info(store, "server").get("uptime_in_seconds", ttl + 1))
-    return max(0.0, ttl + 1 - up)
-
-
-def server_info(store: Store, section: str) -> dict[str, Any]:
-    """A section of what the server says of itself; empty where it says nothing.
-
-    Raises:
-        StoreAway: It did not answer, or must not be asked.
-    """
-    info = store.execute("INFO", [], [section])
-    if isinstance(info, str):
-        lines = (line.partition(":") for line in info.splitlines())
-        info = {name: value for name, _, value in lines}
-    return dict(info or {})
+    keys = [WORKERS, lease_key(worker), FALLEN, tombstone_key(worker), EPOCH]
+    keys += [lease_key(own)] if own is not None else []
+    answer = int(store.run("fall", keys, [worker, TOMBSTONE, trust.server]))
+    return None if answer < 0 else bool(answer)
 
 
 def check_server(store: Store) -> None:
@@ -113,6 +120,9 @@ def check_server(store: Store) -> None:
         )
 
 
+Restoring = AbstractContextManager[list[tuple[int, str]]]
+
+
 class Lease:
     """The lease of one worker, under one identity after the other.
 
@@ -125,6 +135,9 @@ class Lease:
             identity that it had.
         on_held: Called there with the moment, on the monotonic clock, until which the lease
             is surely held.
+        restoring: Called there, with worker and epoch, when Redis has lost its data: a context
+            in which numbers and entries of the worker's claims are written there again.
+        trust: What leases say there.
         rescued: Others rescue what a dead worker holds. Not where the broker does so itself:
             there nobody takes a worker for dead, and the next one clears away what it left.
     """
@@ -138,17 +151,25 @@ class Lease:
         heartbeat: Callable[[], dict[str, Any]],
         on_lost: Callable[[Claimant], None],
         on_held: Callable[[float], None],
+        restoring: Callable[[str, str], Restoring] | None = None,
+        trust: Trust | None = None,
         rescued: bool = True,
     ) -> None:
         self.store = store
         self.settings = settings
         self.node = node
+        self.trust = trust or Trust(store, settings.lease_ttl)
         self.held_until = 0.0
         #: What has to stay known of the worker when its lease has run out.
         self.about: dict[str, Any] = {}
         self._known = ""
         self._heartbeat, self._on_lost, self._on_held = heartbeat, on_lost, on_held
+        self._restoring = restoring or (lambda worker, epoch: nullcontext([]))
         self._rescued = rescued
+        #: How often claims have still to be restored; the second time, those that were on their
+        #: way here when it was done first.
+        self._to_restore = 0
+        self._epoch = ""
         self._bell, self._left = native.Doorbell(), native.Doorbell()
         self._leaving = self._registered = False
         self.identity = self._new_identity()
@@ -193,6 +214,8 @@ class Lease:
                     pause = 0.0
             except StoreAway:
                 pause = min(pause, AGAIN)
+                if time.monotonic() + self.settings.lease_ttl / 2 > self.held_until:
+                    self.trust.was_away()  # as soon as it is back, nobody can be judged yet
             except Exception:
                 log(
                     logger,
@@ -206,24 +229,69 @@ class Lease:
     def _renew(self) -> bool:
         worker, ttl = self.identity.worker, int(self.settings.lease_ttl * 1000)
         beat = json.dumps(self._heartbeat(), separators=(",", ":"), default=str)
-        timeout = max(0.1, min(1.0, self.settings.lease_ttl / 4))
+        command, keys = (beat, "XX", "PX", ttl), [lease_key(worker)]
+        renewed = self._registered and self._ask("SET", keys, command)
+        if not renewed:
+            anyway = not (self._registered and self._rescued)
+            state = self._register(beat, anyway)
+            if state == "fallen":
+                self._registered = False
+                return False
+            if state == "gone":
+                self._to_restore = 2
+        if self._to_restore:
+            self._restore(beat)
+        self.trust.meet()
+        self.about["server"] = self.trust.server
         about = json.dumps(self.about)
-        if self._registered:
-            command = (beat, "XX", "PX", ttl)
-            keys = [lease_key(worker)]
-            if self.store.execute("SET", keys, command, timeout=timeout, insist=True):
-                if about != self._known:
-                    # Before the lease runs out, and never of a worker that was rescued.
-                    keys = [about_key(worker)]
-                    self.store.execute("SET", keys, (about, "XX"), timeout=timeout, insist=True)
-                    self._known = about
-                return True
-        first = 0 if self._registered and self._rescued else 1
-        keys = [WORKERS, lease_key(worker), about_key(worker)]
-        args = [worker, beat, ttl, first, about]
-        known = self.store.run("register", keys, args, timeout=timeout, insist=True)
-        self._registered, self._known = bool(known), about
-        return self._registered
+        if about != self._known:
+            # Before the lease runs out, and never of a worker that was rescued.
+            self._ask("SET", [about_key(worker)], (about, "XX"))
+            self._known = about
+        return True
+
+    def _ask(self, command: str, keys: list[str], args: tuple[Any, ...]) -> Any:
+        return self.store.execute(command, keys, args, timeout=self._timeout, insist=True)
+
+    @property
+    def _timeout(self) -> float:
+        return max(0.1, min(1.0, self.settings.lease_ttl / 4))
+
+    def _register(
+        self, beat: str, anyway: bool, claims: list[tuple[int, str]] | None = None
+    ) -> str:
+        """Register with these claims, for the first time or ``anyway``; what came of it."""
+        worker, about = self.identity.worker, json.dumps(self.about)
+        keys = [WORKERS, lease_key(worker), about_key(worker), claims_key(worker)]
+        keys += [FALLEN, tombstone_key(worker), EPOCH]
+        args: list[Any] = [worker, beat, int(self.settings.lease_ttl * 1000), int(anyway), about]
+        args += [self.identity.epoch, secrets.token_hex(8)]
+        for claim in claims or ():
+            args += claim
+        state, self._epoch = self.store.run(
+            "register", keys, args, timeout=self._timeout, insist=True
+        )
+        if state == "held":
+            self._registered, self._known = True, about
+            self.identity.epoch = self._epoch
+        return str(state)
+
+    def _restore(self, beat: str) -> None:
+        """Redis has lost its data: register again, with what we hold."""
+        with self._restoring(self.identity.worker, self._epoch) as claims:
+            for start in range(0, len(claims) or 1, BATCH):
+                self._register(beat, True, claims[start : start + BATCH])
+        if self._to_restore == 2:
+            self.trust.meet_again()
+            log(
+                logger,
+                logging.WARNING,
+                "Redis has lost its data (a flush, a restart without persistence, a failover to a "
+                "replica without them): this worker has registered again, with the %d messages "
+                "that it holds; its tasks go on, and their results count",
+                len(claims),
+            )
+        self._to_restore -= 1
 
     def _lost(self) -> None:
         """Others took it for dead: what it held is theirs. It goes on as somebody else."""
@@ -239,12 +307,9 @@ class Lease:
 
     def _clear_away(self) -> None:
         """What dead workers have left; nothing of those that claim."""
-        if seconds_to_trust(self.store, self.settings.lease_ttl):
-            return
-        for worker in dead_workers(self.store):
-            keys = [WORKERS, lease_key(worker), FALLEN]
+        for worker in dead_workers(self.store) if not self.trust.seconds() else ():
             claimed = self.store.execute("EXISTS", [claims_key(worker)])
-            if not claimed and self.store.run("fall", keys, [worker]):
+            if not claimed and take_for_dead(self.store, self.trust, worker):
                 self.store.execute("SREM", [FALLEN], [worker])
                 self.store.execute("DEL", [about_key(worker)])
 

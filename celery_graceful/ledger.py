@@ -171,7 +171,7 @@ class Ledger:
                     request.stage = Stage.RELEASED
                     del self.held[id(request)]
                     if request.claim is not None:
-                        request.claim.book.held.discard(request.claim)
+                        request.claim.book.let_go_of(request.claim)
         for request in kept:
             state.task_reserved(request)
 

@@ -15,6 +15,7 @@ from celery_graceful.lease import Lease
 from celery_graceful.poison import is_early, is_limited, judge
 from celery_graceful.rescue import Rescuer
 from celery_graceful.store import Store
+from celery_graceful.trust import Trust
 
 if TYPE_CHECKING:
     from celery_graceful.drain import Drain
@@ -46,6 +47,7 @@ class Membership:
         self.claims = claims
         self.place = place
         app = drain.worker.app
+        trust = Trust(store, drain.settings.lease_ttl)
         self.rescuer: Rescuer | None = None
         if claims is not None:
             self.rescuer = Rescuer(
@@ -54,6 +56,8 @@ class Membership:
                 partial(judge, app, store=store, tell=drain.ledger.inquest.tell_soon),
                 partial(is_limited, app),
                 partial(is_early, app),
+                trust,
+                lambda: self.lease.identity.worker,
             )
         self.lease = Lease(
             store,
@@ -62,6 +66,8 @@ class Membership:
             heartbeat=self._heartbeat,
             on_lost=self._on_lost,
             on_held=self._on_held,
+            restoring=None if claims is None else claims.restoring,
+            trust=trust,
             rescued=self.rescuer is not None,
         )
         self.lease.about["concurrency"] = drain.worker.concurrency

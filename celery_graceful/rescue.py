@@ -21,13 +21,14 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.utils.json import loads
 
 from celery_graceful import native
-from celery_graceful.claimant import WORKERS, claims_key, lease_key
+from celery_graceful.claimant import FALLEN, claims_key
 from celery_graceful.claims import Claims, Tag
-from celery_graceful.lease import FALLEN, about_key, dead_workers, seconds_to_trust
+from celery_graceful.lease import about_key, dead_workers, take_for_dead
 from celery_graceful.log_thread import log
 from celery_graceful.poison import DeadClaim
 from celery_graceful.settings import Settings
 from celery_graceful.store import StoreAway
+from celery_graceful.trust import Trust
 
 __all__ = ["Judge", "Rescuer"]
 
@@ -60,6 +61,8 @@ class Rescuer:
         judge: Decides about claims whose tasks killed their workers.
         is_limited: Whether tasks of a name may have to wait for a rate limit.
         is_early: Whether tasks of a name are acknowledged at their start.
+        trust: What leases say there.
+        own: The id of the worker that looks; ``None`` if it is none.
     """
 
     def __init__(
@@ -69,15 +72,17 @@ class Rescuer:
         judge: Judge,
         is_limited: Callable[[str], bool] = lambda name: False,
         is_early: Callable[[str], bool] = lambda name: False,
+        trust: Trust | None = None,
+        own: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.claims = claims
         self.store = claims.store
         self.settings = settings
         self.judge = judge
         self.is_limited, self.is_early = is_limited, is_early
+        self.trust = trust or Trust(self.store, settings.lease_ttl, by_hand=True)
+        self.own = own
         self._name = secrets.token_hex(8)
-        #: Leases that ran out before this moment say nothing: Redis was away.
-        self._trust_at: float | None = None
         self._bell, self._gone = native.Doorbell(), native.Doorbell()
         self._ended = False
 
@@ -96,7 +101,7 @@ class Rescuer:
             try:
                 self.look()
             except StoreAway:
-                self._trust_at = None
+                pass  # said there
             except Exception:
                 log(logger, logging.CRITICAL, "The rescue failed: %s", traceback.format_exc())
             self._bell.wait(self.settings.rescue_interval * PUNCTUAL)
@@ -111,10 +116,6 @@ class Rescuer:
         Raises:
             StoreAway: Redis did not answer.
         """
-        if self._trust_at is None:
-            self._trust_at = time.monotonic() + seconds_to_trust(
-                self.store, self.settings.lease_ttl
-            )
         # Kept until it expires: one look in an interval is enough for all.
         ttl = int(self.settings.rescue_interval * LOCKED * 1000)
         if not self.store.execute("SET", [LOCK], [self._name, "NX", "PX", ttl]):
@@ -125,12 +126,12 @@ class Rescuer:
         return moved
 
     def _rescue_all(self) -> int:
+        # In this order: whom a failover has made look dead is not judged by what was known before.
         gone = dead_workers(self.store)
-        assert self._trust_at is not None
-        if time.monotonic() >= self._trust_at:
+        if not self.trust.seconds():
             for worker in gone:
-                keys = [WORKERS, lease_key(worker), FALLEN]
-                self.store.run("fall", keys, [worker])
+                if take_for_dead(self.store, self.trust, worker, self.own()) is None:
+                    self.trust.meet_again()
         return sum(self._rescue(w) for w in sorted(self.store.execute("SMEMBERS", [FALLEN])))
 
     def _rescue(self, worker: str) -> int:
@@ -162,6 +163,8 @@ class Rescuer:
         worker's last heartbeat tells.
         """
         about = json.loads(self.store.execute("GET", [about_key(worker)]) or "{}")
+        if about.get("server", self.trust.server) != self.trust.server or self.trust.seconds():
+            return []  # it was not heard since a failover: that is no reason to say that it died
         room = int(about.get("concurrency", 0)) - int(about.get("early", 0))
         running: list[DeadClaim] = []
         for start in range(0, len(numbers), BATCH):

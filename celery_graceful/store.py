@@ -44,7 +44,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.resources import files
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from celery.utils.log import get_logger
 from kombu.connection import Connection
@@ -114,6 +114,10 @@ class Store:
         self._pause = FIRST_PAUSE
         self._ask_again_at = 0.0
         self._refused: set[str] = set()
+        #: How many connections were made to it, and how many of them in place of one that was
+        #: lost. Each may lead to another server.
+        self.connections = self.reconnections = 0
+        self._made: WeakSet[Any] = WeakSet()
 
     def run(
         self,
@@ -238,9 +242,19 @@ class Store:
         key = timeout, native.thread_ident() if native.is_green() else 0
         if key not in self._clients:
             self._clients[key] = make_client(
-                self._make_pool(timeout), timeout, decode_responses=True, encoding="utf-8"
+                self._make_pool(timeout),
+                timeout,
+                decode_responses=True,
+                encoding="utf-8",
+                redis_connect_func=self._on_connect,
             )
         return self._clients[key]
+
+    def _on_connect(self, connection: Any) -> None:
+        self.connections += 1
+        self.reconnections += connection in self._made
+        self._made.add(connection)
+        connection.on_connect()
 
 
 #: By app, and by the place of a broker's URL.

@@ -17,8 +17,12 @@ __all__ = ["install_filter"]
 
 
 _GOES_BACK = "Task %(name)s[%(id)s] interrupted: it goes back to its queue"
+_IS_OTHERS = "Task %(name)s[%(id)s] interrupted: it is another worker's by now"
 _HAS_ENDED = "Task %(name)s[%(id)s] has stopped: it was revoked"
-_REVOKED = repr(TaskInterrupted(str(InterruptReason.REVOKED)))
+_SAID = {
+    repr(TaskInterrupted(str(InterruptReason.REVOKED))): _HAS_ENDED,
+    repr(TaskInterrupted(str(InterruptReason.LEASE_LOST))): _IS_OTHERS,
+}
 
 _GOES_ON = "Task %s goes on: its message is claimed, and is acknowledged over the next connection"
 
@@ -31,7 +35,7 @@ class _InterruptedFilter(logging.Filter):
             and data.get("description") == "ignored"
             and str(data.get("exc", "")).startswith(f"{TaskInterrupted.__name__}(")
         ):
-            record.msg = _HAS_ENDED if data["exc"] == _REVOKED else _GOES_BACK
+            record.msg = _SAID.get(data["exc"], _GOES_BACK)
         return True
 
 

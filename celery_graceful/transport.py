@@ -122,6 +122,8 @@ class _Fetch:
         self.who = who
         self.book = book
         self.queues = queues
+        self.epoch = who.epoch
+        self.lists: list[str] = []
         self.first = 0
 
 
@@ -182,7 +184,7 @@ class _Claiming:
                 for pri in self.priority_steps
                 for queue in queues
             ]
-            command = lists
+            command = fetch.lists = lists
             if fetch.kind == "EVALSHA":
                 command = self._claim(fetch, prefix, bells + lists)
         self._in_poll = self.client.connection
@@ -264,9 +266,13 @@ class _Claiming:
     def _deliver_claims(self: Any, fetch: _Fetch, answer: list[Any]) -> None:
         queues = fetch.queues
         first_list = 3 + len(queues)
-        worker, tag_of = fetch.who.worker, fetch.book.tag
+        worker, epoch, lists, tag_of = fetch.who.worker, fetch.epoch, fetch.lists, fetch.book.tag
         found = [
-            (queues[(index - first_list) % len(queues)], text, tag_of(worker, number))
+            (
+                queues[(index - first_list) % len(queues)],
+                text,
+                tag_of(worker, number, lists[index - first_list], epoch),
+            )
             for number, (index, text) in enumerate(
                 zip(answer[::2], answer[1::2], strict=True), fetch.first
             )

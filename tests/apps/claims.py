@@ -43,6 +43,15 @@ def hold_early(self, seconds):
     return _hold(self, seconds)
 
 
+@app.task(base=GracefulTask, bind=True, name="nap")
+def nap(self, seconds):
+    """Can be interrupted at any time."""
+    say("started", self.request.id, os.getpid())
+    self.sleep(seconds)
+    say("ended", self.request.id)
+    return self.request.id
+
+
 @app.task(base=GracefulTask, name="total")
 def total(results):
     say("total", len(results))

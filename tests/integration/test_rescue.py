@@ -75,7 +75,8 @@ def test_ten_thousand_claims_go_back_in_order(store, redis_db):
     assert first["properties"]["delivery_info"]["redelivered"]
     assert [loads(text)["headers"]["id"] for text in got] == [f"id-{n}" for n in range(count)]
     assert redis_db.client.rpop("q") == "waiting"
-    assert set(redis_db.client.keys("graceful:*")) <= {"graceful:bell:q", "graceful:rescuer"}
+    left = {"graceful:bell:q", "graceful:epoch", "graceful:rescuer", "graceful:tombstone:dead"}
+    assert set(redis_db.client.keys("graceful:*")) <= left
 
 
 def test_what_is_no_message_goes_back_as_it_is(store, redis_db):
@@ -125,7 +126,7 @@ def test_what_has_ended_does_not_go_back_with_the_rest(store, redis_db):
     """Its acknowledgement waits for the loop of a worker whose loop has ended."""
     claim(redis_db.client, "who", [message(n) for n in range(4)])
     claims = Claims(store)
-    claims.held = {f"who/{n}" for n in range(1, 5)}
+    claims.held = dict.fromkeys(f"who/{n}" for n in range(1, 5))
     claims.ended = {"who/1", "who/3"}
     claims.give_all_back("who", TIMEOUT)
     claims.end(TIMEOUT)
@@ -188,6 +189,12 @@ def test_who_has_fallen_claims_nothing_and_knows(store, redis_db):
     redis_db.client.delete(f"graceful:lease:{first}")
     wait_until(lambda: redis_db.client.exists(f"graceful:lease:{first}"))
     assert not lost
+    # Nor does a name alone: who was taken for dead has a tombstone.
+    redis_db.client.srem("graceful:workers", first)
+    redis_db.client.delete(f"graceful:lease:{first}")
+    wait_until(lambda: redis_db.client.sismember("graceful:workers", first))
+    assert not lost
+    redis_db.client.set(f"graceful:tombstone:{first}", "")
     redis_db.client.srem("graceful:workers", first)
     redis_db.client.delete(f"graceful:lease:{first}")
     wait_until(lambda: lost)
@@ -197,7 +204,8 @@ def test_who_has_fallen_claims_nothing_and_knows(store, redis_db):
     wait_until(lambda: redis_db.client.sismember("graceful:workers", second))
     lease.leave(TIMEOUT)
     # What is known of the first one is left to who rescues it.
-    assert redis_db.client.keys("graceful:*") == [f"graceful:worker:{first}"]
+    left = {"graceful:epoch", f"graceful:tombstone:{first}", f"graceful:worker:{first}"}
+    assert set(redis_db.client.keys("graceful:*")) == left
 
 
 def test_where_the_broker_rescues_the_next_worker_clears_away(store, redis_db):

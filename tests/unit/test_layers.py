@@ -36,7 +36,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "store",
         "trace_log",
     ),
-    ("claims", "run"),
+    ("trust", "run"),
+    ("claims",),
     (
         "interrupt",
         "checkpoint",

@@ -29,6 +29,7 @@ from kombu import Connection, Consumer, Queue
 
 import celery_graceful
 from tests.conftest import RedisDB
+from tests.servers import RedisServer
 
 PACKAGE = Path(celery_graceful.__file__).parent
 
@@ -327,8 +328,28 @@ def test_redis_channels_have_what_the_way_back_needs() -> None:
     assert connection._sock is None
     # The second argument of _get_message_priority turns the order round.
     channel = Mock(min_priority=0, max_priority=9, default_priority=0)
-    message = {"properties": {"priority": 3}}
+    message = {"properties": {"priority": 3, "delivery_tag": "1"}}
     assert Channel._get_message_priority(channel, message, reverse=False) == 3
+    # What was in the list; its body is not decoded.
+    assert Channel.Message(message, channel)._raw is message
+
+
+def test_a_redis_connection_tells_when_it_is_made(redis_server: RedisServer) -> None:
+    import redis
+
+    made = []
+
+    def on_connect(connection: redis.Connection) -> None:
+        made.append(connection)
+        connection.on_connect()
+
+    pool = redis.ConnectionPool(port=redis_server.port, redis_connect_func=on_connect)
+    with redis.Redis(connection_pool=pool) as client:
+        client.ping()
+        pool.disconnect()
+        client.ping()
+    assert len(made) == 2
+    assert made[0] is made[1]
 
 
 def test_redis_channels_fetch_as_the_transport_counts_on(redis_db: RedisDB) -> None:

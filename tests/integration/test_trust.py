@@ -1,0 +1,265 @@
+"""What leases, epochs and tombstones say, and when they say nothing."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from functools import partial
+
+import pytest
+from celery import Celery
+from kombu.transport.virtual import Message
+from kombu.utils.json import dumps, loads
+
+from celery_graceful import Graceful, trust
+from celery_graceful.claimant import Claimant
+from celery_graceful.claims import Claims
+from celery_graceful.lease import Lease
+from celery_graceful.rescue import Rescuer
+from celery_graceful.settings import Settings
+from celery_graceful.store import broker_store
+from celery_graceful.trust import Trust
+from tests.servers import RedisServer
+from tests.workers import TIMEOUT, wait_until
+
+FOLLOW = 3.0
+
+SETTINGS = Settings(lease_ttl=1.0, heartbeat_interval=0.1, rescue_interval=0.01)
+
+
+def store_of(url):
+    app = Celery("trust", broker=url, set_as_current=False)
+    Graceful(app)
+    return broker_store(app)
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """A former master is left after three seconds."""
+    monkeypatch.setattr(trust, "FOLLOW", FOLLOW)
+
+
+@pytest.fixture
+def store(redis_db):
+    wait_until(lambda: redis_db.client.info("server")["uptime_in_seconds"] > FOLLOW)
+    return store_of(redis_db.url)
+
+
+def text(number):
+    return {"body": "", "headers": {"id": f"id-{number}"}, "properties": {"delivery_tag": ""}}
+
+
+def dead(client, worker="dead", **about):
+    """What a worker leaves behind that ran one task."""
+    client.sadd("graceful:workers", worker)
+    client.set(f"graceful:worker:{worker}", dumps({"concurrency": 1, **about}))
+    client.hset(f"graceful:claims:{worker}", "1", f"q\0{dumps(text(1))}")
+
+
+def hold(claims, worker, count, epoch, list_="q"):
+    """Messages in memory, as requests answer for them."""
+    tags = [claims.tag(worker, number, list_, epoch) for number in range(1, count + 1)]
+    for tag in tags:
+        payload = text(tag.number)
+        payload["properties"]["delivery_tag"] = tag
+        claims.held[tag] = Message(payload)
+    return tags
+
+
+def ids(client, queue="q"):
+    return [loads(raw)["headers"]["id"] for raw in client.lrange(queue, 0, -1)[::-1]]
+
+
+def look(rescuer, client):
+    client.delete("graceful:rescuer")
+    return rescuer.look()
+
+
+def test_another_server_behind_the_name_begins_a_new_time(store, redis_db):
+    """It was a replica, and has been up for long: the living were heard by its master."""
+    client = redis_db.client
+    assert Trust(store, 1.0).seconds() == 0
+    dead(client)
+    client.hset("graceful:epoch", "server", "the old master")
+    rescuer = Rescuer(Claims(store_of(redis_db.url)), SETTINGS, lambda *_: set())
+    assert look(rescuer, client) == 0
+    assert FOLLOW < rescuer.trust.seconds() <= FOLLOW + 1.0
+    # Who comes later finds the same.
+    assert FOLLOW < Trust(store_of(redis_db.url), 1.0).seconds() <= FOLLOW + 1.0
+    # Nobody has to know it to be held up by it: the script looks as well.
+    rescuer.trust._until = 0.0
+    assert look(rescuer, client) == 0
+    assert client.sismember("graceful:workers", "dead")
+    client.hset("graceful:epoch", "trust", "0")
+    rescuer.trust._until = 0.0
+    assert look(rescuer, client) == 1
+
+
+def test_who_was_not_heard_cannot_judge(store, redis_db):
+    dead(redis_db.client)
+    rescuer = Rescuer(Claims(store), SETTINGS, lambda *_: set(), own=lambda: "me")
+    assert look(rescuer, redis_db.client) == 0
+    redis_db.client.set("graceful:lease:me", "{}")
+    assert look(rescuer, redis_db.client) == 1
+
+
+def test_a_server_that_was_out_of_reach_begins_a_new_time(start_server):
+    """All leases ran out meanwhile, and the first one back must not judge the others."""
+    server = start_server(RedisServer)
+    store, held = store_of(server.url()), []
+    lease = Lease(store, SETTINGS, "node", heartbeat=dict, on_lost=pytest.fail, on_held=held.append)
+    lease.start()
+    wait_until(lambda: held and not lease.trust.seconds())
+    server.pause()
+    wait_until(lambda: lease.trust._until > time.monotonic())
+    before = len(held)
+    server.resume()
+    wait_until(lambda: len(held) > before)
+    assert lease.trust.seconds() > 0
+    lease.leave(TIMEOUT)
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_who_was_not_heard_since_a_failover_is_no_death(heard, store, redis_db):
+    judged = []
+    rescuer = Rescuer(Claims(store), SETTINGS, lambda worker, running: judged.append(running) or ())
+    rescuer.trust.meet()
+    dead(redis_db.client, server=rescuer.trust.server if heard else "the old master")
+    assert look(rescuer, redis_db.client) == 1
+    assert [len(running) for running in judged] == [1 if heard else 0]
+
+
+def test_a_server_that_does_not_say_who_it_is(start_server):
+    """Without INFO: after a lost connection it may be another one."""
+    server = start_server(RedisServer)
+    with server.client() as client:
+        client.acl_setuser(
+            "shop", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-info"]
+        )
+        url = server.url().replace("://", "://shop:pw@")
+        one = Trust(store_of(url), 1.0)
+        assert 1 < one.seconds() <= 2, "a lease's time, and a second"
+        assert Trust(store_of(url), 1.0, by_hand=True).seconds() == 0
+        wait_until(lambda: not one.seconds())
+        client.client_kill_filter(_type="normal", skipme=True)
+        wait_until(lambda: _reconnected(one.store))
+        assert FOLLOW < one.seconds() <= FOLLOW + 1
+
+
+def _reconnected(store):
+    store.execute("PING", [], insist=True)
+    return store.reconnections
+
+
+def test_two_begin_an_epoch_at_once(store, redis_db):
+    held = []
+    options = {"heartbeat": dict, "on_lost": pytest.fail, "on_held": held.append}
+    leases = [Lease(store, SETTINGS, f"node{n}", **options) for n in range(5)]
+    for lease in leases:
+        lease.start()
+    wait_until(lambda: all(lease.identity.epoch for lease in leases))
+    first = {lease.identity.epoch for lease in leases}
+    assert first == {redis_db.client.hget("graceful:epoch", "id")}
+    redis_db.client.flushdb()
+    wait_until(lambda: not first & {lease.identity.epoch for lease in leases})
+    assert len({lease.identity.epoch for lease in leases}) == 1
+    for lease in leases:
+        lease.leave(TIMEOUT)
+
+
+def restorer(store, claims, worker):
+    """Registers a worker again, with what it holds."""
+    lost = []
+    lease = Lease(
+        store,
+        SETTINGS,
+        "node",
+        heartbeat=dict,
+        on_lost=lost.append,
+        on_held=lambda until: None,
+        restoring=claims.restoring,
+    )
+    lease.identity = Claimant(worker)
+    return lease
+
+
+def test_what_is_held_is_claimed_again(store, redis_db):
+    """In a new epoch; also what arrived while that began, and nothing that has ended meanwhile."""
+    client, claims = redis_db.client, Claims(store)
+    lease = restorer(store, claims, "me")
+    assert lease._renew()
+    epoch = lease.identity.epoch
+    tags = hold(claims, "me", 3, epoch)
+    client.flushdb()
+    assert lease._renew()
+    assert sorted(client.hkeys("graceful:claims:me")) == ["1", "2", "3"]
+    assert lease.identity.epoch == client.hget("graceful:epoch", "id") != epoch
+    hold(claims, "me", 4, epoch)  # the fourth was on its way
+    assert lease._renew()
+    assert sorted(client.hkeys("graceful:claims:me")) == ["1", "2", "3", "4"]
+    assert lease._renew()
+    claims.ack(tags[0])
+    assert claims.give_back([tags[1]]) == 1
+    wait_until(lambda: sorted(client.hkeys("graceful:claims:me")) == ["3", "4"])
+    assert ids(client) == ["id-2"]
+    # The other way round: it is acknowledged while it is written again.
+    with claims.restoring("me", "another") as entries:
+        assert [number for number, _ in entries] == [3, 4]
+        claims.ack(tags[2])
+        wait_until(lambda: str(tags[2]) not in claims.held)
+        client.hset("graceful:claims:me", mapping=dict(entries))
+    wait_until(lambda: client.hkeys("graceful:claims:me") == ["4"])
+    claims.end(TIMEOUT)
+
+
+def test_what_is_given_back_in_a_new_epoch(store, redis_db):
+    """From memory, in its order, and once; but not in the place of those who have it."""
+    client = redis_db.client
+    client.hset("graceful:epoch", "id", "old")
+    claims = Claims(store)
+    tags = hold(claims, "me", 3, "old")
+    assert claims.give_back(tags) == 0, "somebody has given them back, in the same epoch"
+    tags = hold(claims, "me", 3, "old")
+    client.hset("graceful:epoch", "id", "new")
+    client.set("graceful:tombstone:me", "")
+    assert claims.give_back(tags) == 0, "others have rescued them"
+    client.delete("graceful:tombstone:me")
+    for _ in range(2):  # as after an answer that was lost
+        hold(claims, "me", 3, "old")
+        claims.give_back(tags)
+    assert ids(client) == ["id-1", "id-2", "id-3"]
+    client.delete("graceful:epoch", "q")
+    assert claims.give_back(hold(claims, "another", 2, "old"), tail=True) == 2
+    assert ids(client) == ["id-1", "id-2"]
+
+
+def test_what_could_not_be_given_back_while_redis_lost_its_data(start_server):
+    server = start_server(RedisServer)
+    claims = Claims(store_of(server.url()))
+    with server.client() as client:
+        client.hset("graceful:epoch", "id", secrets.token_hex(4))
+        tags = hold(claims, "me", 2, client.hget("graceful:epoch", "id"))
+        server.kill()
+        with pytest.raises(Exception, match="onnect"):
+            claims.give_back(tags)
+        server.start()
+        wait_until(partial(client.llen, "q"))
+        assert ids(client) == ["id-1", "id-2"]
+    claims.end(TIMEOUT)
+
+
+def test_acknowledgements_that_a_replica_had_not_heard_of(store, redis_db):
+    """Their claims are back after a failover: they are deleted again, and not given back."""
+    client = redis_db.client
+    claims = Claims(store)
+    tags = hold(claims, "me", 3, "epoch")
+    before = {str(tag.number): f"q\0{dumps(text(tag.number))}" for tag in tags}
+    client.hset("graceful:claims:me", mapping=before)
+    claims.ack(tags[0])
+    assert claims.flush(TIMEOUT)
+    client.hset("graceful:claims:me", mapping=before)
+    del claims.held[tags[1]]
+    claims.give_back_others("me", 100)
+    wait_until(lambda: client.hkeys("graceful:claims:me") == ["3"])
+    assert ids(client) == ["id-2"]
+    claims.end(TIMEOUT)
