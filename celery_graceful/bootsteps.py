@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from billiard.util import Finalize
@@ -18,6 +20,7 @@ from celery_graceful.monitors.monitors import monitors_of
 from celery_graceful.monitors.silent import say_what_is_silent, say_who_is_unknown
 from celery_graceful.monitors.traced import silence_sentry, trace_with_check_in
 from celery_graceful.request import adopt
+from celery_graceful.resume import check_options
 from celery_graceful.settings import Settings
 from celery_graceful.trace_log import install_filter
 
@@ -36,12 +39,8 @@ class WorkerStep(bootsteps.StartStopStep):
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
-        try:
+        with _said_plainly(worker):
             self._configure(worker.app.conf)
-        except SettingsError as exc:
-            if isinstance(worker, Worker):  # the user reads this: no traceback
-                raise SystemExit(str(exc)) from None
-            raise
 
     def _configure(self, conf: Any) -> None:
         self.settings = Settings.from_conf(conf)
@@ -72,6 +71,8 @@ class WorkerStep(bootsteps.StartStopStep):
             adopt(task, drain.ledger)
         install_filter()
         control.install()
+        with _said_plainly(worker):
+            check_options(worker.app.tasks.values())
         self._check_monitors(worker)
         drain.start()
         if not drain.embedded:
@@ -135,6 +136,17 @@ class ConsumerStep(bootsteps.StartStopStep):
 
     def stop(self, consumer: Any) -> None:
         consumer.controller.graceful.quiesce.consumer_lost()
+
+
+@contextmanager
+def _said_plainly(worker: Any) -> Iterator[None]:
+    """What cannot be used ends a worker that somebody has started, without a traceback."""
+    try:
+        yield
+    except SettingsError as exc:
+        if isinstance(worker, Worker):
+            raise SystemExit(str(exc)) from None
+        raise
 
 
 def _clean_up_last(**_: Any) -> None:

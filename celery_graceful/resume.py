@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
 from celery.utils.log import get_task_logger
 
 from celery_graceful.checkpoint import DELIVERY, Checkpoint, may_resume
-from celery_graceful.exceptions import CheckpointError, TooManyInterruptions
+from celery_graceful.exceptions import CheckpointError, SettingsError, TooManyInterruptions
 from celery_graceful.iteration import UNSET, Loop, Progress
 from celery_graceful.phase import Interrupt, InterruptReason
 from celery_graceful.run import Run
@@ -17,7 +19,16 @@ from celery_graceful.sources.base import Source
 from celery_graceful.steps import step
 from celery_graceful.store import find_store, settings_of
 
-__all__ = ["Resumable", "body_of", "count_given_up", "ended", "failed", "interrupted", "left"]
+__all__ = [
+    "Resumable",
+    "body_of",
+    "check_options",
+    "count_given_up",
+    "ended",
+    "failed",
+    "interrupted",
+    "left",
+]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -142,6 +153,49 @@ def _progress(task: Any) -> Progress:
         if request is not None:
             request.__dict__[_PROGRESS] = found
     return found
+
+
+def check_options(tasks: Iterable[Any]) -> None:
+    """Refuse class options that would turn the first interruption into a failure.
+
+    Args:
+        tasks: All of an app.
+
+    Raises:
+        SettingsError: One of them cannot be used. It names the task and the option.
+    """
+    graceful: list[Any] = [task for task in tasks if isinstance(task, Resumable)]
+    for task in sorted(graceful, key=lambda task: str(task.name)):
+        for option, (kinds, least, optional, mend) in _OPTIONS.items():
+            value = getattr(task, option)
+            if value is None and optional:
+                continue
+            of_kind = isinstance(value, kinds) and not isinstance(value, bool)
+            if not of_kind or not (math.isfinite(value) and value >= least):
+                raise SettingsError(f"{task.name}.{option}", value, mend)
+
+
+#: Class options: their types, their least value, whether they may be ``None``, and the mend.
+_OPTIONS: dict[str, tuple[tuple[type, ...], float, bool, str]] = {
+    "max_interruptions": (
+        (int,),
+        0,
+        True,
+        "give a whole number of 0 or more, such as 20, or None for no limit",
+    ),
+    "max_run_time": (
+        (int, float),
+        sys.float_info.min,
+        True,
+        "give a number of seconds above zero, such as 600, or None for no limit",
+    ),
+    "checkpoint_interval": (
+        (int, float),
+        0,
+        False,
+        "give a number of seconds, such as 5, or 0 to save after every item",
+    ),
+}
 
 
 # -- the boundary of a delivery ------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -13,11 +14,13 @@ import pytest
 from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 
-from celery_graceful import Graceful, SettingsError
+from celery_graceful import Graceful, GracefulTask, SettingsError
+from celery_graceful.resume import check_options
 from celery_graceful.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 SECONDS = ("grace_period", "soft_deadline", "hard_deadline")
+ANNOTATED = "{'early': {'max_interruptions': '3'}}"
 FLAGS = ("default_task", "release_prefetched", "reliable_fetch")
 
 
@@ -216,8 +219,13 @@ def test_django_settings() -> None:
             "graceful_soft_deadline = 3.0 cannot be used: give less than graceful_hard_deadline, "
             "which is 3 s.",
         ),
+        (
+            {"CONF_graceful_default_task": "True", "CONF_task_annotations": ANNOTATED},
+            "early.max_interruptions = '3' cannot be used: give a whole number of 0 "
+            "or more, such as 20, or None for no limit.",
+        ),
     ],
-    ids=["type", "name", "hard", "soft"],
+    ids=["type", "name", "hard", "soft", "option"],
 )
 def test_one_error_at_worker_start(conf: dict[str, str], message: str) -> None:
     argv = ("-m", "celery", "-A", "tests.apps.plain", "worker", "-P", "solo")
@@ -226,6 +234,41 @@ def test_one_error_at_worker_start(conf: dict[str, str], message: str) -> None:
     assert done.returncode > 0, output
     assert output.count(message) == 1, output
     assert "Traceback" not in output
+
+
+def nothing() -> None:
+    """A task."""
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("max_interruptions", value) for value in ("3", -1, 2.0, True, [3])),
+        *(("max_run_time", value) for value in ("x", 0, -1, math.inf, math.nan, True, [600])),
+        *(("checkpoint_interval", value) for value in ("soon", -1, None, math.inf, False)),
+    ],
+)
+def test_options_of_tasks_that_cannot_be_used(option: str, value: object) -> None:
+    app = Celery("options", set_as_current=False)
+    app.task(name="a.fine", shared=False, base=GracefulTask)(nothing)
+    wrong = app.task(name="b.wrong", shared=False, base=GracefulTask, **{option: value})(nothing)
+    app.task(name="c.plain", shared=False, **{option: value})(nothing)
+    with pytest.raises(SettingsError) as caught:
+        check_options([*app.tasks.values(), wrong])
+    assert str(caught.value).startswith(f"b.wrong.{option} = {value!r} cannot be used: give a ")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"max_interruptions": 0, "max_run_time": 1e-9, "checkpoint_interval": 0},
+        {"max_interruptions": 20, "max_run_time": 600, "checkpoint_interval": 0.5},
+    ],
+)
+def test_options_of_tasks_that_can_be_used(options: dict[str, float | None]) -> None:
+    app = Celery("options", set_as_current=False)
+    check_options([app.task(name="fine", shared=False, base=GracefulTask, **options)(nothing)])
 
 
 @pytest.mark.parametrize(
