@@ -13,7 +13,7 @@ from celery.apps.worker import Worker
 from celery.signals import beat_embedded_init
 from celery.utils.log import get_logger
 
-from celery_graceful import cleanup, control, grace_period, time_limit
+from celery_graceful import cleanup, control, frames, grace_period, time_limit
 from celery_graceful.drain import Drain
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors.monitors import monitors_of
@@ -70,6 +70,7 @@ class WorkerStep(bootsteps.StartStopStep):
         for task in worker.app.tasks.values():
             adopt(task, drain.ledger)
         install_filter()
+        frames.install()
         control.install()
         with _said_plainly(worker):
             check_options(worker.app.tasks.values())
@@ -89,12 +90,8 @@ class WorkerStep(bootsteps.StartStopStep):
 
     def _check_monitors(self, worker: Any) -> None:
         monitors = monitors_of(worker.app)
-        try:
+        with _said_plainly(worker):
             monitors.check()
-        except SettingsError as exc:
-            if isinstance(worker, Worker):
-                raise SystemExit(str(exc)) from None
-            raise
         silence_sentry(monitors)
         say_what_is_silent(monitors)
         say_who_is_unknown(monitors)

@@ -11,14 +11,14 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery.utils.log import get_logger
 
 from celery_graceful.checkpoint import DELIVERY
 from celery_graceful.claimant import claims_key
 from celery_graceful.fence import CLAIM
-from celery_graceful.poison import condemn, count_deaths, tell_untold
+from celery_graceful.poison import condemn, count_deaths, say_death, tell_untold
 from celery_graceful.quarantine import QUARANTINE, Kept
 from celery_graceful.starts import Starts
 from celery_graceful.store import Store, StoreAway, find_workers_store, settings_of
@@ -32,6 +32,17 @@ logger = get_logger(__name__)
 
 #: Seconds between looks at a lease that will be renewed or run out.
 LOOK_AGAIN = 0.5
+
+
+class _Finding(NamedTuple):
+    """About a task that was delivered again, or whose child has died."""
+
+    verdict: str
+    deaths: int
+    #: Runs that were left by workers which may live.
+    unsure: int
+    #: Deaths, or such runs, that nobody has said anything of.
+    news: int
 
 
 class Inquest:
@@ -157,8 +168,12 @@ class Inquest:
         quarantined = False
         try:
             deaths = self._count(request)
-            if deaths >= self.settings.poison_limit and not _has_succeeded(request):
+            if _has_succeeded(request):
+                pass
+            elif deaths >= self.settings.poison_limit:
                 quarantined = self._condemn(request, deaths)
+            else:
+                say_death(self.settings, request.name, request.id, deaths)
         except StoreAway:
             pass  # said there; this death is not counted
         except Exception as exc:
@@ -171,21 +186,23 @@ class Inquest:
         assert self.store is not None
         delivery = request.request_dict[DELIVERY]
         if self.starts is not None:
-            verdict, deaths = self._look(request, f"|{delivery}")
-            return deaths if verdict == "poisoned" else 0
+            return self._look(request, f"|{delivery}").deaths
         death = {request.id: _claim(request) or (delivery, "")}
         return count_deaths(self.store, self.settings, death)[request.id]
 
     def _delivered_again(self, request: GracefulRequest, then: Callable[[bool], None]) -> None:
         quarantined = False
         try:
-            verdict, deaths = self._look(request)
-            if verdict == "wait" and not request.has_left:
+            found = self._look(request)
+            if found.verdict == "wait" and not request.has_left:
                 again = time.monotonic() + LOOK_AGAIN
                 self._waiting.append((again, lambda: self._delivered_again(request, then)))
                 return
-            quarantined = verdict == "kept" or (
-                verdict == "poisoned" and self._condemn(request, deaths)
+            if found.verdict == "run" and found.news:
+                n = found.deaths + found.unsure
+                say_death(self.settings, request.name, request.id, n, sure=not found.unsure)
+            quarantined = found.verdict == "kept" or (
+                found.verdict == "poisoned" and self._condemn(request, found.deaths)
             )
         except StoreAway:
             pass
@@ -195,10 +212,10 @@ class Inquest:
         if quarantined:
             self._tell()
 
-    def _look(self, request: GracefulRequest, death: str = "") -> tuple[str, int]:
+    def _look(self, request: GracefulRequest, death: str = "") -> _Finding:
         assert self.store is not None
         keys = [f"graceful:started:{request.id}", f"graceful:deaths:{request.id}", QUARANTINE]
-        verdict, deaths = self.store.run(
+        verdict, *numbers = self.store.run(
             "redelivered",
             keys,
             [
@@ -211,7 +228,7 @@ class Inquest:
                 death,
             ],
         )
-        return str(verdict), int(deaths)
+        return _Finding(str(verdict), *map(int, numbers))
 
     def _condemn(self, request: GracefulRequest, deaths: int) -> bool:
         assert self.store is not None

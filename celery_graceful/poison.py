@@ -32,7 +32,16 @@ from celery_graceful.settings import Settings
 from celery_graceful.standby import bounded_connection, dispatcher
 from celery_graceful.store import Store, find_workers_store, fork_gate, settings_of
 
-__all__ = ["DeadClaim", "condemn", "count_deaths", "is_early", "is_limited", "judge", "tell_untold"]
+__all__ = [
+    "DeadClaim",
+    "condemn",
+    "count_deaths",
+    "is_early",
+    "is_limited",
+    "judge",
+    "say_death",
+    "tell_untold",
+]
 
 logger = get_logger(__name__)
 
@@ -103,9 +112,9 @@ def judge(
         deaths = {kept.id: (worker, number) for number, kept in batch}
         counts = count_deaths(store, settings, deaths)
         for number, kept in batch:
-            if counts[kept.id] >= settings.poison_limit and condemn(
-                store, settings, kept, counts[kept.id], (worker, number)
-            ):
+            if counts[kept.id] < settings.poison_limit:
+                say_death(settings, kept.task, kept.id, counts[kept.id])
+            elif condemn(store, settings, kept, counts[kept.id], (worker, number)):
                 taken.add(number)
     if taken:
         tell() if tell is not None else tell_untold(app)
@@ -156,6 +165,33 @@ def count_deaths(
     return dict(zip(deaths, map(int, counts), strict=True))
 
 
+def say_death(
+    settings: Settings, name: str, task_id: str, deaths: int, *, sure: bool = True
+) -> None:
+    """Say of a task that has died what becomes of it; not where its death was not counted.
+
+    Args:
+        settings: Those of the app.
+        name: Of the task.
+        task_id: Of the task.
+        deaths: How often.
+        sure: Its worker does not live; else it may have lost its connection, and no more.
+    """
+    if deaths:
+        log(
+            logger,
+            logging.WARNING,
+            "Task %s[%s]: the process that ran it %s, death %d of %d within %g h: it goes back to "
+            "its queue and runs again",
+            name,
+            task_id,
+            "has died" if sure else "is gone, or has lost its connection",
+            deaths,
+            settings.poison_limit,
+            settings.poison_window / 3600,
+        )
+
+
 def condemn(
     store: Store,
     settings: Settings,
@@ -186,7 +222,16 @@ def condemn(
     kept = Kept(**{**vars(kept), "why": why, "deaths": deaths})
     if not put(store, kept, claim):
         return False
-    log(logger, logging.ERROR, "Task %s[%s] goes to quarantine: %s", kept.task, kept.id, why)
+    log(
+        logger,
+        logging.ERROR,
+        "Task %s[%s], death %d of %d, goes to quarantine: %s",
+        kept.task,
+        kept.id,
+        deaths,
+        settings.poison_limit,
+        why,
+    )
     return True
 
 

@@ -27,9 +27,14 @@ def describe(requests: Sequence[GracefulRequest]) -> str:
 def report(ledger: Ledger, board: Board) -> str:
     """One line: what became of all that the worker held when it was asked to stop."""
     now = time.monotonic()
+    left = board.grace_ends_at - now
+    if left > -0.05:  # as it is written
+        grace = f"{max(left, 0.0):.1f} s of grace left"
+    else:
+        grace = f"{-left:.1f} s more than the grace"
     counts = ledger.counts
     return (
         f"Stopped: {counts[Stage.FINISHED]} finished, {counts[Stage.INTERRUPTED]} interrupted, "
         f"{counts[Stage.GIVEN_UP]} given up, {counts[Stage.RELEASED]} released; took "
-        f"{now - board.requested_at:.1f} s, {board.grace_ends_at - now:.1f} s of grace left"
+        f"{now - board.requested_at:.1f} s, {grace}"
     )

@@ -11,6 +11,7 @@ from celery.utils.log import get_task_logger
 
 from celery_graceful.checkpoint import DELIVERY, Checkpoint, may_resume
 from celery_graceful.exceptions import CheckpointError, SettingsError, TooManyInterruptions
+from celery_graceful.frames import hidden
 from celery_graceful.iteration import UNSET, Loop, Progress
 from celery_graceful.phase import Interrupt, InterruptReason
 from celery_graceful.run import Run
@@ -208,7 +209,9 @@ def body_of(task: Any, request: Any, run: Run, call: Callable[..., Any]) -> Call
     if not hooked and not limited:
         return call
 
+    @hidden
     def body(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
         checkpoint = Checkpoint.of(task, run)
         # The hard deadline counts as well, and nobody is there to fail the task then.
         if limited and checkpoint.interruptions > task.max_interruptions:

@@ -23,6 +23,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery_graceful import native, phase
 from celery_graceful.chain import is_in_hand
 from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
+from celery_graceful.frames import hidden
 from celery_graceful.phase import Interrupt, InterruptReason, Phase
 
 __all__ = ["Run", "current", "execute", "runs"]
@@ -325,6 +326,7 @@ class Run:
         runs.pop(self.ident, None)
 
 
+@hidden
 def execute(run: Run, call: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
     """Call ``call`` as the body of ``run``.
 
@@ -333,6 +335,7 @@ def execute(run: Run, call: Callable[..., Any], args: tuple[Any, ...], kwargs: A
             outside, and the task did not catch it.
         BaseException: What the task raised.
     """
+    __tracebackhide__ = True
     # A call between bytecodes would leave a moment between the end of the task and the
     # storing of its result, in which an exception could still land and undo a task that is
     # done. In C (starmap into a list) there is no such moment.

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import wraps
+from functools import partial, wraps
 from types import MethodType
 from typing import Any
 
@@ -16,8 +16,10 @@ from celery.utils.log import get_logger
 
 from celery_graceful import interrupt as _interrupt
 from celery_graceful import phase, resume, signals
+from celery_graceful.eager import INTERRUPTED, applied, call_eagerly
 from celery_graceful.exceptions import Interrupted, TaskInterrupted, TooManyInterruptions
 from celery_graceful.fence import claim_of, holds_claim, may_start, still_mine
+from celery_graceful.frames import hidden, spared
 from celery_graceful.interrupt import named_if_slow
 from celery_graceful.interruption import interrupt_in
 from celery_graceful.monitors import Monitor
@@ -27,10 +29,6 @@ from celery_graceful.run import Run, current, execute
 __all__ = ["INTERRUPTED", "GracefulTask"]
 
 logger = get_logger(__name__)
-
-#: State of an interrupted task in the result backend. It is not a ready state: whoever waits
-#: for the result goes on waiting.
-INTERRUPTED = "INTERRUPTED"
 
 
 class GracefulTask(resume.Resumable, celery.Task):
@@ -54,8 +52,10 @@ class GracefulTask(resume.Resumable, celery.Task):
         if not getattr(call, "_is_boundary", False):
             cls.__call__ = _boundary(call)  # type: ignore[method-assign]
 
+    @hidden
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return _deliver(self, super().__call__, args, kwargs)
+        __tracebackhide__ = True
+        return _deliver(self, spared(self, super().__call__), args, kwargs)
 
     __call__._is_boundary = True  # type: ignore[attr-defined]
 
@@ -99,13 +99,19 @@ class GracefulTask(resume.Resumable, celery.Task):
         """
 
     def apply(self, *args: Any, **kwargs: Any) -> Any:
-        """As ``celery.Task.apply``, with the task's check-in."""
+        """As ``celery.Task.apply``, with the task's check-in.
+
+        Returns:
+            An ``EagerResult``; of a task that was interrupted in state ``INTERRUPTED``, whose
+            ``get`` raises ``Interrupted``.
+        """
         from celery_graceful.monitors.traced import eager
 
-        return eager(self, super().apply, args, kwargs)
+        return eager(self, partial(applied, super().apply), args, kwargs)
 
     # -- outcomes --------------------------------------------------------------------
 
+    @hidden
     def retry(self, *args: Any, **kwargs: Any) -> Any:
         """As ``celery.Task.retry``, but an interruption is no reason for a retry.
 
@@ -114,6 +120,7 @@ class GracefulTask(resume.Resumable, celery.Task):
                 ``autoretry_for=(Exception,)`` does): the task goes back to the queue with no
                 attempt counted.
         """
+        __tracebackhide__ = True
         given = kwargs.get("exc") or (args[2] if len(args) > 2 else None)
         handled = sys.exc_info()[1]
         exc = given or handled
@@ -133,8 +140,10 @@ class GracefulTask(resume.Resumable, celery.Task):
 def _boundary(call: Callable[..., Any]) -> Callable[..., Any]:
     """Put the task's boundary around a ``__call__`` that somebody else wrote."""
 
+    @hidden
     @wraps(call)
     def __call__(self: GracefulTask, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
         return _deliver(self, MethodType(call, self), args, kwargs)
 
     __call__._is_boundary = True  # type: ignore[attr-defined]
@@ -153,14 +162,16 @@ def _soft_limit(task: celery.Task, request: Any) -> float | None:
     return soft or task.soft_time_limit or bridged_soft_limit or None
 
 
+@hidden
 def _deliver(
     task: GracefulTask, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Run one delivery of ``task`` and turn an interruption into Celery's ``Ignore``."""
-    if phase.board is None or current() is not None:
-        return call(*args, **kwargs)
+    __tracebackhide__ = True
     request = task.request
-    if request.called_directly or request.is_eager:
+    if request.is_eager:
+        return call_eagerly(call, args, kwargs)
+    if phase.board is None or current() is not None or request.called_directly:
         return call(*args, **kwargs)
     if phase.flag[0] and phase.board.interrupted:
         # It arrived while the worker was already stopping: none of its code has to run.

@@ -65,13 +65,19 @@ class Project:
 
     def check_ins(self) -> dict[str, list[dict[str, Any]]]:
         """All check-ins in the order in which they came, by slug."""
-        with urllib.request.urlopen(self._url, timeout=TIMEOUT) as response:
-            bodies = json.load(response)
         found: dict[str, list[dict[str, Any]]] = {}
-        for body in bodies:
-            if isinstance(body, dict) and "check_in_id" in body:
+        for body in self._kept():
+            if "check_in_id" in body:
                 found.setdefault(body["monitor_slug"], []).append(body)
         return found
+
+    def events(self) -> list[dict[str, Any]]:
+        """All errors in the order in which they came."""
+        return [body for body in self._kept() if "exception" in body]
+
+    def _kept(self) -> list[dict[str, Any]]:
+        with urllib.request.urlopen(self._url, timeout=TIMEOUT) as response:
+            return [body for body in json.load(response) if isinstance(body, dict)]
 
     def wait(
         self, done: Callable[[dict[str, list[dict[str, Any]]]], bool]

@@ -9,15 +9,17 @@
 --
 -- A run that was left by its worker is a death if the worker is dead. One whose lease is alive
 -- may have died since its last heartbeat, or have lost no more than its connection: a heartbeat
--- later it is known. Returns 'kept', 'run', 'wait' or 'poisoned', and how many deaths are certain.
+-- later it is known. Returns 'kept', 'run', 'wait' or 'poisoned', how many deaths are certain, how
+-- many are not, and whether one of them was not known before.
 if redis.call('HEXISTS', KEYS[3], ARGV[1]) == 1 then
-  return { 'kept', 0 }
+  return { 'kept', 0, 0, 0 }
 end
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local window, ttl, limit = ARGV[4] / 1000, ARGV[5] / 1000, tonumber(ARGV[6])
+local news = 0
 local function count(death)
-  redis.call('ZADD', KEYS[2], 'NX', string.format('%.3f', now), death)
+  news = news + redis.call('ZADD', KEYS[2], 'NX', string.format('%.3f', now), death)
   redis.call('PEXPIRE', KEYS[2], ARGV[4])
 end
 local started = redis.call('GET', KEYS[1])
@@ -41,9 +43,9 @@ for i = 1, #deaths, 2 do
   end
 end
 if certain >= limit then
-  return { 'poisoned', certain }
+  return { 'poisoned', certain, open, news }
 end
 if certain + open >= limit then
-  return { 'wait', certain }
+  return { 'wait', certain, open, news }
 end
-return { 'run', certain }
+return { 'run', certain, open, news }

@@ -12,6 +12,7 @@ from celery_graceful import interrupt, phase
 from celery_graceful import task as _task
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.fence import holds_claim
+from celery_graceful.frames import hidden
 from celery_graceful.ledger import Ledger
 from celery_graceful.request import GracefulRequest
 from celery_graceful.run import Run, current, execute
@@ -140,8 +141,10 @@ class InProcessAdapter(Adapter):
 def _fenced(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
     """``run`` of a plain task, whose end counts only if its claim is still held."""
 
+    @hidden
     @wraps(run)
     def fenced(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
         try:
             result = run(*args, **kwargs)
         except Exception:
@@ -170,8 +173,10 @@ def watch_plain_task(task: Any) -> bool:
         task.run = _fenced(task, run)
         return True
 
+    @hidden
     @wraps(run)
     def watched(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
         if phase.board is None or current() is not None:
             return run(*args, **kwargs)
         request = task.request

@@ -15,7 +15,7 @@ from celery.app.trace import build_tracer
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
-from celery_graceful import cleanup, interrupt, phase
+from celery_graceful import cleanup, frames, interrupt, phase
 from celery_graceful.board import Board
 from celery_graceful.checkpoint import DELIVERY
 from celery_graceful.monitors import traced
@@ -105,6 +105,7 @@ def _install_child(app: Any, hostname: str) -> None:
         _load_now(app)
     interrupt.forget_bell()
     install_filter()
+    frames.install()
     signal.signal(wakeup.SIGNAL, _on_wake)
     signal.signal(signal.SIGTERM, _on_term)
     if SIG_SOFT_TIMEOUT is not None:

@@ -82,6 +82,12 @@ def test_children_that_die(broker: Broker, app: Celery) -> None:
         assert task(app, "part").apply_async().get(timeout=TIMEOUT) == 1
         for how in ways:
             assert worker.count(f"started {how}") == 3
+            said = worker.find(rf"dying\[{how}\].* death (\d of 3).* (goes .*(?:queue|quarantine))")
+            assert [one.groups() for one in said] == [
+                ("1 of 3", "goes back to its queue"),
+                ("2 of 3", "goes back to its queue"),
+                ("3 of 3", "goes to quarantine"),
+            ]
         worker.term()
         assert worker.wait() == 0
         assert worker.count(">> .* errback") == len(ways)

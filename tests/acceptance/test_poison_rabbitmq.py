@@ -54,6 +54,8 @@ def test_workers_that_die(pool: str, broker: Broker, app: Celery) -> None:
     for deaths in range(3):
         with start(broker, pool, CONF_worker_prefetch_multiplier="4") as worker:
             worker.wait_line("started poison")
+            if deaths:
+                worker.wait_line(rf"stubborn\[poison\].* death {deaths} of 3 .*runs again")
             if deaths == 0:
                 prefetched += [task(app, "part").apply_async() for _ in range(3)]
                 worker.wait_line(rf"part\[{prefetched[0].id}\] received")

@@ -19,7 +19,7 @@ PACKAGE = "celery_graceful"
 ROOT = Path(celery_graceful.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("arguments", "chain", "describe", "exceptions", "native", "settings", "signals"),
+    ("arguments", "chain", "describe", "exceptions", "frames", "native", "settings", "signals"),
     (
         "aftermath",
         "board",
@@ -49,7 +49,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "transport",
     ),
     ("amqp", "fence", "interruption", "safe_point", "sources"),
-    ("forget", "iteration", "steps", "batch", "requeue"),
+    ("eager", "forget", "iteration", "steps", "batch", "requeue"),
     ("copies", "quarantine", "poison", "starts", "inquest", "rescue", "ledger"),
     ("delivery", "pools", "request", "resume", "task"),
     (

@@ -1,0 +1,82 @@
+"""A user's traceback begins with the user's task, and not with what runs it.
+
+Sentry's SDK and pytest leave out frames with a local variable ``__tracebackhide__``. Celery knows
+nothing of that for the log and the stored result: there the frames are taken off when it takes
+note of an exception.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from types import CodeType
+from typing import Any, TypeVar
+
+import celery.app.task
+
+__all__ = ["hidden", "install", "spared", "take_off"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_hidden: set[CodeType] = set()
+
+
+def hidden(fn: F) -> F:
+    """A function that is no news for the user, and has a local variable ``__tracebackhide__``."""
+    _hidden.add(fn.__code__)
+    return fn
+
+
+def take_off(exc: BaseException) -> None:
+    """Take what is hidden out of a traceback, from below the frame that has caught it."""
+    # In place: others hold the traceback that begins with that frame.
+    traceback = exc.__traceback__
+    while traceback is not None:
+        below = traceback.tb_next
+        while below is not None and below.tb_frame.f_code in _hidden:
+            below = below.tb_next
+        if below is not traceback.tb_next:
+            traceback.tb_next = below
+        traceback = below
+
+
+def spared(task: Any, call: Callable[..., Any]) -> Callable[..., Any]:
+    """What to call for a task's inherited ``__call__``: its ``run``, where that is all it would do.
+
+    As what Celery puts in the place of ``Task.__call__`` in workers, without a frame of its own.
+
+    Args:
+        task: The task.
+        call: What it inherits.
+    """
+    request = task.request_stack.top
+    if request is None or request.called_directly or request._protected:
+        return call
+    where = getattr(getattr(call, "__func__", None), "__globals__", None)
+    if not any(where is vars(module) for module in (celery.app.task, sys.modules.get(_TRACE, sys))):
+        return call  # somebody else has put theirs in its place
+    request._protected = 1  # what the task calls of itself has a request of its own
+    run: Callable[..., Any] = task.run
+    return run
+
+
+_TRACE = "celery.app.trace"
+
+
+def install() -> None:
+    """In a process that runs tasks, once."""
+    from celery.app.trace import TraceInfo  # a web process needs none of it
+
+    plain = TraceInfo.__init__
+    if getattr(plain, "_takes_off", False):
+        return
+
+    @wraps(plain)
+    def __init__(self: TraceInfo, state: str, retval: Any = None) -> None:
+        if isinstance(retval, BaseException):
+            take_off(retval)
+        plain(self, state, retval)
+
+    __init__._takes_off = True  # type: ignore[attr-defined]
+    TraceInfo.__init__ = __init__
