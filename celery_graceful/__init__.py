@@ -1,5 +1,7 @@
 """Celery workers that stop in time, and tasks that go on where they stopped."""
 
+import importlib as _importlib
+
 from celery_graceful.cleanup import ExitHandle
 from celery_graceful.exceptions import (
     CheckpointError,
@@ -23,6 +25,14 @@ from celery_graceful.phase import Interrupt, InterruptReason, Phase
 from celery_graceful.plugin import Graceful
 from celery_graceful.resource import Resource
 from celery_graceful.task import INTERRUPTED, GracefulTask
+
+
+def __getattr__(name: str) -> object:
+    """``celery_graceful.aio``: who has no coroutines need not import asyncio."""
+    if name == "aio":
+        return _importlib.import_module("celery_graceful.aio")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __version__ = "0.1.0"
 

@@ -14,9 +14,10 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from itertools import starmap
-from typing import Any
+from typing import Any, Protocol
 
 from celery.exceptions import SoftTimeLimitExceeded
 
@@ -24,9 +25,10 @@ from celery_graceful import native, phase
 from celery_graceful.chain import is_in_hand
 from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
 from celery_graceful.frames import hidden
+from celery_graceful.landing import landing, make
 from celery_graceful.phase import Interrupt, InterruptReason, Phase
 
-__all__ = ["Run", "current", "execute", "runs"]
+__all__ = ["Run", "Tie", "current", "execute", "make", "of_context", "runs"]
 
 #: What is raised from outside.
 FROM_OUTSIDE = (Interrupted, SoftTimeLimitExceeded)
@@ -38,6 +40,9 @@ runs: dict[int, Run] = {}
 #: What a run has to be thrown into; set where tasks run on greenlets.
 get_greenlet: Callable[[], Any] = lambda: None  # noqa: E731
 
+#: The run that the caller is part of, also in a coroutine that runs in another thread.
+of_context: ContextVar[Run | None] = ContextVar("celery_graceful_run", default=None)
+
 #: Called when a run with a soft time limit of ours begins: somebody has to watch the clock.
 on_limited: Callable[[], None] = lambda: None  # noqa: E731
 
@@ -45,6 +50,16 @@ on_limited: Callable[[], None] = lambda: None  # noqa: E731
 def current() -> Run | None:
     """The run that the caller is part of, ``None`` outside of a task and in its helpers."""
     return runs.get(threading.get_ident())
+
+
+class Tie(Protocol):
+    """A coroutine of a run that is cancelled, instead of an exception raised wherever it stands."""
+
+    #: It was rung, and has not looked yet.
+    asked: bool
+
+    def ring(self) -> None:
+        """Make it look, soon. From anywhere."""
 
 
 class Run:
@@ -76,6 +91,8 @@ class Run:
     #: The ``ShutdownTimeLimit`` that was raised, until it has been looked for again.
     _limit: weakref.ref[BaseException] | None = None
     _clear_async: Callable[[], None] = staticmethod(lambda: None)
+    #: Coroutines that are cancelled, instead of an exception raised wherever they stand.
+    ties: tuple[Tie, ...] = ()
 
     def __init__(
         self,
@@ -111,10 +128,10 @@ class Run:
         if blocking:
             # By ``with``: between its acquire and its body no asynchronous exception lands.
             with self._lock:
-                due = self._take() if self._window else None
+                due = self._take() if self._may_raise() else None
         elif self._lock.acquire(False):
             try:
-                due = self._take() if self._window else None
+                due = self._take() if self._may_raise() else None
             finally:
                 self._lock.release()
         else:
@@ -128,13 +145,23 @@ class Run:
     def send_async(self, send: Callable[[int, Any], None]) -> None:
         """Raise what is due through ``send(ident, exception class)``, from another thread."""
         with self._lock:
-            due = self._take() if self._window else None
+            due = self._take() if self._may_raise() else None
             if due is not None:
                 # It takes the place of one that is still on its way, if any: that was the
                 # weaker one.
                 self._sent = {due}
                 self._clear_async = lambda: send(self.ident, None)
-                send(self.ident, _landing(due))
+                send(self.ident, landing(due, current))
+
+    def _may_raise(self) -> bool:
+        ties = self.ties if self._window else ()
+        # A loop that has not come to it since the soft deadline is kept by code that computes.
+        stuck = any(tie.asked for tie in ties) and (
+            phase.board is not None and time.monotonic() >= phase.board.limit_again_at > 0
+        )
+        for tie in ties:
+            tie.ring()
+        return self._window and (not ties or stuck)
 
     def _take(self) -> type[BaseException] | None:
         due: type[BaseException] | None = None
@@ -177,6 +204,43 @@ class Run:
     def landed(self, cls: type[BaseException]) -> None:
         """An asynchronous exception has arrived in its thread; another may be on its way."""
         self._sent.discard(cls)
+
+    # -- coroutines ----------------------------------------------------------------
+
+    def tie(self, tie: Tie) -> None:
+        """From now on nothing is raised from outside: the coroutine is rung for."""
+        with self._lock:
+            self.ties = (*self.ties, tie)
+            self._take_back()
+
+    def untie(self, tie: Tie) -> None:
+        """The coroutine goes on as any other code."""
+        with self._lock:
+            self.ties = tuple(one for one in self.ties if one is not tie)
+
+    def due_for(self, told: set[type[BaseException]], *, anywhere: bool) -> Any:
+        """The exception class that a coroutine has to end by, if any.
+
+        Args:
+            told: What it was told before; what is due is added.
+            anywhere: It may be interrupted wherever it waits, and not by limits alone.
+        """
+        with self._lock:
+            due: type[BaseException] | None = None
+            interrupt = self.interrupt if self._window else None
+            if self._window and self.soft_limit_hit and SoftTimeLimitExceeded not in told:
+                due = SoftTimeLimitExceeded
+            elif interrupt is not None and ShutdownTimeLimit not in told:
+                anywhere = anywhere or interrupt.reason is InterruptReason.REVOKED
+                if interrupt.phase >= Phase.SOFT:
+                    due = ShutdownTimeLimit
+                elif self.graceful and anywhere and Interrupted not in told:
+                    due = Interrupted
+            if due is not None:
+                told.add(due)
+                self._made |= {due}
+                self.raised = True
+        return due
 
     # -- done by the task itself ---------------------------------------------------
 
@@ -298,6 +362,11 @@ class Run:
         return phase.worker_interrupt()
 
     @property
+    def was_made(self) -> frozenset[type[BaseException]]:
+        """What has been raised in it from outside."""
+        return self._made
+
+    @property
     def shielded(self) -> bool:
         return self._shields > 0
 
@@ -314,6 +383,7 @@ class Run:
 
     def _begin(self) -> None:
         runs[self.ident] = self
+        of_context.set(self)
         if self.soft_limit_at is not None:
             on_limited()
         self._open_window()
@@ -324,6 +394,7 @@ class Run:
         self.done = True
         self._close_window()
         runs.pop(self.ident, None)
+        of_context.set(None)
 
 
 @hidden
@@ -360,49 +431,3 @@ def execute(run: Run, call: Callable[..., Any], args: tuple[Any, ...], kwargs: A
         raise failure
     finally:
         del failure  # no circle of exception, traceback and frame
-
-
-_made_for_landing: dict[type[BaseException], type[BaseException]] = {}
-
-
-def _landing(cls: type[BaseException]) -> type[BaseException]:
-    """A class like ``cls`` that tells its run when it is raised.
-
-    CPython raises an asynchronous exception by calling its class in the target thread; that
-    is the only notice there is.
-    """
-    if cls not in _made_for_landing:
-
-        def __init__(self: BaseException, *args: Any) -> None:
-            run = current()
-            made = make(cls, run)
-            cls.__init__(self, *made.args)
-            if run is not None:
-                run.made(self)
-                run.landed(cls)
-
-        def __reduce__(self: BaseException) -> tuple[Any, ...]:
-            return cls, self.args
-
-        _made_for_landing[cls] = type(
-            cls.__name__,
-            (cls,),
-            {
-                "__init__": __init__,
-                "__reduce__": __reduce__,
-                "__module__": cls.__module__,
-                "__qualname__": cls.__qualname__,
-                "__doc__": cls.__doc__,
-            },
-        )
-    return _made_for_landing[cls]
-
-
-def make(cls: type[BaseException], run: Run | None) -> BaseException:
-    """An instance of ``cls`` that knows the interrupt of ``run``."""
-    if issubclass(cls, Interrupted):
-        return cls(phase.worker_interrupt() if run is None else run.interrupt)
-    exc = cls()
-    if run is not None:
-        run.made(exc)
-    return exc

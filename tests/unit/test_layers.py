@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "codec",
         "failure",
         "grace_period",
+        "landing",
         "log_thread",
         "phase",
         "sending",
@@ -49,7 +50,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "transport",
     ),
     ("amqp", "fence", "interruption", "safe_point", "sources"),
-    ("eager", "forget", "iteration", "steps", "batch", "requeue"),
+    ("aio", "eager", "forget", "iteration", "steps", "batch", "requeue"),
     ("copies", "quarantine", "poison", "starts", "inquest", "rescue", "ledger"),
     ("delivery", "pools", "request", "resume", "task"),
     (

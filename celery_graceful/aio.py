@@ -1,0 +1,212 @@
+"""Interrupts in coroutines: a coroutine is cancelled, and ends as the interruption that it is.
+
+An exception from outside lands in whatever a thread runs at that moment. Where that is an event
+loop, it lands in a callback that swallows it, in one of many coroutines whose ``gather`` keeps
+it, or leaves the loop with all of them in it. So while a coroutine is *tied* to its task nothing
+is raised from outside: the coroutine is cancelled, by ``asyncio.Task.cancel`` in its own loop, and
+at the end of the block that ties it the ``CancelledError`` becomes what was due.
+
+Works with ``asyncio.run``, asgiref's ``async_to_sync`` and loops of your own, also where they run
+in another thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
+from typing import Any, TypeVar
+from weakref import WeakSet
+
+from celery_graceful.arguments import check_seconds
+from celery_graceful.exceptions import Interrupted
+from celery_graceful.run import Run, make, of_context
+
+__all__ = ["interruptible", "limited", "run", "shield", "sleep"]
+
+T = TypeVar("T")
+
+#: In which the interrupt has been raised: they know.
+_told: WeakSet[asyncio.Task[Any]] = WeakSet()
+
+
+def interruptible() -> AbstractAsyncContextManager[None]:
+    """Inside it an interrupt cancels the coroutine, wherever it waits.
+
+    Raises:
+        Interrupted: An interrupt is on, or came, and no shield is held.
+        ShutdownTimeLimit: The soft deadline has passed, and an interrupt was swallowed before.
+        SoftTimeLimitExceeded: Celery's soft time limit has passed.
+    """
+    return _Tied(anywhere=True)
+
+
+def limited() -> AbstractAsyncContextManager[None]:
+    """Inside it only what leaves no choice cancels the coroutine.
+
+    Raises:
+        ShutdownTimeLimit: The soft deadline has passed.
+        SoftTimeLimitExceeded: Celery's soft time limit has passed.
+        Interrupted: The task was revoked.
+    """
+    return _Tied(anywhere=False)
+
+
+def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
+    """As ``asyncio.run``, for a task: ``main`` is ``limited``.
+
+    Raises:
+        ShutdownTimeLimit, SoftTimeLimitExceeded, Interrupted: As ``limited``.
+        BaseException: What ``main`` raised.
+    """
+    if not inspect.iscoroutine(main):
+        raise TypeError(f"aio.run: {main!r} is no coroutine: call the async function")
+
+    async def tied() -> T:
+        async with limited():
+            result: T = await main
+            return result
+
+    return asyncio.run(tied(), debug=debug)
+
+
+async def sleep(seconds: float) -> None:
+    """Sleep, and raise ``Interrupted`` the moment an interrupt comes; inside a shield, just sleep.
+
+    Raises:
+        Interrupted: An interrupt is on, or came.
+    """
+    check_seconds("aio.sleep", seconds)
+    async with interruptible():
+        await asyncio.sleep(seconds)
+
+
+@asynccontextmanager
+async def shield() -> AsyncIterator[None]:
+    """No coroutine of this task is cancelled inside; what came is raised at the outermost exit.
+
+    The hard deadline bounds it. A cancellation that is not ours, such as that of an
+    ``asyncio.timeout``, is as ever.
+
+    Raises:
+        Interrupted, ShutdownTimeLimit: At the exit, when one came while inside.
+    """
+    belongs_to = _run()
+    if belongs_to is None:
+        yield
+        return
+    with belongs_to.undisturbed():
+        yield
+    task = asyncio.current_task()
+    is_due = belongs_to.graceful and not belongs_to.shielded and belongs_to.interrupt is not None
+    if is_due and task is not None and task not in _told:
+        _told.add(task)
+        belongs_to.raised = True
+        raise make(Interrupted, belongs_to)
+
+
+def _run() -> Run | None:
+    """The run that the calling coroutine works for."""
+    found = of_context.get()
+    return None if found is None or found.done else found
+
+
+class _Tied(AbstractAsyncContextManager[None]):
+    """Ties the coroutine that enters it to its run."""
+
+    def __init__(self, *, anywhere: bool) -> None:
+        self._anywhere = anywhere
+        self._due: type[BaseException] | None = None
+        self._seen: set[type[BaseException]] = set()
+        self._cancels = 0
+        self.asked = False
+        self._run: Run | None = None
+
+    async def __aenter__(self) -> None:
+        task, found = asyncio.current_task(), _run()
+        if task is None or found is None:
+            return
+        self._task, self._loop = task, asyncio.get_running_loop()
+        self._before = _cancelling(task)
+        if not self._anywhere:
+            self._seen |= found.was_made  # as everywhere, a limit is raised once
+        self._run = found
+        found.tie(self)
+        self._raise_due()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._run is None:
+            return
+        if exc is None and not self._cancels:
+            self._raise_due()  # it came just now
+        self._run.untie(self)
+        if self._cancels:
+            await self._take_back(exc)
+        elif exc is None:
+            self._run.raise_due()  # that of code that is not tied
+
+    def _raise_due(self) -> None:
+        assert self._run is not None
+        due = self._run.due_for(self._seen, anywhere=self._anywhere)
+        if due is not None:
+            self._run.untie(self)
+            raise self._made(due)
+
+    def _made(self, due: type[BaseException]) -> BaseException:
+        assert self._run is not None
+        _told.add(self._task)
+        return make(due, self._run)
+
+    # -- from outside ----------------------------------------------------------------
+
+    def ring(self) -> None:
+        """Make the loop look."""
+        self.asked = True
+        try:
+            self._loop.call_soon_threadsafe(self._look)
+        except RuntimeError:  # it is closed
+            self.asked = False
+
+    def _look(self) -> None:
+        self.asked = False
+        if self._run is not None and self in self._run.ties:
+            due = self._run.due_for(self._seen, anywhere=self._anywhere)
+            if due is not None:
+                self._due = due
+                self._cancels += 1
+                self._task.cancel()
+
+    async def _take_back(self, exc: BaseException | None) -> None:
+        """Our cancellation ends here."""
+        for _ in range(self._cancels):
+            _uncancel(self._task)
+        assert self._due is not None
+        if isinstance(exc, asyncio.CancelledError):
+            if _cancelling(self._task) <= self._before:  # nobody else's
+                raise self._made(self._due) from exc
+        elif exc is None or isinstance(exc, Exception):
+            try:  # it may not have landed yet
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                if _cancelling(self._task) > self._before:
+                    raise
+            if exc is None:
+                raise self._made(self._due)
+
+
+def _cancelling(task: asyncio.Task[Any]) -> int:
+    """How many cancellations of it are under way; before Python 3.11 nobody counts them."""
+    count = getattr(task, "cancelling", None)
+    return 0 if count is None else int(count())
+
+
+def _uncancel(task: asyncio.Task[Any]) -> None:
+    if hasattr(task, "uncancel"):
+        task.uncancel()

@@ -1,0 +1,289 @@
+"""Coroutines that are tied to their task; on workers: ``integration/test_coroutines.py``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery.exceptions import SoftTimeLimitExceeded
+
+from celery_graceful import Interrupted, ShutdownTimeLimit, aio
+from celery_graceful.grace_period import Deadlines
+from celery_graceful.phase import InterruptReason, Phase
+from celery_graceful.run import Run, current, execute
+from tests.deliveries import Bench, bench
+from tests.workers import TIMEOUT
+
+
+@pytest.fixture
+def b() -> Iterator[Bench]:
+    with bench() as made:
+        yield made
+
+
+def run() -> Run:
+    found = current()
+    assert found is not None
+    return found
+
+
+class Stop:
+    """Stops the worker, and does as the watch does: in another thread, or here."""
+
+    def __init__(self, b: Bench) -> None:
+        self.b = b
+
+    def __call__(self, phase: Phase = Phase.QUIET) -> None:
+        self.b.interrupt()
+        self.b.board.phase = phase
+        assert run().take_due() is None, "nothing is raised wherever a thread stands"
+
+    def soon(self) -> None:
+        """When the coroutine waits."""
+        found = run()
+
+        def stop() -> None:
+            self.b.interrupt()
+            found.take_due()
+
+        threading.Timer(0.05, stop).start()
+
+
+def deliver(b: Bench, main: Any) -> tuple[str, Any]:
+    """The state of a task that runs a coroutine."""
+
+    def task(self: Any) -> Any:
+        return asyncio.run(main())
+
+    return b.deliver(b.task(task))
+
+
+async def is_not_cancelled() -> None:
+    """No cancellation is left over."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
+
+
+def test_outside_of_a_task_nothing_is_tied() -> None:
+    async def main() -> int:
+        async with aio.interruptible(), aio.limited(), aio.shield():
+            await aio.sleep(0.001)
+        return 3
+
+    assert asyncio.run(main()) == aio.run(main()) == 3
+
+
+def test_what_cannot_be_run() -> None:
+    with pytest.raises(TypeError, match="call the async function"):
+        aio.run(lambda: None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"aio\.sleep: -1"):
+        asyncio.run(aio.sleep(-1))
+
+
+@pytest.mark.parametrize("inner", [aio.interruptible, aio.limited])
+def test_who_handles_it_goes_on(b: Bench, inner: Any) -> None:
+    """Blocks may nest; the innermost that may be interrupted raises, once."""
+    stop = Stop(b)
+
+    async def main() -> str:
+        async with aio.limited():
+            with pytest.raises(Interrupted) as caught:  # noqa: PT012
+                async with aio.interruptible(), inner():
+                    stop.soon()
+                    await asyncio.sleep(TIMEOUT)
+            assert caught.value.interrupt is not None
+            await is_not_cancelled()
+            async with aio.shield():
+                await is_not_cancelled()
+            with pytest.raises(Interrupted):
+                await aio.sleep(0)
+            await is_not_cancelled()
+        return "handled"
+
+    assert deliver(b, main) == ("SUCCESS", "handled")
+
+
+def test_one_that_comes_at_the_very_end_of_the_block(b: Bench) -> None:
+    stop = Stop(b)
+
+    async def main() -> str:
+        with pytest.raises(Interrupted):
+            async with aio.interruptible():
+                stop()  # its loop has not looked
+        await is_not_cancelled()
+        return "handled"
+
+    assert deliver(b, main) == ("SUCCESS", "handled")
+
+
+@pytest.mark.parametrize("failure", [None, LookupError])
+def test_a_cancellation_that_has_not_landed(b: Bench, failure: type[Exception] | None) -> None:
+
+    async def main() -> str:
+        with pytest.raises(failure or Interrupted):  # noqa: PT012
+            async with aio.interruptible():
+                (tie,) = run().ties
+                b.interrupt()
+                tie._look()  # type: ignore[attr-defined]
+                if failure is not None:
+                    raise failure
+        await is_not_cancelled()
+        return "handled"
+
+    assert deliver(b, main) == ("SUCCESS", "handled")
+
+
+def test_cancellations_of_others_are_as_ever(b: Bench) -> None:
+    async def main() -> str:
+        async with aio.interruptible():
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(asyncio.sleep(TIMEOUT), 0.01)
+            sleeping = asyncio.ensure_future(aio.sleep(TIMEOUT))
+            await asyncio.sleep(0)
+            sleeping.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await sleeping
+        return "done"
+
+    assert deliver(b, main) == ("SUCCESS", "done")
+
+
+def test_a_swallowed_interrupt_is_followed_by_the_limit(b: Bench) -> None:
+    stop = Stop(b)
+
+    async def main() -> None:
+        async with aio.interruptible():
+            stop()
+            for _ in range(2):
+                try:
+                    await asyncio.sleep(TIMEOUT)
+                except asyncio.CancelledError:
+                    stop(Phase.SOFT)
+
+    def task(self: Any) -> str:
+        with pytest.raises(ShutdownTimeLimit):
+            aio.run(main())
+        assert self.interrupted
+        return "limited"
+
+    assert b.deliver(b.task(task)) == ("SUCCESS", "limited")
+
+
+def test_a_soft_time_limit(b: Bench) -> None:
+    async def main() -> None:
+        found = run()
+        found.soft_limit_hit = True
+        assert found.take_due() is None
+        await asyncio.gather(asyncio.sleep(TIMEOUT), return_exceptions=True)
+
+    def task(self: Any) -> str:
+        with pytest.raises(SoftTimeLimitExceeded):
+            aio.run(main())
+        return "limited"
+
+    assert b.deliver(b.task(task)) == ("SUCCESS", "limited")
+
+
+def test_a_plain_task_is_limited_and_no_more(b: Bench) -> None:
+    async def main() -> str:
+        async with aio.interruptible(), aio.shield():
+            b.interrupt()
+            assert run().take_due() is None
+        await aio.sleep(0.01)
+        b.board.phase = Phase.SOFT
+        run().take_due()
+        await asyncio.sleep(TIMEOUT)
+        return "not reached"
+
+    with pytest.raises(ShutdownTimeLimit):
+        execute(Run("id", "name", graceful=False), lambda: aio.run(main()), (), {})
+
+
+def test_shields_of_several_coroutines(b: Bench) -> None:
+    """The last one that leaves raises; each of them is told once."""
+    stop, seen = Stop(b), []
+
+    async def write(seconds: float) -> None:
+        async with aio.shield():
+            await asyncio.sleep(seconds)
+            seen.append(seconds)
+        await asyncio.sleep(TIMEOUT)
+
+    async def main() -> None:
+        async with aio.interruptible():
+            writers = asyncio.gather(write(0.05), write(0.1), return_exceptions=True)
+            await asyncio.sleep(0)
+            stop()
+            await writers
+
+    began = time.monotonic()
+    assert deliver(b, main)[0] == "IGNORED"
+    assert seen == [0.05, 0.1]
+    assert time.monotonic() - began < TIMEOUT / 2
+
+
+def test_a_loop_that_does_not_come_to_it(b: Bench) -> None:
+    """Half way between the deadlines the limit is raised where its code stands."""
+
+    async def main() -> None:
+        async with aio.limited():
+            deadlines = Deadlines(grace=1.0, soft=0.01, hard=0.2, source="test")
+            b.board.begin_stop(deadlines, InterruptReason.SHUTDOWN)
+            b.board.phase = Phase.SOFT
+            found = run()
+            assert found.take_due() is None, "it is asked"
+            assert found.take_due() is None, "it may still come to it"
+            time.sleep(0.15)
+            found.raise_due()
+            raise AssertionError("not raised")
+
+    assert deliver(b, main)[0] == "IGNORED"
+
+
+def test_what_is_left_over_belongs_to_no_task(b: Bench) -> None:
+    """A coroutine that goes on in a loop of the process when its task has ended."""
+    context: list[contextvars.Context] = []
+
+    def task(self: Any) -> None:
+        context.append(contextvars.copy_context())
+
+    b.deliver(b.task(task))
+    b.interrupt()
+
+    async def main() -> str:
+        await aio.sleep(0)
+        return "went on"
+
+    assert context[0].run(asyncio.run, main()) == "went on"
+
+
+def test_a_loop_in_another_thread(b: Bench) -> None:
+    """And a task that is not tied again when the coroutine has ended."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    stop = Stop(b)
+
+    async def main() -> None:
+        async with aio.interruptible():
+            await asyncio.sleep(TIMEOUT)
+
+    def task(self: Any) -> None:
+        stop.soon()
+        try:
+            asyncio.run_coroutine_threadsafe(main(), loop).result()
+        finally:
+            assert not run().ties
+
+    try:
+        assert b.deliver(b.task(task))[0] == "IGNORED"
+        assert not asyncio.all_tasks(loop)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
