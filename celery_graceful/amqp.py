@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from celery.app.amqp import AMQP
@@ -18,12 +19,13 @@ class _OurTransport:
     place = 0
 
     def get_transport_cls(self) -> Any:
-        """Our transport in the place of kombu's for Redis, every other one as it is."""
+        """Kombu's for Redis, and what is derived from it, with claims; others as they are."""
         transport = super().get_transport_cls()  # type: ignore[misc]
-        if transport.__module__ == "kombu.transport.redis":
-            from celery_graceful import transport as ours
+        redis = sys.modules.get("kombu.transport.redis")
+        if redis is not None and issubclass(transport, redis.Transport):
+            from celery_graceful.transports import with_claims
 
-            return getattr(ours, transport.__name__, transport)
+            return with_claims(transport)
         return transport
 
     def switch(self: Any, conn_str: str) -> None:

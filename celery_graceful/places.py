@@ -47,7 +47,10 @@ class Places:
         drain.ledger.requeue.connected(consumer.connection)
         channel = consumer.task_consumer.channel
         if place not in self.members:
-            self._join(place, claims=hasattr(channel, "claim_for"))
+            claims = getattr(channel, "may_claim", False)
+            if not claims:
+                self._say_why_not(consumer.connection.transport, channel)
+            self._join(place, claims=claims)
         self.here = here = self.members.get(place)
         drain.ledger.claims = None if here is None else here.claims
         if here is not None:
@@ -75,6 +78,21 @@ class Places:
             self.members[place] = member = Membership(self.drain, known, book, place)
             member.start()
             self.drain.ledger.inquest.tell_soon()
+
+    def _say_why_not(self, transport: Any, channel: Any) -> None:
+        if transport.driver_type == "amqp" or not self.drain.settings.reliable_fetch:
+            return  # the broker itself gives back; or nobody asked for it
+        from celery_graceful.transports import what_keeps_from_claiming
+
+        cls = type(transport)
+        logger.warning(
+            "Reliable fetch is off for the transport %s.%s: %s. What comes over it is fetched, "
+            "kept and given back by its own rules, also when a worker is killed or cut off. Use "
+            "redis://, or set graceful_reliable_fetch = False if that is meant",
+            cls.__module__,
+            cls.__qualname__,
+            what_keeps_from_claiming(transport, channel),
+        )
 
     def on_loop(self) -> None:
         """The loop goes round."""

@@ -37,6 +37,7 @@ from celery_graceful.claims import Claims, Tag, mark_redelivered
 from celery_graceful.client import make_client
 from celery_graceful.sending import COUNT, Refused, Sender
 from celery_graceful.standby import Standby, use
+from celery_graceful.store import is_kombus_redis
 
 if TYPE_CHECKING:
     from celery_graceful.request import GracefulRequest
@@ -103,10 +104,9 @@ class Requeue:
         """The worker's consumer is connected, perhaps to another kind of broker than before."""
         #: What messages come over, and go back over one like it.
         self.broker = connection
-        driver = connection.transport.driver_type
-        self._is_redis = driver == "redis"
+        self._is_redis = is_kombus_redis(connection.transport)
         #: What is not acknowledged goes back when the connection ends.
-        self.is_amqp = driver == "amqp"
+        self.is_amqp = connection.transport.driver_type == "amqp"
 
     def give_back(
         self,
@@ -167,7 +167,7 @@ class Requeue:
             late = [r for r in late if r not in claimed]
         if late:
             channel = late[0].message.channel
-            if self._is_redis:
+            if self._is_redis and channel.ack_emulation:
                 if not (own_thread or tail) and self._defer(channel, late):
                     return
                 client = self._client(channel, timeout, own_thread)

@@ -39,6 +39,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -64,6 +65,7 @@ __all__ = [
     "broker_store",
     "find_store",
     "find_workers_store",
+    "is_kombus_redis",
     "settings_of",
 ]
 
@@ -359,13 +361,19 @@ def broker_store(app: Any, place: int = 0) -> Store | None:
 
 def _store_of(connect: Callable[..., Any]) -> Store | None:
     broker = connect()
-    if broker.transport.driver_type != "redis":
+    if not is_kombus_redis(broker.transport):
         return None
     return Store(
         "the broker",
         lambda timeout: _kombu_pool(connect(transport_options=_timeouts(timeout))),
         broker.transport_options.get("global_keyprefix") or "",
     )
+
+
+def is_kombus_redis(transport: Any) -> bool:
+    """Whether it is kombu's transport for Redis, or derived from it: whoever has one loaded it."""
+    redis = sys.modules.get("kombu.transport.redis")
+    return redis is not None and isinstance(transport, redis.Transport)
 
 
 def _timeouts(timeout: float) -> dict[str, Any]:

@@ -143,6 +143,11 @@ class _Claiming:
     #: Consumers that acknowledge nothing, such as those of replies, while they consume here.
     _no_ack_tags: frozenset[str] = frozenset()
 
+    @property
+    def may_claim(self: Any) -> bool:
+        """Whether it can be told to: not where messages are not acknowledged at all."""
+        return isinstance(self.qos, QoS)
+
     def claim_for(self, book: Claims) -> None:
         """Claim from now on: this is the channel over which a worker's tasks come."""
         self._book = book
@@ -371,7 +376,7 @@ class Channel(_Claiming, kombu_redis.Channel):  # type: ignore[misc]
     connection_class_ssl = dropping(kombu_redis.Channel.connection_class_ssl)
 
 
-class SentinelChannel(_Claiming, kombu_redis.SentinelChannel):  # type: ignore[misc]
+class SentinelChannel(kombu_redis.SentinelChannel, Channel):  # type: ignore[misc]
     """kombu's Sentinel channel, with claims."""
 
     connection_class = dropping(kombu_redis.SentinelChannel.connection_class)
@@ -384,7 +389,7 @@ class Transport(kombu_redis.Transport):
     Channel = Channel
 
 
-class SentinelTransport(kombu_redis.SentinelTransport):
+class SentinelTransport(kombu_redis.SentinelTransport, Transport):
     """kombu's Sentinel transport, with claims."""
 
     Channel = SentinelChannel

@@ -48,6 +48,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "lease",
         "monitors",
         "transport",
+        "transports",
     ),
     ("amqp", "fence", "interruption", "safe_point", "sources"),
     ("aio", "eager", "forget", "iteration", "steps", "batch", "requeue"),
