@@ -23,12 +23,11 @@ __all__ = ["PLACES", "Board"]
 
 _PAGE = 4096
 _FLAG, _PHASE, _REASON, _BEATING = 0, 1, 2, 3
-_PLACE = 7
 #: What the flag is up for.
 _STOPPING, _LOST, _REVOKED = 4, 5, 6
-_RELEASING = 7
+_RELEASING, _PLACE = 7, 8
 _TIMES = struct.Struct("=ddddd")  # requested, soft, hard, end of grace, last resort
-_TIMES_AT = 8
+_TIMES_AT = 16
 _MOMENT, _WORD, _HALF = struct.Struct("=d"), struct.Struct("=Q"), struct.Struct("=L")
 _LEASE = struct.Struct("=dL4x")  # surely held until, identity
 _LEASES_AT = _TIMES_AT + _TIMES.size

@@ -44,6 +44,15 @@ def test_the_flag_is_up_while_one_reason_is_left(board: Board) -> None:
     assert board.revoked_until("one") is None
 
 
+def test_no_word_stands_on_another(board: Board) -> None:
+    for name in ("releasing", "beating"):
+        setattr(board, name, True)
+        assert (board.place, board.interrupted, board.has_lost) == (0, False, False)
+        setattr(board, name, False)
+    board.place = 1
+    assert (board.releasing, board.beating, board.interrupted) == (False, False, False)
+
+
 def test_a_lease_on_each_server(board: Board) -> None:
     assert board.holds("anybody")
     board.hold_lease(time.monotonic() + 60, "here")
