@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 USE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev$(CELERY)
 
-.PHONY: help demo test lint chaos bench clean
+.PHONY: help demo test lint chaos soak bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ lint: $(DEV)  ## ruff and mypy
 chaos: $(DEV)  ## kill -9 at random, with and without celery_graceful; CHAOS_KILLS=50 takes 3 minutes
 	@scripts/ensure-servers || test "$$CI" != true
 	$(BIN)/python -m tests.chaos
+
+soak: $(DEV)  ## replace workers by SIGTERM without end, under load; 8 minutes (SOAK_SECONDS=10: 2 minutes)
+	@scripts/ensure-servers || test "$$CI" != true
+	$(BIN)/python -m tests.soak
 
 bench: $(DEV)  ## run the benchmarks, side by side with plain Celery
 	@scripts/ensure-servers || true

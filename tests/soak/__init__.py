@@ -1,0 +1,1 @@
+"""Deploys without end: workers are replaced by SIGTERM under load; each task ends once."""
