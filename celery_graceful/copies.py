@@ -2,12 +2,16 @@
 
 When the connection is lost, RabbitMQ delivers again all that was not acknowledged, while the
 tasks go on here. A copy that comes back to this worker is not started: the run takes it over,
-and acknowledges it when it ends. A run that ended while there was no connection acknowledges
-its copy when that comes.
+and acknowledges it when it ends. A run that ended while there was no connection, or so short a
+time before that it may have been acknowledged to nobody, acknowledges its copy when that comes.
+Where there is a store, other workers learn of it there.
 """
 
 from __future__ import annotations
 
+import zlib
+from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
@@ -18,12 +22,17 @@ if TYPE_CHECKING:
     from celery_graceful.ledger import Ledger
     from celery_graceful.request import GracefulRequest
 
-__all__ = ["Copies"]
+__all__ = ["Copies", "key_of", "message_of"]
 
 logger = get_logger(__name__)
 
-#: Ends whose copies have not come; they may have gone to another worker.
-OWED = 1000
+#: Acknowledgements that are remembered, in case that their connection is lost, and ends whose
+#: copies have not come; they may have gone to another worker.
+ANSWERED, OWED = 1000, 1000
+
+#: Seconds before the loss of a connection in which it may have been lost already; and those
+#: after it for which copies may come.
+IN_DOUBT, COMING = 10.0, 300.0
 
 
 class Copies:
@@ -37,35 +46,56 @@ class Copies:
         self.ledger = ledger
         self._lock = native.Lock()
         self._orphans: dict[Any, GracefulRequest] = {}
-        #: Oldest first.
-        self._owed: dict[Any, None] = {}
+        #: Runs that have ended, and until when their copies may come; oldest first.
+        self._owed: dict[Any, float] = {}
+        #: When what was acknowledged: its key, its task, its note.
+        self._answered: deque[tuple[float, Any, str | None]] = deque(maxlen=ANSWERED)
 
-    def connection_lost(self) -> None:
-        """What is running, and is not acknowledged, is back at the broker."""
+    def answered(self, request: GracefulRequest) -> None:
+        """It is being acknowledged; whether that arrives nobody says."""
+        self._answered.append((monotonic(), key_of(request), request.note))
+
+    def connection_lost(self, *, heard: bool) -> None:
+        """What is running, and is not acknowledged, is back at the broker.
+
+        Args:
+            heard: The broker has heard what was said to it: the connection is being closed.
+        """
+        since = monotonic() - IN_DOUBT
+        if heard:
+            self._answered.clear()
+        while self._answered:
+            at, key, note = self._answered.popleft()
+            if at >= since:
+                self._owes(key, note)
         for request in self.ledger.active():
             if request.started_at is not None and not request.acknowledged:
                 request.orphaned = True
-                self._orphans[_key(request)] = request
+                self._orphans[key_of(request)] = request
 
     def owe(self, request: GracefulRequest) -> bool:
         """An orphan has ended; its copy, when it comes, is acknowledged. False: it has come."""
         with self._lock:
             if not request.orphaned:
                 return False
-            self._orphans.pop(_key(request), None)
-            self._owed[_key(request)] = None
+            self._orphans.pop(key_of(request), None)
+        self._owes(key_of(request), request.note)
+        return True
+
+    def _owes(self, key: Any, note: str | None) -> None:
+        with self._lock:
+            self._owed[key] = monotonic() + COMING
             while len(self._owed) > OWED:
                 del self._owed[next(iter(self._owed))]
-            return True
+        self.ledger.inquest.remember(key[0], note, message_of(key))
 
     def settle(self, copy: GracefulRequest) -> bool:
         """Whether ``copy`` is of something that runs here or has run; it is seen to then."""
         if not (self._orphans or self._owed) or not copy.delivery_info.get("redelivered"):
             return False
-        key = _key(copy)
+        key = key_of(copy)
         with self._lock:
-            ended = key in self._owed
-            self._owed.pop(key, None)
+            ended = self._owed.pop(key, 0.0) > monotonic()
             run = self._orphans.pop(key, None)
             if run is not None and id(run) not in self.ledger.held:
                 run = None
@@ -80,5 +110,13 @@ class Copies:
         return ended or run is not None
 
 
-def _key(request: GracefulRequest) -> Any:
-    return request.id, request.request_dict.get("retries")
+def key_of(request: GracefulRequest) -> Any:
+    """What tells its message from others of the same task: a later try, a replacement."""
+    headers, body = request.request_dict, request.message.body
+    check = zlib.crc32(body.encode() if isinstance(body, str) else body or b"")
+    return request.id, headers.get("retries"), headers.get("replaced_task_nesting"), check
+
+
+def message_of(key: Any) -> str:
+    """The same for other workers."""
+    return "/".join(map(str, key[1:]))

@@ -158,8 +158,12 @@ class Delivery(Request):
 
     def _note_end(self) -> None:
         """It need not come back, whatever becomes of Celery's way to say so: through the loop."""
-        if self.claim is not None and not self.acknowledged:
+        if self.acknowledged:
+            return
+        if self.claim is not None:
             self.claim.book.ended.add(self.claim)
+        elif self.ledger.requeue.is_amqp:
+            self.ledger.copies.answered(self)
 
     def reject(self, requeue: bool = False) -> None:
         """Its message goes back, or is done with without a success."""

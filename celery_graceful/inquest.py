@@ -11,12 +11,14 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery.utils.log import get_logger
 
-from celery_graceful.checkpoint import DELIVERY
+from celery_graceful.checkpoint import DELIVERY, SENT_AGAIN
 from celery_graceful.claimant import claims_key
+from celery_graceful.copies import key_of, message_of
 from celery_graceful.fence import CLAIM
 from celery_graceful.poison import condemn, count_deaths, say_death, tell_untold
 from celery_graceful.quarantine import QUARANTINE, Kept
@@ -30,8 +32,13 @@ __all__ = ["Inquest"]
 
 logger = get_logger(__name__)
 
-#: Seconds between looks at a lease that will be renewed or run out.
-LOOK_AGAIN = 0.5
+#: Seconds between looks at a lease that will be renewed or run out; the first of them at a run
+#: that is about to end, as most are whose message is here.
+LOOK_AGAIN, LOOK_SOON = 0.5, 0.05
+
+#: Seconds for which the message of what runs elsewhere is held. RabbitMQ closes the channel of
+#: one that is held for too long, its own ``consumer_timeout``.
+HOLD = 30.0
 
 
 class _Finding(NamedTuple):
@@ -72,8 +79,8 @@ class Inquest:
 
     @property
     def store(self) -> Store | None:
-        """Where the workers are known; ``None`` where deaths are not counted."""
-        return find_workers_store(self.app) if self.settings.poison_limit else None
+        """Where the workers are known."""
+        return find_workers_store(self.app)
 
     def start(self) -> None:
         """Start the threads."""
@@ -98,20 +105,30 @@ class Inquest:
         Returns:
             Whether it will be: not where deaths are not counted.
         """
-        if self.store is None:
+        if self.store is None or not self.settings.poison_limit:
             return False
         self._open(lambda: self._child_died(request, then))
         return True
 
-    def delivered_again(self, request: GracefulRequest, then: Callable[[bool], None]) -> bool:
+    def delivered_again(
+        self, request: GracefulRequest, then: Callable[[bool], None], *, alone: bool
+    ) -> bool:
         """A delivery is about to be handed over; as ``child_died``.
 
         It has to wait where the broker says that it was delivered before, and cannot say
         whether it ran.
+
+        Args:
+            request: The delivery.
+            then: Called in the loop with whether it has ended elsewhere: in quarantine, or
+                with another worker that could not acknowledge it.
+            alone: It waits while another worker, one that lives, runs it.
         """
-        if self.starts is None or not request.delivery_info.get("redelivered"):
+        again = request.delivery_info.get("redelivered") or request.request_dict.get(SENT_AGAIN)
+        if self.starts is None or not again:
             return False
-        self._open(lambda: self._delivered_again(request, then))
+        until = time.monotonic() + HOLD
+        self._open(lambda: self._delivered_again(request, then, alone, until))
         return True
 
     def begins(self, request: GracefulRequest) -> str | None:
@@ -126,6 +143,11 @@ class Inquest:
         else:
             self.starts.start(request.id, note)
         return note
+
+    def remember(self, task_id: str, note: str | None, message: str) -> None:
+        """A run has ended whose acknowledgement may be lost: tell the other workers."""
+        if self.starts is not None and note is not None:
+            self.starts.remember(task_id, note, message)
 
     def on_loop(self) -> None:
         """Carry out what was decided; in the loop."""
@@ -148,7 +170,7 @@ class Inquest:
 
     def _run(self) -> None:
         while True:
-            self._news.wait(LOOK_AGAIN if self._waiting else None)
+            self._news.wait(self._until_next())
             self._news.clear()
             while self._cases:
                 self._cases.popleft()()
@@ -157,6 +179,11 @@ class Inquest:
             self._waiting = [(at, case) for at, case in self._waiting if at > now]
             for case in due:
                 case()
+
+    def _until_next(self) -> float | None:
+        if not self._waiting:
+            return None
+        return max(0.0, min(at for at, _ in self._waiting) - time.monotonic())
 
     def _tell(self) -> None:
         try:
@@ -190,17 +217,30 @@ class Inquest:
         death = {request.id: _claim(request) or (delivery, "")}
         return count_deaths(self.store, self.settings, death)[request.id]
 
-    def _delivered_again(self, request: GracefulRequest, then: Callable[[bool], None]) -> None:
-        quarantined = False
+    def _delivered_again(
+        self,
+        request: GracefulRequest,
+        then: Callable[[bool], None],
+        alone: bool,
+        until: float,
+        pause: float = LOOK_SOON,
+    ) -> None:
+        quarantined = ended = False
         try:
-            found = self._look(request)
-            if found.verdict == "wait" and not request.has_left:
-                again = time.monotonic() + LOOK_AGAIN
-                self._waiting.append((again, lambda: self._delivered_again(request, then)))
+            found = self._look(request, alone=alone)
+            now = time.monotonic()
+            if found.verdict == "runs" and now > until:
+                self._decide(request.put_off)
+                return
+            if found.verdict in ("wait", "runs") and not request.has_left:
+                later = min(2 * pause, LOOK_AGAIN)
+                again = partial(self._delivered_again, request, then, alone, until, later)
+                self._waiting.append((now + pause, again))
                 return
             if found.verdict == "run" and found.news:
                 n = found.deaths + found.unsure
                 say_death(self.settings, request.name, request.id, n, sure=not found.unsure)
+            ended = found.verdict == "ended"
             quarantined = found.verdict == "kept" or (
                 found.verdict == "poisoned" and self._condemn(request, found.deaths)
             )
@@ -208,11 +248,13 @@ class Inquest:
             pass
         except Exception as exc:
             logger.error("Could not look into %s: %r", request.humaninfo(), exc)
-        self._decide(lambda: then(quarantined))
+        if ended:
+            logger.info("%s has ended with another worker: acknowledged", request.humaninfo())
+        self._decide(lambda: then(quarantined or ended))
         if quarantined:
             self._tell()
 
-    def _look(self, request: GracefulRequest, death: str = "") -> _Finding:
+    def _look(self, request: GracefulRequest, death: str = "", *, alone: bool = False) -> _Finding:
         assert self.store is not None
         keys = [f"graceful:started:{request.id}", f"graceful:deaths:{request.id}", QUARANTINE]
         verdict, *numbers = self.store.run(
@@ -226,6 +268,8 @@ class Inquest:
                 int(self.settings.lease_ttl * 1000),
                 self.settings.poison_limit,
                 death,
+                "" if death else message_of(key_of(request)),
+                "1" if alone else "",
             ],
         )
         return _Finding(str(verdict), *map(int, numbers))

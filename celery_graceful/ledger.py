@@ -17,6 +17,7 @@ from celery_graceful.inquest import Inquest
 from celery_graceful.monitors import outcome
 from celery_graceful.monitors.checkin import CheckIn
 from celery_graceful.requeue import Requeue
+from celery_graceful.starts import LONG
 
 if TYPE_CHECKING:
     from celery_graceful.request import GracefulRequest
@@ -132,7 +133,8 @@ class Ledger:
         if request.note is not None and self.inquest.starts is not None:
             # The hard deadline has its own thread, and sends what it has to say itself.
             wake = stage is not Stage.GIVEN_UP
-            self.inquest.starts.end(request.id, request.note, wake=wake)
+            later = stage is Stage.FINISHED and request.running_for >= LONG
+            self.inquest.starts.end(request.id, request.note, later=later, wake=wake)
         self.on_change()
         return True
 

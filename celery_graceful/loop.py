@@ -67,6 +67,13 @@ class Loop:
         """The consumer has left its loop."""
         self.alive = False
 
+    def is_heard(self) -> bool:
+        """Whether the broker has heard, or will hear, what has been said to it (RabbitMQ)."""
+        consumer = self.worker.consumer
+        channel = getattr(consumer.task_consumer, "channel", None)
+        connected = bool(consumer.connection and consumer.connection.connected)
+        return connected and bool(getattr(channel, "is_open", False))
+
     def _on_bell(self, *_: Any) -> None:
         self.bell.take()
         self.on_ring()

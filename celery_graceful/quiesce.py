@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from celery.bootsteps import CLOSE, TERMINATE
 from celery.platforms import EX_OK
 from celery.utils.log import get_logger
 from celery.worker import state
@@ -117,6 +119,11 @@ class Quiesce:
 
     def consumer_lost(self) -> None:
         """The consumer left its loop: the end, or a lost connection."""
+        error = sys.exc_info()[1]
+        if error is not None and self.drain.worker.blueprint.state in (CLOSE, TERMINATE):
+            # Celery ends the worker by it, and would wait for its tasks without limit.
+            self.drain.request_stop(f"an error that Celery does not recover from, {error!r}")
+        heard = self.loop.is_heard()
         self.loop.detach()
         self.drain.revocations.on_loop()
         # Acknowledgements that wait for the loop: it may not go round again.
@@ -128,7 +135,7 @@ class Quiesce:
         self.ledger.forget_unstarted()
         self.ledger.keep_claims()
         if self.ledger.requeue.is_amqp:
-            self.ledger.copies.connection_lost()
+            self.ledger.copies.connection_lost(heard=heard)
         self._flush(timeout=LAST_FLUSH, own_thread=True)
         if self.drain.stopping and state.should_stop is None:
             state.should_stop = EX_OK  # there is nothing to connect for

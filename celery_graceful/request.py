@@ -23,6 +23,7 @@ from celery_graceful.ledger import OPEN, Ledger, Stage
 from celery_graceful.monitors import outcome
 from celery_graceful.phase import InterruptReason
 from celery_graceful.requeue import NotTaken
+from celery_graceful.task import GracefulTask
 
 __all__ = ["GracefulRequest", "adopt"]
 
@@ -62,27 +63,36 @@ class GracefulRequest(Delivery):
             return True
         if super().revoked():
             return True
-        if self.ledger.releasing and self.ledger.close(
-            self, Stage.RELEASED, only=(Stage.RECEIVED,)
-        ):
-            let_go(self)
-            try:
-                self.ledger.requeue.give_back([self])
-            except Exception as exc:
-                self.ledger.failed = True
-                logger.error("Could not give %s back: %r", self.humaninfo(), exc)
-            return True
-        return False
+        return bool(self.ledger.releasing) and self.leave_for_later()
+
+    def leave_for_later(self) -> bool:
+        """Give it back, unless it was started."""
+        if not self.ledger.close(self, Stage.RELEASED, only=(Stage.RECEIVED,)):
+            return False
+        let_go(self)
+        try:
+            self.ledger.requeue.give_back([self])
+        except Exception as exc:
+            self.ledger.failed = True
+            logger.error("Could not give %s back: %r", self.humaninfo(), exc)
+        return True
 
     def look_into(self) -> bool:
         """Whether it has to wait for an inquest before it is handed over."""
         if self._looked_into or self.has_left:
             return False
-        self._looked_into = self.ledger.inquest.delivered_again(self, self._go_on)
+        # A plain task is run again beside itself, as ever; a graceful one never is.
+        alone = isinstance(self.task, GracefulTask) and self.task.acks_late
+        self._looked_into = self.ledger.inquest.delivered_again(self, self._go_on, alone=alone)
         return self._looked_into
 
-    def _go_on(self, quarantined: bool) -> None:
-        if quarantined:
+    def put_off(self) -> None:
+        """Another worker runs it, for longer than it is good to wait."""
+        self.leave_for_later()
+        self.ledger.process(self)  # its place in the pool is free again
+
+    def _go_on(self, has_ended: bool) -> None:
+        if has_ended:
             self.drop()
         self.ledger.process(self)
 

@@ -273,8 +273,7 @@ class Requeue:
 
     def _give_back_amqp(self, request: GracefulRequest, tail: bool, timeout: float) -> None:
         copy = tail or request.message.headers.get(COUNT, 0) >= COPY_AFTER
-        headers = {SENT_AGAIN: True} if tail else None
-        if copy and not self._send_again([request], timeout, headers):
+        if copy and not self._send_again([request], timeout):
             request.on_ack(logger, request.connection_errors)
         elif self.at_once:
             request.message.reject_log_error(logger, request.connection_errors, True)
@@ -287,10 +286,9 @@ class Requeue:
         self,
         requests: Iterable[GracefulRequest],
         timeout: float,
-        more_headers: dict[str, Any] | None = None,
         standby: Standby | None = None,
     ) -> list[tuple[GracefulRequest, Exception]]:
-        """Send messages again, to the broker that they came from.
+        """Send messages again, to the broker that they came from, and known as such.
 
         Returns:
             Those that were not sent, each with the reason.
@@ -304,7 +302,7 @@ class Requeue:
                 message = waiting[0].message
                 queue = self.queue_of((message.delivery_info or {}).get("consumer_tag"))
                 try:
-                    sender.send(message, more_headers, queue)
+                    sender.send(message, {SENT_AGAIN: True}, queue)
                 except Refused as exc:
                     refused.append((waiting[0], exc))
                 waiting.popleft()

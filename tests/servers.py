@@ -225,8 +225,9 @@ class RabbitServer(Server):
     programs = ("rabbitmq-server", "epmd")
     credentials: ClassVar[str] = "guest:guest"
 
-    def __init__(self) -> None:
+    def __init__(self, options: Mapping[str, int] | None = None) -> None:
         super().__init__()
+        self.options = dict(options or {})
         self.http_port = free_port()
         self.dist_port = free_port()
         self.epmd_port = free_port()
@@ -304,6 +305,7 @@ class RabbitServer(Server):
             RABBITMQ_CONF_ENV_FILE=self._file("env.conf", ""),
             RABBITMQ_ENABLED_PLUGINS_FILE=self._file("plugins", "[rabbitmq_management]."),
             RABBITMQ_CONFIG_FILE=self._file("rabbitmq.conf", self._config()),
+            RABBITMQ_ADVANCED_CONFIG_FILE=self._file("advanced.config", self._advanced()),
             RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=(
                 "+S 2:2 -kernel inet_dist_use_interface {127,0,0,1}"
             ),
@@ -317,6 +319,10 @@ class RabbitServer(Server):
             f"management.tcp.port = {self.http_port}\n"
             "disk_free_limit.absolute = 1MB\n"
         )
+
+    def _advanced(self) -> str:
+        options = ",".join(f"{{{name},{value}}}" for name, value in self.options.items())
+        return f"[{{rabbit,[{options}]}}].\n"
 
     def _file(self, name: str, content: str) -> str:
         path = self.folder / name

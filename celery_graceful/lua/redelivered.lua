@@ -1,16 +1,18 @@
 -- Judge a task of which a broker without claims says that it was delivered before.
 --
--- KEYS[1]  started: 'worker|delivery' of the run that has not ended as far as is known
+-- KEYS[1]  started: 'worker|delivery' of the run that has not ended as far as is known, or
+--          '=message' of one that has, and whose acknowledgement may be lost
 -- KEYS[2]  deaths: which death -> when
 -- KEYS[3]  the quarantine
 -- ARGV     task id; own worker id; start of the keys of leases, with the prefix; milliseconds
---          in which deaths are counted together; milliseconds that a lease lives; the limit;
---          a death that is certain, or ''
+--          in which deaths are counted together; milliseconds that a lease lives; the limit, 0
+--          for none; a death that is certain, or ''; the message, or ''; '1': it must not run
+--          while a worker that lives runs it
 --
 -- A run that was left by its worker is a death if the worker is dead. One whose lease is alive
 -- may have died since its last heartbeat, or have lost no more than its connection: a heartbeat
--- later it is known. Returns 'kept', 'run', 'wait' or 'poisoned', how many deaths are certain, how
--- many are not, and whether one of them was not known before.
+-- later it is known. Returns 'kept', 'ended', 'runs', 'run', 'wait' or 'poisoned', how many deaths
+-- are certain, how many are not, and whether one of them was not known before.
 if redis.call('HEXISTS', KEYS[3], ARGV[1]) == 1 then
   return { 'kept', 0, 0, 0 }
 end
@@ -23,8 +25,20 @@ local function count(death)
   redis.call('PEXPIRE', KEYS[2], ARGV[4])
 end
 local started = redis.call('GET', KEYS[1])
-if started and string.sub(started, 1, #ARGV[2] + 1) ~= ARGV[2] .. '|' then
+if started and string.sub(started, 1, 1) == '=' then
+  if started == '=' .. ARGV[8] then
+    redis.call('DEL', KEYS[1]) -- once: another message may look the same
+    return { 'ended', 0, 0, 0 }
+  end
+elseif started and string.sub(started, 1, #ARGV[2] + 1) ~= ARGV[2] .. '|' then
+  local worker = string.match(started, '^(.+)|')
+  if ARGV[9] == '1' and worker and redis.call('EXISTS', ARGV[3] .. worker) == 1 then
+    return { 'runs', 0, 0, 0 }
+  end
   count(started)
+end
+if limit == 0 then
+  return { 'run', 0, 0, 0 }
 end
 if ARGV[7] ~= '' then
   count(ARGV[7])

@@ -12,7 +12,8 @@ from celery.exceptions import TimeoutError as NotYet
 
 from celery_graceful import PoisonedTask
 from tests.acceptance.support import Broker
-from tests.acceptance.test_poison import quarantined, start, task
+from tests.acceptance.test_poison import quarantined, task
+from tests.acceptance.test_poison import start as start_worker
 from tests.apps import quorum_queues
 from tests.conftest import RabbitVhost
 from tests.workers import TIMEOUT, Worker, wait_until
@@ -31,6 +32,12 @@ def broker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> B
 def app(broker: Broker, app: Celery) -> Celery:
     app.conf.graceful_store = broker.backend_url
     return app
+
+
+def start(broker: Broker, pool: str = "prefork", concurrency: int = 1, **env: str) -> Worker:
+    """One that is known to be dead soon."""
+    env = {"CONF_graceful_lease_ttl": "1.5", "CONF_graceful_heartbeat_interval": "0.5", **env}
+    return start_worker(broker, pool, concurrency, **env)
 
 
 def store(broker: Broker) -> object:
@@ -107,12 +114,12 @@ def test_a_lease_that_lives_puts_the_verdict_off(app: Celery, broker: Broker) ->
         channel = connection.default_channel
         assert all(channel.basic_get("celery") for _ in range(2))
     # Now they were delivered before.
-    with start(
-        broker, concurrency=2, CONF_graceful_lease_ttl="1.5", CONF_graceful_heartbeat_interval="0.5"
-    ) as worker:
-        assert app.AsyncResult("of-alive").get(timeout=TIMEOUT) == 1
+    with start(broker, concurrency=2) as worker:
         with pytest.raises(PoisonedTask):
             app.AsyncResult("of-dead").get(timeout=TIMEOUT)
+        worker.wait_line(r"of-alive\] received")
+        data.delete("graceful:started:of-alive")  # it goes on without its connection, and ends
+        assert app.AsyncResult("of-alive").get(timeout=TIMEOUT) == 1
         worker.term()
         assert worker.wait() == 0
 

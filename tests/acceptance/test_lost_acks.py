@@ -1,0 +1,123 @@
+"""RabbitMQ takes back what runs, and what has ended: neither is run a second time."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from tests.acceptance.support import Broker
+from tests.acceptance.test_poison import start, task
+from tests.conftest import RabbitVhost, RedisDB
+from tests.servers import RabbitServer
+from tests.workers import TIMEOUT, Worker, wait_until
+
+#: Seconds between two heartbeats, after twice which a connection is closed.
+HEARTBEAT = 1
+
+#: Seconds, many heartbeats.
+LONG = 6.0
+
+
+@pytest.fixture
+def broker(rabbit_vhost: RabbitVhost, redis_db: RedisDB) -> Broker:
+    return Broker("rabbitmq", rabbit_vhost.url, redis_db.backend_url, redis_db.client)
+
+
+@pytest.fixture
+def app(broker: Broker) -> Iterator[Celery]:
+    with broker.app() as app:
+        yield app
+
+
+def deaf(broker: Broker, **env: str) -> Worker:
+    """Answers no heartbeat while it runs a task."""
+    env = {"CONF_broker_heartbeat": str(HEARTBEAT), **env}
+    return start(broker, "solo", **env).ready()
+
+
+def ended_once(app: Celery, broker: Broker, task_id: str, *workers: Worker) -> None:
+    """It has a result, nobody runs it again, and its message is gone."""
+    assert app.AsyncResult(task_id).get(timeout=TIMEOUT)
+    assert sum(worker.count(f"started {task_id}") for worker in workers) == 1
+    for worker in workers:
+        if worker.process.poll() is None:
+            worker.term()
+            worker.wait()
+    assert broker.drain_queue(app) == []
+
+
+def test_longer_than_the_heartbeat(broker: Broker, app: Celery) -> None:
+    """Plain Celery runs it again, and again."""
+    with deaf(broker) as worker:
+        long = task(app, "stubborn", LONG).apply_async()
+        worker.wait_line(f"{long.id}.* has ended here already: acknowledged")
+        after = task(app, "part").apply_async()
+        assert after.get(timeout=TIMEOUT) == 1
+        ended_once(app, broker, long.id, worker)
+
+
+def test_longer_than_the_heartbeat_without_a_store(rabbit_vhost: RabbitVhost) -> None:
+    broker = Broker("rabbitmq", rabbit_vhost.url, "rpc://", None)
+    with broker.app() as app, deaf(broker) as worker:
+        long = task(app, "stubborn", LONG).apply_async(ignore_result=True)
+        worker.wait_line(f"{long.id}.* has ended here already: acknowledged")
+        assert worker.count(f"started {long.id}") == 1
+
+
+@pytest.mark.parametrize("ends", ["lives", "dies"])
+def test_another_worker_gets_it(ends: str, broker: Broker, app: Celery, tmp_path: Path) -> None:
+    """It asks who runs it: while that one lives, it waits."""
+    lease = {"CONF_graceful_lease_ttl": "1.5", "CONF_graceful_heartbeat_interval": "0.5"}
+    with deaf(broker, **lease) as one:
+        gate = tmp_path / "gate"
+        long = task(app, "gated", str(gate)).apply_async()
+        one.wait_line(f"started {long.id}")
+        wait_until(lambda: broker_store(broker).exists(f"graceful:started:{long.id}"))
+        with start(broker, "threads", **lease).ready() as other:
+            other.wait_line(rf"{long.id}\] received")
+            if ends == "dies":
+                one.signal(signal.SIGKILL)
+                other.wait_line(f"started {long.id}")
+                gate.touch()
+                assert app.AsyncResult(long.id).get(timeout=TIMEOUT)
+            else:
+                gate.touch()
+                other.wait_line(f"{long.id}.* has ended with another worker: acknowledged")
+                ended_once(app, broker, long.id, one, other)
+
+
+def broker_store(broker: Broker) -> Any:
+    import redis
+
+    return redis.Redis.from_url(broker.backend_url, decode_responses=True)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_the_brokers_own_limit(
+    pool: str, redis_db: RedisDB, start_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    """RabbitMQ's ``consumer_timeout`` ends the worker, as a stop does: what runs goes on."""
+    server = start_server(
+        RabbitServer, options={"consumer_timeout": 3000, "channel_tick_interval": 1000}
+    )
+    broker = Broker("rabbitmq", server.url(), redis_db.backend_url, redis_db.client)
+    gate = tmp_path / "gate"
+    with (
+        broker.app() as app,
+        start(broker, pool, HOLD="0.5", GRACE="20").ready() as one,
+    ):
+        long = task(app, "gated", str(gate)).apply_async()
+        one.wait_line(f"started {long.id}")
+        with start(broker, pool, HOLD="0.5").ready() as other:
+            one.wait_line("Stopping, asked for by an error that Celery does not recover from")
+            other.wait_line(rf"{long.id}\] received", 3)
+            gate.touch()
+            assert one.wait() != 0
+            assert one.count("Stopped: 1 finished")
+            other.wait_line(f"{long.id}.* has ended with another worker: acknowledged")
+            ended_once(app, broker, long.id, other, one)
