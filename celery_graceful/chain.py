@@ -41,17 +41,19 @@ def is_in_hand(raised: ref[BaseException], ident: int | None) -> bool:
     exc = raised()
     if exc is None:
         return False
-    if ident is None or _went_through_coroutine(exc):  # one that waits may be dealing with it
+    if ident is None or _was_caught_by_coroutine(exc):  # which may wait in the middle of it
         return True
     # Python 3.12 and later give exceptions, earlier ones what ``sys.exc_info`` gives.
     handled = sys._current_exceptions().get(ident)
     return exc in chain(handled[1] if isinstance(handled, tuple) else handled)
 
 
-def _went_through_coroutine(exc: BaseException) -> bool:
+def _was_caught_by_coroutine(exc: BaseException) -> bool:
     traceback = exc.__traceback__
     while traceback is not None:
-        if traceback.tb_frame.f_code.co_flags & inspect.CO_COROUTINE:
+        frame = traceback.tb_frame
+        # One that it just passed through, into a result of ``gather`` for instance, stands there.
+        if frame.f_code.co_flags & inspect.CO_COROUTINE and frame.f_lasti != traceback.tb_lasti:
             return True
         traceback = traceback.tb_next
     return False

@@ -104,7 +104,7 @@ class Checkpoint:
         #: This delivery has got further than the one before.
         self.advanced = False
         #: The state as of the item in hand: it counts when that item is done.
-        self._state_in_hand: str | None = None
+        self.state_in_hand: str | None = None
         #: A later delivery has taken over.
         self.lost = False
         #: How often the task was interrupted, as far as is known without asking.
@@ -159,8 +159,8 @@ class Checkpoint:
     def state(self) -> Any:
         """A copy of the state, ``None`` if there is none."""
         text = self.get(_STATE)
-        if self._state_in_hand is not None:
-            text = self._state_in_hand
+        if self.state_in_hand is not None:
+            text = self.state_in_hand
         return None if text is None else decode(text)
 
     def set_state(self, state: Any, *, at_once: bool = False) -> None:
@@ -180,24 +180,24 @@ class Checkpoint:
         text = encode(state, "state", self.settings.checkpoint_max_bytes)
         loop = next((loop for loop in reversed(self.loops) if loop.saves_cursor), None)
         if at_once or loop is None:
-            self._state_in_hand = None
+            self.state_in_hand = None
             self.put(_STATE, text)
         else:
-            self._state_in_hand = text
+            self.state_in_hand = text
             loop.look_after_item()
 
     def item_done(self) -> None:
         """What was in hand is done."""
-        if self._state_in_hand is not None:
-            self.put(_STATE, self._state_in_hand)
-            self._state_in_hand = None
+        if self.state_in_hand is not None:
+            self.put(_STATE, self.state_in_hand)
+            self.state_in_hand = None
 
     def body_left(self) -> None:
         """The task's code has been left: what was in hand has not been done."""
         for loop in self.loops:
             loop.deposit()
         self.loops.clear()
-        self._state_in_hand = None
+        self.state_in_hand = None
 
     @property
     def resumed(self) -> bool:

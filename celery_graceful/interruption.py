@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 from typing import Any
 
 from celery.exceptions import Ignore, Reject, Retry
@@ -71,7 +72,10 @@ def _is_raised(exc: BaseException, group: list[BaseException]) -> bool:
 
 
 def _child_was_told_to_end(exc: BaseException) -> bool:
-    """Whether it says that a child process has died of SIGTERM or SIGINT."""
+    """Whether it says that a child process has died of SIGTERM or SIGINT, or not of what."""
+    pools = sys.modules.get("concurrent.futures.process")
+    if pools is not None and isinstance(exc, pools.BrokenProcessPool):
+        return True
     return any(_status(exc, name) in _TOLD_TO_END for name in _STATUS)
 
 

@@ -53,6 +53,7 @@ def step(
         return result  # type: ignore[no-any-return]
     _warn_renamed(progress, scope, path)
     progress.stand()
+    before = checkpoint.state_in_hand
     result = fn(*args, **kwargs)
     if inspect.isawaitable(result):
         check_call(what, result, why_not_async=_RUN_IT)
@@ -60,6 +61,8 @@ def step(
     encoded = encode(result, f"the result of step {path!r}", limit)
     scope.last_place += 1
     checkpoint.put(field, f"[{scope.last_place},{encoded}]")
+    if checkpoint.state_in_hand is not before:
+        checkpoint.item_done()  # what a step has set is saved with it: it will not run again
     progress.save()
     # As every later run will see it: a list of its own, for instance.
     return decode(encoded)  # type: ignore[no-any-return]

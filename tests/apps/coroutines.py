@@ -162,6 +162,25 @@ def computing(self):
 
 
 @task
+def untied(self):
+    """``gather`` keeps the limit as a result; it comes a second time."""
+
+    async def compute():
+        end = time.monotonic() + LONG
+        while time.monotonic() < end:
+            time.sleep(0.01)
+
+    async def main():
+        begin(self)
+        kept = await asyncio.gather(compute(), return_exceptions=True)
+        say("kept", type(kept[0]).__name__)
+        while kept:  # a thread is reached between two waits
+            await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+
+
+@task
 def handling(self):
     async def main():
         begin(self)

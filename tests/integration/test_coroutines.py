@@ -11,7 +11,7 @@ from tests.workers import TIMEOUT, Worker, wait_until, wait_until_heard
 
 APP = "tests.apps.coroutines"
 INTERRUPTED = ["sleeping", "gathering", "shielded", "to_sync", "process_wide", "own_loop"]
-LIMITED = ["limited", "computing"]
+LIMITED = ["limited", "computing", "untied"]
 HANDLED = ["handling", "handling_limit"]
 
 
@@ -49,6 +49,7 @@ def test_coroutines_end_as_interruptions(pool: str, redis_db: RedisDB) -> None:
         assert worker.count(">> .* open process_wide 0") == 1
         assert worker.count(">> .* open own_loop 0") == 1
         assert worker.count(">> .* limit limited") == 1
+        assert worker.count(">> .* kept ShutdownTimeLimit") == 1
         assert not worker.count("never awaited|never retrieved")
 
 

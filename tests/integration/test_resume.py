@@ -546,6 +546,23 @@ def test_a_state_in_loops_that_nest(b):
     assert b.run(b.task(task)) == ("SUCCESS", expected)
 
 
+def test_a_state_that_a_step_has_set_is_saved_with_it(b):
+    once = Once()
+
+    def task(self):
+        def count(number):
+            self.state = (self.state or 0) + number
+
+        for number in self.iterate([1, 2, 3]):
+            self.step("count", count, number)
+            if once(number):
+                b.interrupt()
+                self.sleep(0)
+        return self.state
+
+    assert b.run(b.task(task)) == ("SUCCESS", 6)
+
+
 def test_a_state_set_by_the_hook_is_saved(b):
     """The task's code has ended then, so there is no item in hand."""
 

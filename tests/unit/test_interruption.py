@@ -6,6 +6,7 @@ import gc
 import pickle
 import sys
 import threading
+import types
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -144,12 +145,37 @@ def test_one_is_in_hand_while_it_is_dealt_with() -> None:
     assert not is_in_hand(ref, None)
 
 
+@types.coroutine
+def wait() -> Iterator[None]:
+    yield
+
+
+async def passing(exc: BaseException) -> None:
+    raise exc
+
+
+async def through(exc: BaseException) -> None:
+    await passing(exc)
+
+
+async def dealing(exc: BaseException) -> None:
+    try:
+        await passing(exc)
+    finally:
+        await wait()
+
+
 def test_a_coroutine_that_waits_may_have_it_in_hand() -> None:
     exc, ref = raised()
-
-    async def body() -> None:
-        raise exc
-
-    with pytest.raises(ShutdownTimeLimit):
-        body().send(None)
+    coroutine = dealing(exc)
+    coroutine.send(None)
     assert is_in_hand(ref, threading.get_ident())
+    coroutine.close()
+
+
+def test_one_that_a_coroutine_let_pass_is_in_nobodys_hand() -> None:
+    """``gather`` may have made a result of it."""
+    exc, ref = raised()
+    with pytest.raises(ShutdownTimeLimit):
+        through(exc).send(None)
+    assert not is_in_hand(ref, threading.get_ident())
