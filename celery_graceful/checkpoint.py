@@ -23,7 +23,14 @@ from celery_graceful.interrupt import current_interrupt
 from celery_graceful.phase import Interrupt, InterruptReason
 from celery_graceful.run import Run, current
 from celery_graceful.settings import Settings
-from celery_graceful.store import COMMAND_TIMEOUT, Store, StoreAway, find_store, settings_of
+from celery_graceful.store import (
+    COMMAND_TIMEOUT,
+    Store,
+    StoreAway,
+    StoreForbidden,
+    find_store,
+    settings_of,
+)
 
 __all__ = ["CURSOR", "DELIVERY", "SENT_AGAIN", "STEP", "Checkpoint", "key_of", "may_resume"]
 
@@ -256,6 +263,8 @@ class Checkpoint:
                     with self._undisturbed():
                         self._take(self._call(want_fields=True, insist=True))
                         self._is_loaded = True
+                except StoreForbidden:  # said in the log; it would not change while we wait
+                    break
                 except StoreAway as exc:
                     if not self._may_resume:
                         break

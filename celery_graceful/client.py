@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-__all__ = ["address_of", "dropping", "is_answer", "make_client"]
+__all__ = ["address_of", "dropping", "is_answer", "is_forbidden", "make_client"]
 
 
 def is_answer(exc: BaseException) -> bool:
@@ -21,6 +21,19 @@ def is_answer(exc: BaseException) -> bool:
     from redis.exceptions import ResponseError
 
     return isinstance(exc, ResponseError)
+
+
+def is_forbidden(exc: BaseException) -> bool:
+    """Whether the server does not allow it to this user."""
+    from redis.exceptions import NoPermissionError
+
+    text = str(exc)
+    return is_answer(exc) and (
+        isinstance(exc, NoPermissionError)
+        # From within a script.
+        or "user executing the script can't" in text
+        or "NOPERM" in text
+    )
 
 
 def _is_demoted(exc: BaseException) -> bool:

@@ -103,7 +103,16 @@ def check_server(store: Store) -> None:
     try:
         server, memory = server_info(store, "server"), server_info(store, "memory")
     except StoreAway:
-        return  # a managed one may not let us ask
+        return
+    if not server:
+        log(
+            logger,
+            logging.WARNING,
+            "Redis does not say which server it is, nor for how long it has been up: for a lease's "
+            "time after its start, and longer after each lost connection, this worker takes nobody "
+            "for dead. Mend: ACL SETUSER %s +info",
+            store.user,
+        )
     version = str(server.get("redis_version", ""))
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if "valkey_version" not in server and numbers and numbers < OLDEST:

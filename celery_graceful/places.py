@@ -8,6 +8,7 @@ there ends when nothing of it is left, or goes on when the consumer comes back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
@@ -16,7 +17,8 @@ from celery_graceful import cleanup, native
 from celery_graceful.board import PLACES
 from celery_graceful.claims import Claims
 from celery_graceful.membership import MOMENT, Membership
-from celery_graceful.store import broker_store, find_workers_store
+from celery_graceful.rights import missing_rights
+from celery_graceful.store import Store, StoreAway, broker_store, find_store, find_workers_store
 
 if TYPE_CHECKING:
     from celery_graceful.drain import Drain
@@ -24,6 +26,40 @@ if TYPE_CHECKING:
 __all__ = ["Places"]
 
 logger = get_logger(__name__)
+
+
+def lists_of(consumer: Any) -> list[str]:
+    """Of the queues that it consumes from, without key prefix: of the first and last priority."""
+    channel = consumer.channel
+    priorities = {channel.priority_steps[0], channel.priority_steps[-1]}
+    return [channel._q_for_pri(queue.name, pri) for queue in consumer.queues for pri in priorities]
+
+
+def is_allowed(store: Store, off: str, lists: Sequence[str] = ()) -> bool:
+    """Whether Redis lets us do all that we want. If not it is said, and we had better do nothing.
+
+    Args:
+        store: The Redis.
+        off: What does not hold then.
+        lists: Those that we want to claim from.
+    """
+    try:
+        lacking = " ".join(missing_rights(store, lists))
+    except StoreAway:
+        return True  # it has refused nothing yet
+    if lacking:
+        logger.error(
+            "%s: user %s of Redis at %s (%s) lacks %s. Mend: ACL SETUSER %s %s; then start the "
+            "worker anew",
+            off,
+            store.user,
+            store.address,
+            store.source,
+            lacking,
+            store.user,
+            lacking,
+        )
+    return not lacking
 
 
 class Places:
@@ -50,7 +86,7 @@ class Places:
             claims = getattr(channel, "may_claim", False)
             if not claims:
                 self._say_why_not(consumer.connection.transport, channel)
-            self._join(place, claims=claims)
+            self._join(place, consumer.task_consumer, claims=claims)
         self.here = here = self.members.get(place)
         drain.ledger.claims = None if here is None else here.claims
         if here is not None:
@@ -58,7 +94,7 @@ class Places:
             if here.claims is not None:
                 channel.claim_for(here.claims)
 
-    def _join(self, place: int, *, claims: bool) -> None:
+    def _join(self, place: int, consumer: Any, *, claims: bool) -> None:
         app = self.drain.worker.app
         if place >= PLACES:
             logger.warning(
@@ -74,7 +110,14 @@ class Places:
             # A green pool has no event loop: its consumer looks every two seconds for room.
             book.on_room = self.drain.loop.turn
         known = store or find_workers_store(app)
-        if known is not None:
+        tasks = find_store(app)
+        if tasks is not None and known is not None and tasks.source != known.source:
+            is_allowed(tasks, "Checkpoints are not saved")
+        if store is not None:
+            off = "Reliable fetch is off, and kill -9 of this worker loses messages"
+            if not is_allowed(store, off, lists_of(consumer)):
+                return
+        if known is not None and (store or is_allowed(known, "Deaths of tasks are not counted")):
             self.members[place] = member = Membership(self.drain, known, book, place)
             member.start()
             self.drain.ledger.inquest.tell_soon()

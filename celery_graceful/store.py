@@ -52,7 +52,7 @@ from celery.utils.log import get_logger
 from kombu.connection import Connection
 
 from celery_graceful import native, phase
-from celery_graceful.client import address_of, is_answer, make_client
+from celery_graceful.client import address_of, is_answer, is_forbidden, make_client
 from celery_graceful.describe import describe
 from celery_graceful.log_thread import log
 from celery_graceful.settings import PREFIX, Settings
@@ -61,6 +61,7 @@ __all__ = [
     "COMMAND_TIMEOUT",
     "Store",
     "StoreAway",
+    "StoreForbidden",
     "StoreRefused",
     "broker_places",
     "broker_store",
@@ -98,6 +99,10 @@ class StoreRefused(StoreAway):
     """
 
 
+class StoreForbidden(StoreRefused):
+    """The store does not allow it to its user: waiting changes nothing."""
+
+
 class Store:
     """One Redis database.
 
@@ -130,6 +135,7 @@ class Store:
         *,
         timeout: float = COMMAND_TIMEOUT,
         insist: bool = False,
+        quiet: bool = False,
     ) -> Any:
         """Run a script of ``lua/``.
 
@@ -139,6 +145,7 @@ class Store:
             args: Its arguments.
             timeout: Seconds for a connect, and for the answer.
             insist: Ask also when the store was away a moment ago.
+            quiet: It may refuse: no line in the log.
 
         Raises:
             StoreAway: It did not work. Said in the log once, until it works again.
@@ -150,7 +157,7 @@ class Store:
         def call(client: Any) -> Any:
             return client.run_script(sha, text, names, args)
 
-        return self._ask(f"the script {script}", keys, call, timeout, insist)
+        return self._ask(f"the script {script}", keys, call, timeout, insist, quiet)
 
     def execute(
         self,
@@ -160,6 +167,7 @@ class Store:
         *,
         timeout: float = COMMAND_TIMEOUT,
         insist: bool = False,
+        quiet: bool = False,
     ) -> Any:
         """Run one command, such as HDEL. Arguments and errors are those of ``run``."""
         names = [self.prefix + key for key in keys]
@@ -167,7 +175,7 @@ class Store:
         def call(client: Any) -> Any:
             return client.execute_command(command, *names, *args)
 
-        return self._ask(command, keys, call, timeout, insist)
+        return self._ask(command, keys, call, timeout, insist, quiet)
 
     def _ask(
         self,
@@ -176,6 +184,7 @@ class Store:
         call: Callable[[Any], Any],
         timeout: float,
         insist: bool,
+        quiet: bool,
     ) -> Any:
         if self._away_since is not None and not insist and time.monotonic() < self._ask_again_at:
             raise StoreAway(f"{self.source} was away a moment ago")
@@ -189,13 +198,15 @@ class Store:
             why = describe(exc, address)
             if is_answer(exc):
                 self._answered()
-                self._refuses(what, keys, why)
-                raise StoreRefused(f"{self.source}: {why}") from exc
+                if not quiet:
+                    self._refuses(what, keys, why)
+                kind = StoreForbidden if is_forbidden(exc) else StoreRefused
+                raise kind(f"{self.source}: {why}") from exc
             self._failed(why)
             raise StoreAway(f"{self.source}: {why}") from exc
         self._answered()
-        if what in self._refused:
-            self._refused.discard(what)
+        if self._refused and (refused := _kind(what, keys)) in self._refused:
+            self._refused.discard(refused)
             log(logger, logging.WARNING, "The store (%s) does %s again", self.source, what)
         return answer
 
@@ -206,8 +217,8 @@ class Store:
             log(logger, logging.WARNING, "The store (%s) is back after %.1f s", self.source, away)
 
     def _refuses(self, what: str, keys: Sequence[str], why: str) -> None:
-        if what not in self._refused:
-            self._refused.add(what)
+        if _kind(what, keys) not in self._refused:
+            self._refused.add(_kind(what, keys))
             log(
                 logger,
                 logging.ERROR,
@@ -233,6 +244,17 @@ class Store:
         else:
             self._pause = min(self._pause * 2, LONGEST_PAUSE)
         self._ask_again_at = now + self._pause
+
+    @property
+    def user(self) -> str:
+        """The name that it is asked under."""
+        kwargs = self._client(COMMAND_TIMEOUT).connection_pool.connection_kwargs
+        return kwargs.get("username") or "default"
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return address_of(self._client(COMMAND_TIMEOUT).connection_pool)
 
     def _script(self, name: str) -> tuple[str, str]:
         if name not in self._scripts:
@@ -264,6 +286,11 @@ class Store:
 _found: WeakKeyDictionary[Any, dict[int, Store | None]] = WeakKeyDictionary()
 _found_workers: WeakKeyDictionary[Any, dict[int, Store | None]] = WeakKeyDictionary()
 _settings: WeakKeyDictionary[Any, Settings] = WeakKeyDictionary()
+
+
+def _kind(what: str, keys: Sequence[str]) -> str:
+    """A command, and the kind of keys that it is about: some of them may be forbidden."""
+    return f"{what} {':'.join(keys[0].split(':')[:2])}" if keys else what
 
 
 def settings_of(app: Any) -> Settings:

@@ -35,7 +35,8 @@ from redis.exceptions import NoScriptError
 
 from celery_graceful.claimant import WORKERS, Claimant, claims_key
 from celery_graceful.claims import Claims, Tag
-from celery_graceful.client import dropping, is_answer
+from celery_graceful.client import dropping, is_answer, is_forbidden
+from celery_graceful.describe import describe
 from celery_graceful.store import StoreAway
 
 __all__ = ["Channel", "SentinelChannel", "SentinelTransport", "Transport", "bell_of"]
@@ -51,6 +52,9 @@ WAIT, WAIT_REFUSED = 1, 0.1
 
 #: Rings that are kept, and milliseconds until they expire.
 RINGS, RINGS_TTL = 16, 10_000
+
+#: What a producer has to be allowed for that.
+TO_RING = "+eval +evalsha +lpush +lpop +ltrim +pexpire ~graceful:bell:*"
 
 
 def bell_of(queue: str) -> str:
@@ -134,6 +138,8 @@ class _Claiming:
 
     #: The claims of the worker whose tasks come over this channel.
     _book: Claims | None = None
+    #: Whether this process may do more than put a message into a list.
+    may_ring = True
     #: What is under way on the connection that fetches.
     _fetch: _Fetch | None = None
     #: What to do next: EVALSHA, EXISTS or BRPOP.
@@ -327,7 +333,8 @@ class _Claiming:
 
     def _put(self: Any, queue: str, message: Any, **kwargs: Any) -> None:
         batch = kwargs.get("_publish_batch")
-        if queue.endswith(".pidbox") or (not batch and queue in getattr(self, "_expires", ())):
+        plain = queue.endswith(".pidbox") or not self.may_ring
+        if plain or (not batch and queue in getattr(self, "_expires", ())):
             super()._put(queue, message, **kwargs)  # type: ignore[misc]
             return
         if batch is not None:
@@ -338,8 +345,27 @@ class _Claiming:
         pri = self._get_message_priority(message, reverse=False)
         prefix = self.global_keyprefix or ""
         keys = (prefix + self._q_for_pri(queue, pri), prefix + bell_of(queue))
-        with self.conn_or_acquire() as client:
-            _run(client, PUT, keys, (dumps(message), RINGS, RINGS_TTL))
+        try:
+            with self.conn_or_acquire() as client:
+                _run(client, PUT, keys, (dumps(message), RINGS, RINGS_TTL))
+        except redis.ResponseError as exc:
+            if not is_forbidden(exc):
+                raise
+            # Nothing was done: it rings first.
+            super()._put(queue, message, **kwargs)  # type: ignore[misc]
+            self._do_not_ring(exc)
+
+    def _do_not_ring(self: Any, exc: Exception) -> None:
+        """The user of Redis may send messages, but no more."""
+        if self.may_ring:
+            _Claiming.may_ring = False  # that of this process, whatever the channel
+            logger.warning(
+                "Workers see what this process sends up to a second later: the user of Redis may "
+                "not ring for them: %s. Mend: ACL SETUSER %s %s; then start this process anew",
+                describe(exc),
+                self.connection.client.userid or "default",
+                TO_RING,
+            )
 
     def create_publish_batch(self: Any, max_size: int) -> Any:
         """As kombu's; the bells are rung when the messages are in their queues."""
@@ -349,7 +375,13 @@ class _Claiming:
         def flush_and_ring() -> None:
             flush()
             while batch.ring_for:
-                self._ring(batch.ring_for.pop())
+                queue = batch.ring_for.pop()
+                try:
+                    self._ring(queue)
+                except redis.ResponseError as exc:  # the messages are there
+                    if not is_forbidden(exc):
+                        raise
+                    self._do_not_ring(exc)
 
         batch.flush = flush_and_ring
         return batch

@@ -29,12 +29,15 @@ FOLLOW = 15.0
 
 
 def server_info(store: Store, section: str) -> dict[str, Any]:
-    """A section of what the server says of itself; empty where it says nothing.
+    """A section of what the server says of itself; empty where it must not be asked.
 
     Raises:
-        StoreAway: It did not answer; or, as StoreRefused, it must not be asked.
+        StoreAway: It did not answer.
     """
-    info = store.execute("INFO", [], [section])
+    try:
+        info = store.execute("INFO", [], [section], quiet=True)
+    except StoreRefused:  # INFO is among what many users may not do
+        return {}
     if isinstance(info, str):
         lines = (line.partition(":") for line in info.splitlines())
         info = {name: value for name, _, value in lines}
@@ -108,11 +111,8 @@ class Trust:
 
     def _ask(self) -> tuple[str, float | None]:
         """Which server it is, and for how many seconds it has been up."""
-        try:
-            server = server_info(self.store, "server")
-            replication = server_info(self.store, "replication")
-        except StoreRefused:  # INFO is among what many users may not do
-            return "", None
+        server = server_info(self.store, "server")
+        replication = server_info(self.store, "replication")
         names = (server.get("run_id"), replication.get("master_replid"))
         up = server.get("uptime_in_seconds")
         return ":".join(str(name) for name in names if name), None if up is None else float(up)

@@ -61,6 +61,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "revocation",
         "giving_up",
         "membership",
+        "rights",
         "places",
         "quiesce",
         "watch",

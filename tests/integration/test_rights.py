@@ -1,0 +1,147 @@
+"""Users of Redis that may not do everything: what is missing is named, and the rest works."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import uuid
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from celery_graceful import Graceful, transport
+from celery_graceful.rights import missing_rights
+from celery_graceful.store import Store, StoreForbidden, find_store
+from tests.servers import RedisServer
+from tests.workers import Worker
+
+#: A user as many have it, but for what is ours.
+PLAIN = "on >secret &* +@all -@dangerous ~celery* ~_kombu* ~unacked* ~*.pidbox*"
+
+QUICK = {
+    "CONF_graceful_lease_ttl": "1",
+    "CONF_graceful_heartbeat_interval": "0.3",
+    "CONF_graceful_rescue_interval": "0.3",
+}
+
+
+@pytest.fixture(scope="module")
+def server():
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def user(server):
+    """Makes a user with these rights, and returns its URL."""
+
+    def make(rights, db=0):
+        name = f"user{uuid.uuid4().hex[:8]}"
+        with server.client() as client:
+            client.execute_command("ACL", "SETUSER", name, *rights.split())
+        return server.url(db).replace("//", f"//{name}:secret@")
+
+    return make
+
+
+def store_of(url):
+    app = Celery(uuid.uuid4().hex, broker="memory://", set_as_current=False)
+    app.conf.graceful_store = url
+    store = find_store(app)
+    assert isinstance(store, Store)
+    return store
+
+
+@pytest.mark.parametrize(
+    ("rights", "lacking"),
+    [
+        (f"{PLAIN} ~graceful:*", ""),
+        (PLAIN, "~graceful:*"),
+        (f"{PLAIN} ~graceful:* -hset -time", "+hset +time"),
+        (f"{PLAIN} ~graceful:* -set", "+set"),
+        (f"{PLAIN} ~graceful:* -@scripting", "+eval +evalsha"),
+        (f"{PLAIN} -@scripting", "+eval +evalsha ~graceful:*"),
+        (f"{PLAIN} ~graceful:* -eval", "+eval +evalsha"),
+        ("on >secret &* +@all -unlink ~celery", "~graceful:* ~celery*"),
+        ("on >secret &* +@all -unlink ~graceful:*", "~celery* +unlink"),
+    ],
+)
+def test_what_a_user_lacks_is_found(server, user, rights, lacking):
+    with server.client() as client:
+        client.script_flush()
+        found = missing_rights(store_of(user(rights)), ["celery", "celery\6\x169"])
+        assert " ".join(found) == lacking
+        assert not client.keys("*rights*")
+
+
+def test_what_is_refused_is_not_away(user, caplog):
+    store = store_of(user(f"{PLAIN} ~graceful:*"))
+    for _ in range(3):
+        with pytest.raises(StoreForbidden, match="'info' command"):
+            store.execute("INFO", [], ["server"])
+        with pytest.raises(StoreForbidden, match="one of the keys"):
+            store.execute("GET", ["elsewhere"])
+        assert store.execute("GET", ["graceful:x"]) is None
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert re.search(r"refuses INFO: NoPermissionError: .*\(127.0.0.1:\d+\)$", said[0])
+    assert "refuses GET on elsewhere: NoPermissionError" in said[1]
+
+
+def test_a_producer_that_may_only_send_sends(server, user, caplog, monkeypatch):
+    monkeypatch.setattr(transport._Claiming, "may_ring", True)
+    with server.client(7) as client, Celery("web", broker=user(PLAIN, 7)) as app:
+        Graceful(app)
+        for number in range(3):
+            app.send_task("task", [number], queue="celery")
+        assert client.llen("celery") == 3
+        assert not client.keys("graceful:*")
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "may not ring for them: NoPermissionError" in said
+    assert "+evalsha +lpush +lpop +ltrim +pexpire ~graceful:bell:*" in said
+
+
+def users_of_the_docs():
+    text = Path(__file__).parents[2].joinpath("docs/reliable-fetch.md").read_text()
+    return {line.split()[2]: line.split()[3:] for line in re.findall("^ACL SETUSER .*", text, re.M)}
+
+
+@pytest.mark.parametrize("rights", ["as documented", "no info", "no keys of ours"])
+def test_workers(rights, server, user, tmp_path):
+    """What is documented is enough; without INFO the dead are rescued; without our keys, plain."""
+    documented = users_of_the_docs()
+    work, send = " ".join(documented["worker"]), " ".join(documented["web"])
+    if rights == "no info":
+        work += " -info"
+    if rights == "no keys of ours":
+        work = send = PLAIN
+    db = {"as documented": 1, "no info": 2, "no keys of ours": 3}[rights]
+    env = {"BROKER_URL": user(work, db), "RESULT_URL": user(work, db), "GRACE": "6", **QUICK}
+    with (
+        Celery("claims", broker=user(send, db), backend=user(send, db)) as app,
+        Worker("tests.apps.claims", env=env) as first,
+    ):
+        Graceful(app)
+        first.ready()
+        result = app.send_task("hold", [str(tmp_path / "go")])
+        first.wait_line(">> .* started")
+        if rights == "no keys of ours":
+            assert first.count("Reliable fetch is off.* user user.* lacks ~graceful:\\*. Mend: ACL")
+            (tmp_path / "go").touch()
+        else:
+            os.killpg(first.pid, signal.SIGKILL)
+            with Worker("tests.apps.claims", env=env) as second:
+                second.wait_line(">> .* started")
+                (tmp_path / "go").touch()
+                assert result.get(timeout=60) == result.id
+                second.term()
+                assert second.wait() == 0
+                assert second.count("Mend: ACL SETUSER .* [+]info") == (rights == "no info")
+                assert not second.count("lacks|refuses|does not work|Traceback")
+            return
+        assert result.get(timeout=60) == result.id
+        first.term()
+        assert first.wait() == 0
+        assert not first.count("refuses|does not work|Traceback")

@@ -1,0 +1,22 @@
+"""What is asked of Redis is what its user is asked to be allowed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import celery_graceful
+from celery_graceful.rights import COMMANDS
+
+ROOT = Path(celery_graceful.__file__).parent
+
+
+def test_every_command_is_tried_at_start() -> None:
+    """A new one: add it to ``rights.COMMANDS``, with arguments with which it does nothing."""
+    used = set()
+    for path in ROOT.rglob("*.lua"):
+        used |= set(re.findall(r"redis\.p?call\('(\w+)'", path.read_text()))
+    for path in ROOT.rglob("*.py"):
+        used |= set(re.findall(r"execute\(\s*\"([A-Z]+)\"", path.read_text()))
+    assert used >= {"HSET", "MGET", "TIME"}
+    assert used - {"INFO"} <= COMMANDS.keys()
