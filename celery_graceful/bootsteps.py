@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -156,20 +157,24 @@ def _clean_up_last(**_: Any) -> None:
 
 def _install_handlers(drain: Drain) -> None:
     """After Celery's own. A handler notes the time and returns."""
-
-    def on_term(*_: Any) -> None:
-        drain.request_stop("SIGTERM")
-
-    def on_quit(*_: Any) -> None:
-        drain.request_hard("SIGQUIT")
-
-    def on_int(*_: Any) -> None:
-        drain.request_stop("SIGINT")  # a second one is counted by the watch
-
-    signal.signal(signal.SIGTERM, on_term)
-    signal.signal(signal.SIGINT, on_int)
+    _handle(signal.SIGTERM, lambda: drain.request_stop("SIGTERM"))
+    _handle(signal.SIGINT, lambda: drain.request_stop("SIGINT"))  # the watch counts a second one
     if hasattr(signal, "SIGQUIT"):
-        signal.signal(signal.SIGQUIT, on_quit)
+        _handle(signal.SIGQUIT, lambda: drain.request_hard("SIGQUIT"))
+
+
+def _handle(number: int, request: Callable[[], object]) -> None:
+    owner = os.getpid()
+
+    def on_signal(signum: int, frame: Any) -> None:
+        if os.getpid() == owner:
+            request()
+        elif signum != signal.SIGINT:
+            # A process that a task has forked has the handler, and the board. Who ends it means it.
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+
+    signal.signal(number, on_signal)
 
 
 def _warn_superseded(conf: Any) -> None:

@@ -95,7 +95,13 @@ def _is_delivery(args: Any) -> bool:
     return any(isinstance(arg, dict) and DELIVERY in arg for arg in args)
 
 
+#: Of this child of the pool.
+_pid = 0
+
+
 def _install_child(app: Any, hostname: str) -> None:
+    global _pid
+    _pid = os.getpid()
     if phase.board is None:
         board = Board.announced()
         if board is None:
@@ -164,10 +170,12 @@ def _on_wake(signum: int, frame: Any) -> None:
 def _on_term(signum: int, frame: Any) -> None:
     """SIGTERM to the whole process group: the main process drains, the task goes on.
 
-    When the main process leaves, it ends its children with the same signal.
+    When the main process leaves, it ends its children with the same signal. And a process that a
+    task has forked ends as it would without us.
     """
     assert phase.board is not None
-    if phase.board.phase is Phase.EXIT or phase.board.is_target(os.getpid()):
+    pid = os.getpid()
+    if pid != _pid or phase.board.phase is Phase.EXIT or phase.board.is_target(pid):
         _shutdown_cleanup(signum, frame)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -254,3 +255,20 @@ def child_that_was_ended(self):
     threading.Timer(0.1, process.terminate).start()
     if process.wait():
         raise subprocess.CalledProcessError(process.returncode, "sleep")
+
+
+@task()
+def forking(self):
+    """As `multiprocessing` does: whoever ends the process that was forked means that one."""
+    ready, written = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.write(written, b".")
+            signal.pause()
+        finally:
+            os._exit(3)
+    os.read(ready, 1)
+    os.kill(pid, signal.SIGTERM)
+    _, status = os.waitpid(pid, 0)
+    return [os.waitstatus_to_exitcode(status), self.wait_for_interrupt(0.2)]

@@ -9,7 +9,7 @@ from celery import Celery
 
 from tests.acceptance.support import Broker
 from tests.conftest import RedisDB
-from tests.workers import Worker, wait_until
+from tests.workers import TIMEOUT, Worker, wait_until
 
 #: Ended by the soft limit, whatever it has become on the way.
 LIMITED = [
@@ -48,6 +48,8 @@ def test_all_ways_out_of_an_interrupted_task(pool: str, redis_db: RedisDB, tmp_p
         Worker("tests.apps.ended", pool=pool, concurrency=len(names), env=env) as worker,
     ):
         worker.ready()
+        forked = app.send_task("tests.apps.ended.forking")
+        assert forked.get(timeout=TIMEOUT) == [3 if pool == "prefork" else -15, False]
         ended = app.send_task("tests.apps.ended.child_that_was_ended")
         wait_until(lambda: ended.state == "FAILURE")
         for name in names:
