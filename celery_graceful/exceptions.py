@@ -57,11 +57,13 @@ class Interrupted(BaseException):
     Attributes:
         interrupt: Why, and how much time is left. ``None`` only when the exception was
             made by hand.
+        message: What it was made with by hand.
     """
 
     def __init__(self, why: Interrupt | str | None = None) -> None:
         super().__init__(why)
         self.interrupt = cast("Interrupt", why) if hasattr(why, "time_left") else None
+        self.message = "" if why is None or self.interrupt is not None else str(why)
 
     def __str__(self) -> str:
         return "interrupted" if self.args[0] is None else f"interrupted: {self.args[0]}"

@@ -54,14 +54,15 @@ def spared(task: Any, call: Callable[..., Any]) -> Callable[..., Any]:
     if request is None or request.called_directly or request._protected:
         return call
     where = getattr(getattr(call, "__func__", None), "__globals__", None)
-    if not any(where is vars(module) for module in (celery.app.task, sys.modules.get(_TRACE, sys))):
+    if where is not _TASKS and where is not vars(sys.modules.get(_TRACE, celery.app.task)):
         return call  # somebody else has put theirs in its place
     request._protected = 1  # what the task calls of itself has a request of its own
     run: Callable[..., Any] = task.run
     return run
 
 
-_TRACE = "celery.app.trace"
+#: Where Celery defines ``Task.__call__``, and what it puts in its place.
+_TASKS, _TRACE = vars(celery.app.task), "celery.app.trace"
 
 
 def install() -> None:

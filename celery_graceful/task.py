@@ -196,6 +196,8 @@ def _deliver(
         return result
     except BaseException as exc:
         interrupt = interrupt_in(exc, run)
+        if isinstance(exc, Interrupted) and exc.message:
+            logger.info("%s[%s] has interrupted itself: %s", task.name, request.id, exc.message)
         if interrupt is not None:
             outcome = _interruption(task, request, run, interrupt)
         elif not isinstance(exc, Exception):

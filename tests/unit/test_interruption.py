@@ -26,13 +26,17 @@ def b() -> Iterator[Bench]:
         yield made
 
 
-def test_an_interruption_made_by_hand_may_carry_a_message(b: Bench) -> None:
+def test_an_interruption_made_by_hand_may_carry_a_message(
+    b: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     def task(self: Any) -> None:
         raise Interrupted("the file is not there yet")
 
-    state, outcome = b.deliver(b.task(task))
+    with caplog.at_level("INFO", "celery_graceful.task"):
+        state, outcome = b.deliver(b.task(task))
     assert state == "IGNORED"
     assert isinstance(outcome, TaskInterrupted)
+    assert "has interrupted itself: the file is not there yet" in caplog.text
 
 
 @pytest.mark.parametrize("args", [(), (None,), ("why",)])
