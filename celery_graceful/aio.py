@@ -166,13 +166,14 @@ class _Tied(AbstractAsyncContextManager[None]):
 
     # -- from outside ----------------------------------------------------------------
 
-    def ring(self) -> None:
-        """Make the loop look."""
+    def ring(self) -> bool:
+        """Make the loop look; whether it can."""
         self.asked = True
         try:
             self._loop.call_soon_threadsafe(self._look)
-        except RuntimeError:  # it is closed
-            self.asked = False
+        except RuntimeError:  # it was closed, and the coroutine left in the middle
+            return False
+        return True
 
     def _look(self) -> None:
         self.asked = False

@@ -58,8 +58,8 @@ class Tie(Protocol):
     #: It was rung, and has not looked yet.
     asked: bool
 
-    def ring(self) -> None:
-        """Make it look, soon. From anywhere."""
+    def ring(self) -> bool:
+        """Make it look, soon; whether there is a loop that can. From anywhere."""
 
 
 class Run:
@@ -159,9 +159,8 @@ class Run:
         stuck = any(tie.asked for tie in ties) and (
             phase.board is not None and time.monotonic() >= phase.board.limit_again_at > 0
         )
-        for tie in ties:
-            tie.ring()
-        return self._window and (not ties or stuck)
+        heard = [tie for tie in ties if tie.ring()]
+        return self._window and (not heard or stuck)
 
     def _take(self) -> type[BaseException] | None:
         due: type[BaseException] | None = None

@@ -245,6 +245,28 @@ def test_a_loop_that_does_not_come_to_it(b: Bench) -> None:
     assert deliver(b, main)[0] == "IGNORED"
 
 
+def test_a_loop_that_was_closed_keeps_nothing_off(b: Bench) -> None:
+    """With a coroutine in the middle of a block, which nobody will go on with."""
+
+    async def main() -> None:
+        async with aio.interruptible():
+            await asyncio.sleep(TIMEOUT)
+
+    def task(self: Any) -> None:
+        loop = asyncio.new_event_loop()
+        left = loop.create_task(main())
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        b.interrupt()
+        b.board.phase = Phase.SOFT
+        try:
+            run().raise_due()
+        finally:
+            left._log_destroy_pending = False  # type: ignore[attr-defined]
+
+    assert b.deliver(b.task(task))[0] == "IGNORED"
+
+
 def test_what_is_left_over_belongs_to_no_task(b: Bench) -> None:
     """A coroutine that goes on in a loop of the process when its task has ended."""
     context: list[contextvars.Context] = []
