@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import uuid
 from typing import Any
@@ -14,6 +15,7 @@ from celery import signals as celery_signals
 from celery_graceful import PoisonedTask, poison, quarantine, signals
 from celery_graceful.poison import DeadClaim
 from celery_graceful.store import StoreAway, find_workers_store
+from tests.workers import wait_until
 
 
 @pytest.fixture
@@ -71,7 +73,7 @@ def kept(app):
     return {one.id: one for one in quarantine.entries(find_workers_store(app))}
 
 
-def test_the_third_worker_that_dies_of_it(app, redis_db):
+def test_the_third_worker_that_dies_of_it(app, redis_db, caplog):
     app.send_task("known", ["harmless"], task_id="harmless")
     sent = app.send_task(
         "known", [1], {"a": [], "big": 2**70}, task_id="bad", link_error=app.signature("told")
@@ -87,6 +89,10 @@ def test_the_third_worker_that_dies_of_it(app, redis_db):
         assert judged == ({claims["bad"].number} if number == 2 else set())
         assert poison.judge(app, worker.worker, running) == set(), "the same death"
         worker.give_back()
+        becomes = "goes to quarantine" if number == 2 else "it goes back to its queue"
+        said = rf"Task known\[bad\].* death {number + 1} of 3.* {becomes}"
+        wait_until(lambda said=said: re.search(said, caplog.text), said)
+    assert "[harmless]" not in caplog.text
     with pytest.raises(PoisonedTask, match="died 3 times within 72 h") as caught:
         sent.get(timeout=1)
     assert caught.value.deaths == 3
