@@ -11,7 +11,7 @@ from typing import Any
 
 from billiard.common import _shutdown_cleanup
 from billiard.pool import SIG_SOFT_TIMEOUT
-from celery.app.trace import build_tracer
+from celery.app import trace
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
@@ -118,7 +118,8 @@ def _install_child(app: Any, hostname: str) -> None:
         signal.signal(SIG_SOFT_TIMEOUT, _on_soft_limit)
     for name, task in app.tasks.items():
         if watch_plain_task(task):
-            task.__trace__ = build_tracer(name, task, app.loader, hostname, app=app)
+            # By the module: Sentry and others have put theirs in its place there.
+            task.__trace__ = trace.build_tracer(name, task, app.loader, hostname, app=app)
         traced.trace_with_check_in(task)
     traced.silence_sentry(monitors_of(app))
     traced.reports_first = True

@@ -76,15 +76,3 @@ def plain_early():
 @app.task(acks_late=True)
 def plain_late():
     helper()
-
-
-NAMES = [
-    "graceful",
-    "hooked",
-    "own_call",
-    "retried",
-    "interruptible",
-    "looping",
-    "plain_early",
-    "plain_late",
-]
