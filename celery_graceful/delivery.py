@@ -15,8 +15,9 @@ from celery_graceful.aftermath import let_go, say
 from celery_graceful.checkpoint import DELIVERY
 from celery_graceful.claims import Tag
 from celery_graceful.fence import CLAIM
-from celery_graceful.ledger import OPEN, Ledger, Stage
+from celery_graceful.ledger import Ledger
 from celery_graceful.monitors import outcome
+from celery_graceful.stage import OPEN, Stage
 
 __all__ = ["Delivery"]
 
@@ -29,6 +30,8 @@ class Delivery(Request):
 
     #: The ledger of this worker; set by ``adopt``.
     ledger: Ledger
+    #: Its task hands it to the pool by itself; set by ``adopt``.
+    by_others = False
 
     _message: Any
     _on_ack: Any
@@ -59,6 +62,8 @@ class Delivery(Request):
             self.request_dict[CLAIM] = str(tag)
             self.claim.book.held[self.claim] = self.message
         self.ledger.held[id(self)] = self
+        if self.by_others:
+            self.ledger.handovers.deliveries.add(self)
         if self.ledger.releasing:  # Celery may keep it, for its ETA or its rate limit
             self.ledger.on_change()
 
@@ -155,6 +160,8 @@ class Delivery(Request):
         else:
             self._note_end()
             super().acknowledge()
+        if self.stage is Stage.RECEIVED:  # others have, who never hand it over
+            self.finish()
 
     def _note_end(self) -> None:
         """It need not come back, whatever becomes of Celery's way to say so: through the loop."""

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from celery_graceful.ledger import Stage
 from celery_graceful.monitors import outcome
 from celery_graceful.native import bounded, bounded_all
 from celery_graceful.report import describe
 from celery_graceful.request import GracefulRequest
 from celery_graceful.requeue import NotTaken
 from celery_graceful.resume import count_given_up
+from celery_graceful.stage import Stage
 from celery_graceful.standby import Standby, dispatcher, use
 from celery_graceful.task import record
 

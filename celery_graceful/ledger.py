@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -13,33 +12,18 @@ from celery_graceful.aftermath import let_go
 from celery_graceful.claims import Claims
 from celery_graceful.copies import Copies
 from celery_graceful.forget import Forget
+from celery_graceful.handover import Handovers
 from celery_graceful.inquest import Inquest
 from celery_graceful.monitors import outcome
 from celery_graceful.monitors.checkin import CheckIn
 from celery_graceful.requeue import Requeue
+from celery_graceful.stage import Stage
 from celery_graceful.starts import LONG
 
 if TYPE_CHECKING:
     from celery_graceful.request import GracefulRequest
 
-__all__ = ["OPEN", "Ledger", "Stage"]
-
-
-class Stage(enum.Enum):
-    """Where a delivery stands. Only the first three can change."""
-
-    RECEIVED = "received"
-    HANDED_OVER = "handed over"
-    RUNNING = "running"
-    FINISHED = "finished"
-    INTERRUPTED = "interrupted"
-    RELEASED = "released"
-    GIVEN_UP = "given up"
-    LOST = "lost"
-
-
-#: Stages of a delivery that has no outcome yet.
-OPEN = (Stage.RECEIVED, Stage.HANDED_OVER, Stage.RUNNING)
+__all__ = ["Ledger"]
 
 
 class _Leaving:
@@ -88,6 +72,7 @@ class Ledger:
         #: Whether the loop goes round; set by the drain.
         self.connected: Callable[[], bool] = lambda: True
         self.copies = Copies(self)
+        self.handovers = Handovers(self)
         #: Tells a running task that it was revoked, if it can be told; set by the drain.
         self.revoke: Callable[[GracefulRequest], bool] = lambda request: False
         #: Something with a check-in has begun to run; set by the drain.

@@ -6,8 +6,9 @@ import time
 from collections.abc import Sequence
 
 from celery_graceful.board import Board
-from celery_graceful.ledger import Ledger, Stage
+from celery_graceful.ledger import Ledger
 from celery_graceful.request import GracefulRequest
+from celery_graceful.stage import Stage
 
 __all__ = ["describe", "report"]
 

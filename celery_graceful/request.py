@@ -19,10 +19,12 @@ from celery_graceful.checkpoint import DELIVERY, may_resume
 from celery_graceful.delivery import Delivery
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.failure import as_failure, as_lost, raised
-from celery_graceful.ledger import OPEN, Ledger, Stage
+from celery_graceful.handover import has_own_strategy
+from celery_graceful.ledger import Ledger
 from celery_graceful.monitors import outcome
 from celery_graceful.phase import InterruptReason
 from celery_graceful.requeue import NotTaken
+from celery_graceful.stage import OPEN, Stage
 from celery_graceful.task import GracefulTask
 
 __all__ = ["GracefulRequest", "adopt"]
@@ -302,4 +304,6 @@ def adopt(task: Any, ledger: Ledger) -> None:
     if issubclass(base, GracefulRequest):
         return
     bases = (GracefulRequest,) if base is Request else (GracefulRequest, base)
-    task.Request = type("GracefulRequest", bases, {"ledger": ledger})
+    task.Request = type(
+        "GracefulRequest", bases, {"ledger": ledger, "by_others": has_own_strategy(task)}
+    )

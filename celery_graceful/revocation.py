@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from celery.utils.log import get_logger
 
-from celery_graceful.ledger import OPEN
 from celery_graceful.log_thread import log
 from celery_graceful.request import GracefulRequest
+from celery_graceful.stage import OPEN
 from celery_graceful.task import GracefulTask
 
 if TYPE_CHECKING:

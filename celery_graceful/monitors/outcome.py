@@ -33,6 +33,8 @@ SHORT = 0.3
 def check_in_of(request: GracefulRequest) -> CheckIn | None:
     """The check-in of a delivery, if it has one."""
     found = request.__dict__.get("_check_in", request)
+    if request.by_others:  # nobody opens one
+        return None
     if found is request:
         try:
             found = _monitors(request).of_run(request.task, request.id, request.request_dict)

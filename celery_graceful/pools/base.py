@@ -106,7 +106,8 @@ class InProcessAdapter(Adapter):
             callback = options.get("callback")
             request = getattr(callback, "__self__", None)
             if callback is None or not isinstance(request, GracefulRequest):
-                return apply_async(target, args, kwargs, **options)
+                around = self.ledger.handovers.around
+                return around(apply_async, target, args, kwargs, here=self.run_body, **options)
             accept = options.pop("accept_callback")
             begun = False
 

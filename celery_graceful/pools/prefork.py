@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 from celery_graceful import phase
+from celery_graceful.handover import has_own_strategy
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.base import Adapter
 from celery_graceful.pools.processes import graceful
@@ -36,6 +38,20 @@ class PreforkAdapter(Adapter):
             handler._trywaitkill = self._gently(handler._trywaitkill)
 
         pool.on_start = on_start
+        if any(map(has_own_strategy, self.worker.app.tasks.values())):
+            pool.apply_async = self._with_handovers(pool.apply_async)
+
+    def _with_handovers(self, apply_async: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(apply_async)
+        def guarded(
+            target: Callable[..., Any], args: Any = None, kwargs: Any = None, **options: Any
+        ) -> Any:
+            callback = options.get("callback")
+            if isinstance(getattr(callback, "__self__", None), GracefulRequest):
+                return apply_async(target, args, kwargs, **options)
+            return self.ledger.handovers.around(apply_async, target, args, kwargs, **options)
+
+        return guarded
 
     def keep_jobs(self) -> None:
         pool = self.worker.pool

@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "log_thread",
         "phase",
         "sending",
+        "stage",
         "standby",
         "store",
         "trace_log",
@@ -52,7 +53,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("amqp", "fence", "interruption", "safe_point", "sources"),
     ("aio", "eager", "forget", "iteration", "steps", "batch", "requeue"),
-    ("copies", "quarantine", "poison", "starts", "inquest", "rescue", "ledger"),
+    ("copies", "handover", "quarantine", "poison", "starts", "inquest", "rescue", "ledger"),
     ("delivery", "pools", "request", "resume", "task"),
     (
         "sentinel",

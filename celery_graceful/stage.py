@@ -1,0 +1,24 @@
+"""Where a delivery stands."""
+
+from __future__ import annotations
+
+import enum
+
+__all__ = ["OPEN", "Stage"]
+
+
+class Stage(enum.Enum):
+    """Where a delivery stands. Only the first three can change."""
+
+    RECEIVED = "received"
+    HANDED_OVER = "handed over"
+    RUNNING = "running"
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"
+    RELEASED = "released"
+    GIVEN_UP = "given up"
+    LOST = "lost"
+
+
+#: Stages of a delivery that has no outcome yet.
+OPEN = (Stage.RECEIVED, Stage.HANDED_OVER, Stage.RUNNING)
