@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from celery_graceful import cleanup
 from celery_graceful.claimant import Claimant
 from celery_graceful.claims import Claims
+from celery_graceful.hang_up import hang_up
 from celery_graceful.lease import Lease
 from celery_graceful.poison import is_early, is_limited, judge
 from celery_graceful.rescue import Rescuer
@@ -47,7 +48,7 @@ class Membership:
         self.claims = claims
         self.place = place
         app = drain.worker.app
-        trust = Trust(store, drain.settings.lease_ttl)
+        trust = Trust(store, drain.settings.lease_ttl, on_another=self._on_another)
         self.rescuer: Rescuer | None = None
         if claims is not None:
             self.rescuer = Rescuer(
@@ -150,6 +151,15 @@ class Membership:
         self.drain.board.lose_lease()
         self.drain.adapter.notify()
         self.drain.loop.ring()
+
+    def _on_another(self, peer: Any) -> None:
+        """A failover: the loop may wait for an answer of the old master, which need not come."""
+        consumer = getattr(self.drain.worker, "consumer", None)
+        if consumer is not None and self.drain.places.here is self and self.claims is not None:
+            dispatcher = getattr(consumer, "event_dispatcher", None)
+            for connection in (consumer.connection, getattr(dispatcher, "connection", None)):
+                if connection is not None and connection.connected:
+                    hang_up(connection, peer)
 
     def on_loop(self) -> None:
         """The loop goes round: let go of what was lost."""

@@ -126,6 +126,8 @@ class Store:
         #: lost. Each may lead to another server.
         self.connections = self.reconnections = 0
         self._made: WeakSet[Any] = WeakSet()
+        #: The other end of the last one.
+        self.peer: Any = None
 
     def run(
         self,
@@ -279,6 +281,7 @@ class Store:
         self.connections += 1
         self.reconnections += connection in self._made
         self._made.add(connection)
+        self.peer = connection._sock.getpeername()
         connection.on_connect()
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any
 
 from celery_graceful import native
@@ -51,16 +52,26 @@ class Trust:
         store: Where they are kept.
         ttl: Seconds that a lease lives.
         by_hand: Somebody asks once, who has seen to it that the server is as it was.
+        on_another: Called with the address of the server that stood behind the name before,
+            when another one does.
     """
 
-    def __init__(self, store: Store, ttl: float, *, by_hand: bool = False) -> None:
+    def __init__(
+        self,
+        store: Store,
+        ttl: float,
+        *,
+        by_hand: bool = False,
+        on_another: Callable[[Any], None] = lambda peer: None,
+    ) -> None:
         self.store = store
         self.ttl = ttl
         #: Which server it is; empty where it does not say.
         self.server = ""
-        self._by_hand = by_hand
+        self._by_hand, self._on_another = by_hand, on_another
         #: At which connection it was met, and until when it is not trusted.
         self._met, self._lost = 0, 0
+        self._peer: Any = None
         self._until = 0.0
         self._lock = native.Lock()
 
@@ -92,8 +103,11 @@ class Trust:
                     wait = max(wait, self.ttl + FOLLOW)
                 elif not self._met:
                     wait = max(wait, self.ttl + 1)
-            self.server, self._lost = server, self.store.reconnections
+            known, self.server, self._lost = self.server, server, self.store.reconnections
             self._distrust(wait)
+            peer, self._peer = self._peer, self.store.peer
+            if known and server and known != server and peer != self._peer:
+                self._on_another(peer)
             if before in (0, self.store.connections):
                 self._met = self.store.connections
 

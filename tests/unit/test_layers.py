@@ -49,6 +49,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "lease",
         "monitors",
         "transport",
+        "hang_up",
         "transports",
     ),
     ("amqp", "fence", "interruption", "safe_point", "sources"),

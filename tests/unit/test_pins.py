@@ -29,6 +29,7 @@ from kombu import Connection, Consumer, Queue
 
 import celery_graceful
 from tests.conftest import RedisDB
+from tests.processes import LOOPBACK
 from tests.servers import RedisServer
 
 PACKAGE = Path(celery_graceful.__file__).parent
@@ -135,6 +136,8 @@ NAMES: dict[str, list[str] | None] = {
     "kombu.transport.redis:Channel._brpop_start": ["timeout"],
     "kombu.transport.redis:Channel._brpop_read": [],
     "kombu.transport.redis:Channel._on_connection_disconnect": ["connection"],
+    "kombu.transport.redis:Channel._pool": None,
+    "kombu.transport.redis:Channel._async_pool": None,
     "kombu.transport.redis:Channel._in_poll": None,
     "kombu.transport.redis:Channel._put": ["queue", "message"],
     "kombu.transport.redis:Channel._fanout_queues": None,
@@ -175,6 +178,7 @@ NAMES: dict[str, list[str] | None] = {
 INSTANCE = {
     "_accepted",
     "_active_tags",
+    "_available_connections",
     "_busy_workers",
     "_cache",
     "_callbacks",
@@ -182,6 +186,7 @@ INSTANCE = {
     "_delivered",
     "_error_callback",
     "_fileno_to_inq",
+    "_in_use_connections",
     "_maxtasksperchild",
     "_message",
     "_meta",  # documented by Django
@@ -345,13 +350,18 @@ def test_a_redis_connection_tells_when_it_is_made(redis_server: RedisServer) -> 
         made.append(connection)
         connection.on_connect()
 
-    pool = redis.ConnectionPool(port=redis_server.port, redis_connect_func=on_connect)
+    pool = redis.ConnectionPool(
+        host=LOOPBACK, port=redis_server.port, redis_connect_func=on_connect
+    )
     with redis.Redis(connection_pool=pool) as client:
         client.ping()
+        assert made[0]._sock.getpeername() == (LOOPBACK, redis_server.port)
         pool.disconnect()
         client.ping()
     assert len(made) == 2
     assert made[0] is made[1]
+    assert pool._available_connections == [made[0]]
+    assert not pool._in_use_connections
 
 
 def test_redis_channels_fetch_as_the_transport_counts_on(redis_db: RedisDB) -> None:
