@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -85,6 +86,10 @@ class Claims:
         self.ended: set[str] = set()
         #: Called after an acknowledgement while nothing is fetched: there may be room again.
         self.on_room: Callable[[], None] = lambda: None
+        #: Called each time Redis refuses a claim, with the seconds for which it has done so.
+        self.on_refused: Callable[[float], None] = lambda seconds: None
+        #: Since when it does, on the monotonic clock.
+        self.refused_since: float | None = None
         self._lock = native.Lock()
         self._done: dict[str, list[int]] = {}
         self._under_way: dict[str, list[int]] = {}
@@ -105,6 +110,13 @@ class Claims:
         tag = Tag(worker, number)
         tag.book, tag.source, tag.epoch = self, source, epoch
         return tag
+
+    def refused(self) -> None:
+        """Redis has refused a claim: the worker is not registered there."""
+        now = time.monotonic()
+        if self.refused_since is None:
+            self.refused_since = now
+        self.on_refused(now - self.refused_since)
 
     # -- acknowledgements ----------------------------------------------------------
 

@@ -180,7 +180,9 @@ class Lease:
         self._to_restore = 0
         self._epoch = ""
         self._bell, self._left = native.Doorbell(), native.Doorbell()
-        self._leaving = self._registered = False
+        self._leaving = self._registered = self._doubted = False
+        #: Why it could not be renewed the last time; empty when it was.
+        self.trouble = ""
         self.identity = self._new_identity()
 
     def _new_identity(self) -> Claimant:
@@ -191,6 +193,11 @@ class Lease:
     def held(self) -> bool:
         """Whether it is surely held, as far as this process can know."""
         return time.monotonic() < self.held_until
+
+    def doubt(self) -> None:
+        """A claim was refused: whatever we believe, ask whether we are registered."""
+        self._doubted = True
+        self._bell.ring()
 
     def start(self) -> None:
         """Keep its identity alive from now on."""
@@ -212,6 +219,7 @@ class Lease:
             try:
                 if self._renew():
                     self.held_until = began + self.settings.lease_ttl
+                    self.trouble = ""
                     self._on_held(self.held_until)
                     if not checked:
                         checked = True
@@ -221,11 +229,13 @@ class Lease:
                 else:
                     self._lost()
                     pause = 0.0
-            except StoreAway:
+            except StoreAway as exc:
+                self.trouble = str(exc)
                 pause = min(pause, AGAIN)
                 if time.monotonic() + self.settings.lease_ttl / 2 > self.held_until:
                     self.trust.was_away()  # as soon as it is back, nobody can be judged yet
-            except Exception:
+            except Exception as exc:
+                self.trouble = str(exc)
                 log(
                     logger,
                     logging.CRITICAL,
@@ -239,7 +249,7 @@ class Lease:
         worker, ttl = self.identity.worker, int(self.settings.lease_ttl * 1000)
         beat = json.dumps(self._heartbeat(), separators=(",", ":"), default=str)
         command, keys = (beat, "XX", "PX", ttl), [lease_key(worker)]
-        renewed = self._registered and self._ask("SET", keys, command)
+        renewed = self._registered and not self._doubted and self._ask("SET", keys, command)
         if not renewed:
             anyway = not (self._registered and self._rescued)
             state = self._register(beat, anyway)
@@ -281,7 +291,7 @@ class Lease:
             "register", keys, args, timeout=self._timeout, insist=True
         )
         if state == "held":
-            self._registered, self._known = True, about
+            self._registered, self._known, self._doubted = True, about, False
             self.identity.epoch = self._epoch
         return str(state)
 

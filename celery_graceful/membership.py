@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from celery.utils.log import get_logger
+
 from celery_graceful import cleanup
-from celery_graceful.claimant import Claimant
+from celery_graceful.claimant import WORKERS, Claimant
 from celery_graceful.claims import Claims
 from celery_graceful.hang_up import hang_up
 from celery_graceful.lease import Lease
+from celery_graceful.log_thread import log
 from celery_graceful.poison import is_early, is_limited, judge
 from celery_graceful.rescue import Rescuer
 from celery_graceful.store import Store
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
     from celery_graceful.drain import Drain
 
 __all__ = ["Membership"]
+
+logger = get_logger(__name__)
 
 #: Deliveries that a heartbeat names.
 NAMED = 50
@@ -71,6 +77,9 @@ class Membership:
             trust=trust,
             rescued=self.rescuer is not None,
         )
+        if claims is not None:
+            claims.on_refused = self._on_refused
+        self._said_refused = False
         self.lease.about["concurrency"] = drain.worker.concurrency
         #: Identities that were lost, and that the loop has not heard of yet.
         self.lost: list[str] = []
@@ -131,6 +140,26 @@ class Membership:
             "loop_lag": round(self._loop_lag(), 3),
             "running": [f"{r.name}[{r.id}]" for r in running[:NAMED]],
         }
+
+    def _on_refused(self, seconds: float) -> None:
+        """It fetches nothing for that long: at a start, or after a pause, that is over soon."""
+        self.lease.doubt()
+        if seconds < self.drain.settings.lease_ttl:
+            self._said_refused = False
+        elif not self._said_refused:
+            self._said_refused = True
+            log(
+                logger,
+                logging.ERROR,
+                "This worker fetches nothing: for %.0f s the broker has refused its claims, since "
+                "it is not in %s there. %s",
+                seconds,
+                WORKERS,
+                f"It cannot register: {self.lease.trouble}"
+                if self.lease.trouble
+                else f"It registers all the same, as {self.lease.identity.worker}: is what it "
+                "writes to another server than what it fetches from, a replica or a proxy?",
+            )
 
     def _on_held(self, until: float) -> None:
         # Well inside: who looks needs time to act on it.

@@ -104,6 +104,7 @@ class Requeue:
         """The worker's consumer is connected, perhaps to another kind of broker than before."""
         #: What messages come over, and go back over one like it.
         self.broker = connection
+        self._clients = {}
         self._is_redis = is_kombus_redis(connection.transport)
         #: What is not acknowledged goes back when the connection ends.
         self.is_amqp = connection.transport.driver_type == "amqp"
@@ -133,9 +134,11 @@ class Requeue:
             Exception: What the broker's client raised. Messages that were not given back
                 are still unacknowledged at the broker.
         """
-        early = [r for r in requests if r.acknowledged]
-        late = [r for r in requests if not r.acknowledged and not r.orphaned]
+        copies = [r for r in requests if self._is_copy(r.message)]
+        early = [r for r in requests if r.acknowledged and r not in copies]
+        late = [r for r in requests if not (r.acknowledged or r.orphaned or r in copies)]
         try:
+            self._drop_copies([r for r in copies if not r.acknowledged], timeout, own_thread)
             self._give_back_late(late, timeout, own_thread, tail)
         finally:
             if early:
@@ -239,6 +242,29 @@ class Requeue:
             client.eval(self._script, 2, unacked, index, "LPUSH" if tail else "RPUSH", *moves)
         for tag in tags:
             channel.qos._quick_ack(tag)  # kombu must not restore it at exit
+
+    def _is_copy(self, message: Any) -> bool:
+        """Whether Redis has sent it to each worker that listened (fanout, ``Broadcast``).
+
+        There is no list that it came from: the copy is this worker's, and ends with it.
+        """
+        exchange = (message.delivery_info or {}).get("exchange")
+        queues = getattr(message.channel, "_fanout_queues", {}) if self._is_redis else {}
+        return any(exchange == name for name, _ in list(queues.values()))
+
+    def _drop_copies(
+        self, requests: list[GracefulRequest], timeout: float, own_thread: bool
+    ) -> None:
+        for request in requests:
+            channel, tag = request.message.channel, request.message.delivery_tag
+            request.acknowledged = True
+            if channel.connection is not None:  # else it went with the connection
+                ask = self._client(channel, timeout, own_thread).execute_command
+                prefix = channel.global_keyprefix or ""
+                ask("HDEL", f"{prefix}{channel.unacked_key}", tag)
+                ask("ZREM", f"{prefix}{channel.unacked_index_key}", tag)
+                channel.qos._quick_ack(tag)
+            logger.info("%s was sent to each worker: it ends here", request.humaninfo())
 
     def end_fetch(self, channel: Any) -> None:
         """Ask Redis to end a fetch (BRPOP) now; where it will not, it ends by itself."""

@@ -247,6 +247,7 @@ class _Claiming:
         elif answer is None:
             self._next, self._wait = "BRPOP", WAIT_REFUSED
             fetch.who.on_refused()
+            fetch.book.refused()
         elif not answer:
             self._next, self._wait = "BRPOP", WAIT
         else:
@@ -271,6 +272,8 @@ class _Claiming:
             raise
         if fetch.kind == "EVALSHA":
             self._knows_script = True
+            if answer is not None:
+                fetch.book.refused_since = None
             fetch.book.sent(fetch.who.worker)
         return answer
 
@@ -328,6 +331,15 @@ class _Claiming:
             except self.connection_errors as exc:
                 logger.debug("Could not ring: %r", exc)
         super().close()  # type: ignore[misc]
+
+    def _do_restore_message(
+        self: Any, payload: Any, exchange: str, routing_key: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """What was sent to each worker has no list to go back to: kombu would make one."""
+        if not any(exchange == name for name, _ in list(self._fanout_queues.values())):
+            super()._do_restore_message(  # type: ignore[misc]
+                payload, exchange, routing_key, *args, **kwargs
+            )
 
     # -- sending -------------------------------------------------------------------
 

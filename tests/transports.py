@@ -54,8 +54,8 @@ class OwnFetch(kombu_redis.Transport):
     """Looks before it waits."""
 
     class Channel(kombu_redis.Channel):
-        def _brpop_start(self, timeout=None):
-            super()._brpop_start(timeout or self.brpop_timeout)
+        def _brpop_start(self, *args, **kwargs):
+            super()._brpop_start(*args, **kwargs)
 
 
 class ForeignChannel(virtual.Channel):
