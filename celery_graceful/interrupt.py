@@ -6,18 +6,20 @@ methods and properties.
 
 from __future__ import annotations
 
+import inspect
 import os
 import selectors
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar, overload
 
 from celery.utils.log import get_logger
 
 from celery_graceful import native, phase
-from celery_graceful.arguments import check_call, check_seconds
+from celery_graceful.arguments import check_call, check_seconds, name_of
 from celery_graceful.phase import Interrupt
 from celery_graceful.run import Run, current
 
@@ -35,6 +37,11 @@ __all__ = [
 ]
 
 logger = get_logger(__name__)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Stands for a function that was not given.
+_NOTHING: Any = object()
 
 #: Seconds between two looks while the bell rings for others.
 OTHERS_PAUSE = 0.05
@@ -57,14 +64,38 @@ def _interrupt_of(run: Run | None) -> Interrupt | None:
     return phase.worker_interrupt() if run is None else run.interrupt
 
 
-class _Interruptible(AbstractContextManager[None]):
+class _Block(AbstractContextManager[None]):
+    """A block that is also a decorator: each call of the function is one of its own."""
+
+    __slots__ = ()
+
+    def __call__(self, fn: F) -> F:
+        return _decorated(type(self), fn)
+
+
+def _decorated(block: type[_Block], fn: F) -> F:
+    name = block.__name__.strip("_").lower()
+    check_call(f"@{name}", fn, why_not_async=f"say `async with celery_graceful.aio.{name}()` in it")
+    if inspect.isgeneratorfunction(fn):
+        raise TypeError(f"@{name}: {name_of(fn)} is a generator: say `with {name}()` in it")
+
+    @wraps(fn)
+    def decorated(*args: Any, **kwargs: Any) -> Any:
+        with block():
+            return fn(*args, **kwargs)
+
+    return decorated  # type: ignore[return-value]
+
+
+class _Interruptible(_Block):
     # No generator: one that an exception hits at its very end is closed when that exception
     # is forgotten, and would reopen a block that was left long ago.
     __slots__ = ("_outer", "_run")
 
-    def __init__(self, run: Run | None) -> None:
-        self._run = run
-        self._outer = run is not None and run.interruptible
+    def __init__(self) -> None:
+        run = current()
+        self._run = run if run is not None and run.graceful else None
+        self._outer = self._run is not None and self._run.interruptible
 
     def __enter__(self) -> None:
         if self._run is not None:
@@ -79,34 +110,66 @@ class _Interruptible(AbstractContextManager[None]):
             self._run.leave_block(self._outer)
 
 
-def interruptible() -> AbstractContextManager[None]:
+class _Shield(_Block):
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held: AbstractContextManager[None] | None = None
+
+    def __enter__(self) -> None:
+        run = current()
+        if run is not None:
+            self._held = run.shield()
+            self._held.__enter__()
+
+    def __exit__(self, *exc_info: Any) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            held.__exit__(*exc_info)
+
+
+@overload
+def interruptible() -> _Block: ...
+
+
+@overload
+def interruptible(fn: F, /) -> F: ...
+
+
+def interruptible(fn: Any = _NOTHING, /) -> Any:
     """Inside it an interrupt raises ``Interrupted`` at once.
+
+    ``with interruptible(): ...``, or ``@interruptible`` on a function, for its calls.
 
     Also out of a blocking call, where the pool allows it: prefork, solo, gevent and eventlet
     do; in the threads pool it is raised as soon as the interpreter gets control.
 
     Raises:
         Interrupted: An interrupt is on, or came, and no shield is held.
+        TypeError: ``fn`` is no plain function.
     """
-    run = current()
-    return _Interruptible(run if run is not None and run.graceful else None)
+    return _Interruptible() if fn is _NOTHING else _decorated(_Interruptible, fn)
 
 
-@contextmanager
-def shield() -> Iterator[None]:
+@overload
+def shield() -> _Block: ...
+
+
+@overload
+def shield(fn: F, /) -> F: ...
+
+
+def shield(fn: Any = _NOTHING, /) -> Any:
     """Nothing is raised inside; an interrupt that came raises at the outermost exit.
 
-    Shields nest. The hard deadline bounds them: what still runs then is given up.
+    ``with shield(): ...``, or ``@shield`` on a function, for its calls. Shields nest.
+    The hard deadline bounds them: what still runs then is given up.
 
     Raises:
         Interrupted, ShutdownTimeLimit: At the exit, when one came while inside.
+        TypeError: ``fn`` is no plain function.
     """
-    run = current()
-    if run is None:
-        yield
-        return
-    with run.shield():
-        yield
+    return _Shield() if fn is _NOTHING else _decorated(_Shield, fn)
 
 
 def sleep(seconds: float) -> None:

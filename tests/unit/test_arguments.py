@@ -34,6 +34,10 @@ def nothing() -> None:
     pass
 
 
+def a_generator() -> Iterator[int]:
+    yield 1
+
+
 class AsyncCall:
     async def __call__(self) -> None:
         pass
@@ -113,6 +117,26 @@ def test_interrupts(
 ) -> None:
     with pytest.raises(error, match=match):
         call(task)
+
+
+@pytest.mark.parametrize("block", [celery_graceful.shield, celery_graceful.interruptible])
+@pytest.mark.parametrize("called", [True, False])
+def test_blocks_are_decorators(block: Any, called: bool) -> None:
+    decorate = block() if called else block
+
+    @decorate
+    def double(number: int) -> int:
+        """Twice."""
+        return 2 * number
+
+    assert double(2) == double(number=2) == 4
+    assert (double.__name__, double.__doc__) == ("double", "Twice.")
+    with pytest.raises(TypeError, match=r"an_async_function is async: say `async with celery_gr"):
+        decorate(an_async_function)
+    with pytest.raises(TypeError, match="a_generator is a generator: say `with"):
+        decorate(a_generator)
+    with pytest.raises(TypeError, match="5 cannot be called"):
+        decorate(5)
 
 
 @pytest.mark.parametrize(
