@@ -17,6 +17,7 @@ from celery.utils.log import get_logger
 from celery_graceful import cleanup, control, frames, grace_period, time_limit
 from celery_graceful.drain import Drain
 from celery_graceful.exceptions import SettingsError
+from celery_graceful.leaving import LAST_RECEIVERS
 from celery_graceful.monitors.monitors import monitors_of
 from celery_graceful.monitors.silent import say_what_is_silent, say_who_is_unknown
 from celery_graceful.monitors.traced import silence_sentry, trace_with_check_in
@@ -110,7 +111,11 @@ class WorkerStep(bootsteps.StartStopStep):
             monitors_of(worker.app).dispatch.wait(LAST_REPORTS)
         worker.graceful.stopped()
 
-    terminate = stop
+    def terminate(self, worker: Any) -> None:
+        drain = worker.graceful
+        if drain.stopping:
+            drain.leaving.tell(min(LAST_RECEIVERS, cleanup.time_left() / 2))
+        self.stop(worker)
 
 
 class ConsumerStep(bootsteps.StartStopStep):
@@ -161,6 +166,10 @@ def _install_handlers(drain: Drain) -> None:
     _handle(signal.SIGINT, lambda: drain.request_stop("SIGINT"))  # the watch counts a second one
     if hasattr(signal, "SIGQUIT"):
         _handle(signal.SIGQUIT, lambda: drain.request_hard("SIGQUIT"))
+    # Without a terminal Celery starts anew; with one it leaves SIGHUP alone, and dies of it.
+    if not drain.worker.app.IS_macOS and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        _handle(signal.SIGHUP, drain.on_hangup)
+        drain.hears_hangup = True
 
 
 def _handle(number: int, request: Callable[[], object]) -> None:

@@ -19,12 +19,14 @@ from typing import Any
 
 import celery
 from celery import signals as celery_signals
+from celery.apps.worker import _reload_current_worker
 from celery.platforms import EX_OK
 from celery.utils.log import get_logger
 
 from celery_graceful import log_thread, native, phase, signals
 from celery_graceful.board import Board
 from celery_graceful.grace_period import Deadlines
+from celery_graceful.leaving import Leaving
 from celery_graceful.ledger import Ledger
 from celery_graceful.log_thread import LogThread
 from celery_graceful.loop import Loop
@@ -36,6 +38,7 @@ from celery_graceful.pools import adapter_for
 from celery_graceful.quiesce import Quiesce
 from celery_graceful.report import report
 from celery_graceful.requeue import Requeue
+from celery_graceful.restart import Restart
 from celery_graceful.revocation import Revocations
 from celery_graceful.settings import Settings
 from celery_graceful.watch import HARD, QUIET, STOP, STOPPED, Watch
@@ -72,6 +75,9 @@ class Drain:
         self.log = log_thread.current = LogThread(logger)
         #: The worker runs in a thread of a program that is something else (a test).
         self.embedded = not native.in_main_thread()
+        self.restart = Restart()
+        #: SIGHUP is ours to handle.
+        self.hears_hangup = False
         self.board = Board.create(spawn=self.adapter.spawns)
         phase.attach(self.board)
         self.loop = Loop(worker, lambda: self.quiesce.on_loop())
@@ -79,6 +85,7 @@ class Drain:
             self.log.through_loop = self.loop.ring
         self.quiesce = Quiesce(self)
         self.watch = Watch(self)
+        self.leaving = Leaving(self)
         self.ledger.on_change = self.quiesce.on_change
         self.heartbeats = Heartbeats(
             self.ledger.check_ins, monitors_of(worker.app).dispatch.heartbeat
@@ -117,16 +124,24 @@ class Drain:
 
     # -- asked for: safe in a signal handler ---------------------------------------
 
-    def request_stop(self, asked_by: str) -> None:
-        """Begin the drain. Asking again changes nothing."""
+    def request_stop(self, asked_by: str, *, restart: bool = False) -> None:
+        """Begin the drain. Asking again changes nothing, but that a stop is no restart."""
         if not self.stopping:
             self.asked_by = asked_by
+            self.restart.asked_for = restart
             self.board.releasing = self.settings.release_prefetched
             self.board.begin_stop(self.deadlines, InterruptReason.SHUTDOWN)
             self.ledger.stopping = True
             self.ledger.start_counting()
             self._be_quiet()
             self.watch.bell.ring(STOP)
+        elif self.restart.asked_for and not restart:
+            self.restart.asked_for = False
+            self.log(logging.WARNING, "%s: it will not start anew", asked_by)
+
+    def on_hangup(self) -> None:
+        """SIGHUP: a new start, as in Celery; where a terminal was closed, a stop."""
+        self.request_stop("SIGHUP", restart=not getattr(self.worker, "_isatty", True))
 
     def request_hard(self, asked_by: str) -> None:
         """Begin the drain, if need be, and jump to its hard deadline."""
@@ -176,8 +191,11 @@ class Drain:
         self.places.leave()
         log_thread.current = None
         self.watch.bell.ring(STOPPED)
-        if self.stopping and not self.embedded and (self.watch.given_up or _is_program()):
-            atexit.register(self.watch.leave_at_once)
+        if self.stopping and not self.embedded:
+            # Celery's own, from a SIGHUP that came before our handlers were there.
+            atexit.unregister(_reload_current_worker)
+            if self.watch.given_up or self.restart.asked_for or _is_program():
+                atexit.register(self.leaving.at_once)
         if self.embedded:
             self.watch.end()
             phase.detach()

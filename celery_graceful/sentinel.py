@@ -25,6 +25,9 @@ __all__ = ["Sentinel"]
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
+#: Written by the watch, which decides what other signals mean.
+START_CLOCK = 0
+
 
 class Sentinel:
     """The worker's end.
@@ -53,10 +56,15 @@ class Sentinel:
         """Where the numbers of signals have to be written to."""
         return self._write_fd
 
+    def end(self) -> None:
+        """End it: this process has another life before it."""
+        self._process.kill()
+        self._process.wait()
+
     def start_clock(self) -> None:
         """The worker was asked to stop by something else than a signal."""
         try:
-            os.write(self._write_fd, bytes([signal.SIGTERM]))
+            os.write(self._write_fd, bytes([START_CLOCK]))
         except OSError:
             pass
 
@@ -76,13 +84,13 @@ def watch(worker: int, seconds: float, fd: int, watch_fd: int) -> None:
             numbers = os.read(fd, 4096)
             if not numbers:
                 return
-            asked = bytes(number for number in numbers if number in STOP_SIGNALS)
-            if asked:
+            told = bytes(number for number in numbers if number in (*STOP_SIGNALS, signal.SIGHUP))
+            if told:
                 try:
-                    os.write(watch_fd, asked)
+                    os.write(watch_fd, told)
                 except BrokenPipeError:  # it was quick: gone before it could be told
                     return
-            if asked and deadline is None:
+            if deadline is None and any(n in (*STOP_SIGNALS, START_CLOCK) for n in numbers):
                 deadline = time.monotonic() + seconds
 
 

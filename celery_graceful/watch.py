@@ -7,23 +7,21 @@ or a log, is done in a thread of its own, for a bounded time.
 
 from __future__ import annotations
 
-import atexit
 import logging
 import math
 import os
 import signal
-import sys
 import time
 import traceback
 from typing import TYPE_CHECKING
 
-from celery.platforms import EX_FAILURE, EX_OK
+from celery.platforms import EX_OK
 from celery.worker import state
 
-from celery_graceful import cleanup, native
+from celery_graceful import native
 from celery_graceful import run as _run
 from celery_graceful.giving_up import GivingUp
-from celery_graceful.native import bounded, bounded_all
+from celery_graceful.native import bounded
 from celery_graceful.phase import Phase
 from celery_graceful.report import describe
 from celery_graceful.sentinel import Sentinel
@@ -45,13 +43,6 @@ LAST_THREADS = 0.3
 
 #: Seconds at most between the hard deadline and the last resort.
 LAST_RESORT = 3.0
-
-#: Seconds that the standard streams get at the very end.
-LAST_WORDS = 0.1
-
-#: Share of the time after the hard deadline that the last resort leaves for cleanups that
-#: have not run. At 0.6 of it is the last resort, at 0.9 the sentinel's SIGKILL.
-LAST_CLEANUPS = 0.1
 
 #: Seconds that the watch rests after an error of its own, so that it does not spin.
 AFTER_ERROR = 0.1
@@ -108,6 +99,11 @@ class Watch:
         signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
         os.register_at_fork(after_in_child=_stop_hearing)
 
+    def end_sentinel(self) -> None:
+        """The process goes on as another program."""
+        if self._sentinel is not None:
+            self._sentinel.end()
+
     # -- the clock -----------------------------------------------------------------
 
     def _watch(self) -> None:
@@ -126,6 +122,8 @@ class Watch:
     def _hear_signals(self, rung: bytes) -> None:
         """The handlers have seen the same, where the main thread could run them."""
         self._sigints += rung.count(signal.SIGINT)
+        if signal.SIGHUP in rung and self.drain.hears_hangup:
+            self.drain.on_hangup()
         if signal.SIGTERM in rung:
             self.drain.request_stop("SIGTERM")
         if self._sigints:
@@ -236,6 +234,8 @@ class Watch:
             self.deadlines.hard,
             describe(self.ledger.active()),
         )
+        if self.drain.restart.asked_for:
+            self.log(logging.WARNING, "After that the same command starts anew")
         self.drain.announce(Phase.QUIET)
 
     def _soften(self) -> None:
@@ -293,47 +293,10 @@ class Watch:
     def _until_last_resort(self) -> float:
         return max(0.0, self._last_resort_at - time.monotonic())
 
-    def leave_at_once(self) -> None:
-        """The first of the exit handlers: run the others, and spare the interpreter its own end.
-
-        It would take apart all modules, and what tasks that were given up still use, and throw
-        an exception into each of their greenlets: 0.2 s and more of a processor, in which no
-        thread runs, so that nobody holds the grace.
-        """
-        atexit.unregister(self.leave_at_once)
-        try:
-            atexit._run_exitfuncs()
-        finally:
-            try:
-                self.wait_given_up()  # it says how it went
-                self.log.flush(LAST_WORDS)
-                _flush()
-            finally:
-                os._exit(self._status)
-
-    @property
-    def _status(self) -> int:
-        return int(EX_FAILURE if self.ledger.failed else self.drain.worker.exitcode or EX_OK)
-
     def _leave_by_force(self) -> None:
-        """The last resort, while there is still time to do it ourselves."""
-        if self._left:
-            return
-        self._left = True
-        self.adapter.leave()
-        try:
-            left = min(1.0, LAST_CLEANUPS * (self.deadlines.grace - self.deadlines.hard))
-            end = time.monotonic() + left
-            last = [lambda: cleanup.run(end=end), self.drain.places.leave]
-            bounded_all(last, 1.5 * left)
-            self.drain.report()
-            self.log.flush(LAST_WORDS)
-            self.board.close()
-            if self.drain.worker.pidlock:
-                self.drain.worker.pidlock.release()
-            bounded(_flush, LAST_WORDS)
-        finally:
-            os._exit(self._status)
+        if not self._left:
+            self._left = True
+            self.drain.leaving.by_force()
 
 
 def _stop_hearing() -> None:
@@ -342,8 +305,3 @@ def _stop_hearing() -> None:
         signal.set_wakeup_fd(-1)
     except ValueError:
         pass  # forked from another thread
-
-
-def _flush() -> None:
-    sys.stderr.flush()
-    sys.stdout.flush()

@@ -114,6 +114,7 @@ def _install_child(app: Any, hostname: str) -> None:
     frames.install()
     signal.signal(wakeup.SIGNAL, _on_wake)
     signal.signal(signal.SIGTERM, _on_term)
+    signal.signal(signal.SIGHUP, _on_term)
     if SIG_SOFT_TIMEOUT is not None:
         signal.signal(SIG_SOFT_TIMEOUT, _on_soft_limit)
     for name, task in app.tasks.items():
@@ -169,7 +170,7 @@ def _on_wake(signum: int, frame: Any) -> None:
 
 
 def _on_term(signum: int, frame: Any) -> None:
-    """SIGTERM to the whole process group: the main process drains, the task goes on.
+    """SIGTERM or SIGHUP to the whole process group: the main process drains, the task goes on.
 
     When the main process leaves, it ends its children with the same signal. And a process that a
     task has forked ends as it would without us.

@@ -117,6 +117,9 @@ class PreforkAdapter(Adapter):
                 assert phase.board is not None
                 phase.board.aim(pid)
                 signum = wakeup.SIGNAL
+            elif signum == signal.SIGHUP:
+                assert phase.board is not None
+                phase.board.aim(pid)
             terminate_job(pid, signum)
 
         return aimed

@@ -66,6 +66,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "rights",
         "places",
         "quiesce",
+        "leaving",
+        "restart",
         "watch",
         "drain",
         "control",

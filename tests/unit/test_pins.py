@@ -56,6 +56,10 @@ NAMES: dict[str, list[str] | None] = {
     "billiard.einfo:ExceptionWithTraceback": None,
     # celery: the worker
     "celery.apps.worker:Worker": None,
+    "celery.apps.worker:_reload_current_worker": [],
+    "celery.worker.worker:WorkController._send_worker_shutdown": [],
+    "celery.worker.state:Persistent.save": [],
+    "celery.worker.state:Persistent._is_open": None,
     "celery.local:Proxy._get_current_object": None,
     "celery.worker.control:Panel.data": None,
     "celery.worker.control:control_command": None,
@@ -187,9 +191,11 @@ INSTANCE = {
     "_error_callback",
     "_fileno_to_inq",
     "_in_use_connections",
+    "_isatty",
     "_maxtasksperchild",
     "_message",
     "_meta",  # documented by Django
+    "_persistence",
     "_popen",
     "_putlock",
     "_queue_cycle",
@@ -496,6 +502,15 @@ def test_a_worker_step_may_insert_itself() -> None:
     from celery.worker import WorkController
 
     assert "self.steps" in inspect.getsource(WorkController.setup_instance)
+
+
+def test_a_worker_knows_its_terminal_and_its_state_file() -> None:
+    """Whether SIGHUP starts anew; what ``--statedb`` asks for."""
+    from celery.apps.worker import Worker
+    from celery.worker.components import StateDB
+
+    assert "_isatty" in Worker.install_platform_tweaks.__code__.co_names
+    assert "_persistence" in StateDB.create.__code__.co_names
 
 
 def test_a_task_stack_has_threads_of_its_own(app: Celery) -> None:

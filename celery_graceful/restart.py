@@ -1,0 +1,74 @@
+"""SIGHUP: the worker drains as for any stop, and then the same command starts anew.
+
+Celery registers the new start with ``atexit`` when the signal arrives; so a SIGTERM that comes
+later does not stop that worker, it only makes it start again. Here it is the last thing of all,
+and whoever asks for a stop meanwhile gets a stop.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+from celery_graceful import native
+
+__all__ = ["Restart"]
+
+#: Seconds that children which were killed get to be gone.
+LAST_CHILDREN = 0.2
+
+#: What ends the process from here on, as at any other start: until there are new handlers.
+_STOPS = ("SIGTERM", "SIGINT", "SIGQUIT")
+
+
+class Restart:
+    """How this process was started, so that it can be again. Made before the worker starts."""
+
+    def __init__(self) -> None:
+        # A pool that spawns its children tells them things by the environment.
+        self._environ = dict(os.environ)
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        self.asked_for = False
+
+    def execute(self) -> None:
+        """Replace this process. Returns only if it has been told to stop instead.
+
+        Raises:
+            OSError: The program cannot be started.
+        """
+        _reap()
+        _close_at_exec()
+        if native.in_main_thread():
+            for name in _STOPS:
+                signal.signal(getattr(signal, name), signal.SIG_DFL)
+            # One that is on its way to start anew need not be told to.
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        if self.asked_for:
+            # As it was started, options of the interpreter included: `python -m celery` is not
+            # the same as running the file.
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], self._environ)
+
+
+def _reap() -> None:
+    """What was killed a moment ago would be a zombie of the new program for all of its life."""
+    wait = native.original("os", "waitpid")
+    end = time.monotonic() + LAST_CHILDREN
+    try:
+        while time.monotonic() < end:
+            if wait(-1, os.WNOHANG) == (0, 0):
+                native.pause(0.01)
+    except ChildProcessError:
+        pass
+
+
+def _close_at_exec() -> None:
+    """Not now: threads still use them, and would say that they cannot."""
+    for name in os.listdir("/dev/fd"):
+        if int(name) > 2:
+            try:
+                os.set_inheritable(int(name), False)
+            except OSError:
+                pass  # that of the list itself

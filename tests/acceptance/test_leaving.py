@@ -1,0 +1,120 @@
+"""What others have left for a worker's end is done whichever way it leaves.
+
+And SIGHUP, after which the same command starts anew.
+"""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from tests.acceptance.support import Broker
+from tests.workers import Worker, wait_until_heard
+
+GRACE = 5.0
+
+pytestmark = pytest.mark.parametrize("broker", ["redis"], indirect=True)
+
+WRONG = "Traceback|CRITICAL|Could not|Bad file descriptor"
+
+
+def start(broker: Broker, pool: str, *args: str) -> Worker:
+    env = {"BROKER_URL": broker.url, "RESULT_URL": broker.backend_url, "GRACE": str(GRACE)}
+    return Worker("tests.apps.leaving", pool=pool, env=env, args=args).ready()
+
+
+def send(app: Celery, kind: str, **options: object) -> str:
+    return str(app.send_task(f"tests.apps.lifecycle.{kind}", **options).id)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent"])
+def test_with_a_task_that_never_ends(
+    pool: str, broker: Broker, app: Celery, tmp_path: Path
+) -> None:
+    """What was revoked stays so for the next worker: the state file is written."""
+    state = str(tmp_path / "state")
+    with start(broker, pool, "--statedb", state) as worker:
+        wait_until_heard(app)
+        revoked = send(app, "short", countdown=3)
+        worker.wait_line(f"short.{revoked}. received")
+        app.control.revoke(revoked)
+        worker.wait_line("flagged as revoked")
+        stuck = send(app, "stuck")
+        worker.wait_line(">> .* started stuck")
+        worker.term()
+        assert worker.wait() == 0
+        assert worker.took < GRACE
+        assert worker.count(">> .* worker_shutdown") == 1
+        assert worker.count(">> .* exit handler") == 1
+        assert worker.count(WRONG) == 0
+    assert sorted(broker.drain_queue(app)) == sorted([revoked, stuck])
+    app.send_task("tests.apps.lifecycle.short", task_id=revoked)
+    with start(broker, pool, "--statedb", state) as worker:
+        worker.wait_line(f"Discarding revoked task: .*{revoked}")
+        assert worker.count(">> .* started short") == 0
+
+
+@pytest.mark.parametrize("pool", ["prefork", "spawn", "threads"])
+def test_three_new_starts_in_a_row(pool: str, broker: Broker, app: Celery, tmp_path: Path) -> None:
+    """Each a drain: tasks are interrupted, and run again under a new identity."""
+    pidfile = tmp_path / "pid"
+    sent = [send(app, "cooperative") for _ in range(2)]
+    with start(broker, pool, "--pidfile", str(pidfile)) as worker:
+        names = set()
+        for n in range(3):
+            worker.wait_line(">> .* started cooperative", count=2 * (n + 1))
+            names |= broker.client.smembers("graceful:workers")
+            for _ in range(n + 1):  # asking again changes nothing
+                # (To the group it would end the tracker of semaphores, where children are spawned.)
+                worker.signal(signal.SIGHUP, group=n == 1 and pool == "prefork")
+            worker.wait_line("Starting anew", count=n + 1)
+            worker.wait_line(r"ready\.$", count=n + 2)
+            assert int(pidfile.read_text()) == worker.pid
+        worker.wait_line(">> .* started cooperative", count=8)
+        names |= broker.client.smembers("graceful:workers")
+        assert len(names) == 4
+        assert worker.count("Stopped: 0 finished, 2 interrupted, 0 given up, 0 released") == 3
+        assert worker.count(">> .* worker_shutdown") == 3
+        assert worker.count(">> .* exit handler") == 3
+        assert worker.count(WRONG) == 0
+        assert "Z" not in states_of_children(worker.pid)
+        worker.term()
+        assert worker.wait() == 0
+    assert sorted(broker.drain_queue(app)) == sorted(sent)
+    assert not pidfile.exists()
+
+
+def states_of_children(pid: int) -> set[str]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    stats = [Path(f"/proc/{child}/stat").read_text() for child in children]
+    return {stat.rpartition(")")[2].split()[0] for stat in stats}
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_a_stop_is_no_new_start(pool: str, broker: Broker, app: Celery) -> None:
+    with start(broker, pool) as worker:
+        sent = send(app, "shielded")
+        worker.wait_line(">> .* started shielded")
+        worker.signal(signal.SIGHUP)
+        worker.wait_line("Stopping, asked for by SIGHUP")
+        worker.term()
+        assert worker.wait() == 0
+        assert worker.took < GRACE
+        assert worker.count(r"ready\.$") == 1
+        assert worker.count("SIGTERM: it will not start anew") == 1
+        assert worker.count(WRONG) == 0
+    assert broker.drain_queue(app) == [sent]
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_a_new_start_without_a_task_that_never_ends(pool: str, broker: Broker, app: Celery) -> None:
+    """It cannot be ended; the process that runs it becomes another one."""
+    with start(broker, pool) as worker:
+        sent = send(app, "stuck")
+        worker.wait_line(">> .* started stuck")
+        worker.signal(signal.SIGHUP)
+        worker.wait_line("Stopped: .* 1 given up")
+        worker.wait_line(f">> .* started stuck {sent}", count=2)
