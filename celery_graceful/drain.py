@@ -99,6 +99,7 @@ class Drain:
         self.revocations = Revocations(self)
         self.ledger.revoke = self.revocations.begin
         self.ledger.inquest.ring_loop = self.loop.ring
+        self.ledger.can_pass_by = self.adapter.can_pass_by
         self.ledger.inquest.in_process = self.adapter.in_process
         self.adapter.ring_loop = self.loop.ring
         self.adapter.read_pending = self.loop.read_pending

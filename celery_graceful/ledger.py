@@ -69,6 +69,8 @@ class Ledger:
         self.on_change: Callable[[], None] = lambda: None
         #: Hands a request to the pool; set by the drain.
         self.process: Callable[[GracefulRequest], None] = lambda request: None
+        #: Whether the pool lets pass by what has left; set by the drain.
+        self.can_pass_by = False
         #: Whether the loop goes round; set by the drain.
         self.connected: Callable[[], bool] = lambda: True
         self.copies = Copies(self)

@@ -287,7 +287,7 @@ def _hands_over(execute_using_pool: Callable[..., Any]) -> Callable[..., Any]:
             raise TaskRevokedError(self.id)  # its place in the pool is free again
         if self.look_into():
             return None
-        if pool.uses_semaphore and not self.revoked():  # prefork: no way back from here
+        if not self.ledger.can_pass_by and not self.revoked():  # no way back from here
             with self.ledger.lock:
                 if self.stage is Stage.RECEIVED:
                     self.stage = Stage.HANDED_OVER

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from celery_graceful.pools.base import Adapter
@@ -10,17 +11,22 @@ __all__ = ["Adapter", "adapter_for"]
 
 
 def adapter_for(worker: Any, ledger: Any) -> Adapter:
-    """The adapter for the pool of ``worker``."""
-    name = worker.pool_cls.__module__.rpartition(".")[2]
+    """The adapter for the pool of ``worker``: Celery's own, or one derived from it."""
     cls: type[Adapter]
-    if name == "prefork":
+    if _is(worker.pool_cls, "prefork"):
         from celery_graceful.pools.prefork import PreforkAdapter as cls
-    elif name == "thread":
+    elif _is(worker.pool_cls, "thread"):
         from celery_graceful.pools.threads import ThreadsAdapter as cls
-    elif name in ("gevent", "eventlet"):
+    elif _is(worker.pool_cls, "gevent") or _is(worker.pool_cls, "eventlet"):
         from celery_graceful.pools.green import GreenAdapter as cls
-    elif name == "solo":
+    elif _is(worker.pool_cls, "solo"):
         from celery_graceful.pools.solo import SoloAdapter as cls
     else:
-        from celery_graceful.pools.base import InProcessAdapter as cls
+        from celery_graceful.pools.unknown import UnknownAdapter as cls
     return cls(worker, ledger)
+
+
+def _is(pool_cls: Any, name: str) -> bool:
+    # Whoever derives from it has imported it; not all can be imported everywhere.
+    celerys = getattr(sys.modules.get(f"celery.concurrency.{name}"), "TaskPool", ())
+    return isinstance(pool_cls, type) and issubclass(pool_cls, celerys)

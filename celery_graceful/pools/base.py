@@ -32,6 +32,8 @@ class Adapter:
     spawns = False
     #: Tasks run in the main process, where one of them may hold the GIL for ever.
     in_process = False
+    #: What the pool was handed can be taken back until it begins.
+    can_pass_by = False
 
     def __init__(self, worker: Any, ledger: Ledger) -> None:
         self.worker = worker
@@ -79,6 +81,7 @@ class InProcessAdapter(Adapter):
     """For pools whose tasks run in the main process."""
 
     in_process = True
+    can_pass_by = True
     #: The loop waits for the task that runs.
     blocks_loop = False
 

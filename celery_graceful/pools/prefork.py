@@ -35,7 +35,8 @@ class PreforkAdapter(Adapter):
             start()
             pool.terminate_job = self._aimed(pool.terminate_job)
             handler = pool._pool._timeout_handler
-            handler._trywaitkill = self._gently(handler._trywaitkill)
+            if handler is not None:
+                handler._trywaitkill = self._gently(handler._trywaitkill)
 
         pool.on_start = on_start
         if any(map(has_own_strategy, self.worker.app.tasks.values())):

@@ -10,6 +10,8 @@ from typing import Any
 from celery_graceful import native
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.base import InProcessAdapter
+from celery_graceful.pools.threads import set_async_exc
+from celery_graceful.run import runs
 
 __all__ = ["SoloAdapter"]
 
@@ -30,6 +32,9 @@ class SoloAdapter(InProcessAdapter):
     def notify(self) -> None:
         super().notify()
         signal.pthread_kill(self._main, wakeup.SIGNAL)
+        for run in list(runs.values()):
+            if run.ident != self._main:  # of a pool that waits here for what it runs elsewhere
+                run.send_async(set_async_exc)
 
     def run_body(self, body: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         self._in_body = True

@@ -12,7 +12,7 @@ from celery.worker import state
 from celery_graceful.pools.base import InProcessAdapter
 from celery_graceful.run import runs
 
-__all__ = ["ThreadsAdapter"]
+__all__ = ["ThreadsAdapter", "set_async_exc"]
 
 
 class ThreadsAdapter(InProcessAdapter):
@@ -23,7 +23,7 @@ class ThreadsAdapter(InProcessAdapter):
     def notify(self) -> None:
         super().notify()
         for run in list(runs.values()):
-            run.send_async(_set_async_exc)
+            run.send_async(set_async_exc)
 
 
 def _one_at_a_time(ids: LimitedSet) -> None:
@@ -37,7 +37,7 @@ def _one_at_a_time(ids: LimitedSet) -> None:
     ids.add = add
 
 
-def _set_async_exc(ident: int, exc: Any) -> None:
+def set_async_exc(ident: int, exc: Any) -> None:
     """See docs.python.org/3/c-api/init.html#c.PyThreadState_SetAsyncExc."""
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(ident), None if exc is None else ctypes.py_object(exc)
