@@ -10,17 +10,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 
 from celery_graceful import native
 
 __all__ = ["Restart"]
 
-#: Seconds that children which were killed get to be gone.
-LAST_CHILDREN = 0.2
-
 #: What ends the process from here on, as at any other start: until there are new handlers.
 _STOPS = ("SIGTERM", "SIGINT", "SIGQUIT")
+
+#: In the environment of a process that was started so.
+_STARTED_ANEW = "_GRACEFUL_STARTED_ANEW"
 
 
 class Restart:
@@ -28,7 +27,9 @@ class Restart:
 
     def __init__(self) -> None:
         # A pool that spawns its children tells them things by the environment.
-        self._environ = dict(os.environ)
+        self._environ = {**os.environ, _STARTED_ANEW: "1"}
+        if os.environ.pop(_STARTED_ANEW, None):
+            _reap()
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self.asked_for = False
 
@@ -38,7 +39,6 @@ class Restart:
         Raises:
             OSError: The program cannot be started.
         """
-        _reap()
         _close_at_exec()
         if native.in_main_thread():
             for name in _STOPS:
@@ -53,13 +53,11 @@ class Restart:
 
 
 def _reap() -> None:
-    """What was killed a moment ago would be a zombie of the new program for all of its life."""
+    """What ended with the program before this one is a child of this process, and a zombie."""
     wait = native.original("os", "waitpid")
-    end = time.monotonic() + LAST_CHILDREN
     try:
-        while time.monotonic() < end:
-            if wait(-1, os.WNOHANG) == (0, 0):
-                native.pause(0.01)
+        while wait(-1, os.WNOHANG) != (0, 0):
+            pass
     except ChildProcessError:
         pass
 

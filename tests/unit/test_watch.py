@@ -20,7 +20,7 @@ def test_hard_is_heard_before_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     drain = MagicMock(stopping=True, board=Board.create())
     drain.deadlines = deadlines(GracePeriod(60.0, "a test"))
     drain.ledger.active.return_value = drain.ledger.open_requests.return_value = []
-    drain.ledger.requeue.deferred = False
+    drain.ledger.requeue.deferred = drain.restart.asked_for = False
     watch = Watch(drain)
     drain.board.begin_stop(drain.deadlines, InterruptReason.SHUTDOWN)
     watch._step(HARD)
