@@ -77,6 +77,7 @@ class WorkerStep(bootsteps.StartStopStep):
         with _said_plainly(worker):
             check_options(worker.app.tasks.values())
         self._check_monitors(worker)
+        drain.others.adopt(worker.consumer)
         drain.start()
         if not drain.embedded:
             _install_handlers(drain)

@@ -32,6 +32,7 @@ from celery_graceful.log_thread import LogThread
 from celery_graceful.loop import Loop
 from celery_graceful.monitors.heartbeat import Heartbeats
 from celery_graceful.monitors.monitors import monitors_of
+from celery_graceful.other_consumers import OtherConsumers
 from celery_graceful.phase import InterruptReason, Phase
 from celery_graceful.places import Places
 from celery_graceful.pools import adapter_for
@@ -84,6 +85,8 @@ class Drain:
         if getattr(worker.pool_cls, "is_green", False):
             self.log.through_loop = self.loop.ring
         self.quiesce = Quiesce(self)
+        #: What it consumes besides its tasks.
+        self.others = OtherConsumers()
         self.watch = Watch(self)
         self.leaving = Leaving(self)
         self.ledger.on_change = self.quiesce.on_change

@@ -28,7 +28,7 @@ LEAD = 2.0
 
 #: Shares of the time from the hard deadline to the end of the grace. Together they last until
 #: about the last resort, which is at 0.6 of it: then nobody answers, and the process leaves.
-STARTS, TELL, GIVE_BACK, COUNT = 0.05, 0.25, 0.25, 0.07
+STARTS, TELL, GIVE_BACK, COUNT, OTHERS = 0.05, 0.2, 0.25, 0.07, 0.05
 
 
 class GivingUp:
@@ -83,6 +83,7 @@ class GivingUp:
             if not bounded(lambda: self._give_back(requests), GIVE_BACK * self.room):
                 self._could_not(requests, "no answer in time")
             bounded(lambda: _count(begun), COUNT * self.room)
+        bounded(self._give_back_others, OTHERS * self.room)
         self.end()
 
     def _tell(self, requests: list[GracefulRequest], seconds: float) -> None:
@@ -133,6 +134,15 @@ class GivingUp:
                 self._could_not(exc.requests, str(exc))
             except Exception as exc:
                 self._could_not(requests, repr(exc))
+
+    def _give_back_others(self) -> None:
+        try:
+            self.drain.others.give_back()
+        except Exception as exc:
+            self.ledger.failed = True
+            self.drain.log(
+                logging.CRITICAL, "Could not give back what consumer steps hold: %r", exc
+            )
 
     def _could_not(self, requests: Sequence[GracefulRequest], why: str) -> None:
         self.ledger.failed = True

@@ -26,6 +26,9 @@ FETCH_PATIENCE = 1.2
 #: Seconds between looks at it.
 LOOK_AGAIN = 0.01
 
+#: Seconds between looks at what handlers of others have not answered.
+LOOK_AT_OTHERS = 0.05
+
 #: Seconds that Redis gets when the connection of the worker is gone.
 LAST_FLUSH = 0.5
 
@@ -76,6 +79,7 @@ class Quiesce:
         self.done = True
         self._fetch_ends_by = time.monotonic() + FETCH_PATIENCE
         self.loop.stop_fetching()
+        self.drain.others.stop_fetching()
         if self.loop.fetching():
             self.ledger.requeue.end_fetch(self.drain.worker.consumer.task_consumer.channel)
         self._release()
@@ -109,6 +113,9 @@ class Quiesce:
     def _stop_when_idle(self) -> None:
         if self.ledger.held or self.ledger.leaving.count or self.ledger.requeue.deferred:
             self._idle_seen = False
+        elif self.drain.others.held:
+            self._idle_seen = False
+            self.drain.worker.timer.call_after(LOOK_AT_OTHERS, self.loop.ring)
         elif not self._idle_seen:
             # Acknowledgements of the last task may wait in the loop: one more turn.
             self._idle_seen = True

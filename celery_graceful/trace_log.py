@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 
-from celery.worker.consumer.consumer import TERMINATING_TASK_ON_RESTART_AFTER_A_CONNECTION_LOSS
-
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.phase import InterruptReason
 
@@ -41,6 +39,11 @@ class _InterruptedFilter(logging.Filter):
 
 class _CancelledFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
+        # Not earlier: others replace what it imports, as celery-aio-pool does with the tracer.
+        from celery.worker.consumer.consumer import (
+            TERMINATING_TASK_ON_RESTART_AFTER_A_CONNECTION_LOSS,
+        )
+
         if record.msg == TERMINATING_TASK_ON_RESTART_AFTER_A_CONNECTION_LOSS:
             (request,) = record.args or (None,)
             if getattr(request, "claim", None) is not None:

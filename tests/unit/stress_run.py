@@ -28,7 +28,7 @@ from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
 from celery_graceful.grace_period import Deadlines
 from celery_graceful.phase import InterruptReason, Phase
 from celery_graceful.pools import wakeup
-from celery_graceful.pools.threads import _set_async_exc
+from celery_graceful.pools.threads import set_async_exc
 from celery_graceful.run import Run, current, execute, runs
 
 #: Seconds that a run of the stress takes at most: a slow machine gets fewer tasks.
@@ -60,7 +60,7 @@ def all_over() -> None:
 
 def notify_async() -> None:
     for run in list(runs.values()):
-        run.send_async(_set_async_exc)
+        run.send_async(set_async_exc)
 
 
 def notify_signal() -> None:

@@ -210,3 +210,10 @@ def test_reading_interrupted_is_cheap(app: Celery) -> None:
     for _ in range(10_000):
         task.interrupted  # noqa: B018
     assert (time.perf_counter() - began) / 10_000 < 10e-6
+
+
+def test_a_worker_imports_celerys_consumer_no_earlier_than_celery() -> None:
+    """Others replace what it imports: celery-aio-pool the tracer, when its pool is made."""
+    code = "import sys, celery_graceful.bootsteps; print('celery.worker.consumer' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -67,6 +67,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "places",
         "quiesce",
         "leaving",
+        "other_consumers",
         "restart",
         "watch",
         "drain",
