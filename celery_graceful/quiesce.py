@@ -127,7 +127,8 @@ class Quiesce:
     def consumer_lost(self) -> None:
         """The consumer left its loop: the end, or a lost connection."""
         error = sys.exc_info()[1]
-        if error is not None and self.drain.worker.blueprint.state in (CLOSE, TERMINATE):
+        ends = self.drain.worker.blueprint.state in (CLOSE, TERMINATE)
+        if ends and isinstance(error, Exception) and not self.drain.stopping:
             # Celery ends the worker by it, and would wait for its tasks without limit.
             self.drain.request_stop(f"an error that Celery does not recover from, {error!r}")
         heard = self.loop.is_heard()
