@@ -143,6 +143,10 @@ def _leave(on_exit: Callable[[int, int], Any] | None, pid: int, exitcode: int) -
                 on_exit(pid, exitcode)
         finally:
             cleanup.run(on_stuck=partial(os._exit, exitcode))
+    if phase.board is not None and phase.board.phase is Phase.EXIT:
+        # The main process has all results, and waits for nothing but the end of its children:
+        # billiard's second, in which a child is told to end by one that listens, is a second lost.
+        os._exit(exitcode)
     # There is nothing left to protect: billiard says that it is gone, waits a second, and is told
     # to end as soon as that was heard.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(exitcode))
