@@ -138,6 +138,9 @@ _PLATFORMS = (
 )
 _CONTAINERS = (_Bound("Docker", 10, ("/.dockerenv",)),)
 
+#: No platform waits for longer.
+LONGEST = 30 * 86_400
+
 _UNRECOGNISED = GracePeriod(30.0, "the fallback: no platform was recognised")
 
 _SYSTEMD_DEFAULT = 90.0
@@ -200,8 +203,9 @@ def detect(
     """
     environ = os.environ if environ is None else environ
     for name in _VARIABLES:
-        if name in environ:
-            return GracePeriod(_seconds(name, environ[name]), f"{name} in the environment")
+        if environ.get(name, "").strip():  # empty is how many a template says "not set"
+            source = f"{name}={environ[name]} in the environment"
+            return GracePeriod(_seconds(name, environ[name]), source)
     bounds = [
         *_present(_MANAGERS, environ, root),
         *(list(_present(_PLATFORMS, environ, root)) or _present(_CONTAINERS, environ, root)),
@@ -254,6 +258,8 @@ def _seconds(name: str, value: float | str) -> float:
         seconds = math.nan
     if not math.isfinite(seconds) or seconds <= 0:
         raise SettingsError(name, value, "give a finite number of seconds above zero, such as 30")
+    if seconds > LONGEST:
+        raise SettingsError(name, value, f"give {LONGEST:.0f} seconds at most, which are 30 days")
     return seconds
 
 

@@ -257,7 +257,7 @@ def _wait_bell(timeout: float | None, until: Callable[[], bool]) -> None:
                     return
                 if phase.flag[0]:  # it rang for others
                     time.sleep(OTHERS_PAUSE if left is None else min(left, OTHERS_PAUSE))
-                elif selector.select(left) and not phase.flag[0]:
+                elif selector.select(left and native.capped(left)) and not phase.flag[0]:
                     _get_bell().take()  # they are gone
     finally:
         os.close(fd)

@@ -22,6 +22,7 @@ __all__ = [
     "Lock",
     "bounded",
     "bounded_all",
+    "capped",
     "in_main_thread",
     "is_alive",
     "is_gevent",
@@ -110,9 +111,19 @@ def _allocate_lock() -> Any:
     return original("_thread", "allocate_lock")
 
 
+#: Seconds of one wait at most: poll counts milliseconds in an int, which are 24.8 days, and locks
+#: and sleeps have limits of their own. Who has waited looks at the clock again.
+LONGEST_WAIT = 86_400.0
+
+
+def capped(seconds: float) -> float:
+    """Seconds that can be waited for: not below zero, and a day at most."""
+    return min(max(0.0, seconds), LONGEST_WAIT)
+
+
 def pause(seconds: float) -> None:
-    """Sleep in a real thread."""
-    original("time", "sleep")(seconds)
+    """Sleep in a real thread, for a day at most."""
+    original("time", "sleep")(capped(seconds))
 
 
 def is_alive(pid: int) -> bool:
@@ -145,10 +156,14 @@ class Doorbell:
             pass
 
     def wait(self, timeout: float | None) -> bytes:
-        """Wait for up to ``timeout`` seconds in a real thread; returns what was rung."""
+        """Wait for up to ``timeout`` seconds, a day at most, in a real thread.
+
+        Returns:
+            What was rung.
+        """
         poller = original("select", "poll")()
         poller.register(self.read_fd, 1)  # POLLIN
-        poller.poll(None if timeout is None else max(0.0, timeout) * 1000)
+        poller.poll(None if timeout is None else capped(timeout) * 1000)
         return self.take()
 
     def take(self) -> bytes:
@@ -220,7 +235,7 @@ def bounded_all(calls: Iterable[Callable[[], None]], seconds: float) -> bool:
     """As ``bounded``, for several calls side by side; whether all have ended."""
     end = time.monotonic() + seconds
     running = [_start(call) for call in calls]
-    return all(each.acquire(timeout=max(0.0, end - time.monotonic())) for each in running)
+    return all(each.acquire(timeout=capped(end - time.monotonic())) for each in running)
 
 
 def _start(call: Callable[[], None]) -> Any:

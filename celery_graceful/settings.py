@@ -23,6 +23,16 @@ def _seconds(name: str, value: Any) -> float:
     return float(value)
 
 
+def _between(least: float, most: float) -> Callable[[str, Any], float]:
+    def check(name: str, value: Any) -> float:
+        seconds = _seconds(name, value)
+        if not least <= seconds <= most:
+            raise SettingsError(name, value, f"give a number of seconds from {least:g} to {most:g}")
+        return seconds
+
+    return check
+
+
 def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise SettingsError(name, value, "give True or False")
@@ -71,30 +81,33 @@ def _http_url(name: str, value: Any) -> str:
     return value
 
 
+_HOUR, _DAY, _YEAR = 3600, 86_400, 366 * 86_400
+
 _STORE_SCHEMES = ("redis", "rediss", "sentinel", "redis+socket")
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "grace_period": _seconds,
-    "soft_deadline": _seconds,
-    "hard_deadline": _seconds,
-    "exit_timeout": _seconds,
+    "grace_period": _between(0.001, 30 * _DAY),
+    "soft_deadline": _between(0.001, 30 * _DAY),
+    "hard_deadline": _between(0.001, 30 * _DAY),
+    "exit_timeout": _between(0.001, _DAY),
     "default_task": _flag,
     "release_prefetched": _flag,
     "reliable_fetch": _flag,
-    "heartbeat_interval": _seconds,
-    "rescue_interval": _seconds,
+    # What takes less than a few round trips to Redis is lost at each hiccup.
+    "heartbeat_interval": _between(0.05, _HOUR),
+    "rescue_interval": _between(0.05, _DAY),
     "store": _store_url,
     "store_options": _mapping,
-    "checkpoint_ttl": _seconds,
+    "checkpoint_ttl": _between(1, 10 * _YEAR),
     "checkpoint_max_bytes": _size,
-    "lease_ttl": _seconds,
+    "lease_ttl": _between(0.5, _DAY),
     "poison_limit": _count,
-    "poison_window": _seconds,
+    "poison_window": _between(1, 10 * _YEAR),
     "monitor_beat": _flag,
     "monitor_exclude": _names,
     "monitor_on_interrupt": _status,
     "monitor_reporters": _names,
-    "monitor_timeout": _seconds,
+    "monitor_timeout": _between(0.01, _HOUR),
     "healthchecks_url": _http_url,
 }
 
@@ -187,13 +200,23 @@ class Settings:
         if "lease_ttl" in values:
             values.setdefault("rescue_interval", min(cls.rescue_interval, values["lease_ttl"] / 5))
         settings = cls(**values)
-        if settings.lease_ttl < 2 * settings.heartbeat_interval:
-            raise SettingsError(
-                _spelled(conf, "lease_ttl"),
-                settings.lease_ttl,
-                f"give at least two heartbeat intervals, {2 * settings.heartbeat_interval:g} s",
-            )
+        settings._check_together(conf)
         return settings
+
+    def _check_together(self, conf: Mapping[str, Any]) -> None:
+        rescued = self.lease_ttl + self.rescue_interval
+        for name, least, why in (
+            ("lease_ttl", 2 * self.heartbeat_interval, "two heartbeat intervals"),
+            (
+                "checkpoint_ttl",
+                rescued,
+                "a lease and a rescue interval, or a rescue comes too late",
+            ),
+            ("poison_window", rescued, "a lease and a rescue interval, or no two deaths are in it"),
+        ):
+            if getattr(self, name) < least:
+                mend = f"give at least {why}, {least:g} s"
+                raise SettingsError(_spelled(conf, name), getattr(self, name), mend)
 
 
 def _namespace(conf: Mapping[str, Any]) -> str:

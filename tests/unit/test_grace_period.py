@@ -64,21 +64,26 @@ def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSystemctl:
 @pytest.mark.parametrize(
     ("environ", "seconds", "source"),
     [
-        ({"GRACEFUL_GRACE_PERIOD": "12.5"}, 12.5, "GRACEFUL_GRACE_PERIOD in the environment"),
+        ({"GRACEFUL_GRACE_PERIOD": "12.5"}, 12.5, "GRACEFUL_GRACE_PERIOD=12.5 in the environment"),
         (
             {"TERMINATION_GRACE_PERIOD_SECONDS": "600"},
             600.0,
-            "TERMINATION_GRACE_PERIOD_SECONDS in the environment",
+            "TERMINATION_GRACE_PERIOD_SECONDS=600 in the environment",
         ),
         (
             {"GRACEFUL_GRACE_PERIOD": "7", "TERMINATION_GRACE_PERIOD_SECONDS": "600"},
             7.0,
-            "GRACEFUL_GRACE_PERIOD in the environment",
+            "GRACEFUL_GRACE_PERIOD=7 in the environment",
         ),
         (
             {"TERMINATION_GRACE_PERIOD_SECONDS": "600", "SUPERVISOR_ENABLED": "1", "DYNO": "w.1"},
             600.0,
-            "TERMINATION_GRACE_PERIOD_SECONDS in the environment",
+            "TERMINATION_GRACE_PERIOD_SECONDS=600 in the environment",
+        ),
+        (
+            {"GRACEFUL_GRACE_PERIOD": " ", "TERMINATION_GRACE_PERIOD_SECONDS": "600"},
+            600.0,
+            "TERMINATION_GRACE_PERIOD_SECONDS=600 in the environment",
         ),
     ],
 )
@@ -90,13 +95,25 @@ def test_the_environment_wins_over_all_detection(
 
 
 @pytest.mark.parametrize("name", ["GRACEFUL_GRACE_PERIOD", "TERMINATION_GRACE_PERIOD_SECONDS"])
-@pytest.mark.parametrize("value", ["", "soon", "30s", "0", "-1", "nan", "inf", "1e999"])
+@pytest.mark.parametrize("value", ["soon", "30s", "0", "-1", "nan", "inf", "1e999", "1e9"])
 def test_an_unusable_variable_is_refused_by_name(tmp_path: Path, name: str, value: str) -> None:
     with pytest.raises(SettingsError) as caught:
         detect({name: value}, root=a_root(tmp_path))
     assert caught.value.name == name
     assert caught.value.value == value
     assert caught.value.mend
+
+
+@pytest.mark.parametrize("name", ["GRACEFUL_GRACE_PERIOD", "TERMINATION_GRACE_PERIOD_SECONDS"])
+def test_an_empty_variable_is_not_set(tmp_path: Path, name: str) -> None:
+    found = detect({name: "", "DYNO": "worker.1"}, root=a_root(tmp_path))
+    assert found.source == "Heroku's default (DYNO is set)"
+
+
+def test_an_error_quotes_the_variable_that_it_names() -> None:
+    grace = detect({"GRACEFUL_GRACE_PERIOD": "7"}, run=must_not_run)
+    with pytest.raises(SettingsError, match="7 s, which is GRACEFUL_GRACE_PERIOD=7 in"):
+        deadlines(grace, hard=8.0)
 
 
 # -- defaults of platforms and process managers ----------------------------------------------

@@ -5,8 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import time
+from typing import Any
 
-from celery_graceful.native import ForkGate
+import pytest
+
+from celery_graceful import native
+from celery_graceful.interrupt import wake
+from celery_graceful.native import Doorbell, ForkGate
+from tests.deliveries import bench
 
 
 def fork() -> float:
@@ -41,3 +47,38 @@ def test_a_fork_does_not_wait_for_its_own_thread() -> None:
     with (gate := ForkGate()), gate:
         assert fork() < ForkGate.PATIENCE / 2
     assert fork() < ForkGate.PATIENCE / 2
+
+
+#: Seconds: more milliseconds than poll can count, and more than any clock has.
+ENDLESS = (3e6, 1e15)
+
+
+@pytest.mark.parametrize("seconds", ENDLESS)
+def test_no_wait_is_too_long(seconds: float) -> None:
+    bell = Doorbell()
+    threading.Timer(0.1, bell.ring).start()
+    assert bell.wait(seconds) == b"."
+    assert native.bounded(lambda: None, seconds)
+
+
+def test_a_pause_is_a_day_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "LONGEST_WAIT", 0.01)
+    for seconds in (*ENDLESS, -1.0):
+        native.pause(seconds)
+    assert Doorbell().wait(1e9) == b""
+
+
+@pytest.mark.parametrize("seconds", ENDLESS)
+def test_a_task_may_wait_for_longer_than_poll_can_count(seconds: float) -> None:
+    with bench() as b:
+
+        def interrupt() -> None:
+            b.interrupt()
+            wake()
+
+        def task(self: Any) -> None:
+            threading.Timer(0.1, interrupt).start()
+            self.sleep(seconds)
+
+        made = b.task(task)
+        assert b.deliver(made)[0] == "IGNORED"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,43 @@ def test_wrong_seconds(name: str, value: Any) -> None:
     assert (error.name, error.mend != "") == (f"graceful_{name}", True)
     assert str(error).startswith(f"graceful_{name} = {value!r} cannot be used: give a ")
     assert isinstance(error, ImproperlyConfigured)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "bounds"),
+    [
+        ("grace_period", 1e9, "from 0.001 to 2.592e+06"),
+        ("hard_deadline", 1e9, "from 0.001 to 2.592e+06"),
+        ("exit_timeout", 1e6, "from 0.001 to 86400"),
+        ("heartbeat_interval", 0.001, "from 0.05 to 3600"),
+        ("heartbeat_interval", 1e5, "from 0.05 to 3600"),
+        ("rescue_interval", 3e6, "from 0.05 to 86400"),
+        ("lease_ttl", 0.02, "from 0.5 to 86400"),
+        ("lease_ttl", 1e6, "from 0.5 to 86400"),
+        ("checkpoint_ttl", 1e20, "from 1 to 3"),
+        ("poison_window", 0.5, "from 1 to 3"),
+        ("monitor_timeout", 1e6, "from 0.01 to 3600"),
+    ],
+)
+def test_absurd_seconds(name: str, value: float, bounds: str) -> None:
+    error = refused(settings, **{f"graceful_{name}": value})
+    assert error.name == f"graceful_{name}"
+    assert error.mend.startswith(f"give a number of seconds {bounds}")
+
+
+@pytest.mark.parametrize(
+    ("conf", "mend"),
+    [
+        ({"lease_ttl": 3.9}, "at least two heartbeat intervals, 4 s"),
+        ({"checkpoint_ttl": 11}, "at least a lease and a rescue interval, .*, 12 s"),
+        ({"poison_window": 11}, "at least a lease and a rescue interval, .*, 12 s"),
+        ({"poison_window": 60, "lease_ttl": 60}, "at least a lease and a rescue interval, .* s"),
+    ],
+)
+def test_seconds_that_do_not_fit_together(conf: dict[str, float], mend: str) -> None:
+    error = refused(settings, **{f"graceful_{name}": value for name, value in conf.items()})
+    assert error.name == f"graceful_{next(iter(conf))}"
+    assert re.search(mend, error.mend)
 
 
 @pytest.mark.parametrize("value", [0, 1, 3])
