@@ -17,6 +17,8 @@ from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.request import Request
 
+from celery_graceful.describe import describe
+
 if TYPE_CHECKING:
     from celery_graceful.delivery import Delivery
 
@@ -99,7 +101,7 @@ def say(request: Any, what: str, exc: BaseException) -> None:
     """Log it with the name of the task; where a filter of the log raises, on standard error."""
     info = (type(exc), exc, exc.__traceback__)
     try:
-        logger.error("%s[%s] %s: %r", request.name, request.id, what, exc, exc_info=info)
+        logger.error("%s[%s] %s: %s", request.name, request.id, what, describe(exc), exc_info=info)
     except Exception as filtered:
         try:
             print(f"{request.name}[{request.id}] {what}; not logged: {filtered!r}", file=sys.stderr)

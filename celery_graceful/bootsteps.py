@@ -71,7 +71,7 @@ class WorkerStep(bootsteps.StartStopStep):
         drain = worker.graceful
         for task in worker.app.tasks.values():
             adopt(task, drain.ledger)
-        install_filter()
+        install_filter(worker.app.connection_for_read().as_uri())
         frames.install()
         control.install()
         with _said_plainly(worker):

@@ -12,6 +12,7 @@ from celery.utils.log import get_task_logger
 
 from celery_graceful import phase
 from celery_graceful.claimant import FALLEN, WORKERS, claims_key, lease_key, tombstone_key
+from celery_graceful.describe import describe
 from celery_graceful.store import StoreAway, find_workers_store, settings_of
 
 __all__ = ["CLAIM", "claim_of", "holds_claim", "may_start", "still_mine"]
@@ -49,8 +50,8 @@ def still_mine(app: Any, claim: str) -> bool:
     args = [worker, int(settings_of(app).lease_ttl * 1000), number]
     try:
         return bool(store.run("still_mine", keys, args, timeout=TIMEOUT))
-    except StoreAway as exc:
-        logger.warning("Could not ask whether %s is still held: %r", claim, exc)
+    except StoreAway as exc:  # said once, by the store
+        logger.debug("Could not ask whether %s is still held: %s", claim, describe(exc))
         return True
 
 

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from celery_graceful.describe import describe
 from celery_graceful.monitors import outcome
 from celery_graceful.native import bounded, bounded_all
-from celery_graceful.report import describe
+from celery_graceful.report import listed
 from celery_graceful.request import GracefulRequest
 from celery_graceful.requeue import NotTaken
 from celery_graceful.resume import count_given_up
@@ -99,7 +100,7 @@ class GivingUp:
             self.drain.log(
                 logging.WARNING,
                 "No time to tell all (backend, event listeners, monitors) that %s goes back",
-                describe(requests),
+                listed(requests),
             )
 
     def _tell_backend(self, requests: list[GracefulRequest]) -> None:
@@ -122,7 +123,10 @@ class GivingUp:
                 use(self._to_tell, self._events, send, timeout)
         except Exception as exc:  # events may be lost
             self.drain.log(
-                logging.WARNING, "Could not send the events of %s: %r", describe(wanted), exc
+                logging.WARNING,
+                "Could not send the events of %s: %s",
+                listed(wanted),
+                describe(exc),
             )
 
     def _give_back(self, requests: list[GracefulRequest]) -> None:
@@ -133,7 +137,7 @@ class GivingUp:
             except NotTaken as exc:
                 self._could_not(exc.requests, str(exc))
             except Exception as exc:
-                self._could_not(requests, repr(exc))
+                self._could_not(requests, describe(exc))
 
     def _give_back_others(self) -> None:
         try:
@@ -152,7 +156,7 @@ class GivingUp:
             self.drain.log(
                 logging.CRITICAL,
                 "Lost: %s, acknowledged at the start of the task, could not be sent again (%s)",
-                describe(lost),
+                listed(lost),
                 why,
             )
         if held:
@@ -160,7 +164,7 @@ class GivingUp:
                 logging.CRITICAL,
                 "Could not give %s back (%s): the broker delivers again what it has not seen "
                 "acknowledged",
-                describe(held),
+                listed(held),
                 why,
             )
 

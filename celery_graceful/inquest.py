@@ -19,6 +19,7 @@ from celery.utils.log import get_logger
 from celery_graceful.checkpoint import DELIVERY, SENT_AGAIN
 from celery_graceful.claimant import claims_key
 from celery_graceful.copies import key_of, message_of
+from celery_graceful.describe import describe
 from celery_graceful.fence import CLAIM
 from celery_graceful.poison import condemn, count_deaths, say_death, tell_untold
 from celery_graceful.quarantine import QUARANTINE, Kept
@@ -156,7 +157,7 @@ class Inquest:
             try:
                 verdict()
             except Exception as exc:
-                logger.error("After an inquest: %r", exc, exc_info=True)
+                logger.error("After an inquest: %s", describe(exc), exc_info=True)
 
     # -- in the thread ---------------------------------------------------------------
 
@@ -204,7 +205,7 @@ class Inquest:
         except StoreAway:
             pass  # said there; this death is not counted
         except Exception as exc:
-            logger.error("Could not count a death of %s: %r", request.humaninfo(), exc)
+            logger.error("Could not count a death of %s: %s", request.humaninfo(), describe(exc))
         self._decide(lambda: then(quarantined))
         if quarantined:
             self._tell()
@@ -247,7 +248,7 @@ class Inquest:
         except StoreAway:
             pass
         except Exception as exc:
-            logger.error("Could not look into %s: %r", request.humaninfo(), exc)
+            logger.error("Could not look into %s: %s", request.humaninfo(), describe(exc))
         if ended:
             logger.info("%s has ended with another worker: acknowledged", request.humaninfo())
         self._decide(lambda: then(quarantined or ended))

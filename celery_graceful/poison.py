@@ -24,6 +24,7 @@ from kombu.serialization import prepare_accept_content
 
 from celery_graceful import signals
 from celery_graceful.claimant import claims_key
+from celery_graceful.describe import describe
 from celery_graceful.exceptions import PoisonedTask
 from celery_graceful.log_thread import log
 from celery_graceful.monitors.outcome import close_dead
@@ -257,10 +258,10 @@ def tell_untold(app: Any) -> None:
                     _tell(app, kept)
             except Exception as exc:
                 logger.error(
-                    "Could not tell that %s[%s] is in quarantine: %r. Tried again in %d s",
+                    "Could not tell that %s[%s] is in quarantine: %s. Tried again in %d s",
                     kept.task,
                     kept.id,
-                    exc,
+                    describe(exc),
                     TELL_AGAIN,
                     exc_info=True,
                 )
@@ -315,4 +316,6 @@ def _send_event(app: Any, kept: Kept, exc: PoisonedTask) -> None:
             events = dispatcher(connection, app, kept.worker)
             events.send("task-failed", uuid=kept.id, exception=repr(exc), traceback="")
     except Exception as error:  # events may be lost
-        logger.warning("Could not send the event of %s[%s]: %r", kept.task, kept.id, error)
+        logger.warning(
+            "Could not send the event of %s[%s]: %s", kept.task, kept.id, describe(error)
+        )

@@ -11,6 +11,7 @@ from celery.platforms import EX_OK
 from celery.utils.log import get_logger
 from celery.worker import state
 
+from celery_graceful.describe import describe
 from celery_graceful.phase import Phase
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Quiesce:
                 self.ledger.release_unstarted()
             except Exception as exc:
                 self.ledger.failed = True
-                logger.error("Could not give back what was not started: %r", exc)
+                logger.error("Could not give back what was not started: %s", describe(exc))
 
     def _after_the_fetch(self) -> None:
         """Give back what waited for the fetch that was under way."""
@@ -108,7 +109,7 @@ class Quiesce:
             self.ledger.requeue.flush(**options)
         except Exception as exc:
             self.ledger.failed = True
-            logger.error("Could not give back what was not started: %r", exc)
+            logger.error("Could not give back what was not started: %s", describe(exc))
 
     def _stop_when_idle(self) -> None:
         if self.ledger.held or self.ledger.leaving.count or self.ledger.requeue.deferred:

@@ -10,13 +10,13 @@ from celery_graceful.ledger import Ledger
 from celery_graceful.request import GracefulRequest
 from celery_graceful.stage import Stage
 
-__all__ = ["describe", "report"]
+__all__ = ["listed", "report"]
 
 #: More tasks than this are counted, not named.
 NAMED = 10
 
 
-def describe(requests: Sequence[GracefulRequest]) -> str:
+def listed(requests: Sequence[GracefulRequest]) -> str:
     """``name[id] for 3.1 s, ...``, the longest running first."""
     if not requests:
         return "nothing"

@@ -17,6 +17,7 @@ from celery_graceful import phase
 from celery_graceful.aftermath import LOST, let_go, put_right, requeues, say
 from celery_graceful.checkpoint import DELIVERY, may_resume
 from celery_graceful.delivery import Delivery
+from celery_graceful.describe import describe
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.failure import as_failure, as_lost, raised
 from celery_graceful.handover import has_own_strategy
@@ -76,7 +77,7 @@ class GracefulRequest(Delivery):
             self.ledger.requeue.give_back([self])
         except Exception as exc:
             self.ledger.failed = True
-            logger.error("Could not give %s back: %r", self.humaninfo(), exc)
+            logger.error("Could not give %s back: %s", self.humaninfo(), describe(exc))
         return True
 
     def look_into(self) -> bool:
@@ -256,7 +257,9 @@ class GracefulRequest(Delivery):
         except Exception as exc:
             lost = self.ledger.stopping or isinstance(exc, NotTaken)
             self.ledger.failed = self.ledger.failed or lost
-            logger.error("Could not give %s back: %r", self.humaninfo(), exc, exc_info=True)
+            logger.error(
+                "Could not give %s back: %s", self.humaninfo(), describe(exc), exc_info=True
+            )
         if started:
             try:
                 self.send_event("task-interrupted")

@@ -35,6 +35,7 @@ from celery_graceful import native
 from celery_graceful.checkpoint import SENT_AGAIN
 from celery_graceful.claims import Claims, Tag, mark_redelivered
 from celery_graceful.client import make_client
+from celery_graceful.describe import describe
 from celery_graceful.sending import COUNT, Refused, Sender
 from celery_graceful.standby import Standby, use
 from celery_graceful.store import is_kombus_redis
@@ -275,7 +276,7 @@ class Requeue:
                 if other["addr"] in (f"{host}:{port}", f"[{host}]:{port}"):
                     client.client_unblock(int(other["id"]))
         except Exception as exc:  # a Unix socket, a proxy, a server without CLIENT
-            logger.debug("Could not end the fetch early: %r", exc)
+            logger.debug("Could not end the fetch early: %s", describe(exc))
 
     @staticmethod
     def _decode(channel: Any, entry: bytes) -> tuple[str, str]:

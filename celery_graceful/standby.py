@@ -11,11 +11,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from celery_graceful import native
+from kombu.exceptions import OperationalError
 
-__all__ = ["Standby", "bounded_connection", "dispatcher", "use"]
+from celery_graceful import native
+from celery_graceful.describe import describe
+
+__all__ = ["BrokerAway", "Standby", "bounded_connection", "dispatcher", "use"]
 
 Use = Callable[[Any], None]
+
+
+class BrokerAway(ConnectionError):
+    """The broker could not be reached, or its connection broke: the message says which, and how."""
+
+    #: See ``describe``.
+    is_described = True
 
 
 @contextmanager
@@ -29,7 +39,7 @@ def bounded_connection(broker: Any, timeout: float) -> Iterator[Any]:
         timeout: Seconds.
 
     Raises:
-        Exception: What the broker's client raised.
+        BrokerAway: It could not be reached, or the connection broke.
     """
     options = dict(broker.transport_options or {})
     if broker.transport.driver_type == "redis":
@@ -40,8 +50,11 @@ def bounded_connection(broker: Any, timeout: float) -> Iterator[Any]:
         options["confirm_publish"] = True  # nobody else has the message
     own = broker.clone(connect_timeout=timeout, transport_options=options, heartbeat=0)
     with own as connection:
-        connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1))
-        yield connection
+        try:
+            connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1))
+            yield connection
+        except (*connection.connection_errors, OperationalError) as exc:
+            raise BrokerAway(describe(exc, connection.as_uri())) from exc
 
 
 def dispatcher(connection: Any, app: Any, hostname: str) -> Any:

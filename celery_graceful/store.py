@@ -122,6 +122,7 @@ class Store:
         self._pause = FIRST_PAUSE
         self._ask_again_at = 0.0
         self._refused: set[str] = set()
+        self._lock = native.Lock()
         #: How many connections were made to it, and how many of them in place of one that was
         #: lost. Each may lead to another server.
         self.connections = self.reconnections = 0
@@ -213,9 +214,11 @@ class Store:
         return answer
 
     def _answered(self) -> None:
-        if self._away_since is not None:
-            away = time.monotonic() - self._away_since
-            self._away_since, self._pause = None, FIRST_PAUSE
+        with self._lock:
+            since, self._away_since = self._away_since, None
+        if since is not None:
+            away = time.monotonic() - since
+            self._pause = FIRST_PAUSE
             log(logger, logging.WARNING, "The store (%s) is back after %.1f s", self.source, away)
 
     def _refuses(self, what: str, keys: Sequence[str], why: str) -> None:
@@ -233,8 +236,11 @@ class Store:
 
     def _failed(self, why: str) -> None:
         now = time.monotonic()
-        if self._away_since is None:
-            self._away_since = now
+        with self._lock:
+            begins = self._away_since is None
+            if begins:
+                self._away_since = now
+        if begins:
             log(
                 logger,
                 logging.WARNING,
@@ -288,6 +294,8 @@ class Store:
 #: By app, and by the place of a broker's URL.
 _found: WeakKeyDictionary[Any, dict[int, Store | None]] = WeakKeyDictionary()
 _found_workers: WeakKeyDictionary[Any, dict[int, Store | None]] = WeakKeyDictionary()
+#: One for all that ask it, so that an outage is one in the log.
+_brokers: WeakKeyDictionary[Any, dict[int, Store | None]] = WeakKeyDictionary()
 _settings: WeakKeyDictionary[Any, Settings] = WeakKeyDictionary()
 
 
@@ -384,10 +392,13 @@ def broker_store(app: Any, place: int = 0) -> Store | None:
         app: The Celery app.
         place: Of its URL, where the broker has several.
     """
-    urls = app.connection_for_read().alt
-    # The first one with all of them: those of Sentinels lead to one server.
-    url = urls[place] if 0 < place < len(urls) else None
-    return _store_of(partial(app.connection_for_read, url))
+    found = _brokers.setdefault(app, {})
+    if place not in found:
+        urls = app.connection_for_read().alt
+        # The first one with all of them: those of Sentinels lead to one server.
+        url = urls[place] if 0 < place < len(urls) else None
+        found[place] = _store_of(partial(app.connection_for_read, url))
+    return found[place]
 
 
 def _store_of(connect: Callable[..., Any]) -> Store | None:

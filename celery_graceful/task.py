@@ -16,6 +16,7 @@ from celery.utils.log import get_logger
 
 from celery_graceful import interrupt as _interrupt
 from celery_graceful import phase, resume, signals
+from celery_graceful.describe import describe
 from celery_graceful.eager import INTERRUPTED, applied, call_eagerly
 from celery_graceful.exceptions import Interrupted, TaskInterrupted, TooManyInterruptions
 from celery_graceful.fence import claim_of, holds_claim, may_start, still_mine
@@ -256,7 +257,11 @@ def _store(task: celery.Task, request: Any, reason: str) -> None:
             task.backend.store_result(request.id, {"reason": reason}, INTERRUPTED, request=request)
         except Exception as exc:
             logger.warning(
-                "Could not store state %s of %s[%s]: %r", INTERRUPTED, task.name, request.id, exc
+                "Could not store state %s of %s[%s]: %s",
+                INTERRUPTED,
+                task.name,
+                request.id,
+                describe(exc),
             )
 
 

@@ -1,13 +1,14 @@
 """Celery's lines about tasks that are, with celery_graceful, not what they say.
 
 It logs an interrupted task as "ignored", and of one whose claim outlives a lost connection that
-it is terminated. These filters say what is the case.
+it is terminated. These filters say what is the case; and what a lost connection was lost by.
 """
 
 from __future__ import annotations
 
 import logging
 
+from celery_graceful.describe import describe
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.phase import InterruptReason
 
@@ -51,11 +52,42 @@ class _CancelledFilter(logging.Filter):
         return True
 
 
-def install_filter() -> None:
-    """Put the filters on Celery's loggers, once."""
+class _Described:
+    """Stands for an error whose ``repr`` may have no message."""
+
+    def __init__(self, exc: BaseException, address: str) -> None:
+        self._text = describe(exc, address)
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+class _ErrorFilter(logging.Filter):
+    #: Of the broker.
+    address = ""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        args = record.args
+        if record.levelno >= logging.WARNING and isinstance(args, tuple):
+            address = "" if self.address in args else self.address
+            record.args = tuple(
+                _Described(arg, address) if isinstance(arg, Exception) else arg for arg in args
+            )
+        return True
+
+
+def install_filter(broker: str = "") -> None:
+    """Put the filters on Celery's loggers, once.
+
+    Args:
+        broker: Its URL, without a password.
+    """
+    _ErrorFilter.address = broker
     for name, kind in (
         ("celery.app.trace", _InterruptedFilter),
         ("celery.worker.consumer.consumer", _CancelledFilter),
+        ("celery.worker.consumer.consumer", _ErrorFilter),
+        ("celery.worker.worker", _ErrorFilter),
     ):
         logger = logging.getLogger(name)
         if not any(isinstance(f, kind) for f in logger.filters):

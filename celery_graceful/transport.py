@@ -98,8 +98,8 @@ class QoS(kombu_redis.QoS):
         elif requeue:
             try:
                 delivery_tag.book.give_back([delivery_tag])
-            except StoreAway as exc:
-                logger.warning("%s goes back when Redis answers: %r", delivery_tag, exc)
+            except StoreAway:  # said once, by the store
+                logger.warning("%s goes back when Redis answers", delivery_tag)
             self._quick_ack(delivery_tag)
         else:
             self.ack(delivery_tag)
@@ -329,7 +329,7 @@ class _Claiming:
                 for queue in fetch.queues:
                     self._ring(queue)
             except self.connection_errors as exc:
-                logger.debug("Could not ring: %r", exc)
+                logger.debug("Could not ring: %s", describe(exc))
         super().close()  # type: ignore[misc]
 
     def _do_restore_message(

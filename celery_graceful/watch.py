@@ -23,7 +23,7 @@ from celery_graceful import run as _run
 from celery_graceful.giving_up import GivingUp
 from celery_graceful.native import bounded
 from celery_graceful.phase import Phase
-from celery_graceful.report import describe
+from celery_graceful.report import listed
 from celery_graceful.sentinel import Sentinel
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ class Watch:
             self.deadlines.source,
             self.deadlines.soft,
             self.deadlines.hard,
-            describe(self.ledger.active()),
+            listed(self.ledger.active()),
         )
         if self.drain.restart.asked_for:
             self.log(logging.WARNING, "After that the same command starts anew")
@@ -247,7 +247,7 @@ class Watch:
                 logging.WARNING,
                 "Soft deadline: %.3g s left for %s",
                 self.board.hard_at - time.monotonic(),
-                describe(active),
+                listed(active),
             )
         self.drain.announce(Phase.SOFT)
 
@@ -258,7 +258,7 @@ class Watch:
         room = self.deadlines.grace - self.deadlines.hard
         active = self.ledger.active()
         if active:
-            self.log(logging.ERROR, "Hard deadline: giving up %s", describe(active))
+            self.log(logging.ERROR, "Hard deadline: giving up %s", listed(active))
             self.adapter.take_away(active)
             self.drain.places.settle()  # the loop may be stuck
             native.pause(min(LAST_RESULTS, room / 10))

@@ -1,0 +1,32 @@
+"""What the log tells of an outage: each error with its type, its message and its place, once."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.servers import RedisServer
+from tests.workers import Worker
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_an_outage_of_redis_in_the_log(pool, start_server):
+    server = start_server(RedisServer)
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "shop", "on", ">s3cret", "~*", "&*", "+@all")
+    url = server.url().replace("//", "//shop:s3cret@")
+    with Worker("tests.apps.resuming", pool=pool, env={"BROKER_URL": url, "GRACE": "6"}) as worker:
+        worker.ready()
+        server.kill()
+        worker.wait_line("Connection to broker lost")
+        worker.wait_line("The store .* does not work")
+        worker.wait_line("Cannot connect", 2)
+        worker.term()
+        worker.wait()
+        lines = [line for line in worker.lines if re.search("lost|does not work|connect to", line)]
+        assert not [line for line in lines if f"127.0.0.1:{server.port}" not in line]
+        assert not [line for line in lines if "Error: " not in line]
+        assert worker.count("MainProcess.*does not work") + worker.count("the store") <= 1
+        assert "network:" not in worker.output
+        assert "s3cret" not in worker.output
