@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from kombu.exceptions import OperationalError
 
-from celery_graceful.standby import Standby, bounded_connection, use
+from celery_graceful.standby import BrokerAway, Standby, bounded_connection, use
 from tests.servers import RedisServer
 from tests.workers import TIMEOUT, wait_until
 
@@ -82,7 +81,7 @@ def test_nobody_waits_for_a_broker_that_refuses(
     server.kill()
     standby = Standby(app.connection_for_read(), TIMEOUT)
     with (
-        pytest.raises(OperationalError),
+        pytest.raises(BrokerAway),
         bounded_connection(app.connection_for_read(), TIMEOUT) as c,
     ):
         asked(c)
@@ -90,7 +89,7 @@ def test_nobody_waits_for_a_broker_that_refuses(
     def has_gone() -> bool:
         try:
             return not standby.call(asked)
-        except OperationalError:  # refused while we waited
+        except BrokerAway:  # refused while we waited
             return False
 
     wait_until(has_gone)
@@ -109,7 +108,7 @@ def test_each_host_is_tried_once(rabbit_vhost: Any) -> None:
     assert queued(Celery(broker=rabbit_vhost.url)) == [1]
     app = Celery(broker=[refused, refused])
     with (
-        pytest.raises(OperationalError, match="refused"),
+        pytest.raises(BrokerAway, match="refused"),
         bounded_connection(app.connection_for_read(), TIMEOUT),
     ):
         pytest.fail("connected")
