@@ -53,6 +53,7 @@ from kombu.connection import Connection
 
 from celery_graceful import native, phase
 from celery_graceful.client import address_of, is_answer, is_forbidden, make_client
+from celery_graceful.connections import backend_pool, backend_prefix, kombu_pool, timeouts
 from celery_graceful.describe import describe
 from celery_graceful.log_thread import log
 from celery_graceful.settings import PREFIX, Settings
@@ -358,8 +359,8 @@ def _find(app: Any, settings: Settings, place: int) -> Store | None:
         ssl = options.pop("ssl", None)
         return Store(
             f"{PREFIX}store",
-            lambda timeout: _kombu_pool(
-                Connection(url, ssl=ssl, transport_options={**options, **_timeouts(timeout)})
+            lambda timeout: kombu_pool(
+                Connection(url, ssl=ssl, transport_options={**options, **timeouts(timeout)})
             ),
             options.get("global_keyprefix") or "",
         )
@@ -374,8 +375,8 @@ def _find(app: Any, settings: Settings, place: int) -> Store | None:
     if isinstance(backend, RedisBackend):
         return Store(
             "the result backend",
-            lambda timeout: _backend_pool(backend, timeout),
-            _backend_prefix(app.conf.get("result_backend_transport_options") or {}),
+            lambda timeout: backend_pool(backend, timeout),
+            backend_prefix(app.conf.get("result_backend_transport_options") or {}),
         )
     return None
 
@@ -407,7 +408,7 @@ def _store_of(connect: Callable[..., Any]) -> Store | None:
         return None
     return Store(
         "the broker",
-        lambda timeout: _kombu_pool(connect(transport_options=_timeouts(timeout))),
+        lambda timeout: kombu_pool(connect(transport_options=timeouts(timeout))),
         broker.transport_options.get("global_keyprefix") or "",
     )
 
@@ -416,38 +417,3 @@ def is_kombus_redis(transport: Any) -> bool:
     """Whether it is kombu's transport for Redis, or derived from it: whoever has one loaded it."""
     redis = sys.modules.get("kombu.transport.redis")
     return redis is not None and isinstance(transport, redis.Transport)
-
-
-def _timeouts(timeout: float) -> dict[str, Any]:
-    return {"socket_timeout": timeout, "socket_connect_timeout": timeout}
-
-
-class _NoClient:
-    """Stands where a kombu channel pings the server when it is made."""
-
-    @staticmethod
-    def ping() -> None:
-        """Not now."""
-
-
-def _kombu_pool(connection: Any) -> Any:
-    """A pool with the parameters of a kombu connection: TLS, Sentinel and all."""
-    transport = connection.transport
-    channel = type("Channel", (transport.Channel,), {"client": _NoClient()})(transport)
-    try:
-        return channel._get_pool()
-    finally:
-        channel.close()
-
-
-def _backend_pool(backend: Any, timeout: float) -> Any:
-    params = dict(backend.connparams, socket_timeout=timeout)
-    if "socket_connect_timeout" in params:
-        params["socket_connect_timeout"] = timeout
-    return backend._get_pool(**params)
-
-
-def _backend_prefix(options: dict[str, Any]) -> str:
-    """The key prefix, joined as Celery does for results."""
-    prefix = str(options.get("global_keyprefix") or "")
-    return prefix + "_" if prefix and prefix[-1] not in ":_-." else prefix

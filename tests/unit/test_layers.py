@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "board_file",
         "claimant",
         "client",
+        "connections",
         "codec",
         "failure",
         "grace_period",

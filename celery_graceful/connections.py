@@ -1,0 +1,44 @@
+"""Pools of connections to Redis, with what others have configured: brokers and result backends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["backend_pool", "backend_prefix", "kombu_pool", "timeouts"]
+
+
+def timeouts(timeout: float) -> dict[str, Any]:
+    """Transport options by which nothing takes longer than ``timeout`` seconds."""
+    return {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+
+
+class _NoClient:
+    """Stands where a kombu channel pings the server when it is made."""
+
+    @staticmethod
+    def ping() -> None:
+        """Not now."""
+
+
+def kombu_pool(connection: Any) -> Any:
+    """A pool with the parameters of a kombu connection: TLS, Sentinel and all."""
+    transport = connection.transport
+    channel = type("Channel", (transport.Channel,), {"client": _NoClient()})(transport)
+    try:
+        return channel._get_pool()
+    finally:
+        channel.close()
+
+
+def backend_pool(backend: Any, timeout: float) -> Any:
+    """A pool with the parameters of a result backend, and ``timeout`` seconds for each answer."""
+    params = dict(backend.connparams, socket_timeout=timeout)
+    if "socket_connect_timeout" in params:
+        params["socket_connect_timeout"] = timeout
+    return backend._get_pool(**params)
+
+
+def backend_prefix(options: dict[str, Any]) -> str:
+    """The key prefix, joined as Celery does for results."""
+    prefix = str(options.get("global_keyprefix") or "")
+    return prefix + "_" if prefix and prefix[-1] not in ":_-." else prefix
