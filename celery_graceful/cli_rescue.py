@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 from celery.bin.base import CeleryCommand
+from kombu.transport import virtual
 
 from celery_graceful.claimant import FALLEN, claims_key
 from celery_graceful.claims import Claims
@@ -30,7 +31,14 @@ def rescue(ctx: click.Context, dry_run: bool) -> None:
     app = app_of(ctx)
     stores = [store for place in broker_places(app) if (store := broker_store(app, place))]
     if not stores:
-        raise click.ClickException("the broker is not Redis: it gives back by itself")
+        with app.connection_for_read() as connection:
+            by_itself = not isinstance(connection.transport, virtual.Transport)
+        raise click.ClickException(
+            "the broker is not Redis: it gives back by itself"
+            if by_itself
+            else "the broker is not Redis: what a dead worker held is lost, or comes back after a "
+            "time-out of the broker's own"
+        )
     away = [store for store in stores if not _rescue(app, store, dry_run)]
     if len(away) == len(stores):
         raise SystemExit(1)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery_graceful.describe import describe
+from celery_graceful.kept import is_kept_here
 from celery_graceful.monitors import outcome
 from celery_graceful.native import bounded, bounded_all
 from celery_graceful.report import listed
@@ -135,7 +136,7 @@ class GivingUp:
             try:
                 give_back(timeout=timeout, own_thread=True, standby=self._to_give_back)
             except NotTaken as exc:
-                self._could_not(exc.requests, str(exc))
+                self._could_not(exc.requests, str(exc), lost=True)
             except Exception as exc:
                 self._could_not(requests, describe(exc))
 
@@ -148,15 +149,17 @@ class GivingUp:
                 logging.CRITICAL, "Could not give back what consumer steps hold: %r", exc
             )
 
-    def _could_not(self, requests: Sequence[GracefulRequest], why: str) -> None:
+    def _could_not(
+        self, requests: Sequence[GracefulRequest], why: str, *, lost: bool = False
+    ) -> None:
         self.ledger.failed = True
-        lost = [r for r in requests if r.acknowledged]
-        held = [r for r in requests if not r.acknowledged]
-        if lost:
+        gone = [r for r in requests if lost or r.acknowledged or is_kept_here(r.message.channel)]
+        held = [r for r in requests if r not in gone]
+        if gone:
             self.drain.log(
                 logging.CRITICAL,
-                "Lost: %s, acknowledged at the start of the task, could not be sent again (%s)",
-                listed(lost),
+                "Lost: %s, off the queue since it was started, could not be sent again (%s)",
+                listed(gone),
                 why,
             )
         if held:

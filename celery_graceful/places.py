@@ -16,6 +16,7 @@ from celery.utils.log import get_logger
 from celery_graceful import cleanup, native
 from celery_graceful.board import PLACES
 from celery_graceful.claims import Claims
+from celery_graceful.kept import promise
 from celery_graceful.membership import MOMENT, Membership
 from celery_graceful.rights import missing_rights
 from celery_graceful.store import Store, StoreAway, broker_store, find_store, find_workers_store
@@ -129,12 +130,12 @@ class Places:
 
         cls = type(transport)
         logger.warning(
-            "Reliable fetch is off for the transport %s.%s: %s. What comes over it is fetched, "
-            "kept and given back by its own rules, also when a worker is killed or cut off. Use "
-            "redis://, or set graceful_reliable_fetch = False if that is meant",
+            "Reliable fetch is off for the transport %s.%s: %s. %s. Use redis://, or set "
+            "graceful_reliable_fetch = False if that is meant",
             cls.__module__,
             cls.__qualname__,
             what_keeps_from_claiming(transport, channel),
+            promise(channel),
         )
 
     def on_loop(self) -> None:

@@ -10,6 +10,7 @@ transport of the broker:
 
   Both work over a connection of their own, with time-outs, from any thread, and move each
   message once however often they are asked.
+* Brokers that know of no acknowledgements (``kept``): what is in our memory alone is sent again.
 * Everything else (RabbitMQ first): ``basic.reject`` with requeue on the channel that the
   message came over; RabbitMQ puts it back where it was. What is still held when the
   connection ends goes back by itself. What a quorum queue has taken back often gets a copy at
@@ -31,11 +32,12 @@ from celery.utils.log import get_logger
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 
-from celery_graceful import native
+from celery_graceful import kept, native
 from celery_graceful.checkpoint import SENT_AGAIN
 from celery_graceful.claims import Claims, Tag, mark_redelivered
 from celery_graceful.client import make_client
 from celery_graceful.describe import describe
+from celery_graceful.kept import ends_here, is_kept_here
 from celery_graceful.sending import COUNT, Refused, Sender
 from celery_graceful.standby import Standby, use
 from celery_graceful.store import is_kombus_redis
@@ -140,7 +142,7 @@ class Requeue:
         late = [r for r in requests if not (r.acknowledged or r.orphaned or r in copies)]
         try:
             self._drop_copies([r for r in copies if not r.acknowledged], timeout, own_thread)
-            self._give_back_late(late, timeout, own_thread, tail)
+            self._give_back_late(late, timeout, own_thread, tail, standby)
         finally:
             if early:
                 self._give_back_early(early, timeout, standby, insist=own_thread)
@@ -163,7 +165,12 @@ class Requeue:
             raise NotTaken([r for r, _ in lost], lost[0][1])
 
     def _give_back_late(
-        self, late: list[GracefulRequest], timeout: float, own_thread: bool, tail: bool
+        self,
+        late: list[GracefulRequest],
+        timeout: float,
+        own_thread: bool,
+        tail: bool,
+        standby: Standby | None,
     ) -> None:
         claimed = [r for r in late if isinstance(r.message.delivery_tag, Tag)]
         if claimed:
@@ -176,6 +183,11 @@ class Requeue:
                     return
                 client = self._client(channel, timeout, own_thread)
                 self._give_back_redis(client, channel, late, tail)
+            elif is_kept_here(channel):
+                self._give_back_kept(late, timeout, standby, insist=own_thread)
+                return
+            elif own_thread and ends_here(channel):
+                raise NotTaken(late, Refused("its queue ends with this process"))
             elif tail or not own_thread:
                 for request in late:
                     self._give_back_amqp(request, tail, timeout)
@@ -296,6 +308,27 @@ class Requeue:
             self._clients[key] = make_client(channel._get_pool(), timeout)
         return self._clients[key]
 
+    # -- what is in our memory alone -------------------------------------------------
+
+    def _give_back_kept(
+        self,
+        requests: list[GracefulRequest],
+        timeout: float,
+        standby: Standby | None,
+        insist: bool,
+    ) -> None:
+        """Over a connection of its own: the channel is the loop's, which may hang."""
+        unsent = dict(self._send_again(requests, timeout, standby=standby))
+        for request in requests:
+            if request not in unsent:
+                request.message.channel.qos._quick_ack(request.message.delivery_tag)
+                request.acknowledged = True
+        if unsent and insist:
+            raise NotTaken(list(unsent), next(iter(unsent.values())))
+        if unsent:
+            logger.warning("It is tried again: %s", describe(next(iter(unsent.values()))))
+            self._try_later(list(unsent))
+
     # -- everything else -----------------------------------------------------------
 
     def _give_back_amqp(self, request: GracefulRequest, tail: bool, timeout: float) -> None:
@@ -327,7 +360,8 @@ class Requeue:
             sender = Sender(connection)
             while waiting:
                 message = waiting[0].message
-                queue = self.queue_of((message.delivery_info or {}).get("consumer_tag"))
+                tag = (message.delivery_info or {}).get("consumer_tag")
+                queue = self.queue_of(tag) or kept.queue_of(self.app, message)
                 try:
                     sender.send(message, {SENT_AGAIN: True}, queue)
                 except Refused as exc:

@@ -10,6 +10,7 @@ from functools import partial
 
 from celery import bootsteps
 from celery.exceptions import Reject
+from celery.signals import worker_ready
 
 from celery_graceful import Graceful, GracefulTask, ShutdownTimeLimit
 from celery_graceful.phase import Phase
@@ -238,6 +239,13 @@ class Hangs(bootsteps.StartStopStep):
             time.sleep(LONG)
 
     terminate = stop
+
+
+if "SEND" in os.environ:  # its queues are in its memory: nobody else can send
+
+    @worker_ready.connect
+    def send(**_):
+        app.send_task(f"{__name__}.{os.environ['SEND']}")
 
 
 if "HANG" in os.environ:

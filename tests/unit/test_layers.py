@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "codec",
         "failure",
         "grace_period",
+        "kept",
         "landing",
         "log_thread",
         "phase",

@@ -1,0 +1,71 @@
+"""Brokers that know of no acknowledgements: what a worker holds is in its memory alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from tests.workers import Worker
+
+pytestmark = pytest.mark.slow
+
+
+def make(kind: str, folder: Path) -> tuple[str, dict[str, str]]:
+    """A broker's URL and transport options."""
+    if kind == "sqla":
+        return f"sqla+sqlite:///{folder}/broker.db", {}
+    queues, control = str(folder / "queues"), str(folder / "control")
+    os.mkdir(queues)
+    os.mkdir(control)
+    return "filesystem://", {
+        "data_folder_in": queues,
+        "data_folder_out": queues,
+        "control_folder": control,
+    }
+
+
+def start(url: str, options: dict[str, str], pool: str, **env: str) -> Worker:
+    env |= {"BROKER_URL": url, "RESULT_URL": "cache+memory://", "GRACE": "5"}
+    env |= {"CONF_broker_transport_options": repr(options)}
+    env |= {"CONF_worker_enable_remote_control": "False"}
+    return Worker("tests.apps.hard_times", pool=pool, concurrency=3, env=env)
+
+
+@pytest.mark.parametrize(("kind", "pool"), [("sqla", "prefork"), ("filesystem", "threads")])
+def test_a_stop_sends_it_back(kind: str, pool: str, tmp_path: Path) -> None:
+    """However a task ends: interrupted, given up, acknowledged at its start, or not started."""
+    url, options = make(kind, tmp_path)
+    with Celery(broker=url) as app, start(url, options, pool) as worker:
+        app.conf.broker_transport_options = options
+        worker.ready()
+        assert worker.count("It knows of no acknowledgements: .*kill -9 loses it") == 1
+        ids = []
+        for name in ("swallowing", "early_swallowing", "waiting"):
+            ids.append(app.send_task(f"tests.apps.hard_times.{name}").id)
+            worker.wait_line(f">> .* started {name}")
+        ids += [app.send_task("tests.apps.hard_times.waiting").id for _ in range(2)]
+        # The loop waits for room in a pool of processes.
+        worker.wait_line(r"waiting\[.*received", 2 if pool == "prefork" else 3)
+        worker.term()
+        assert worker.wait() == 0
+        assert worker.took < 5
+        assert worker.count("2 given up") == 1 or pool == "prefork"  # it may have one more
+        found = []
+        with app.connection_for_read() as connection:
+            channel = connection.default_channel
+            while (message := channel.basic_get("celery", no_ack=True)) is not None:
+                found.append(message.headers["id"])
+    assert sorted(found) == sorted(ids)
+
+
+def test_what_ends_with_the_worker_is_an_error() -> None:
+    """Queues in memory."""
+    with start("memory://", {}, "prefork", SEND="swallowing") as worker:
+        worker.wait_line(">> .* started swallowing")
+        assert worker.count("Its queues are in this process, and end with it") == 1
+        worker.term()
+        assert worker.wait() == 1
+        assert worker.count("CRITICAL.* Lost: .*swallowing.*its queue ends") == 1
