@@ -79,7 +79,7 @@ class Membership:
         )
         if claims is not None:
             claims.on_refused = self._on_refused
-        self._said_refused = False
+        self._said_refused = self._retired = False
         self.lease.about["concurrency"] = drain.worker.concurrency
         #: Identities that were lost, and that the loop has not heard of yet.
         self.lost: list[str] = []
@@ -99,6 +99,11 @@ class Membership:
         """Whether nothing that was claimed here is on our hands any more."""
         return not self.lost and (self.claims is None or self.claims.is_done())
 
+    def retire(self) -> None:
+        """The consumer is elsewhere, and nothing is left here: the place is free for another."""
+        self._retired = True
+        self.drain.board.forget_lease(self.place)
+
     def leave(self) -> None:
         """The last thing that a worker does."""
         left = max(MOMENT, cleanup.time_left() / 2)
@@ -111,7 +116,6 @@ class Membership:
             self.claims.end(min(LEAVE, left))
             self.claims.who = None
         self.lease.leave(min(LEAVE, left))
-        self.drain.board.forget_lease(self.place)
 
     def _loop_lag(self) -> float:
         """Seconds that the loop took to go round when it was asked to, or has taken so far."""
@@ -165,7 +169,8 @@ class Membership:
         # Well inside: who looks needs time to act on it.
         board = self.drain.board
         until -= self.drain.settings.lease_ttl / 3
-        board.hold_lease(until, self.lease.identity.worker, self.place)
+        if not self._retired:
+            board.hold_lease(until, self.lease.identity.worker, self.place)
         if board.has_lost and not self.drain.places.losing and not self.drain.ledger.runs_lost:
             board.forget_lost()
 
@@ -174,6 +179,8 @@ class Membership:
             self.claims.who = self.lease.identity
         if self.drain.places.here is self:
             self.drain.ledger.inquest.worker = self.lease.identity.worker
+        if self._retired:
+            return
         # Nothing is surely held under the new identity yet.
         self.drain.board.hold_lease(time.monotonic(), self.lease.identity.worker, self.place)
         self.lost.append(old.worker)

@@ -144,6 +144,7 @@ class Places:
             member.on_loop()
             if member is not self.here and member.is_done():
                 del self.members[place]
+                member.retire()
                 native.start_thread(member.leave, "graceful-leave")
 
     def settle(self) -> None:
