@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
+from urllib.parse import urlsplit
 
 from celery_graceful.exceptions import SettingsError
 
@@ -53,13 +55,53 @@ def _count(name: str, value: Any) -> int:
 
 def _store_url(name: str, value: Any) -> str:
     if not isinstance(value, str) or value.partition("://")[0] not in _STORE_SCHEMES:
-        raise SettingsError(name, value, "give the URL of a Redis, such as redis://localhost/2")
+        mend = "give the URL of a Redis, such as redis://localhost/2"
+        raise SettingsError(name, _without_password(value), mend)
+    for url in value.split(";"):  # those of a Sentinel
+        wrong = _wrong_in(url)
+        if wrong:
+            raise SettingsError(name, _without_password(value), wrong)
     return value
 
 
-def _mapping(name: str, value: Any) -> Mapping[str, Any]:
+def _wrong_in(url: str) -> str:
+    """What cannot be used of the URL of a Redis, and the mend; empty if nothing is wrong."""
+    if re.search(r"\s", url):
+        return "there is white space in it, take it out or write it as %20"
+    if "://" not in url:
+        return ""
+    parts = urlsplit(url)
+    if parts.scheme == "redis+socket":
+        return "" if parts.path.strip("/") else "name the socket, as in redis+socket:///run/redis"
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        return (
+            "the port has to be a number from 1 to 65535; write # / ? of a password as %23 %2F %3F"
+        )
+    if not re.fullmatch(r"/*\d*/?", parts.path):
+        return f"the database has to be a number, not {parts.path.strip('/')!r}"
+    return ""
+
+
+def _without_password(value: Any) -> Any:
+    return re.sub(r"(?<=:)[^:@/]+(?=@)", "**", value) if isinstance(value, str) else value
+
+
+def _store_options(name: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise SettingsError(name, value, "give a dict of transport options")
+    if value:
+        from kombu.transport.redis import SentinelChannel
+
+        known = {*SentinelChannel.from_transport_options, "ssl"}
+        for option in value:
+            if option not in known:
+                near = difflib.get_close_matches(str(option), known, n=1, cutoff=0.4)
+                mend = f", did you mean {near[0]}" if near else f"; known are {', '.join(known)}"
+                raise SettingsError(name, option, f"there is no such option{mend}")
     return value
 
 
@@ -97,7 +139,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "heartbeat_interval": _between(0.05, _HOUR),
     "rescue_interval": _between(0.05, _DAY),
     "store": _store_url,
-    "store_options": _mapping,
+    "store_options": _store_options,
     "checkpoint_ttl": _between(1, 10 * _YEAR),
     "checkpoint_max_bytes": _size,
     "lease_ttl": _between(0.5, _DAY),

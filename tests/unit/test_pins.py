@@ -61,6 +61,8 @@ NAMES: dict[str, list[str] | None] = {
     "celery.worker.state:Persistent.save": [],
     "celery.worker.state:Persistent._is_open": None,
     "celery.local:Proxy._get_current_object": None,
+    # SQLAlchemy: documented, in spite of its name
+    "sqlalchemy.engine:Row._mapping": None,
     "celery.worker.control:Panel.data": None,
     "celery.worker.control:control_command": None,
     "celery.worker.state:should_stop": None,

@@ -112,6 +112,58 @@ def test_seconds_that_do_not_fit_together(conf: dict[str, float], mend: str) -> 
     assert re.search(mend, error.mend)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://",
+        "redis://localhost//",
+        "redis://user:p%23ss@localhost:6379/2",
+        "rediss://localhost/2?ssl_cert_reqs=none",
+        "redis+socket:///run/redis.sock?virtual_host=2",
+        "sentinel://a:26379/0;sentinel://b:26379/0",
+        "sentinel://a:26379;b:26379",
+    ],
+)
+def test_store(url: str) -> None:
+    assert settings(graceful_store=url).store == url
+
+
+@pytest.mark.parametrize(
+    ("url", "mend"),
+    [
+        (5, "give the URL of a Redis"),
+        ("amqp://localhost", "give the URL of a Redis"),
+        ("redis://local host/0", "white space in it"),
+        ("redis://localhost/0 ", "white space in it"),
+        ("redis://localhost:99999/0", "the port has to be a number from 1 to 65535"),
+        ("redis://localhost:port/0", "the port has to be a number from 1 to 65535"),
+        ("redis://:secret#1@localhost/0", "of a password as %23"),
+        ("redis://localhost/shop", "the database has to be a number, not 'shop'"),
+        ("sentinel://a:26379/0;sentinel://b:0/0", "the port has to be a number"),
+        ("redis+socket://", "name the socket"),
+    ],
+)
+def test_wrong_store(url: Any, mend: str) -> None:
+    error = refused(settings, graceful_store=url)
+    assert error.name == "graceful_store"
+    assert mend in error.mend
+    assert "secret" not in str(refused(settings, graceful_store="redis://u:secret@localhost/x"))
+
+
+@pytest.mark.parametrize(
+    ("options", "mend"),
+    [
+        ([], "give a dict"),
+        ({"mastername": "shop"}, "there is no such option, did you mean master_name"),
+        ({"xyz": 1}, "there is no such option; known are"),
+    ],
+)
+def test_wrong_store_options(options: Any, mend: str) -> None:
+    assert mend in refused(settings, graceful_store_options=options).mend
+    fine = {"master_name": "shop", "global_keyprefix": "x", "ssl": True, "socket_keepalive": True}
+    assert settings(graceful_store_options=fine).store_options == fine
+
+
 @pytest.mark.parametrize("value", [0, 1, 3])
 def test_poison_limit(value: int) -> None:
     assert settings(graceful_poison_limit=value).poison_limit == value
