@@ -14,9 +14,10 @@ from celery.apps.worker import Worker
 from celery.signals import beat_embedded_init
 from celery.utils.log import get_logger
 
-from celery_graceful import cleanup, control, frames, grace_period, time_limit
+from celery_graceful import cleanup, control, frames, grace_period, native
 from celery_graceful.drain import Drain
 from celery_graceful.exceptions import SettingsError
+from celery_graceful.guest import Guest
 from celery_graceful.leaving import LAST_RECEIVERS
 from celery_graceful.monitors.monitors import monitors_of
 from celery_graceful.monitors.silent import say_what_is_silent, say_who_is_unknown
@@ -57,18 +58,18 @@ class WorkerStep(bootsteps.StartStopStep):
     def include(self, worker: Any) -> bool:
         # Not by ``requires``: the signal handlers have to be there before the pool starts,
         # and Celery installs its own when the blueprint starts.
-        worker.graceful = Drain(worker, self.settings, self.deadlines)
-        if worker.graceful.adapter.in_process:
-            cleanup.enter("process", "worker")
-        else:
-            cleanup.enter("worker")
-        _clean_up_last()
-        beat_embedded_init.connect(_clean_up_last)
         worker.steps.insert(0, self)
         return True
 
     def start(self, worker: Any) -> None:
-        drain = worker.graceful
+        # Not earlier: who makes a worker need not start it, or may do so in another thread.
+        guest = None if native.in_main_thread() else Guest(worker)
+        drain = worker.graceful = Drain(
+            worker, self.settings, self.deadlines, embedded=guest is not None
+        )
+        if guest is not None:
+            guest.attend(drain)
+        self._enter(drain)
         for task in worker.app.tasks.values():
             adopt(task, drain.ledger)
         install_filter(worker.app.connection_for_read().as_uri())
@@ -91,6 +92,17 @@ class WorkerStep(bootsteps.StartStopStep):
         )
         _warn_superseded(worker.app.conf)
 
+    @staticmethod
+    def _enter(drain: Drain) -> None:
+        """Tell what this process is, and who cleans up at its end."""
+        in_process: list[cleanup.Scope] = ["process"] if drain.adapter.in_process else []
+        if drain.embedded:
+            cleanup.enter(*in_process)  # at the end of the process, which comes later
+            return
+        cleanup.enter(*in_process, "worker")
+        _clean_up_last()
+        beat_embedded_init.connect(_clean_up_last)
+
     def _check_monitors(self, worker: Any) -> None:
         monitors = monitors_of(worker.app)
         with _said_plainly(worker):
@@ -104,7 +116,7 @@ class WorkerStep(bootsteps.StartStopStep):
         ledger.forget.flush(timeout=1.0)
         if ledger.inquest.starts is not None:
             ledger.inquest.starts.flush()
-        if time_limit.reachable():  # else it is embedded, and the process goes on
+        if not worker.graceful.embedded:  # else the process goes on
             if getattr(worker, "beat", None):
                 worker.beat.join(cleanup.time_left() / 2)
             cleanup.run()

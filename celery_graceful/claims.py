@@ -176,6 +176,7 @@ class Claims:
         if self._started:
             self._bell.ring()
             self._gone.wait(seconds)
+        self._bell = self._settled = self._gone = native.SILENT
 
     def _wake(self) -> None:
         if not self._started:

@@ -42,11 +42,15 @@ from celery_graceful.requeue import Requeue
 from celery_graceful.restart import Restart
 from celery_graceful.revocation import Revocations
 from celery_graceful.settings import Settings
+from celery_graceful.store import disconnect
 from celery_graceful.watch import HARD, QUIET, STOP, STOPPED, Watch
 
 __all__ = ["Drain"]
 
 logger = get_logger(__name__)
+
+#: Seconds that each thread of an embedded worker gets for its end.
+LAST_THREADS = 1.0
 
 #: What ``python -m celery`` runs.
 _MODULE = os.path.join(os.path.dirname(celery.__file__), "__main__.py")
@@ -65,17 +69,19 @@ class Drain:
         worker: Celery's ``WorkController``.
         settings: What the user set.
         deadlines: Seconds after a request to stop.
+        embedded: The worker runs in a thread of a program that is something else.
     """
 
-    def __init__(self, worker: Any, settings: Settings, deadlines: Deadlines) -> None:
+    def __init__(
+        self, worker: Any, settings: Settings, deadlines: Deadlines, *, embedded: bool = False
+    ) -> None:
         self.worker = worker
         self.settings = settings
         self.deadlines = deadlines
         self.ledger = Ledger(Requeue(worker.app))
         self.adapter = adapter_for(worker, self.ledger)
         self.log = log_thread.current = LogThread(logger)
-        #: The worker runs in a thread of a program that is something else (a test).
-        self.embedded = not native.in_main_thread()
+        self.embedded = embedded
         self.restart = Restart()
         #: SIGHUP is ours to handle.
         self.hears_hangup = False
@@ -109,7 +115,7 @@ class Drain:
         self.asked_by = ""
         #: Nothing is fetched or started any more.
         self.quiet = False
-        self._reported = False
+        self._reported = self._stopped = False
         #: Where it is a worker among others.
         self.places = Places(self)
 
@@ -187,22 +193,36 @@ class Drain:
 
     def stopped(self) -> None:
         """Celery has stopped all of the worker."""
+        self._stopped = True
         self.watch.wait_given_up()
         self.watch.giving_up.end()
         self.report()
         self.log.write_pending()
         self.board.close()
         self.places.leave()
-        log_thread.current = None
+        if log_thread.current is self.log:
+            log_thread.current = None
         self.watch.bell.ring(STOPPED)
         if self.stopping and not self.embedded:
             # Celery's own, from a SIGHUP that came before our handlers were there.
             atexit.unregister(_reload_current_worker)
             if self.watch.given_up or self.restart.asked_for or _is_program():
                 atexit.register(self.leaving.at_once)
-        if self.embedded:
-            self.watch.end()
-            phase.detach()
+
+    def end(self) -> None:
+        """The process goes on without the worker: end all that it began there."""
+        if not self._stopped:  # it did not get far, or hangs
+            self.places.leave()
+        self.heartbeats.end()
+        self.watch.end(LAST_THREADS)
+        self.loop.end(LAST_THREADS)
+        self.ledger.inquest.end(LAST_THREADS)
+        self.log.end(LAST_THREADS)
+        if log_thread.current is self.log:
+            log_thread.current = None
+        phase.detach(self.board)
+        self.places.disconnect()
+        disconnect(self.worker.app)
 
     def report(self) -> None:
         """Write the final report, once."""

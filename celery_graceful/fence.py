@@ -40,7 +40,7 @@ def still_mine(app: Any, claim: str) -> bool:
     if board is None:
         return True
     worker, _, number = claim.rpartition("/")
-    held = board.holds(worker)
+    held = phase.holds(worker)
     if held is not None:
         return held
     store = find_workers_store(app, board.place_of(worker))

@@ -77,6 +77,8 @@ class Inquest:
         self._waiting: list[tuple[float, Callable[[], None]]] = []
         self._verdicts: deque[Callable[[], None]] = deque()
         self._news = threading.Event()
+        self._ended = False
+        self._thread: threading.Thread | None = None
 
     @property
     def store(self) -> Store | None:
@@ -86,9 +88,21 @@ class Inquest:
     def start(self) -> None:
         """Start the threads."""
         if self.store is not None:
-            threading.Thread(target=self._run, name="graceful-inquest", daemon=True).start()
+            self._thread = threading.Thread(
+                target=self._run, name="graceful-inquest", daemon=True
+            )
+            self._thread.start()
         if self.starts is not None:
             self.starts.run()
+
+    def end(self, seconds: float) -> None:
+        """The process goes on without a worker: end the threads, in up to ``seconds``."""
+        self._ended = True
+        self._news.set()
+        if self.starts is not None:
+            self.starts.end_thread(seconds)
+        if self._thread is not None:
+            self._thread.join(seconds)
 
     def tell_soon(self) -> None:
         """Somebody went to quarantine, and is to be told of. From any thread."""
@@ -170,7 +184,7 @@ class Inquest:
         self.ring_loop()
 
     def _run(self) -> None:
-        while True:
+        while not self._ended:
             self._news.wait(self._until_next())
             self._news.clear()
             while self._cases:

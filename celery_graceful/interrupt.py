@@ -26,6 +26,7 @@ from celery_graceful.run import Run, current
 __all__ = [
     "Interrupt",
     "current_interrupt",
+    "end",
     "interrupt_callback",
     "interrupted",
     "interruptible",
@@ -246,7 +247,8 @@ def forget_bell() -> None:
 def _wait_bell(timeout: float | None, until: Callable[[], bool]) -> None:
     # What is rung is never read: the bell stays audible for everybody. selectors is what
     # gevent and eventlet patch, so that this wait is theirs there.
-    fd = os.dup(_get_bell().read_fd)  # eventlet lets only one greenlet wait for a descriptor
+    bell = _get_bell()
+    fd = os.dup(bell.read_fd)  # eventlet lets only one greenlet wait for a descriptor
     try:
         with selectors.DefaultSelector() as selector:
             selector.register(fd, selectors.EVENT_READ)
@@ -258,9 +260,18 @@ def _wait_bell(timeout: float | None, until: Callable[[], bool]) -> None:
                 if phase.flag[0]:  # it rang for others
                     time.sleep(OTHERS_PAUSE if left is None else min(left, OTHERS_PAUSE))
                 elif selector.select(left and native.capped(left)) and not phase.flag[0]:
-                    _get_bell().take()  # they are gone
+                    bell.take()  # they are gone
     finally:
         os.close(fd)
+
+
+def end() -> None:
+    """This process is no worker any more, and goes on."""
+    global _bell
+    with _bell_lock:
+        bell, _bell = _bell, None
+    if bell is not None:
+        bell.ring()  # who waits looks, and closes it when it leaves
 
 
 # -- callbacks ---------------------------------------------------------------------
@@ -348,7 +359,7 @@ def _calling_back(fn: Callable[[Interrupt], Any]) -> Iterator[None]:
 
 def _dispatch() -> None:
     global _dispatching
-    while not phase.is_stopping():  # what comes after that is called at once
+    while not _is_over():  # what comes after that is called at once
         _wait_bell(None, _begin_callbacks)
     _dispatching = False
 
@@ -356,7 +367,11 @@ def _dispatch() -> None:
 def _begin_callbacks() -> bool:
     """Call those whose interrupt is on; whether there is another round to wait for."""
     begun = [callback.begin() for callback in reversed(_callbacks[:])]
-    return any(begun) or phase.is_stopping()
+    return any(begun) or _is_over()
+
+
+def _is_over() -> bool:
+    return phase.board is None or phase.is_stopping()
 
 
 @contextmanager

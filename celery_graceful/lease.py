@@ -187,7 +187,7 @@ class Lease:
 
     def _new_identity(self) -> Claimant:
         self._registered = False
-        return Claimant(f"{self.node}:{secrets.token_hex(8)}", self._bell.ring)
+        return Claimant(f"{self.node}:{secrets.token_hex(8)}", lambda: self._bell.ring())
 
     @property
     def held(self) -> bool:
@@ -208,6 +208,7 @@ class Lease:
         self._leaving = True
         self._bell.ring()
         self._left.wait(seconds)
+        self._bell = self._left = native.SILENT
 
     # -- in its thread ---------------------------------------------------------------
 

@@ -36,7 +36,8 @@ class LogThread:
         #: of gevent and eventlet, and those of logging are such there, cannot be fought for
         #: by a hub and a thread.
         self.through_loop: Callable[[], None] | None = None
-        native.start_thread(self._write, "graceful-log")
+        self._ended = False
+        self._thread = native.start_thread(self._write, "graceful-log")
 
     def __call__(self, level: int, message: str, *args: Any, logger: Any = None) -> None:
         """Log with the time of the call, as ``logger``."""
@@ -44,7 +45,17 @@ class LogThread:
         if logger.isEnabledFor(level):
             record = logger.makeRecord(logger.name, level, __file__, 0, message, args, None)
             self._records.append(record)
+            if self._ended:
+                self.write_pending()
             self._bell.ring()
+
+    def end(self, seconds: float) -> None:
+        """The process goes on without it: write what there is, end the thread."""
+        self._hurry = self._ended = True
+        self._bell.ring()
+        self._thread.wait(seconds)
+        self._bell = native.SILENT
+        self.write_pending()
 
     def flush(self, seconds: float) -> None:
         """Wait until all has been written, for up to ``seconds``."""
@@ -68,7 +79,7 @@ class LogThread:
                 self._logger.handle(record)
 
     def _write(self) -> None:
-        while True:
+        while not self._ended:
             self._bell.wait(None)
             self._wait_for_the_hub()
             self.write_pending()

@@ -43,6 +43,8 @@ class Loop:
         self.alive = False
         self._green = bool(getattr(worker.pool_cls, "is_green", False))
         self._main: Any = None
+        self._listener: threading.Thread | None = None
+        self._ended = False
         self._queues: dict[str, str] = {}
 
     def ring(self) -> None:
@@ -74,6 +76,14 @@ class Loop:
         connected = bool(consumer.connection and consumer.connection.connected)
         return connected and bool(getattr(channel, "is_open", False))
 
+    def end(self, seconds: float) -> None:
+        """The process goes on without a worker: end the thread, in up to ``seconds``."""
+        self._ended = True
+        self.bell.ring()
+        if self._listener is not None:
+            self._listener.join(seconds)
+        self.bell = native.SILENT
+
     def _on_bell(self, *_: Any) -> None:
         self.bell.take()
         self.on_ring()
@@ -87,7 +97,10 @@ class Loop:
                 self._main = greenlet.getcurrent()
             else:
                 self._main = threading.current_thread()
-            threading.Thread(target=self._listen, name="graceful-loop", daemon=True).start()
+            self._listener = threading.Thread(
+                target=self._listen, name="graceful-loop", daemon=True
+            )
+            self._listener.start()
         drain_events = consumer.connection.drain_events
 
         def interruptible_drain_events(timeout: float | None = None) -> Any:
@@ -100,7 +113,7 @@ class Loop:
     def _listen(self) -> None:
         with selectors.DefaultSelector() as selector:
             selector.register(self.bell.read_fd, selectors.EVENT_READ)
-            while True:
+            while not self._ended:
                 selector.select()
                 try:
                     self._on_bell()

@@ -17,9 +17,11 @@ from functools import cache
 from typing import Any, cast
 
 __all__ = [
+    "SILENT",
     "Doorbell",
     "ForkGate",
     "Lock",
+    "Thread",
     "bounded",
     "bounded_all",
     "capped",
@@ -78,13 +80,36 @@ def is_green() -> bool:
     return is_gevent()
 
 
-def start_thread(target: Callable[[], None], name: str) -> None:
+class Thread:
+    """A daemon thread of the operating system that runs ``target``."""
+
+    def __init__(self, target: Callable[[], None], name: str) -> None:
+        self._running = Lock()
+        self._running.acquire()
+
+        def run() -> None:
+            try:
+                target()
+            finally:
+                self._running.release()
+
+        if "gevent.monkey" in sys.modules and not _by_eventlet():
+            # threading.Thread would start a greenlet; the function below it does not.
+            original("_thread", "start_new_thread")(run, ())
+        else:
+            original("threading", "Thread")(target=run, name=name, daemon=True).start()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for its end, for up to ``seconds``; whether it has come."""
+        ended = bool(self._running.acquire(True, seconds))
+        if ended:
+            self._running.release()
+        return ended
+
+
+def start_thread(target: Callable[[], None], name: str) -> Thread:
     """Run ``target`` in a daemon thread of the operating system."""
-    if "gevent.monkey" in sys.modules and not _by_eventlet():
-        # threading.Thread would start a greenlet; the function below it does not.
-        original("_thread", "start_new_thread")(target, ())
-    else:
-        original("threading", "Thread")(target=target, name=name, daemon=True).start()
+    return Thread(target, name)
 
 
 def thread_ident() -> int:
@@ -138,10 +163,15 @@ def is_alive(pid: int) -> bool:
 class Doorbell:
     """A pipe: rung from anywhere (a signal handler too), waited for in a real thread.
 
-    What is rung is one byte, and bytes are kept until they are read.
+    What is rung is one byte, and bytes are kept until they are read. It is closed with its last
+    reference, so nobody who rings writes into what has taken its number since.
     """
 
+    read_fd = write_fd = -1
+    _pid = 0
+
     def __init__(self) -> None:
+        self._pid = os.getpid()
         # eventlet's os.write may wait in the hub, which a signal handler must not.
         self._read, self._write = original("os", "read"), original("os", "write")
         self.read_fd, self.write_fd = os.pipe()
@@ -172,6 +202,31 @@ class Doorbell:
             return cast(bytes, self._read(self.read_fd, 4096))
         except BlockingIOError:
             return b""
+
+    def __del__(self, close: Any = os.close, getpid: Any = os.getpid) -> None:
+        if self._pid == getpid():  # a child may have closed all that it inherited
+            for fd in (self.read_fd, self.write_fd):
+                close(fd)
+
+
+class _Silent(Doorbell):
+    """Takes the place of one that nobody listens to any more."""
+
+    def __init__(self) -> None:
+        """Without a pipe."""
+
+    def ring(self, code: bytes = b".") -> None:
+        pass
+
+    def wait(self, timeout: float | None) -> bytes:
+        return b""
+
+    def take(self) -> bytes:
+        return b""
+
+
+#: A doorbell that is none.
+SILENT: Doorbell = _Silent()
 
 
 class ForkGate:

@@ -19,6 +19,7 @@ __all__ = [
     "board",
     "detach",
     "flag",
+    "holds",
     "is_stopping",
     "worker_interrupt",
 ]
@@ -76,6 +77,9 @@ class Interrupt:
 #: This process's board; ``None`` outside of a worker.
 board: Board | None = None
 
+#: Those of all workers of this process; more than one where several are embedded at once.
+_boards: list[Board] = []
+
 #: ``flag[0]`` is true when running tasks have to stop: all, those whose claims were lost, or some
 #: that were revoked. Outside of a worker it never is.
 flag: Any = b"\0"
@@ -93,15 +97,28 @@ def worker_interrupt() -> Interrupt | None:
     return Interrupt(board.reason, board.hard_at)
 
 
+def holds(worker: str) -> bool | None:
+    """Whether claims of that identity are held. ``None``: only the store knows."""
+    answers = [each.holds(worker) for each in _boards]
+    if True in answers:
+        return True
+    return None if None in answers or not answers else False
+
+
 def attach(new: Board) -> None:
     """Make ``new`` the board of this process."""
     global board, flag
+    _boards.append(new)
     board, flag = new, new.memory
 
 
-def detach() -> None:
-    """Forget the board: this process is no worker any more (tests, embedded workers)."""
+def detach(old: Board | None = None) -> None:
+    """Forget a board, or the latest: its worker has ended, and the process goes on."""
     global board, flag
-    if board is not None:
-        board.close()
-    board, flag = None, b"\0"
+    old = old or board
+    if old is not None:
+        old.close()
+    if old in _boards:
+        _boards.remove(old)
+    board = _boards[-1] if _boards else None
+    flag = b"\0" if board is None else board.memory

@@ -158,6 +158,11 @@ class Places:
         """Whether the loop has not heard yet of an identity that was lost."""
         return any(member.lost for member in list(self.members.values()))
 
+    def disconnect(self) -> None:
+        """It has left, and the process goes on."""
+        for member in list(self.members.values()):
+            member.lease.store.disconnect()
+
     def leave(self) -> None:
         """The last thing that a worker does. A server that is away holds up no other."""
         calls = [member.leave for member in self.members.values()]

@@ -304,9 +304,7 @@ def adopt(task: Any, ledger: Ledger) -> None:
     from celery.utils.imports import symbol_by_name
 
     base = symbol_by_name(task.Request)
-    if issubclass(base, GracefulRequest):
-        return
+    base = vars(base).get("plain", base)  # another worker of this process has adopted it
     bases = (GracefulRequest,) if base is Request else (GracefulRequest, base)
-    task.Request = type(
-        "GracefulRequest", bases, {"ledger": ledger, "by_others": has_own_strategy(task)}
-    )
+    own = {"ledger": ledger, "by_others": has_own_strategy(task), "plain": base}
+    task.Request = type("GracefulRequest", bases, own)

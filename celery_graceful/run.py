@@ -343,7 +343,7 @@ class Run:
             self._worker
             and board is not None
             and board.has_lost
-            and board.holds(self._worker) is False
+            and phase.holds(self._worker) is False
         )
 
     @property

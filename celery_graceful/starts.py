@@ -54,10 +54,20 @@ class Starts:
         #: Ends that are kept back: until when, task, run.
         self._kept: deque[tuple[float, str, str]] = deque()
         self._news = threading.Event()
+        self._ended = False
+        self._thread: threading.Thread | None = None
 
     def run(self) -> None:
         """Start the thread that sends them."""
-        threading.Thread(target=self._run, name="graceful-starts", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="graceful-starts", daemon=True)
+        self._thread.start()
+
+    def end_thread(self, seconds: float) -> None:
+        """The process goes on without a worker: end the thread, in up to ``seconds``."""
+        self._ended = True
+        self._news.set()
+        if self._thread is not None:
+            self._thread.join(seconds)
 
     def start(self, task_id: str, run: str) -> None:
         """Note that a task starts; soon.
@@ -144,12 +154,12 @@ class Starts:
         self.store.run("starts", keys, args, timeout=timeout or COMMAND_TIMEOUT, insist=insist)
 
     def _run(self) -> None:
-        while True:
+        while not self._ended:
             kept = self._kept
             self._news.wait(max(0.0, kept[0][0] - time.monotonic()) if kept else None)
             time.sleep(GATHER)
             self._news.clear()
             self.flush(every=False)
-            if self._waiting:
+            if self._waiting and not self._ended:
                 time.sleep(AGAIN)
                 self._news.set()

@@ -46,7 +46,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.resources import files
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 from celery.utils.log import get_logger
 from kombu.connection import Connection
@@ -56,6 +56,7 @@ from celery_graceful.client import address_of, is_answer, is_forbidden, make_cli
 from celery_graceful.connections import backend_pool, backend_prefix, kombu_pool, timeouts
 from celery_graceful.describe import describe
 from celery_graceful.log_thread import log
+from celery_graceful.per_app import PerApp
 from celery_graceful.settings import PREFIX, Settings
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "StoreRefused",
     "broker_places",
     "broker_store",
+    "disconnect",
     "find_store",
     "find_workers_store",
     "is_kombus_redis",
@@ -181,6 +183,11 @@ class Store:
 
         return self._ask(command, keys, call, timeout, insist, quiet)
 
+    def disconnect(self) -> None:
+        """Close all connections. Who asks again connects again."""
+        for client in list(self._clients.values()):
+            client.connection_pool.disconnect()
+
     def _ask(
         self,
         what: str,
@@ -292,12 +299,12 @@ class Store:
         connection.on_connect()
 
 
-#: By app, and by the place of a broker's URL.
-_found: WeakKeyDictionary[Any, dict[int, Store | None]] = WeakKeyDictionary()
-_found_workers: WeakKeyDictionary[Any, dict[int, Store | None]] = WeakKeyDictionary()
+#: By the place of a broker's URL.
+_found: PerApp[dict[int, Store | None]] = PerApp()
+_found_workers: PerApp[dict[int, Store | None]] = PerApp()
 #: One for all that ask it, so that an outage is one in the log.
-_brokers: WeakKeyDictionary[Any, dict[int, Store | None]] = WeakKeyDictionary()
-_settings: WeakKeyDictionary[Any, Settings] = WeakKeyDictionary()
+_brokers: PerApp[dict[int, Store | None]] = PerApp()
+_settings: PerApp[Settings] = PerApp()
 
 
 def _kind(what: str, keys: Sequence[str]) -> str:
@@ -347,6 +354,14 @@ def find_workers_store(app: Any, place: int | None = None) -> Store | None:
     if place not in found:
         found[place] = broker_store(app, place) or find_store(app)
     return found[place]
+
+
+def disconnect(app: Any) -> None:
+    """Close the connections of all stores that were found for ``app``."""
+    for found in (_found.get(app), _found_workers.get(app), _brokers.get(app)):
+        for store in (found or {}).values():
+            if store is not None:
+                store.disconnect()
 
 
 def _here() -> int:

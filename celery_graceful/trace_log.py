@@ -7,12 +7,13 @@ it is terminated. These filters say what is the case; and what a lost connection
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from celery_graceful.describe import describe
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.phase import InterruptReason
 
-__all__ = ["install_filter"]
+__all__ = ["install_filter", "remove_filter"]
 
 
 _GOES_BACK = "Task %(name)s[%(id)s] interrupted: it goes back to its queue"
@@ -83,12 +84,25 @@ def install_filter(broker: str = "") -> None:
         broker: Its URL, without a password.
     """
     _ErrorFilter.address = broker
-    for name, kind in (
-        ("celery.app.trace", _InterruptedFilter),
-        ("celery.worker.consumer.consumer", _CancelledFilter),
-        ("celery.worker.consumer.consumer", _ErrorFilter),
-        ("celery.worker.worker", _ErrorFilter),
-    ):
-        logger = logging.getLogger(name)
-        if not any(isinstance(f, kind) for f in logger.filters):
+    for logger, kind in _FILTERS:
+        if not _installed(logger, kind):
             logger.addFilter(kind())
+
+
+def remove_filter() -> None:
+    """Take the filters off again."""
+    for logger, kind in _FILTERS:
+        for each in _installed(logger, kind):
+            logger.removeFilter(each)
+
+
+_FILTERS: tuple[tuple[logging.Logger, type[logging.Filter]], ...] = (
+    (logging.getLogger("celery.app.trace"), _InterruptedFilter),
+    (logging.getLogger("celery.worker.consumer.consumer"), _CancelledFilter),
+    (logging.getLogger("celery.worker.consumer.consumer"), _ErrorFilter),
+    (logging.getLogger("celery.worker.worker"), _ErrorFilter),
+)
+
+
+def _installed(logger: logging.Logger, kind: type[logging.Filter]) -> list[Any]:
+    return [each for each in logger.filters if isinstance(each, kind)]

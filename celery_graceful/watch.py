@@ -78,16 +78,20 @@ class Watch:
         self._sigints = 0
         self._last_resort_at = float("inf")
         self._sentinel: Sentinel | None = None
+        self._thread: native.Thread | None = None
         _run.on_limited = lambda: self.bell.ring(LIMIT)
 
     def start(self) -> None:
         """Start the thread."""
-        native.start_thread(self._watch, "graceful-watch")
+        self._thread = native.start_thread(self._watch, "graceful-watch")
 
-    def end(self) -> None:
-        """The process goes on without a worker: end the thread."""
+    def end(self, seconds: float) -> None:
+        """The process goes on without a worker: end the thread, in up to ``seconds``."""
         self._left = True
         self.bell.ring()
+        if self._thread is not None:
+            self._thread.wait(seconds)
+        self.bell = native.SILENT
 
     def hear_all_signals(self) -> None:
         """Also while the main thread sits in a C call, where no handler in Python runs."""
@@ -296,7 +300,10 @@ class Watch:
     def _leave_by_force(self) -> None:
         if not self._left:
             self._left = True
-            self.drain.leaving.by_force()
+            if self.drain.embedded:  # the process is not ours
+                self.adapter.leave()
+            else:
+                self.drain.leaving.by_force()
 
 
 def _stop_hearing() -> None:

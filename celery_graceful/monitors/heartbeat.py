@@ -44,6 +44,7 @@ class Heartbeats:
         self._running = running
         self._beat = beat
         self._lock = threading.Lock()
+        self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._next: dict[CheckIn, float] = {}
         self._sent: dict[str, deque[float]] = {}
@@ -57,15 +58,18 @@ class Heartbeats:
                 )
                 self._thread.start()
 
+    def end(self) -> None:
+        """The process goes on without a worker: end the thread."""
+        self._ended.set()
+
     def _work(self) -> None:
-        pause = threading.Event()
-        while True:
+        while not self._ended.is_set():
             with self._lock:
                 wait = self.step(time.monotonic())
                 if wait is None:
                     self._thread = None
                     return
-            pause.wait(wait)
+            self._ended.wait(wait)
 
     def step(self, now: float) -> float | None:
         """Send what is due; returns the seconds until the next look, ``None`` if nothing runs."""

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.log_thread import log
@@ -18,6 +17,7 @@ from celery_graceful.monitors.entries import Entries
 from celery_graceful.monitors.monitor import Monitor
 from celery_graceful.monitors.named import named
 from celery_graceful.monitors.schedule import is_known
+from celery_graceful.per_app import PerApp
 from celery_graceful.settings import Settings
 
 __all__ = ["SENTRY_SLUG", "STAMP", "Monitors", "monitors_of"]
@@ -34,7 +34,7 @@ SENTRY_SLUG, SENTRY_ID, SENTRY_CONFIG = (
     "sentry-monitor-config",
 )
 
-_known: WeakKeyDictionary[Any, Monitors] = WeakKeyDictionary()
+_known: PerApp[Monitors] = PerApp()
 
 
 def monitors_of(app: Any) -> Monitors:

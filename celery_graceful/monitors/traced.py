@@ -11,7 +11,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 from celery import current_task, states
@@ -42,7 +42,7 @@ def trace_with_check_in(task: Any) -> None:
     if trace is None or hasattr(trace, "_checks_in"):
         return
     monitors = monitors_of(task.app)
-    celery_signals.before_task_publish.connect(_before_retry)
+    celery_signals.before_task_publish.connect(_before_retry, weak=False)
 
     @wraps(trace)
     def traced(task_id: str, args: Any, kwargs: Any, request: Any = None) -> Any:
@@ -124,16 +124,28 @@ def _quietly(call: Callable[..., None], *args: Any) -> None:
         logger.exception("A check-in could not be reported")
 
 
-def silence_sentry(monitors: Monitors) -> None:
-    """Keep sentry's own integration from closing check-ins, where they are closed here."""
+def silence_sentry(monitors: Monitors) -> Callable[[], None]:
+    """Keep sentry's own integration from closing check-ins, where they are closed here.
+
+    Returns:
+        What lets it do so again.
+    """
     beat = sys.modules.get("sentry_sdk.integrations.celery.beat")
+    silenced = []
     if beat is not None and monitors.closes_sentrys:
         for signal, name in (
             (celery_signals.task_success, "crons_task_success"),
             (celery_signals.task_failure, "crons_task_failure"),
             (celery_signals.task_retry, "crons_task_retry"),
         ):
-            signal.disconnect(getattr(beat, name))
+            if signal.disconnect(getattr(beat, name)):
+                silenced.append(partial(signal.connect, getattr(beat, name)))
+
+    def speak() -> None:
+        for connect in silenced:
+            connect()
+
+    return speak
 
 
 # -- eager ---------------------------------------------------------------------------

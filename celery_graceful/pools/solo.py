@@ -1,4 +1,4 @@
-"""Solo: tasks run in the main thread, inside the event loop."""
+"""Solo: tasks run in the main thread (in that of an embedded worker), inside the event loop."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ class SoloAdapter(InProcessAdapter):
         self._in_body = False
         #: Who uses the broker connection: the main thread outside of tasks, or the watch.
         self._connection_lock = native.Lock()
-        wakeup.install()
+        self._has_signals = wakeup.install()
 
     def notify(self) -> None:
         super().notify()
-        signal.pthread_kill(self._main, wakeup.SIGNAL)
+        if self._has_signals:
+            signal.pthread_kill(self._main, wakeup.SIGNAL)
         for run in list(runs.values()):
-            if run.ident != self._main:  # of a pool that waits here for what it runs elsewhere
+            # Embedded, or of a pool that waits here for what it runs elsewhere.
+            if not self._has_signals or run.ident != self._main:
                 run.send_async(set_async_exc)
 
     def run_body(self, body: Callable[..., Any], args: Any, kwargs: Any) -> Any:

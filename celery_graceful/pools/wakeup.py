@@ -27,7 +27,9 @@ def look(*_: Any) -> None:
             raise make(due, run)
 
 
-def install() -> None:
-    """Install the handler; possible in the main thread only."""
-    if native.in_main_thread():
-        signal.signal(SIGNAL, look)
+def install() -> bool:
+    """Install the handler, in the main thread; whether this is it."""
+    if not native.in_main_thread():
+        return False
+    signal.signal(SIGNAL, look)
+    return True

@@ -19,7 +19,17 @@ PACKAGE = "celery_graceful"
 ROOT = Path(celery_graceful.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("arguments", "chain", "describe", "exceptions", "frames", "native", "settings", "signals"),
+    (
+        "arguments",
+        "chain",
+        "describe",
+        "exceptions",
+        "frames",
+        "native",
+        "per_app",
+        "settings",
+        "signals",
+    ),
     (
         "aftermath",
         "board",
@@ -73,6 +83,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "restart",
         "watch",
         "drain",
+        "guest",
         "control",
         "bootsteps",
     ),

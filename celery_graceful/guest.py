@@ -1,0 +1,120 @@
+"""An embedded worker: in a thread of a program that is something else, a test most often.
+
+It is a guest in that process. It takes no signal handlers; it drains when its ``stop`` is called,
+and gives back what still runs when its ``terminate`` is; and it leaves everything as it found it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from celery.app.trace import TraceInfo
+from celery.bootsteps import RUN
+from celery.worker import state
+
+from celery_graceful import interrupt, native
+from celery_graceful import run as _run
+from celery_graceful import task as _task
+from celery_graceful.monitors.monitors import monitors_of
+from celery_graceful.monitors.traced import silence_sentry
+from celery_graceful.trace_log import remove_filter
+
+if TYPE_CHECKING:
+    from celery_graceful.drain import Drain
+
+__all__ = ["Guest"]
+
+#: What a worker sets on the tasks of its app.
+_ON_TASKS = ("Request", "run", "__trace__")
+
+#: Seconds between looks at what is about to be given back.
+LOOK_AGAIN = 0.01
+
+
+class Guest:
+    """One embedded worker in its process.
+
+    Made before the worker changes anything there, and in the thread that it runs in.
+
+    Args:
+        worker: Celery's ``WorkController``.
+    """
+
+    def __init__(self, worker: Any) -> None:
+        self.worker = worker
+        self._thread = native.thread_ident()
+        self._lock = native.Lock()
+        self._left = threading.Event()
+        self._put_back = ExitStack()
+        later = self._put_back.callback
+        for task in worker.app.tasks.values():
+            for name in _ON_TASKS:
+                later(_put_back, task, name, vars(task).get(name))
+        later(_put_back, state.successful_requests, "add", None)
+        later(setattr, TraceInfo, "__init__", TraceInfo.__init__)
+        later(setattr, _task, "bridged_soft_limit", _task.bridged_soft_limit)
+        later(setattr, _run, "on_limited", _run.on_limited)
+
+    def attend(self, drain: Drain) -> None:
+        """Let the worker's ``stop`` and ``terminate`` drain it."""
+        self.drain = drain
+        later = self._put_back.callback
+        self._stop, self._terminate = self.worker.stop, self.worker.terminate
+        for mine in (self.stop, self.terminate):
+            later(delattr, self.worker, mine.__name__)
+            setattr(self.worker, mine.__name__, mine)
+        later(remove_filter)
+        later(silence_sentry(monitors_of(self.worker.app)))
+
+    def stop(self, in_sighandler: bool = False, exitcode: int | None = None) -> None:
+        """Drain the worker and stop it; at the latest when its grace is over.
+
+        As ever in the worker's own thread, which has drained when it comes here.
+        """
+        here = native.thread_ident() == self._thread
+        if here or in_sighandler or self.worker.blueprint.state != RUN:
+            self._stop(in_sighandler=in_sighandler, exitcode=exitcode)
+            self.leave()
+            return
+        if exitcode is not None:
+            self.worker.exitcode = exitcode
+        self.drain.request_stop("stop()")
+        if not self._left.wait(self.drain.deadlines.grace):
+            self.leave()  # a task keeps the worker's thread
+
+    def terminate(self, in_sighandler: bool = False) -> None:
+        """Stop the worker at once; what runs goes back to its queue."""
+        watch, drain = self.drain.watch, self.drain
+        if drain.ledger.active() and not watch.given_up:
+            drain.request_hard("terminate()")
+            end = time.monotonic() + drain.deadlines.grace
+            while not watch.given_up and time.monotonic() < end:
+                native.pause(LOOK_AGAIN)
+            watch.wait_given_up()
+        self._terminate(in_sighandler=in_sighandler)
+        self.leave()
+
+    def leave(self) -> None:
+        """End what the worker began, and put back what it changed; once."""
+        with self._lock:
+            if self._left.is_set():
+                return
+            self._left.set()
+        self.drain.end()
+        interrupt.end()
+        if self.drain.stopping:  # the next worker of this process shall not see it
+            state.should_stop = None
+        if self.drain.watch.given_up:
+            state.should_terminate = None
+        self._put_back.close()
+
+
+def _put_back(owner: Any, name: str, value: Callable[..., Any] | None) -> None:
+    if value is not None:
+        setattr(owner, name, value)
+    elif name in vars(owner):
+        delattr(owner, name)
