@@ -15,6 +15,7 @@ from celery.signals import beat_embedded_init
 from celery.utils.log import get_logger
 
 from celery_graceful import cleanup, control, frames, grace_period, native
+from celery_graceful.default_task import say_who_is_plain
 from celery_graceful.drain import Drain
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.guest import Guest
@@ -77,6 +78,7 @@ class WorkerStep(bootsteps.StartStopStep):
         control.install()
         with _said_plainly(worker):
             check_options(worker.app.tasks.values())
+        say_who_is_plain(worker.app)
         self._check_monitors(worker)
         drain.others.adopt(worker.consumer)
         drain.start()

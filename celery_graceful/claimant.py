@@ -12,6 +12,7 @@ __all__ = [
     "Claimant",
     "claims_key",
     "lease_key",
+    "node_of",
     "tombstone_key",
 ]
 
@@ -35,6 +36,11 @@ def claims_key(worker: str) -> str:
 def tombstone_key(worker: str) -> str:
     """Key that says, for a week, that a worker was taken for dead."""
     return f"graceful:tombstone:{worker}"
+
+
+def node_of(worker: str) -> str:
+    """The name of a worker's node, as people and Celery's events know it."""
+    return worker.rpartition(":")[0] or worker
 
 
 class Claimant:

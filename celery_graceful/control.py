@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from celery.worker.control import Panel, control_command
@@ -10,7 +11,7 @@ __all__ = ["install"]
 
 
 def install() -> None:
-    """Register the commands; in a worker."""
+    """Register the commands: in a worker, and where ``celery control`` looks them up."""
     if getattr(Panel.data.get("shutdown"), "_is_graceful", False):
         return
     plain = Panel.data["shutdown"]
@@ -18,7 +19,7 @@ def install() -> None:
     @control_command(name="shutdown")
     def shutdown(state: Any, msg: str = "Got shutdown from remote", **kwargs: Any) -> Any:
         """Drain the worker and shut it down."""
-        drain = getattr(state.consumer.controller, "graceful", None)
+        drain = _drain(state)
         if drain is None:
             return plain(state, msg=msg, **kwargs)
         drain.request_stop("remote shutdown")
@@ -26,8 +27,29 @@ def install() -> None:
 
     @control_command(name="quiet")
     def quiet(state: Any, **kwargs: Any) -> Any:
-        """Stop fetching; what was fetched and not started goes back."""
-        state.consumer.controller.graceful.request_quiet("remote control")
+        """Stop fetching; what was fetched and not started goes back, what runs goes on."""
+        drain = _drain(state)
+        if drain is None:
+            return {"error": "this worker's app is not graceful"}
+        drain.request_quiet("remote control")
         return {"ok": "quiet"}
 
     shutdown._is_graceful = True
+    _be_in_help()
+
+
+def _drain(state: Any) -> Any:
+    return getattr(state.consumer.controller, "graceful", None)
+
+
+def _be_in_help() -> None:
+    """``celery control --list`` names all commands, ``--help`` none."""
+    programs = sys.modules.get("celery.bin.control")
+    for kind in ("control", "inspect"):
+        ours = [
+            f"{name}: {meta.help}"
+            for name, meta in sorted(Panel.meta.items())
+            if meta.type == kind and Panel.data[name].__module__ == __name__
+        ]
+        if programs is not None and ours:
+            getattr(programs, kind).epilog = "\b\nOf celery_graceful:\n  " + "\n  ".join(ours)

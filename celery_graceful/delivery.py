@@ -7,12 +7,13 @@ import time
 import uuid
 from typing import Any
 
+from celery import states
 from celery.worker import state
 from celery.worker.request import Request
 from kombu.utils.objects import cached_property
 
 from celery_graceful.aftermath import let_go, say
-from celery_graceful.checkpoint import DELIVERY
+from celery_graceful.checkpoint import DELIVERY, may_resume
 from celery_graceful.claims import Tag
 from celery_graceful.fence import CLAIM
 from celery_graceful.ledger import Ledger
@@ -20,6 +21,13 @@ from celery_graceful.monitors import outcome
 from celery_graceful.stage import OPEN, Stage
 
 __all__ = ["Delivery"]
+
+#: Events whose states a state unknown to Celery outranks; see ``celery.states.precedence``.
+_OUTRANKED = {
+    "task-started": states.STARTED,
+    "task-revoked": states.REVOKED,
+    "task-rejected": states.REJECTED,
+}
 
 _BOOT = uuid.uuid4().hex
 _numbers = itertools.count(1)
@@ -76,6 +84,16 @@ class Delivery(Request):
     def wants_events(self) -> bool:
         """Whether events are on, for the worker and the task."""
         return bool(self.eventer and self.eventer.enabled and self.task.send_events)
+
+    def send_event(self, type: str, **fields: Any) -> None:
+        """As ever, and what others have to show from now on.
+
+        To them ``INTERRUPTED`` is a state that they do not know, and Celery lets such a one stand
+        until the task succeeds or fails.
+        """
+        if type in _OUTRANKED and self.wants_events and may_resume(self.context):
+            fields["state"] = _OUTRANKED[type]
+        super().send_event(type, **fields)
 
     @cached_property
     def context(self) -> Any:

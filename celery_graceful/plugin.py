@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, overload
 
@@ -58,6 +59,10 @@ class Graceful:
             app.create_task_cls = self._create_task_cls
 
         named.know(app)
+        if "celery.worker.control" in sys.modules:  # a worker, or ``celery control``
+            from celery_graceful import control
+
+            control.install()
         for signal in (beat_init, beat_embedded_init):
             signal.connect(_on_beat, weak=False, dispatch_uid="celery_graceful.monitors")
 
@@ -209,19 +214,11 @@ class Graceful:
 
     def _create_task_cls(self) -> Any:
         """The base of tasks that name none: with ``graceful_default_task``, a graceful one."""
-        app = self.app
         if self.app.conf.get("graceful_default_task"):
-            from celery.utils.imports import symbol_by_name
+            from celery_graceful.default_task import make_default
 
-            from celery_graceful.task import GracefulTask
-
-            base = symbol_by_name(app.task_cls)
-            if not issubclass(base, GracefulTask):
-                if issubclass(GracefulTask, base):
-                    app.task_cls = GracefulTask
-                else:
-                    app.task_cls = type("GracefulTask", (GracefulTask, base), {"abstract": True})
-        return app._plain_create_task_cls()
+            make_default(self.app)
+        return self.app._plain_create_task_cls()
 
 
 def _where_it_is(given: Any) -> str:

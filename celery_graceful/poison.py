@@ -23,7 +23,7 @@ from celery.worker.strategy import proto1_to_proto2
 from kombu.serialization import prepare_accept_content
 
 from celery_graceful import signals
-from celery_graceful.claimant import claims_key
+from celery_graceful.claimant import claims_key, node_of
 from celery_graceful.describe import describe
 from celery_graceful.exceptions import PoisonedTask
 from celery_graceful.log_thread import log
@@ -303,7 +303,7 @@ def _request_of(app: Any, kept: Kept) -> Any:
     task = app.tasks.get(kept.task)
     if task is None:
         task = type("UnknownTask", (app.Task,), {"name": kept.task})()
-    options = {"app": app, "task": task, "hostname": kept.worker}
+    options = {"app": app, "task": task, "hostname": node_of(kept.worker)}
     if "task" in message.headers:
         return Request(message, **options)
     body, headers, decoded, utc = proto1_to_proto2(message, message.decode())
@@ -313,7 +313,7 @@ def _request_of(app: Any, kept: Kept) -> Any:
 def _send_event(app: Any, kept: Kept, exc: PoisonedTask) -> None:
     try:
         with bounded_connection(app.connection_for_write(), EVENT_TIMEOUT) as connection:
-            events = dispatcher(connection, app, kept.worker)
+            events = dispatcher(connection, app, node_of(kept.worker))
             events.send("task-failed", uuid=kept.id, exception=repr(exc), traceback="")
     except Exception as error:  # events may be lost
         logger.warning(

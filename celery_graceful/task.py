@@ -16,6 +16,7 @@ from celery.utils.log import get_logger
 
 from celery_graceful import interrupt as _interrupt
 from celery_graceful import phase, resume, signals
+from celery_graceful.composed import base_of, bases
 from celery_graceful.describe import describe
 from celery_graceful.eager import INTERRUPTED, applied, call_eagerly
 from celery_graceful.exceptions import Interrupted, TaskInterrupted, TooManyInterruptions
@@ -49,6 +50,8 @@ class GracefulTask(resume.Resumable, celery.Task):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "_decorated" in vars(cls):  # the class that ``app.task`` makes of a function
+            cls.__bases__ = bases(cls.__bases__[0], base_of(vars(cls)["app"]))
         call = cls.__call__
         if not getattr(call, "_is_boundary", False):
             cls.__call__ = _boundary(call)  # type: ignore[method-assign]

@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "arguments",
         "chain",
+        "composed",
         "describe",
         "exceptions",
         "frames",
@@ -67,7 +68,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("amqp", "fence", "interruption", "safe_point", "sources"),
     ("aio", "eager", "forget", "iteration", "steps", "batch", "requeue"),
     ("copies", "handover", "quarantine", "poison", "starts", "inquest", "rescue", "ledger"),
-    ("delivery", "pools", "request", "resume", "task"),
+    ("delivery", "pools", "request", "resume", "task", "default_task"),
     (
         "sentinel",
         "loop",

@@ -22,6 +22,7 @@ import pytest
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from celery import Celery
 from celery.concurrency.asynpool import AsynPool
+from celery.events.state import State as CeleryState
 from celery.worker.request import Request
 from eventlet.greenpool import GreenPool
 from gevent.pool import Pool as GeventPool
@@ -68,6 +69,9 @@ NAMES: dict[str, list[str] | None] = {
     "celery.worker.state:should_stop": None,
     "celery.worker.state:should_terminate": None,
     "celery.worker.state:task_ready": ["request"],
+    "celery.worker.control:Panel.meta": None,
+    "celery.bin.control:control": None,
+    "celery.bin.control:inspect": None,
     "celery.worker.request:Request.acknowledge": [],
     "celery.worker.request:Request.reject": ["requeue"],
     "celery.worker.request:Request.revoked": [],
@@ -528,3 +532,23 @@ def test_a_task_stack_has_threads_of_its_own(app: Celery) -> None:
     thread.join()
     assert (stack.request.id, seen) == ("mine", [None])
     stack.pop_request()
+
+
+def test_a_state_that_an_event_carries_is_shown() -> None:
+    """Of events whose own state an unknown one outranks."""
+    task = CeleryState().Task("id")
+    task.event("started", 1.0, 1.0, {})
+    task.event("interrupted", 2.0, 2.0, {})
+    task.event("started", 3.0, 3.0, {})
+    assert task.state == "INTERRUPTED"
+    task.event("started", 3.0, 3.0, {"state": "STARTED"})
+    assert task.state == "STARTED"
+
+
+def test_the_class_of_a_decorated_task_knows_its_app(app: Celery) -> None:
+    @app.task(shared=False)
+    def task() -> None: ...
+
+    made = vars(type(task._get_current_object()))
+    assert made["app"] is app
+    assert made["_decorated"]
