@@ -259,8 +259,8 @@ class Lease:
                 return False
             if state == "gone":
                 self._to_restore = 2
-        if self._to_restore:
-            self._restore(beat)
+        if self._to_restore and not self._restore(beat):
+            return False
         self.trust.meet()
         self.about["server"] = self.trust.server
         about = json.dumps(self.about)
@@ -296,11 +296,24 @@ class Lease:
             self.identity.epoch = self._epoch
         return str(state)
 
-    def _restore(self, beat: str) -> None:
-        """Redis has lost its data: register again, with what we hold."""
+    def _restore(self, beat: str) -> bool:
+        """Redis has lost its data: register again, with what we hold.
+
+        False: we were taken for dead meanwhile, as somebody who sleeps between two steps may be.
+        """
+        anyway, state = self._to_restore == 2, ""
         with self._restoring(self.identity.worker, self._epoch) as claims:
             for start in range(0, len(claims) or 1, BATCH):
-                self._register(beat, True, claims[start : start + BATCH])
+                state = self._register(beat, anyway, claims[start : start + BATCH])
+                anyway = not self._rescued
+                if state != "held":
+                    break
+        if state == "fallen":
+            self._registered, self._to_restore = False, 0
+            return False
+        if state == "gone":  # and again
+            self._to_restore = 2
+            return self._restore(beat)
         if self._to_restore == 2:
             self.trust.meet_again()
             log(
@@ -312,6 +325,7 @@ class Lease:
                 len(claims),
             )
         self._to_restore -= 1
+        return True
 
     def _lost(self) -> None:
         """Others took it for dead: what it held is theirs. It goes on as somebody else."""

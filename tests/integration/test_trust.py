@@ -212,6 +212,21 @@ def test_what_is_held_is_claimed_again(store, redis_db):
     claims.end(TIMEOUT)
 
 
+def test_who_is_taken_for_dead_while_it_restores_knows(store, redis_db):
+    """It slept between two steps: others have what it would write again."""
+    client, claims = redis_db.client, Claims(store)
+    lease = restorer(store, claims, "me")
+    assert lease._renew()
+    epoch = lease.identity.epoch
+    client.flushdb()
+    assert lease._renew()
+    hold(claims, "me", 1, epoch)
+    client.srem("graceful:workers", "me")
+    client.set("graceful:tombstone:me", "")
+    assert not lease._renew()
+    assert not client.exists("graceful:claims:me")
+
+
 def test_what_is_given_back_in_a_new_epoch(store, redis_db):
     """From memory, in its order, and once; but not in the place of those who have it."""
     client = redis_db.client
