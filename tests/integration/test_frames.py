@@ -43,7 +43,7 @@ def functions(text: str) -> list[str]:
     return [function for path, function in found if "/sentry_sdk/" not in path]
 
 
-@pytest.mark.parametrize("pool", ["prefork", "spawn", "threads"])
+@pytest.mark.parametrize("pool", ["spawn", "threads"])
 def test_whose_frames_come_first(pool: str, redis_db: RedisDB, project: Project) -> None:
     env = {"BROKER_URL": redis_db.url, "RESULT_URL": redis_db.backend_url}
     env["SENTRY_DSN"] = project.dsn
