@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from celery_graceful import native
 from celery_graceful.describe import describe
 from celery_graceful.kept import is_kept_here
 from celery_graceful.monitors import outcome
@@ -31,6 +32,10 @@ LEAD = 2.0
 #: Shares of the time from the hard deadline to the end of the grace. Together they last until
 #: about the last resort, which is at 0.6 of it: then nobody answers, and the process leaves.
 STARTS, TELL, GIVE_BACK, COUNT, OTHERS = 0.05, 0.2, 0.25, 0.07, 0.05
+
+
+#: Seconds between looks at what others are sending.
+LOOK_AGAIN = 0.01
 
 
 class GivingUp:
@@ -80,10 +85,12 @@ class GivingUp:
         starts = self.ledger.inquest.starts
         if begun and starts is not None:  # before somebody else gets them
             bounded(lambda: starts.flush(STARTS * self.room), STARTS * self.room)
-        if requests or self.ledger.requeue.deferred:
+        requeue, left = self.ledger.requeue, list(requests)
+        if requests or requeue.deferred or requeue.sending:
             self._tell(begun, TELL * self.room)
-            if not bounded(lambda: self._give_back(requests), GIVE_BACK * self.room):
-                self._could_not(requests, "no answer in time")
+            if not bounded(lambda: self._give_back(left), GIVE_BACK * self.room):
+                left += [request for request in requeue.sending if request not in left]
+                self._could_not(left, "no answer in time")
             bounded(lambda: _count(begun), COUNT * self.room)
         bounded(self._give_back_others, OTHERS * self.room)
         self.end()
@@ -130,15 +137,25 @@ class GivingUp:
                 describe(exc),
             )
 
-    def _give_back(self, requests: list[GracefulRequest]) -> None:
-        requeue, timeout = self.ledger.requeue, GIVE_BACK * self.room
-        for give_back in (requeue.flush, partial(requeue.give_back, requests)):
-            try:
-                give_back(timeout=timeout, own_thread=True, standby=self._to_give_back)
-            except NotTaken as exc:
-                self._could_not(exc.requests, str(exc), lost=True)
-            except Exception as exc:
-                self._could_not(requests, describe(exc))
+    def _give_back(self, left: list[GracefulRequest]) -> None:
+        """Give back what is ``left``, and wait for what others are sending."""
+        requeue = self.ledger.requeue
+        self._try_to(requeue.flush, left)
+        self._try_to(partial(requeue.give_back, list(left)), left)
+        left.clear()
+        while requeue.sending:
+            native.pause(LOOK_AGAIN)
+        self._try_to(requeue.flush, left)  # it may have failed
+
+    def _try_to(self, give_back: Callable[..., Any], requests: list[GracefulRequest]) -> None:
+        timeout = GIVE_BACK * self.room
+        try:
+            give_back(timeout=timeout, own_thread=True, standby=self._to_give_back)
+        except NotTaken as exc:
+            self._could_not(exc.requests, str(exc), lost=True)
+        except Exception as exc:
+            self.ledger.failed = True
+            self._could_not(requests, describe(exc))
 
     def _give_back_others(self) -> None:
         try:
@@ -152,6 +169,8 @@ class GivingUp:
     def _could_not(
         self, requests: Sequence[GracefulRequest], why: str, *, lost: bool = False
     ) -> None:
+        if not requests:
+            return
         self.ledger.failed = True
         gone = [r for r in requests if lost or r.acknowledged or is_kept_here(r.message.channel)]
         held = [r for r in requests if r not in gone]

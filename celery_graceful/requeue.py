@@ -100,6 +100,7 @@ class Requeue:
         self.on_room: Callable[[], None] = lambda: None
         self._lock = native.Lock()
         self._deferred: list[GracefulRequest] = []
+        self._sending: list[GracefulRequest] = []
         #: Makes the loop call ``flush``; set by the drain.
         self.ring_loop: Callable[[], None] = lambda: None
 
@@ -193,6 +194,11 @@ class Requeue:
                     self._give_back_amqp(request, tail, timeout)
         for request in late:
             request.acknowledged = True
+
+    @property
+    def sending(self) -> list[GracefulRequest]:
+        """Whose messages some thread is sending again right now."""
+        return list(self._sending)
 
     @property
     def deferred(self) -> bool:
@@ -354,6 +360,9 @@ class Requeue:
             Those that were not sent, each with the reason.
         """
         waiting = deque(requests)
+        begun = list(waiting)
+        with self._lock:
+            self._sending += begun
         refused: list[tuple[GracefulRequest, Exception]] = []
 
         def send(connection: Any) -> None:
@@ -372,6 +381,9 @@ class Requeue:
             use(standby, self.broker, send, timeout)
         except Exception as exc:
             refused += [(request, exc) for request in waiting]
+        finally:
+            with self._lock:
+                self._sending = [r for r in self._sending if r not in begun]
         return refused
 
     def _try_later(self, requests: list[GracefulRequest]) -> None:

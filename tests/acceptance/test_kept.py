@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,23 @@ def test_a_stop_sends_it_back(kind: str, pool: str, tmp_path: Path) -> None:
             while (message := channel.basic_get("celery", no_ack=True)) is not None:
                 found.append(message.headers["id"])
     assert sorted(found) == sorted(ids)
+
+
+def test_what_cannot_be_sent_back_in_time_is_an_error(tmp_path: Path) -> None:
+    """Somebody holds the database; one thread or another waits for it when the worker leaves."""
+    url, options = make("sqla", tmp_path)
+    with Celery(broker=url) as app, start(url, options, "threads") as worker:
+        worker.ready()
+        for name in ("early_swallowing", "waiting"):
+            app.send_task(f"tests.apps.hard_times.{name}")
+            worker.wait_line(f">> .* started {name}")
+        with closing(sqlite3.connect(tmp_path / "broker.db", timeout=30)) as db:
+            db.execute("BEGIN EXCLUSIVE")
+            worker.term()
+            assert worker.wait() == 1
+        assert worker.took < 5
+        for name in ("early_swallowing", "waiting"):
+            assert worker.count(f"CRITICAL.* Lost: .*hard_times.{name}") == 1
 
 
 def test_what_ends_with_the_worker_is_an_error() -> None:
