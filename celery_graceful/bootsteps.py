@@ -153,6 +153,7 @@ class ConsumerStep(bootsteps.StartStopStep):
         if drain.adapter.in_process:
             for task in consumer.app.tasks.values():
                 trace_with_check_in(task)
+        drain.misfits.attach(consumer)
         if drain.quiet:  # reconnected while stopping
             drain.loop.stop_fetching()
 

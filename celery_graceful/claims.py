@@ -10,7 +10,6 @@ written there again as its claims, and what goes back before that goes back from
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -84,6 +83,8 @@ class Claims:
         self.held: dict[str, Any] = {}
         #: Claims of what has ended for good, whose acknowledgement may still wait for the loop.
         self.ended: set[str] = set()
+        #: Told of a claim that is no message of kombu's, and what was raised; it stays a claim.
+        self.on_no_message: Callable[[Tag, Exception], None] = lambda tag, exc: None
         #: Called after an acknowledgement while nothing is fetched: there may be room again.
         self.on_room: Callable[[], None] = lambda: None
         #: Called each time Redis refuses a claim, with the seconds for which it has done so.
@@ -429,6 +430,6 @@ def mark_redelivered(text: str) -> str:
         message = loads(text)
         message.setdefault("headers", {})["redelivered"] = True
         message["properties"].setdefault("delivery_info", {})["redelivered"] = True
-    except (AttributeError, KeyError, TypeError, json.JSONDecodeError):
+    except Exception:  # what can be in a queue can raise anything
         return text
     return str(dumps(message))

@@ -21,7 +21,10 @@ ALL = click.option("--all", "everything", is_flag=True, help="All that is in qua
 
 @click.group()
 def quarantine() -> None:
-    """Tasks that are not run again because their process died too often."""
+    """Messages that are not run again: why, and send them again.
+
+    Their process died too often, nobody has known their task, or no task can be made of them.
+    """
 
 
 @quarantine.command("list", cls=CeleryCommand)
@@ -42,11 +45,12 @@ def list_(ctx: click.Context, as_json: bool) -> None:
 def show(ctx: click.Context, task_id: str) -> None:
     """One task with its message."""
     kept = _found(_store(ctx), task_id)
-    message = kept.to_message()
-    shown = {**asdict(kept), "at": _time(kept.at), "headers": message.headers}
+    shown = {**asdict(kept), "at": _time(kept.at)}
     try:
+        message = kept.to_message()
+        shown["headers"] = message.headers
         shown["body"] = message.decode()
-    except Exception as exc:  # pickle is not read unasked
+    except Exception as exc:  # pickle is not read unasked, and it may be no message at all
         shown["body"] = f"not decoded: {exc!r}"
     click.echo(json.dumps(shown, indent=2, default=repr))
 

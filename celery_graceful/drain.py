@@ -30,6 +30,7 @@ from celery_graceful.leaving import Leaving
 from celery_graceful.ledger import Ledger
 from celery_graceful.log_thread import LogThread
 from celery_graceful.loop import Loop
+from celery_graceful.misfits import Misfits
 from celery_graceful.monitors.heartbeat import Heartbeats
 from celery_graceful.monitors.monitors import monitors_of
 from celery_graceful.other_consumers import OtherConsumers
@@ -51,6 +52,9 @@ logger = get_logger(__name__)
 
 #: Seconds that each thread of an embedded worker gets for its end.
 LAST_THREADS = 1.0
+
+#: Seconds for giving back what waits for workers of a kind that is not there any more.
+LAST_MISFITS = 0.5
 
 #: What ``python -m celery`` runs.
 _MODULE = os.path.join(os.path.dirname(celery.__file__), "__main__.py")
@@ -105,6 +109,7 @@ class Drain:
         self.ledger.requeue.on_room = self.ledger.requeue.ring_loop = self.loop.ring
         self.ledger.connected = lambda: self.loop.alive
         self.ledger.process = worker._process_task
+        self.misfits = Misfits(self)
         self.revocations = Revocations(self)
         self.ledger.revoke = self.revocations.begin
         self.ledger.inquest.ring_loop = self.loop.ring
@@ -199,6 +204,7 @@ class Drain:
         self.report()
         self.log.write_pending()
         self.board.close()
+        self.misfits.end(LAST_MISFITS)
         self.places.leave()
         if log_thread.current is self.log:
             log_thread.current = None
@@ -212,6 +218,7 @@ class Drain:
     def end(self) -> None:
         """The process goes on without the worker: end all that it began there."""
         if not self._stopped:  # it did not get far, or hangs
+            self.misfits.end(LAST_MISFITS)
             self.places.leave()
         self.heartbeats.end()
         self.watch.end(LAST_THREADS)

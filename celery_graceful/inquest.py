@@ -87,7 +87,7 @@ class Inquest:
 
     def start(self) -> None:
         """Start the threads."""
-        if self.store is not None:
+        if find_workers_store(self.app) is not None:
             self._thread = threading.Thread(target=self._run, name="graceful-inquest", daemon=True)
             self._thread.start()
         if self.starts is not None:

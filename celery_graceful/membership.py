@@ -142,6 +142,7 @@ class Membership:
             "pool": type(drain.worker.pool).__module__.rpartition(".")[2],
             "concurrency": drain.worker.concurrency,
             "loop_lag": round(self._loop_lag(), 3),
+            "unknown_tasks": drain.misfits.waiting,
             "running": [f"{r.name}[{r.id}]" for r in running[:NAMED]],
         }
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from billiard.einfo import ExceptionInfo
 from celery import signals as celery_signals
+from celery.exceptions import NotRegistered
 from celery.utils.log import get_logger
 from celery.worker.request import Request
 from celery.worker.strategy import proto1_to_proto2
@@ -274,10 +275,12 @@ def tell_untold(app: Any) -> None:
 def _tell(app: Any, kept: Kept) -> None:
     request = _request_of(app, kept)
     task, context = request.task, request._context
-    exc = PoisonedTask(f"{kept.task}[{kept.id}] is in quarantine: {kept.why}", kept.deaths)
+    exc: Exception = NotRegistered(kept.task)
+    if kept.deaths:
+        exc = PoisonedTask(f"{kept.task}[{kept.id}] is in quarantine: {kept.why}", kept.deaths)
     try:
         raise exc
-    except PoisonedTask:
+    except Exception:
         einfo = ExceptionInfo()
     task.backend.mark_as_failure(kept.id, exc, request=context, store_result=request.store_errors)
     told = {"sender": task, "task_id": kept.id, "exception": exc}
@@ -310,7 +313,7 @@ def _request_of(app: Any, kept: Kept) -> Any:
     return Request(message, body=body, headers=headers, decoded=decoded, utc=utc, **options)
 
 
-def _send_event(app: Any, kept: Kept, exc: PoisonedTask) -> None:
+def _send_event(app: Any, kept: Kept, exc: Exception) -> None:
     try:
         with bounded_connection(app.connection_for_write(), EVENT_TIMEOUT) as connection:
             events = dispatcher(connection, app, node_of(kept.worker))

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import base64
 import time
+import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from kombu.message import Message
@@ -20,7 +21,7 @@ from celery_graceful.sending import Sender
 from celery_graceful.standby import bounded_connection
 from celery_graceful.store import Store
 
-__all__ = ["Kept", "delete", "entries", "find", "put", "send_again"]
+__all__ = ["Kept", "delete", "entries", "find", "keep", "put", "send_again"]
 
 QUARANTINE = "graceful:quarantine"
 UNTOLD = "graceful:untold"
@@ -56,8 +57,12 @@ class Kept:
     @classmethod
     def of_claim(cls, key: str, raw: str, **rest: Any) -> Kept:
         """Of a message as it was in the list ``key`` of Redis."""
-        message = _parse(raw)
-        return cls(**_named(message), at=time.time(), message={"list": key, "raw": raw}, **rest)
+        return cls.of_raw(key, raw, **_named(_parse(raw)), **rest)
+
+    @classmethod
+    def of_raw(cls, key: str, raw: str, **rest: Any) -> Kept:
+        """As ``of_claim``, of what need not be a message."""
+        return cls(at=time.time(), message={"list": key, "raw": raw}, **rest)
 
     @classmethod
     def of_message(cls, message: Any, **rest: Any) -> Kept:
@@ -74,7 +79,9 @@ class Kept:
             "content_encoding": message.content_encoding,
             "body": base64.b64encode(body.encode() if isinstance(body, str) else body).decode(),
         }
-        return cls(**_named(message), at=time.time(), message=kept, **rest)
+        if "id" not in rest:
+            rest.update(_named(message))
+        return cls(at=time.time(), message=kept, **rest)
 
     def to_json(self) -> str:
         """As it is stored."""
@@ -146,6 +153,44 @@ def put(store: Store, kept: Kept, claim: tuple[str, str] | None = None) -> bool:
         keys.append(claims_key(claim[0]))
         args.append(claim[1])
     return bool(store.run("quarantine", keys, args))
+
+
+def keep(
+    store: Store,
+    kept: Kept,
+    claim: tuple[str, str] | None = None,
+    *,
+    tell: bool = False,
+    again: bool = False,
+) -> str | None:
+    """Keep a message that did not kill anybody; never in the place of another one.
+
+    Args:
+        store: Where the workers are known.
+        kept: The message; it gets another id if there is one of its own in quarantine.
+        claim: As for ``put``.
+        tell: Its failure is to be told: see ``poison.tell_untold``.
+        again: It may be there already, since it was delivered before.
+
+    Returns:
+        The id under which it can be found; ``None`` if the claim was gone.
+
+    Raises:
+        StoreAway: It may have been done or not.
+    """
+    task_id = kept.id
+    while True:
+        keys = [QUARANTINE, UNTOLD, f"graceful:waited:{task_id}"]
+        args = [kept.id, kept.to_json(), "", "1" if tell else ""]
+        if claim is not None:
+            keys.append(claims_key(claim[0]))
+            args[2] = claim[1]
+        done = store.run("keep", keys, args, insist=True)
+        if done == 1 or (done == 2 and again):
+            return kept.id
+        if done == 0:
+            return None
+        kept = replace(kept, id=str(uuid.uuid4()))
 
 
 def entries(store: Store) -> Iterator[Kept]:

@@ -53,6 +53,7 @@ class Quiesce:
         """A delivery has ended, or one has come that is to go back. From any thread."""
         if self.drain.quiet:
             self.loop.ring()
+        self.drain.misfits.on_change()
 
     def on_loop(self) -> None:
         """Somebody rang. In the loop."""
@@ -61,6 +62,7 @@ class Quiesce:
         self.drain.log.write_pending()
         self.ledger.inquest.on_loop()
         self.drain.revocations.on_loop()
+        self.drain.misfits.on_loop()
         if self.drain.quiet:
             self.fetch_no_more()
         if self.ledger.requeue.deferred:
@@ -112,7 +114,8 @@ class Quiesce:
             logger.error("Could not give back what was not started: %s", describe(exc))
 
     def _stop_when_idle(self) -> None:
-        if self.ledger.held or self.ledger.leaving.count or self.ledger.requeue.deferred:
+        deferred = self.ledger.requeue.deferred or self.drain.misfits.busy
+        if self.ledger.held or self.ledger.leaving.count or deferred:
             self._idle_seen = False
         elif self.drain.others.held:
             self._idle_seen = False
@@ -134,6 +137,7 @@ class Quiesce:
             self.drain.request_stop(f"an error that Celery does not recover from, {error!r}")
         heard = self.loop.is_heard()
         self.loop.detach()
+        self.drain.misfits.detach()
         self.drain.revocations.on_loop()
         # Acknowledgements that wait for the loop: it may not go round again.
         self.drain.places.settle()

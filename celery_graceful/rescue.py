@@ -190,7 +190,7 @@ def _headers(text: str) -> dict[str, Any]:
     """Of a message; none if it is none of Celery's."""
     try:
         return dict(loads(text)["headers"])
-    except (KeyError, TypeError, ValueError):
+    except Exception:  # what can be in a queue can raise anything
         return {}
 
 
@@ -198,5 +198,5 @@ def _is_for_later(headers: dict[str, Any]) -> bool:
     try:
         eta = headers.get("eta")
         return eta is not None and maybe_make_aware(maybe_iso8601(eta)) > datetime.now(timezone.utc)
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, OverflowError, TypeError, ValueError):
         return False

@@ -53,6 +53,16 @@ def _count(name: str, value: Any) -> int:
     return value
 
 
+def _patience(name: str, value: Any) -> float:
+    if not isinstance(value, bool) and value == 0:
+        return 0.0
+    try:
+        return _seconds(name, value)
+    except SettingsError:
+        mend = "give a number of seconds, for instance 3600, or 0 for Celery's way: discarded"
+        raise SettingsError(name, value, mend) from None
+
+
 def _store_url(name: str, value: Any) -> str:
     if not isinstance(value, str) or value.partition("://")[0] not in _STORE_SCHEMES:
         mend = "give the URL of a Redis, such as redis://localhost/2"
@@ -145,6 +155,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "lease_ttl": _between(0.5, _DAY),
     "poison_limit": _count,
     "poison_window": _between(1, 10 * _YEAR),
+    "unknown_task_patience": _patience,
     "monitor_beat": _flag,
     "monitor_exclude": _names,
     "monitor_on_interrupt": _status,
@@ -182,6 +193,8 @@ class Settings:
         poison_limit: At which death of the process that runs it a task goes to quarantine;
             0 for never.
         poison_window: Seconds in which deaths are counted together.
+        unknown_task_patience: Seconds for which a message waits for a worker that knows its task,
+            before it goes to quarantine; 0 to discard it at once, as Celery does.
         monitor_beat: Report the runs of all beat entries to monitors of the same names.
         monitor_exclude: Patterns (``fnmatch``) of beat entries that are not to be reported.
         monitor_on_interrupt: What an interrupted run's check-in is closed as, ``"ok"`` or
@@ -208,6 +221,7 @@ class Settings:
     lease_ttl: float = 10.0
     poison_limit: int = 3
     poison_window: float = 72 * 3600.0
+    unknown_task_patience: float = 3600.0
     monitor_beat: bool = False
     monitor_exclude: tuple[str, ...] = ()
     monitor_on_interrupt: str | None = None

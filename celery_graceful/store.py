@@ -288,6 +288,7 @@ class Store:
                 decode_responses=True,
                 encoding="utf-8",
                 redis_connect_func=self._on_connect,
+                encoding_errors="surrogateescape",  # what is in a queue may be anything
             )
         return self._clients[key]
 

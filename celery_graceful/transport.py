@@ -294,19 +294,30 @@ class _Claiming:
         for done, (queue, text, tag) in enumerate(found, 1):
             self._queue_cycle.rotate(queue)
             try:
-                payload = loads(bytes_to_str(text))
-                payload["properties"]["delivery_tag"] = tag
-            except (KeyError, TypeError, ValueError):
-                logger.critical("Dropped what is no message from %s: %.500r", queue, text)
-                fetch.book.ack(tag)
-                continue
-            try:
-                self.connection._deliver(payload, queue)
+                self.deliver_claim(queue, text, tag)
             except BaseException:
                 rest = [tag for *_, tag in found[done:]]
                 if rest:
                     fetch.book.give_back(rest)
                 raise
+
+    def deliver_claim(self: Any, queue: str, text: Any, tag: Tag) -> None:
+        """Deliver a message that is a claim; of one that is none, its book is told."""
+        try:
+            payload = loads(bytes_to_str(text))
+            payload["properties"]["delivery_tag"] = tag
+        except Exception as exc:  # what can be in a queue can raise anything
+            tag.book.on_no_message(tag, exc)
+            return
+        try:
+            self.connection._deliver(payload, queue)
+        except Exception as exc:
+            try:
+                self.Message(payload, channel=self)
+            except Exception:
+                tag.book.on_no_message(tag, exc)
+            else:
+                raise exc from None
 
     def _lost(self: Any, fetch: _Fetch) -> None:
         self._next = "EVALSHA"

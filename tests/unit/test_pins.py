@@ -99,6 +99,14 @@ NAMES: dict[str, list[str] | None] = {
     "celery.worker.consumer.consumer:Consumer._restore_prefetch_count_after_connection_restart": [
         "p"
     ],
+    "celery.worker.consumer.consumer:Consumer.create_task_handler": [],
+    "celery.worker.consumer.consumer:Consumer.on_decode_error": ["message", "exc"],
+    "celery.worker.consumer.consumer:Consumer.on_invalid_task": ["body", "message", "exc"],
+    "celery.worker.consumer.consumer:Consumer.on_unknown_message": ["body", "message"],
+    "celery.worker.consumer.consumer:Consumer.on_unknown_task": ["body", "message", "exc"],
+    "celery.app.task:Task.Strategy": None,
+    "celery.backends.base:Backend.exception_safe_to_retry": ["exc"],
+    "kombu.transport.virtual.base:Message.serializable": [],
     "celery.worker.request:create_request_cls": ["base", "task", "pool", "hostname", "eventer"],
     # celery: apps, tasks and pools
     "celery.app.base:Celery.create_task_cls": [],

@@ -1,0 +1,205 @@
+"""The thread in which a worker sets messages aside, and looks for those that it can have.
+
+The loop never waits for a store. What is in hand here is a claim, or not acknowledged, until it is
+safe elsewhere: a kill at any moment loses nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from celery.utils.log import get_logger
+
+from celery_graceful import native
+from celery_graceful.claims import Tag
+from celery_graceful.flaws import flaw_of
+from celery_graceful.log_thread import log
+from celery_graceful.shelf import Case, Shelf
+from celery_graceful.store import StoreAway
+
+if TYPE_CHECKING:
+    from celery_graceful.drain import Drain
+
+__all__ = ["Aside", "where"]
+
+logger = get_logger(__name__)
+
+#: Messages to take at once where the prefetch count sets no limit.
+WINDOW = 64
+
+#: Messages in hand, from which on they count against what is prefetched.
+MOST = 1000
+
+#: Seconds until a shelf that was away is tried again; and that a drain waits for what is in hand.
+AGAIN, LAST = 0.5, 0.5
+
+#: Seconds between looks at what waits: while something does that is known here, or is not; else.
+KNOWN, UNKNOWN, IDLE = 0.5, 1.0, 5.0
+
+
+class Aside:
+    """Of one worker.
+
+    Args:
+        drain: The worker's drain.
+        shelf: Where to put them.
+    """
+
+    def __init__(self, drain: Drain, shelf: Shelf) -> None:
+        self.drain = drain
+        self.shelf = shelf
+        self.patience = drain.settings.unknown_task_patience
+        #: Celery's consumer, while it is connected.
+        self.consumer: Any = None
+        #: What is safe elsewhere and has to be acknowledged, in the loop.
+        self.done: deque[Case] = deque()
+        #: What waited and is known here: queue, message and claim, to be delivered in the loop.
+        self.arrived: deque[tuple[str, str, Tag]] = deque()
+        #: Messages that wait, for tasks that are not known here.
+        self.waiting = 0
+        #: More waits that is known here than there is room for: look when something has ended.
+        self.hungry = False
+        self._cases: deque[Case] = deque()
+        #: Names of tasks whose messages waited too long, as far as they were told.
+        self._given_up: set[str] = set()
+        self._bell, self._gone = native.Doorbell(), native.Doorbell()
+        self._ended = False
+        self._look_at = 0.0
+        native.start_thread(self._run, "graceful-aside")
+
+    def put(self, case: Case) -> None:
+        """Set a message aside. In the loop."""
+        if case.tag is not None and len(self._cases) < MOST:
+            case.free()
+        self._cases.append(case)
+        self._bell.ring()
+
+    def forget(self) -> None:
+        """The connection is gone: what came over it is given back, or comes again, by itself."""
+        self._cases, self.done = deque(), deque()
+        books = {id(tag.book): tag.book for *_, tag in self.arrived}
+        self.arrived.clear()
+        for book in books.values():  # as all that no request answers for
+            book.let_go()
+
+    def look(self) -> None:
+        """Look at what waits now."""
+        self._look_at = 0.0
+        self._bell.ring()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a drain has to wait: what is copied has to be acknowledged."""
+        if self.drain.ledger.claims is not None or not (self._cases or self.done):
+            return False
+        return time.monotonic() < self.drain.board.requested_at + LAST
+
+    def end(self, seconds: float) -> None:
+        """The worker ends: what waits goes back if nobody is left to give it back."""
+        self._ended = True
+        self._bell.ring()
+        self._gone.wait(seconds)
+
+    def _run(self) -> None:
+        while not self._ended:
+            pause = AGAIN
+            try:
+                if self._cases:
+                    self._set_aside()
+                if time.monotonic() >= self._look_at:
+                    self._look()
+                pause = 0.0 if self._cases else self._look_at - time.monotonic()
+            except StoreAway:
+                self.drain.loop.ring()  # said there; all is where it was. A drain may have waited
+            except Exception as exc:  # it must not end, and not say what a message says
+                log(logger, logging.ERROR, "Messages stay where they are: %s", where(exc))
+            self._bell.wait(max(0.0, pause))
+        try:
+            self.shelf.leave()
+        except Exception as exc:
+            log(logger, logging.WARNING, "What waits stays in Redis: %s", where(exc))
+        self._gone.ring()
+
+    def _set_aside(self) -> None:
+        cases, done = self._cases, self.done
+        batch = [cases[index] for index in range(min(len(cases), self.shelf.at_once))]
+        unknown = [case for case in batch if not case.why]
+        over = self.shelf.wait(unknown) if unknown else []
+        for case in [*over, *(case for case in batch if case.why)]:
+            try:
+                self._keep(case)
+            except StoreAway:
+                raise
+            except Exception as exc:  # it stays where it is, and holds up nobody else
+                case.stuck = True
+                log(logger, logging.ERROR, "A message stays where it is: %s", where(exc))
+        for case in batch:
+            cases.popleft()
+            if not case.stuck:
+                done.append(case)
+        if unknown:
+            self._look_at = min(self._look_at, time.monotonic() + UNKNOWN)
+        self.drain.loop.ring()
+
+    def _keep(self, case: Case) -> None:
+        if case.kept:
+            return
+        why = case.why or (
+            f"in {self.patience:g} s no worker that got it has known its task "
+            "(graceful_unknown_task_patience)"
+        )
+        # A failure can be told where its callbacks can be read.
+        tell = not case.why and flaw_of(case.message) is None
+        place = self.shelf.keep(case, why, tell)
+        case.kept = place is not None
+        if place is not None and case.why:
+            text = "A message of queue %s cannot be used: %s. It is %s"
+            log(logger, logging.ERROR, text, case.queue or "?", why, place)
+        elif place is not None and case.name not in self._given_up:
+            self._given_up.add(case.name)
+            text = "What waits for the task %.200r has waited for long enough, and %s: %s"
+            log(logger, logging.ERROR, text, case.name, self.shelf.end, why)
+
+    def _look(self) -> None:
+        consumer = self.consumer
+        if self.drain.quiet or consumer is None or consumer.task_consumer is None:
+            self._look_at = time.monotonic() + UNKNOWN
+            return
+        kinds = self.shelf.kinds()
+        queues = {queue.name for queue in consumer.task_consumer.queues}
+        known = [k for k in kinds if k.name in consumer.strategies and k.queue in queues]
+        self.waiting = sum(kinds.values()) - sum(kinds[kind] for kind in known)
+        hungry = False
+        for kind in known:
+            room = self._room()
+            found = self.shelf.take(kind, room)
+            self.arrived.extend((kind.queue, text, tag) for text, tag in found)
+            hungry = hungry or len(found) >= room
+        self.hungry = hungry
+        if self.arrived:
+            self.drain.loop.ring()
+        if self.waiting:
+            self.shelf.back()
+        self._look_at = time.monotonic() + (KNOWN if known else UNKNOWN if kinds else IDLE)
+
+    def _room(self) -> int:
+        """How many more messages this worker would fetch."""
+        consumer = self.consumer
+        if consumer is None or consumer.task_consumer is None:
+            return 0
+        qos = getattr(consumer.task_consumer.channel, "qos", None)
+        if qos is not None and not qos.can_consume():
+            return 0
+        window = min(consumer.qos.value or WINDOW, MOST)
+        return max(0, window - len(self.drain.ledger.held) - len(self.arrived))
+
+
+def where(exc: BaseException) -> str:
+    """What was raised and where, without what it says: that may be a message's contents."""
+    frames = traceback.extract_tb(exc.__traceback__)[-3:]
+    path = " < ".join(f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in frames[::-1])
+    return f"{type(exc).__name__} in {path}"

@@ -1,0 +1,135 @@
+"""What is wrong with a message: why no task can be made of it.
+
+Celery finds some of it, and lets go of the message; some of it takes the worker down, at once or
+later, where the message is used. Each finding is a fixed sentence: what the message says itself is
+not for the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from celery.exceptions import InvalidTaskError
+from celery.utils.time import maybe_iso8601, timezone
+from kombu.asynchronous.timer import to_timestamp
+from kombu.exceptions import ContentDisallowed, DecodeError
+
+__all__ = ["flaw_of", "has_text", "reason_of"]
+
+#: Longest id and name of a task that can be used.
+LONGEST = 1000
+
+#: Years at whose ends another time zone is beyond what a date can say.
+_EDGES = ("0001", "9999")
+
+
+def reason_of(exc: BaseException) -> str:
+    """What an exception says of a message, without what the message says."""
+    if isinstance(exc, ContentDisallowed):
+        return "its content type is not accepted (accept_content)"
+    if isinstance(exc, DecodeError):
+        return "its body cannot be decoded"
+    if isinstance(exc, InvalidTaskError):
+        return "it breaks Celery's task protocol"
+    return f"nothing can be made of it ({type(exc).__name__})"
+
+
+def has_text(value: Any) -> bool:
+    """Whether it is text that a name or an id can be."""
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST:
+        return False
+    if value.isascii():
+        return "\0" not in value
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half a pair of surrogates
+        return False
+    return "\0" not in value
+
+
+def flaw_of(message: Any) -> str | None:
+    """Why no task can be made of a message that names one; ``None`` if nothing is wrong.
+
+    For each message: it looks at what Celery is about to use anyway.
+    """
+    fields = message.headers
+    if not isinstance(message.delivery_info, dict) or not isinstance(message.properties, dict):
+        return "where it was delivered to is nowhere"
+    try:
+        payload = message.payload
+        if "task" not in fields:
+            fields = payload  # protocol 1
+    except Exception as exc:
+        return reason_of(exc)
+    if not has_text(fields.get("id")):
+        return "its id is none"
+    limits = fields.get("timelimit")
+    if limits and not _are_limits(limits):
+        return "its time limits are none"
+    shadow = fields.get("shadow")
+    if shadow and not has_text(shadow):
+        return "its shadow name is no text"
+    if fields.get("stamped_headers") and not _are_stamps(fields):
+        return "its stamps are none"
+    eta = fields.get("eta")
+    if eta and isinstance(eta, str) and eta.startswith(_EDGES) and not _is_time(eta):
+        return "its ETA is beyond all time"
+    return _flaw_of_payload(payload)
+
+
+def _flaw_of_payload(payload: Any) -> str | None:
+    if isinstance(payload, Mapping):  # protocol 1, or half of it
+        args, kwargs, embed = payload.get("args", ()), payload.get("kwargs", {}), payload
+    elif isinstance(payload, (list, tuple)) and len(payload) == 3:
+        args, kwargs, embed = payload
+    else:
+        return "its body is not args, kwargs and options"
+    if not isinstance(args, (list, tuple)):
+        return "its args are no list"
+    if not isinstance(kwargs, dict) or not all(isinstance(key, str) for key in kwargs):
+        return "its kwargs are no names with values"
+    if not embed:
+        return None
+    if not isinstance(embed, dict) or not all(isinstance(key, str) for key in embed):
+        return "its options are no names with values"
+    get = embed.get
+    signatures = get("callbacks") or get("errbacks") or get("chain") or get("chord")
+    return "what is to follow it is no task" if signatures and not _can_follow(embed) else None
+
+
+def _can_follow(embed: Mapping[str, Any]) -> bool:
+    """Whether what is called after the task, in whatever process, are tasks."""
+    lists = [embed.get(name) or () for name in ("callbacks", "errbacks", "chain")]
+    chord = embed.get("chord")
+    if not all(isinstance(some, (list, tuple)) for some in lists):
+        return False
+    following = [one for some in lists for one in some] + ([chord] if chord else [])
+    return all(isinstance(one, Mapping) and has_text(one.get("task")) for one in following)
+
+
+def _are_limits(limits: Any) -> bool:
+    return (
+        isinstance(limits, (list, tuple))
+        and len(limits) == 2
+        and all(one is None or (type(one) in (int, float) and 0 <= one < 1e9) for one in limits)
+    )
+
+
+def _are_stamps(fields: Mapping[str, Any]) -> bool:
+    names, stamps = fields["stamped_headers"], fields.get("stamps")
+    return (
+        isinstance(names, (list, tuple))
+        and all(isinstance(name, str) for name in names)
+        and (stamps is None or isinstance(stamps, Mapping))
+    )
+
+
+def _is_time(eta: str) -> bool:
+    try:
+        to_timestamp(timezone.to_system(maybe_iso8601(eta)))
+    except (OverflowError, ValueError):
+        return False
+    except (AttributeError, TypeError):
+        pass  # no time at all: Celery says so
+    return True

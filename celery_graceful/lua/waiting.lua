@@ -1,0 +1,177 @@
+-- Messages whose task no worker here knows yet: how they are set aside, and how they leave.
+--
+-- KEYS[1]  kinds: a queue, zero byte, the name of a task -> how many of its messages wait
+-- KEYS[2]  messages: entry -> queue, zero byte, name, zero byte, task id, zero byte, message
+-- KEYS[3]  due: entry -> when it goes back to its queue, seconds of the server's clock
+-- KEYS[4]  claims of a worker (wait, take); graceful:workers (take) is KEYS[5]
+-- ARGV     key prefix; the command; its arguments
+--
+-- A message is what a claim is (the list that it came from, zero byte, the message), or, of brokers
+-- without claims, JSON. Each kind has a sorted set: entry -> from when on somebody may take it.
+-- When a message came here for the first time is kept beside it, by the id of its task, also while
+-- it is back in its queue: its age makes the pause until it goes back, and ends its patience.
+local prefix, command = ARGV[1], ARGV[2]
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+
+local function stamp(seconds)
+  return string.format('%.6f', seconds)
+end
+
+local function of(kind)
+  return KEYS[1] .. ':of:' .. kind
+end
+
+local function since(id)
+  return prefix .. 'graceful:waited:' .. id
+end
+
+local function cut(text)
+  local at = string.find(text, '\0', 1, true)
+  return string.sub(text, 1, at - 1), string.sub(text, at + 1)
+end
+
+-- Take an entry out; its kind, task id and message, if it was there.
+local function take(entry)
+  local value = redis.call('HGET', KEYS[2], entry)
+  redis.call('ZREM', KEYS[3], entry)
+  if not value then
+    return nil
+  end
+  local queue, name, id, message
+  queue, value = cut(value)
+  name, value = cut(value)
+  id, message = cut(value)
+  local kind = queue .. '\0' .. name
+  redis.call('HDEL', KEYS[2], entry)
+  redis.call('ZREM', of(kind), entry)
+  if redis.call('HINCRBY', KEYS[1], kind, -1) <= 0 then
+    redis.call('HDEL', KEYS[1], kind)
+  end
+  return kind, id, message
+end
+
+-- One round of going back in a while, whoever asks.
+local function turn(milliseconds)
+  return milliseconds == '0' or redis.call('SET', KEYS[1] .. ':turn', '', 'NX', 'PX', milliseconds)
+end
+
+-- wait: seconds that one may wait; milliseconds that its age is kept; of each: number of its
+-- claim, or ''; entry; queue; name; task id; message, if there is no claim; '1' if it may be here.
+-- Answers for each 'waits', 'over' (it has waited for long enough: nothing is done) or 'gone'.
+if command == 'wait' then
+  local answers = {}
+  for i = 5, #ARGV, 7 do
+    local number, entry, queue = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+    local name, id, message = ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
+    if number ~= '' then
+      message = redis.call('HGET', KEYS[4], number)
+      if message then
+        local list = string.sub(cut(message), #prefix + 1)
+        queue = string.match(list, '^(.-)\6\22') or list
+      end
+    end
+    local first = tonumber(redis.call('GET', since(id)) or now)
+    local answer = 'waits'
+    if not message then
+      answer = 'gone'
+    elseif now - first >= tonumber(ARGV[3]) then
+      answer = 'over'
+    elseif ARGV[i + 6] ~= '1' or redis.call('HEXISTS', KEYS[2], entry) == 0 then
+      local kind = queue .. '\0' .. name
+      if redis.call('HEXISTS', KEYS[2], entry) == 1 then
+        entry = entry .. '/' .. stamp(now) .. '/' .. i
+      end
+      if number ~= '' then
+        redis.call('HDEL', KEYS[4], number)
+      end
+      local value = table.concat({ kind, id, message }, '\0')
+      redis.call('HSET', KEYS[2], entry, value)
+      local pause = math.min(math.max(now - first, 1), 30)
+      local turn = i / 1000000  -- in their order
+      redis.call('ZADD', KEYS[3], stamp(math.min(now + pause, first + ARGV[3]) + turn), entry)
+      redis.call('ZADD', of(kind), stamp(now + turn), entry)
+      redis.call('HINCRBY', KEYS[1], kind, 1)
+      redis.call('SET', since(id), stamp(first), 'PX', ARGV[4])
+    end
+    answers[#answers + 1] = answer
+  end
+  return answers
+end
+
+-- take: worker; first number; kind; how many. They become claims of the worker, which knows the
+-- name; answers with pairs of the list that one came from, and the message.
+if command == 'take' then
+  local found, number = {}, tonumber(ARGV[4])
+  if redis.call('SISMEMBER', KEYS[5], ARGV[3]) == 0 then
+    return found
+  end
+  for _, entry in ipairs(redis.call('ZRANGE', of(ARGV[5]), 0, ARGV[6] - 1)) do
+    local kind, id, message = take(entry)
+    if kind then
+      redis.call('DEL', since(id))
+      redis.call('HSET', KEYS[4], number, message)
+      number = number + 1
+      local list, text = cut(message)
+      found[#found + 1] = list
+      found[#found + 1] = text
+    else
+      redis.call('ZREM', of(ARGV[5]), entry)
+    end
+  end
+  return found
+end
+
+-- back: milliseconds of a round; how many; 'due', or 'all'. They go back to the head of the lists
+-- that they came from, for workers that know their names and nothing of this.
+if command == 'back' then
+  if not turn(ARGV[3]) then
+    return 0
+  end
+  local last = ARGV[5] == 'all' and '+inf' or stamp(now)
+  local entries = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', last, 'LIMIT', 0, ARGV[4])
+  for i = #entries, 1, -1 do
+    local kind, _, message = take(entries[i])
+    if kind then
+      local list, text = cut(message)
+      redis.call('RPUSH', list, text)
+      local bell = prefix .. 'graceful:bell:' .. cut(kind)
+      redis.call('LPUSH', bell, '')
+      redis.call('LTRIM', bell, 0, 15)
+      redis.call('PEXPIRE', bell, 10000)
+    end
+  end
+  return #entries
+end
+
+-- lend: milliseconds of a round; how many; seconds for which nobody else gets them; kind, or ''
+-- for those that are due. Answers with pairs of entry and message, to be sent and then dropped.
+if command == 'lend' then
+  local found = {}
+  if not turn(ARGV[3]) then
+    return found
+  end
+  local key = ARGV[6] == '' and KEYS[3] or of(ARGV[6])
+  for _, entry in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', stamp(now), 'LIMIT', 0, ARGV[4])) do
+    local value = redis.call('HGET', KEYS[2], entry)
+    if value then
+      local queue, name, rest
+      queue, rest = cut(value)
+      name, rest = cut(rest)
+      local _, message = cut(rest)
+      redis.call('ZADD', KEYS[3], stamp(now + ARGV[5]), entry)
+      redis.call('ZADD', of(queue .. '\0' .. name), stamp(now + ARGV[5]), entry)
+      found[#found + 1] = entry
+      found[#found + 1] = message
+    else
+      redis.call('ZREM', key, entry)
+    end
+  end
+  return found
+end
+
+-- drop: entries that have been sent.
+for i = 3, #ARGV do
+  take(ARGV[i])
+end
+return #ARGV - 2

@@ -1,0 +1,335 @@
+"""Messages that a worker cannot make a task of: unknown here, or unusable anywhere.
+
+Celery discards both, and some of the latter take the worker down. Here a message whose task this
+worker does not know waits for one that does (``waiting.py``), and one that nobody can use is kept
+in quarantine. Both are done from a thread, so the loop never waits for a store; until it is done
+the message is a claim, or unacknowledged: nothing is lost by a kill at any moment.
+
+Private names of Celery are hooked here: the callbacks of its consumer for what it cannot use, and
+the handler of all that arrives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from billiard.einfo import ExceptionInfo
+from celery import signals
+from celery.app.task import Context
+from celery.concurrency.solo import TaskPool as SoloPool
+from celery.exceptions import NotRegistered
+from celery.utils.log import get_logger
+from celery.worker import state
+from celery.worker.consumer.consumer import Consumer
+from kombu.exceptions import ContentDisallowed, DecodeError, OperationalError
+
+from celery_graceful.aside import Aside, where
+from celery_graceful.claims import Tag
+from celery_graceful.flaws import flaw_of, has_text, reason_of
+from celery_graceful.ledger import Stage
+from celery_graceful.shelf import Case, make_shelf
+from celery_graceful.store import StoreAway
+
+if TYPE_CHECKING:
+    from celery_graceful.drain import Drain
+    from celery_graceful.request import GracefulRequest
+
+__all__ = ["Misfits"]
+
+logger = get_logger(__name__)
+
+#: Names that are told one by one.
+NAMED = 1000
+
+#: What says nothing of the message that was being handled.
+_ENVIRONMENT = (OSError, MemoryError, OperationalError, StoreAway)
+
+
+class Misfits:
+    """Those of one worker.
+
+    Args:
+        drain: The worker's drain.
+    """
+
+    def __init__(self, drain: Drain) -> None:
+        self.drain = drain
+        self.ledger = drain.ledger
+        self.patience = drain.settings.unknown_task_patience
+        self.aside: Aside | None = None
+        #: Celery's consumer, or the last one: it may still bring something as it ends.
+        self._consumer: Any = None
+        #: Names that are not known here, as far as they were told.
+        self._named: set[str] = set()
+        self._told_none = False
+
+    @property
+    def waiting(self) -> int:
+        """Messages that wait, for tasks that are not known here."""
+        return 0 if self.aside is None else self.aside.waiting
+
+    @property
+    def busy(self) -> bool:
+        """Whether a drain has to wait."""
+        return self.aside is not None and self.aside.busy
+
+    def on_change(self) -> None:
+        """A delivery has ended: there may be room. From any thread."""
+        if self.aside is not None and self.aside.hungry:
+            self.aside.look()
+
+    def end(self, seconds: float) -> None:
+        """The worker ends."""
+        if self.aside is not None:
+            self.aside.end(seconds)
+
+    # -- hooks, in the loop ----------------------------------------------------------
+
+    def attach(self, consumer: Any) -> None:
+        """A consumer is about to consume."""
+        self._consumer = consumer
+        self._make_aside()
+        hooks: dict[str, Callable[..., Any]] = {
+            "on_unknown_message": self._on_unknown_message,
+            "on_invalid_task": self._on_invalid_task,
+            "on_decode_error": self._on_decode_error,
+        }
+        if self.patience and self.aside is not None:
+            hooks["on_unknown_task"] = self._on_unknown_task
+        for name, hook in hooks.items():
+            # A consumer of the user's own (worker_consumer) may know what to do with them.
+            if getattr(type(consumer), name) is getattr(Consumer, name):
+                setattr(consumer, name, hook)
+        consumer.task_consumer.on_decode_error = consumer.on_decode_error
+        make = type(consumer).create_task_handler
+        consumer.create_task_handler = lambda *args, **kwargs: self._guarded(
+            make(consumer, *args, **kwargs)
+        )
+
+    def _make_aside(self) -> None:
+        shelf = make_shelf(self.drain.worker.app, self.ledger, self.drain.settings)
+        if shelf is None:
+            if self.patience and not self._told_none:
+                self._told_none = True
+                logger.warning(
+                    "There is no Redis to keep messages in (graceful_store), so those for "
+                    "tasks that are not known here are discarded, as in plain Celery "
+                    "(graceful_unknown_task_patience = 0 says that this is all right)"
+                )
+            self.detach()
+            self.end(0.0)
+            self.aside = None
+            return
+        if self.aside is None:
+            self.aside = Aside(self.drain, shelf)
+        self.aside.shelf = shelf
+        if self.ledger.claims is not None:
+            self.ledger.claims.on_no_message = self._on_no_message
+        self.aside.consumer = self._consumer
+        self.aside.look()
+
+    def detach(self) -> None:
+        """The consumer has left its loop."""
+        if self.aside is not None:
+            self.aside.consumer = None
+            self.aside.forget()
+
+    def _guarded(self, handle: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Celery's handler of a message; none is so bad that it takes the worker down."""
+        consumer = self._consumer
+        strategies = consumer.strategies
+        tasks = consumer.app.tasks
+        # A strategy of its own (celery-batches) may want other messages.
+        usual = {name for name in strategies if tasks[name].Strategy == consumer.app.Task.Strategy}
+
+        def on_task_received(message: Any) -> Any:
+            try:
+                headers = message.headers
+                name = headers["task"] if "task" in headers else _fields_of(message).get("task", "")
+                if not isinstance(name, str):
+                    return self._hold(message, "the name of its task is none")
+                if name in usual:
+                    flaw = flaw_of(message)
+                    if flaw is not None:
+                        return self._hold(message, flaw)
+                return handle(message)
+            except Exception as exc:
+                self._failed(message, exc)
+
+        return on_task_received
+
+    def _failed(self, message: Any, exc: Exception) -> None:
+        consumer = self._consumer
+        errors = (*_ENVIRONMENT, *consumer.connection_errors, *consumer.channel_errors)
+        if isinstance(exc, errors) or consumer.app.backend.exception_safe_to_retry(exc):
+            raise exc
+        request = next((r for r in self.ledger.open_requests() if r.message is message), None)
+        if request is not None:
+            if not self.ledger.close(request, Stage.RELEASED, only=(Stage.RECEIVED,)):
+                logger.error("%s has begun, and raised: %s", request.humaninfo(), where(exc))
+                if isinstance(consumer.pool, SoloPool):  # it has ended
+                    self._end(request)
+                return
+            state.task_ready(request)
+            if request.claim is not None:
+                request.claim.book.held.pop(request.claim, None)
+        if message.acknowledged:
+            logger.error("A message that was acknowledged raised: %s", where(exc))
+            return
+        logger.error("A message that has no known flaw raised: %s", where(exc))
+        self._hold(message, reason_of(exc), exc)
+
+    @staticmethod
+    def _end(request: GracefulRequest) -> None:
+        """What was raised outside of the body of a task has ended it, here where it ran."""
+        try:
+            request.on_failure(ExceptionInfo())
+        except Exception:  # as before: what it says of errbacks, for instance
+            request.drop()
+        if not request.acknowledged:
+            state.task_ready(request)
+            request.acknowledge()
+
+    def _on_unknown_message(self, body: Any, message: Any) -> None:
+        self._hold(message, "it names no task")
+
+    def _on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+        self._hold(message, reason_of(exc), exc)
+
+    def _on_decode_error(self, message: Any, exc: Exception) -> None:
+        refused = isinstance(exc, ContentDisallowed)
+        self._hold(message, reason_of(exc if refused else DecodeError()), exc)
+
+    def _on_no_message(self, tag: Tag, exc: Exception) -> None:
+        self._put(Case(None, tag, "", why=reason_of(exc), exc=exc))
+
+    def _on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        fields = _fields_of(message)
+        name, task_id = fields["task"], fields.get("id")
+        tag = _tag_of(message)
+        queue = "" if tag is not None else self._queue_of(message)
+        if not has_text(task_id):
+            self._hold(message, "its id is none")
+        elif not has_text(name):
+            self._hold(message, "the name of its task is none")
+        elif queue is None or self._is_fanout(queue):
+            # A copy for this worker alone: nobody else waits for it.
+            Consumer.on_unknown_task(self._consumer, body, message, exc)
+        else:
+            self._say_once(name)
+            self._put(Case(message, tag, queue, name, task_id))
+
+    def _say_once(self, name: str) -> None:
+        if name in self._named or len(self._named) > NAMED:
+            return
+        self._named.add(name)
+        if len(self._named) > NAMED:
+            logger.warning("More than %d tasks are not known here: no more are named", NAMED)
+            return
+        logger.warning(
+            "The task %.200r is not known here: a message for it waits for a worker that knows it, "
+            "for up to %g s (graceful_unknown_task_patience), and then %s",
+            name,
+            self.patience,
+            self.aside and self.aside.shelf.end,
+        )
+
+    def _hold(self, message: Any, why: str, exc: Exception | None = None) -> None:
+        """A message that cannot be used."""
+        fields = _fields_of(message)
+        tag = _tag_of(message)
+        case = Case(
+            message,
+            tag,
+            "" if tag is not None else self._queue_of(message) or "",
+            fields.get("task", ""),
+            fields.get("id", ""),
+            why=why,
+            exc=exc,
+        )
+        if self.aside is not None:
+            self.aside.put(case)
+        else:
+            logger.error("A message from %s cannot be used: %s. Rejected", case.queue, why)
+            message.reject_log_error(logger, self._consumer.connection_errors)
+            self._tell(case)
+
+    def _put(self, case: Case) -> None:
+        assert self.aside is not None
+        self.aside.put(case)
+
+    def _queue_of(self, message: Any) -> str | None:
+        """Where it came from; of a claim its claim tells."""
+        info = message.delivery_info or {}
+        queue = self.drain.loop.queue_of(info.get("consumer_tag"))
+        if queue is None and hasattr(message.channel, "_lookup"):
+            channel = message.channel
+            try:
+                found = list(channel._lookup(info.get("exchange"), info.get("routing_key")))
+            except Exception:  # where it says that it goes is none
+                return None
+            active = getattr(channel, "active_queues", found)
+            queue = next((one for one in found if one in active), None)
+        return queue
+
+    def _is_fanout(self, queue: str) -> bool:
+        queues = {one.name: one for one in self._consumer.task_consumer.queues}
+        exchange = getattr(queues.get(queue), "exchange", None)
+        return getattr(exchange, "type", None) == "fanout"
+
+    # -- in the loop -----------------------------------------------------------------
+
+    def on_loop(self) -> None:
+        """Acknowledge what is safe elsewhere, and start what waited and is known here."""
+        aside = self.aside
+        while aside is not None and aside.done:
+            self._settle(aside.done.popleft())
+        while aside is not None and aside.arrived and aside.consumer is not None:
+            queue, text, tag = aside.arrived.popleft()
+            aside.consumer.task_consumer.channel.deliver_claim(queue, text, tag)
+
+    def _settle(self, case: Case) -> None:
+        message, tasks = case.message, self._consumer.task_consumer
+        if case.tag is not None:
+            case.free()
+        elif tasks is not None and message.channel is tasks.channel:
+            # Else its connection is gone, and it comes again.
+            message.ack_log_error(logger, self._consumer.connection_errors)
+        if case.kept:
+            self._tell(case)
+
+    def _tell(self, case: Case) -> None:
+        """As Celery does; what a receiver raises is logged there."""
+        consumer, message = self._consumer, case.message
+        if case.why:
+            signals.task_rejected.send(sender=consumer, message=message, exc=case.exc)
+            return
+        exc = NotRegistered(case.name)
+        if self.aside is not None and self.aside.shelf.tells:
+            self.ledger.inquest.tell_soon()
+        else:
+            request = Context(id=case.id, **message.properties)
+            consumer.app.backend.mark_as_failure(case.id, exc, request=request)
+            if consumer.event_dispatcher:
+                consumer.event_dispatcher.send("task-failed", uuid=case.id, exception=repr(exc))
+        signals.task_unknown.send(
+            sender=consumer, message=message, exc=exc, name=case.name, id=case.id
+        )
+
+
+def _tag_of(message: Any) -> Tag | None:
+    tag = message.delivery_tag
+    return tag if isinstance(tag, Tag) else None
+
+
+def _fields_of(message: Any) -> dict[str, Any]:
+    """The headers, or the body of protocol 1; nothing where Celery finds that there is nothing."""
+    headers = message.headers if isinstance(message.headers, dict) else {}
+    if "task" in headers:
+        return headers
+    try:
+        payload = message.payload
+    except Exception:
+        return headers
+    return payload if isinstance(payload, dict) else headers

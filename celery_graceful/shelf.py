@@ -1,0 +1,327 @@
+"""Where a worker puts messages that it cannot use: what that is depends on the broker.
+
+* Redis, claims: beside them, in the same step in which they leave them.
+* Other brokers, with a store: a copy goes to the store, then the message is acknowledged.
+* RabbitMQ without a store: a copy goes to a queue of ours, then the message is acknowledged.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kombu.utils.json import dumps
+
+from celery_graceful.claimant import WORKERS, claims_key
+from celery_graceful.claims import Claims, Tag
+from celery_graceful.delay_queues import send_aside, send_later, waited
+from celery_graceful.quarantine import Kept, keep
+from celery_graceful.requeue import send_copy
+from celery_graceful.settings import Settings
+from celery_graceful.standby import bounded_connection
+from celery_graceful.store import Store, find_workers_store
+from celery_graceful.waiting import AT_ONCE, RETURNED, Kind, Stray, WaitingRoom, broker_digest
+
+if TYPE_CHECKING:
+    from celery_graceful.ledger import Ledger
+
+__all__ = ["Case", "Shelf", "make_shelf"]
+
+#: Seconds that a broker gets to take what is sent again.
+SEND_TIMEOUT = 2.0
+
+#: Letters of an id that can be typed: others get one of ours.
+_LONGEST_ID = 200
+
+
+@dataclass
+class Case:
+    """A message that this worker cannot use.
+
+    Attributes:
+        message: As kombu delivered it; ``None`` if it could not.
+        tag: Of its claim.
+        queue: Where it came from.
+        name: Of its task, as it says.
+        id: Of its task, as it says.
+        why: What is wrong with it; ``""`` if its task is not known here.
+        exc: What was raised.
+        freed: It does not count as prefetched any more.
+        kept: It is in quarantine.
+        stuck: It can be put nowhere, and stays where it is.
+    """
+
+    message: Any
+    tag: Tag | None
+    queue: str
+    name: Any = ""
+    id: Any = ""
+    why: str = ""
+    exc: Exception | None = None
+    freed: bool = False
+    kept: bool = False
+    stuck: bool = False
+
+    def free(self) -> None:
+        """It takes no room from what this worker can use: it is a claim all the same."""
+        if self.message is not None and not self.freed:
+            self.freed = True
+            self.message.channel.qos._quick_ack(self.tag)
+
+    @property
+    def redelivered(self) -> bool:
+        return bool((self.message.delivery_info or {}).get("redelivered"))
+
+    def label(self) -> dict[str, str]:
+        """Id and task for quarantine."""
+        task_id = self.id
+        if not isinstance(task_id, str) or not 0 < len(task_id) <= _LONGEST_ID:
+            task_id = ""
+        if not task_id.isascii() or not task_id.isprintable() or " " in task_id:
+            task_id = ""
+        name = self.name if isinstance(self.name, str) else ""
+        return {
+            "id": task_id or str(uuid.uuid4()),
+            "task": name[:_LONGEST_ID].encode(errors="replace").decode() or "?",
+        }
+
+
+class Shelf(Protocol):
+    """Where misfits are put; called from one thread."""
+
+    #: What becomes of what has waited too long, for the log.
+    end: str
+    #: Messages in one step.
+    at_once: int
+    #: Whether the failure of what has waited too long is told from there.
+    tells: bool
+
+    def wait(self, cases: Sequence[Case]) -> list[Case]:
+        """Set messages aside whose task is not known; returns those that waited long enough."""
+
+    def keep(self, case: Case, why: str, tell: bool) -> str | None:
+        """Keep a message for people; where it is, ``None`` if somebody else has it."""
+
+    def kinds(self) -> dict[Kind, int]:
+        """What waits."""
+
+    def take(self, kind: Kind, most: int) -> list[tuple[str, Tag]]:
+        """Get what is known here: claims to deliver; or they come through their queue."""
+
+    def back(self) -> None:
+        """What is due goes back to its queue."""
+
+    def leave(self) -> None:
+        """The worker ends."""
+
+
+class ClaimsShelf:
+    """Beside the claims of a worker, in the Redis that is its broker.
+
+    Args:
+        ledger: Knows with which claims it claims now.
+        patience: Seconds that a message may wait.
+    """
+
+    end = "goes to quarantine"
+    at_once, tells = AT_ONCE, True
+
+    def __init__(self, ledger: Ledger, patience: float) -> None:
+        self.ledger = ledger
+        self.patience = patience
+        self._rooms: dict[int, WaitingRoom] = {}
+
+    def _room(self, book: Claims | None) -> WaitingRoom:
+        book = book or self.ledger.claims
+        assert book is not None
+        store = book.store
+        return self._rooms.setdefault(id(store), WaitingRoom(store))
+
+    def wait(self, cases: Sequence[Case]) -> list[Case]:
+        over = []
+        groups: dict[tuple[int, str], list[Case]] = {}
+        for case in cases:
+            key = (0, "") if case.tag is None else (id(case.tag.book), case.tag.worker)
+            groups.setdefault(key, []).append(case)
+        for (_, worker), group in groups.items():
+            room = self._room(None if group[0].tag is None else group[0].tag.book)
+            answers = room.wait(worker, self.patience, [_stray(case) for case in group])
+            over += [c for c, answer in zip(group, answers, strict=True) if answer == "over"]
+        return over
+
+    def keep(self, case: Case, why: str, tell: bool) -> str | None:
+        tag = case.tag
+        if tag is None:  # fanout
+            return _keep_copy(self._room(None).store, case, why, tell)
+        store = tag.book.store
+        claimed = store.execute("HGET", [claims_key(tag.worker)], [tag.number], insist=True)
+        if claimed is None:
+            return None
+        key, _, raw = claimed.partition("\0")
+        case.queue = key[len(store.prefix) :].partition("\x06\x16")[0]
+        rest = {"why": _why(case, why), "deaths": 0, "worker": tag.worker}
+        kept = Kept.of_raw(key, raw, **case.label(), **rest)
+        kept_as = keep(store, kept, (tag.worker, str(tag.number)), tell=tell)
+        return kept_as and f"in quarantine as {kept_as}"
+
+    def kinds(self) -> dict[Kind, int]:
+        return self._room(None).kinds()
+
+    def take(self, kind: Kind, most: int) -> list[tuple[str, Tag]]:
+        book = self.ledger.claims
+        if book is None or most <= 0:
+            return []
+        return [(text, tag) for _, text, tag in self._room(book).take(book, kind, most)]
+
+    def back(self) -> None:
+        self._room(None).back()
+
+    def leave(self) -> None:
+        """The last worker leaves nothing where only workers like it would find it."""
+        book = self.ledger.claims
+        if book is None or book.who is None:
+            return
+        others = set(book.store.execute("SMEMBERS", [WORKERS])) - {book.who.worker}
+        room = self._room(book)
+        while not others and room.back(everything=True):
+            pass
+
+
+class StoreShelf:
+    """Copies in a store that is not the broker, or not used for claims.
+
+    Args:
+        app: The Celery app.
+        store: The Redis.
+        patience: Seconds that a message may wait.
+    """
+
+    end = "goes to quarantine"
+    at_once, tells = AT_ONCE, True
+
+    def __init__(self, app: Any, store: Store, patience: float) -> None:
+        self.app = app
+        self.store = store
+        self.patience = patience
+        self.room = WaitingRoom(store, broker_digest(app))
+
+    def wait(self, cases: Sequence[Case]) -> list[Case]:
+        strays = []
+        for case in cases:
+            kept = _copy(case, "it waits for a worker that knows its task")
+            kind = Kind(case.queue, case.name)
+            strays.append(Stray(case.id, kind, "", kept.to_json(), case.redelivered))
+        answers = self.room.wait("", self.patience, strays)
+        return [case for case, answer in zip(cases, answers, strict=True) if answer == "over"]
+
+    def keep(self, case: Case, why: str, tell: bool) -> str | None:
+        return _keep_copy(self.store, case, why, tell)
+
+    def kinds(self) -> dict[Kind, int]:
+        return self.room.kinds()
+
+    def take(self, kind: Kind, most: int) -> list[tuple[str, Tag]]:
+        self._send(self.room.lend(kind, RETURNED))
+        return []
+
+    def back(self) -> None:
+        self._send(self.room.lend(None, RETURNED))
+
+    def _send(self, lent: list[tuple[str, Kept]]) -> None:
+        if not lent:
+            return
+        sent = []
+        try:
+            with bounded_connection(self.app, SEND_TIMEOUT) as conn, conn.Producer() as producer:
+                for entry, kept in lent:
+                    send_copy(producer, kept.to_message(), queue=kept.message["queue"])
+                    sent.append(entry)
+        finally:
+            self.room.drop(sent)
+
+    def leave(self) -> None:
+        pass
+
+
+class QueueShelf:
+    """Queues of ours, on a RabbitMQ without a store.
+
+    Args:
+        app: The Celery app.
+        patience: Seconds that a message may wait.
+    """
+
+    end = "goes to the queue graceful.quarantine"
+    at_once, tells = 50, False
+
+    def __init__(self, app: Any, patience: float) -> None:
+        self.app = app
+        self.patience = patience
+
+    def wait(self, cases: Sequence[Case]) -> list[Case]:
+        over = [case for case in cases if waited(case.message) >= self.patience]
+        with bounded_connection(self.app, SEND_TIMEOUT) as conn:
+            send_later(conn, [(case.message, case.queue) for case in cases if case not in over])
+        return over
+
+    def keep(self, case: Case, why: str, tell: bool) -> str | None:
+        with bounded_connection(self.app, SEND_TIMEOUT) as conn:
+            send_aside(conn, case.message, case.queue, _why(case, why))
+        return "in the queue graceful.quarantine"
+
+    def kinds(self) -> dict[Kind, int]:
+        return {}
+
+    def take(self, kind: Kind, most: int) -> list[tuple[str, Tag]]:
+        return []
+
+    def back(self) -> None:
+        """The broker gives them back."""
+
+    def leave(self) -> None:
+        """Nothing waits here."""
+
+
+def make_shelf(app: Any, ledger: Ledger, settings: Settings) -> Shelf | None:
+    """The shelf of a worker; ``None`` where Celery's way is all there is."""
+    if ledger.claims is not None:
+        return ClaimsShelf(ledger, settings.unknown_task_patience)
+    store = find_workers_store(app)
+    if store is not None:
+        return StoreShelf(app, store, settings.unknown_task_patience)
+    if ledger.requeue.is_amqp:
+        return QueueShelf(app, settings.unknown_task_patience)
+    return None
+
+
+def _why(case: Case, why: str) -> str:
+    """For people who look into quarantine: with what was raised, which may quote the message."""
+    if case.exc is None:
+        return why
+    said = str(case.exc)[:300].encode("unicode_escape").decode()
+    return f"{why}: {said}"
+
+
+def _copy(case: Case, why: str) -> Kept:
+    rest = {"why": _why(case, why), "deaths": 0, "worker": ""}
+    kept = Kept.of_message(case.message, **case.label(), **rest)
+    kept.message["queue"] = case.queue
+    return kept
+
+
+def _keep_copy(store: Store, case: Case, why: str, tell: bool) -> str | None:
+    kept_as = keep(store, _copy(case, why), tell=tell, again=case.redelivered)
+    return kept_as and f"in quarantine as {kept_as}"
+
+
+def _stray(case: Case) -> Stray:
+    if case.tag is not None:
+        return Stray(case.id, Kind("", case.name), str(case.tag.number))
+    # kombu's own fetch: as a claim of it would be.
+    channel, payload = case.message.channel, case.message.serializable()
+    priority = channel._get_message_priority(payload, reverse=False)
+    key = (channel.global_keyprefix or "") + channel._q_for_pri(case.queue, priority)
+    text = f"{key}\0{dumps(payload)}"
+    return Stray(case.id, Kind(case.queue, case.name), "", text, case.redelivered)

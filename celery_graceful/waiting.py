@@ -1,0 +1,192 @@
+"""Messages that wait for a worker that knows their task: new code sends them, old code gets them.
+
+They wait in Redis, beside the claims, or in the store of a broker without claims. A worker that
+knows the name takes them from here at once. For others that know it and nothing of this package
+they also go back to their queues now and then: after a second, and later and later, up to half a
+minute. Keys, each after the key prefix of the connection (``<broker>`` stands where the store is
+not the broker: some may share it):
+
+``graceful:waiting[:<broker>]``
+    Hash: queue, zero byte, task name -> how many. ``...:messages``, ``...:due``, ``...:of:<kind>``:
+    see ``lua/waiting.lua``.
+``graceful:waited:<task id>``
+    When it came here for the first time; as long as it may wait, and an hour.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from celery_graceful.claimant import WORKERS, claims_key
+from celery_graceful.claims import Claims
+from celery_graceful.quarantine import Kept
+from celery_graceful.store import Store
+
+__all__ = ["AT_ONCE", "Kind", "Stray", "WaitingRoom", "broker_digest"]
+
+#: Messages in one step; and those that go back to their queues in one round, whoever asks.
+AT_ONCE, RETURNED = 250, 100
+
+#: Milliseconds of a round.
+ROUND = 900
+
+#: Seconds for which a message that is being sent is nobody else's, and for which its age is known
+#: beyond its patience: the time that it may spend in its queue.
+LENT, REMEMBERED = 30, 3600
+
+
+class Kind(NamedTuple):
+    """Messages of one queue for one task."""
+
+    queue: str
+    name: str
+
+
+class Stray(NamedTuple):
+    """A message whose task is not known here.
+
+    Attributes:
+        id: Of the task.
+        kind: Its queue and its task. Of a claim, the queue is known by the claim.
+        number: Of its claim; ``""`` where there are no claims.
+        text: What is kept of it; ``""`` of a claim.
+        again: It was delivered before, so it may wait already.
+    """
+
+    id: str
+    kind: Kind
+    number: str = ""
+    text: str = ""
+    again: bool = False
+
+    @property
+    def entry(self) -> str:
+        """Tells it from others, and is the same when it is delivered again."""
+        text = self.number or hashlib.sha1(self.text.encode()).hexdigest()
+        return f"{self.id}/{text}"
+
+
+class WaitingRoom:
+    """Where they wait.
+
+    Args:
+        store: The Redis.
+        broker: Where the store is not the broker, which one this is.
+    """
+
+    def __init__(self, store: Store, broker: str = "") -> None:
+        self.store = store
+        self._kinds = f"graceful:waiting:{broker}" if broker else "graceful:waiting"
+
+    def _run(self, command: str, args: Iterable[Any], *keys: str, insist: bool = True) -> Any:
+        base = [self._kinds, f"{self._kinds}:messages", f"{self._kinds}:due", *keys]
+        return self.store.run("waiting", base, [self.store.prefix, command, *args], insist=insist)
+
+    def wait(self, worker: str, patience: float, strays: Sequence[Stray]) -> list[str]:
+        """Set messages aside; from their claims in the same step.
+
+        Args:
+            worker: Whose claims they are, if they are.
+            patience: Seconds that one may wait in all.
+            strays: The messages.
+
+        Returns:
+            For each ``waits``; ``over``, which has waited for long enough and was not set aside;
+            or ``gone``: the claim is somebody else's.
+
+        Raises:
+            StoreAway: It may have been done or not; it can be done again.
+        """
+        args: list[Any] = [patience, int((patience + REMEMBERED) * 1000)]
+        for stray in strays:
+            again = "1" if stray.again else ""
+            args += [stray.number, stray.entry, *stray.kind, stray.id, stray.text, again]
+        return list(self._run("wait", args, claims_key(worker)))
+
+    def kinds(self) -> dict[Kind, int]:
+        """What waits, and how many of each.
+
+        Raises:
+            StoreAway: The store does not answer.
+        """
+        found = self.store.execute("HGETALL", [self._kinds])
+        pairs = found.items() if isinstance(found, dict) else _pairs(found)
+        return {Kind(*key.split("\0", 1)): int(count) for key, count in pairs}
+
+    def take(self, book: Claims, kind: Kind, most: int) -> list[tuple[str, str, Any]]:
+        """Make messages that wait claims of this worker, which knows their task.
+
+        Returns:
+            For each its list, the message and its tag.
+
+        Raises:
+            StoreAway: They may be claims now, that nobody has heard of: see ``Claims.let_go``.
+        """
+        who = book.who
+        if who is None:
+            return []
+        first, epoch = who.take_numbers(most), who.epoch
+        args = [who.worker, first, "\0".join(kind), most]
+        found = self._run("take", args, claims_key(who.worker), WORKERS)
+        pairs = _pairs(found)
+        return [
+            (list_, text, book.tag(who.worker, number, list_, epoch))
+            for number, (list_, text) in enumerate(pairs, first)
+        ]
+
+    def back(self, *, everything: bool = False) -> int:
+        """Give claims that wait back to the lists that they came from: those that are due.
+
+        Args:
+            everything: All of them, ``AT_ONCE`` in one step.
+
+        Returns:
+            How many went back.
+
+        Raises:
+            StoreAway: The store does not answer.
+        """
+        args = (0, AT_ONCE, "all") if everything else (ROUND, RETURNED, "due")
+        return int(self._run("back", args))
+
+    def lend(self, kind: Kind | None, most: int) -> list[tuple[str, Kept]]:
+        """Messages to send, and then to ``drop``; others get them later if that is not done.
+
+        Args:
+            kind: Which; ``None`` for those that are due.
+            most: How many.
+
+        Raises:
+            StoreAway: The store does not answer.
+        """
+        wanted = "" if kind is None else "\0".join(kind)
+        args = (ROUND if kind is None else 0, most, LENT, wanted)
+        found = self._run("lend", args)
+        pairs = _pairs(found)
+        return [(entry, Kept.from_json(text)) for entry, text in pairs]
+
+    def drop(self, entries: Sequence[str]) -> None:
+        """They have been sent.
+
+        Raises:
+            StoreAway: They may be sent again.
+        """
+        if entries:
+            self._run("drop", entries)
+
+
+def _pairs(found: Sequence[Any]) -> Iterable[tuple[Any, Any]]:
+    return zip(found[::2], found[1::2], strict=True)
+
+
+def broker_digest(app: Any) -> str:
+    """Tells brokers that share a store apart: by hosts and virtual host, not by who logs in."""
+    from kombu.utils.url import parse_url
+
+    connection = app.connection_for_read()
+    urls = [parse_url(url) for url in connection.alt or [connection.as_uri()]]
+    hosts = sorted(f"{url.get('hostname')}:{url.get('port')}" for url in urls)
+    text = " ".join([*hosts, str(connection.virtual_host)])
+    return hashlib.sha1(text.encode()).hexdigest()[:12]

@@ -1,0 +1,248 @@
+"""A rolling deploy: new code sends tasks that old workers do not know."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.exceptions import NotRegistered
+from kombu import Queue
+
+from tests.acceptance.support import Broker, graceful_command
+from tests.raw import Events
+from tests.workers import TIMEOUT, Worker, wait_until
+
+APP = "tests.apps.rolling"
+EVENTS = {"CONF_worker_send_task_events": "True"}
+
+
+@pytest.fixture
+def make_broker(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Broker]:
+    def make(name: str) -> Broker:
+        db = request.getfixturevalue("redis_db")
+        url = db.url if name == "redis" else request.getfixturevalue("rabbit_vhost").url
+        if name == "quorum":
+            monkeypatch.setenv("QUORUM", "20")
+        return Broker(name, url, db.backend_url, db.client)
+
+    return make
+
+
+@pytest.fixture
+def broker(request: pytest.FixtureRequest, make_broker: Callable[[str], Broker]) -> Broker:
+    return make_broker(getattr(request, "param", "redis"))
+
+
+@pytest.fixture
+def app(broker: Broker) -> Iterator[Celery]:
+    with broker.app() as app:
+        yield app
+
+
+def start(broker: Broker, pool: str = "threads", knows: bool = False, **env: str) -> Worker:
+    env = {"BROKER_URL": broker.url, "RESULT_URL": broker.backend_url, "GRACE": "10", **env}
+    if knows:
+        env["KNOWS"] = "1"
+    return Worker(APP, pool=pool, env=env)
+
+
+def store(broker: Broker) -> Any:
+    """Where messages wait."""
+    import redis
+
+    url = broker.url if broker.name == "redis" else broker.backend_url
+    return redis.Redis.from_url(url, decode_responses=True)
+
+
+def waiting(broker: Broker) -> int:
+    data = store(broker)
+    return sum(data.hlen(key) for key in data.keys("graceful:waiting*:messages"))
+
+
+def queued(broker: Broker, app: Celery) -> int:
+    if broker.name == "redis":
+        return int(broker.client.llen("celery"))
+    with app.connection_for_read() as connection:
+        return int(connection.default_channel.queue_declare("celery", passive=True).message_count)
+
+
+def figures(broker: Broker) -> list[int]:
+    """What the heartbeats say of tasks that are not known."""
+    data = store(broker)
+    beats = [data.get(key) for key in data.keys("graceful:lease:*")]
+    return [json.loads(beat)["unknown_tasks"] for beat in beats if beat]
+
+
+@pytest.mark.parametrize(
+    ("broker", "pool"),
+    [
+        ("redis", "prefork"),
+        ("redis", "solo"),
+        ("redis", "eventlet"),
+        ("rabbitmq", "gevent"),
+        ("quorum", "threads"),
+    ],
+    indirect=["broker"],
+)
+def test_what_old_code_does_not_know_waits_for_new_code(
+    broker: Broker, app: Celery, pool: str
+) -> None:
+    later = datetime.now(timezone.utc) + timedelta(seconds=4)
+    events = Events(app)
+    with start(broker, pool, **EVENTS) as old:
+        old.ready()
+        sent = [app.send_task("new", priority=3) for _ in range(10)]
+        sent += [app.send_task("new_early") for _ in range(10)]
+        eta = app.send_task("new", eta=later, expires=later + timedelta(hours=1))
+        marked = app.send_task("new", headers={"marked": "yes"})
+        sent += [eta, marked]
+        assert app.send_task("old").get(timeout=TIMEOUT)
+        wait_until(lambda: waiting(broker) == len(sent), "all set aside")
+        wait_until(lambda: figures(broker) == [len(sent)], "the heartbeat says so")
+        assert {result.state for result in sent} == {"PENDING"}
+        with start(broker, pool, knows=True, **EVENTS) as new:
+            new.ready()
+            old.term()
+            assert old.wait() == 0
+            assert {result.get(timeout=TIMEOUT) for result in sent} == {r.id for r in sent}
+            assert new.count(r">> .* ran") == len(sent)
+            for result in sent:
+                assert new.count(f"ran {result.id} .* {3 if result in sent[:10] else 0}$") == 1
+            when = re.escape(later.isoformat())
+            assert new.count(f"ran {eta.id} {when} {later.year}") == 1
+            assert datetime.now(timezone.utc) >= later
+            assert new.count(f"headers {marked.id} yes") == 1
+            new.term()
+            assert new.wait() == 0
+    assert old.count("is not known here") == 2, "once a name"
+    assert not old.count("Traceback|unknown new|unregistered")
+    seen = events.all()
+    for result in sent:
+        assert "task-failed" not in seen[result.id]
+        assert seen[result.id].count("task-received") == 1
+    assert (waiting(broker), queued(broker, app)) == (0, 0)
+    assert not [k for k in store(broker).keys("graceful:waiting*") if not k.endswith(":turn")]
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"], indirect=True)
+def test_killed_while_it_sets_aside(broker: Broker, app: Celery) -> None:
+    """Nothing is lost, and on Redis nothing doubled; the last to leave gives back what waits."""
+    with app.producer_pool.acquire(block=True) as producer:
+        sent = [app.send_task("new", producer=producer).id for _ in range(1200)]
+    for least in (0, 400, 800):
+        with start(broker, CONF_graceful_lease_ttl="4") as old:
+            old.wait_line("is not known here")
+            wait_until(lambda least=least: waiting(broker) > least)
+            old.signal(signal.SIGKILL, group=True)
+            old.wait()
+    with start(broker, knows=True, CONF_graceful_lease_ttl="4") as new:
+        new.wait_line(">> .* ran", len(sent), timeout=2 * TIMEOUT)
+        wait_until(lambda: (waiting(broker), queued(broker, app)) == (0, 0))
+        new.term()
+        assert new.wait() == 0
+    ran = [found[1] for found in new.find(r">> \S+ ran (\S+)")]
+    assert set(ran) == set(sent)
+    if broker.name == "redis":
+        assert len(ran) == len(sent)
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"], indirect=True)
+def test_many_are_in_nobodys_way(broker: Broker, app: Celery) -> None:
+    """They take no place from what the worker knows, and come back a few at a time."""
+    with app.producer_pool.acquire(block=True) as producer:
+        for _ in range(2000):
+            app.send_task("new", producer=producer)
+        last = app.send_task("old", producer=producer)
+    with start(broker, CONF_worker_prefetch_multiplier="1") as old:
+        last.get(timeout=TIMEOUT)
+        wait_until(lambda: waiting(broker) > 1850)
+        for _ in range(5):
+            began = time.monotonic()
+            app.send_task("old").get(timeout=TIMEOUT)
+            assert time.monotonic() - began < 5
+            assert queued(broker, app) <= 100
+        old.term()
+        assert old.wait() == 0
+        assert old.took < 2
+    if broker.name == "redis":
+        assert (waiting(broker), queued(broker, app)) == (0, 2000), "nobody else looks after them"
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"], indirect=True)
+def test_patience_ends_in_quarantine(broker: Broker, app: Celery) -> None:
+    urls = {"BROKER_URL": broker.url, "RESULT_URL": broker.backend_url}
+    with start(broker, CONF_graceful_unknown_task_patience="2.5", **EVENTS) as old:
+        old.ready()
+        sent = [app.send_task("new", task_id=name, args=("secret",)) for name in "abc"]
+        assert sent[0].state == "PENDING"
+        for result in sent:
+            with pytest.raises((NotRegistered, Exception), match="new"):
+                result.get(timeout=TIMEOUT)
+            assert result.state == "FAILURE"
+            old.wait_line(f"unknown new {result.id}")
+        old.term()
+        assert old.wait() == 0
+    assert old.count("is not known here") == old.count("has waited for long enough") == 1
+    assert "secret" not in old.output
+    listed = graceful_command(APP, "quarantine", "list", env=urls)
+    assert listed.count("in 2.5 s no worker that got it has known its task") == 3
+    assert "sent again" in graceful_command(APP, "quarantine", "retry", "--all", env=urls)
+    with start(broker, CONF_graceful_unknown_task_patience="30") as old:
+        old.wait_line("is not known here")  # its time begins anew
+        with start(broker, knows=True) as new:
+            new.wait_line(">> .* ran", 3)
+            wait_until(lambda: waiting(broker) == 0)
+
+
+def test_a_plain_worker_that_knows_it_gets_it(broker: Broker, app: Celery) -> None:
+    with start(broker) as old:
+        old.ready()
+        sent = app.send_task("new")
+        old.wait_line("is not known here")
+        plain = start(broker, knows=True, PLAIN="1")
+        with plain:
+            plain.ready()
+            assert sent.get(timeout=TIMEOUT) == sent.id
+
+
+def test_celerys_way_is_a_setting(broker: Broker, app: Celery) -> None:
+    with start(broker, CONF_graceful_unknown_task_patience="0") as old:
+        old.ready()
+        with pytest.raises((NotRegistered, Exception), match="new"):
+            app.send_task("new").get(timeout=TIMEOUT)
+        assert old.count("Received unregistered task of type")
+    assert waiting(broker) == 0
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+def test_without_a_store_rabbitmq_keeps_them(broker: Broker, app: Celery) -> None:
+    env = {"RESULT_URL": "rpc://"}
+    with start(broker, **env) as old:
+        old.ready()
+        sent = {app.send_task("new", priority=2).id for _ in range(5)}
+        old.wait_line("is not known here")
+        with start(broker, knows=True, **env) as new:
+            new.wait_line(">> .* ran", len(sent))
+            assert {found[1] for found in new.find(r">> \S+ ran (\S+) .* 2$")} == sent
+            new.term()
+            assert new.wait() == 0
+        old.term()
+        assert old.wait() == 0
+    with start(broker, CONF_graceful_unknown_task_patience="0.5", **env) as old:
+        old.ready()
+        lost = app.send_task("new")
+        old.wait_line(f"unknown new {lost.id}")
+    with app.connection_for_read() as connection:
+        kept = Queue("graceful.quarantine")(connection.default_channel).get(no_ack=True)
+        assert kept.headers["id"] == lost.id
+        assert "has known its task" in kept.headers["graceful_why"]
+        assert kept.headers["graceful_queue"] == "celery"
