@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from celery_graceful.requeue import send_copy
+from celery_graceful.sending import Sender
 
 __all__ = ["send_aside", "send_later", "waited"]
 
@@ -46,17 +46,17 @@ def send_later(connection: Any, messages: Sequence[tuple[Any, str]]) -> None:
         Exception: What the broker's client raised; some may have been sent.
     """
     declared: set[str] = set()
-    with connection.Producer() as producer:
-        for message, queue in messages:
-            age = waited(message)
-            seconds = next((step for step in STEPS if step >= age), STEPS[-1])
-            later = f"graceful.later.{seconds}.{queue}"
-            if later not in declared:
-                declared.add(later)
-                _declare_later(producer.channel, later, seconds, queue)
-            _forget(message)
-            since = message.headers.get(SINCE, time.time())
-            send_copy(producer, message, {SINCE: since}, later)
+    sender = Sender(connection)
+    for message, queue in messages:
+        age = waited(message)
+        seconds = next((step for step in STEPS if step >= age), STEPS[-1])
+        later = f"graceful.later.{seconds}.{queue}"
+        if later not in declared:
+            declared.add(later)
+            _declare_later(connection.default_channel, later, seconds, queue)
+        _forget(message)
+        since = message.headers.get(SINCE, time.time())
+        sender.send(message, {SINCE: since}, later)
 
 
 def send_aside(connection: Any, message: Any, queue: str, why: str) -> None:
@@ -65,10 +65,10 @@ def send_aside(connection: Any, message: Any, queue: str, why: str) -> None:
     Raises:
         Exception: What the broker's client raised.
     """
-    with connection.Producer() as producer:
-        producer.channel.queue_declare(QUARANTINE, durable=True, auto_delete=False)
-        _forget(message, SINCE)
-        send_copy(producer, message, {"graceful_why": why, "graceful_queue": queue}, QUARANTINE)
+    connection.default_channel.queue_declare(QUARANTINE, durable=True, auto_delete=False)
+    _forget(message, SINCE)
+    headers = {"graceful_why": why, "graceful_queue": queue}
+    Sender(connection).send(message, headers, QUARANTINE)
 
 
 def _declare_later(channel: Any, name: str, seconds: int, queue: str) -> None:

@@ -20,6 +20,8 @@ __all__ = ["flaw_of", "has_text", "reason_of"]
 #: Longest id and name of a task that can be used.
 LONGEST = 1000
 
+_NO_LIMITS = [None, None]
+
 #: Years at whose ends another time zone is beyond what a date can say.
 _EDGES = ("0001", "9999")
 
@@ -62,40 +64,50 @@ def flaw_of(message: Any) -> str | None:
             fields = payload  # protocol 1
     except Exception as exc:
         return reason_of(exc)
-    if not has_text(fields.get("id")):
+    if not isinstance(fields, dict):
+        return "it names no task"
+    get = fields.get
+    if not has_text(get("id")):
         return "its id is none"
-    limits = fields.get("timelimit")
-    if limits and not _are_limits(limits):
+    limits = get("timelimit")
+    if limits and limits != _NO_LIMITS and not _are_limits(limits):
         return "its time limits are none"
-    shadow = fields.get("shadow")
+    shadow = get("shadow")
     if shadow and not has_text(shadow):
         return "its shadow name is no text"
-    if fields.get("stamped_headers") and not _are_stamps(fields):
+    if get("stamped_headers") and not _are_stamps(fields):
         return "its stamps are none"
-    eta = fields.get("eta")
+    eta = get("eta")
     if eta and isinstance(eta, str) and eta.startswith(_EDGES) and not _is_time(eta):
         return "its ETA is beyond all time"
     return _flaw_of_payload(payload)
 
 
 def _flaw_of_payload(payload: Any) -> str | None:
-    if isinstance(payload, Mapping):  # protocol 1, or half of it
-        args, kwargs, embed = payload.get("args", ()), payload.get("kwargs", {}), payload
-    elif isinstance(payload, (list, tuple)) and len(payload) == 3:
+    if isinstance(payload, (list, tuple)) and len(payload) == 3:
         args, kwargs, embed = payload
+    elif isinstance(payload, dict):  # protocol 1, or half of it
+        args, kwargs, embed = payload.get("args", ()), payload.get("kwargs", {}), payload
     else:
         return "its body is not args, kwargs and options"
     if not isinstance(args, (list, tuple)):
         return "its args are no list"
-    if not isinstance(kwargs, dict) or not all(isinstance(key, str) for key in kwargs):
+    if not _are_names(kwargs):
         return "its kwargs are no names with values"
     if not embed:
         return None
-    if not isinstance(embed, dict) or not all(isinstance(key, str) for key in embed):
+    if not _are_names(embed):
         return "its options are no names with values"
     get = embed.get
     signatures = get("callbacks") or get("errbacks") or get("chain") or get("chord")
     return "what is to follow it is no task" if signatures and not _can_follow(embed) else None
+
+
+def _are_names(values: Any) -> bool:
+    if not isinstance(values, dict):
+        return False
+    # The first half is quick, and says it all of JSON.
+    return {*map(type, values)} <= {str} or all(isinstance(key, str) for key in values)
 
 
 def _can_follow(embed: Mapping[str, Any]) -> bool:

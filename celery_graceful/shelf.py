@@ -7,18 +7,21 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from celery.utils.log import get_logger
 from kombu.utils.json import dumps
 
 from celery_graceful.claimant import WORKERS, claims_key
 from celery_graceful.claims import Claims, Tag
 from celery_graceful.delay_queues import send_aside, send_later, waited
+from celery_graceful.log_thread import log
 from celery_graceful.quarantine import Kept, keep
-from celery_graceful.requeue import send_copy
+from celery_graceful.sending import Refused, Sender
 from celery_graceful.settings import Settings
 from celery_graceful.standby import bounded_connection
 from celery_graceful.store import Store, find_workers_store
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from celery_graceful.ledger import Ledger
 
 __all__ = ["Case", "Shelf", "make_shelf"]
+
+logger = get_logger(__name__)
 
 #: Seconds that a broker gets to take what is sent again.
 SEND_TIMEOUT = 2.0
@@ -194,6 +199,7 @@ class StoreShelf:
 
     Args:
         app: The Celery app.
+        ledger: Knows the broker that the worker is connected to.
         store: The Redis.
         patience: Seconds that a message may wait.
     """
@@ -201,8 +207,8 @@ class StoreShelf:
     end = "goes to quarantine"
     at_once, tells = AT_ONCE, True
 
-    def __init__(self, app: Any, store: Store, patience: float) -> None:
-        self.app = app
+    def __init__(self, app: Any, ledger: Ledger, store: Store, patience: float) -> None:
+        self.ledger = ledger
         self.store = store
         self.patience = patience
         self.room = WaitingRoom(store, broker_digest(app))
@@ -234,40 +240,50 @@ class StoreShelf:
             return
         sent = []
         try:
-            with bounded_connection(self.app, SEND_TIMEOUT) as conn, conn.Producer() as producer:
+            with bounded_connection(self.ledger.requeue.broker, SEND_TIMEOUT) as connection:
+                sender = Sender(connection)
                 for entry, kept in lent:
-                    send_copy(producer, kept.to_message(), queue=kept.message["queue"])
-                    sent.append(entry)
+                    try:
+                        sender.send(kept.to_message(), queue=kept.message["queue"])
+                    except Refused as exc:  # its queue is gone: later, perhaps
+                        log(
+                            logger,
+                            logging.WARNING,
+                            "A message that waits was not taken back: %s",
+                            exc,
+                        )
+                    else:
+                        sent.append(entry)
         finally:
             self.room.drop(sent)
 
     def leave(self) -> None:
-        pass
+        """What waits is in the store: the next worker finds it there."""
 
 
 class QueueShelf:
     """Queues of ours, on a RabbitMQ without a store.
 
     Args:
-        app: The Celery app.
+        ledger: Knows the broker that the worker is connected to.
         patience: Seconds that a message may wait.
     """
 
     end = "goes to the queue graceful.quarantine"
     at_once, tells = 50, False
 
-    def __init__(self, app: Any, patience: float) -> None:
-        self.app = app
+    def __init__(self, ledger: Ledger, patience: float) -> None:
+        self.ledger = ledger
         self.patience = patience
 
     def wait(self, cases: Sequence[Case]) -> list[Case]:
         over = [case for case in cases if waited(case.message) >= self.patience]
-        with bounded_connection(self.app, SEND_TIMEOUT) as conn:
+        with bounded_connection(self.ledger.requeue.broker, SEND_TIMEOUT) as conn:
             send_later(conn, [(case.message, case.queue) for case in cases if case not in over])
         return over
 
     def keep(self, case: Case, why: str, tell: bool) -> str | None:
-        with bounded_connection(self.app, SEND_TIMEOUT) as conn:
+        with bounded_connection(self.ledger.requeue.broker, SEND_TIMEOUT) as conn:
             send_aside(conn, case.message, case.queue, _why(case, why))
         return "in the queue graceful.quarantine"
 
@@ -290,9 +306,9 @@ def make_shelf(app: Any, ledger: Ledger, settings: Settings) -> Shelf | None:
         return ClaimsShelf(ledger, settings.unknown_task_patience)
     store = find_workers_store(app)
     if store is not None:
-        return StoreShelf(app, store, settings.unknown_task_patience)
+        return StoreShelf(app, ledger, store, settings.unknown_task_patience)
     if ledger.requeue.is_amqp:
-        return QueueShelf(app, settings.unknown_task_patience)
+        return QueueShelf(ledger, settings.unknown_task_patience)
     return None
 
 

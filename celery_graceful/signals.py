@@ -7,9 +7,10 @@
     true (the hard deadline passed), in the worker's main process.
 
 ``task_quarantined``
-    A task went to quarantine, failed: the process that ran it died too often. ``sender`` is
-    the task; ``task_id``, ``exception`` (a ``PoisonedTask``), ``args``, ``kwargs`` and
-    ``headers`` (those of its message) describe it. Sent from a thread, in the main process of
+    A task went to quarantine, failed: the process that ran it died too often, or no worker that
+    got it knew it. ``sender`` is the task; ``task_id``, ``exception`` (a ``PoisonedTask``, or
+    Celery's ``NotRegistered``), ``args``, ``kwargs`` and ``headers`` (those of its message)
+    describe it. Sent from a thread, in the main process of
     the worker that found out (or by ``celery graceful rescue``), which need not be one that ran
     the task.
 

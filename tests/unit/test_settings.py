@@ -165,6 +165,17 @@ def test_wrong_store_options(options: Any, mend: str) -> None:
 
 
 @pytest.mark.parametrize("value", [0, 1, 3])
+def test_patience(value: float) -> None:
+    assert settings(graceful_unknown_task_patience=value).unknown_task_patience == value
+
+
+@pytest.mark.parametrize("value", [-1, "1 h", True, math.inf])
+def test_wrong_patience(value: Any) -> None:
+    error = refused(settings, graceful_unknown_task_patience=value)
+    assert "or 0 for Celery's way" in str(error)
+
+
+@pytest.mark.parametrize("value", [0, 1, 3])
 def test_poison_limit(value: int) -> None:
     assert settings(graceful_poison_limit=value).poison_limit == value
 
