@@ -24,6 +24,7 @@ from celery.worker import state
 from celery.worker.consumer.consumer import Consumer
 from kombu.exceptions import ContentDisallowed, DecodeError, OperationalError
 
+from celery_graceful.arrival import deliver
 from celery_graceful.aside import Aside, where
 from celery_graceful.claims import Tag
 from celery_graceful.flaws import flaw_of, has_text, reason_of
@@ -287,7 +288,7 @@ class Misfits:
             self._settle(aside.done.popleft())
         while aside is not None and aside.arrived and aside.consumer is not None:
             queue, text, tag = aside.arrived.popleft()
-            aside.consumer.task_consumer.channel.deliver_claim(queue, text, tag)
+            deliver(aside.consumer.task_consumer.channel, queue, text, tag)
 
     def _settle(self, case: Case) -> None:
         message, tasks = case.message, self._consumer.task_consumer

@@ -29,10 +29,10 @@ from typing import Any
 import redis
 from celery.utils.log import get_logger
 from kombu.transport import redis as kombu_redis
-from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import dumps, loads
+from kombu.utils.json import dumps
 from redis.exceptions import NoScriptError
 
+from celery_graceful.arrival import deliver
 from celery_graceful.claimant import WORKERS, Claimant, claims_key
 from celery_graceful.claims import Claims, Tag
 from celery_graceful.client import dropping, is_answer, is_forbidden
@@ -294,30 +294,12 @@ class _Claiming:
         for done, (queue, text, tag) in enumerate(found, 1):
             self._queue_cycle.rotate(queue)
             try:
-                self.deliver_claim(queue, text, tag)
+                deliver(self, queue, text, tag)
             except BaseException:
                 rest = [tag for *_, tag in found[done:]]
                 if rest:
                     fetch.book.give_back(rest)
                 raise
-
-    def deliver_claim(self: Any, queue: str, text: Any, tag: Tag) -> None:
-        """Deliver a message that is a claim; of one that is none, its book is told."""
-        try:
-            payload = loads(bytes_to_str(text))
-            payload["properties"]["delivery_tag"] = tag
-        except Exception as exc:  # what can be in a queue can raise anything
-            tag.book.on_no_message(tag, exc)
-            return
-        try:
-            self.connection._deliver(payload, queue)
-        except Exception as exc:
-            try:
-                self.Message(payload, channel=self)
-            except Exception:
-                tag.book.on_no_message(tag, exc)
-            else:
-                raise exc from None
 
     def _lost(self: Any, fetch: _Fetch) -> None:
         self._next = "EVALSHA"

@@ -55,6 +55,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("trust", "run"),
     ("claims",),
     (
+        "arrival",
         "interrupt",
         "checkpoint",
         "time_limit",
