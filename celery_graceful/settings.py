@@ -57,9 +57,9 @@ def _patience(name: str, value: Any) -> float:
     if not isinstance(value, bool) and value == 0:
         return 0.0
     try:
-        return _seconds(name, value)
+        return _between(0.05, _YEAR)(name, value)
     except SettingsError:
-        mend = "give a number of seconds, for instance 3600, or 0 for Celery's way: discarded"
+        mend = "give seconds of up to a year, for instance 3600, or 0 for Celery's way: discarded"
         raise SettingsError(name, value, mend) from None
 
 
