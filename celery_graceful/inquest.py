@@ -25,6 +25,7 @@ from celery_graceful.poison import condemn, count_deaths, say_death, tell_untold
 from celery_graceful.quarantine import QUARANTINE, Kept
 from celery_graceful.starts import Starts
 from celery_graceful.store import Store, StoreAway, find_workers_store, settings_of
+from celery_graceful.trust import EPOCH
 
 if TYPE_CHECKING:
     from celery_graceful.request import GracefulRequest
@@ -269,7 +270,8 @@ class Inquest:
 
     def _look(self, request: GracefulRequest, death: str = "", *, alone: bool = False) -> _Finding:
         assert self.store is not None
-        keys = [f"graceful:started:{request.id}", f"graceful:deaths:{request.id}", QUARANTINE]
+        keys = [f"graceful:started:{request.id}", f"graceful:deaths:{request.id}"]
+        keys += [QUARANTINE, EPOCH]
         verdict, *numbers = self.store.run(
             "redelivered",
             keys,

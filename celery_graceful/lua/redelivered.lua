@@ -4,6 +4,7 @@
 --          '=message' of one that has, and whose acknowledgement may be lost
 -- KEYS[2]  deaths: which death -> when
 -- KEYS[3]  the quarantine
+-- KEYS[4]  graceful:epoch: until when a lease that is not there says nothing
 -- ARGV     task id; own worker id; start of the keys of leases, with the prefix; milliseconds
 --          in which deaths are counted together; milliseconds that a lease lives; the limit, 0
 --          for none; a death that is certain, or ''; the message, or ''; '1': it must not run
@@ -20,6 +21,10 @@ local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local window, ttl, limit = ARGV[4] / 1000, ARGV[5] / 1000, tonumber(ARGV[6])
 local news = 0
+local distrust = now * 1000 < tonumber(redis.call('HGET', KEYS[4], 'trust') or '0')
+local function has_lease(worker)
+  return redis.call('EXISTS', ARGV[3] .. worker) == 1
+end
 local function count(death)
   news = news + redis.call('ZADD', KEYS[2], 'NX', string.format('%.3f', now), death)
   redis.call('PEXPIRE', KEYS[2], ARGV[4])
@@ -32,7 +37,7 @@ if started and string.sub(started, 1, 1) == '=' then
   end
 elseif started and string.sub(started, 1, #ARGV[2] + 1) ~= ARGV[2] .. '|' then
   local worker = string.match(started, '^(.+)|')
-  if ARGV[9] == '1' and worker and redis.call('EXISTS', ARGV[3] .. worker) == 1 then
+  if ARGV[9] == '1' and worker and (distrust or has_lease(worker)) then
     return { 'runs', 0, 0, 0 }
   end
   count(started)
@@ -48,9 +53,10 @@ local deaths = redis.call('ZRANGE', KEYS[2], 0, -1, 'WITHSCORES')
 local certain, open = 0, 0
 for i = 1, #deaths, 2 do
   local worker = string.match(deaths[i], '^(.+)|')
-  if not worker or redis.call('EXISTS', ARGV[3] .. worker) == 0 then
+  local lives = worker and has_lease(worker)
+  if not worker or not (lives or distrust) then
     certain = certain + 1
-  elseif now - deaths[i + 1] > ttl then
+  elseif lives and now - deaths[i + 1] > ttl then
     redis.call('ZREM', KEYS[2], deaths[i])
   else
     open = open + 1

@@ -129,6 +129,24 @@ def test_who_was_not_heard_since_a_failover_is_no_death(heard, store, redis_db):
     assert [len(running) for running in judged] == [1 if heard else 0]
 
 
+def test_a_broker_that_redelivers_waits_for_a_new_master_too(store, redis_db):
+    """RabbitMQ, with a store in Redis: who lives has no lease there yet."""
+    client = redis_db.client
+    keys = ["graceful:started:t", "graceful:deaths:t", "graceful:quarantine", "graceful:epoch"]
+
+    def look(alone):
+        # A death that was noted is older than a lease lives.
+        args = ["t", "me", "graceful:lease:", 1000_000, -1000, 1, "", "", alone]
+        return store.run("redelivered", keys, args)[:2]
+
+    client.set("graceful:started:t", "other|delivery")
+    client.hset("graceful:epoch", "trust", int((time.time() + 60) * 1000))
+    assert look("1") == ["runs", 0]
+    assert [look(""), look("")] == [["wait", 0]] * 2
+    client.hset("graceful:epoch", "trust", "0")
+    assert look("1") == ["poisoned", 1]
+
+
 def test_a_server_that_does_not_say_who_it_is(start_server):
     """Without INFO: after a lost connection it may be another one."""
     server = start_server(RedisServer)
