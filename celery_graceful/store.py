@@ -199,7 +199,7 @@ class Store:
     ) -> Any:
         if self._away_since is not None and not insist and time.monotonic() < self._ask_again_at:
             raise StoreAway(f"{self.source} was away a moment ago")
-        address = ""
+        address, asked_at = "", time.monotonic()
         try:
             with fork_gate:
                 client = self._client(timeout)
@@ -208,26 +208,28 @@ class Store:
         except Exception as exc:  # redis, kombu and the system have each errors of their own
             why = describe(exc, address)
             if is_answer(exc):
-                self._answered()
+                self._answered(asked_at)
                 if not quiet:
                     self._refuses(what, keys, why)
                 kind = StoreForbidden if is_forbidden(exc) else StoreRefused
                 raise kind(f"{self.source}: {why}") from exc
             self._failed(why)
             raise StoreAway(f"{self.source}: {why}") from exc
-        self._answered()
+        self._answered(asked_at)
         if self._refused and (refused := _kind(what, keys)) in self._refused:
             self._refused.discard(refused)
             log(logger, logging.WARNING, "The store (%s) does %s again", self.source, what)
         return answer
 
-    def _answered(self) -> None:
+    def _answered(self, asked_at: float) -> None:
         with self._lock:
-            since, self._away_since = self._away_since, None
-        if since is not None:
-            away = time.monotonic() - since
-            self._pause = FIRST_PAUSE
-            log(logger, logging.WARNING, "The store (%s) is back after %.1f s", self.source, away)
+            since = self._away_since
+            if since is None or asked_at < since:  # it comes late, from before the outage
+                return
+            self._away_since = None
+        away = time.monotonic() - since
+        self._pause = FIRST_PAUSE
+        log(logger, logging.WARNING, "The store (%s) is back after %.1f s", self.source, away)
 
     def _refuses(self, what: str, keys: Sequence[str], why: str) -> None:
         if _kind(what, keys) not in self._refused:

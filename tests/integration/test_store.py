@@ -247,6 +247,27 @@ def test_away_and_back(own, caplog):
     assert sum("is back after" in m for m in caplog.messages) == 1
 
 
+def test_an_answer_from_before_an_outage_does_not_end_it(own, caplog, monkeypatch):
+    """Threads ask side by side: one's answer may be read when another has seen the server go."""
+    server, b = own
+    store = find_store(b.app)
+    client = store._client(1.0)
+    ask = client.execute_command
+
+    def overtaken(*args):
+        monkeypatch.undo()
+        answer = ask(*args)
+        server.kill()
+        with pytest.raises(StoreAway):
+            store.execute("GET", ["x"], insist=True)
+        return answer
+
+    monkeypatch.setattr(client, "execute_command", overtaken)
+    assert store.execute("GET", ["x"]) is None
+    assert sum("does not work" in m for m in caplog.messages) == 1
+    assert not any("is back" in m for m in caplog.messages)
+
+
 def test_a_frozen_store_costs_one_timeout_and_not_one_an_item(own, caplog):
     server, b = own
     took = []
