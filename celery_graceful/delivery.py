@@ -143,9 +143,14 @@ class Delivery(Request):
         """As ``finish``; a hard time limit is told twice, as time-out and as failure."""
         return self.finish() or self.stage is Stage.FINISHED
 
-    def give_up(self) -> bool:
-        """The hard deadline takes it away. False: it has ended."""
-        return self.ledger.close(self, Stage.RELEASED, only=(Stage.RECEIVED,)) or self.ledger.close(
+    def give_up(self, *, heard: bool) -> bool:
+        """The hard deadline takes it away. False: it has ended.
+
+        Args:
+            heard: The loop goes round, so that what has begun was heard to have begun.
+        """
+        unbegun = (Stage.RECEIVED, Stage.HANDED_OVER) if heard else (Stage.RECEIVED,)
+        return self.ledger.close(self, Stage.RELEASED, only=unbegun) or self.ledger.close(
             self, Stage.GIVEN_UP, only=OPEN
         )
 

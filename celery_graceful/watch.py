@@ -266,7 +266,8 @@ class Watch:
             self.adapter.take_away(active)
             self.drain.places.settle()  # the loop may be stuck
             native.pause(min(LAST_RESULTS, room / 10))
-        given_up = [r for r in self.ledger.open_requests() if r.give_up()]
+        heard = self.drain.quiesce.done
+        given_up = [r for r in self.ledger.open_requests() if r.give_up(heard=heard)]
         self._last_resort_at = min(
             self._last_resort_at,
             time.monotonic() + min(LAST_RESORT, self.deadlines.last_resort - self.deadlines.hard),

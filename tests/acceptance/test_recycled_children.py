@@ -6,6 +6,7 @@ Celery hands more to such a pool than it has children: the end of each makes roo
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from celery import Celery
@@ -81,6 +82,25 @@ def test_what_waits_behind_long_tasks_does_not_wait_for_them(
             assert time.monotonic() - worker.stopped_at < GRACE / 3  # 0.1 s
         assert worker.wait() == 0
         assert worker.count(">> .* started short") == 0
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_what_no_child_has_read_is_not_given_up(broker: Broker, tmp_path: Path) -> None:
+    """Without an event loop all children read one pipe: what lies in there has not begun."""
+    files = Broker("filesystem", "filesystem://", broker.backend_url, broker.client)
+    folder = str(tmp_path)
+    options = {"data_folder_in": folder, "data_folder_out": folder, "control_folder": folder}
+    with files.app() as app:
+        app.conf.broker_transport_options = options
+        with start(files, worker_pool_putlocks=False, broker_transport_options=options) as worker:
+            stuck, waiting = send(app, "stuck", 2), send(app, "short", 4)
+            worker.wait_line(">> .* started stuck", count=2)
+            worker.wait_line("short.* received", count=len(waiting))
+            worker.term()
+            worker.wait()
+            assert worker.count("Stopped: 0 finished, 0 interrupted, 2 given up, 4 released") == 1
+        assert {app.AsyncResult(task_id).state for task_id in stuck} == {"INTERRUPTED"}
+        assert {app.AsyncResult(task_id).state for task_id in waiting} == {"PENDING"}
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
