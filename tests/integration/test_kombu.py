@@ -24,7 +24,6 @@ NOT_OURS = {
     "test_publish_batch_preserves_topic_routing": COUNTS,
     "test_publish_batch_includes_queue_expiry_commands": COUNTS,
     "test_publish_batch_flush_failure_is_not_retried_and_cleans_up": FAKE_CLIENT,
-    "test_sentinel_inherits_publish_batch_support": "both have the same mixin",
     "test_delivery_tag_is_uuid": FAKE_CLIENT,
     "test_put_priority": FAKE_CLIENT,
     "test_publish__get_redispyv3": FAKE_CLIENT,
