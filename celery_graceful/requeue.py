@@ -339,7 +339,7 @@ class Requeue:
 
     def _give_back_amqp(self, request: GracefulRequest, tail: bool, timeout: float) -> None:
         copy = tail or request.message.headers.get(COUNT, 0) >= COPY_AFTER
-        if copy and not self._send_again([request], timeout):
+        if copy and not self._send_again([request], timeout, {SENT_AGAIN: True}):
             request.on_ack(logger, request.connection_errors)
         elif self.at_once:
             request.message.reject_log_error(logger, request.connection_errors, True)
@@ -352,9 +352,10 @@ class Requeue:
         self,
         requests: Iterable[GracefulRequest],
         timeout: float,
+        more_headers: dict[str, Any] | None = None,
         standby: Standby | None = None,
     ) -> list[tuple[GracefulRequest, Exception]]:
-        """Send messages again, to the broker that they came from, and known as such.
+        """Send messages again, to the broker that they came from.
 
         Returns:
             Those that were not sent, each with the reason.
@@ -372,7 +373,7 @@ class Requeue:
                 tag = (message.delivery_info or {}).get("consumer_tag")
                 queue = self.queue_of(tag) or kept.queue_of(self.app, message)
                 try:
-                    sender.send(message, {SENT_AGAIN: True}, queue)
+                    sender.send(message, more_headers, queue)
                 except Refused as exc:
                     refused.append((waiting[0], exc))
                 waiting.popleft()
