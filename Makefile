@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 USE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev$(CELERY)
 
-.PHONY: help demo test lint chaos soak bench clean
+.PHONY: help demo test lint chaos soak suites bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,12 +34,17 @@ soak: $(DEV)  ## replace workers by SIGTERM without end, under load; 8 minutes (
 	@scripts/ensure-servers || test "$$CI" != true
 	$(BIN)/python -m tests.soak
 
+suites: $(DEV)  ## Celery's own tests, plain and with celery_graceful; SUITES=quick takes 4 minutes
+	@scripts/ensure-servers || test "$$CI" != true
+	$(pip_install) cryptography freezegun pytest-click pytest-subtests tblib
+	$(BIN)/python -m tests.suites
+
 bench: $(DEV)  ## run the benchmarks, side by side with plain Celery
 	@scripts/ensure-servers || true
 	$(BIN)/python -m benchmarks
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) .venv-oldest .tox build dist *.egg-info
+	rm -rf $(VENV) .venv-oldest .suites .tox build dist *.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

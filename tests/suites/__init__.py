@@ -1,0 +1,1 @@
+"""Celery's own tests, plain and with the package: `make suites`."""

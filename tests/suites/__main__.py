@@ -1,0 +1,172 @@
+"""Runs Celery's own tests twice, and prints those whose outcome the package changes.
+
+They are those of the source distribution of the Celery that is installed, from PyPI. Unit tests are
+run with every app made graceful; integration tests, embedded and against a worker of its own, with
+every task graceful as well. A difference that is not in `known.py` is a failure.
+
+SUITES=quick: the quickest third, for CI.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import celery
+
+from tests.servers import RabbitServer, RedisServer
+from tests.suites.known import reason_of
+from tests.workers import ROOT, Worker
+
+#: Where the distributions are kept.
+KEPT = ROOT / ".suites"
+
+#: Seconds that a suite may take.
+TIMEOUT = 1800
+
+UNIT = ("t/unit/worker", "t/unit/tasks", "t/unit/app")
+INTEGRATION = ("t/integration",)
+QUICK_UNIT = ("t/unit/worker",)
+QUICK_INTEGRATION = ("t/integration/test_inspect.py",)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Some of Celery's tests, and what they are run against."""
+
+    name: str
+    tests: tuple[str, ...]
+    broker: str = ""
+    #: Pool of the worker beside the tests; without one it is embedded.
+    pool: str = ""
+
+
+QUICK = (
+    Suite("unit", QUICK_UNIT),
+    Suite("embedded, Redis", QUICK_INTEGRATION, "redis"),
+)
+ALL = (
+    Suite("unit", UNIT),
+    *(
+        Suite(f"{pool or 'embedded'}, {broker}", INTEGRATION, broker, pool)
+        for broker in ("redis", "rabbitmq")
+        for pool in ("", "prefork", "threads")
+    ),
+)
+
+
+def fetch() -> Path:
+    """The folder with Celery's tests, of the version that is installed."""
+    folder = KEPT / f"celery-{celery.__version__}"
+    if not folder.exists():
+        KEPT.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=KEPT) as temporary:
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+            wanted = ["--no-binary", "celery", f"celery=={celery.__version__}"]
+            subprocess.run([*pip, *wanted, "--dest", temporary], check=True)
+            (archive,) = Path(temporary).glob("celery-*.tar.gz")
+            with tarfile.open(archive) as file:
+                inside = f"celery-{celery.__version__}/"
+                # Not the package itself: the one that is installed is tested.
+                wanted_files = [
+                    each
+                    for each in file.getmembers()
+                    if each.name.startswith((f"{inside}t/", f"{inside}pyproject.toml"))
+                ]
+                file.extractall(temporary, wanted_files)
+            (Path(temporary) / inside).rename(folder)
+    return folder
+
+
+@contextmanager
+def servers(broker: str) -> Iterator[dict[str, str]]:
+    """The environment of tests that need them."""
+    with ExitStack() as stack:
+        if not broker:
+            yield {}
+            return
+        redis = stack.enter_context(RedisServer())
+        backend = redis.url(0)
+        env = {"TEST_BACKEND": backend, "TEST_BROKER": redis.url(1)}
+        env.update(REDIS_HOST="127.0.0.1", REDIS_PORT=str(redis.port))
+        if broker == "rabbitmq":
+            rabbit = stack.enter_context(RabbitServer())
+            env["TEST_BROKER"] = rabbit.url(rabbit.vhost())
+        yield env
+
+
+def run(suite: Suite, folder: Path, graceful: str) -> dict[str, str]:
+    """Run a suite; the outcomes of its tests."""
+    with servers(suite.broker) as env, tempfile.TemporaryDirectory() as temporary:
+        outcomes = Path(temporary) / "outcomes"
+        env = {**os.environ, **env, "GRACEFUL": graceful, "OUTCOMES": str(outcomes)}
+        env["PYTHONPATH"] = os.pathsep.join([str(folder), str(ROOT)])
+        argv = [sys.executable, "-m", "pytest", "-q", "-p", "celery.contrib.pytest"]
+        argv += ["-p", "tests.suites.plugin", "-p", "no:cacheprovider", "--no-header", "--tb=no"]
+        if suite.broker:
+            argv += ["-p", "no:xdist"]  # one worker for all of them
+        else:
+            argv += ["-n", "2"]
+        with ExitStack() as stack:
+            if suite.pool:
+                env["OWN_WORKER"] = "beside@suites"
+                stack.enter_context(beside(suite.pool, env)).ready()
+            with (Path(temporary) / "log").open("wb") as log:
+                subprocess.run(
+                    [*argv, *suite.tests],
+                    cwd=folder,
+                    env=env,
+                    stdout=log,
+                    stderr=log,
+                    stdin=subprocess.DEVNULL,
+                    timeout=TIMEOUT,
+                    check=False,
+                )
+        if not outcomes.exists():
+            sys.exit((Path(temporary) / "log").read_text(errors="replace")[-5000:])
+        found: dict[str, str] = json.loads(outcomes.read_text())
+        return found
+
+
+def beside(pool: str, env: Mapping[str, str]) -> Worker:
+    """A worker of its own for the tests."""
+    return Worker("tests.suites.worker_app", pool=pool, env=env, hostname="beside@suites")
+
+
+def main() -> int:
+    folder = fetch()
+    failed = False
+    for suite in QUICK if os.environ.get("SUITES") == "quick" else ALL:
+        began = time.monotonic()
+        plain = run(suite, folder, "")
+        graceful = run(suite, folder, "all" if suite.broker else "apps")
+        differing = {
+            test: (plain.get(test, "not run"), graceful.get(test, "not run"))
+            for test in sorted(plain.keys() | graceful.keys())
+            if plain.get(test) != graceful.get(test)
+        }
+        counted = ", ".join(
+            f"{name} {sum(outcome == 'passed' for outcome in found.values())}/{len(found)}"
+            for name, found in (("plain", plain), ("graceful", graceful))
+        )
+        seconds = time.monotonic() - began
+        print(f"{suite.name}: {counted} passed, {len(differing)} differ, {seconds:.0f} s")
+        for test, (before, after) in differing.items():
+            why = reason_of(test)
+            failed = failed or (why is None and after != "passed")
+            print(f"  {test}: {before} -> {after}: {why or 'NOT KNOWN'}")
+        sys.stdout.flush()
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
