@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from celery_graceful import native
 from celery_graceful.pools.base import Adapter
 
 __all__ = ["Adapter", "adapter_for"]
@@ -18,7 +19,10 @@ def adapter_for(worker: Any, ledger: Any) -> Adapter:
     elif _is(worker.pool_cls, "thread"):
         from celery_graceful.pools.threads import ThreadsAdapter as cls
     elif _is(worker.pool_cls, "gevent") or _is(worker.pool_cls, "eventlet"):
-        from celery_graceful.pools.green import GreenAdapter as cls
+        if native.is_green():
+            from celery_graceful.pools.green import GreenAdapter as cls
+        else:
+            from celery_graceful.pools.unknown import UnpatchedAdapter as cls
     elif _is(worker.pool_cls, "solo"):
         from celery_graceful.pools.solo import SoloAdapter as cls
     else:

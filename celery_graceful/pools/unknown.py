@@ -1,4 +1,4 @@
-"""A pool that is derived from none of Celery's: it is left as it is."""
+"""A pool that is derived from none of Celery's, or is not what it should be: left as it is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from celery.utils.log import get_logger
 from celery_graceful import interrupt
 from celery_graceful.pools.base import Adapter
 
-__all__ = ["UnknownAdapter"]
+__all__ = ["UnknownAdapter", "UnpatchedAdapter"]
 
 logger = get_logger(__name__)
 
@@ -15,15 +15,26 @@ logger = get_logger(__name__)
 class UnknownAdapter(Adapter):
     """Where tasks run, and in what, is not known, so nothing is put around them."""
 
+    why = "is derived from none of Celery's"
+    mend = "Derive it from one of celery.concurrency's TaskPools for more"
+
     def prepare(self) -> None:
         cls = self.worker.pool_cls
         logger.warning(
-            "Pool %s.%s is derived from none of Celery's, so its tasks are not cut short when the "
-            "worker stops: they end by themselves, or are given up at the hard deadline. Derive it "
-            "from one of celery.concurrency's TaskPools for more",
+            "Pool %s.%s %s, so its tasks are not cut short when the worker stops: they end by "
+            "themselves, or are given up at the hard deadline. %s",
             cls.__module__,
             cls.__qualname__,
+            self.why,
+            self.mend,
         )
 
     def notify(self) -> None:
         interrupt.wake()  # those that ask, or sleep, in this process
+
+
+class UnpatchedAdapter(UnknownAdapter):
+    """Greenlets in a process where nothing has been patched: each holds up all others."""
+
+    why = "runs in a process that is not patched"
+    mend = "Celery patches it for `-P gevent` and `--pool=gevent`, and not for `-Pgevent`"

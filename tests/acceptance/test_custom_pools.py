@@ -66,3 +66,14 @@ def test_derived_from_none_of_them(broker: Broker, app: Celery) -> None:
         assert worker.count("tests.apps.pools.Unknown is derived from none of Celery's") == 1
         assert app.AsyncResult(short).get(timeout=1) == "done"
     assert sorted(broker.drain_queue(app)) == sorted(sent.values())
+
+
+def test_greenlets_in_a_process_that_is_not_patched(broker: Broker, app: Celery) -> None:
+    """Celery overlooks ``-Pgevent``."""
+    env = {"BROKER_URL": broker.url, "RESULT_URL": broker.backend_url, "GRACE": str(GRACE)}
+    with Worker("tests.apps.lifecycle", pool="solo", env=env, args=["-Pgevent"]).ready() as worker:
+        worker.term()
+        assert worker.wait() == 0
+        assert worker.took < GRACE
+        assert worker.count("runs in a process that is not patched.* not for `-Pgevent`") == 1
+        assert worker.count("Traceback|CRITICAL|Could not") == 0
