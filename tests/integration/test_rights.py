@@ -144,4 +144,6 @@ def test_workers(rights, server, user, tmp_path):
         assert result.get(timeout=60) == result.id
         first.term()
         assert first.wait() == 0
-        assert not first.count("refuses|does not work|Traceback")
+        assert not first.count("does not work|Traceback")
+        said = [line.partition("] ")[2] for line in first.lines if " refuses " in line]
+        assert len(said) == len(set(said))  # each part that needs our keys says so, once
