@@ -21,7 +21,6 @@ from celery.concurrency.solo import TaskPool as SoloPool
 from celery.exceptions import NotRegistered
 from celery.utils.log import get_logger
 from celery.worker import state
-from celery.worker.consumer.consumer import Consumer
 from kombu.exceptions import ContentDisallowed, DecodeError, OperationalError
 
 from celery_graceful.arrival import deliver
@@ -89,6 +88,9 @@ class Misfits:
 
     def attach(self, consumer: Any) -> None:
         """A consumer is about to consume."""
+        # Not before Celery does: others replace what it imports.
+        from celery.worker.consumer.consumer import Consumer
+
         self._consumer = consumer
         self._make_aside()
         hooks: dict[str, Callable[..., Any]] = {
@@ -109,7 +111,10 @@ class Misfits:
         )
 
     def _make_aside(self) -> None:
-        shelf = make_shelf(self.drain.worker.app, self.ledger, self.drain.settings)
+        # It is a member nowhere where Redis does not let it be.
+        allowed = self.drain.places.here is not None
+        app, settings = self.drain.worker.app, self.drain.settings
+        shelf = make_shelf(app, self.ledger, settings, allowed=allowed)
         if shelf is None:
             if self.patience and not self._told_none:
                 self._told_none = True
@@ -216,6 +221,8 @@ class Misfits:
             self._hold(message, "the name of its task is none")
         elif queue is None or self._is_fanout(queue):
             # A copy for this worker alone: nobody else waits for it.
+            from celery.worker.consumer.consumer import Consumer
+
             Consumer.on_unknown_task(self._consumer, body, message, exc)
         else:
             self._say_once(name)

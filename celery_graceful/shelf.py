@@ -300,11 +300,18 @@ class QueueShelf:
         """Nothing waits here."""
 
 
-def make_shelf(app: Any, ledger: Ledger, settings: Settings) -> Shelf | None:
-    """The shelf of a worker; ``None`` where Celery's way is all there is."""
+def make_shelf(app: Any, ledger: Ledger, settings: Settings, *, allowed: bool) -> Shelf | None:
+    """The shelf of a worker; ``None`` where Celery's way is all there is.
+
+    Args:
+        app: The Celery app.
+        ledger: The worker's.
+        settings: What the user set.
+        allowed: Whether Redis, if there is one, lets us do all that we want.
+    """
     if ledger.claims is not None:
         return ClaimsShelf(ledger, settings.unknown_task_patience)
-    store = find_workers_store(app)
+    store = find_workers_store(app) if allowed else None
     if store is not None:
         return StoreShelf(app, ledger, store, settings.unknown_task_patience)
     if ledger.requeue.is_amqp:
