@@ -103,6 +103,7 @@ class Aside:
         self._ended = True
         self._bell.ring()
         self._gone.wait(seconds)
+        self._bell = self._gone = native.SILENT
 
     def _run(self) -> None:
         while not self._ended:
