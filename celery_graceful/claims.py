@@ -20,15 +20,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from celery.utils.log import get_logger
-from kombu.utils.json import dumps, loads
+from kombu.utils.json import dumps
 
 from celery_graceful import native
 from celery_graceful.claimant import Claimant, claims_key, tombstone_key
 from celery_graceful.log_thread import log
+from celery_graceful.redelivery import split
 from celery_graceful.store import COMMAND_TIMEOUT, Store, StoreAway
 from celery_graceful.trust import EPOCH
 
-__all__ = ["Claims", "Tag", "mark_redelivered"]
+__all__ = ["Claims", "Tag"]
 
 logger = get_logger(__name__)
 
@@ -83,6 +84,8 @@ class Claims:
         self.held: dict[str, Any] = {}
         #: Claims of what has ended for good, whose acknowledgement may still wait for the loop.
         self.ended: set[str] = set()
+        #: Claims of what has begun to run, and would expire.
+        self.begun: set[str] = set()
         #: Told of a claim that is no message of kombu's, and what was raised; it stays a claim.
         self.on_no_message: Callable[[Tag, Exception], None] = lambda tag, exc: None
         #: Called after an acknowledgement while nothing is fetched: there may be room again.
@@ -231,6 +234,7 @@ class Claims:
         for tag in tags:
             self.held.pop(tag, None)
         self.ended.difference_update(tags)
+        self.begun.difference_update(tags)
         if acked:
             self._lately.extend(tags)
         if self._restored:
@@ -279,7 +283,8 @@ class Claims:
             args: list[Any] = [self.store.prefix, "LPUSH" if tail else "RPUSH"]
             for number, entry in zip(part, entries, strict=True):
                 if entry is not None:
-                    args += [number, *split(entry), ""]
+                    begun = f"{worker}/{number}" in self.begun
+                    args += [number, *split(entry, begun=begun), ""]
                 else:
                     args += self._from_memory(worker, number)
             if len(args) > 2:
@@ -397,7 +402,7 @@ class Claims:
         message = self.held.get(tag) or self._let_go.get(tag)
         if message is None:
             return []
-        source, text = split(_entry(message)[1])
+        source, text = split(_entry(message)[1], begun=tag in self.begun)
         return [number, source, text, self._restored.get(tag) or message.delivery_tag.epoch]
 
     def _delete_again(self, worker: str, numbers: list[int]) -> list[int]:
@@ -416,20 +421,3 @@ def _entry(message: Any) -> tuple[int, str]:
     """The number of a claim and what is written for it, as the script that claims does."""
     tag = message.delivery_tag
     return tag.number, f"{tag.source}\0{dumps(message._raw)}"
-
-
-def split(entry: str) -> tuple[str, str]:
-    """The list of a claim, and its message marked as redelivered."""
-    name, _, text = entry.partition("\0")
-    return name, mark_redelivered(text)
-
-
-def mark_redelivered(text: str) -> str:
-    """A message as it goes back; unchanged if it is none of kombu's."""
-    try:
-        message = loads(text)
-        message.setdefault("headers", {})["redelivered"] = True
-        message["properties"].setdefault("delivery_info", {})["redelivered"] = True
-    except Exception:  # what can be in a queue can raise anything
-        return text
-    return str(dumps(message))

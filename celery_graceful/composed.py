@@ -27,4 +27,10 @@ def bases(base: Any, own: Any) -> tuple[Any, ...]:
     """
     if issubclass(base, own):
         return (base,)
-    return (own,) if issubclass(own, base) else (base, own)
+    if issubclass(own, base):
+        return (own,)
+    try:
+        type("both", (base, own), {"abstract": True})
+    except TypeError:  # it is composed of the same parts, in an order of its own
+        return (base,)
+    return base, own

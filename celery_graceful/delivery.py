@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 import uuid
+from datetime import datetime, timezone
 from typing import Any
 
 from celery import states
@@ -18,6 +19,7 @@ from celery_graceful.claims import Tag
 from celery_graceful.fence import CLAIM
 from celery_graceful.ledger import Ledger
 from celery_graceful.monitors import outcome
+from celery_graceful.redelivery import has_begun
 from celery_graceful.stage import OPEN, Stage
 
 __all__ = ["Delivery"]
@@ -109,10 +111,28 @@ class Delivery(Request):
                 return False
             self.stage = Stage.RUNNING
         self.started_at = time.monotonic()
+        if self.expires and self.claim is not None:
+            self.claim.book.begun.add(str(self.claim))
         if outcome.check_in_of(self) is not None:
             self.ledger.on_check_in()
         self.note = self.ledger.inquest.begins(self)
         return True
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a run of its message has begun, here or before, and it would expire."""
+        begun = self.started_at is not None and bool(self.expires)
+        return begun or has_begun(self.message.headers or {})
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether its queue would drop its message now (RabbitMQ)."""
+        now = datetime.now(timezone.utc if self.expires and self.expires.tzinfo else None)
+        return bool(self.expires and now > self.expires)
+
+    def maybe_expire(self) -> Any:
+        """``expires`` bounds the first start: a run that was interrupted goes on."""
+        return None if has_begun(self.message.headers or {}) else super().maybe_expire()
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         """It has started, whatever is raised by those who are told."""

@@ -17,6 +17,7 @@ from kombu.utils.json import dumps, loads
 
 from celery_graceful.checkpoint import SENT_AGAIN
 from celery_graceful.claimant import claims_key
+from celery_graceful.redelivery import mark_redelivered
 from celery_graceful.sending import Sender
 from celery_graceful.standby import bounded_connection
 from celery_graceful.store import Store
@@ -235,7 +236,10 @@ def send_again(app: Any, store: Store, kept: Kept) -> bool:
         key = kept.message["list"]
         if store.prefix and key.startswith(store.prefix):  # the store adds it
             key = key[len(store.prefix) :]
-        args = [kept.id, kept.message["raw"]]
+        raw = kept.message["raw"]
+        if kept.deaths and kept.to_message().headers.get("expires"):  # its run had begun
+            raw = mark_redelivered(raw, begun=True)
+        args = [kept.id, raw]
         return bool(store.run("release", [QUARANTINE, UNTOLD, key], args, insist=True))
     with bounded_connection(app.connection_for_read(), SEND_TIMEOUT) as connection:
         Sender(connection).send(kept.to_message(), {SENT_AGAIN: True})

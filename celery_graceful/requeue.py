@@ -34,10 +34,11 @@ from kombu.utils.json import dumps, loads
 
 from celery_graceful import kept, native
 from celery_graceful.checkpoint import SENT_AGAIN
-from celery_graceful.claims import Claims, Tag, mark_redelivered
+from celery_graceful.claims import Claims, Tag
 from celery_graceful.client import make_client
 from celery_graceful.describe import describe
 from celery_graceful.kept import ends_here, is_kept_here
+from celery_graceful.redelivery import BEGUN, mark_redelivered
 from celery_graceful.sending import COUNT, Refused, Sender
 from celery_graceful.standby import Standby, use
 from celery_graceful.store import is_kombus_redis
@@ -192,6 +193,11 @@ class Requeue:
             elif tail or not own_thread:
                 for request in late:
                     self._give_back_amqp(request, tail, timeout)
+            else:  # they go back with the connection: of these the queue would drop them
+                expired = [r for r in late if r.has_begun and r.has_expired]
+                unsent = self._send_again(expired, timeout, {SENT_AGAIN: True}, standby)
+                if unsent:
+                    raise NotTaken([request for request, _ in unsent], unsent[0][1])
         for request in late:
             request.acknowledged = True
 
@@ -247,7 +253,8 @@ class Requeue:
     def _give_back_redis(
         self, client: Any, channel: Any, requests: Iterable[GracefulRequest], tail: bool
     ) -> None:
-        tags = [request.message.delivery_tag for request in requests]
+        begun = {request.message.delivery_tag: request.has_begun for request in requests}
+        tags = list(begun)
         prefix = channel.global_keyprefix or ""
         unacked = prefix + channel.unacked_key
         index = prefix + channel.unacked_index_key
@@ -255,7 +262,7 @@ class Requeue:
         # Last first: each goes in front of the one before it.
         for tag, entry in reversed(list(zip(tags, client.hmget(unacked, tags), strict=True))):
             if entry is not None:
-                payload, queue = self._decode(channel, entry)
+                payload, queue = self._decode(channel, entry, begun[tag])
                 moves += [tag, prefix + queue, payload]
         if moves:
             client.eval(self._script, 2, unacked, index, "LPUSH" if tail else "RPUSH", *moves)
@@ -297,13 +304,13 @@ class Requeue:
             logger.debug("Could not end the fetch early: %s", describe(exc))
 
     @staticmethod
-    def _decode(channel: Any, entry: bytes) -> tuple[str, str]:
+    def _decode(channel: Any, entry: bytes, begun: bool) -> tuple[str, str]:
         """The message of an ``unacked`` entry, marked as redelivered, and the list it goes to."""
         payload, exchange, routing_key = loads(bytes_to_str(entry))
         queues = channel._lookup(exchange, routing_key)
         mine = [queue for queue in queues if queue in channel.active_queues] or queues
         priority = channel._get_message_priority(payload, reverse=False)
-        return mark_redelivered(dumps(payload)), channel._q_for_pri(mine[0], priority)
+        return mark_redelivered(dumps(payload), begun=begun), channel._q_for_pri(mine[0], priority)
 
     def _client(self, channel: Any, timeout: float, own_thread: bool) -> Any:
         """A client like the channel's, that gives up after ``timeout`` seconds."""
@@ -339,12 +346,19 @@ class Requeue:
 
     def _give_back_amqp(self, request: GracefulRequest, tail: bool, timeout: float) -> None:
         copy = tail or request.message.headers.get(COUNT, 0) >= COPY_AFTER
+        # The queue itself would drop what has expired meanwhile.
+        copy = copy or ("expiration" in request.message.properties and request.has_begun)
         if copy and not self._send_again([request], timeout, {SENT_AGAIN: True}):
             request.on_ack(logger, request.connection_errors)
         elif self.at_once:
             request.message.reject_log_error(logger, request.connection_errors, True)
         else:
             request.on_reject(logger, request.connection_errors, True)
+
+    @staticmethod
+    def _headers_of(request: GracefulRequest, more: dict[str, Any] | None) -> dict[str, Any]:
+        """What the copy of a message says beside what it said."""
+        return {**(more or {}), **({"redelivered": BEGUN} if request.has_begun else {})}
 
     # -- sending again -------------------------------------------------------------
 
@@ -373,7 +387,7 @@ class Requeue:
                 tag = (message.delivery_info or {}).get("consumer_tag")
                 queue = self.queue_of(tag) or kept.queue_of(self.app, message)
                 try:
-                    sender.send(message, more_headers, queue)
+                    sender.send(message, self._headers_of(waiting[0], more_headers), queue)
                 except Refused as exc:
                     refused.append((waiting[0], exc))
                 waiting.popleft()

@@ -139,7 +139,9 @@ class Rescuer:
         began = time.monotonic()
         key = claims_key(worker)
         numbers = sorted(map(int, self.store.execute("HKEYS", [key])))
-        taken = self.judge(worker, self._running(worker, numbers)) if numbers else set()
+        running = self._running(worker, numbers)
+        taken = self.judge(worker, running) if numbers else set()
+        self.claims.begun.update(f"{worker}/{claim.number}" for claim in running)
         back = [number for number in numbers if str(number) not in taken]
         moved = 0
         # The last ones first, so that each batch goes in front of those before it.

@@ -8,6 +8,8 @@ from typing import Any
 from amqp.exceptions import MessageNacked
 from kombu.transport.pyamqp import Channel as AmqpChannel
 
+from celery_graceful.redelivery import has_begun
+
 __all__ = ["COUNT", "Refused", "Sender"]
 
 #: Header in which a quorum queue counts what was given back to it, a drain no less than a crash.
@@ -59,7 +61,9 @@ class Sender:
         """
         info = message.delivery_info or {}
         properties = _without(message.properties, _SET_BY_PUBLISH)
-        if "expiration" in properties:  # milliseconds there, cut off; seconds here
+        if self._routed and has_begun(more_headers or {}):
+            properties.pop("expiration", None)
+        elif "expiration" in properties:  # milliseconds there, cut off; seconds here
             properties["expiration"] = (int(properties["expiration"]) + 0.5) / 1000
         # kombu has decompressed the body already.
         headers = _without(message.headers, _OF_ONE_DELIVERY)

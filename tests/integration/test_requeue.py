@@ -29,7 +29,7 @@ def test_a_broker_that_cannot_be_reached_is_tried_again(
     with app.connection_for_read() as connection:
         message: Any = connection.default_channel.basic_get("celery", no_ack=True)
     assert message.headers["id"] == task_id
-    early = SimpleNamespace(acknowledged=True, message=message)
+    early = SimpleNamespace(acknowledged=True, message=message, has_begun=False)
     requeue = Requeue(app)
     rung = threading.Event()
     requeue.ring_loop = rung.set
@@ -75,8 +75,9 @@ def test_what_a_broker_refuses_is_named_and_the_rest_is_sent(rabbit_vhost: Any) 
             channel.queue_declare(name, arguments=arguments, durable=True, auto_delete=False)
             send(name, arguments)
             message = channel.basic_get(name, no_ack=True)
-            requests.append(SimpleNamespace(acknowledged=True, message=message))
-        requests.insert(1, SimpleNamespace(acknowledged=True, message=copy(message)))
+            requests.append(SimpleNamespace(acknowledged=True, message=message, has_begun=False))
+        again = SimpleNamespace(acknowledged=True, message=copy(message), has_begun=False)
+        requests.insert(1, again)
         requests[1].message.delivery_info = {"exchange": "no such exchange", "routing_key": "x"}
         send("full", full)
         channel.queue_delete("gone")

@@ -39,6 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "client",
         "connections",
         "codec",
+        "redelivery",
         "failure",
         "flaws",
         "grace_period",

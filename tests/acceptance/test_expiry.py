@@ -1,0 +1,69 @@
+"""``expires`` bounds the first start: what has begun in time goes on, whatever stops its worker."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+from celery import Celery
+
+from tests.acceptance.support import Broker
+from tests.acceptance.test_poison import start, task
+from tests.workers import TIMEOUT, wait_until
+
+#: Seconds: of the task, and until it expires.
+LONG, EXPIRES = 4.0, 2.0
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def broker(request: pytest.FixtureRequest) -> Broker:
+    db = request.getfixturevalue("redis_db")
+    url = db.url if request.param == "redis" else request.getfixturevalue("rabbit_vhost").url
+    return Broker(request.param, url, db.backend_url, db.client)
+
+
+@pytest.fixture
+def app(broker: Broker) -> Iterator[Celery]:
+    with broker.app() as app:
+        yield app
+
+
+def lease() -> dict[str, str]:
+    return {"CONF_graceful_lease_ttl": "1.5", "CONF_graceful_heartbeat_interval": "0.5"}
+
+
+@pytest.mark.parametrize(
+    ("pool", "name", "number"),
+    [
+        ("prefork", "waiting", signal.SIGTERM),
+        ("threads", "waiting", signal.SIGTERM),
+        ("prefork", "stubborn", signal.SIGQUIT),
+        ("threads", "waiting", signal.SIGKILL),
+    ],
+)
+def test_what_has_begun_goes_on(
+    pool: str, name: str, number: int, broker: Broker, app: Celery
+) -> None:
+    """Interrupted, given up, or killed; what had not begun expires."""
+    if broker.name == "rabbitmq" and number == signal.SIGKILL:
+        pytest.skip("the queue itself drops it")
+    with start(broker, pool, CONF_worker_prefetch_multiplier="2", **lease()).ready() as worker:
+        sent = time.monotonic()
+        long = task(app, name, LONG).apply_async(expires=EXPIRES)
+        worker.wait_line(f"started {long.id}")
+        late = task(app, "part").apply_async(expires=EXPIRES)
+        worker.wait_line(rf"{late.id}\] received")
+        wait_until(lambda: time.monotonic() > sent + EXPIRES + 0.5, "both have expired")
+        worker.signal(number)
+        worker.wait()
+    with start(broker, pool, **lease()) as worker:
+        assert long.get(timeout=TIMEOUT) == long.id
+        assert worker.count(f"started {long.id}") == 1
+        if broker.name == "redis":
+            wait_until(lambda: late.state == "REVOKED", "it has expired")
+        worker.term()
+        assert worker.wait() == 0
+    assert broker.drain_queue(app) == []
+    assert not late.successful()
