@@ -93,7 +93,7 @@ class Thread:
             finally:
                 self._running.release()
 
-        if "gevent.monkey" in sys.modules and not _by_eventlet():
+        if is_gevent():
             # threading.Thread would start a greenlet; the function below it does not.
             original("_thread", "start_new_thread")(run, ())
         else:
