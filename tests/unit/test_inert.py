@@ -204,12 +204,18 @@ def test_interrupted_by_hand_is_not_swallowed(app: Celery) -> None:
 
 
 def test_reading_interrupted_is_cheap(app: Celery) -> None:
-    """A bound so wide that only a system call or an import would break it."""
+    """A bound so wide that only a system call or an import would break it.
+
+    The best of many rounds: others use the processor as well.
+    """
     task = app.task(uses_everything, base=GracefulTask, bind=True, name="cheap")
-    began = time.perf_counter()
-    for _ in range(10_000):
-        task.interrupted  # noqa: B018
-    assert (time.perf_counter() - began) / 10_000 < 10e-6
+    rounds = []
+    for _ in range(100):
+        began = time.perf_counter()
+        for _ in range(100):
+            task.interrupted  # noqa: B018
+        rounds.append(time.perf_counter() - began)
+    assert min(rounds) / 100 < 10e-6
 
 
 def test_a_worker_imports_celerys_consumer_no_earlier_than_celery() -> None:

@@ -16,14 +16,17 @@ from celery_graceful.report import report
 @pytest.mark.parametrize(
     ("left", "expected"),
     [
-        (3.95, r"took 2\.\d s, 3\.9 s of grace left"),
+        (3.92, r"took 2\.\d s, 3\.9 s of grace left"),
         (0.02, r"took 2\.\d s, 0\.0 s of grace left"),
         (-0.001, r"took 2\.\d s, 0\.0 s of grace left"),
         (-1.2, r"took 2\.\d s, 1\.2 s more than the grace"),
     ],
 )
-def test_the_grace_that_is_left(left: float, expected: str) -> None:
+def test_the_grace_that_is_left(
+    left: float, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = time.monotonic()
+    monkeypatch.setattr("celery_graceful.report.time", Mock(monotonic=lambda: now))
     board: Any = Mock(requested_at=now - 2, grace_ends_at=now + left)
     line = report(Mock(counts=Counter()), board)
     assert re.search(expected + "$", line), line
