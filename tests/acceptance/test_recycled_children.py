@@ -93,8 +93,9 @@ def test_what_no_child_has_read_is_not_given_up(broker: Broker, tmp_path: Path) 
     with files.app() as app:
         app.conf.broker_transport_options = options
         with start(files, worker_pool_putlocks=False, broker_transport_options=options) as worker:
-            stuck, waiting = send(app, "stuck", 2), send(app, "short", 4)
+            stuck = send(app, "stuck", 2)
             worker.wait_line(">> .* started stuck", count=2)
+            waiting = send(app, "short", 4)  # files have no order
             worker.wait_line("short.* received", count=len(waiting))
             worker.term()
             worker.wait()

@@ -23,6 +23,11 @@ def begin(self):  # the request is that of the task's own thread
     say("started", self.name.rpartition(".")[2])
 
 
+async def begun(self):
+    """Behind others: they have begun."""
+    begin(self)
+
+
 async def work(self):
     """Many short waits, and what comes out of them."""
     name = self.name.rpartition(".")[2]
@@ -49,9 +54,8 @@ def gathering(self):
     """``return_exceptions`` swallows what is raised in its coroutines."""
 
     async def main():
-        begin(self)
         async with aio.interruptible():
-            await asyncio.gather(work(self), work(self), return_exceptions=True)
+            await asyncio.gather(work(self), work(self), begun(self), return_exceptions=True)
         say("NOT REACHED", self.request.id)
 
     asyncio.run(main())
@@ -132,9 +136,8 @@ def own_loop(self):
 @task
 def limited(self):
     async def main():
-        begin(self)
         try:
-            await asyncio.gather(work(self), work(self), return_exceptions=True)
+            await asyncio.gather(work(self), work(self), begun(self), return_exceptions=True)
         except asyncio.CancelledError:
             say("limit", self.request.id)
             raise
