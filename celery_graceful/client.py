@@ -60,6 +60,14 @@ def dropping(connection_class: Any) -> Any:
     """
 
     class Dropping(connection_class):
+        def __init__(
+            self, *args: Any, health_check_interval: float | None = None, **kwargs: Any
+        ) -> None:
+            # By name: kombu 5.5 passes it on where the class, or a base of it, takes it so.
+            if health_check_interval is not None:
+                kwargs["health_check_interval"] = health_check_interval
+            super().__init__(*args, **kwargs)
+
         def read_response(self, *args: Any, **options: Any) -> Any:
             try:
                 return super().read_response(*args, **options)

@@ -30,6 +30,8 @@ def test_a_claim_outlives_it(pool: str, broker: Broker, app: Celery, tmp_path: P
         worker.ready()
         result = app.send_task("hold", [str(tmp_path / "go")])
         worker.wait_line(">> .* started")
+        leases = broker.client.keys("graceful:lease:*")
+        wait_until(lambda: result.id in broker.client.get(leases[0]), "the worker knows of it")
         for kind in ("pubsub", "normal"):
             broker.client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
         worker.wait_line(f"Task .*{result.id}.* goes on: its message is claimed")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import celery
 import pytest
 
 from tests.conftest import RedisDB
@@ -102,6 +103,11 @@ def test_one_after_the_other_and_two_at_once(redis_db: RedisDB, pool: str) -> No
     assert output.count("ok ") == WHAT[pool].count(",") + 1
 
 
+@pytest.mark.xfail(
+    celery.VERSION < (5, 7),
+    reason="an embedded worker is kept in memory by older versions: 4 files and 2,000 objects each",
+    strict=False,
+)
 @pytest.mark.parametrize("pool", WHAT)
 def test_twenty_leave_nothing_behind(redis_db: RedisDB, pool: str) -> None:
     assert "ok leaves_nothing" in run(redis_db, "-m", "tests.apps.embedded", "leaves_nothing", pool)
