@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from functools import cache
+from inspect import signature
 from typing import Any
 
 __all__ = ["address_of", "dropping", "is_answer", "is_forbidden", "make_client"]
@@ -47,6 +48,11 @@ def _is_demoted(exc: BaseException) -> bool:
     )
 
 
+def _takes_health_checks(connection_class: Any) -> bool:
+    classes = (connection_class, *connection_class.__bases__)
+    return any("health_check_interval" in signature(one.__init__).parameters for one in classes)
+
+
 @cache
 def dropping(connection_class: Any) -> Any:
     """A class of connections that are closed when an answer does not come, whoever asked.
@@ -60,13 +66,14 @@ def dropping(connection_class: Any) -> Any:
     """
 
     class Dropping(connection_class):
-        def __init__(
-            self, *args: Any, health_check_interval: float | None = None, **kwargs: Any
-        ) -> None:
-            # By name: kombu 5.5 passes it on where the class, or a base of it, takes it so.
-            if health_check_interval is not None:
-                kwargs["health_check_interval"] = health_check_interval
-            super().__init__(*args, **kwargs)
+        if _takes_health_checks(connection_class):  # kombu 5.5 looks no deeper than we do there
+
+            def __init__(
+                self, *args: Any, health_check_interval: float | None = None, **kwargs: Any
+            ) -> None:
+                if health_check_interval is not None:
+                    kwargs["health_check_interval"] = health_check_interval
+                super().__init__(*args, **kwargs)
 
         def read_response(self, *args: Any, **options: Any) -> Any:
             try:
