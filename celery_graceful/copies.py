@@ -9,20 +9,20 @@ Where there is a store, other workers learn of it there.
 
 from __future__ import annotations
 
-import zlib
 from collections import deque
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from celery.utils.log import get_logger
 
 from celery_graceful import native
+from celery_graceful.fingerprint import Fingerprint, fingerprint, fingerprint_as_text
 
 if TYPE_CHECKING:
     from celery_graceful.ledger import Ledger
     from celery_graceful.request import GracefulRequest
 
-__all__ = ["Copies", "key_of", "message_of"]
+__all__ = ["Copies"]
 
 logger = get_logger(__name__)
 
@@ -45,15 +45,15 @@ class Copies:
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self._lock = native.Lock()
-        self._orphans: dict[Any, GracefulRequest] = {}
+        self._orphans: dict[Fingerprint, GracefulRequest] = {}
         #: Runs that have ended, and until when their copies may come; oldest first.
-        self._owed: dict[Any, float] = {}
+        self._owed: dict[Fingerprint, float] = {}
         #: When what was acknowledged: its key, its task, its note.
-        self._answered: deque[tuple[float, Any, str | None]] = deque(maxlen=ANSWERED)
+        self._answered: deque[tuple[float, Fingerprint, str | None]] = deque(maxlen=ANSWERED)
 
     def answered(self, request: GracefulRequest) -> None:
         """It is being acknowledged; whether that arrives nobody says."""
-        self._answered.append((monotonic(), key_of(request), request.note))
+        self._answered.append((monotonic(), fingerprint(request), request.note))
 
     def connection_lost(self, *, heard: bool) -> None:
         """What is running, and is not acknowledged, is back at the broker.
@@ -71,29 +71,29 @@ class Copies:
         for request in self.ledger.active():
             if request.started_at is not None and not request.acknowledged:
                 request.orphaned = True
-                self._orphans[key_of(request)] = request
+                self._orphans[fingerprint(request)] = request
 
     def owe(self, request: GracefulRequest) -> bool:
         """An orphan has ended; its copy, when it comes, is acknowledged. False: it has come."""
         with self._lock:
             if not request.orphaned:
                 return False
-            self._orphans.pop(key_of(request), None)
-        self._owes(key_of(request), request.note)
+            self._orphans.pop(fingerprint(request), None)
+        self._owes(fingerprint(request), request.note)
         return True
 
-    def _owes(self, key: Any, note: str | None) -> None:
+    def _owes(self, key: Fingerprint, note: str | None) -> None:
         with self._lock:
             self._owed[key] = monotonic() + COMING
             while len(self._owed) > OWED:
                 del self._owed[next(iter(self._owed))]
-        self.ledger.inquest.remember(key[0], note, message_of(key))
+        self.ledger.inquest.remember(key[0], note, fingerprint_as_text(key))
 
     def settle(self, copy: GracefulRequest) -> bool:
         """Whether ``copy`` is of something that runs here or has run; it is seen to then."""
         if not (self._orphans or self._owed) or not copy.delivery_info.get("redelivered"):
             return False
-        key = key_of(copy)
+        key = fingerprint(copy)
         with self._lock:
             ended = self._owed.pop(key, 0.0) > monotonic()
             run = self._orphans.pop(key, None)
@@ -108,15 +108,3 @@ class Copies:
             logger.info("%s was delivered again and still runs: it goes on", copy.humaninfo())
             copy.leave_to(run)
         return ended or run is not None
-
-
-def key_of(request: GracefulRequest) -> Any:
-    """What tells its message from others of the same task: a later try, a replacement."""
-    headers, body = request.request_dict, request.message.body
-    check = zlib.crc32(body.encode() if isinstance(body, str) else body or b"")
-    return request.id, headers.get("retries"), headers.get("replaced_task_nesting"), check
-
-
-def message_of(key: Any) -> str:
-    """The same for other workers."""
-    return "/".join(map(str, key[1:]))

@@ -19,6 +19,7 @@ from celery_graceful.claims import Tag
 from celery_graceful.fence import CLAIM
 from celery_graceful.ledger import Ledger
 from celery_graceful.monitors import outcome
+from celery_graceful.monitors.checkin import CheckIn
 from celery_graceful.redelivery import has_begun
 from celery_graceful.stage import OPEN, Stage
 
@@ -43,6 +44,7 @@ class Delivery(Request):
     #: Its task hands it to the pool by itself; set by ``adopt``.
     by_others = False
 
+    _check_in: CheckIn | None
     _message: Any
     _on_ack: Any
     _on_reject: Any
@@ -102,6 +104,20 @@ class Delivery(Request):
         """The task's context, as signals and backends want it."""
         return self._context
 
+    @property
+    def check_in(self) -> CheckIn | None:
+        """Of its run, until somebody closes it. Nobody opens one for what others hand over."""
+        if self.by_others:
+            return None
+        if "_check_in" not in self.__dict__:
+            self._check_in = outcome.find_check_in(self)
+        return self._check_in
+
+    def take_check_in(self) -> CheckIn | None:
+        """The same, for who closes it."""
+        found, self._check_in = self.check_in, None
+        return found
+
     # -- its start -------------------------------------------------------------------
 
     def begin(self) -> bool:
@@ -113,7 +129,7 @@ class Delivery(Request):
         self.started_at = time.monotonic()
         if self.expires and self.claim is not None:
             self.claim.book.begun.add(str(self.claim))
-        if outcome.check_in_of(self) is not None:
+        if self.check_in is not None:
             self.ledger.on_check_in()
         self.note = self.ledger.inquest.begins(self)
         return True

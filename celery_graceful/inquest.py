@@ -12,25 +12,22 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from celery.utils.log import get_logger
 
 from celery_graceful.checkpoint import DELIVERY, SENT_AGAIN
 from celery_graceful.claimant import claims_key
-from celery_graceful.copies import key_of, message_of
 from celery_graceful.describe import describe
 from celery_graceful.fence import CLAIM
+from celery_graceful.fingerprint import fingerprint, fingerprint_as_text
 from celery_graceful.poison import condemn, count_deaths, say_death, tell_untold
 from celery_graceful.quarantine import QUARANTINE, Kept
 from celery_graceful.starts import Starts
 from celery_graceful.store import Store, StoreAway, find_workers_store, settings_of
 from celery_graceful.trust import EPOCH
 
-if TYPE_CHECKING:
-    from celery_graceful.request import GracefulRequest
-
-__all__ = ["Inquest"]
+__all__ = ["Delivered", "Inquest"]
 
 logger = get_logger(__name__)
 
@@ -41,6 +38,29 @@ LOOK_AGAIN, LOOK_SOON = 0.5, 0.05
 #: Seconds for which the message of what runs elsewhere is held. RabbitMQ closes the channel of
 #: one that is held for too long, its own ``consumer_timeout``.
 HOLD = 30.0
+
+
+class Delivered(Protocol):
+    """A delivery, as far as somebody looks into what became of its runs."""
+
+    id: Any
+    name: Any
+    message: Any
+    request_dict: Any
+    delivery_info: Any
+
+    @property
+    def has_left(self) -> bool:
+        """Whether it is not ours any more."""
+
+    def has_succeeded(self) -> bool:
+        """Whether the child stored the result of its task before it died."""
+
+    def put_off(self) -> None:
+        """Another worker runs it, for longer than it is good to wait. In the loop."""
+
+    def humaninfo(self) -> str:
+        """For people."""
 
 
 class _Finding(NamedTuple):
@@ -109,7 +129,7 @@ class Inquest:
 
     # -- asked by the loop -----------------------------------------------------------
 
-    def child_died(self, request: GracefulRequest, then: Callable[[bool], None]) -> bool:
+    def child_died(self, request: Delivered, then: Callable[[bool], None]) -> bool:
         """The child that ran a delivery is dead.
 
         Args:
@@ -125,7 +145,7 @@ class Inquest:
         return True
 
     def delivered_again(
-        self, request: GracefulRequest, then: Callable[[bool], None], *, alone: bool
+        self, request: Delivered, then: Callable[[bool], None], *, alone: bool
     ) -> bool:
         """A delivery is about to be handed over; as ``child_died``.
 
@@ -145,7 +165,7 @@ class Inquest:
         self._open(lambda: self._delivered_again(request, then, alone, until))
         return True
 
-    def begins(self, request: GracefulRequest) -> str | None:
+    def begins(self, request: Delivered) -> str | None:
         """A task is about to run; the note of it, if one was made."""
         if self.starts is None:
             return None
@@ -205,11 +225,11 @@ class Inquest:
         except StoreAway:
             pass  # said there
 
-    def _child_died(self, request: GracefulRequest, then: Callable[[bool], None]) -> None:
+    def _child_died(self, request: Delivered, then: Callable[[bool], None]) -> None:
         quarantined = False
         try:
             deaths = self._count(request)
-            if _has_succeeded(request):
+            if request.has_succeeded():
                 pass
             elif deaths >= self.settings.poison_limit:
                 quarantined = self._condemn(request, deaths)
@@ -223,7 +243,7 @@ class Inquest:
         if quarantined:
             self._tell()
 
-    def _count(self, request: GracefulRequest) -> int:
+    def _count(self, request: Delivered) -> int:
         assert self.store is not None
         delivery = request.request_dict[DELIVERY]
         if self.starts is not None:
@@ -233,7 +253,7 @@ class Inquest:
 
     def _delivered_again(
         self,
-        request: GracefulRequest,
+        request: Delivered,
         then: Callable[[bool], None],
         alone: bool,
         until: float,
@@ -268,7 +288,7 @@ class Inquest:
         if quarantined:
             self._tell()
 
-    def _look(self, request: GracefulRequest, death: str = "", *, alone: bool = False) -> _Finding:
+    def _look(self, request: Delivered, death: str = "", *, alone: bool = False) -> _Finding:
         assert self.store is not None
         keys = [f"graceful:started:{request.id}", f"graceful:deaths:{request.id}"]
         keys += [QUARANTINE, EPOCH]
@@ -283,13 +303,13 @@ class Inquest:
                 int(self.settings.lease_ttl * 1000),
                 self.settings.poison_limit,
                 death,
-                "" if death else message_of(key_of(request)),
+                "" if death else fingerprint_as_text(fingerprint(request)),
                 "1" if alone else "",
             ],
         )
         return _Finding(str(verdict), *map(int, numbers))
 
-    def _condemn(self, request: GracefulRequest, deaths: int) -> bool:
+    def _condemn(self, request: Delivered, deaths: int) -> bool:
         assert self.store is not None
         rest = {"why": "", "deaths": deaths, "worker": self.worker}
         claim = _claim(request)
@@ -304,12 +324,7 @@ class Inquest:
         return condemn(self.store, self.settings, kept, deaths, claim)
 
 
-def _claim(request: GracefulRequest) -> tuple[str, str] | None:
+def _claim(request: Delivered) -> tuple[str, str] | None:
     """Worker and number of its claim, where there are claims."""
     worker, _, number = request.request_dict.get(CLAIM, "").rpartition("/")
     return (worker, number) if number else None
-
-
-def _has_succeeded(request: GracefulRequest) -> bool:
-    """Whether the child stored the result of its task before it died; Celery looks since 5.7."""
-    return bool(request._success_was_stored())

@@ -14,7 +14,6 @@ from celery_graceful.copies import Copies
 from celery_graceful.forget import Forget
 from celery_graceful.handover import Handovers
 from celery_graceful.inquest import Inquest
-from celery_graceful.monitors import outcome
 from celery_graceful.monitors.checkin import CheckIn
 from celery_graceful.requeue import Requeue
 from celery_graceful.stage import Stage
@@ -101,9 +100,9 @@ class Ledger:
         running = (r for r in self.open_requests() if r.stage is Stage.RUNNING and not r.lost)
         found = []
         for request in running:
-            check_in = outcome.check_in_of(request)
+            check_in = request.check_in
             if check_in is not None:
-                check_in.pid = request.worker_pid
+                check_in.runs_in(request.worker_pid)
                 found.append(check_in)
         return found
 

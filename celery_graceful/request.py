@@ -194,6 +194,10 @@ class GracefulRequest(Delivery):
         except BaseException as exc_after:
             put_right(self, exc_after, requeues(self, exc))
 
+    def has_succeeded(self) -> bool:
+        """Whether the child stored the result of its task before it died."""
+        return bool(self._success_was_stored())
+
     def _success_was_stored(self) -> Any:
         """Celery asks since 5.7, when a child is lost, whether its task had succeeded before."""
         ask = getattr(super(), "_success_was_stored", None)

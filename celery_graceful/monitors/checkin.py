@@ -103,6 +103,10 @@ class CheckIn:
             duration += self._began_before
         return replace(report, check_in_id=self.id, duration=duration)
 
+    def runs_in(self, pid: int | None) -> None:
+        """Another process than this one runs it, if one does; this one sends its heartbeats."""
+        self.pid = pid
+
     # -- the store -------------------------------------------------------------------
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Ignore, Reject
@@ -16,10 +16,7 @@ from celery.exceptions import Ignore, Reject
 from celery_graceful.monitors.checkin import CheckIn
 from celery_graceful.monitors.monitors import Monitors, monitors_of
 
-if TYPE_CHECKING:
-    from celery_graceful.request import GracefulRequest
-
-__all__ = ["check_in_of", "close", "close_dead", "close_failed", "interrupted"]
+__all__ = ["Run", "close", "close_dead", "close_failed", "find_check_in", "interrupted"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,71 +27,83 @@ _LOST = (WorkerLostError, Terminated, TimeLimitExceeded, SystemExit, KeyboardInt
 SHORT = 0.3
 
 
-def check_in_of(request: GracefulRequest) -> CheckIn | None:
-    """The check-in of a delivery, if it has one."""
-    found = request.__dict__.get("_check_in", request)
-    if request.by_others:  # nobody opens one
+class Run(Protocol):
+    """What the main process knows of a run; its request, for one."""
+
+    task: Any
+    id: Any
+    request_dict: Any
+    worker_pid: int | None
+    started_at: float | None
+
+    @property
+    def check_in(self) -> CheckIn | None:
+        """The check-in that is to be closed, if there is one."""
+
+    def take_check_in(self) -> CheckIn | None:
+        """The same, for who closes it: nobody else finds it any more."""
+
+    def humaninfo(self) -> str:
+        """For people."""
+
+
+def find_check_in(run: Run) -> CheckIn | None:
+    """The check-in of a run, if it has one."""
+    try:
+        return _monitors(run).of_run(run.task, run.id, run.request_dict)
+    except Exception:
+        logger.exception("No check-in for %s", run.humaninfo())
         return None
-    if found is request:
-        try:
-            found = _monitors(request).of_run(request.task, request.id, request.request_dict)
-        except Exception:
-            logger.exception("No check-in for %s", request.humaninfo())
-            found = None
-        request.__dict__["_check_in"] = found
-    return found  # type: ignore[no-any-return]
 
 
-def close(request: GracefulRequest, status: str, text: str, *, dying: bool = False) -> None:
-    """The run has ended for good; done once for a delivery.
+def close(run: Run, status: str, text: str, *, dying: bool = False) -> None:
+    """The run has ended for good; done once for each.
 
     Args:
-        request: The delivery.
+        run: The run.
         status: What to close it as.
         text: For people.
         dying: The process that runs it, if one does, is being ended: its last words come first.
     """
-    check_in = check_in_of(request)
+    check_in = run.take_check_in()
     if check_in is not None:
-        request.__dict__["_check_in"] = None
-        pid = request.worker_pid if dying and request.started_at is not None else None
+        pid = run.worker_pid if dying and run.started_at is not None else None
         try:
-            _monitors(request).dispatch.finish(check_in, status, text, after=pid)
+            _monitors(run).dispatch.finish(check_in, status, text, after=pid)
         except Exception:
-            logger.exception("The check-in of %s could not be closed", request.humaninfo())
+            logger.exception("The check-in of %s could not be closed", run.humaninfo())
 
 
-def close_failed(request: GracefulRequest, exc: BaseException, *, succeeded: bool) -> None:
+def close_failed(run: Run, exc: BaseException, *, succeeded: bool) -> None:
     """It has ended by ``exc`` and will not come again; close it if nobody else has.
 
     Args:
-        request: The delivery.
+        run: The run.
         exc: What it ended by.
         succeeded: Its success was stored before its process was lost.
     """
     if isinstance(exc, _LOST):
-        close(request, "ok" if succeeded else "error", f"lost: {exc}")
+        close(run, "ok" if succeeded else "error", f"lost: {exc}")
     elif isinstance(exc, Reject):
-        close(request, "error", "rejected")
+        close(run, "error", "rejected")
     elif isinstance(exc, Ignore):
-        close(request, "ok", "ignored")
+        close(run, "ok", "ignored")
 
 
-def interrupted(requests: Iterable[GracefulRequest], timeout: float = SHORT) -> None:
+def interrupted(runs: Iterable[Run], timeout: float = SHORT) -> None:
     """They were taken away and go on elsewhere. Before their messages are given back.
 
     Args:
-        requests: The deliveries.
+        runs: Their runs.
         timeout: Seconds that the store may take for each.
     """
-    for request in requests:
-        check_in = check_in_of(request)
-        if check_in is not None and request.started_at is not None:
-            request.__dict__["_check_in"] = None
+    for run in runs:
+        check_in = None if run.started_at is None else run.take_check_in()
+        if check_in is not None:
             try:
-                _monitors(request).dispatch.goes_on(check_in, "given up", timeout)
+                _monitors(run).dispatch.goes_on(check_in, "given up", timeout)
             except Exception:
-                logger.exception("The check-in of %s could not be closed", request.humaninfo())
+                logger.exception("The check-in of %s could not be closed", run.humaninfo())
 
 
 def close_dead(
@@ -123,5 +132,5 @@ def close_dead(
         logger.exception("The check-in of %s[%s] could not be closed", task_name, task_id)
 
 
-def _monitors(request: GracefulRequest) -> Monitors:
-    return monitors_of(request.task.app)
+def _monitors(run: Run) -> Monitors:
+    return monitors_of(run.task.app)

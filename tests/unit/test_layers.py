@@ -41,6 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "codec",
         "redelivery",
         "failure",
+        "fingerprint",
         "flaws",
         "grace_period",
         "kept",
