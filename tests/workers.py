@@ -7,7 +7,6 @@ import re
 import select
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 
 from celery import Celery
+
+from tests.command import CELERY
 
 __all__ = ["TIMEOUT", "Worker", "wait_until", "wait_until_heard"]
 
@@ -74,7 +75,7 @@ class Worker:
         )
         if pool == "spawn":
             environ["POOL_START_METHOD"] = "spawn"
-        argv = [sys.executable, "-m", "celery", "-A", app, "worker", "-l", log_level]
+        argv = [*CELERY, "-A", app, "worker", "-l", log_level]
         argv += ["-P", "prefork" if pool == "spawn" else pool, "-c", str(concurrency)]
         if alone:
             argv += ["--without-mingle", "--without-gossip"]

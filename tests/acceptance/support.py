@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from celery import Celery
 
 from tests.apps import quorum_queues
+from tests.command import CELERY
 from tests.workers import ROOT, TIMEOUT, wait_until
 
 __all__ = ["Broker", "graceful_command"]
@@ -64,7 +64,7 @@ def graceful_command(
 ) -> str:
     """What `celery -A app graceful ...` writes; it has to exit with `status`."""
     ended = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", app, "graceful", *args],
+        [*CELERY, "-A", app, "graceful", *args],
         env={**os.environ, **(env or {})},
         cwd=ROOT,
         capture_output=True,

@@ -11,6 +11,7 @@ from collections import defaultdict
 import pytest
 from celery import Celery
 
+from tests.command import CELERY
 from tests.workers import ROOT, TIMEOUT, Worker, wait_until_heard
 
 APP = "tests.apps.cleanup"
@@ -237,10 +238,10 @@ def test_a_script():
     assert "hangs did not end within 0.2 s" in process.stderr
 
 
-def terminated_at(text, redis_db, args, status):
-    """Run Python with `args`, tell it to stop when it says `text`; its id, and all it said."""
+def terminated_at(text, redis_db, argv, status):
+    """Run a program, tell it to stop when it says `text`; its id, and all it said."""
     process = subprocess.Popen(
-        [sys.executable, *args],
+        argv,
         cwd=ROOT,
         env={**os.environ, "BROKER_URL": redis_db.url},
         stderr=subprocess.PIPE,
@@ -257,8 +258,8 @@ def terminated_at(text, redis_db, args, status):
 
 
 def test_beat(redis_db, tmp_path):
-    args = ["-m", "celery", "-A", APP, "beat", "-s", str(tmp_path / "schedule")]
-    pid, seen = terminated_at("BEAT started", redis_db, args, status=0)
+    argv = [*CELERY, "-A", APP, "beat", "-s", str(tmp_path / "schedule")]
+    pid, seen = terminated_at("BEAT started", redis_db, argv, status=0)
     assert ends_of(seen, str(pid)) == TROUBLE, seen
 
 
@@ -310,7 +311,7 @@ def test_a_worker_is_gone_when_its_exit_handlers_have_run(redis_db, program, poo
 
 def test_a_script_goes_on_after_its_worker(redis_db, program):
     """And ends as it likes: its exit status is not the worker's."""
-    _, seen = terminated_at("ready.\n", redis_db, [str(program)], status=3)
+    _, seen = terminated_at("ready.\n", redis_db, [sys.executable, str(program)], status=3)
     assert words(seen) == ["GOES ON", "FINALIZED", "ATEXIT second", "ATEXIT first", "TAKEN APART"]
 
 

@@ -36,6 +36,7 @@ from celery_graceful.monitors.report import Report
 from celery_graceful.monitors.silent import say_what_is_silent, say_who_is_unknown
 from celery_graceful.monitors.traced import silence_sentry, trace_with_check_in
 from tests.apps import entries
+from tests.command import CELERY
 from tests.conftest import RabbitVhost, RedisDB
 from tests.peers import HealthchecksServer, Project, environ
 from tests.processes import LOOPBACK
@@ -586,7 +587,7 @@ def test_entries_stop_neither_worker_nor_beat(redis_db: RedisDB, project: Projec
     """Whatever they are called, and also those that come later: each has a monitor of its own."""
     names = [*entries.AT_START, *entries.LATER]
     env = {"BROKER_URL": redis_db.url, "SENTRY_DSN": project.dsn}
-    argv = [sys.executable, "-m", "celery", "-A", "tests.apps.entries", "beat", "--pidfile="]
+    argv = [*CELERY, "-A", "tests.apps.entries", "beat", "--pidfile="]
     argv += ["-S", "tests.apps.entries:AddsLater"]
     with Worker("tests.apps.entries", pool="threads", env=env).ready() as worker:
         beat = subprocess.Popen(
@@ -757,7 +758,7 @@ def test_ten_stops_under_a_beat(redis_db: RedisDB, project: Project) -> None:
         "MONITORS": "beat",
         "PYTHONPATH": str(ROOT),
     }
-    argv = [sys.executable, "-m", "celery", "-A", "tests.apps.monitored", "beat"]
+    argv = [*CELERY, "-A", "tests.apps.monitored", "beat"]
     argv += ["-S", "tests.apps.monitored:FireOften", "--pidfile="]
     beat = subprocess.Popen(
         argv, env=env, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
