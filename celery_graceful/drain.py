@@ -36,7 +36,7 @@ from celery_graceful.monitors.monitors import monitors_of
 from celery_graceful.other_consumers import OtherConsumers
 from celery_graceful.phase import InterruptReason, Phase
 from celery_graceful.places import Places
-from celery_graceful.pools import adapter_for
+from celery_graceful.pools import kind_of
 from celery_graceful.quiesce import Quiesce
 from celery_graceful.report import report
 from celery_graceful.requeue import Requeue
@@ -82,18 +82,24 @@ class Drain:
         self.worker = worker
         self.settings = settings
         self.deadlines = deadlines
+        kind = kind_of(worker)
+        self.loop = Loop(worker, green=kind.is_green)
         self.ledger = Ledger(Requeue(worker.app))
-        self.adapter = adapter_for(worker, self.ledger)
-        self.log = log_thread.current = LogThread(logger)
+        self.adapter = kind.adapter(
+            worker,
+            self.ledger,
+            ring_loop=self.loop.ring,
+            read_pending=self.loop.read_pending,
+        )
+        self.log = log_thread.current = LogThread(
+            logger, through_loop=self.loop.ring if kind.is_green else None
+        )
         self.embedded = embedded
         self.restart = Restart()
         #: SIGHUP is ours to handle.
         self.hears_hangup = False
-        self.board = Board.create(spawn=self.adapter.spawns)
+        self.board = Board.create(spawn=kind.spawns)
         phase.attach(self.board)
-        self.loop = Loop(worker, lambda: self.quiesce.on_loop())
-        if getattr(worker.pool_cls, "is_green", False):
-            self.log.through_loop = self.loop.ring
         self.quiesce = Quiesce(self)
         #: What it consumes besides its tasks.
         self.others = OtherConsumers()
@@ -113,16 +119,24 @@ class Drain:
         self.revocations = Revocations(self)
         self.ledger.revoke = self.revocations.begin
         self.ledger.inquest.ring_loop = self.loop.ring
-        self.ledger.can_pass_by = self.adapter.can_pass_by
-        self.ledger.inquest.in_process = self.adapter.in_process
-        self.adapter.ring_loop = self.loop.ring
-        self.adapter.read_pending = self.loop.read_pending
+        self.ledger.can_pass_by = kind.can_pass_by
+        self.ledger.inquest.in_process = kind.in_process
         self.asked_by = ""
         #: Nothing is fetched or started any more.
         self.quiet = False
         self._reported = self._stopped = False
         #: Where it is a worker among others.
         self.places = Places(self)
+        for on_loop in (
+            self.places.on_loop,
+            self.adapter.on_loop,
+            self.log.write_pending,
+            self.ledger.inquest.on_loop,
+            self.revocations.on_loop,
+            self.misfits.on_loop,
+            self.quiesce.on_loop,
+        ):
+            self.loop.add_listener(on_loop)
 
     def start(self) -> None:
         """Start the watch; before the pool starts."""

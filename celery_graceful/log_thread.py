@@ -25,17 +25,19 @@ class LogThread:
 
     Args:
         logger: Where to.
+        through_loop: Rings the loop, which calls ``write_pending``; where tasks run on greenlets.
+            Locks of gevent and eventlet, and those of logging are such there, cannot be fought
+            for by a hub and a thread.
     """
 
-    def __init__(self, logger: logging.Logger) -> None:
+    def __init__(
+        self, logger: logging.Logger, through_loop: Callable[[], None] | None = None
+    ) -> None:
         self._logger = logger
+        self._through_loop = through_loop
         self._records: deque[logging.LogRecord | Callable[[], None]] = deque()
         self._bell = native.Doorbell()
         self._hurry = False
-        #: Rings the loop, which calls ``write_pending``; set where tasks run on greenlets. Locks
-        #: of gevent and eventlet, and those of logging are such there, cannot be fought for
-        #: by a hub and a thread.
-        self.through_loop: Callable[[], None] | None = None
         self._ended = False
         self._thread = native.start_thread(self._write, "graceful-log")
 
@@ -85,8 +87,8 @@ class LogThread:
             self.write_pending()
 
     def _wait_for_the_hub(self) -> None:
-        if self.through_loop is not None:
-            self.through_loop()
+        if self._through_loop is not None:
+            self._through_loop()
             for _ in range(int(HUB_PATIENCE * 100)):
                 if not self._records or self._hurry:
                     return

@@ -32,23 +32,27 @@ class Loop:
 
     Args:
         worker: Celery's ``WorkController``.
-        on_ring: Called in the loop after somebody rang.
+        green: Its tasks are greenlets.
     """
 
-    def __init__(self, worker: Any, on_ring: Callable[[], None]) -> None:
+    def __init__(self, worker: Any, *, green: bool) -> None:
         self.worker = worker
-        self.on_ring = on_ring
+        self._listeners: list[Callable[[], None]] = []
         self.bell = native.Doorbell()
         #: A consumer is connected and its loop goes round.
         self.alive = False
-        self._green = bool(getattr(worker.pool_cls, "is_green", False))
+        self._green = green
         self._main: Any = None
         self._listener: threading.Thread | None = None
         self._ended = False
         self._queues: dict[str, str] = {}
 
+    def add_listener(self, on_loop: Callable[[], None]) -> None:
+        """Have something called in the loop after somebody rang, after what was added before."""
+        self._listeners.append(on_loop)
+
     def ring(self) -> None:
-        """Make the loop call ``on_ring`` soon. From any thread, or a signal handler."""
+        """Make the loop call its listeners soon. From any thread, or a signal handler."""
         self.bell.ring()
 
     # -- the consumer comes and goes -----------------------------------------------
@@ -86,7 +90,9 @@ class Loop:
 
     def _on_bell(self, *_: Any) -> None:
         self.bell.take()
-        self.on_ring()
+        for on_loop in self._listeners:
+            on_loop()
+        self.turn()  # for what was left to it
 
     def _attach_synloop(self, consumer: Any) -> None:
         """Without a hub: a thread (a greenlet, where tasks are) listens to the bell."""

@@ -57,19 +57,12 @@ class Quiesce:
 
     def on_loop(self) -> None:
         """Somebody rang. In the loop."""
-        self.drain.places.on_loop()
-        self.drain.adapter.on_loop()
-        self.drain.log.write_pending()
-        self.ledger.inquest.on_loop()
-        self.drain.revocations.on_loop()
-        self.drain.misfits.on_loop()
         if self.drain.quiet:
             self.fetch_no_more()
         if self.ledger.requeue.deferred:
             self._after_the_fetch()
         if self.drain.stopping and not self.drain.watch.given_up:
             self._stop_when_idle()
-        self.loop.turn()  # for what was left to it
 
     def fetch_no_more(self) -> None:
         """Stop fetching, once, and give back what was not started.

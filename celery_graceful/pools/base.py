@@ -26,22 +26,32 @@ class Adapter:
     Args:
         worker: Celery's ``WorkController``.
         ledger: What the worker holds.
+        ring_loop: Makes the loop come to its part of the drain.
+        read_pending: Takes what the broker has sent already. In the loop, or in its place.
     """
 
-    #: Children are started fresh, so the board has to have a name.
-    spawns = False
     #: Tasks run in the main process, where one of them may hold the GIL for ever.
     in_process = False
     #: What the pool was handed can be taken back until it begins.
     can_pass_by = False
 
-    def __init__(self, worker: Any, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        worker: Any,
+        ledger: Ledger,
+        *,
+        ring_loop: Callable[[], None],
+        read_pending: Callable[[], None],
+    ) -> None:
         self.worker = worker
         self.ledger = ledger
-        #: Makes the loop come to its part of the drain; set by the drain.
-        self.ring_loop: Callable[[], None] = lambda: None
-        #: Takes what the broker has sent already; set by the drain.
-        self.read_pending: Callable[[], None] = lambda: None
+        self.ring_loop = ring_loop
+        self.read_pending = read_pending
+
+    @staticmethod
+    def spawns(worker: Any) -> bool:
+        """Whether children are started fresh."""
+        return False
 
     def prepare(self) -> None:
         """Before the pool starts, in the main thread."""

@@ -21,9 +21,9 @@ __all__ = ["PreforkAdapter"]
 class PreforkAdapter(Adapter):
     """The main process's side."""
 
-    @property
-    def spawns(self) -> bool:  # type: ignore[override]
-        return bool(getattr(self.worker, "pool_start_method", "fork") != "fork")
+    @staticmethod
+    def spawns(worker: Any) -> bool:
+        return bool(getattr(worker, "pool_start_method", "fork") != "fork")
 
     def prepare(self) -> None:
         pool = self.worker.pool

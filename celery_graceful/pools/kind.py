@@ -1,0 +1,68 @@
+"""What is known of a worker's pool before there is anything that it could run."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from celery_graceful import native
+from celery_graceful.pools.base import Adapter
+
+__all__ = ["Kind", "kind_of"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The kind of one pool.
+
+    Attributes:
+        adapter: How an interrupt reaches its tasks, and how one is given up.
+        spawns: Children are started fresh, so the board has to have a name.
+        is_green: Celery takes its tasks for greenlets.
+    """
+
+    adapter: type[Adapter]
+    spawns: bool
+    is_green: bool
+
+    @property
+    def in_process(self) -> bool:
+        """Tasks run in the main process, where one of them may hold the GIL for ever."""
+        return self.adapter.in_process
+
+    @property
+    def can_pass_by(self) -> bool:
+        """What the pool was handed can be taken back until it begins."""
+        return self.adapter.can_pass_by
+
+
+def kind_of(worker: Any) -> Kind:
+    """The kind of the pool of ``worker``: one of Celery's own, or of one derived from it."""
+    adapter = _adapter_of(worker.pool_cls)
+    is_green = bool(getattr(worker.pool_cls, "is_green", False))
+    return Kind(adapter, adapter.spawns(worker), is_green)
+
+
+def _adapter_of(pool_cls: Any) -> type[Adapter]:
+    cls: type[Adapter]
+    if _is(pool_cls, "prefork"):
+        from celery_graceful.pools.prefork import PreforkAdapter as cls
+    elif _is(pool_cls, "thread"):
+        from celery_graceful.pools.threads import ThreadsAdapter as cls
+    elif _is(pool_cls, "gevent") or _is(pool_cls, "eventlet"):
+        if native.is_green():
+            from celery_graceful.pools.green import GreenAdapter as cls
+        else:
+            from celery_graceful.pools.unknown import UnpatchedAdapter as cls
+    elif _is(pool_cls, "solo"):
+        from celery_graceful.pools.solo import SoloAdapter as cls
+    else:
+        from celery_graceful.pools.unknown import UnknownAdapter as cls
+    return cls
+
+
+def _is(pool_cls: Any, name: str) -> bool:
+    # Whoever derives from it has imported it; not all can be imported everywhere.
+    celerys = getattr(sys.modules.get(f"celery.concurrency.{name}"), "TaskPool", ())
+    return isinstance(pool_cls, type) and issubclass(pool_cls, celerys)
