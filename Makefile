@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 USE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev$(CELERY)
 
+# Without bytecode, each of some thousand processes would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test lint chaos soak suites bench clean
 
 help:  ## show this list

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import signal
 import subprocess
-import sys
 import uuid
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from celery import Celery
 
 from celery_graceful.monitors.slug import slugify
+from tests.command import CELERY
 from tests.conftest import RedisDB
 from tests.peers import Project
 from tests.workers import ROOT, TIMEOUT, Worker, wait_until_heard
@@ -77,7 +77,7 @@ def start(env: dict[str, str], pool: str, **options: Any) -> Worker:
 
 def fire(env: dict[str, str], names: list[str]) -> None:
     """Have a real beat fire the entries."""
-    argv = [sys.executable, "-m", "celery", "-A", "tests.apps.monitored", "beat"]
+    argv = [*CELERY, "-A", "tests.apps.monitored", "beat"]
     argv += ["-S", "tests.apps.monitored:FireAtOnce", "--pidfile="]
     environ = {**env, "FIRE": ",".join(names), "PYTHONPATH": str(ROOT), "PATH": ""}
     done = subprocess.run(argv, env=environ, cwd=ROOT, capture_output=True, timeout=TIMEOUT)
