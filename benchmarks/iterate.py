@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from benchmarks.tables import percentile, table
-from celery_graceful import phase
+from celery_graceful import worker_state
 from tests.deliveries import bench
 from tests.servers import RedisServer
 
@@ -59,7 +59,7 @@ def iterate(redis: RedisServer, *, quick: bool) -> str:
 
 def checked(source: Iterable[int]) -> Iterable[int]:
     """A generator that does no more than look at the flag and at the clock."""
-    flag, clock, due = phase.flag, time.monotonic, time.monotonic() + 3600
+    flag, clock, due = worker_state.flag.value, time.monotonic, time.monotonic() + 3600
     for item in source:
         yield item
         if flag[0] or clock() >= due:

@@ -16,11 +16,11 @@ from typing import Any
 
 from celery.utils.log import get_task_logger
 
-from celery_graceful import phase
+from celery_graceful import worker_state
 from celery_graceful.codec import decode, encode
 from celery_graceful.exceptions import Interrupted
 from celery_graceful.interrupt import current_interrupt
-from celery_graceful.phase import Interrupt, InterruptReason
+from celery_graceful.phase import InterruptReason
 from celery_graceful.run import Run, current
 from celery_graceful.settings import Settings
 from celery_graceful.store import (
@@ -31,6 +31,7 @@ from celery_graceful.store import (
     find_store,
     settings_of,
 )
+from celery_graceful.worker_state import WorkerInterrupt
 
 __all__ = ["CURSOR", "DELIVERY", "SENT_AGAIN", "STEP", "Checkpoint", "key_of", "may_resume"]
 
@@ -269,7 +270,7 @@ class Checkpoint:
                     if not self._may_resume:
                         break
                     if time.monotonic() > end or current_interrupt() is not None:
-                        waiting = Interrupt(InterruptReason.STORE_AWAY, math.inf)
+                        waiting = WorkerInterrupt(InterruptReason.STORE_AWAY, math.inf)
                         raise Interrupted(current_interrupt() or waiting) from exc
                     time.sleep(LOAD_PAUSE)
         self._is_loaded = True
@@ -353,8 +354,8 @@ class Checkpoint:
 
     def _mark(self) -> None:
         """Let the main process know that there is something to delete in the end."""
-        if phase.board is not None:
-            phase.board.mark(self.task_id)
+        if worker_state.board.value is not None:
+            worker_state.board.value.mark(self.task_id)
 
     def _undisturbed(self) -> AbstractContextManager[None]:
         """An exception from outside must not land between a command and its answer."""

@@ -30,7 +30,7 @@ from functools import partial, update_wrapper
 from numbers import Real
 from typing import Any, Literal, get_args
 
-from celery_graceful import native, phase, time_limit
+from celery_graceful import native, time_limit, worker_state
 from celery_graceful.arguments import check_call, name_of
 
 __all__ = [
@@ -128,7 +128,7 @@ def _end() -> float:
     except Exception as exc:
         logger.error("graceful_exit_timeout: %s", exc)
         end = now + DEFAULT_TIMEOUT
-    board = phase.board
+    board = worker_state.board.value
     if board is not None and board.interrupted:
         share = MAIN_SHARE if "worker" in _scopes else CHILD_SHARE
         end = min(end, now + max(LEAST, share * (board.last_resort_at - now)))

@@ -23,7 +23,7 @@ from celery.apps.worker import _reload_current_worker
 from celery.platforms import EX_OK
 from celery.utils.log import get_logger
 
-from celery_graceful import log_thread, native, phase, signals
+from celery_graceful import log_thread, native, signals, worker_state
 from celery_graceful.board import Board
 from celery_graceful.grace_period import Deadlines
 from celery_graceful.leaving import Leaving
@@ -37,6 +37,7 @@ from celery_graceful.other_consumers import OtherConsumers
 from celery_graceful.phase import InterruptReason, Phase
 from celery_graceful.places import Places
 from celery_graceful.pools import kind_of
+from celery_graceful.process import Owner
 from celery_graceful.quiesce import Quiesce
 from celery_graceful.report import report
 from celery_graceful.requeue import Requeue
@@ -91,6 +92,8 @@ class Drain:
             ring_loop=self.loop.ring,
             read_pending=self.loop.read_pending,
         )
+        #: Of what this process has from this worker.
+        self.owner = Owner()
         self.log = log_thread.current = LogThread(
             logger, through_loop=self.loop.ring if kind.is_green else None
         )
@@ -99,7 +102,7 @@ class Drain:
         #: SIGHUP is ours to handle.
         self.hears_hangup = False
         self.board = Board.create(spawn=kind.spawns)
-        phase.attach(self.board)
+        worker_state.attach(self.board, self.owner)
         self.quiesce = Quiesce(self)
         #: What it consumes besides its tasks.
         self.others = OtherConsumers()
@@ -241,7 +244,8 @@ class Drain:
         self.log.end(LAST_THREADS)
         if log_thread.current is self.log:
             log_thread.current = None
-        phase.detach(self.board)
+        self.owner.end()
+        self.board.close()
         self.places.disconnect()
         disconnect(self.worker.app)
 

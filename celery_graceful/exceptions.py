@@ -22,7 +22,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from celery.exceptions import (
     Ignore,
@@ -31,8 +31,7 @@ from celery.exceptions import (
     TaskError,
 )
 
-if TYPE_CHECKING:
-    from celery_graceful.phase import Interrupt
+from celery_graceful.phase import Interrupt
 
 __all__ = [
     "CheckpointError",
@@ -62,7 +61,7 @@ class Interrupted(BaseException):
 
     def __init__(self, why: Interrupt | str | None = None) -> None:
         super().__init__(why)
-        self.interrupt = cast("Interrupt", why) if hasattr(why, "time_left") else None
+        self.interrupt = why if isinstance(why, Interrupt) else None
         self.message = "" if why is None or self.interrupt is not None else str(why)
 
     def __str__(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from celery.utils.log import get_task_logger
 
-from celery_graceful import phase
+from celery_graceful import worker_state
 from celery_graceful.claimant import FALLEN, WORKERS, claims_key, lease_key, tombstone_key
 from celery_graceful.describe import describe
 from celery_graceful.store import StoreAway, find_workers_store, settings_of
@@ -36,11 +36,11 @@ def still_mine(app: Any, claim: str) -> bool:
         app: The Celery app.
         claim: ``<worker>/<number>``. Without the number: whether any of that worker's are.
     """
-    board = phase.board
+    board = worker_state.board.value
     if board is None:
         return True
     worker, _, number = claim.rpartition("/")
-    held = phase.holds(worker)
+    held = worker_state.holds(worker)
     if held is not None:
         return held
     store = find_workers_store(app, board.place_of(worker))
@@ -68,10 +68,10 @@ def may_start(task: Any) -> bool:
     claim = getattr(task.request, CLAIM, None)
     if claim is not None and not task.acks_late:  # whether it is acknowledged yet says nothing
         claim = claim.rpartition("/")[0] + "/"
-    return claim is None or phase.board is None or still_mine(task.app, claim)
+    return claim is None or worker_state.board.value is None or still_mine(task.app, claim)
 
 
 def holds_claim(task: Any) -> bool:
     """``still_mine`` of the delivery that ``task`` runs, where it has a claim."""
     claim = claim_of(task)
-    return claim is None or phase.board is None or still_mine(task.app, claim)
+    return claim is None or worker_state.board.value is None or still_mine(task.app, claim)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, overload
 
 from celery.utils.log import get_logger
 
-from celery_graceful import native, phase
+from celery_graceful import native, worker_state
 from celery_graceful.arguments import check_call, check_seconds, name_of
 from celery_graceful.phase import Interrupt
 from celery_graceful.run import Run, current
@@ -53,7 +53,7 @@ SLOW_AFTER = 1.0
 
 def interrupted() -> bool:
     """Whether the running task has to stop. A memory read."""
-    return bool(phase.flag[0]) and current_interrupt() is not None
+    return bool(worker_state.flag.value[0]) and current_interrupt() is not None
 
 
 def current_interrupt() -> Interrupt | None:
@@ -62,7 +62,7 @@ def current_interrupt() -> Interrupt | None:
 
 
 def _interrupt_of(run: Run | None) -> Interrupt | None:
-    return phase.worker_interrupt() if run is None else run.interrupt
+    return worker_state.worker_interrupt() if run is None else run.interrupt
 
 
 class _Block(AbstractContextManager[None]):
@@ -204,7 +204,7 @@ def wait_for_interrupt(timeout: float | None = None) -> bool:
         check_seconds("wait_for_interrupt", timeout)
     if interrupted():
         return True
-    if phase.board is None:
+    if worker_state.board.value is None:
         if timeout is None:
             raise RuntimeError(
                 "wait_for_interrupt() without timeout would never end here: "
@@ -227,14 +227,14 @@ def _get_bell() -> native.Doorbell:
     with _bell_lock:
         if _bell is None:
             _bell = native.Doorbell()
-            if phase.flag[0]:
+            if worker_state.flag.value[0]:
                 _bell.ring()
     return _bell
 
 
 def wake() -> None:
     """Wake all waits of this process. Safe in a signal handler."""
-    if _bell is not None and phase.flag[0]:
+    if _bell is not None and worker_state.flag.value[0]:
         _bell.ring()
 
 
@@ -257,9 +257,11 @@ def _wait_bell(timeout: float | None, until: Callable[[], bool]) -> None:
                 left = None if end is None else end - time.monotonic()
                 if left is not None and left <= 0:
                     return
-                if phase.flag[0]:  # it rang for others
+                if worker_state.flag.value[0]:  # it rang for others
                     time.sleep(OTHERS_PAUSE if left is None else min(left, OTHERS_PAUSE))
-                elif selector.select(left and native.capped(left)) and not phase.flag[0]:
+                elif (
+                    selector.select(left and native.capped(left)) and not worker_state.flag.value[0]
+                ):
                     bell.take()  # they are gone
     finally:
         os.close(fd)
@@ -333,7 +335,7 @@ def _calling_back(fn: Callable[[Interrupt], Any]) -> Iterator[None]:
     global _dispatching
     interrupt = current_interrupt()
     callback = _Callback(fn, current())
-    if phase.board is None:
+    if worker_state.board.value is None:
         yield
         return
     if interrupt is not None:
@@ -371,7 +373,7 @@ def _begin_callbacks() -> bool:
 
 
 def _is_over() -> bool:
-    return phase.board is None or phase.is_stopping()
+    return worker_state.board.value is None or worker_state.is_stopping()
 
 
 @contextmanager

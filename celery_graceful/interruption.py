@@ -19,6 +19,7 @@ from celery_graceful.exceptions import (
 from celery_graceful.interrupt import wait_for_interrupt
 from celery_graceful.phase import Interrupt, InterruptReason
 from celery_graceful.run import Run
+from celery_graceful.worker_state import WorkerInterrupt
 
 __all__ = ["interrupt_in"]
 
@@ -34,7 +35,7 @@ _TOLD_TO_END = frozenset(
 )
 
 #: Of an ``Interrupted`` that was made by hand.
-_UNKNOWN = Interrupt(InterruptReason.SHUTDOWN, math.inf)
+_UNKNOWN = WorkerInterrupt(InterruptReason.SHUTDOWN, math.inf)
 
 #: Seconds that the news of a stop may take. A signal to a process group ends a task's child
 #: process before the worker has told its own.

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from celery.utils.log import get_task_logger
 
-from celery_graceful import phase
+from celery_graceful import worker_state
 from celery_graceful.checkpoint import CURSOR, Checkpoint
 from celery_graceful.codec import decode, encode
 from celery_graceful.exceptions import CheckpointError
@@ -179,7 +179,7 @@ class Loop(Generic[T]):
             return
         self._done = self.cursor = done
         pairs = self._open(done)
-        flag, clock = phase.flag, monotonic
+        flag, clock = worker_state.flag.value, monotonic
         run = current()
         self._progress.loops.append(self)
         self._enter_item()

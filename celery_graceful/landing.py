@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from celery_graceful import phase
+from celery_graceful import worker_state
 from celery_graceful.exceptions import Interrupted
 from celery_graceful.phase import Interrupt
 
@@ -64,7 +64,7 @@ def landing(cls: type[BaseException], current: Callable[[], _Run | None]) -> typ
 def make(cls: type[BaseException], run: _Run | None) -> BaseException:
     """An instance of ``cls`` that knows the interrupt of ``run``."""
     if issubclass(cls, Interrupted):
-        return cls(phase.worker_interrupt() if run is None else run.interrupt)
+        return cls(worker_state.worker_interrupt() if run is None else run.interrupt)
     exc = cls()
     if run is not None:
         run.made(exc)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from celery.worker import state
 
-from celery_graceful import native, phase
+from celery_graceful import native, worker_state
 from celery_graceful.aftermath import let_go
 from celery_graceful.claims import Claims
 from celery_graceful.copies import Copies
@@ -114,8 +114,8 @@ class Ledger:
             request.stage = stage
             self.held.pop(id(request), None)
             self.counts[stage] += 1
-        if request.told_to_end and phase.board is not None:
-            phase.board.forget_revoked(request.id)
+        if request.told_to_end and worker_state.board.value is not None:
+            worker_state.board.value.forget_revoked(request.id)
         if request.note is not None and self.inquest.starts is not None:
             # The hard deadline has its own thread, and sends what it has to say itself.
             wake = stage is not Stage.GIVEN_UP

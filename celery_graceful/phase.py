@@ -1,4 +1,4 @@
-"""The phases of a worker, why tasks have to stop, and this process's view of both."""
+"""The phases of a worker, and why tasks have to stop."""
 
 from __future__ import annotations
 
@@ -6,23 +6,8 @@ import enum
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from celery_graceful.board import Board
-
-__all__ = [
-    "Interrupt",
-    "InterruptReason",
-    "Phase",
-    "attach",
-    "board",
-    "detach",
-    "flag",
-    "holds",
-    "is_stopping",
-    "worker_interrupt",
-]
+__all__ = ["Interrupt", "InterruptReason", "Phase"]
 
 
 class Phase(enum.IntEnum):
@@ -62,8 +47,8 @@ class Interrupt:
 
     @property
     def phase(self) -> Phase:
-        """The phase that the worker is in now."""
-        return Phase.RUNNING if board is None else board.phase
+        """The phase that the worker is in now; ``RUNNING`` of one that was made by hand."""
+        return Phase.RUNNING
 
     def time_left(self) -> float:
         """Seconds until the hard deadline; never below zero."""
@@ -72,53 +57,3 @@ class Interrupt:
     def __str__(self) -> str:
         left = "" if math.isinf(self.deadline) else f", {self.time_left():.1f} s left"
         return f"{self.reason}{left}"
-
-
-#: This process's board; ``None`` outside of a worker.
-board: Board | None = None
-
-#: Those of all workers of this process; more than one where several are embedded at once.
-_boards: list[Board] = []
-
-#: ``flag[0]`` is true when running tasks have to stop: all, those whose claims were lost, or some
-#: that were revoked. Outside of a worker it never is.
-flag: Any = b"\0"
-
-
-def is_stopping() -> bool:
-    """Whether this process is a worker's, and all of its running tasks have to stop."""
-    return board is not None and board.interrupted
-
-
-def worker_interrupt() -> Interrupt | None:
-    """The interrupt of all that runs in this worker, if it is on."""
-    if board is None or not board.interrupted:
-        return None
-    return Interrupt(board.reason, board.hard_at)
-
-
-def holds(worker: str) -> bool | None:
-    """Whether claims of that identity are held. ``None``: only the store knows."""
-    answers = [each.holds(worker) for each in _boards]
-    if True in answers:
-        return True
-    return None if None in answers or not answers else False
-
-
-def attach(new: Board) -> None:
-    """Make ``new`` the board of this process."""
-    global board, flag
-    _boards.append(new)
-    board, flag = new, new.memory
-
-
-def detach(old: Board | None = None) -> None:
-    """Forget a board, or the latest: its worker has ended, and the process goes on."""
-    global board, flag
-    old = old or board
-    if old is not None:
-        old.close()
-    if old in _boards:
-        _boards.remove(old)
-    board = _boards[-1] if _boards else None
-    flag = b"\0" if board is None else board.memory

@@ -13,7 +13,7 @@ from celery.platforms import signals
 from celery.utils.log import get_logger
 from celery.worker.request import Request
 
-from celery_graceful import phase
+from celery_graceful import worker_state
 from celery_graceful.aftermath import LOST, let_go, put_right, requeues, say
 from celery_graceful.checkpoint import DELIVERY, may_resume
 from celery_graceful.delivery import Delivery
@@ -237,7 +237,9 @@ class GracefulRequest(Delivery):
 
     def settle(self) -> None:
         """It has ended; if that was for good, its checkpoint is of no use any more."""
-        marked = phase.board is not None and phase.board.take_mark(self.id)
+        marked = worker_state.board.value is not None and worker_state.board.value.take_mark(
+            self.id
+        )
         if not self.goes_on and (marked or may_resume(self.request_dict)):
             token = self.request_dict[DELIVERY]
             self.ledger.forget(self.task.name, self.id, token, self.started_at)

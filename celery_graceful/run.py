@@ -21,12 +21,13 @@ from typing import Any, Protocol
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from celery_graceful import native, phase
+from celery_graceful import native, worker_state
 from celery_graceful.chain import is_in_hand
 from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
 from celery_graceful.frames import hidden
 from celery_graceful.landing import landing, make
 from celery_graceful.phase import Interrupt, InterruptReason, Phase
+from celery_graceful.worker_state import WorkerInterrupt
 
 __all__ = ["Run", "Tie", "current", "execute", "make", "of_context", "runs"]
 
@@ -157,7 +158,8 @@ class Run:
         ties = self.ties if self._window else ()
         # A loop that has not come to it since the soft deadline is kept by code that computes.
         stuck = any(tie.asked for tie in ties) and (
-            phase.board is not None and time.monotonic() >= phase.board.limit_again_at > 0
+            worker_state.board.value is not None
+            and time.monotonic() >= worker_state.board.value.limit_again_at > 0
         )
         heard = [tie for tie in ties if tie.ring()]
         return self._window and (not heard or stuck)
@@ -185,7 +187,7 @@ class Run:
     def _limit_is_due(self) -> bool:
         if ShutdownTimeLimit not in self._made:
             return True
-        board, limit = phase.board, self._limit
+        board, limit = worker_state.board.value, self._limit
         if limit is None or board is None or time.monotonic() < board.limit_again_at:
             return False
         # Swallowed, by an ``except Exception`` in a loop for instance: once more. A task that is
@@ -195,7 +197,7 @@ class Run:
 
     def made(self, exc: BaseException) -> None:
         """It is about to be raised in this run."""
-        board = phase.board
+        board = worker_state.board.value
         if isinstance(exc, ShutdownTimeLimit) and self.graceful and board is not None:
             again = time.monotonic() < board.limit_again_at
             self._limit = weakref.ref(exc) if again else None
@@ -338,27 +340,27 @@ class Run:
     @property
     def has_lost_claim(self) -> bool:
         """Whether others took the worker for dead, and have its message."""
-        board = phase.board
+        board = worker_state.board.value
         return bool(
             self._worker
             and board is not None
             and board.has_lost
-            and phase.holds(self._worker) is False
+            and worker_state.holds(self._worker) is False
         )
 
     @property
     def interrupt(self) -> Interrupt | None:
         """Why this run has to stop, if it has to."""
-        board = phase.board
+        board = worker_state.board.value
         if board is None:
             return None
         revoked_until = board.revoked_until(self.task_id)
         if revoked_until is not None:  # comes first: it does not go back to the queue
             hard = board.hard_at if board.interrupted else math.inf
-            return Interrupt(InterruptReason.REVOKED, min(revoked_until, hard))
+            return WorkerInterrupt(InterruptReason.REVOKED, min(revoked_until, hard))
         if not board.interrupted and self.has_lost_claim:
-            return Interrupt(InterruptReason.LEASE_LOST, math.inf)
-        return phase.worker_interrupt()
+            return WorkerInterrupt(InterruptReason.LEASE_LOST, math.inf)
+        return worker_state.worker_interrupt()
 
     @property
     def was_made(self) -> frozenset[type[BaseException]]:
@@ -386,7 +388,7 @@ class Run:
         if self.soft_limit_at is not None:
             on_limited()
         self._open_window()
-        if phase.flag[0]:  # what came before there was anybody to tell
+        if worker_state.flag.value[0]:  # what came before there was anybody to tell
             self.raise_due()
 
     def _end(self) -> None:

@@ -7,13 +7,14 @@ import time
 
 from celery.utils.log import get_task_logger
 
-from celery_graceful import phase
+from celery_graceful import worker_state
 from celery_graceful.checkpoint import Checkpoint
 from celery_graceful.exceptions import Interrupted
 from celery_graceful.interrupt import current_interrupt
 from celery_graceful.phase import Interrupt, InterruptReason
 from celery_graceful.run import current
 from celery_graceful.store import COMMAND_TIMEOUT
+from celery_graceful.worker_state import WorkerInterrupt
 
 __all__ = ["bounded_timeout", "pending_interrupt", "stand"]
 
@@ -33,12 +34,12 @@ def pending_interrupt(checkpoint: Checkpoint, run_time_at: float) -> Interrupt |
     run = current()
     if run is None or not run.graceful or run.shielded:
         return None
-    if phase.flag[0] and (interrupt := current_interrupt()) is not None:
+    if worker_state.flag.value[0] and (interrupt := current_interrupt()) is not None:
         return interrupt
     # A task that has done nothing would come back to the same place, for ever.
     over = checkpoint.advanced and time.monotonic() >= run_time_at
     if over and checkpoint.store is not None:
-        return Interrupt(InterruptReason.RUN_TIME, math.inf)
+        return WorkerInterrupt(InterruptReason.RUN_TIME, math.inf)
     return None
 
 

@@ -51,7 +51,7 @@ from weakref import WeakSet
 from celery.utils.log import get_logger
 from kombu.connection import Connection
 
-from celery_graceful import native, phase
+from celery_graceful import native, worker_state
 from celery_graceful.client import address_of, is_answer, is_forbidden, make_client
 from celery_graceful.connections import backend_pool, backend_prefix, kombu_pool, timeouts
 from celery_graceful.describe import describe
@@ -368,7 +368,7 @@ def disconnect(app: Any) -> None:
 
 
 def _here() -> int:
-    return 0 if phase.board is None else phase.board.place
+    return 0 if worker_state.board.value is None else worker_state.board.value.place
 
 
 def _find(app: Any, settings: Settings, place: int) -> Store | None:

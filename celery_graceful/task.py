@@ -15,7 +15,7 @@ import celery.app.task
 from celery.utils.log import get_logger
 
 from celery_graceful import interrupt as _interrupt
-from celery_graceful import phase, resume, signals
+from celery_graceful import resume, signals, worker_state
 from celery_graceful.composed import base_of, bases
 from celery_graceful.describe import describe
 from celery_graceful.eager import INTERRUPTED, applied, call_eagerly
@@ -27,6 +27,7 @@ from celery_graceful.interruption import interrupt_in
 from celery_graceful.monitors import Monitor
 from celery_graceful.phase import Interrupt, InterruptReason
 from celery_graceful.run import Run, current, execute
+from celery_graceful.worker_state import WorkerInterrupt
 
 __all__ = ["INTERRUPTED", "GracefulTask"]
 
@@ -68,12 +69,12 @@ class GracefulTask(resume.Resumable, celery.Task):
     @property
     def interrupted(self) -> bool:
         """Whether this task has to stop: a memory read, as cheap as an attribute."""
-        return bool(phase.flag[0]) and _interrupt.interrupted()
+        return bool(worker_state.flag.value[0]) and _interrupt.interrupted()
 
     @property
     def interrupt(self) -> Interrupt | None:
         """Why this task has to stop and how long it has; ``None`` while it need not."""
-        return _interrupt.current_interrupt() if phase.flag[0] else None
+        return _interrupt.current_interrupt() if worker_state.flag.value[0] else None
 
     def interruptible(self) -> AbstractContextManager[None]:
         """See ``celery_graceful.interruptible``."""
@@ -135,7 +136,7 @@ class GracefulTask(resume.Resumable, celery.Task):
                 if interrupt is not None:
                     raise Interrupted(interrupt) from reason
         if not holds_claim(self):
-            lost = Interrupt(InterruptReason.LEASE_LOST, math.inf)
+            lost = WorkerInterrupt(InterruptReason.LEASE_LOST, math.inf)
             raise Interrupted(lost) from exc
         resume.failed(self.request)  # before the message for the next try can be delivered
         return super().retry(*args, **kwargs)
@@ -175,13 +176,13 @@ def _deliver(
     request = task.request
     if request.is_eager:
         return call_eagerly(call, args, kwargs)
-    if phase.board is None or current() is not None or request.called_directly:
+    if worker_state.board.value is None or current() is not None or request.called_directly:
         return call(*args, **kwargs)
-    if phase.flag[0] and phase.board.interrupted:
+    if worker_state.flag.value[0] and worker_state.board.value.interrupted:
         # It arrived while the worker was already stopping: none of its code has to run.
         if task.track_started:  # Celery has stored that it has
-            _store(task, request, str(phase.board.reason))
-        raise TaskInterrupted(str(phase.board.reason), started=False)
+            _store(task, request, str(worker_state.board.value.reason))
+        raise TaskInterrupted(str(worker_state.board.value.reason), started=False)
     if not may_start(task):
         raise TaskInterrupted(str(InterruptReason.LEASE_LOST), started=False)
     claim = claim_of(task)
@@ -195,7 +196,7 @@ def _deliver(
     try:
         result = execute(run, resume.body_of(task, request, run, call), args, kwargs)
         if claim is not None and not still_mine(task.app, claim):
-            raise Interrupted(Interrupt(InterruptReason.LEASE_LOST, math.inf))
+            raise Interrupted(WorkerInterrupt(InterruptReason.LEASE_LOST, math.inf))
         resume.ended(request)
         return result
     except BaseException as exc:

@@ -11,7 +11,7 @@ from typing import Any
 from celery import Celery
 from celery.app import trace
 
-from celery_graceful import GracefulTask, phase
+from celery_graceful import GracefulTask, worker_state
 from celery_graceful.board import Board
 from celery_graceful.checkpoint import DELIVERY, key_of
 from celery_graceful.grace_period import Deadlines
@@ -40,8 +40,8 @@ class Bench:
     @property
     def board(self) -> Board:
         """The board of the moment."""
-        assert phase.board is not None
-        return phase.board
+        assert worker_state.board.value is not None
+        return worker_state.board.value
 
     def task(self, fn: Any, **options: Any) -> Any:
         """Make a graceful task of ``fn(self, ...)``."""
@@ -55,8 +55,8 @@ class Bench:
 
     def new_worker(self) -> None:
         """The next delivery is to a worker that does not stop."""
-        phase.detach()
-        phase.attach(Board.create())
+        worker_state.detach()
+        worker_state.attach(Board.create())
 
     def deliver(self, task: Any, *args: Any, id: str = "", **request: Any) -> tuple[str, Any]:
         """Run one delivery; its state (of Celery, or what it raised) and result.
@@ -101,9 +101,9 @@ def bench(client: Any = None, **conf: Any) -> Iterator[Bench]:
     app = Celery(uuid.uuid4().hex, set_as_current=False)
     app.conf.update(broker_url="memory://", result_backend="cache+memory://", **conf)
     trace._install_stack_protection()
-    phase.attach(Board.create())
+    worker_state.attach(Board.create())
     try:
         yield Bench(app, client)
     finally:
-        phase.detach()
+        worker_state.detach()
         trace.reset_worker_optimizations(app)

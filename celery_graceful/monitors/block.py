@@ -10,7 +10,7 @@ from functools import wraps
 from types import TracebackType
 from typing import Any, TypeVar
 
-from celery_graceful import phase
+from celery_graceful import worker_state
 from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
 from celery_graceful.monitors.monitor import Monitor
 
@@ -102,7 +102,7 @@ class checkin:
 def _status(exc: BaseException | None, on_interrupt: str | None) -> str:
     if exc is None:
         return "ok"
-    stopped = isinstance(exc, (SystemExit, KeyboardInterrupt)) and phase.is_stopping()
+    stopped = isinstance(exc, (SystemExit, KeyboardInterrupt)) and worker_state.is_stopping()
     if stopped or isinstance(exc, (Interrupted, ShutdownTimeLimit)):
         return on_interrupt or "error"
     return "ok" if isinstance(exc, SystemExit) and not exc.code else "error"

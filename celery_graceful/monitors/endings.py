@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from celery_graceful import native, phase
+from celery_graceful import native, worker_state
 from celery_graceful.monitors.checkin import CheckIn
 
 __all__ = ["Endings", "wait_for_death"]
@@ -35,7 +35,7 @@ class Endings:
 
     def begins(self, check_in: CheckIn) -> None:
         """The run begins or goes on in this process."""
-        run, board = _run(check_in), phase.board
+        run, board = _run(check_in), worker_state.board.value
         self._runs.pop(run, None)
         if board is not None and board.has_ended(os.getpid(), run):
             board.set_ended(os.getpid(), None)
@@ -45,13 +45,13 @@ class Endings:
         self._runs[_run(check_in)] = None
         while len(self._runs) > KEPT:
             self._runs.pop(next(iter(self._runs)), None)
-        if phase.board is not None:
-            phase.board.set_ended(os.getpid(), _run(check_in))
+        if worker_state.board.value is not None:
+            worker_state.board.value.set_ended(os.getpid(), _run(check_in))
 
     @contextmanager
     def beat(self, check_in: CheckIn) -> Iterator[bool]:
         """Around a heartbeat: whether it may be sent."""
-        run, board = _run(check_in), phase.board
+        run, board = _run(check_in), worker_state.board.value
         self._count(1)
         try:
             ended = run in self._runs
@@ -64,13 +64,13 @@ class Endings:
     def _count(self, change: int) -> None:
         with self._lock:
             self._beats += change
-            if phase.board is not None:
-                phase.board.beating = self._beats > 0
+            if worker_state.board.value is not None:
+                worker_state.board.value.beating = self._beats > 0
 
     @staticmethod
     def wait_for_beats(seconds: float) -> None:
         """Let a heartbeat of the main process arrive, for so long at most."""
-        board = phase.board
+        board = worker_state.board.value
         if board is not None:
             _wait_while(lambda: board.beating, seconds)
 

@@ -19,17 +19,18 @@ from celery import signals as celery_signals
 from celery.exceptions import Ignore, Reject
 from celery.utils import uuid
 
-from celery_graceful import phase
+from celery_graceful import worker_state
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.monitors.checkin import CheckIn
 from celery_graceful.monitors.monitors import STAMP, Monitors, monitors_of
+from celery_graceful.phase import InterruptReason
 
 __all__ = ["eager", "silence_sentry", "trace_with_check_in"]
 
 logger = logging.getLogger(__name__)
 
 #: Another run is what counts, or the main process closes it.
-_NOT_HERE = (str(phase.InterruptReason.LEASE_LOST), str(phase.InterruptReason.REVOKED))
+_NOT_HERE = (str(InterruptReason.LEASE_LOST), str(InterruptReason.REVOKED))
 
 #: In a pool's child: the main process may end it as soon as it has the result, so reports
 #: leave before the result does.
@@ -64,7 +65,7 @@ def trace_with_check_in(task: Any) -> None:
 
 def _will_not_start(task: Any) -> bool:
     """A graceful task that arrives while the worker is stopping."""
-    return phase.is_stopping() and hasattr(type(task), "interrupted")
+    return worker_state.is_stopping() and hasattr(type(task), "interrupted")
 
 
 def _find(monitors: Monitors, task: Any, task_id: str, request: Any) -> CheckIn | None:
@@ -110,7 +111,7 @@ def _before_retry(headers: Any = None, **_: Any) -> None:
 
 
 def _patience(monitors: Monitors) -> float:
-    board = phase.board
+    board = worker_state.board.value
     if board is None or not board.interrupted:
         return monitors.settings.monitor_timeout
     return min(monitors.settings.monitor_timeout, max(0.1, board.hard_at - time.monotonic()))

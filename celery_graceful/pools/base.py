@@ -8,12 +8,13 @@ from typing import Any
 
 from billiard.einfo import ExceptionInfo
 
-from celery_graceful import interrupt, phase
+from celery_graceful import interrupt, worker_state
 from celery_graceful import task as _task
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.fence import holds_claim
 from celery_graceful.frames import hidden
 from celery_graceful.ledger import Ledger
+from celery_graceful.phase import InterruptReason
 from celery_graceful.request import GracefulRequest
 from celery_graceful.run import Run, current, execute
 
@@ -163,10 +164,10 @@ def _fenced(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
             result = run(*args, **kwargs)
         except Exception:
             if not holds_claim(task):
-                raise TaskInterrupted(str(phase.InterruptReason.LEASE_LOST)) from None
+                raise TaskInterrupted(str(InterruptReason.LEASE_LOST)) from None
             raise
         if not holds_claim(task):
-            raise TaskInterrupted(str(phase.InterruptReason.LEASE_LOST))
+            raise TaskInterrupted(str(InterruptReason.LEASE_LOST))
         return result
 
     fenced._watched = True  # type: ignore[attr-defined]
@@ -191,7 +192,7 @@ def watch_plain_task(task: Any) -> bool:
     @wraps(run)
     def watched(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        if phase.board is None or current() is not None:
+        if worker_state.board.value is None or current() is not None:
             return run(*args, **kwargs)
         request = task.request
         if request.called_directly or request.is_eager:

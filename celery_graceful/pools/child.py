@@ -15,7 +15,7 @@ from celery.app import trace
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
-from celery_graceful import cleanup, frames, interrupt, phase
+from celery_graceful import cleanup, frames, interrupt, worker_state
 from celery_graceful.board import Board
 from celery_graceful.checkpoint import DELIVERY
 from celery_graceful.monitors import traced
@@ -78,7 +78,11 @@ class _GracefulChild:
 
         def wait_for_job() -> Any:
             message: Any = receive()
-            if message and phase.board is not None and phase.board.releasing:
+            if (
+                message
+                and worker_state.board.value is not None
+                and worker_state.board.value.releasing
+            ):
                 job, _, _, args, _ = message[1]
                 if _is_delivery(args):
                     # Before billiard says that it has begun, counts it among what this child may
@@ -102,12 +106,12 @@ _pid = 0
 def _install_child(app: Any, hostname: str) -> None:
     global _pid
     _pid = os.getpid()
-    if phase.board is None:
+    if worker_state.board.value is None:
         board = Board.announced()
         if board is None:
             logger.error("No board in a spawned child: its tasks will see no interrupt")
             return
-        phase.attach(board)
+        worker_state.attach(board)
         _load_now(app)
     interrupt.forget_bell()
     install_filter()
@@ -143,7 +147,7 @@ def _leave(on_exit: Callable[[int, int], Any] | None, pid: int, exitcode: int) -
                 on_exit(pid, exitcode)
         finally:
             cleanup.run(on_stuck=partial(os._exit, exitcode))
-    if phase.board is not None and phase.board.phase is Phase.EXIT:
+    if worker_state.board.value is not None and worker_state.board.value.phase is Phase.EXIT:
         # The main process has all results, and waits for nothing but the end of its children:
         # billiard's second, in which a child is told to end by one that listens, is a second lost.
         os._exit(exitcode)
@@ -167,8 +171,8 @@ def _deaf() -> Iterator[None]:
 
 
 def _on_wake(signum: int, frame: Any) -> None:
-    assert phase.board is not None
-    if phase.board.is_target(os.getpid()):
+    assert worker_state.board.value is not None
+    if worker_state.board.value.is_target(os.getpid()):
         _shutdown_cleanup(signal.SIGTERM, frame)
     wakeup.look()
 
@@ -179,9 +183,13 @@ def _on_term(signum: int, frame: Any) -> None:
     When the main process leaves, it ends its children with the same signal. And a process that a
     task has forked ends as it would without us.
     """
-    assert phase.board is not None
+    assert worker_state.board.value is not None
     pid = os.getpid()
-    if pid != _pid or phase.board.phase is Phase.EXIT or phase.board.is_target(pid):
+    if (
+        pid != _pid
+        or worker_state.board.value.phase is Phase.EXIT
+        or worker_state.board.value.is_target(pid)
+    ):
         _shutdown_cleanup(signum, frame)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
-from celery_graceful import phase
+from celery_graceful import worker_state
 from celery_graceful.handover import has_own_strategy
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.base import Adapter
@@ -115,12 +115,12 @@ class PreforkAdapter(Adapter):
 
         def aimed(pid: int, signum: int | None = None) -> None:
             if signum is None or signum == signal.SIGTERM:
-                assert phase.board is not None
-                phase.board.aim(pid)
+                assert worker_state.board.value is not None
+                worker_state.board.value.aim(pid)
                 signum = wakeup.SIGNAL
             elif signum == signal.SIGHUP:
-                assert phase.board is not None
-                phase.board.aim(pid)
+                assert worker_state.board.value is not None
+                worker_state.board.value.aim(pid)
             terminate_job(pid, signum)
 
         return aimed
@@ -130,8 +130,8 @@ class PreforkAdapter(Adapter):
         """Hard time limits: the child's ``finally`` blocks get their 0.1 s, as ever."""
 
         def gently(process: Any) -> None:
-            assert phase.board is not None
-            phase.board.aim(process.pid)
+            assert worker_state.board.value is not None
+            worker_state.board.value.aim(process.pid)
             _kill(process.pid, wakeup.SIGNAL)
             if not process._popen.wait(timeout=0.1):
                 trywaitkill(process)

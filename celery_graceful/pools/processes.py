@@ -13,7 +13,7 @@ from typing import Any
 from billiard.einfo import ExceptionInfo
 from celery.concurrency.asynpool import AsynPool
 
-from celery_graceful import phase
+from celery_graceful import worker_state
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.pools.child import REFUSED, graceful_worker
 
@@ -54,14 +54,16 @@ class _GracefulPool:
             process = super()._create_worker_process(index)  # type: ignore[misc]
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if phase.board is not None:
-            phase.board.is_target(process.pid)  # a mark of somebody before it who had that id
+        if worker_state.board.value is not None:
+            worker_state.board.value.is_target(
+                process.pid
+            )  # a mark of somebody before it who had that id
         terminate = process.terminate
 
         def aimed() -> None:
             """Where the pool ends one child, it means that one; an autoscaler shrinks it so."""
-            assert phase.board is not None
-            phase.board.aim(process.pid)
+            assert worker_state.board.value is not None
+            worker_state.board.value.aim(process.pid)
             terminate()
 
         process.terminate = aimed
@@ -166,8 +168,8 @@ class _GracefulAsynPool(_GracefulPool):
 
 
 def _refusal() -> ExceptionInfo:
-    assert phase.board is not None
+    assert worker_state.board.value is not None
     try:
-        raise TaskInterrupted(str(phase.board.reason), started=False)
+        raise TaskInterrupted(str(worker_state.board.value.reason), started=False)
     except TaskInterrupted:
         return ExceptionInfo()

@@ -25,7 +25,7 @@ from celery.contrib.testing.worker import start_worker
 from celery.result import allow_join_result
 from celery.worker import WorkController, state
 
-from celery_graceful import Graceful, GracefulTask, log_thread, phase
+from celery_graceful import Graceful, GracefulTask, log_thread, worker_state
 from celery_graceful import run as _run
 from celery_graceful import task as _task
 from tests.workers import TIMEOUT, wait_until
@@ -160,7 +160,7 @@ def as_it_was() -> None:
             "wakeup": fd,
             "filters": list(logging.getLogger("celery.app.trace").filters),
             "log thread": log_thread.current,
-            "board": (phase.board, phase.flag),
+            "board": (worker_state.board.value, worker_state.flag.value),
             "limits": (_run.on_limited, _task.bridged_soft_limit),
             "stops": (state.should_stop, state.should_terminate),
             "tasks": {
@@ -184,7 +184,7 @@ def as_it_was() -> None:
     for _ in range(2):
         with worker(app) as running:
             assert call(app, "add", 1, 2).get(timeout=TIMEOUT) == 3
-            assert phase.board is not None
+            assert worker_state.board.value is not None
         after = seen()
         assert after == before, [(k, before[k], after[k]) for k in before if after[k] != before[k]]
         assert running.stop.__func__ is type(running).stop
@@ -251,7 +251,7 @@ def two_at_once() -> None:
         for number in range(20):
             results = [call(app, "add", number, 1) for app in (one, two)]
             assert [each.get(timeout=TIMEOUT) for each in results] == [number + 1] * 2
-    assert phase.board is None
+    assert worker_state.board.value is None
     nobody_holds("one")
     nobody_holds("two")
 

@@ -19,7 +19,7 @@ import time
 import pytest
 
 from celery_graceful import Graceful, GracefulTask
-from celery_graceful import phase
+from celery_graceful import worker_state
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +61,7 @@ def test_with_a_worker_of_its_own(celery_app, celery_worker, number):
 
 
 def test_the_next_starts_where_nothing_is_left():
-    assert phase.board is None
+    assert worker_state.board.value is None
 
 
 @pytest.mark.parametrize("number", range(3))

@@ -26,7 +26,7 @@ from celery.exceptions import Ignore
 from celery.signals import after_task_publish
 from sentry_sdk.integrations.celery import CeleryIntegration
 
-from celery_graceful import Graceful, GracefulTask, Monitor, SettingsError, checkin, phase
+from celery_graceful import Graceful, GracefulTask, Monitor, SettingsError, checkin, worker_state
 from celery_graceful.board import Board
 from celery_graceful.monitors import dispatch, named
 from celery_graceful.monitors.heartbeat import Heartbeats, interval_of
@@ -145,7 +145,7 @@ def test_no_heartbeat_after_the_end(app: Celery, pings: HealthchecksServer) -> N
     """Neither of a run that ended in this process, nor of one that ends in a child."""
     app.conf.graceful_healthchecks_url = pings.url
     dispatch = monitors_of(app).dispatch
-    phase.attach(Board.create())
+    worker_state.attach(Board.create())
     try:
         here, there = run_of(app, "here"), run_of(app, "there")
         for run in (here, there):
@@ -154,8 +154,8 @@ def test_no_heartbeat_after_the_end(app: Celery, pings: HealthchecksServer) -> N
         dispatch.wait(TIMEOUT)
         dispatch.finish(here, "ok")
         there.pid = os.getpid() + 1
-        assert phase.board is not None
-        phase.board.set_ended(there.pid, f"there\n{there.run}")
+        assert worker_state.board.value is not None
+        worker_state.board.value.set_ended(there.pid, f"there\n{there.run}")
         dispatch.heartbeat(here)
         dispatch.heartbeat(there)
         dispatch.wait(TIMEOUT)
@@ -163,7 +163,7 @@ def test_no_heartbeat_after_the_end(app: Celery, pings: HealthchecksServer) -> N
         dispatch.heartbeat(here)
         dispatch.wait(TIMEOUT)
     finally:
-        phase.detach()
+        worker_state.detach()
     seen = [(slug, what) for slug, what, _ in pings.wait(7)]
     assert [what for slug, what in seen if slug == "here"] == ["start"] * 2 + ["success"] + [
         "start"
@@ -174,7 +174,7 @@ def test_no_heartbeat_after_the_end(app: Celery, pings: HealthchecksServer) -> N
 def test_the_end_waits_for_a_heartbeat_on_its_way(app: Celery, pings: HealthchecksServer) -> None:
     app.conf.graceful_healthchecks_url = pings.url
     board = Board.create()
-    phase.attach(board)
+    worker_state.attach(board)
     try:
         board.beating = True  # as the main process does, around a heartbeat
         dispatch = monitors_of(app).dispatch
@@ -184,7 +184,7 @@ def test_the_end_waits_for_a_heartbeat_on_its_way(app: Celery, pings: Healthchec
         board.beating = False
         assert pings.wait(1)[0][:2] == ("child", "success")
     finally:
-        phase.detach()
+        worker_state.detach()
 
 
 # -- heartbeats, by the clock --------------------------------------------------------

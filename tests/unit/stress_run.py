@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from celery_graceful import interruptible, phase, shield
+from celery_graceful import interruptible, shield, worker_state
 from celery_graceful.board import Board
 from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
 from celery_graceful.grace_period import Deadlines
@@ -360,7 +360,7 @@ DELIVERIES = {"async": notify_async, "signal": notify_signal, "timer": notify_ti
 
 
 def main(delivery: str, scenario: str, count: int) -> None:
-    phase.attach(board)
+    worker_state.attach(board)
     sys.setswitchinterval(1e-6)
     wakeup.install()
     signal.signal(signal.SIGALRM, wakeup.look)

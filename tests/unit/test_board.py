@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from celery_graceful import board_file, phase
+from celery_graceful import board_file, worker_state
 from celery_graceful.board import PLACES, Board
 from celery_graceful.grace_period import Deadlines
 from celery_graceful.phase import InterruptReason
@@ -23,23 +23,23 @@ DEADLINES = Deadlines(grace=10.0, source="a test", soft=5.6, hard=7.0)
 @pytest.fixture
 def board() -> Iterator[Board]:
     board = Board.create()
-    phase.attach(board)
+    worker_state.attach(board)
     yield board
-    phase.detach()
+    worker_state.detach()
 
 
 def test_the_flag_is_up_while_one_reason_is_left(board: Board) -> None:
-    assert not phase.flag[0]
+    assert not worker_state.flag.value[0]
     board.lose_lease()
     assert board.revoke("one", 1.0)
-    assert phase.flag[0]
+    assert worker_state.flag.value[0]
     assert not board.interrupted
     board.forget_lost()
-    assert phase.flag[0]
+    assert worker_state.flag.value[0]
     assert not board.has_lost
     board.begin_stop(DEADLINES, InterruptReason.SHUTDOWN)
     board.forget_revoked("one")
-    assert phase.flag[0]
+    assert worker_state.flag.value[0]
     assert board.interrupted
     assert board.revoked_until("one") is None
 
@@ -72,9 +72,9 @@ def test_revoked_tasks_are_told_apart(board: Board) -> None:
     board.forget_revoked("three")
     board.forget_revoked("one")
     assert [board.revoked_until(name) for name in ("one", "two")] == [None, 2.0]
-    assert phase.flag[0]
+    assert worker_state.flag.value[0]
     board.forget_revoked("two")
-    assert not phase.flag[0]
+    assert not worker_state.flag.value[0]
 
 
 def test_more_than_there_is_room_for(board: Board) -> None:
@@ -87,7 +87,7 @@ def test_more_than_there_is_room_for(board: Board) -> None:
     assert board.revoked_until(names[room - 1]) == 1.0
     for name in names:
         board.forget_revoked(name)
-    assert not phase.flag[0]
+    assert not worker_state.flag.value[0]
     assert board.is_target(4711)
     assert board.take_mark("task")
 

@@ -20,7 +20,7 @@ from celery.concurrency import asynpool
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_graceful import Graceful, cleanup, phase, time_limit
+from celery_graceful import Graceful, cleanup, time_limit, worker_state
 from celery_graceful.board import Board
 from celery_graceful.grace_period import Deadlines
 from celery_graceful.phase import InterruptReason
@@ -362,14 +362,20 @@ def test_it_may_be_late_for_one_that_is_quick(graceful):
 def test_a_stopping_worker_cleans_up_before_its_last_resort(
     monkeypatch, graceful, here, last_resort, left
 ):
-    monkeypatch.setattr(phase, "board", Board.create())
+    monkeypatch.setattr(worker_state.board, "value", Board.create())
     cleanup.enter(here)
     assert cleanup.time_left() == pytest.approx(5, abs=0.05)
-    phase.board.begin_stop(Deadlines(600, 400, 500, ""), InterruptReason.SHUTDOWN)
-    assert phase.board.last_resort_at - phase.board.requested_at == pytest.approx(560)
-    phase.board.last_resort_at = time.monotonic() + last_resort
+    worker_state.board.value.begin_stop(Deadlines(600, 400, 500, ""), InterruptReason.SHUTDOWN)
+    assert (
+        worker_state.board.value.last_resort_at - worker_state.board.value.requested_at
+        == pytest.approx(560)
+    )
+    worker_state.board.value.last_resort_at = time.monotonic() + last_resort
     assert cleanup.time_left() == pytest.approx(left, abs=0.05)
-    assert phase.board.grace_ends_at - phase.board.requested_at == pytest.approx(600)
+    assert (
+        worker_state.board.value.grace_ends_at - worker_state.board.value.requested_at
+        == pytest.approx(600)
+    )
 
 
 def test_what_there_is_no_time_for_is_named(graceful, caplog):

@@ -13,7 +13,7 @@ import pytest
 from celery import Celery
 
 import celery_graceful
-from celery_graceful import Graceful, GracefulTask, Interrupted, phase
+from celery_graceful import Graceful, GracefulTask, Interrupted, worker_state
 from celery_graceful.run import current
 
 #: Loaded by a worker, or by nobody who does not ask for it.
@@ -94,7 +94,7 @@ def app() -> Iterator[Celery]:
     app.conf.task_eager_propagates = True
     Graceful(app)
     yield app
-    assert phase.board is None
+    assert worker_state.board.value is None
 
 
 def uses_everything(self: Any) -> dict[str, Any]:

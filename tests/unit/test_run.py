@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
-from celery_graceful import interruptible, phase, shield
+from celery_graceful import interruptible, shield, worker_state
 from celery_graceful.board import Board
 from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
 from celery_graceful.grace_period import Deadlines
@@ -41,10 +41,10 @@ def test_window_under_stress(delivery: str, scenario: str) -> None:
 
 @pytest.fixture
 def board() -> Iterator[Board]:
-    phase.attach(Board.create())
-    assert phase.board is not None
-    yield phase.board
-    phase.detach()
+    worker_state.attach(Board.create())
+    assert worker_state.board.value is not None
+    yield worker_state.board.value
+    worker_state.detach()
     runs.clear()
 
 

@@ -1,0 +1,68 @@
+"""What this process knows of its worker: the board, and what it says. Cheap to ask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery_graceful.board import Board
+from celery_graceful.phase import Interrupt, Phase
+from celery_graceful.process import Owner, Slot, itself, kept
+
+__all__ = [
+    "WorkerInterrupt",
+    "attach",
+    "board",
+    "detach",
+    "flag",
+    "holds",
+    "is_stopping",
+    "worker_interrupt",
+]
+
+
+#: This process's board; ``None`` outside of a worker.
+board: Slot[Board | None] = Slot("board", lambda: None, in_fork=kept)
+
+#: ``flag.value[0]`` is true when running tasks have to stop: all, those whose claims were lost, or
+#: some that were revoked. Outside of a worker it never is.
+flag: Slot[Any] = Slot("flag", lambda: b"\0", in_fork=kept)
+
+
+def attach(new: Board, owner: Owner = itself) -> None:
+    """Make ``new`` the board of this process, for as long as its owner is there."""
+    owner.fill(board, new)
+    owner.fill(flag, new.memory)
+
+
+def detach(owner: Owner = itself) -> None:
+    """Forget a board: its worker has ended, and the process goes on."""
+    owner.leave(flag)
+    owner.leave(board)
+
+
+class WorkerInterrupt(Interrupt):
+    """That of a task in a worker."""
+
+    @property
+    def phase(self) -> Phase:
+        return Phase.RUNNING if board.value is None else board.value.phase
+
+
+def is_stopping() -> bool:
+    """Whether this process is a worker's, and all of its running tasks have to stop."""
+    return board.value is not None and board.value.interrupted
+
+
+def worker_interrupt() -> Interrupt | None:
+    """The interrupt of all that runs in this worker, if it is on."""
+    if board.value is None or not board.value.interrupted:
+        return None
+    return WorkerInterrupt(board.value.reason, board.value.hard_at)
+
+
+def holds(worker: str) -> bool | None:
+    """Whether claims of that identity are held. ``None``: only the store knows."""
+    answers = [each.holds(worker) for each in board.values if each is not None]
+    if True in answers:
+        return True
+    return None if None in answers or not answers else False
