@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Ignore, Reject, Retry
@@ -18,9 +18,7 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from celery_graceful.describe import describe
-
-if TYPE_CHECKING:
-    from celery_graceful.delivery import Delivery
+from celery_graceful.held import HeldMessage
 
 __all__ = ["LOST", "let_go", "put_right", "requeues", "say"]
 
@@ -41,7 +39,7 @@ def let_go(request: Any) -> None:
         scheduled.discard(request)
 
 
-def requeues(request: Delivery, ended_by: BaseException) -> bool | None:
+def requeues(request: HeldMessage, ended_by: BaseException) -> bool | None:
     """What Celery does with the message of a task that ended by an exception.
 
     Returns:
@@ -61,7 +59,7 @@ def requeues(request: Delivery, ended_by: BaseException) -> bool | None:
     return kind == "acks_on_timeout"
 
 
-def put_right(request: Delivery, raised: BaseException, requeue: bool | None = None) -> None:
+def put_right(request: HeldMessage, raised: BaseException, requeue: bool | None = None) -> None:
     """Finish what Celery left half done when ``raised`` was raised at the end of a task.
 
     Args:
@@ -79,7 +77,7 @@ def put_right(request: Delivery, raised: BaseException, requeue: bool | None = N
         raise raised
 
 
-def _answer(request: Delivery, requeue: bool | None) -> None:
+def _answer(request: HeldMessage, requeue: bool | None) -> None:
     if request.acknowledged:
         return
     try:

@@ -72,7 +72,7 @@ class WorkerStep(bootsteps.StartStopStep):
             guest.attend(drain)
         self._enter(drain)
         for task in worker.app.tasks.values():
-            adopt(task, drain.ledger)
+            adopt(task, drain.host)
         install_filter(worker.app.connection_for_read().as_uri())
         frames.install()
         control.install()
@@ -115,7 +115,7 @@ class WorkerStep(bootsteps.StartStopStep):
 
     def stop(self, worker: Any) -> None:
         ledger = worker.graceful.ledger
-        ledger.forget.flush(timeout=1.0)
+        worker.graceful.host.forget.flush(timeout=1.0)
         if ledger.inquest.starts is not None:
             ledger.inquest.starts.flush()
         if not worker.graceful.embedded:  # else the process goes on

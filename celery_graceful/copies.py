@@ -11,16 +11,16 @@ from __future__ import annotations
 
 from collections import deque
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from celery.utils.log import get_logger
+from celery.worker import state
 
 from celery_graceful import native
+from celery_graceful.aftermath import let_go
 from celery_graceful.fingerprint import Fingerprint, fingerprint, fingerprint_as_text
-
-if TYPE_CHECKING:
-    from celery_graceful.ledger import Ledger
-    from celery_graceful.request import GracefulRequest
+from celery_graceful.held import HeldMessage
+from celery_graceful.ledger import Ledger
+from celery_graceful.stage import OPEN, Stage
 
 __all__ = ["Copies"]
 
@@ -45,13 +45,13 @@ class Copies:
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self._lock = native.Lock()
-        self._orphans: dict[Fingerprint, GracefulRequest] = {}
+        self._orphans: dict[Fingerprint, HeldMessage] = {}
         #: Runs that have ended, and until when their copies may come; oldest first.
         self._owed: dict[Fingerprint, float] = {}
         #: When what was acknowledged: its key, its task, its note.
         self._answered: deque[tuple[float, Fingerprint, str | None]] = deque(maxlen=ANSWERED)
 
-    def answered(self, request: GracefulRequest) -> None:
+    def answered(self, request: HeldMessage) -> None:
         """It is being acknowledged; whether that arrives nobody says."""
         self._answered.append((monotonic(), fingerprint(request), request.note))
 
@@ -69,11 +69,10 @@ class Copies:
             if at >= since:
                 self._owes(key, note)
         for request in self.ledger.active():
-            if request.started_at is not None and not request.acknowledged:
-                request.orphaned = True
+            if request.mark_orphaned():
                 self._orphans[fingerprint(request)] = request
 
-    def owe(self, request: GracefulRequest) -> bool:
+    def owe(self, request: HeldMessage) -> bool:
         """An orphan has ended; its copy, when it comes, is acknowledged. False: it has come."""
         with self._lock:
             if not request.orphaned:
@@ -89,7 +88,7 @@ class Copies:
                 del self._owed[next(iter(self._owed))]
         self.ledger.inquest.remember(key[0], note, fingerprint_as_text(key))
 
-    def settle(self, copy: GracefulRequest) -> bool:
+    def settle(self, copy: HeldMessage) -> bool:
         """Whether ``copy`` is of something that runs here or has run; it is seen to then."""
         if not (self._orphans or self._owed) or not copy.delivery_info.get("redelivered"):
             return False
@@ -103,8 +102,10 @@ class Copies:
                 run.take_over(copy)
         if ended:
             logger.info("%s has ended here already: acknowledged", copy.humaninfo())
-            copy.drop()
+            self.ledger.drop(copy)
         elif run is not None:
             logger.info("%s was delivered again and still runs: it goes on", copy.humaninfo())
-            copy.leave_to(run)
+            if self.ledger.close(copy, Stage.RELEASED, only=OPEN):
+                let_go(copy)
+                state.requests[run.id] = run
         return ended or run is not None

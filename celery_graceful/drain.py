@@ -25,7 +25,12 @@ from celery.utils.log import get_logger
 
 from celery_graceful import log_thread, native, signals, worker_state
 from celery_graceful.board import Board
+from celery_graceful.copies import Copies
+from celery_graceful.forget import Forget
 from celery_graceful.grace_period import Deadlines
+from celery_graceful.handover import Handovers
+from celery_graceful.host import Host
+from celery_graceful.inquest import Inquest
 from celery_graceful.leaving import Leaving
 from celery_graceful.ledger import Ledger
 from celery_graceful.log_thread import LogThread
@@ -83,12 +88,14 @@ class Drain:
         self.worker = worker
         self.settings = settings
         self.deadlines = deadlines
-        kind = kind_of(worker)
+        app, kind = worker.app, kind_of(worker)
         self.loop = Loop(worker, green=kind.is_green)
-        self.ledger = Ledger(Requeue(worker.app))
+        inquest = Inquest(app, self.loop.ring, in_process=kind.in_process)
+        self.ledger = Ledger(Requeue(app, self.loop), inquest)
         self.adapter = kind.adapter(
             worker,
             self.ledger,
+            Handovers(self.ledger),
             ring_loop=self.loop.ring,
             read_pending=self.loop.read_pending,
         )
@@ -108,22 +115,22 @@ class Drain:
         self.others = OtherConsumers()
         self.watch = Watch(self)
         self.leaving = Leaving(self)
-        self.ledger.on_change = self.quiesce.on_change
+        self.ledger.add_listener(self.quiesce.on_change)
         self.heartbeats = Heartbeats(
             self.ledger.check_ins, monitors_of(worker.app).dispatch.heartbeat
         )
-        self.ledger.on_check_in = self.heartbeats.begin
-        self.ledger.requeue.fetching = self.loop.fetching
-        self.ledger.requeue.queue_of = self.loop.queue_of
-        self.ledger.requeue.on_room = self.ledger.requeue.ring_loop = self.loop.ring
-        self.ledger.connected = lambda: self.loop.alive
-        self.ledger.process = worker._process_task
         self.misfits = Misfits(self)
         self.revocations = Revocations(self)
-        self.ledger.revoke = self.revocations.begin
-        self.ledger.inquest.ring_loop = self.loop.ring
-        self.ledger.can_pass_by = kind.can_pass_by
-        self.ledger.inquest.in_process = kind.in_process
+        self.host = Host(
+            self.ledger,
+            Copies(self.ledger),
+            Forget(app),
+            process=worker._process_task,
+            can_pass_by=kind.can_pass_by,
+            is_connected=lambda: self.loop.alive,
+            revoke=self.revocations.begin,
+            on_check_in=self.heartbeats.begin,
+        )
         self.asked_by = ""
         #: Nothing is fetched or started any more.
         self.quiet = False
@@ -163,8 +170,7 @@ class Drain:
             self.restart.asked_for = restart
             self.board.releasing = self.settings.release_prefetched
             self.board.begin_stop(self.deadlines, InterruptReason.SHUTDOWN)
-            self.ledger.stopping = True
-            self.ledger.start_counting()
+            self.ledger.begin_stop()
             self._be_quiet()
             self.watch.bell.ring(STOP)
         elif self.restart.asked_for and not restart:
@@ -192,7 +198,8 @@ class Drain:
     def _be_quiet(self) -> None:
         self.quiet = True
         # At once: what arrives, or gets its turn, from now on goes back.
-        self.ledger.releasing = self.settings.release_prefetched
+        if self.settings.release_prefetched:
+            self.ledger.begin_release()
 
     # -- what others see -----------------------------------------------------------
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from celery_graceful import native
 from celery_graceful.describe import describe
+from celery_graceful.held import HeldMessage
 from celery_graceful.kept import is_kept_here
 from celery_graceful.monitors import outcome
 from celery_graceful.native import bounded, bounded_all
 from celery_graceful.report import listed
-from celery_graceful.request import GracefulRequest
 from celery_graceful.requeue import NotTaken
 from celery_graceful.resume import count_given_up
 from celery_graceful.stage import Stage
@@ -76,7 +76,7 @@ class GivingUp:
             if standby is not None:
                 standby.close()
 
-    def give_up(self, requests: list[GracefulRequest]) -> None:
+    def give_up(self, requests: list[HeldMessage]) -> None:
         """Tell everybody of ``requests``, give them back, and what waits for it, and count.
 
         Those that had not begun only go back.
@@ -95,7 +95,7 @@ class GivingUp:
         bounded(self._give_back_others, OTHERS * self.room)
         self.end()
 
-    def _tell(self, requests: list[GracefulRequest], seconds: float) -> None:
+    def _tell(self, requests: list[HeldMessage], seconds: float) -> None:
         told = bounded_all(
             [
                 lambda: self._tell_backend(requests),
@@ -111,13 +111,13 @@ class GivingUp:
                 listed(requests),
             )
 
-    def _tell_backend(self, requests: list[GracefulRequest]) -> None:
+    def _tell_backend(self, requests: list[HeldMessage]) -> None:
         """Store their state and send ``task_interrupted``, in the main process."""
         reason = str(self.drain.board.reason)
         for request in requests:
             record(request.task, request.context, reason, given_up=True)
 
-    def _tell_listeners(self, requests: list[GracefulRequest], timeout: float) -> None:
+    def _tell_listeners(self, requests: list[HeldMessage], timeout: float) -> None:
         """Send their events, over a connection of their own: the loop may be stuck."""
         wanted = [request for request in requests if request.wants_events]
 
@@ -137,7 +137,7 @@ class GivingUp:
                 describe(exc),
             )
 
-    def _give_back(self, left: list[GracefulRequest]) -> None:
+    def _give_back(self, left: list[HeldMessage]) -> None:
         """Give back what is ``left``, and wait for what others are sending."""
         requeue = self.ledger.requeue
         self._try_to(requeue.flush, left)
@@ -147,31 +147,31 @@ class GivingUp:
             native.pause(LOOK_AGAIN)
         self._try_to(requeue.flush, left)  # it may have failed
 
-    def _try_to(self, give_back: Callable[..., Any], requests: list[GracefulRequest]) -> None:
+    def _try_to(self, give_back: Callable[..., Any], requests: list[HeldMessage]) -> None:
         timeout = GIVE_BACK * self.room
         try:
             give_back(timeout=timeout, own_thread=True, standby=self._to_give_back)
         except NotTaken as exc:
             self._could_not(exc.requests, str(exc), lost=True)
         except Exception as exc:
-            self.ledger.failed = True
+            self.ledger.note_failure()
             self._could_not(requests, describe(exc))
 
     def _give_back_others(self) -> None:
         try:
             self.drain.others.give_back()
         except Exception as exc:
-            self.ledger.failed = True
+            self.ledger.note_failure()
             self.drain.log(
                 logging.CRITICAL, "Could not give back what consumer steps hold: %r", exc
             )
 
     def _could_not(
-        self, requests: Sequence[GracefulRequest], why: str, *, lost: bool = False
+        self, requests: Sequence[HeldMessage], why: str, *, lost: bool = False
     ) -> None:
         if not requests:
             return
-        self.ledger.failed = True
+        self.ledger.note_failure()
         gone = [r for r in requests if lost or r.acknowledged or is_kept_here(r.message.channel)]
         held = [r for r in requests if r not in gone]
         if gone:
@@ -195,7 +195,7 @@ def _address(connection: Any) -> str:
     return str(connection.as_uri(include_password=True))
 
 
-def _count(requests: list[GracefulRequest]) -> None:
+def _count(requests: list[HeldMessage]) -> None:
     """Count them in the store, for ``max_interruptions``."""
     for request in requests:
         began = request.started_at or time.monotonic()

@@ -8,12 +8,10 @@ left is not made.
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from typing import Any
 
 from billiard.exceptions import WorkerLostError
 from celery.utils.imports import symbol_by_name
@@ -21,11 +19,9 @@ from celery.utils.log import get_logger
 from celery.worker import strategy
 
 from celery_graceful.failure import raised
+from celery_graceful.held import HeldMessage
+from celery_graceful.ledger import Ledger
 from celery_graceful.stage import Stage
-
-if TYPE_CHECKING:
-    from celery_graceful.delivery import Delivery
-    from celery_graceful.ledger import Ledger
 
 __all__ = ["Handovers", "has_own_strategy"]
 
@@ -51,8 +47,6 @@ class Handovers:
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
-        #: What others may hand over, for as long as they keep it.
-        self.deliveries: WeakSet[Delivery] = WeakSet()
 
     def around(
         self,
@@ -74,11 +68,11 @@ class Handovers:
             here: How a target is called in a pool whose tasks run in this process.
             options: Of ``apply_async``.
         """
-        if not self.deliveries:
+        if not self.ledger.by_others:
             return apply_async(target, args, kwargs, **options)
         if self.ledger.releasing:
             self._release()
-        search = _Search(self.deliveries)
+        search = _Search(self.ledger.by_others)
         args, kwargs = search.through(args), search.through(kwargs)
         found = search.found()
         if search.left and not found and not search.others:
@@ -98,7 +92,7 @@ class Handovers:
         try:
             self.ledger.release_unstarted()
         except Exception as exc:
-            self.ledger.failed = True
+            self.ledger.note_failure()
             logger.error("Could not give back what was not started: %r", exc)
 
 
@@ -109,18 +103,18 @@ class _Search:
         deliveries: Those that it may be.
     """
 
-    def __init__(self, deliveries: Iterable[Delivery]) -> None:
+    def __init__(self, deliveries: Iterable[HeldMessage]) -> None:
         self._all = list(deliveries)
-        self._by_id: defaultdict[str, list[Delivery]] = defaultdict(list)
+        self._by_id: defaultdict[str, list[HeldMessage]] = defaultdict(list)
         for delivery in self._all:
             self._by_id[delivery.id].append(delivery)
         self._tasks = {id(delivery.task) for delivery in self._all}
         self._named: set[int] = set()
-        self._found: dict[Delivery, None] = {}
+        self._found: dict[HeldMessage, None] = {}
         #: Some have gone back; some are in the pool already, or have ended.
         self.left = self.others = False
 
-    def found(self) -> list[Delivery]:
+    def found(self) -> list[HeldMessage]:
         """Those that wait, and are handed over now.
 
         Where no id is named, all that wait of the tasks that are.
@@ -134,7 +128,7 @@ class _Search:
         kept = self._kept(value, set(), DEPTH)
         return value if kept is _GONE else kept
 
-    def _kept(self, value: Any, here: set[Delivery], depth: int) -> Any:
+    def _kept(self, value: Any, here: set[HeldMessage], depth: int) -> Any:
         if id(value) in self._tasks:
             self._named.add(id(value))
             return value
@@ -151,7 +145,7 @@ class _Search:
             return tuple(kept) if type(value) is tuple else dict(zip(value, kept, strict=True))
         return value
 
-    def _is_ours(self, deliveries: list[Delivery], here: set[Delivery]) -> bool:
+    def _is_ours(self, deliveries: list[HeldMessage], here: set[HeldMessage]) -> bool:
         """Whether a task that is named is one of those that were delivered, and are still here.
 
         Args:
@@ -170,7 +164,7 @@ class _Search:
         return False
 
 
-def _waits(delivery: Delivery) -> bool:
+def _waits(delivery: HeldMessage) -> bool:
     return delivery.stage is Stage.RECEIVED
 
 
@@ -182,22 +176,16 @@ class _Call:
         deliveries: They wait.
     """
 
-    def __init__(self, ledger: Ledger, deliveries: list[Delivery]) -> None:
+    def __init__(self, ledger: Ledger, deliveries: list[HeldMessage]) -> None:
         self.ledger = ledger
         self.deliveries = deliveries
-        self._move(Stage.RECEIVED, to=Stage.HANDED_OVER)
-
-    def _move(self, *stages: Stage, to: Stage) -> None:
-        with self.ledger.lock:
-            for delivery in self.deliveries:
-                if delivery.stage in stages:
-                    delivery.stage = to
+        ledger.move(deliveries, Stage.HANDED_OVER, only=(Stage.RECEIVED,))
 
     def accepted(self, tell: Callable[..., Any] | None, pid: int, time_accepted: float) -> None:
         """The pool has begun with it."""
-        self._move(Stage.HANDED_OVER, to=Stage.RUNNING)
+        self.ledger.move(self.deliveries, Stage.RUNNING, only=(Stage.HANDED_OVER,))
         for delivery in self.deliveries:
-            delivery.started_at, delivery.worker_pid = time.monotonic(), pid
+            delivery.begun_by(pid)
         if tell is not None:
             tell(pid, time_accepted)
 
@@ -227,21 +215,14 @@ class _Call:
             finally:
                 for delivery in self.deliveries:
                     if delivery.acknowledged:
-                        delivery.finish()
+                        self.ledger.finish(delivery)
                     elif not lost or not self.ledger.inquest.child_died(
                         delivery, partial(self._after_death, delivery)
                     ):
-                        self._keep(delivery)
+                        self.ledger.put_down(delivery)
 
-    def _keep(self, delivery: Delivery) -> None:
-        """Nobody has acknowledged it: it is held, and goes back when the worker stops."""
-        with self.ledger.lock:
-            if delivery.stage in (Stage.HANDED_OVER, Stage.RUNNING):
-                delivery.stage, delivery.started_at = Stage.RECEIVED, None
-        self.ledger.on_change()
-
-    def _after_death(self, delivery: Delivery, quarantined: bool) -> None:
+    def _after_death(self, delivery: HeldMessage, quarantined: bool) -> None:
         if quarantined:
-            delivery.drop()
+            self.ledger.drop(delivery)
         elif self.ledger.close(delivery, Stage.RELEASED, only=(Stage.HANDED_OVER, Stage.RUNNING)):
             self.ledger.requeue.give_back([delivery])

@@ -23,7 +23,7 @@ from celery_graceful.fence import CLAIM
 from celery_graceful.fingerprint import fingerprint, fingerprint_as_text
 from celery_graceful.poison import condemn, count_deaths, say_death, tell_untold
 from celery_graceful.quarantine import QUARANTINE, Kept
-from celery_graceful.starts import Starts
+from celery_graceful.starts import LONG, Starts
 from celery_graceful.store import Store, StoreAway, find_workers_store, settings_of
 from celery_graceful.trust import EPOCH
 
@@ -79,17 +79,17 @@ class Inquest:
 
     Args:
         app: The Celery app.
+        ring_loop: Makes the loop call ``on_loop``.
+        in_process: A task that dies takes the worker with it.
     """
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, ring_loop: Callable[[], None], *, in_process: bool) -> None:
         self.app = app
         self.settings = settings_of(app)
         #: Who we are. Where there are leases, the one that holds ours.
         self.worker = uuid.uuid4().hex
-        #: Makes the loop call ``on_loop``.
-        self.ring_loop: Callable[[], None] = lambda: None
-        #: A task that dies takes the worker with it.
-        self.in_process = False
+        self.ring_loop = ring_loop
+        self.in_process = in_process
         #: Brokers that give back by themselves what a dead worker held.
         self.starts: Starts | None = None
         if self.store and app.connection_for_read().transport.driver_type == "amqp":
@@ -105,6 +105,10 @@ class Inquest:
     def store(self) -> Store | None:
         """Where the workers are known."""
         return find_workers_store(self.app)
+
+    def known_as(self, worker: str) -> None:
+        """Where the consumer is connected, the worker has a lease, under this id."""
+        self.worker = worker
 
     def start(self) -> None:
         """Start the threads."""
@@ -177,6 +181,18 @@ class Inquest:
         else:
             self.starts.start(request.id, note)
         return note
+
+    def ends(self, task_id: str, note: str, ran: float, *, wake: bool) -> None:
+        """A run has ended, or its task was given back.
+
+        Args:
+            task_id: Of the task.
+            note: Of the run.
+            ran: Seconds, if it has ended by itself.
+            wake: False from a thread that the pool's monkey patching does not know.
+        """
+        if self.starts is not None:
+            self.starts.end(task_id, note, later=ran >= LONG, wake=wake)
 
     def remember(self, task_id: str, note: str | None, message: str) -> None:
         """A run has ended whose acknowledgement may be lost: tell the other workers."""

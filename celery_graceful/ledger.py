@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from celery.worker import state
 
 from celery_graceful import native, worker_state
 from celery_graceful.aftermath import let_go
 from celery_graceful.claims import Claims
-from celery_graceful.copies import Copies
-from celery_graceful.forget import Forget
-from celery_graceful.handover import Handovers
+from celery_graceful.held import HeldMessage
 from celery_graceful.inquest import Inquest
 from celery_graceful.monitors.checkin import CheckIn
 from celery_graceful.requeue import Requeue
-from celery_graceful.stage import Stage
-from celery_graceful.starts import LONG
-
-if TYPE_CHECKING:
-    from celery_graceful.request import GracefulRequest
+from celery_graceful.stage import OPEN, UNBEGUN, Stage
 
 __all__ = ["Ledger"]
 
@@ -39,7 +33,7 @@ class _Leaving:
     def __exit__(self, *exc_info: object) -> None:
         with self.ledger.lock:
             self.count -= 1
-        self.ledger.on_change()
+        self.ledger.changed()
 
 
 class Ledger:
@@ -47,16 +41,21 @@ class Ledger:
 
     Each delivery leaves by exactly one door: the stage of a request changes under one lock,
     and who changes it does what belongs to the change.
+
+    Args:
+        requeue: The way back to the queue.
+        inquest: Hears of the ends of runs.
     """
 
-    def __init__(self, requeue: Requeue) -> None:
+    def __init__(self, requeue: Requeue, inquest: Inquest) -> None:
         self.requeue = requeue
-        self.forget = Forget(requeue.app)
-        self.inquest = Inquest(requeue.app)
-        #: With which it claims now, on Redis; set by the drain.
+        self.inquest = inquest
+        #: With which it claims now, on Redis.
         self.claims: Claims | None = None
         self.lock = native.Lock()
-        self.held: dict[int, GracefulRequest] = {}
+        self.held: dict[int, HeldMessage] = {}
+        #: What others may hand over, for as long as they keep it.
+        self.by_others: WeakSet[HeldMessage] = WeakSet()
         #: A message could not be given back: it is left to the broker.
         self.failed = False
         #: Give back what has not been started instead of starting it.
@@ -65,35 +64,62 @@ class Ledger:
         self.stopping = False
         self.counts = dict.fromkeys(Stage, 0)
         self.leaving = _Leaving(self)
-        self.on_change: Callable[[], None] = lambda: None
-        #: Hands a request to the pool; set by the drain.
-        self.process: Callable[[GracefulRequest], None] = lambda request: None
-        #: Whether the pool lets pass by what has left; set by the drain.
-        self.can_pass_by = False
-        #: Whether the loop goes round; set by the drain.
-        self.connected: Callable[[], bool] = lambda: True
-        self.copies = Copies(self)
-        self.handovers = Handovers(self)
-        #: Tells a running task that it was revoked, if it can be told; set by the drain.
-        self.revoke: Callable[[GracefulRequest], bool] = lambda request: False
-        #: Something with a check-in has begun to run; set by the drain.
-        self.on_check_in: Callable[[], None] = lambda: None
+        self._listeners: list[Callable[[], None]] = []
 
-    def start_counting(self) -> None:
-        """Count from now on: the drain begins."""
+    # -- what it is told -------------------------------------------------------------
+
+    def add_listener(self, listener: Callable[[], None]) -> None:
+        """Call it when a delivery has ended, or one has come that is to go back; in any thread."""
+        self._listeners.append(listener)
+
+    def changed(self) -> None:
+        """Tell who listens."""
+        for listener in self._listeners:
+            listener()
+
+    def connected(self, claims: Claims | None) -> None:
+        """The consumer is connected, and about to fetch: by claims, on Redis."""
+        self.claims = claims
+
+    def begin_release(self) -> None:
+        """What arrives, or gets its turn, from now on goes back. Safe in a signal handler."""
+        self.releasing = True
+
+    def begin_stop(self) -> None:
+        """The drain begins, and what becomes of its tasks is counted. Safe in a signal handler."""
+        self.stopping = True
         self.counts = dict.fromkeys(Stage, 0)
 
-    def open_requests(self) -> list[GracefulRequest]:
+    def note_failure(self) -> None:
+        """A message could not be given back: it is left to the broker."""
+        self.failed = True
+
+    # -- what it holds ---------------------------------------------------------------
+
+    def enter(self, request: HeldMessage) -> None:
+        """It has arrived."""
+        self.held[id(request)] = request
+        if request.by_others:
+            self.by_others.add(request)
+        if self.releasing:  # Celery may keep it, for its ETA or its rate limit
+            self.changed()
+
+    def open_requests(self) -> list[HeldMessage]:
         """What has no outcome yet, oldest first."""
         return list(self.held.values())
 
-    def active(self) -> list[GracefulRequest]:
+    def active(self) -> list[HeldMessage]:
         """What a pool has taken over, oldest first."""
         return [r for r in self.open_requests() if r.stage is not Stage.RECEIVED]
 
     def running_early(self) -> int:
         """How many run that were acknowledged at their start."""
         return sum(r.stage is Stage.RUNNING and r.acknowledged for r in self.open_requests())
+
+    @property
+    def runs_lost(self) -> bool:
+        """Whether something runs whose claim was lost."""
+        return any(request.lost for request in self.open_requests())
 
     def check_ins(self) -> list[CheckIn]:
         """Of what runs."""
@@ -106,25 +132,83 @@ class Ledger:
                 found.append(check_in)
         return found
 
-    def close(self, request: GracefulRequest, stage: Stage, *, only: Iterable[Stage]) -> bool:
+    # -- within ------------------------------------------------------------------------
+
+    def move(self, requests: Iterable[HeldMessage], stage: Stage, *, only: Iterable[Stage]) -> None:
+        """Let those that stand at one of ``only`` go on to ``stage``, which is an open one."""
+        with self.lock:
+            for request in requests:
+                if request.stage in only:
+                    request.move(stage)
+
+    def put_down(self, request: HeldMessage) -> None:
+        """It was handed over, and nobody has answered it: it is held, until the worker stops."""
+        with self.lock:
+            if request.stage in (Stage.HANDED_OVER, Stage.RUNNING):
+                request.put_down()
+        self.changed()
+
+    def not_handed_over(self, request: HeldMessage) -> bool:
+        """The pool has it no more, and has not begun with it. False: it has left already."""
+        with self.lock:
+            if request.stage is Stage.HANDED_OVER:
+                request.move(Stage.RECEIVED)
+            return request.stage is not Stage.RUNNING
+
+    # -- the doors ---------------------------------------------------------------------
+
+    def close(self, request: HeldMessage, stage: Stage, *, only: Iterable[Stage]) -> bool:
         """Let ``request`` leave as ``stage``, if it stands at one of ``only``."""
         with self.lock:
             if request.stage not in only:
                 return False
-            request.stage = stage
+            request.move(stage)
             self.held.pop(id(request), None)
             self.counts[stage] += 1
         if request.told_to_end and worker_state.board.value is not None:
             worker_state.board.value.forget_revoked(request.id)
-        if request.note is not None and self.inquest.starts is not None:
+        if request.note is not None:
             # The hard deadline has its own thread, and sends what it has to say itself.
-            wake = stage is not Stage.GIVEN_UP
-            later = stage is Stage.FINISHED and request.running_for >= LONG
-            self.inquest.starts.end(request.id, request.note, later=later, wake=wake)
-        self.on_change()
+            ran = request.running_for if stage is Stage.FINISHED else 0.0
+            self.inquest.ends(request.id, request.note, ran, wake=stage is not Stage.GIVEN_UP)
+        self.changed()
         return True
 
-    def release_unstarted(self) -> list[GracefulRequest]:
+    def finish(self, request: HeldMessage) -> bool:
+        """It has ended by itself. False: it was given back before, ignore its end."""
+        if request.lost:
+            self.drop_lost(request)
+            return False
+        return self.close(request, Stage.FINISHED, only=OPEN)
+
+    def drop(self, request: HeldMessage) -> None:
+        """It has ended elsewhere: in quarantine, or as another delivery."""
+        if self.finish(request):
+            let_go(request)
+            request.acknowledge()
+
+    def drop_lost(self, request: HeldMessage) -> None:
+        """It has ended, and another run of it is what counts: say nothing of it."""
+        if self.close(request, Stage.LOST, only=OPEN):
+            if request.claim is not None:
+                request.claim.book.held.pop(request.claim, None)
+            let_go(request)
+
+    def give_up(self, *, heard: bool) -> list[HeldMessage]:
+        """The hard deadline takes away what has not ended; returns it.
+
+        Args:
+            heard: The loop goes round, so that what has begun was heard to have begun.
+        """
+        unbegun = UNBEGUN if heard else (Stage.RECEIVED,)
+        return [
+            request
+            for request in self.open_requests()
+            if self.close(request, Stage.RELEASED, only=unbegun)
+            or self.close(request, Stage.GIVEN_UP, only=OPEN)
+        ]
+
+    def release_unstarted(self) -> list[HeldMessage]:
         """Give everything back that was not started; returns it."""
         released = [
             request
@@ -137,13 +221,6 @@ class Ledger:
             self.requeue.give_back(released)
         return released
 
-    def not_handed_over(self, request: GracefulRequest) -> bool:
-        """The pool has it no more, and has not begun with it. False: it has left already."""
-        with self.lock:
-            if request.stage is Stage.HANDED_OVER:
-                request.stage = Stage.RECEIVED
-            return request.stage is not Stage.RUNNING
-
     def forget_unstarted(self) -> None:
         """The broker connection is gone, and with it what was not started.
 
@@ -155,8 +232,8 @@ class Ledger:
             for request in self.open_requests():
                 if request.stage is Stage.HANDED_OVER and request.claim is not None:
                     kept.append(request)
-                elif request.stage in (Stage.RECEIVED, Stage.HANDED_OVER):
-                    request.stage = Stage.RELEASED
+                elif request.stage in UNBEGUN:
+                    request.move(Stage.RELEASED)
                     del self.held[id(request)]
                     if request.claim is not None:
                         request.claim.book.let_go_of(request.claim)
@@ -174,11 +251,6 @@ class Ledger:
             claim = request.claim
             # What was acknowledged at its start is nobody else's.
             if claim is not None and claim.worker == worker and not request.acknowledged:
-                request.lost = True
+                request.mark_lost()
                 if request.stage is Stage.RECEIVED:
-                    request.drop_lost()
-
-    @property
-    def runs_lost(self) -> bool:
-        """Whether something runs whose claim was lost."""
-        return any(request.lost for request in self.open_requests())
+                    self.drop_lost(request)

@@ -179,7 +179,7 @@ class Membership:
         if self.claims is not None:
             self.claims.who = self.lease.identity
         if self.drain.places.here is self:
-            self.drain.ledger.inquest.worker = self.lease.identity.worker
+            self.drain.ledger.inquest.known_as(self.lease.identity.worker)
         if self._retired:
             return
         # Nothing is surely held under the new identity yet.

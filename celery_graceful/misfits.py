@@ -33,7 +33,7 @@ from celery_graceful.store import StoreAway
 
 if TYPE_CHECKING:
     from celery_graceful.drain import Drain
-    from celery_graceful.request import GracefulRequest
+    from celery_graceful.held import HeldMessage
 
 __all__ = ["Misfits"]
 
@@ -186,13 +186,12 @@ class Misfits:
         logger.error("A message that has no known flaw raised: %s", where(exc))
         self._hold(message, reason_of(exc), exc)
 
-    @staticmethod
-    def _end(request: GracefulRequest) -> None:
+    def _end(self, request: HeldMessage) -> None:
         """What was raised outside of the body of a task has ended it, here where it ran."""
         try:
             request.on_failure(ExceptionInfo())
         except Exception:  # as before: what it says of errbacks, for instance
-            request.drop()
+            self.ledger.drop(request)
         if not request.acknowledged:
             state.task_ready(request)
             request.acknowledge()

@@ -89,9 +89,9 @@ class Places:
                 self._say_why_not(consumer.connection.transport, channel)
             self._join(place, consumer.task_consumer, claims=claims)
         self.here = here = self.members.get(place)
-        drain.ledger.claims = None if here is None else here.claims
+        drain.ledger.connected(None if here is None else here.claims)
         if here is not None:
-            drain.ledger.inquest.worker = here.lease.identity.worker
+            drain.ledger.inquest.known_as(here.lease.identity.worker)
             if here.claims is not None:
                 channel.claim_for(here.claims)
 

@@ -87,7 +87,7 @@ class Quiesce:
                 self.drain.adapter.take_back()
                 self.ledger.release_unstarted()
             except Exception as exc:
-                self.ledger.failed = True
+                self.ledger.note_failure()
                 logger.error("Could not give back what was not started: %s", describe(exc))
 
     def _after_the_fetch(self) -> None:
@@ -96,14 +96,14 @@ class Quiesce:
             self.drain.worker.timer.call_after(LOOK_AGAIN, self.loop.ring)
             return
         if self.drain.quiet:
-            self.ledger.requeue.fetching = lambda: False
+            self.ledger.requeue.defer_no_more()
         self._flush()
 
     def _flush(self, **options: Any) -> None:
         try:
             self.ledger.requeue.flush(**options)
         except Exception as exc:
-            self.ledger.failed = True
+            self.ledger.note_failure()
             logger.error("Could not give back what was not started: %s", describe(exc))
 
     def _stop_when_idle(self) -> None:
@@ -141,7 +141,7 @@ class Quiesce:
         self.ledger.forget_unstarted()
         self.ledger.keep_claims()
         if self.ledger.requeue.is_amqp:
-            self.ledger.copies.connection_lost(heard=heard)
+            self.drain.host.copies.connection_lost(heard=heard)
         self._flush(timeout=LAST_FLUSH, own_thread=True)
         if self.drain.stopping and state.should_stop is None:
             state.should_stop = EX_OK  # there is nothing to connect for

@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 
 from celery_graceful.board import Board
+from celery_graceful.held import HeldMessage
 from celery_graceful.ledger import Ledger
-from celery_graceful.request import GracefulRequest
 from celery_graceful.stage import Stage
 
 __all__ = ["listed", "report"]
@@ -16,7 +16,7 @@ __all__ = ["listed", "report"]
 NAMED = 10
 
 
-def listed(requests: Sequence[GracefulRequest]) -> str:
+def listed(requests: Sequence[HeldMessage]) -> str:
     """``name[id] for 3.1 s, ...``, the longest running first."""
     if not requests:
         return "nothing"

@@ -21,7 +21,7 @@ from celery_graceful.describe import describe
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.failure import as_failure, as_lost, raised
 from celery_graceful.handover import has_own_strategy
-from celery_graceful.ledger import Ledger
+from celery_graceful.host import Host
 from celery_graceful.monitors import outcome
 from celery_graceful.phase import InterruptReason
 from celery_graceful.requeue import NotTaken
@@ -76,7 +76,7 @@ class GracefulRequest(Delivery):
         try:
             self.ledger.requeue.give_back([self])
         except Exception as exc:
-            self.ledger.failed = True
+            self.ledger.note_failure()
             logger.error("Could not give %s back: %s", self.humaninfo(), describe(exc))
         return True
 
@@ -92,12 +92,12 @@ class GracefulRequest(Delivery):
     def put_off(self) -> None:
         """Another worker runs it, for longer than it is good to wait."""
         self.leave_for_later()
-        self.ledger.process(self)  # its place in the pool is free again
+        self.host.process(self)  # its place in the pool is free again
 
     def _go_on(self, has_ended: bool) -> None:
         if has_ended:
-            self.drop()
-        self.ledger.process(self)
+            self.ledger.drop(self)
+        self.host.process(self)
 
     # -- ended from outside ------------------------------------------------------------
 
@@ -105,7 +105,7 @@ class GracefulRequest(Delivery):
         """Revoked with ``terminate``. Any signal but SIGTERM ends the process, as ever."""
         signum = signals.signum(signal or _signal.SIGTERM)
         may_end = signum == _signal.SIGTERM and self.stage is Stage.RUNNING
-        if not may_end or not (self.told_to_end or self.ledger.revoke(self)):
+        if not may_end or not (self.told_to_end or self.host.revoke(self)):
             super().terminate(pool, signal)
 
     def tell_revoked(self) -> None:
@@ -121,12 +121,12 @@ class GracefulRequest(Delivery):
             put_right(self, exc)
         finally:
             outcome.close(self, "error", "revoked or expired", dying=dying)
-            self.ledger.forget(self.task.name, self.id, "", None)
-            self.finish()  # also where no pool will report its end
+            self.host.forget(self.task.name, self.id, "", None)
+            self.ledger.finish(self)  # also where no pool will report its end
 
     def _announce_cancelled(self, *args: Any, **kwargs: Any) -> None:
         super()._announce_cancelled(*args, **kwargs)
-        self.finish()
+        self.ledger.finish(self)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         if soft:
@@ -140,6 +140,10 @@ class GracefulRequest(Delivery):
                     self.settle()
             except BaseException as exc:
                 put_right(self, exc, requeues(self, TimeLimitExceeded(timeout)))
+
+    def has_ended(self) -> bool:
+        """It has ended by itself; a hard time limit is told twice, as time-out and as failure."""
+        return self.ledger.finish(self) or self.stage is Stage.FINISHED
 
     # -- ended by itself ---------------------------------------------------------------
 
@@ -166,9 +170,9 @@ class GracefulRequest(Delivery):
     def _on_failure(self, exc_info: Any, send_failed_event: bool, return_ok: bool) -> None:
         exc = raised(exc_info)
         if self.lost:
-            self.drop_lost()
+            self.ledger.drop_lost(self)
         elif self.told_to_end and isinstance(exc, (TaskInterrupted, *_DEATHS)):
-            if self.finish():
+            if self.ledger.finish(self):
                 self.tell_revoked()
         elif isinstance(exc, TaskInterrupted):
             self._on_interrupted(exc.started, tail=exc.reason in _TO_THE_TAIL)
@@ -233,7 +237,7 @@ class GracefulRequest(Delivery):
         if not quarantined:
             self._fail(exc_info, send_failed_event, return_ok)
         else:
-            self.drop()
+            self.ledger.drop(self)
 
     def settle(self) -> None:
         """It has ended; if that was for good, its checkpoint is of no use any more."""
@@ -242,7 +246,7 @@ class GracefulRequest(Delivery):
         )
         if not self.goes_on and (marked or may_resume(self.request_dict)):
             token = self.request_dict[DELIVERY]
-            self.ledger.forget(self.task.name, self.id, token, self.started_at)
+            self.host.forget(self.task.name, self.id, token, self.started_at)
 
     def _lost_to_the_stop(self, exc: BaseException) -> bool:
         """Whether the child was taken down with the worker, and not by a revoke or a limit."""
@@ -261,8 +265,8 @@ class GracefulRequest(Delivery):
         try:
             self.ledger.requeue.give_back([self], tail=tail)
         except Exception as exc:
-            lost = self.ledger.stopping or isinstance(exc, NotTaken)
-            self.ledger.failed = self.ledger.failed or lost
+            if self.ledger.stopping or isinstance(exc, NotTaken):
+                self.ledger.note_failure()
             logger.error(
                 "Could not give %s back: %s", self.humaninfo(), describe(exc), exc_info=True
             )
@@ -280,7 +284,7 @@ def _ends_once(on_success: Callable[..., Any]) -> Callable[..., Any]:
             self.on_failure(retval, return_ok=True)
             return
         with self.ledger.leaving:
-            if self.finish():
+            if self.ledger.finish(self):
                 try:
                     on_success(self, failed__retval__runtime, **kwargs)
                     self.settle()
@@ -292,11 +296,11 @@ def _ends_once(on_success: Callable[..., Any]) -> Callable[..., Any]:
 
 def _hands_over(execute_using_pool: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(self: GracefulRequest, pool: Any, **kwargs: Any) -> Any:
-        if self.stage is Stage.FINISHED or self.ledger.copies.settle(self):
+        if self.stage is Stage.FINISHED or self.host.copies.settle(self):
             raise TaskRevokedError(self.id)  # its place in the pool is free again
         if self.look_into():
             return None
-        if not self.ledger.can_pass_by and not self.revoked():  # no way back from here
+        if not self.host.can_pass_by and not self.revoked():  # no way back from here
             with self.ledger.lock:
                 if self.stage is Stage.RECEIVED:
                     self.stage = Stage.HANDED_OVER
@@ -305,12 +309,17 @@ def _hands_over(execute_using_pool: Callable[..., Any]) -> Callable[..., Any]:
     return guarded
 
 
-def adopt(task: Any, ledger: Ledger) -> None:
-    """Make ``task`` use graceful requests, on top of the request class that it has."""
+def adopt(task: Any, host: Host) -> None:
+    """Make ``task`` use graceful requests, on top of the request class that it has.
+
+    Args:
+        task: One of the app's.
+        host: The worker, as they see it.
+    """
     from celery.utils.imports import symbol_by_name
 
     base = symbol_by_name(task.Request)
     base = vars(base).get("plain", base)  # another worker of this process has adopted it
     bases = (GracefulRequest,) if base is Request else (GracefulRequest, base)
-    own = {"ledger": ledger, "by_others": has_own_strategy(task), "plain": base}
-    task.Request = type("GracefulRequest", bases, own)
+    own = {"host": host, "ledger": host.ledger, "by_others": has_own_strategy(task)}
+    task.Request = type("GracefulRequest", bases, {**own, "plain": base})

@@ -6,7 +6,7 @@ transport of the broker:
 
 * Redis, claims: one script moves them back to the lists that they came from.
 * Redis without claims: one script moves the messages from kombu's ``unacked`` hash to the
-  head of their queues.
+  head of their queues (``unacked``).
 
   Both work over a connection of their own, with time-outs, from any thread, and move each
   message once however often they are asked.
@@ -24,29 +24,25 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 from celery.utils.log import get_logger
-from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import dumps, loads
 
 from celery_graceful import kept, native
 from celery_graceful.checkpoint import SENT_AGAIN
 from celery_graceful.claims import Claims, Tag
-from celery_graceful.client import make_client
 from celery_graceful.describe import describe
+from celery_graceful.held import HeldMessage
 from celery_graceful.kept import ends_here, is_kept_here
-from celery_graceful.redelivery import BEGUN, mark_redelivered
+from celery_graceful.redelivery import BEGUN
 from celery_graceful.sending import COUNT, Refused, Sender
 from celery_graceful.standby import Standby, use
 from celery_graceful.store import is_kombus_redis
+from celery_graceful.unacked import Unacked, is_fanout
 
-if TYPE_CHECKING:
-    from celery_graceful.request import GracefulRequest
-
-__all__ = ["NotTaken", "Requeue"]
+__all__ = ["Loop", "NotTaken", "Requeue"]
 
 logger = get_logger(__name__)
 
@@ -60,9 +56,6 @@ COPY_AFTER = 10
 #: Seconds after which a broker that could not be reached is tried again.
 RETRY = 1.0
 
-#: Seconds for what only saves time.
-UNBLOCK_TIMEOUT = 0.5
-
 
 class NotTaken(Exception):
     """What the broker has not taken back, and has no other copy of.
@@ -71,9 +64,25 @@ class NotTaken(Exception):
         requests: Whose messages.
     """
 
-    def __init__(self, requests: Sequence[GracefulRequest], why: Exception) -> None:
+    def __init__(self, requests: Sequence[HeldMessage], why: Exception) -> None:
         super().__init__(f"{len(requests)} not taken by the broker: {why!r}")
         self.requests = requests
+
+
+class Loop(Protocol):
+    """What the way back asks of the loop of the worker."""
+
+    def ring(self) -> None:
+        """Make it go round: there is something to flush, or there may be room. From any thread."""
+
+    def fetching(self) -> bool:
+        """Whether a fetch of this worker is under way at the broker.
+
+        It would take what is given back, and a process that ends would lose it.
+        """
+
+    def queue_of(self, tag: Any) -> str | None:
+        """Which queue a message came from, by its consumer tag."""
 
 
 class Requeue:
@@ -81,42 +90,31 @@ class Requeue:
 
     Args:
         app: The Celery app.
+        loop: Of the worker.
     """
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, loop: Loop) -> None:
         self.app = app
+        self._loop = loop
         self.connected(app.connection_for_read())
-        #: Which queue a message came from, by its consumer tag; set by the drain.
-        self.queue_of: Callable[[Any], str | None] = lambda tag: None
-        self._script = (
-            files("celery_graceful").joinpath("lua/requeue.lua").read_text(encoding="utf-8")
-        )
-        self._clients: dict[tuple[float, bool], Any] = {}
-        #: The caller has the broker connection to itself, and the loop does not go round.
-        self.at_once = False
-        #: Whether a fetch of this worker is under way at the broker; set by the drain. It would
-        #: take what is given back, and a process that ends would lose it.
-        self.fetching: Callable[[], bool] = lambda: False
-        #: Called when something was given back, and there may be room for something else.
-        self.on_room: Callable[[], None] = lambda: None
+        self._at_once = False
+        self._defers = True
         self._lock = native.Lock()
-        self._deferred: list[GracefulRequest] = []
-        self._sending: list[GracefulRequest] = []
-        #: Makes the loop call ``flush``; set by the drain.
-        self.ring_loop: Callable[[], None] = lambda: None
+        self._deferred: list[HeldMessage] = []
+        self._sending: list[HeldMessage] = []
 
     def connected(self, connection: Any) -> None:
         """The worker's consumer is connected, perhaps to another kind of broker than before."""
         #: What messages come over, and go back over one like it.
         self.broker = connection
-        self._clients = {}
+        self._unacked = Unacked()
         self._is_redis = is_kombus_redis(connection.transport)
         #: What is not acknowledged goes back when the connection ends.
         self.is_amqp = connection.transport.driver_type == "amqp"
 
     def give_back(
         self,
-        requests: Sequence[GracefulRequest],
+        requests: Sequence[HeldMessage],
         *,
         timeout: float = COMMAND_TIMEOUT,
         own_thread: bool = False,
@@ -139,20 +137,20 @@ class Requeue:
             Exception: What the broker's client raised. Messages that were not given back
                 are still unacknowledged at the broker.
         """
-        copies = [r for r in requests if self._is_copy(r.message)]
+        copies = [r for r in requests if self._is_copy(r)]
         early = [r for r in requests if r.acknowledged and r not in copies]
         late = [r for r in requests if not (r.acknowledged or r.orphaned or r in copies)]
         try:
-            self._drop_copies([r for r in copies if not r.acknowledged], timeout, own_thread)
+            self._drop([r for r in copies if not r.acknowledged], timeout, own_thread)
             self._give_back_late(late, timeout, own_thread, tail, standby)
         finally:
             if early:
                 self._give_back_early(early, timeout, standby, insist=own_thread)
-            self.on_room()
+            self._loop.ring()
 
     def _give_back_early(
         self,
-        requests: list[GracefulRequest],
+        requests: list[HeldMessage],
         timeout: float,
         standby: Standby | None,
         insist: bool,
@@ -168,7 +166,7 @@ class Requeue:
 
     def _give_back_late(
         self,
-        late: list[GracefulRequest],
+        late: list[HeldMessage],
         timeout: float,
         own_thread: bool,
         tail: bool,
@@ -183,8 +181,7 @@ class Requeue:
             if self._is_redis and channel.ack_emulation:
                 if not (own_thread or tail) and self._defer(channel, late):
                     return
-                client = self._client(channel, timeout, own_thread)
-                self._give_back_redis(client, channel, late, tail)
+                self._unacked.give_back(channel, late, tail, timeout, own_thread)
             elif is_kept_here(channel):
                 self._give_back_kept(late, timeout, standby, insist=own_thread)
                 return
@@ -199,10 +196,10 @@ class Requeue:
                 if unsent:
                     raise NotTaken([request for request, _ in unsent], unsent[0][1])
         for request in late:
-            request.acknowledged = True
+            request.mark_answered()
 
     @property
-    def sending(self) -> list[GracefulRequest]:
+    def sending(self) -> list[HeldMessage]:
         """Whose messages some thread is sending again right now."""
         return list(self._sending)
 
@@ -223,9 +220,22 @@ class Requeue:
                     self._deferred = deferred + self._deferred
                 raise
 
-    def _defer(self, channel: Any, requests: list[GracefulRequest]) -> bool:
+    def defer_no_more(self) -> None:
+        """The last fetch has ended, whatever the loop says of it."""
+        self._defers = False
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """The caller has the broker connection to itself, and the loop does not go round."""
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
+    def _defer(self, channel: Any, requests: list[HeldMessage]) -> bool:
         with self._lock:
-            if not self.fetching():
+            if not (self._defers and self._loop.fetching()):
                 return False
             self._deferred += requests
         for request in requests:
@@ -233,10 +243,14 @@ class Requeue:
             channel.qos._quick_ack(request.message.delivery_tag)
         return True
 
-    # -- Redis ---------------------------------------------------------------------
+    def end_fetch(self, channel: Any) -> None:
+        """Ask Redis to end a fetch (BRPOP) now; where it will not, it ends by itself."""
+        self._unacked.end_fetch(channel)
+
+    # -- claims ---------------------------------------------------------------------
 
     def _give_back_claims(
-        self, requests: list[GracefulRequest], tail: bool, timeout: float
+        self, requests: list[HeldMessage], tail: bool, timeout: float
     ) -> None:
         tags: dict[Claims, list[Tag]] = {}
         for request in requests:
@@ -247,85 +261,26 @@ class Requeue:
                 book.give_back(some, tail=tail, timeout=timeout)
         finally:  # it goes on trying
             for request in requests:
-                request.acknowledged = True
+                request.mark_answered()
                 request.message.channel.qos._quick_ack(request.message.delivery_tag)
 
-    def _give_back_redis(
-        self, client: Any, channel: Any, requests: Iterable[GracefulRequest], tail: bool
-    ) -> None:
-        begun = {request.message.delivery_tag: request.has_begun for request in requests}
-        tags = list(begun)
-        prefix = channel.global_keyprefix or ""
-        unacked = prefix + channel.unacked_key
-        index = prefix + channel.unacked_index_key
-        moves: list[Any] = []
-        # Last first: each goes in front of the one before it.
-        for tag, entry in reversed(list(zip(tags, client.hmget(unacked, tags), strict=True))):
-            if entry is not None:
-                payload, queue = self._decode(channel, entry, begun[tag])
-                moves += [tag, prefix + queue, payload]
-        if moves:
-            client.eval(self._script, 2, unacked, index, "LPUSH" if tail else "RPUSH", *moves)
-        for tag in tags:
-            channel.qos._quick_ack(tag)  # kombu must not restore it at exit
+    # -- fanout ----------------------------------------------------------------------
 
-    def _is_copy(self, message: Any) -> bool:
-        """Whether Redis has sent it to each worker that listened (fanout, ``Broadcast``).
+    def _is_copy(self, request: HeldMessage) -> bool:
+        return self._is_redis and is_fanout(request.message)
 
-        There is no list that it came from: the copy is this worker's, and ends with it.
-        """
-        exchange = (message.delivery_info or {}).get("exchange")
-        queues = getattr(message.channel, "_fanout_queues", {}) if self._is_redis else {}
-        return any(exchange == name for name, _ in list(queues.values()))
-
-    def _drop_copies(
-        self, requests: list[GracefulRequest], timeout: float, own_thread: bool
-    ) -> None:
+    def _drop(self, requests: list[HeldMessage], timeout: float, own_thread: bool) -> None:
+        """There is no list that it came from: the copy is this worker's, and ends with it."""
         for request in requests:
-            channel, tag = request.message.channel, request.message.delivery_tag
-            request.acknowledged = True
-            if channel.connection is not None:  # else it went with the connection
-                ask = self._client(channel, timeout, own_thread).execute_command
-                prefix = channel.global_keyprefix or ""
-                ask("HDEL", f"{prefix}{channel.unacked_key}", tag)
-                ask("ZREM", f"{prefix}{channel.unacked_index_key}", tag)
-                channel.qos._quick_ack(tag)
+            request.mark_answered()
+            self._unacked.drop(request.message, timeout, own_thread)
             logger.info("%s was sent to each worker: it ends here", request.humaninfo())
-
-    def end_fetch(self, channel: Any) -> None:
-        """Ask Redis to end a fetch (BRPOP) now; where it will not, it ends by itself."""
-        try:
-            host, port = channel._in_poll._sock.getsockname()[:2]
-            client = self._client(channel, UNBLOCK_TIMEOUT, False)
-            for other in client.client_list():
-                if other["addr"] in (f"{host}:{port}", f"[{host}]:{port}"):
-                    client.client_unblock(int(other["id"]))
-        except Exception as exc:  # a Unix socket, a proxy, a server without CLIENT
-            logger.debug("Could not end the fetch early: %s", describe(exc))
-
-    @staticmethod
-    def _decode(channel: Any, entry: bytes, begun: bool) -> tuple[str, str]:
-        """The message of an ``unacked`` entry, marked as redelivered, and the list it goes to."""
-        payload, exchange, routing_key = loads(bytes_to_str(entry))
-        queues = channel._lookup(exchange, routing_key)
-        mine = [queue for queue in queues if queue in channel.active_queues] or queues
-        priority = channel._get_message_priority(payload, reverse=False)
-        return mark_redelivered(dumps(payload), begun=begun), channel._q_for_pri(mine[0], priority)
-
-    def _client(self, channel: Any, timeout: float, own_thread: bool) -> Any:
-        """A client like the channel's, that gives up after ``timeout`` seconds."""
-        if channel.connection is None:
-            raise ConnectionError("the connection that it came over is gone")
-        key = (timeout, own_thread)  # under gevent a client belongs to the hub of its thread
-        if key not in self._clients:
-            self._clients[key] = make_client(channel._get_pool(), timeout)
-        return self._clients[key]
 
     # -- what is in our memory alone -------------------------------------------------
 
     def _give_back_kept(
         self,
-        requests: list[GracefulRequest],
+        requests: list[HeldMessage],
         timeout: float,
         standby: Standby | None,
         insist: bool,
@@ -335,7 +290,7 @@ class Requeue:
         for request in requests:
             if request not in unsent:
                 request.message.channel.qos._quick_ack(request.message.delivery_tag)
-                request.acknowledged = True
+                request.mark_answered()
         if unsent and insist:
             raise NotTaken(list(unsent), next(iter(unsent.values())))
         if unsent:
@@ -344,19 +299,19 @@ class Requeue:
 
     # -- everything else -----------------------------------------------------------
 
-    def _give_back_amqp(self, request: GracefulRequest, tail: bool, timeout: float) -> None:
+    def _give_back_amqp(self, request: HeldMessage, tail: bool, timeout: float) -> None:
         copy = tail or request.message.headers.get(COUNT, 0) >= COPY_AFTER
         # The queue itself would drop what has expired meanwhile.
         copy = copy or ("expiration" in request.message.properties and request.has_begun)
         if copy and not self._send_again([request], timeout, {SENT_AGAIN: True}):
             request.on_ack(logger, request.connection_errors)
-        elif self.at_once:
+        elif self._at_once:
             request.message.reject_log_error(logger, request.connection_errors, True)
         else:
             request.on_reject(logger, request.connection_errors, True)
 
     @staticmethod
-    def _headers_of(request: GracefulRequest, more: dict[str, Any] | None) -> dict[str, Any]:
+    def _headers_of(request: HeldMessage, more: dict[str, Any] | None) -> dict[str, Any]:
         """What the copy of a message says beside what it said."""
         return {**(more or {}), **({"redelivered": BEGUN} if request.has_begun else {})}
 
@@ -364,11 +319,11 @@ class Requeue:
 
     def _send_again(
         self,
-        requests: Iterable[GracefulRequest],
+        requests: Iterable[HeldMessage],
         timeout: float,
         more_headers: dict[str, Any] | None = None,
         standby: Standby | None = None,
-    ) -> list[tuple[GracefulRequest, Exception]]:
+    ) -> list[tuple[HeldMessage, Exception]]:
         """Send messages again, to the broker that they came from.
 
         Returns:
@@ -378,14 +333,14 @@ class Requeue:
         begun = list(waiting)
         with self._lock:
             self._sending += begun
-        refused: list[tuple[GracefulRequest, Exception]] = []
+        refused: list[tuple[HeldMessage, Exception]] = []
 
         def send(connection: Any) -> None:
             sender = Sender(connection)
             while waiting:
                 message = waiting[0].message
                 tag = (message.delivery_info or {}).get("consumer_tag")
-                queue = self.queue_of(tag) or kept.queue_of(self.app, message)
+                queue = self._loop.queue_of(tag) or kept.queue_of(self.app, message)
                 try:
                     sender.send(message, self._headers_of(waiting[0], more_headers), queue)
                 except Refused as exc:
@@ -401,9 +356,9 @@ class Requeue:
                 self._sending = [r for r in self._sending if r not in begun]
         return refused
 
-    def _try_later(self, requests: list[GracefulRequest]) -> None:
+    def _try_later(self, requests: list[HeldMessage]) -> None:
         with self._lock:
             self._deferred += requests
-        timer = threading.Timer(RETRY, self.ring_loop)
+        timer = threading.Timer(RETRY, self._loop.ring)
         timer.daemon = True
         timer.start()

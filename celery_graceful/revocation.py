@@ -70,7 +70,7 @@ class Revocations:
         deadline = time.monotonic() + self.patience
         if not board.revoke(request.id, math.inf if adapter.in_process else deadline):
             return False
-        request.told_to_end = True  # before it can hear of it, and end
+        request.mark_revoked()  # before it can hear of it, and end
         if request.stage in OPEN:
             adapter.notify()
             self._pending.append(_Revoked(request, deadline))
@@ -109,8 +109,9 @@ class Revocations:
             self._pending.remove(one)
             if not adapter.in_process:
                 adapter.end_process(request, signal.SIGKILL)
-                with self.drain.ledger.leaving:  # which rings the loop
-                    if request.finish():  # the pool may take its time to hear of it
+                ledger = self.drain.ledger
+                with ledger.leaving:  # which rings the loop
+                    if ledger.finish(request):  # the pool may take its time to hear of it
                         self._killed.append(request)
 
     def on_loop(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["OPEN", "Stage"]
+__all__ = ["LEFT", "OPEN", "UNBEGUN", "Stage"]
 
 
 class Stage(enum.Enum):
@@ -22,3 +22,9 @@ class Stage(enum.Enum):
 
 #: Stages of a delivery that has no outcome yet.
 OPEN = (Stage.RECEIVED, Stage.HANDED_OVER, Stage.RUNNING)
+
+#: Of one that no pool has begun with.
+UNBEGUN = (Stage.RECEIVED, Stage.HANDED_OVER)
+
+#: Of one that is not ours any more.
+LEFT = (Stage.RELEASED, Stage.GIVEN_UP, Stage.LOST)

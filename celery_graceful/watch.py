@@ -267,7 +267,7 @@ class Watch:
             self.drain.places.settle()  # the loop may be stuck
             native.pause(min(LAST_RESULTS, room / 10))
         heard = self.drain.quiesce.done
-        given_up = [r for r in self.ledger.open_requests() if r.give_up(heard=heard)]
+        given_up = self.ledger.give_up(heard=heard)
         self._last_resort_at = min(
             self._last_resort_at,
             time.monotonic() + min(LAST_RESORT, self.deadlines.last_resort - self.deadlines.hard),

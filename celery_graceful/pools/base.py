@@ -13,6 +13,8 @@ from celery_graceful import task as _task
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.fence import holds_claim
 from celery_graceful.frames import hidden
+from celery_graceful.handover import Handovers
+from celery_graceful.held import HeldMessage
 from celery_graceful.ledger import Ledger
 from celery_graceful.phase import InterruptReason
 from celery_graceful.request import GracefulRequest
@@ -27,6 +29,7 @@ class Adapter:
     Args:
         worker: Celery's ``WorkController``.
         ledger: What the worker holds.
+        handovers: Its calls of the pool that are not of one delivery each.
         ring_loop: Makes the loop come to its part of the drain.
         read_pending: Takes what the broker has sent already. In the loop, or in its place.
     """
@@ -40,12 +43,14 @@ class Adapter:
         self,
         worker: Any,
         ledger: Ledger,
+        handovers: Handovers,
         *,
         ring_loop: Callable[[], None],
         read_pending: Callable[[], None],
     ) -> None:
         self.worker = worker
         self.ledger = ledger
+        self.handovers = handovers
         self.ring_loop = ring_loop
         self.read_pending = read_pending
 
@@ -78,10 +83,10 @@ class Adapter:
     def stuck_loop(self, quiesce: Callable[[], None]) -> None:
         """The loop has not come to its part of the drain. Called by the watch."""
 
-    def take_away(self, requests: Sequence[GracefulRequest]) -> None:
+    def take_away(self, requests: Sequence[HeldMessage]) -> None:
         """The hard deadline has passed: end these, as far as the pool can."""
 
-    def end_process(self, request: GracefulRequest, signum: int) -> None:
+    def end_process(self, request: HeldMessage, signum: int) -> None:
         """End the process that runs this one; others go on. Called by the watch."""
 
     def leave(self) -> None:
@@ -120,7 +125,7 @@ class InProcessAdapter(Adapter):
             callback = options.get("callback")
             request = getattr(callback, "__self__", None)
             if callback is None or not isinstance(request, GracefulRequest):
-                around = self.ledger.handovers.around
+                around = self.handovers.around
                 return around(apply_async, target, args, kwargs, here=self.run_body, **options)
             accept = options.pop("accept_callback")
             begun = False

@@ -10,6 +10,7 @@ from typing import Any
 
 from celery_graceful import worker_state
 from celery_graceful.handover import has_own_strategy
+from celery_graceful.held import HeldMessage
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.base import Adapter
 from celery_graceful.pools.processes import graceful
@@ -50,7 +51,7 @@ class PreforkAdapter(Adapter):
             callback = options.get("callback")
             if isinstance(getattr(callback, "__self__", None), GracefulRequest):
                 return apply_async(target, args, kwargs, **options)
-            return self.ledger.handovers.around(apply_async, target, args, kwargs, **options)
+            return self.handovers.around(apply_async, target, args, kwargs, **options)
 
         return guarded
 
@@ -89,7 +90,7 @@ class PreforkAdapter(Adapter):
         for pid in self.pids():
             _kill(pid, wakeup.SIGNAL)
 
-    def take_away(self, requests: Sequence[GracefulRequest]) -> None:
+    def take_away(self, requests: Sequence[HeldMessage]) -> None:
         pool = getattr(self.worker.pool, "_pool", None)
         if pool is not None:
             pool._worker_handler.close()  # no new children
@@ -101,7 +102,7 @@ class PreforkAdapter(Adapter):
         for pid in set(self.pids()) if len(running) < len(requests) else running:
             _kill(pid, signal.SIGKILL)
 
-    def end_process(self, request: GracefulRequest, signum: int) -> None:
+    def end_process(self, request: HeldMessage, signum: int) -> None:
         if request.worker_pid:
             self.worker.pool.terminate_job(request.worker_pid, signum)
 

@@ -51,13 +51,9 @@ class SoloAdapter(InProcessAdapter):
         # is read meanwhile is not started only if it is released.
         with self._connection_lock:
             if self._in_body:
-                requeue = self.ledger.requeue
-                requeue.at_once = True
-                try:
+                with self.ledger.requeue.at_once():
                     quiesce()
                     if self.ledger.releasing:
                         self.read_pending()
                         quiesce()
                         self.ledger.keep_claims()  # claimed along with the task, and not read yet
-                finally:
-                    requeue.at_once = False

@@ -20,6 +20,10 @@ from tests.servers import RedisServer
 from tests.workers import TIMEOUT, wait_until
 
 
+def a_loop(ring: Callable[[], object] = lambda: None) -> Any:
+    return SimpleNamespace(ring=ring, fetching=lambda: False, queue_of=lambda tag: None)
+
+
 def test_a_broker_that_cannot_be_reached_is_tried_again(
     start_server: Callable[..., RedisServer],
 ) -> None:
@@ -30,17 +34,18 @@ def test_a_broker_that_cannot_be_reached_is_tried_again(
         message: Any = connection.default_channel.basic_get("celery", no_ack=True)
     assert message.headers["id"] == task_id
     early = SimpleNamespace(acknowledged=True, message=message, has_begun=False)
-    requeue = Requeue(app)
     rung = threading.Event()
-    requeue.ring_loop = rung.set
+    requeue = Requeue(app, a_loop(rung.set))
 
     server.kill()
     requeue.give_back([early])  # type: ignore[list-item]
     assert requeue.deferred
+    rung.clear()  # there is room
     assert rung.wait(TIMEOUT)
     rung.clear()
     requeue.flush()
     assert requeue.deferred, "still away"
+    rung.clear()
     assert rung.wait(TIMEOUT)
 
     server.start()
@@ -55,7 +60,8 @@ def test_a_broker_that_cannot_be_reached_is_tried_again(
 def test_nothing_is_acknowledged_whose_copy_was_not_sent(tail: bool) -> None:
     request = Mock(acknowledged=False, orphaned=False)
     request.message = Mock(headers={COUNT: 0 if tail else COPY_AFTER}, delivery_info={})
-    Requeue(Celery(broker="amqp://127.0.0.1:1//")).give_back([request], tail=tail)
+    requeue = Requeue(Celery(broker="amqp://127.0.0.1:1//"), a_loop())
+    requeue.give_back([request], tail=tail)
     request.on_ack.assert_not_called()
     request.on_reject.assert_called_once()
 
@@ -82,7 +88,7 @@ def test_what_a_broker_refuses_is_named_and_the_rest_is_sent(rabbit_vhost: Any) 
         send("full", full)
         channel.queue_delete("gone")
         with pytest.raises(NotTaken) as raised:
-            Requeue(app).give_back(requests)  # type: ignore[arg-type]
+            Requeue(app, a_loop()).give_back(requests)  # type: ignore[arg-type]
         assert raised.value.requests == requests[:3]
         sent = channel.basic_get("there", no_ack=True)
         assert sent.headers["id"] == requests[3].message.headers["id"]

@@ -34,7 +34,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "signals",
     ),
     (
-        "aftermath",
         "board",
         "board_file",
         "claimant",
@@ -72,8 +71,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "transports",
     ),
     ("amqp", "fence", "interruption", "safe_point", "sources"),
-    ("aio", "eager", "forget", "iteration", "steps", "batch", "requeue"),
-    ("copies", "handover", "quarantine", "poison", "starts", "inquest", "rescue", "ledger"),
+    ("aio", "eager", "forget", "iteration", "steps", "batch"),
+    ("quarantine", "poison", "starts", "inquest", "rescue"),
+    ("held", "unacked", "aftermath", "requeue", "ledger", "copies", "handover", "host"),
     ("delivery", "pools", "request", "resume", "task", "default_task"),
     (
         "sentinel",

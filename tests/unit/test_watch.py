@@ -19,7 +19,7 @@ def test_hard_is_heard_before_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "on_limited", run.on_limited)  # put back afterwards
     drain = MagicMock(stopping=True, board=Board.create())
     drain.deadlines = deadlines(GracePeriod(60.0, "a test"))
-    drain.ledger.active.return_value = drain.ledger.open_requests.return_value = []
+    drain.ledger.active.return_value = drain.ledger.give_up.return_value = []
     drain.ledger.requeue.deferred = drain.restart.asked_for = False
     watch = Watch(drain)
     drain.board.begin_stop(drain.deadlines, InterruptReason.SHUTDOWN)

@@ -1,0 +1,167 @@
+"""A message that a worker holds: what is known of it, from its arrival to its answer."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import uuid
+from datetime import datetime, timezone
+from typing import Any
+
+from celery.worker.request import Request
+from kombu.utils.objects import cached_property
+
+from celery_graceful.checkpoint import DELIVERY
+from celery_graceful.claims import Tag
+from celery_graceful.fence import CLAIM
+from celery_graceful.monitors import outcome
+from celery_graceful.monitors.checkin import CheckIn
+from celery_graceful.redelivery import has_begun
+from celery_graceful.stage import LEFT, Stage
+
+__all__ = ["HeldMessage"]
+
+_BOOT = uuid.uuid4().hex
+_numbers = itertools.count(1)
+
+
+class HeldMessage(Request):
+    """What is known of a message that a worker holds.
+
+    What happens to it is said by the methods; who decides on it is found above.
+    """
+
+    #: Its task hands it to the pool by itself.
+    by_others = False
+
+    _check_in: CheckIn | None
+    _message: Any
+    _on_ack: Any
+    _on_reject: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.stage = Stage.RECEIVED
+        self.started_at: float | None = None
+        #: It goes on as another delivery, or another try.
+        self.goes_on = False
+        #: Its success was stored, or its retry sent, before its process was lost.
+        self.is_settled = False
+        #: It was revoked while it ran, and was told so.
+        self.told_to_end = False
+        #: Others took the worker for dead, and have the message.
+        self.lost = False
+        #: What the store was told of its start.
+        self.note: str | None = None
+        #: The connection that it came over is gone, and the message back at the broker.
+        self.orphaned = False
+        # Tells the deliveries of a task apart; the copies of the message cannot.
+        self.request_dict[DELIVERY] = f"{_BOOT}:{next(_numbers)}"
+        tag = self.message.delivery_tag
+        #: The claim of its message, on Redis.
+        self.claim = tag if isinstance(tag, Tag) else None
+        if self.claim is not None:
+            self.request_dict[CLAIM] = str(tag)
+            self.claim.book.held[self.claim] = self.message
+        self.arrived()
+
+    def arrived(self) -> None:
+        """For who keeps books: it is known now."""
+
+    # -- what is asked of it -----------------------------------------------------------
+
+    @property
+    def running_for(self) -> float:
+        """Seconds since the pool started it."""
+        return 0.0 if self.started_at is None else time.monotonic() - self.started_at
+
+    @property
+    def has_left(self) -> bool:
+        """Whether it is not ours any more."""
+        return self.stage in LEFT
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a run of its message has begun, here or before, and it would expire."""
+        begun = self.started_at is not None and bool(self.expires)
+        return begun or has_begun(self.message.headers or {})
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether its queue would drop its message now (RabbitMQ)."""
+        now = datetime.now(timezone.utc if self.expires and self.expires.tzinfo else None)
+        return bool(self.expires and now > self.expires)
+
+    def maybe_expire(self) -> Any:
+        """``expires`` bounds the first start: a run that was interrupted goes on."""
+        return None if has_begun(self.message.headers or {}) else super().maybe_expire()
+
+    @property
+    def wants_events(self) -> bool:
+        """Whether events are on, for the worker and the task."""
+        return bool(self.eventer and self.eventer.enabled and self.task.send_events)
+
+    @cached_property
+    def context(self) -> Any:
+        """The task's context, as signals and backends want it."""
+        return self._context
+
+    @property
+    def check_in(self) -> CheckIn | None:
+        """Of its run, until somebody closes it. Nobody opens one for what others hand over."""
+        if self.by_others:
+            return None
+        if "_check_in" not in self.__dict__:
+            self._check_in = outcome.find_check_in(self)
+        return self._check_in
+
+    def take_check_in(self) -> CheckIn | None:
+        """The same, for who closes it."""
+        found, self._check_in = self.check_in, None
+        return found
+
+    # -- what happens to it ------------------------------------------------------------
+
+    def move(self, stage: Stage) -> None:
+        """The ledger moves it, under its lock."""
+        self.stage = stage
+
+    def begun_by(self, pid: int) -> None:
+        """A process of the pool has begun with it, among others."""
+        self.started_at, self.worker_pid = time.monotonic(), pid
+
+    def put_down(self) -> None:
+        """Under the lock of the ledger: it was begun, and is held as if it never was."""
+        self.stage, self.started_at = Stage.RECEIVED, None
+
+    def mark_revoked(self) -> None:
+        """It runs, and will be told to end."""
+        self.told_to_end = True
+
+    def mark_lost(self) -> None:
+        """The worker was taken for dead, and others have the message."""
+        self.lost = True
+
+    def mark_orphaned(self) -> bool:
+        """The connection is gone. False: nothing of it is at the broker, or it has not begun."""
+        if self.started_at is None or self.acknowledged:
+            return False
+        self.orphaned = True
+        return True
+
+    def mark_answered(self) -> None:
+        """The broker has its answer, or needs none."""
+        self.acknowledged = True
+
+    def take_over(self, copy: HeldMessage) -> None:
+        """Its message was delivered again: that delivery is the one to acknowledge."""
+        self._message, self._on_ack, self._on_reject = (
+            copy._message,
+            copy._on_ack,
+            copy._on_reject,
+        )
+        self.orphaned = False
+
+    def ack_at_once(self) -> None:
+        """Acknowledge without another turn of the loop. In the loop's thread."""
+        self._on_ack = self.message.ack_log_error

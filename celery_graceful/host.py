@@ -1,0 +1,38 @@
+"""What the deliveries of one worker have in common: its parts, and what it does for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from celery_graceful.copies import Copies
+from celery_graceful.forget import Forget
+from celery_graceful.ledger import Ledger
+
+__all__ = ["Host"]
+
+
+@dataclass(frozen=True)
+class Host:
+    """The worker, as its deliveries see it.
+
+    Attributes:
+        ledger: What it holds.
+        copies: Second deliveries.
+        forget: Deletes the checkpoints of what has ended.
+        process: Hands a request to the pool.
+        can_pass_by: Whether the pool lets pass by what has left.
+        is_connected: Whether its loop goes round.
+        revoke: Tells a running task that it was revoked, if it can be told.
+        on_check_in: Something with a check-in has begun to run.
+    """
+
+    ledger: Ledger
+    copies: Copies
+    forget: Forget
+    process: Callable[[Any], None]
+    can_pass_by: bool
+    is_connected: Callable[[], bool]
+    revoke: Callable[[Any], bool]
+    on_check_in: Callable[[], None]
