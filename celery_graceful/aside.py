@@ -10,19 +10,19 @@ import logging
 import time
 import traceback
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from celery.utils.log import get_logger
 
 from celery_graceful import native
+from celery_graceful.board import Board
 from celery_graceful.claims import Tag
 from celery_graceful.flaws import flaw_of
+from celery_graceful.ledger import Ledger
 from celery_graceful.log_thread import log
 from celery_graceful.shelf import Case, Shelf
 from celery_graceful.store import StoreAway
-
-if TYPE_CHECKING:
-    from celery_graceful.drain import Drain
 
 __all__ = ["Aside", "where"]
 
@@ -45,14 +45,26 @@ class Aside:
     """Of one worker.
 
     Args:
-        drain: The worker's drain.
         shelf: Where to put them.
+        ledger: What the worker holds.
+        board: Says when nothing is fetched any more.
+        patience: Seconds that a message may wait for a worker that knows its task.
+        ring_loop: Makes the loop take what is done and what has arrived.
     """
 
-    def __init__(self, drain: Drain, shelf: Shelf) -> None:
-        self.drain = drain
+    def __init__(
+        self,
+        shelf: Shelf,
+        ledger: Ledger,
+        board: Board,
+        patience: float,
+        ring_loop: Callable[[], None],
+    ) -> None:
         self.shelf = shelf
-        self.patience = drain.settings.unknown_task_patience
+        self.ledger = ledger
+        self.board = board
+        self.patience = patience
+        self.ring_loop = ring_loop
         #: Celery's consumer, while it is connected.
         self.consumer: Any = None
         #: What is safe elsewhere and has to be acknowledged, in the loop.
@@ -78,8 +90,15 @@ class Aside:
         self._cases.append(case)
         self._bell.ring()
 
-    def forget(self) -> None:
+    def attach(self, shelf: Shelf, consumer: Any) -> None:
+        """Celery's consumer is connected: from now on messages go to ``shelf``."""
+        self.shelf = shelf
+        self.consumer = consumer
+        self.look()
+
+    def detach(self) -> None:
         """The connection is gone: what came over it is given back, or comes again, by itself."""
+        self.consumer = None
         self._cases, self.done = deque(), deque()
         books = {id(tag.book): tag.book for *_, tag in self.arrived}
         self.arrived.clear()
@@ -94,9 +113,9 @@ class Aside:
     @property
     def busy(self) -> bool:
         """Whether a drain has to wait: what is copied has to be acknowledged."""
-        if self.drain.ledger.claims is not None or not (self._cases or self.done):
+        if self.ledger.claims is not None or not (self._cases or self.done):
             return False
-        return time.monotonic() < self.drain.board.requested_at + LAST
+        return time.monotonic() < self.board.requested_at + LAST
 
     def end(self, seconds: float) -> None:
         """The worker ends: what waits goes back if nobody is left to give it back."""
@@ -115,7 +134,7 @@ class Aside:
                     self._look()
                 pause = 0.0 if self._cases else self._look_at - time.monotonic()
             except StoreAway:
-                self.drain.loop.ring()  # said there; all is where it was. A drain may have waited
+                self.ring_loop()  # said there; all is where it was. A drain may have waited
             except Exception as exc:  # it must not end, and not say what a message says
                 log(logger, logging.ERROR, "Messages stay where they are: %s", where(exc))
             self._bell.wait(max(0.0, pause))
@@ -144,7 +163,7 @@ class Aside:
                 done.append(case)
         if unknown:
             self._look_at = min(self._look_at, time.monotonic() + UNKNOWN)
-        self.drain.loop.ring()
+        self.ring_loop()
 
     def _keep(self, case: Case) -> None:
         if case.kept:
@@ -167,7 +186,7 @@ class Aside:
 
     def _look(self) -> None:
         consumer = self.consumer
-        if self.drain.quiet or consumer is None or consumer.task_consumer is None:
+        if self.board.is_quiet or consumer is None or consumer.task_consumer is None:
             self._look_at = time.monotonic() + UNKNOWN
             return
         kinds = self.shelf.kinds()
@@ -182,7 +201,7 @@ class Aside:
             hungry = hungry or len(found) >= room
         self.hungry = hungry
         if self.arrived:
-            self.drain.loop.ring()
+            self.ring_loop()
         if self.waiting:
             self.shelf.back()
         self._look_at = time.monotonic() + (KNOWN if known else UNKNOWN if kinds else IDLE)
@@ -196,7 +215,7 @@ class Aside:
         if qos is not None and not qos.can_consume():
             return 0
         window = min(consumer.qos.value or WINDOW, MOST)
-        return max(0, window - len(self.drain.ledger.held) - len(self.arrived))
+        return max(0, window - len(self.ledger.held) - len(self.arrived))
 
 
 def where(exc: BaseException) -> str:

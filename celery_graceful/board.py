@@ -102,6 +102,11 @@ class Board:
         return any(self.memory[_STOPPING : _REVOKED + 1])
 
     @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is fetched or started any more."""
+        return bool(self.memory[_PHASE])
+
+    @property
     def releasing(self) -> bool:
         """Whether what has not begun goes back instead."""
         return bool(self.memory[_RELEASING])

@@ -23,10 +23,12 @@ from celery_graceful.leaving import LAST_RECEIVERS
 from celery_graceful.monitors.monitors import monitors_of
 from celery_graceful.monitors.silent import say_what_is_silent, say_who_is_unknown
 from celery_graceful.monitors.traced import silence_sentry, trace_with_check_in
+from celery_graceful.parts import Parts
 from celery_graceful.request import adopt
 from celery_graceful.resume import check_options
 from celery_graceful.settings import Settings
 from celery_graceful.trace_log import install_filter
+from celery_graceful.watch import Watch
 
 __all__ = ["ConsumerStep", "WorkerStep"]
 
@@ -65,14 +67,14 @@ class WorkerStep(bootsteps.StartStopStep):
     def start(self, worker: Any) -> None:
         # Not earlier: who makes a worker need not start it, or may do so in another thread.
         guest = None if native.in_main_thread() else Guest(worker)
-        drain = worker.graceful = Drain(
+        parts = worker.graceful = Parts(
             worker, self.settings, self.deadlines, embedded=guest is not None
         )
         if guest is not None:
-            guest.attend(drain)
-        self._enter(drain)
+            guest.attend(parts.drain, parts.ledger, parts.giving_up, parts.end)
+        self._enter(parts)
         for task in worker.app.tasks.values():
-            adopt(task, drain.host)
+            adopt(task, parts.host)
         install_filter(worker.app.connection_for_read().as_uri())
         frames.install()
         control.install()
@@ -80,10 +82,10 @@ class WorkerStep(bootsteps.StartStopStep):
             check_options(worker.app.tasks.values())
         say_who_is_plain(worker.app)
         self._check_monitors(worker)
-        drain.others.adopt(worker.consumer)
-        drain.start()
-        if not drain.embedded:
-            _install_handlers(drain)
+        parts.others.adopt(worker.consumer)
+        parts.start()
+        if not parts.embedded:
+            _install_handlers(parts.drain, parts.watch)
         d = self.deadlines
         logger.info(
             "Grace period: %g s (%s); soft deadline %.3g s, hard deadline %.3g s after the signal",
@@ -95,10 +97,10 @@ class WorkerStep(bootsteps.StartStopStep):
         _warn_superseded(worker.app.conf)
 
     @staticmethod
-    def _enter(drain: Drain) -> None:
+    def _enter(parts: Parts) -> None:
         """Tell what this process is, and who cleans up at its end."""
-        in_process: list[cleanup.Scope] = ["process"] if drain.adapter.in_process else []
-        if drain.embedded:
+        in_process: list[cleanup.Scope] = ["process"] if parts.adapter.in_process else []
+        if parts.embedded:
             cleanup.enter(*in_process)  # at the end of the process, which comes later
             return
         cleanup.enter(*in_process, "worker")
@@ -114,22 +116,23 @@ class WorkerStep(bootsteps.StartStopStep):
         say_who_is_unknown(monitors)
 
     def stop(self, worker: Any) -> None:
-        ledger = worker.graceful.ledger
-        worker.graceful.host.forget.flush(timeout=1.0)
+        parts: Parts = worker.graceful
+        ledger = parts.ledger
+        parts.host.forget.flush(timeout=1.0)
         if ledger.inquest.starts is not None:
             ledger.inquest.starts.flush()
-        if not worker.graceful.embedded:  # else the process goes on
+        if not parts.embedded:  # else the process goes on
             if getattr(worker, "beat", None):
                 worker.beat.join(cleanup.time_left() / 2)
             cleanup.run()
         else:
             monitors_of(worker.app).dispatch.wait(LAST_REPORTS)
-        worker.graceful.stopped()
+        parts.stopped()
 
     def terminate(self, worker: Any) -> None:
-        drain = worker.graceful
-        if drain.stopping:
-            drain.leaving.tell(min(LAST_RECEIVERS, cleanup.time_left() / 2))
+        parts: Parts = worker.graceful
+        if parts.drain.stopping:
+            parts.leaving.tell(min(LAST_RECEIVERS, cleanup.time_left() / 2))
         self.stop(worker)
 
 
@@ -140,32 +143,33 @@ class ConsumerStep(bootsteps.StartStopStep):
     label = "Graceful"
 
     @staticmethod
-    def _drain(consumer: Any) -> Drain | None:
+    def _parts(consumer: Any) -> Parts | None:
         """None where the consumer was started without its worker: by Celery's own tests."""
         return getattr(consumer.controller, "graceful", None)
 
     def start(self, consumer: Any) -> None:
-        drain = self._drain(consumer)
-        if drain is None:
+        parts = self._parts(consumer)
+        if parts is None:
             return
-        drain.loop.attach(consumer)
-        drain.places.arrive(consumer)
-        if drain.adapter.in_process:
+        parts.loop.attach(consumer)
+        parts.places.arrive(consumer)
+        if parts.adapter.in_process:
             for task in consumer.app.tasks.values():
                 trace_with_check_in(task)
-        drain.misfits.attach(consumer)
-        if drain.quiet:  # reconnected while stopping
-            drain.loop.stop_fetching()
+        # It is a member nowhere where Redis does not let it be.
+        parts.misfits.attach(consumer, allowed=parts.places.here is not None)
+        if parts.board.is_quiet:  # reconnected while stopping
+            parts.loop.stop_fetching()
 
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
-        drain = self._drain(consumer)
-        if drain is not None:
-            drain.loop.register(hub)
+        parts = self._parts(consumer)
+        if parts is not None:
+            parts.loop.register(hub)
 
     def stop(self, consumer: Any) -> None:
-        drain = self._drain(consumer)
-        if drain is not None:
-            drain.quiesce.consumer_lost()
+        parts = self._parts(consumer)
+        if parts is not None:
+            parts.quiesce.consumer_lost()
 
 
 @contextmanager
@@ -187,7 +191,7 @@ def _clean_up_last(**_: Any) -> None:
     Finalize(None, cleanup.run, exitpriority=-100)
 
 
-def _install_handlers(drain: Drain) -> None:
+def _install_handlers(drain: Drain, watch: Watch) -> None:
     """After Celery's own. A handler notes the time and returns."""
     _handle(signal.SIGTERM, lambda: drain.request_stop("SIGTERM"))
     _handle(signal.SIGINT, lambda: drain.request_stop("SIGINT"))  # the watch counts a second one
@@ -196,7 +200,7 @@ def _install_handlers(drain: Drain) -> None:
     # Without a terminal Celery starts anew; with one it leaves SIGHUP alone, and dies of it.
     if not drain.worker.app.IS_macOS and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         _handle(signal.SIGHUP, drain.on_hangup)
-        drain.hears_hangup = True
+        watch.hear_hangup()
 
 
 def _handle(number: int, request: Callable[[], object]) -> None:

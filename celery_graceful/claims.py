@@ -73,9 +73,20 @@ class Claims:
 
     Args:
         store: The Redis that is the broker.
+        on_no_message: Told of a claim that is no message of kombu's, and what was raised; it stays
+            a claim.
+        on_room: Called after an acknowledgement while nothing is fetched: there may be room again.
+        on_refused: Called each time Redis refuses a claim, with the seconds for which it has.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        on_no_message: Callable[[Tag, Exception], None] = lambda tag, exc: None,
+        on_room: Callable[[], None] = lambda: None,
+        on_refused: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
         self.store = store
         #: Under whom it claims now; ``None`` where it must not.
         self.who: Claimant | None = None
@@ -86,12 +97,8 @@ class Claims:
         self.ended: set[str] = set()
         #: Claims of what has begun to run, and would expire.
         self.begun: set[str] = set()
-        #: Told of a claim that is no message of kombu's, and what was raised; it stays a claim.
-        self.on_no_message: Callable[[Tag, Exception], None] = lambda tag, exc: None
-        #: Called after an acknowledgement while nothing is fetched: there may be room again.
-        self.on_room: Callable[[], None] = lambda: None
-        #: Called each time Redis refuses a claim, with the seconds for which it has done so.
-        self.on_refused: Callable[[float], None] = lambda seconds: None
+        self.on_no_message, self.on_room = on_no_message, on_room
+        self.on_refused = on_refused
         #: Since when it does, on the monotonic clock.
         self.refused_since: float | None = None
         self._lock = native.Lock()
@@ -114,6 +121,10 @@ class Claims:
         tag = Tag(worker, number)
         tag.book, tag.source, tag.epoch = self, source, epoch
         return tag
+
+    def claim_as(self, who: Claimant | None) -> None:
+        """Claim under that identity from now on; ``None``: not at all."""
+        self.who = who
 
     def refused(self) -> None:
         """Redis has refused a claim: the worker is not registered there."""

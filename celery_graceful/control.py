@@ -39,7 +39,7 @@ def install() -> None:
 
 
 def _drain(state: Any) -> Any:
-    return getattr(state.consumer.controller, "graceful", None)
+    return getattr(getattr(state.consumer.controller, "graceful", None), "drain", None)
 
 
 def _be_in_help() -> None:

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery_graceful import native
+from celery_graceful.board import Board
 from celery_graceful.describe import describe
+from celery_graceful.grace_period import Deadlines
 from celery_graceful.held import HeldMessage
 from celery_graceful.kept import is_kept_here
+from celery_graceful.ledger import Ledger
+from celery_graceful.log_thread import LogThread
 from celery_graceful.monitors import outcome
 from celery_graceful.native import bounded, bounded_all
+from celery_graceful.other_consumers import OtherConsumers
 from celery_graceful.report import listed
 from celery_graceful.requeue import NotTaken
 from celery_graceful.resume import count_given_up
 from celery_graceful.stage import Stage
 from celery_graceful.standby import Standby, dispatcher, use
 from celery_graceful.task import record
-
-if TYPE_CHECKING:
-    from celery_graceful.drain import Drain
 
 __all__ = ["GivingUp"]
 
@@ -39,22 +42,41 @@ LOOK_AGAIN = 0.01
 
 
 class GivingUp:
-    """Gives up, for one drain, what has not ended at its hard deadline.
+    """Gives up what one worker has not ended at its hard deadline.
 
     Each part has its share of the time from the hard deadline to the end of the grace, and is
     done in threads of its own: backend, broker and monitors may be slow, silent or gone.
 
     Args:
-        drain: The drain.
+        worker: Celery's ``WorkController``.
+        ledger: What it holds.
+        board: Why it stops, and until when it is there.
+        deadlines: Seconds after a request to stop.
+        others: What it consumes besides its tasks.
+        log: Holds up nobody.
     """
 
-    def __init__(self, drain: Drain) -> None:
-        self.drain = drain
-        self.ledger = drain.ledger
-        self.app = drain.worker.app
-        self.room = drain.deadlines.grace - drain.deadlines.hard
+    def __init__(
+        self,
+        worker: Any,
+        ledger: Ledger,
+        board: Board,
+        deadlines: Deadlines,
+        others: OtherConsumers,
+        log: LogThread,
+    ) -> None:
+        self.app = worker.app
+        self.hostname = worker.hostname
+        self.ledger = ledger
+        self.board = board
+        self.others = others
+        self.log = log
+        self.room = deadlines.grace - deadlines.hard
         #: Seconds before the hard deadline at which ``prepare`` is due.
-        self.lead = min(LEAD, drain.deadlines.hard - drain.deadlines.soft)
+        self.lead = min(LEAD, deadlines.hard - deadlines.soft)
+        #: What still ran at the hard deadline has been given up.
+        self.has_begun = False
+        self._under_way = native.Lock()
         #: Where events go, which is not where messages come from if the app has two brokers.
         self._events = self.app.connection_for_write()
         self._to_tell: Standby | None = None
@@ -75,6 +97,22 @@ class GivingUp:
         for standby in (self._to_tell, self._to_give_back):
             if standby is not None:
                 standby.close()
+
+    @contextmanager
+    def begin(self) -> Iterator[None]:
+        """The hard deadline has passed: around all that is done then, once."""
+        with self._under_way:
+            self.has_begun = True
+            yield
+
+    def wait(self) -> None:
+        """Let what begins at the hard deadline end, before the interpreter begins its own end.
+
+        Python since 3.12 starts no thread after that.
+        """
+        left = max(0.0, self.board.last_resort_at - time.monotonic())
+        if self.has_begun and self._under_way.acquire(timeout=left):
+            self._under_way.release()
 
     def give_up(self, requests: list[HeldMessage]) -> None:
         """Tell everybody of ``requests``, give them back, and what waits for it, and count.
@@ -105,7 +143,7 @@ class GivingUp:
             seconds,
         )
         if not told:
-            self.drain.log(
+            self.log(
                 logging.WARNING,
                 "No time to tell all (backend, event listeners, monitors) that %s goes back",
                 listed(requests),
@@ -113,7 +151,7 @@ class GivingUp:
 
     def _tell_backend(self, requests: list[HeldMessage]) -> None:
         """Store their state and send ``task_interrupted``, in the main process."""
-        reason = str(self.drain.board.reason)
+        reason = str(self.board.reason)
         for request in requests:
             record(request.task, request.context, reason, given_up=True)
 
@@ -122,7 +160,7 @@ class GivingUp:
         wanted = [request for request in requests if request.wants_events]
 
         def send(connection: Any) -> None:
-            events = dispatcher(connection, self.app, self.drain.worker.hostname)
+            events = dispatcher(connection, self.app, self.hostname)
             for request in wanted:
                 events.send("task-interrupted", uuid=request.id)
 
@@ -130,7 +168,7 @@ class GivingUp:
             if wanted:
                 use(self._to_tell, self._events, send, timeout)
         except Exception as exc:  # events may be lost
-            self.drain.log(
+            self.log(
                 logging.WARNING,
                 "Could not send the events of %s: %s",
                 listed(wanted),
@@ -159,30 +197,26 @@ class GivingUp:
 
     def _give_back_others(self) -> None:
         try:
-            self.drain.others.give_back()
+            self.others.give_back()
         except Exception as exc:
             self.ledger.note_failure()
-            self.drain.log(
-                logging.CRITICAL, "Could not give back what consumer steps hold: %r", exc
-            )
+            self.log(logging.CRITICAL, "Could not give back what consumer steps hold: %r", exc)
 
-    def _could_not(
-        self, requests: Sequence[HeldMessage], why: str, *, lost: bool = False
-    ) -> None:
+    def _could_not(self, requests: Sequence[HeldMessage], why: str, *, lost: bool = False) -> None:
         if not requests:
             return
         self.ledger.note_failure()
         gone = [r for r in requests if lost or r.acknowledged or is_kept_here(r.message.channel)]
         held = [r for r in requests if r not in gone]
         if gone:
-            self.drain.log(
+            self.log(
                 logging.CRITICAL,
                 "Lost: %s, off the queue since it was started, could not be sent again (%s)",
                 listed(gone),
                 why,
             )
         if held:
-            self.drain.log(
+            self.log(
                 logging.CRITICAL,
                 "Could not give %s back (%s): the broker delivers again what it has not seen "
                 "acknowledged",

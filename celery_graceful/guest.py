@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery.app.trace import TraceInfo
 from celery.bootsteps import RUN
@@ -19,12 +19,12 @@ from celery.worker import state
 from celery_graceful import interrupt, native
 from celery_graceful import run as _run
 from celery_graceful import task as _task
+from celery_graceful.drain import Drain
+from celery_graceful.giving_up import GivingUp
+from celery_graceful.ledger import Ledger
 from celery_graceful.monitors.monitors import monitors_of
 from celery_graceful.monitors.traced import silence_sentry
 from celery_graceful.trace_log import remove_filter
-
-if TYPE_CHECKING:
-    from celery_graceful.drain import Drain
 
 __all__ = ["Guest"]
 
@@ -59,9 +59,21 @@ class Guest:
         later(setattr, _task, "bridged_soft_limit", _task.bridged_soft_limit)
         later(setattr, _run, "on_limited", _run.on_limited)
 
-    def attend(self, drain: Drain) -> None:
-        """Let the worker's ``stop`` and ``terminate`` drain it."""
+    def attend(
+        self, drain: Drain, ledger: Ledger, giving_up: GivingUp, end: Callable[[], None]
+    ) -> None:
+        """Let the worker's ``stop`` and ``terminate`` drain it.
+
+        Args:
+            drain: Its drain.
+            ledger: What it holds.
+            giving_up: What becomes of its tasks at the hard deadline.
+            end: Ends all that it began.
+        """
         self.drain = drain
+        self.ledger = ledger
+        self.giving_up = giving_up
+        self._end = end
         later = self._put_back.callback
         self._stop, self._terminate = self.worker.stop, self.worker.terminate
         for mine in (self.stop, self.terminate):
@@ -88,13 +100,12 @@ class Guest:
 
     def terminate(self, in_sighandler: bool = False) -> None:
         """Stop the worker at once; what runs goes back to its queue."""
-        watch, drain = self.drain.watch, self.drain
-        if drain.ledger.active() and not watch.given_up:
-            drain.request_hard("terminate()")
-            end = time.monotonic() + drain.deadlines.grace
-            while not watch.given_up and time.monotonic() < end:
+        if self.ledger.active() and not self.giving_up.has_begun:
+            self.drain.request_hard("terminate()")
+            end = time.monotonic() + self.drain.deadlines.grace
+            while not self.giving_up.has_begun and time.monotonic() < end:
                 native.pause(LOOK_AGAIN)
-            watch.wait_given_up()
+            self.giving_up.wait()
         self._terminate(in_sighandler=in_sighandler)
         self.leave()
 
@@ -104,11 +115,11 @@ class Guest:
             if self._left.is_set():
                 return
             self._left.set()
-        self.drain.end()
+        self._end()
         interrupt.end()
         if self.drain.stopping:  # the next worker of this process shall not see it
             state.should_stop = None
-        if self.drain.watch.given_up:
+        if self.giving_up.has_begun:
             state.should_terminate = None
         self._put_back.close()
 

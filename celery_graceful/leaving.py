@@ -7,22 +7,33 @@ process: exit handlers, the signal ``worker_shutdown``, the file of ``--statedb`
 from __future__ import annotations
 
 import atexit
+import inspect
 import logging
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from types import FrameType
+from typing import Any, NoReturn
 
+import celery
 from celery import signals as celery_signals
+from celery.apps.worker import _reload_current_worker
 from celery.platforms import EX_FAILURE, EX_OK
 
 from celery_graceful import cleanup, time_limit
+from celery_graceful.board import Board
+from celery_graceful.giving_up import GivingUp
+from celery_graceful.grace_period import Deadlines
+from celery_graceful.hearing import Hearing
+from celery_graceful.ledger import Ledger
+from celery_graceful.log_thread import LogThread
 from celery_graceful.native import bounded, bounded_all
-
-if TYPE_CHECKING:
-    from celery_graceful.drain import Drain
+from celery_graceful.places import Places
+from celery_graceful.pools import Adapter
+from celery_graceful.report import Report
+from celery_graceful.restart import Restart
 
 __all__ = ["Leaving"]
 
@@ -36,17 +47,58 @@ LAST_CLEANUPS = 0.1
 #: Seconds that receivers of ``worker_shutdown`` get where Celery's cold shutdown sends none.
 LAST_RECEIVERS = 1.0
 
+#: What ``python -m celery`` runs.
+_MODULE = os.path.join(os.path.dirname(celery.__file__), "__main__.py")
+
+#: The name of the installed script.
+_SCRIPT = "celery"
+
+#: What else is between it and a worker.
+_BETWEEN = ("celery", "click", "runpy")
+
 
 class Leaving:
     """The end of one worker's process.
 
     Args:
-        drain: The worker's drain.
+        worker: Celery's ``WorkController``.
+        deadlines: Seconds after a request to stop.
+        board: What all of its processes know.
+        ledger: What it held.
+        adapter: Of its pool.
+        places: Where it is a member.
+        giving_up: What becomes of its tasks at the hard deadline.
+        hearing: Its sentinel is ended when the process goes on as another program.
+        restart: Whether it does.
+        report: The last line of its log.
+        log: Where that goes.
     """
 
-    def __init__(self, drain: Drain) -> None:
-        self.drain = drain
-        self.worker = drain.worker
+    def __init__(
+        self,
+        worker: Any,
+        deadlines: Deadlines,
+        board: Board,
+        ledger: Ledger,
+        adapter: Adapter,
+        places: Places,
+        giving_up: GivingUp,
+        hearing: Hearing,
+        restart: Restart,
+        report: Report,
+        log: LogThread,
+    ) -> None:
+        self.worker = worker
+        self.deadlines = deadlines
+        self.board = board
+        self.ledger = ledger
+        self.adapter = adapter
+        self.places = places
+        self.giving_up = giving_up
+        self.hearing = hearing
+        self.restart = restart
+        self.report = report
+        self.log = log
         self._at_exit = False
         self._told = False
         celery_signals.worker_shutdown.connect(self._was_told, sender=self.worker)
@@ -65,7 +117,7 @@ class Leaving:
             try:
                 time_limit.call(self.worker._send_worker_shutdown, seconds)
             except time_limit.Overrun:
-                self.drain.log(logging.ERROR, "No time left for receivers of worker_shutdown")
+                self.log(logging.ERROR, "No time left for receivers of worker_shutdown")
         else:
             bounded(self.worker._send_worker_shutdown, seconds)
 
@@ -77,7 +129,7 @@ class Leaving:
             try:
                 persistence.save()
             except Exception as exc:
-                self.drain.log(logging.ERROR, "Could not write the state file: %r", exc)
+                self.log(logging.ERROR, "Could not write the state file: %r", exc)
 
     def _run_exit_handlers(self) -> None:
         if not self._at_exit:
@@ -86,6 +138,13 @@ class Leaving:
             atexit._run_exitfuncs()
 
     # -- ways out ------------------------------------------------------------------------
+
+    def leave_at_exit(self) -> None:
+        """The worker was asked to stop, and has stopped; the process is its own."""
+        # Celery's own, from a SIGHUP that came before our handlers were there.
+        atexit.unregister(_reload_current_worker)
+        if self.giving_up.has_begun or self.restart.asked_for or _is_program():
+            atexit.register(self.at_once)
 
     def at_once(self) -> NoReturn:
         """The first of the exit handlers: run the others, and spare the interpreter its own end.
@@ -98,30 +157,29 @@ class Leaving:
             self._run_exit_handlers()
         finally:
             try:
-                self.drain.watch.wait_given_up()  # it says how it went
-                self.drain.log.flush(LAST_WORDS)
+                self.giving_up.wait()  # it says how it went
+                self.log.flush(LAST_WORDS)
                 _flush()
             finally:
                 self._end()
 
     def by_force(self) -> NoReturn:
         """The last resort, while there is still time to do it ourselves."""
-        drain = self.drain
-        drain.adapter.leave()
+        self.adapter.leave()
         try:
             _end_beat(self.worker)
-            left = min(1.0, LAST_CLEANUPS * (drain.deadlines.grace - drain.deadlines.hard))
+            left = min(1.0, LAST_CLEANUPS * (self.deadlines.grace - self.deadlines.hard))
             end = time.monotonic() + left
             last: list[Callable[[], None]] = [
                 lambda: cleanup.run(end=end),
-                drain.places.leave,
+                self.places.leave,
                 self.save_state,
                 lambda: self.tell(left),
             ]
             bounded_all(last, 1.5 * left)
-            drain.report()
-            drain.log.flush(LAST_WORDS)
-            drain.board.close()
+            self.report.write()
+            self.log.flush(LAST_WORDS)
+            self.board.close()
             if self.worker.pidlock:
                 self.worker.pidlock.release()
             bounded(self._run_exit_handlers, left / 2)
@@ -131,20 +189,20 @@ class Leaving:
 
     def _end(self) -> NoReturn:
         try:
-            if self.drain.restart.asked_for:
-                self.drain.log(logging.WARNING, "Starting anew, as SIGHUP asks")
-                self.drain.log.flush(LAST_WORDS)
-                self.drain.watch.end_sentinel()
-                self.drain.restart.execute()
+            if self.restart.asked_for:
+                self.log(logging.WARNING, "Starting anew, as SIGHUP asks")
+                self.log.flush(LAST_WORDS)
+                self.hearing.end_sentinel()
+                self.restart.execute()
         except BaseException as exc:
-            self.drain.log(logging.CRITICAL, "Could not start anew: %r", exc)
-            self.drain.log.flush(LAST_WORDS)
+            self.log(logging.CRITICAL, "Could not start anew: %r", exc)
+            self.log.flush(LAST_WORDS)
         finally:
             os._exit(self._status)
 
     @property
     def _status(self) -> int:
-        return int(EX_FAILURE if self.drain.ledger.failed else self.worker.exitcode or EX_OK)
+        return int(EX_FAILURE if self.ledger.failed else self.worker.exitcode or EX_OK)
 
 
 def _end_beat(worker: object) -> None:
@@ -160,3 +218,21 @@ def _end_beat(worker: object) -> None:
 def _flush() -> None:
     sys.stderr.flush()
     sys.stdout.flush()
+
+
+def _is_program() -> bool:
+    """Whether the program is `celery worker`: all it does yet is to exit with the worker's status.
+
+    A script that starts a worker may go on when the worker has ended.
+    """
+    frame: FrameType | None = inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__") != "celery.bin.worker":
+        frame = frame.f_back
+    while frame is not None:
+        path, name = frame.f_code.co_filename, frame.f_globals.get("__name__", "")
+        if name == "__main__":
+            return path == _MODULE or os.path.basename(path) == _SCRIPT
+        if name.partition(".")[0] not in _BETWEEN:
+            return False
+        frame = frame.f_back
+    return False

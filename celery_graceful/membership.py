@@ -6,26 +6,28 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery.utils.log import get_logger
 
 from celery_graceful import cleanup
+from celery_graceful.board import Board
 from celery_graceful.claimant import WORKERS, Claimant
-from celery_graceful.claims import Claims
+from celery_graceful.claims import Claims, Tag
 from celery_graceful.hang_up import hang_up
 from celery_graceful.lease import Lease
+from celery_graceful.ledger import Ledger
 from celery_graceful.log_thread import log
 from celery_graceful.poison import is_early, is_limited, judge
 from celery_graceful.rescue import Rescuer
+from celery_graceful.settings import Settings
 from celery_graceful.store import Store
 from celery_graceful.trust import Trust
 
-if TYPE_CHECKING:
-    from celery_graceful.drain import Drain
-
-__all__ = ["Membership"]
+__all__ = ["Membership", "WorkerView"]
 
 logger = get_logger(__name__)
 
@@ -39,28 +41,74 @@ LAST_ACKS, LEAVE = 1.0, 1.0
 MOMENT = 0.2
 
 
+@dataclass(frozen=True)
+class WorkerView:
+    """A worker, as far as its memberships know it.
+
+    Attributes:
+        worker: Celery's ``WorkController``.
+        settings: What the user set.
+        ledger: What it holds.
+        board: What all of its processes know.
+        ring_loop: Makes the loop go round.
+        notify: Makes running tasks look at the board.
+        on_room: Called where there may be room for another claim.
+        on_no_message: Told of a claim that is no message, and what was raised.
+        unknown_tasks: How many messages wait here for tasks that are not known.
+    """
+
+    worker: Any
+    settings: Settings
+    ledger: Ledger
+    board: Board
+    ring_loop: Callable[[], None]
+    notify: Callable[[], None]
+    on_room: Callable[[], None]
+    on_no_message: Callable[[Tag, Exception], None]
+    unknown_tasks: Callable[[], int]
+
+
 class Membership:
     """The lease and the rescuer of one worker.
 
     Args:
-        drain: The worker's drain.
+        view: Of the worker.
         store: Where the workers are known.
-        claims: What it claims, on Redis.
         place: Of that server among those of the app.
+        claims: Whether it claims there.
+        losing: Whether the loop has not heard yet of an identity that was lost, anywhere.
     """
 
-    def __init__(self, drain: Drain, store: Store, claims: Claims | None, place: int = 0) -> None:
-        self.drain = drain
-        self.claims = claims
+    def __init__(
+        self,
+        view: WorkerView,
+        store: Store,
+        place: int = 0,
+        *,
+        claims: bool,
+        losing: Callable[[], bool],
+    ) -> None:
+        self.view = view
+        self.ledger, self.board = view.ledger, view.board
         self.place = place
-        app = drain.worker.app
-        trust = Trust(store, drain.settings.lease_ttl, on_another=self._on_another)
+        self._losing = losing
+        #: The consumer is connected there, or was last.
+        self._is_here = False
+        app, settings = view.worker.app, view.settings
+        trust = Trust(store, settings.lease_ttl, on_another=self._on_another)
+        self.claims: Claims | None = None
         self.rescuer: Rescuer | None = None
-        if claims is not None:
+        if claims:
+            self.claims = Claims(
+                store,
+                on_no_message=view.on_no_message,
+                on_room=view.on_room,
+                on_refused=self._on_refused,
+            )
             self.rescuer = Rescuer(
-                claims,
-                drain.settings,
-                partial(judge, app, store=store, tell=drain.ledger.inquest.tell_soon),
+                self.claims,
+                settings,
+                partial(judge, app, store=store, tell=view.ledger.inquest.tell_soon),
                 partial(is_limited, app),
                 partial(is_early, app),
                 trust,
@@ -68,19 +116,17 @@ class Membership:
             )
         self.lease = Lease(
             store,
-            drain.settings,
-            drain.worker.hostname,
+            settings,
+            view.worker.hostname,
             heartbeat=self._heartbeat,
             on_lost=self._on_lost,
             on_held=self._on_held,
-            restoring=None if claims is None else claims.restoring,
+            restoring=None if self.claims is None else self.claims.restoring,
             trust=trust,
             rescued=self.rescuer is not None,
         )
-        if claims is not None:
-            claims.on_refused = self._on_refused
         self._said_refused = self._retired = False
-        self.lease.about["concurrency"] = drain.worker.concurrency
+        self.lease.about["concurrency"] = view.worker.concurrency
         #: Identities that were lost, and that the loop has not heard of yet.
         self.lost: list[str] = []
         self._began = time.time()
@@ -90,7 +136,7 @@ class Membership:
     def start(self) -> None:
         """Register, and look after the others."""
         if self.claims is not None:
-            self.claims.who = self.lease.identity
+            self.claims.claim_as(self.lease.identity)
         self.lease.start()
         if self.rescuer is not None:
             self.rescuer.start()
@@ -99,10 +145,19 @@ class Membership:
         """Whether nothing that was claimed here is on our hands any more."""
         return not self.lost and (self.claims is None or self.claims.is_done())
 
+    def arrive(self) -> None:
+        """The consumer is connected there, and about to fetch."""
+        self._is_here = True
+        self.ledger.inquest.known_as(self.lease.identity.worker)
+
+    def depart(self) -> None:
+        """It is connected elsewhere."""
+        self._is_here = False
+
     def retire(self) -> None:
         """The consumer is elsewhere, and nothing is left here: the place is free for another."""
         self._retired = True
-        self.drain.board.forget_lease(self.place)
+        self.board.forget_lease(self.place)
 
     def leave(self) -> None:
         """The last thing that a worker does."""
@@ -114,7 +169,7 @@ class Membership:
             self.rescuer.end(min(LEAVE, left))
         if self.claims is not None:
             self.claims.end(min(LEAVE, left))
-            self.claims.who = None
+            self.claims.claim_as(None)
         self.lease.leave(min(LEAVE, left))
 
     def _loop_lag(self) -> float:
@@ -123,33 +178,33 @@ class Membership:
         if turned < asked:
             return time.monotonic() - asked
         self._asked_at = time.monotonic()
-        self.drain.loop.ring()
+        self.view.ring_loop()
         return turned - asked
 
     def _heartbeat(self) -> dict[str, Any]:
-        drain = self.drain
-        self.lease.about["early"] = drain.ledger.running_early()
-        running = [r for r in drain.ledger.active() if r.started_at is not None]
+        worker, board = self.view.worker, self.board
+        self.lease.about["early"] = self.ledger.running_early()
+        running = [r for r in self.ledger.active() if r.started_at is not None]
         return {
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "at": time.time(),
             "since": self._began,
-            "phase": drain.board.phase.name,
-            "seconds_left": round(drain.board.hard_at - time.monotonic(), 1)
-            if drain.stopping
+            "phase": board.phase.name,
+            "seconds_left": round(board.hard_at - time.monotonic(), 1)
+            if board.interrupted
             else None,
-            "pool": type(drain.worker.pool).__module__.rpartition(".")[2],
-            "concurrency": drain.worker.concurrency,
+            "pool": type(worker.pool).__module__.rpartition(".")[2],
+            "concurrency": worker.concurrency,
             "loop_lag": round(self._loop_lag(), 3),
-            "unknown_tasks": drain.misfits.waiting,
+            "unknown_tasks": self.view.unknown_tasks(),
             "running": [f"{r.name}[{r.id}]" for r in running[:NAMED]],
         }
 
     def _on_refused(self, seconds: float) -> None:
         """It fetches nothing for that long: at a start, or after a pause, that is over soon."""
         self.lease.doubt()
-        if seconds < self.drain.settings.lease_ttl:
+        if seconds < self.view.settings.lease_ttl:
             self._said_refused = False
         elif not self._said_refused:
             self._said_refused = True
@@ -168,31 +223,31 @@ class Membership:
 
     def _on_held(self, until: float) -> None:
         # Well inside: who looks needs time to act on it.
-        board = self.drain.board
-        until -= self.drain.settings.lease_ttl / 3
+        board = self.board
+        until -= self.view.settings.lease_ttl / 3
         if not self._retired:
             board.hold_lease(until, self.lease.identity.worker, self.place)
-        if board.has_lost and not self.drain.places.losing and not self.drain.ledger.runs_lost:
+        if board.has_lost and not self._losing() and not self.ledger.runs_lost:
             board.forget_lost()
 
     def _on_lost(self, old: Claimant) -> None:
         if self.claims is not None:
-            self.claims.who = self.lease.identity
-        if self.drain.places.here is self:
-            self.drain.ledger.inquest.known_as(self.lease.identity.worker)
+            self.claims.claim_as(self.lease.identity)
+        if self._is_here:
+            self.ledger.inquest.known_as(self.lease.identity.worker)
         if self._retired:
             return
         # Nothing is surely held under the new identity yet.
-        self.drain.board.hold_lease(time.monotonic(), self.lease.identity.worker, self.place)
+        self.board.hold_lease(time.monotonic(), self.lease.identity.worker, self.place)
         self.lost.append(old.worker)
-        self.drain.board.lose_lease()
-        self.drain.adapter.notify()
-        self.drain.loop.ring()
+        self.board.lose_lease()
+        self.view.notify()
+        self.view.ring_loop()
 
     def _on_another(self, peer: Any) -> None:
         """A failover: the loop may wait for an answer of the old master, which need not come."""
-        consumer = getattr(self.drain.worker, "consumer", None)
-        if consumer is not None and self.drain.places.here is self and self.claims is not None:
+        consumer = getattr(self.view.worker, "consumer", None)
+        if consumer is not None and self._is_here and self.claims is not None:
             dispatcher = getattr(consumer, "event_dispatcher", None)
             for connection in (consumer.connection, getattr(dispatcher, "connection", None)):
                 if connection is not None and connection.connected:
@@ -202,5 +257,5 @@ class Membership:
         """The loop goes round: let go of what was lost."""
         self._turned_at = time.monotonic()
         while self.lost:
-            self.drain.ledger.lose(self.lost[0])
+            self.ledger.lose(self.lost[0])
             del self.lost[0]

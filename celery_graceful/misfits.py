@@ -25,14 +25,16 @@ from kombu.exceptions import ContentDisallowed, DecodeError, OperationalError
 
 from celery_graceful.arrival import deliver
 from celery_graceful.aside import Aside, where
+from celery_graceful.board import Board
 from celery_graceful.claims import Tag
 from celery_graceful.flaws import flaw_of, has_text, reason_of
+from celery_graceful.ledger import Ledger
+from celery_graceful.settings import Settings
 from celery_graceful.shelf import Case, make_shelf
 from celery_graceful.stage import Stage
 from celery_graceful.store import StoreAway
 
 if TYPE_CHECKING:
-    from celery_graceful.drain import Drain
     from celery_graceful.held import HeldMessage
 
 __all__ = ["Misfits"]
@@ -50,13 +52,31 @@ class Misfits:
     """Those of one worker.
 
     Args:
-        drain: The worker's drain.
+        app: The Celery app.
+        settings: What the user set.
+        ledger: What the worker holds.
+        board: Says when nothing is fetched any more.
+        queue_of: The queue that a consumer tag of the worker stands for.
+        ring_loop: Makes the loop call ``on_loop``.
     """
 
-    def __init__(self, drain: Drain) -> None:
-        self.drain = drain
-        self.ledger = drain.ledger
-        self.patience = drain.settings.unknown_task_patience
+    def __init__(
+        self,
+        app: Any,
+        settings: Settings,
+        ledger: Ledger,
+        board: Board,
+        *,
+        queue_of: Callable[[Any], str | None],
+        ring_loop: Callable[[], None],
+    ) -> None:
+        self.app = app
+        self.settings = settings
+        self.ledger = ledger
+        self.board = board
+        self.queue_of = queue_of
+        self.ring_loop = ring_loop
+        self.patience = settings.unknown_task_patience
         self.aside: Aside | None = None
         #: Celery's consumer, or the last one: it may still bring something as it ends.
         self._consumer: Any = None
@@ -86,13 +106,18 @@ class Misfits:
 
     # -- hooks, in the loop ----------------------------------------------------------
 
-    def attach(self, consumer: Any) -> None:
-        """A consumer is about to consume."""
+    def attach(self, consumer: Any, *, allowed: bool) -> None:
+        """A consumer is about to consume.
+
+        Args:
+            consumer: Celery's.
+            allowed: Whether Redis, if there is one, lets us do all that we want.
+        """
         # Not before Celery does: others replace what it imports.
         from celery.worker.consumer.consumer import Consumer
 
         self._consumer = consumer
-        self._make_aside()
+        self._make_aside(allowed)
         hooks: dict[str, Callable[..., Any]] = {
             "on_unknown_message": self._on_unknown_message,
             "on_invalid_task": self._on_invalid_task,
@@ -110,11 +135,8 @@ class Misfits:
             make(consumer, *args, **kwargs)
         )
 
-    def _make_aside(self) -> None:
-        # It is a member nowhere where Redis does not let it be.
-        allowed = self.drain.places.here is not None
-        app, settings = self.drain.worker.app, self.drain.settings
-        shelf = make_shelf(app, self.ledger, settings, allowed=allowed)
+    def _make_aside(self, allowed: bool) -> None:
+        shelf = make_shelf(self.app, self.ledger, self.settings, allowed=allowed)
         if shelf is None:
             if self.patience and not self._told_none:
                 self._told_none = True
@@ -128,18 +150,13 @@ class Misfits:
             self.aside = None
             return
         if self.aside is None:
-            self.aside = Aside(self.drain, shelf)
-        self.aside.shelf = shelf
-        if self.ledger.claims is not None:
-            self.ledger.claims.on_no_message = self._on_no_message
-        self.aside.consumer = self._consumer
-        self.aside.look()
+            self.aside = Aside(shelf, self.ledger, self.board, self.patience, self.ring_loop)
+        self.aside.attach(shelf, self._consumer)
 
     def detach(self) -> None:
         """The consumer has left its loop."""
         if self.aside is not None:
-            self.aside.consumer = None
-            self.aside.forget()
+            self.aside.detach()
 
     def _guarded(self, handle: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Celery's handler of a message; none is so bad that it takes the worker down."""
@@ -206,7 +223,8 @@ class Misfits:
         refused = isinstance(exc, ContentDisallowed)
         self._hold(message, reason_of(exc if refused else DecodeError()), exc)
 
-    def _on_no_message(self, tag: Tag, exc: Exception) -> None:
+    def on_no_message(self, tag: Tag, exc: Exception) -> None:
+        """A claim is no message of kombu's."""
         self._put(Case(None, tag, "", why=reason_of(exc), exc=exc))
 
     def _on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
@@ -269,7 +287,7 @@ class Misfits:
     def _queue_of(self, message: Any) -> str | None:
         """Where it came from; of a claim its claim tells."""
         info = message.delivery_info or {}
-        queue = self.drain.loop.queue_of(info.get("consumer_tag"))
+        queue = self.queue_of(info.get("consumer_tag"))
         if queue is None and hasattr(message.channel, "_lookup"):
             channel = message.channel
             try:

@@ -9,20 +9,16 @@ there ends when nothing of it is left, or goes on when the consumer comes back.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery.utils.log import get_logger
 
 from celery_graceful import cleanup, native
 from celery_graceful.board import PLACES
-from celery_graceful.claims import Claims
 from celery_graceful.kept import promise
-from celery_graceful.membership import MOMENT, Membership
+from celery_graceful.membership import MOMENT, Membership, WorkerView
 from celery_graceful.rights import missing_rights
 from celery_graceful.store import Store, StoreAway, broker_store, find_store, find_workers_store
-
-if TYPE_CHECKING:
-    from celery_graceful.drain import Drain
 
 __all__ = ["Places"]
 
@@ -67,36 +63,39 @@ class Places:
     """The servers on which one worker is a member, by their place in the list of brokers.
 
     Args:
-        drain: The worker's drain.
+        view: Of the worker.
     """
 
-    def __init__(self, drain: Drain) -> None:
-        self.drain = drain
+    def __init__(self, view: WorkerView) -> None:
+        self.view = view
         self.members: dict[int, Membership] = {}
         #: Where the consumer is connected, or was last.
         self.here: Membership | None = None
 
     def arrive(self, consumer: Any) -> None:
         """The consumer is connected, and about to fetch: from now on claims are made there."""
-        drain = self.drain
+        ledger = self.view.ledger
         place = getattr(consumer.connection, "place", 0)
-        drain.board.place = place
-        drain.ledger.requeue.connected(consumer.connection)
+        self.view.board.place = place
+        ledger.requeue.connected(consumer.connection)
         channel = consumer.task_consumer.channel
         if place not in self.members:
             claims = getattr(channel, "may_claim", False)
             if not claims:
                 self._say_why_not(consumer.connection.transport, channel)
             self._join(place, consumer.task_consumer, claims=claims)
-        self.here = here = self.members.get(place)
-        drain.ledger.connected(None if here is None else here.claims)
+        left, self.here = self.here, self.members.get(place)
+        if left is not None and left is not self.here:
+            left.depart()
+        here = self.here
+        ledger.connected(None if here is None else here.claims)
         if here is not None:
-            drain.ledger.inquest.known_as(here.lease.identity.worker)
+            here.arrive()
             if here.claims is not None:
                 channel.claim_for(here.claims)
 
     def _join(self, place: int, consumer: Any, *, claims: bool) -> None:
-        app = self.drain.worker.app
+        app = self.view.worker.app
         if place >= PLACES:
             logger.warning(
                 "Reliable fetch is off on %s: only the first %d URLs of the broker may claim",
@@ -105,11 +104,6 @@ class Places:
             )
             return
         store = broker_store(app, place) if claims else None
-        book: Claims | None = None
-        if store is not None:
-            book = Claims(store)
-            # A green pool has no event loop: its consumer looks every two seconds for room.
-            book.on_room = self.drain.loop.turn
         known = store or find_workers_store(app)
         tasks = find_store(app)
         if tasks is not None and known is not None and tasks.source != known.source:
@@ -119,12 +113,14 @@ class Places:
             if not is_allowed(store, off, lists_of(consumer)):
                 return
         if known is not None and (store or is_allowed(known, "Deaths of tasks are not counted")):
-            self.members[place] = member = Membership(self.drain, known, book, place)
+            self.members[place] = member = Membership(
+                self.view, known, place, claims=store is not None, losing=self.losing
+            )
             member.start()
-            self.drain.ledger.inquest.tell_soon()
+            self.view.ledger.inquest.tell_soon()
 
     def _say_why_not(self, transport: Any, channel: Any) -> None:
-        if transport.driver_type == "amqp" or not self.drain.settings.reliable_fetch:
+        if transport.driver_type == "amqp" or not self.view.settings.reliable_fetch:
             return  # the broker itself gives back; or nobody asked for it
         from celery_graceful.transports import what_keeps_from_claiming
 
@@ -153,7 +149,6 @@ class Places:
             if member.claims is not None:
                 member.claims.settle()
 
-    @property
     def losing(self) -> bool:
         """Whether the loop has not heard yet of an identity that was lost."""
         return any(member.lost for member in list(self.members.values()))

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from celery.bootsteps import CLOSE, TERMINATE
 from celery.platforms import EX_OK
 from celery.utils.log import get_logger
 from celery.worker import state
 
+from celery_graceful.board import Board
+from celery_graceful.copies import Copies
 from celery_graceful.describe import describe
+from celery_graceful.giving_up import GivingUp
+from celery_graceful.ledger import Ledger
+from celery_graceful.loop import Loop
+from celery_graceful.misfits import Misfits
+from celery_graceful.other_consumers import OtherConsumers
 from celery_graceful.phase import Phase
-
-if TYPE_CHECKING:
-    from celery_graceful.drain import Drain
+from celery_graceful.places import Places
+from celery_graceful.pools import Adapter
+from celery_graceful.revocation import Revocations
 
 __all__ = ["Quiesce"]
 
@@ -38,30 +46,63 @@ class Quiesce:
     """Stops fetching, gives back what was not started, and says when the worker is idle.
 
     Args:
-        drain: The drain.
+        worker: Celery's ``WorkController``.
+        board: Where the worker stands on its way to a stop.
+        loop: Its loop.
+        ledger: What it holds.
+        copies: Second deliveries of what runs here.
+        adapter: Of its pool.
+        places: Where it claims.
+        misfits: What it sets aside.
+        others: What it consumes besides its tasks.
+        revocations: Its running tasks that were revoked.
+        giving_up: What becomes of its tasks at the hard deadline.
+        request_stop: Begins the drain; takes what asks for it.
     """
 
-    def __init__(self, drain: Drain) -> None:
-        self.drain = drain
-        self.ledger = drain.ledger
-        self.loop = drain.loop
+    def __init__(
+        self,
+        worker: Any,
+        board: Board,
+        loop: Loop,
+        ledger: Ledger,
+        copies: Copies,
+        adapter: Adapter,
+        places: Places,
+        misfits: Misfits,
+        others: OtherConsumers,
+        revocations: Revocations,
+        giving_up: GivingUp,
+        request_stop: Callable[[str], None],
+    ) -> None:
+        self.worker = worker
+        self.board = board
+        self.loop = loop
+        self.ledger = ledger
+        self.copies = copies
+        self.adapter = adapter
+        self.places = places
+        self.misfits = misfits
+        self.others = others
+        self.revocations = revocations
+        self.giving_up = giving_up
+        self.request_stop = request_stop
         self.done = False
         self._idle_seen = False
         self._fetch_ends_by = float("inf")
 
     def on_change(self) -> None:
         """A delivery has ended, or one has come that is to go back. From any thread."""
-        if self.drain.quiet:
+        if self.board.is_quiet:
             self.loop.ring()
-        self.drain.misfits.on_change()
 
     def on_loop(self) -> None:
         """Somebody rang. In the loop."""
-        if self.drain.quiet:
+        if self.board.is_quiet:
             self.fetch_no_more()
         if self.ledger.requeue.deferred:
             self._after_the_fetch()
-        if self.drain.stopping and not self.drain.watch.given_up:
+        if self.board.interrupted and not self.giving_up.has_begun:
             self._stop_when_idle()
 
     def fetch_no_more(self) -> None:
@@ -75,16 +116,16 @@ class Quiesce:
         self.done = True
         self._fetch_ends_by = time.monotonic() + FETCH_PATIENCE
         self.loop.stop_fetching()
-        self.drain.others.stop_fetching()
+        self.others.stop_fetching()
         if self.loop.fetching():
-            self.ledger.requeue.end_fetch(self.drain.worker.consumer.task_consumer.channel)
+            self.ledger.requeue.end_fetch(self.worker.consumer.task_consumer.channel)
         self._release()
-        self.drain.adapter.quiesce()
+        self.adapter.quiesce()
 
     def _release(self) -> None:
         if self.ledger.releasing:
             try:
-                self.drain.adapter.take_back()
+                self.adapter.take_back()
                 self.ledger.release_unstarted()
             except Exception as exc:
                 self.ledger.note_failure()
@@ -93,9 +134,9 @@ class Quiesce:
     def _after_the_fetch(self) -> None:
         """Give back what waited for the fetch that was under way."""
         if self.loop.fetching() and time.monotonic() < self._fetch_ends_by:
-            self.drain.worker.timer.call_after(LOOK_AGAIN, self.loop.ring)
+            self.worker.timer.call_after(LOOK_AGAIN, self.loop.ring)
             return
-        if self.drain.quiet:
+        if self.board.is_quiet:
             self.ledger.requeue.defer_no_more()
         self._flush()
 
@@ -107,41 +148,41 @@ class Quiesce:
             logger.error("Could not give back what was not started: %s", describe(exc))
 
     def _stop_when_idle(self) -> None:
-        deferred = self.ledger.requeue.deferred or self.drain.misfits.busy
+        deferred = self.ledger.requeue.deferred or self.misfits.busy
         if self.ledger.held or self.ledger.leaving.count or deferred:
             self._idle_seen = False
-        elif self.drain.others.held:
+        elif self.others.held:
             self._idle_seen = False
-            self.drain.worker.timer.call_after(LOOK_AT_OTHERS, self.loop.ring)
+            self.worker.timer.call_after(LOOK_AT_OTHERS, self.loop.ring)
         elif not self._idle_seen:
             # Acknowledgements of the last task may wait in the loop: one more turn.
             self._idle_seen = True
             self.loop.ring()
         elif state.should_stop is None:
-            self.drain.board.phase = Phase.EXIT
+            self.board.phase = Phase.EXIT
             state.should_stop = EX_OK
 
     def consumer_lost(self) -> None:
         """The consumer left its loop: the end, or a lost connection."""
         error = sys.exc_info()[1]
-        ends = self.drain.worker.blueprint.state in (CLOSE, TERMINATE)
-        if ends and isinstance(error, Exception) and not self.drain.stopping:
+        ends = self.worker.blueprint.state in (CLOSE, TERMINATE)
+        if ends and isinstance(error, Exception) and not self.board.interrupted:
             # Celery ends the worker by it, and would wait for its tasks without limit.
-            self.drain.request_stop(f"an error that Celery does not recover from, {error!r}")
+            self.request_stop(f"an error that Celery does not recover from, {error!r}")
         heard = self.loop.is_heard()
         self.loop.detach()
-        self.drain.misfits.detach()
-        self.drain.revocations.on_loop()
+        self.misfits.detach()
+        self.revocations.on_loop()
         # Acknowledgements that wait for the loop: it may not go round again.
-        self.drain.places.settle()
+        self.places.settle()
         if self.ledger.claims is not None:
             pass  # acknowledged over a connection of its own
-        elif self.drain.stopping or not self.ledger.requeue.is_amqp:
+        elif self.board.interrupted or not self.ledger.requeue.is_amqp:
             self.loop.finish()
         self.ledger.forget_unstarted()
         self.ledger.keep_claims()
         if self.ledger.requeue.is_amqp:
-            self.drain.host.copies.connection_lost(heard=heard)
+            self.copies.connection_lost(heard=heard)
         self._flush(timeout=LAST_FLUSH, own_thread=True)
-        if self.drain.stopping and state.should_stop is None:
+        if self.board.interrupted and state.should_stop is None:
             state.should_stop = EX_OK  # there is nothing to connect for

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 
 from celery_graceful.board import Board
 from celery_graceful.held import HeldMessage
 from celery_graceful.ledger import Ledger
+from celery_graceful.log_thread import LogThread
 from celery_graceful.stage import Stage
 
-__all__ = ["listed", "report"]
+__all__ = ["Report", "listed", "report"]
 
 #: More tasks than this are counted, not named.
 NAMED = 10
@@ -23,6 +25,28 @@ def listed(requests: Sequence[HeldMessage]) -> str:
     by_age = sorted(requests, key=lambda r: -r.running_for)
     text = ", ".join(f"{r.name}[{r.id}] for {r.running_for:.1f} s" for r in by_age[:NAMED])
     return text if len(requests) <= NAMED else f"{text} and {len(requests) - NAMED} more"
+
+
+class Report:
+    """The final report of one worker.
+
+    Args:
+        ledger: What it held.
+        board: When it was asked to stop.
+        log: Where to.
+    """
+
+    def __init__(self, ledger: Ledger, board: Board, log: LogThread) -> None:
+        self.ledger = ledger
+        self.board = board
+        self.log = log
+        self._written = False
+
+    def write(self) -> None:
+        """Write it, once, if the worker was asked to stop."""
+        if self.board.interrupted and not self._written:
+            self._written = True
+            self.log(logging.WARNING, report(self.ledger, self.board))
 
 
 def report(ledger: Ledger, board: Board) -> str:

@@ -249,9 +249,7 @@ class Requeue:
 
     # -- claims ---------------------------------------------------------------------
 
-    def _give_back_claims(
-        self, requests: list[HeldMessage], tail: bool, timeout: float
-    ) -> None:
+    def _give_back_claims(self, requests: list[HeldMessage], tail: bool, timeout: float) -> None:
         tags: dict[Claims, list[Tag]] = {}
         for request in requests:
             tag = request.message.delivery_tag

@@ -33,6 +33,10 @@ class Restart:
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self.asked_for = False
 
+    def ask(self, asked_for: bool) -> None:
+        """Whether the stop that was asked for is a new start. Safe in a signal handler."""
+        self.asked_for = asked_for
+
     def execute(self) -> None:
         """Replace this process. Returns only if it has been told to stop instead.
 

@@ -9,19 +9,19 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from logging import ERROR
-from typing import TYPE_CHECKING
 
 from celery.utils.log import get_logger
 
+from celery_graceful.board import Board
+from celery_graceful.ledger import Ledger
 from celery_graceful.log_thread import log
+from celery_graceful.pools import Adapter
 from celery_graceful.request import GracefulRequest
 from celery_graceful.stage import OPEN
 from celery_graceful.task import GracefulTask
-
-if TYPE_CHECKING:
-    from celery_graceful.drain import Drain
 
 __all__ = ["Revocations"]
 
@@ -46,12 +46,26 @@ class Revocations:
     """The running tasks of one worker that were revoked.
 
     Args:
-        drain: The worker's.
+        ledger: What the worker holds.
+        adapter: Of its pool.
+        board: Where tasks see it.
+        patience: Seconds that a task may take for its end.
+        ring_watch: Makes the watch ask ``next_at``.
     """
 
-    def __init__(self, drain: Drain) -> None:
-        self.drain = drain
-        self.patience = drain.deadlines.hard
+    def __init__(
+        self,
+        ledger: Ledger,
+        adapter: Adapter,
+        board: Board,
+        patience: float,
+        ring_watch: Callable[[], None],
+    ) -> None:
+        self.ledger = ledger
+        self.adapter = adapter
+        self.board = board
+        self.patience = patience
+        self.ring_watch = ring_watch
         self._pending: list[_Revoked] = []
         self._killed: list[GracefulRequest] = []
 
@@ -66,7 +80,7 @@ class Revocations:
         """
         if not isinstance(request.task, GracefulTask):
             return False
-        board, adapter = self.drain.board, self.drain.adapter
+        board, adapter = self.board, self.adapter
         deadline = time.monotonic() + self.patience
         if not board.revoke(request.id, math.inf if adapter.in_process else deadline):
             return False
@@ -74,7 +88,7 @@ class Revocations:
         if request.stage in OPEN:
             adapter.notify()
             self._pending.append(_Revoked(request, deadline))
-            self.drain.watch.bell.ring()
+            self.ring_watch()
         else:  # it has ended meanwhile
             board.forget_revoked(request.id)
         return True
@@ -93,13 +107,13 @@ class Revocations:
                 self._end(one)
 
     def _moment(self, one: _Revoked) -> float:
-        board = self.drain.board
+        board = self.board
         if one.asked or not board.interrupted:
             return one.deadline
         return min(one.deadline, board.hard_at - min(AHEAD, AHEAD_SHARE * self.patience))
 
     def _end(self, one: _Revoked) -> None:
-        request, adapter = one.request, self.drain.adapter
+        request, adapter = one.request, self.adapter
         if not one.asked:
             what = "its pool cannot end it" if adapter.in_process else "its process is ended"
             log(logger, ERROR, "%s was revoked and still runs: %s", request.humaninfo(), what)
@@ -109,9 +123,8 @@ class Revocations:
             self._pending.remove(one)
             if not adapter.in_process:
                 adapter.end_process(request, signal.SIGKILL)
-                ledger = self.drain.ledger
-                with ledger.leaving:  # which rings the loop
-                    if ledger.finish(request):  # the pool may take its time to hear of it
+                with self.ledger.leaving:  # which rings the loop
+                    if self.ledger.finish(request):  # the pool may take its time to hear of it
                         self._killed.append(request)
 
     def on_loop(self) -> None:

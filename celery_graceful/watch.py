@@ -9,30 +9,31 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import signal
 import time
 import traceback
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from celery.platforms import EX_OK
 from celery.worker import state
 
 from celery_graceful import native
 from celery_graceful import run as _run
+from celery_graceful.drain import HARD, LIMIT, QUIET, STOP, STOPPED, Drain
 from celery_graceful.giving_up import GivingUp
+from celery_graceful.hearing import Hearing
+from celery_graceful.ledger import Ledger
+from celery_graceful.log_thread import LogThread
+from celery_graceful.loop import Loop
 from celery_graceful.native import bounded
 from celery_graceful.phase import Phase
+from celery_graceful.places import Places
+from celery_graceful.pools import Adapter
+from celery_graceful.quiesce import Quiesce
 from celery_graceful.report import listed
-from celery_graceful.sentinel import Sentinel
+from celery_graceful.revocation import Revocations
 
-if TYPE_CHECKING:
-    from celery_graceful.drain import Drain
-
-__all__ = ["HARD", "LIMIT", "QUIET", "STOP", "STOPPED", "Watch"]
-
-#: What the watch can be rung for; numbers below 65 are signals.
-STOP, QUIET, HARD, LIMIT, STOPPED = b"S", b"Q", b"H", b"L", b"X"
+__all__ = ["Watch"]
 
 #: Seconds that the loop gets for its part before the watch tries without it.
 LOOP_PATIENCE = 0.3
@@ -59,60 +60,74 @@ class Watch:
     """The watch over one drain.
 
     Args:
-        drain: The drain.
+        drain: What was asked for.
+        loop: The worker's loop.
+        ledger: What it holds.
+        adapter: Of its pool.
+        places: Where it claims.
+        quiesce: The loop's part of the drain.
+        revocations: Running tasks that were revoked.
+        giving_up: What becomes of tasks at the hard deadline.
+        hearing: Signals, numbers of which are rung here.
+        leave: The last resort.
+        log: Holds up nobody.
     """
 
-    def __init__(self, drain: Drain) -> None:
+    def __init__(
+        self,
+        drain: Drain,
+        loop: Loop,
+        ledger: Ledger,
+        adapter: Adapter,
+        places: Places,
+        quiesce: Quiesce,
+        revocations: Revocations,
+        giving_up: GivingUp,
+        hearing: Hearing,
+        leave: Callable[[], None],
+        log: LogThread,
+    ) -> None:
         self.drain = drain
         self.board = drain.board
-        self.ledger = drain.ledger
-        self.adapter = drain.adapter
         self.deadlines = drain.deadlines
-        self.log = drain.log
-        self.bell = native.Doorbell()
-        self.giving_up = GivingUp(drain)
-        #: What still ran at the hard deadline has been given up.
-        self.given_up = False
-        self._giving_up = native.Lock()
+        self.loop = loop
+        self.ledger = ledger
+        self.adapter = adapter
+        self.places = places
+        self.quiesce = quiesce
+        self.revocations = revocations
+        self.giving_up = giving_up
+        self.hearing = hearing
+        self.leave = leave
+        self.log = log
+        self._hears_hangup = False
         self._begun = self._helped = self._insisted = self._prepared = self._left = False
         self._sigints = 0
         self._last_resort_at = float("inf")
-        self._sentinel: Sentinel | None = None
         self._thread: native.Thread | None = None
-        _run.on_limited = lambda: self.bell.ring(LIMIT)
+        _run.on_limited = lambda: drain.ring(LIMIT)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread = native.start_thread(self._watch, "graceful-watch")
 
+    def hear_hangup(self) -> None:
+        """SIGHUP is ours to handle."""
+        self._hears_hangup = True
+
     def end(self, seconds: float) -> None:
         """The process goes on without a worker: end the thread, in up to ``seconds``."""
         self._left = True
-        self.bell.ring()
+        self.drain.ring()
         if self._thread is not None:
             self._thread.wait(seconds)
-        self.bell = native.SILENT
-
-    def hear_all_signals(self) -> None:
-        """Also while the main thread sits in a C call, where no handler in Python runs."""
-        fd = self.bell.write_fd
-        if self.adapter.in_process:
-            d = self.deadlines
-            self._sentinel = Sentinel(d.last_resort + 0.75 * (d.grace - d.last_resort), fd)
-            fd = self._sentinel.fd
-        signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
-        os.register_at_fork(after_in_child=_stop_hearing)
-
-    def end_sentinel(self) -> None:
-        """The process goes on as another program."""
-        if self._sentinel is not None:
-            self._sentinel.end()
+        self.drain.end()
 
     # -- the clock -----------------------------------------------------------------
 
     def _watch(self) -> None:
         while not self._left:
-            rung = self.bell.wait(self._seconds_to_next())
+            rung = self.drain.bell.wait(self._seconds_to_next())
             try:
                 self._step(rung)
             except Exception:
@@ -126,7 +141,7 @@ class Watch:
     def _hear_signals(self, rung: bytes) -> None:
         """The handlers have seen the same, where the main thread could run them."""
         self._sigints += rung.count(signal.SIGINT)
-        if signal.SIGHUP in rung and self.drain.hears_hangup:
+        if signal.SIGHUP in rung and self._hears_hangup:
             self.drain.on_hangup()
         if signal.SIGTERM in rung:
             self.drain.request_stop("SIGTERM")
@@ -141,7 +156,7 @@ class Watch:
     def _step(self, rung: bytes) -> None:
         self._hear_signals(rung)
         self._check_soft_limits()
-        self.drain.revocations.check()
+        self.revocations.check()
         if QUIET in rung:
             self.log(
                 logging.WARNING,
@@ -149,7 +164,7 @@ class Watch:
                 self.drain.asked_by,
             )
             self.drain.announce(Phase.QUIET)
-            self.drain.loop.ring()
+            self.loop.ring()
         if not self.drain.stopping:
             return
         now = time.monotonic()
@@ -167,10 +182,10 @@ class Watch:
         if not self._prepared and now >= self._prepare_at:
             self._prepared = True
             self.giving_up.prepare()
-        if not self.given_up and hard:
-            with self._giving_up:
+        if not self.giving_up.has_begun and hard:
+            with self.giving_up.begin():
                 self._harden()
-        if STOPPED in rung and self.given_up:
+        if STOPPED in rung and self.giving_up.has_begun:
             self._last_resort_at = min(self._last_resort_at, now + LAST_THREADS)
         if now >= self._last_resort_at:
             self._leave_by_force()
@@ -181,7 +196,7 @@ class Watch:
             for run in list(_run.runs.values())
             if run.soft_limit_at is not None and not run.soft_limit_hit
         ]
-        moments.append(self.drain.revocations.next_at())
+        moments.append(self.revocations.next_at())
         if self.drain.stopping:
             if not self._helped:
                 moments.append(self.board.requested_at + LOOP_PATIENCE)
@@ -191,7 +206,7 @@ class Watch:
                 moments.append(self.board.limit_again_at)
             if not self._prepared:
                 moments.append(self._prepare_at)
-            if not self.given_up:
+            if not self.giving_up.has_begun:
                 moments.append(self.board.hard_at)
             moments.append(self._last_resort_at)
         moment = min(moments)
@@ -219,11 +234,10 @@ class Watch:
         self._begun = True
         self.adapter.notify()
         native.pause(TASKS_FIRST)
-        if self._sentinel is not None:
-            self._sentinel.start_clock()
+        self.hearing.start_clock()
         self._last_resort_at = self.board.requested_at + self.deadlines.last_resort
-        if self.drain.loop.alive:
-            self.drain.loop.ring()
+        if self.loop.alive:
+            self.loop.ring()
         else:
             # Starting up, or without a broker: Celery looks at this while it connects.
             state.should_stop = EX_OK
@@ -257,16 +271,15 @@ class Watch:
 
     def _harden(self) -> None:
         """HARD: take away what still runs and give its message back."""
-        self.given_up = True
         self.board.phase = Phase.HARD
         room = self.deadlines.grace - self.deadlines.hard
         active = self.ledger.active()
         if active:
             self.log(logging.ERROR, "Hard deadline: giving up %s", listed(active))
             self.adapter.take_away(active)
-            self.drain.places.settle()  # the loop may be stuck
+            self.places.settle()  # the loop may be stuck
             native.pause(min(LAST_RESULTS, room / 10))
-        heard = self.drain.quiesce.done
+        heard = self.quiesce.done
         given_up = self.ledger.give_up(heard=heard)
         self._last_resort_at = min(
             self._last_resort_at,
@@ -276,40 +289,16 @@ class Watch:
         self.giving_up.give_up(given_up)
         self.board.phase = Phase.EXIT
         state.should_terminate = EX_OK
-        self.drain.loop.ring()
+        self.loop.ring()
         self.drain.announce(Phase.HARD)
 
     def _without_loop(self) -> None:
         """The loop has not come to its part: help where that is possible."""
         self._helped = True
-        quiesce = self.drain.quiesce
-        if self.drain.loop.alive and not quiesce.done:
-            bounded(lambda: self.adapter.stuck_loop(quiesce.fetch_no_more), LOOP_PATIENCE)
-
-    def wait_given_up(self) -> None:
-        """Let what begins at the hard deadline end, before the interpreter begins its own end.
-
-        Python since 3.12 starts no thread after that.
-        """
-        if self.given_up and self._giving_up.acquire(timeout=self._until_last_resort):
-            self._giving_up.release()
-
-    @property
-    def _until_last_resort(self) -> float:
-        return max(0.0, self._last_resort_at - time.monotonic())
+        if self.loop.alive and not self.quiesce.done:
+            bounded(lambda: self.adapter.stuck_loop(self.quiesce.fetch_no_more), LOOP_PATIENCE)
 
     def _leave_by_force(self) -> None:
         if not self._left:
             self._left = True
-            if self.drain.embedded:  # the process is not ours
-                self.adapter.leave()
-            else:
-                self.drain.leaving.by_force()
-
-
-def _stop_hearing() -> None:
-    """In a forked child: its signals are its own."""
-    try:
-        signal.set_wakeup_fd(-1)
-    except ValueError:
-        pass  # forked from another thread
+            self.leave()

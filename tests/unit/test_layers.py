@@ -77,6 +77,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("delivery", "pools", "request", "resume", "task", "default_task"),
     (
         "sentinel",
+        "hearing",
         "loop",
         "report",
         "revocation",
@@ -95,6 +96,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "restart",
         "watch",
         "drain",
+        "parts",
         "guest",
         "control",
         "bootsteps",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from unittest.mock import MagicMock
 
@@ -9,25 +10,44 @@ import pytest
 
 from celery_graceful import run
 from celery_graceful.board import Board
+from celery_graceful.drain import HARD, STOP, Drain
+from celery_graceful.giving_up import GivingUp
 from celery_graceful.grace_period import GracePeriod, deadlines
 from celery_graceful.phase import InterruptReason, Phase
-from celery_graceful.watch import HARD, STOP, Watch
+from celery_graceful.settings import Settings
+from celery_graceful.watch import Watch
 
 
 def test_hard_is_heard_before_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     """The handler notes the stop, the watch hears of the same SIGQUIT and rings first."""
     monkeypatch.setattr(run, "on_limited", run.on_limited)  # put back afterwards
-    drain = MagicMock(stopping=True, board=Board.create())
-    drain.deadlines = deadlines(GracePeriod(60.0, "a test"))
-    drain.ledger.active.return_value = drain.ledger.give_up.return_value = []
-    drain.ledger.requeue.deferred = drain.restart.asked_for = False
-    watch = Watch(drain)
-    drain.board.begin_stop(drain.deadlines, InterruptReason.SHUTDOWN)
+    ledger, log, board = MagicMock(), MagicMock(), Board.create()
+    ledger.active.return_value = ledger.give_up.return_value = []
+    ledger.requeue.deferred = False
+    limits = deadlines(GracePeriod(60.0, "a test"))
+    drain = Drain(MagicMock(), Settings(), limits, board, ledger, MagicMock(asked_for=False), log)
+    giving_up = GivingUp(MagicMock(), ledger, board, limits, MagicMock(), log)
+    revocations = MagicMock()
+    revocations.next_at.return_value = math.inf
+    watch = Watch(
+        drain,
+        loop=MagicMock(),
+        ledger=ledger,
+        adapter=MagicMock(),
+        places=MagicMock(),
+        quiesce=MagicMock(),
+        revocations=revocations,
+        giving_up=giving_up,
+        hearing=MagicMock(),
+        leave=MagicMock(),
+        log=log,
+    )
+    board.begin_stop(limits, InterruptReason.SHUTDOWN)
     watch._step(HARD)
-    assert watch.given_up
+    assert giving_up.has_begun
     watch._step(STOP)
-    assert drain.board.phase is Phase.EXIT
+    assert board.phase is Phase.EXIT
     assert watch._last_resort_at <= time.monotonic() + 3.0
-    said = [call.args[1].split(",")[0] for call in drain.log.call_args_list]
+    said = [call.args[1].split(",")[0] for call in log.call_args_list]
     assert said == ["Stopping"]
-    assert time.monotonic() < drain.board.soft_at
+    assert time.monotonic() < board.soft_at

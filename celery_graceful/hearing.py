@@ -1,0 +1,57 @@
+"""Signals that are heard also while the main thread sits in a C call, where no handler runs.
+
+Python's handler in C writes their numbers to a pipe: to the bell of the watch; or to the sentinel,
+which passes them on, where a task may hold the interpreter for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from celery_graceful.drain import Drain
+from celery_graceful.sentinel import Sentinel
+
+__all__ = ["Hearing"]
+
+
+class Hearing:
+    """That of one worker.
+
+    Args:
+        drain: Its bell is what the watch waits for.
+        in_process: Tasks run in this process.
+    """
+
+    def __init__(self, drain: Drain, *, in_process: bool) -> None:
+        self.drain = drain
+        self._in_process = in_process
+        self._sentinel: Sentinel | None = None
+
+    def start(self) -> None:
+        """Hear all signals from now on. In the main thread."""
+        fd = self.drain.bell.write_fd
+        if self._in_process:
+            d = self.drain.deadlines
+            self._sentinel = Sentinel(d.last_resort + 0.75 * (d.grace - d.last_resort), fd)
+            fd = self._sentinel.fd
+        signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+        os.register_at_fork(after_in_child=_stop_hearing)
+
+    def start_clock(self) -> None:
+        """The worker was asked to stop, perhaps by something else than a signal."""
+        if self._sentinel is not None:
+            self._sentinel.start_clock()
+
+    def end_sentinel(self) -> None:
+        """The process goes on as another program."""
+        if self._sentinel is not None:
+            self._sentinel.end()
+
+
+def _stop_hearing() -> None:
+    """In a forked child: its signals are its own."""
+    try:
+        signal.set_wakeup_fd(-1)
+    except ValueError:
+        pass  # forked from another thread

@@ -1,0 +1,224 @@
+"""The parts of one worker, top to bottom: made here, and told here of each other.
+
+Each gets what it needs when it is made, and knows only what stands above it in this list. Who has
+to be told of something later is a listener.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.utils.log import get_logger
+
+from celery_graceful import log_thread, worker_state
+from celery_graceful.board import Board
+from celery_graceful.copies import Copies
+from celery_graceful.drain import STOPPED, Drain
+from celery_graceful.forget import Forget
+from celery_graceful.giving_up import GivingUp
+from celery_graceful.grace_period import Deadlines
+from celery_graceful.handover import Handovers
+from celery_graceful.hearing import Hearing
+from celery_graceful.host import Host
+from celery_graceful.inquest import Inquest
+from celery_graceful.leaving import Leaving
+from celery_graceful.ledger import Ledger
+from celery_graceful.log_thread import LogThread
+from celery_graceful.loop import Loop
+from celery_graceful.membership import WorkerView
+from celery_graceful.misfits import Misfits
+from celery_graceful.monitors.heartbeat import Heartbeats
+from celery_graceful.monitors.monitors import monitors_of
+from celery_graceful.other_consumers import OtherConsumers
+from celery_graceful.places import Places
+from celery_graceful.pools import kind_of
+from celery_graceful.process import Owner
+from celery_graceful.quiesce import Quiesce
+from celery_graceful.report import Report
+from celery_graceful.requeue import Requeue
+from celery_graceful.restart import Restart
+from celery_graceful.revocation import Revocations
+from celery_graceful.settings import Settings
+from celery_graceful.store import disconnect
+from celery_graceful.watch import Watch
+
+__all__ = ["Parts"]
+
+logger = get_logger(__name__)
+
+#: Seconds that each thread of an embedded worker gets for its end.
+LAST_THREADS = 1.0
+
+#: Seconds for giving back what waits for workers of a kind that is not there any more.
+LAST_MISFITS = 0.5
+
+
+class Parts:
+    """The parts of one worker.
+
+    Args:
+        worker: Celery's ``WorkController``.
+        settings: What the user set.
+        deadlines: Seconds after a request to stop.
+        embedded: The worker runs in a thread of a program that is something else.
+    """
+
+    def __init__(
+        self, worker: Any, settings: Settings, deadlines: Deadlines, *, embedded: bool = False
+    ) -> None:
+        self.app = worker.app
+        self.embedded = embedded
+        self._stopped = False
+        kind = kind_of(worker)
+        #: Of what this process has from this worker.
+        self.owner = Owner()
+        restart = Restart()
+        self.board = board = Board.create(spawn=kind.spawns)
+        worker_state.attach(board, self.owner)
+        self.loop = loop = Loop(worker, green=kind.is_green)
+        self.log = log = log_thread.current = LogThread(
+            logger, through_loop=loop.ring if kind.is_green else None
+        )
+        inquest = Inquest(worker.app, loop.ring, in_process=kind.in_process)
+        self.ledger = ledger = Ledger(Requeue(worker.app, loop), inquest)
+        copies = Copies(ledger)
+        self.heartbeats = Heartbeats(ledger.check_ins, monitors_of(worker.app).dispatch.heartbeat)
+        self.adapter = adapter = kind.adapter(
+            worker, ledger, Handovers(ledger), ring_loop=loop.ring, read_pending=loop.read_pending
+        )
+        self.drain = drain = Drain(worker, settings, deadlines, board, ledger, restart, log)
+        self.misfits = misfits = Misfits(
+            worker.app,
+            settings,
+            ledger,
+            board,
+            queue_of=loop.queue_of,
+            ring_loop=loop.ring,
+        )
+        self.places = places = Places(
+            WorkerView(
+                worker,
+                settings,
+                ledger,
+                board,
+                ring_loop=loop.ring,
+                notify=adapter.notify,
+                # A green pool has no event loop: its consumer looks every two seconds for room.
+                on_room=loop.turn,
+                on_no_message=misfits.on_no_message,
+                unknown_tasks=lambda: misfits.waiting,
+            )
+        )
+        self.revocations = revocations = Revocations(
+            ledger, adapter, board, deadlines.hard, ring_watch=drain.ring
+        )
+        #: What the worker does for its deliveries.
+        self.host = Host(
+            ledger,
+            copies,
+            Forget(worker.app),
+            process=worker._process_task,
+            can_pass_by=kind.can_pass_by,
+            is_connected=lambda: loop.alive,
+            revoke=revocations.begin,
+            on_check_in=self.heartbeats.begin,
+        )
+        self.others = others = OtherConsumers()
+        self.report = report = Report(ledger, board, log)
+        self.giving_up = giving_up = GivingUp(worker, ledger, board, deadlines, others, log)
+        self.quiesce = quiesce = Quiesce(
+            worker,
+            board,
+            loop,
+            ledger,
+            copies,
+            adapter,
+            places,
+            misfits,
+            others,
+            revocations,
+            giving_up,
+            request_stop=drain.request_stop,
+        )
+        self.hearing = hearing = Hearing(drain, in_process=kind.in_process)
+        self.leaving = leaving = Leaving(
+            worker,
+            deadlines,
+            board,
+            ledger,
+            adapter,
+            places,
+            giving_up,
+            hearing,
+            restart,
+            report,
+            log,
+        )
+        self.watch = Watch(
+            drain,
+            loop,
+            ledger,
+            adapter,
+            places,
+            quiesce,
+            revocations,
+            giving_up,
+            hearing,
+            leave=adapter.leave if embedded else leaving.by_force,  # the process may not be ours
+            log=log,
+        )
+
+        ledger.add_listener(quiesce.on_change)
+        ledger.add_listener(misfits.on_change)
+        for on_loop in (
+            places.on_loop,
+            adapter.on_loop,
+            log.write_pending,
+            inquest.on_loop,
+            revocations.on_loop,
+            misfits.on_loop,
+            quiesce.on_loop,
+        ):
+            loop.add_listener(on_loop)
+
+    def start(self) -> None:
+        """Start the watch; before the pool starts."""
+        self.adapter.prepare()
+        self.adapter.keep_jobs()
+        if not self.embedded:
+            self.hearing.start()
+        self.watch.start()
+        self.ledger.inquest.start()
+
+    def stopped(self) -> None:
+        """Celery has stopped all of the worker."""
+        self._stopped = True
+        self.giving_up.wait()
+        self.giving_up.end()
+        self.report.write()
+        self.log.write_pending()
+        self.board.close()
+        self.misfits.end(LAST_MISFITS)
+        self.places.leave()
+        if log_thread.current is self.log:
+            log_thread.current = None
+        self.drain.ring(STOPPED)
+        if self.drain.stopping and not self.embedded:
+            self.leaving.leave_at_exit()
+
+    def end(self) -> None:
+        """The process goes on without the worker: end all that it began there."""
+        if not self._stopped:  # it did not get far, or hangs
+            self.misfits.end(LAST_MISFITS)
+            self.places.leave()
+        self.heartbeats.end()
+        self.watch.end(LAST_THREADS)
+        self.loop.end(LAST_THREADS)
+        self.ledger.inquest.end(LAST_THREADS)
+        self.log.end(LAST_THREADS)
+        if log_thread.current is self.log:
+            log_thread.current = None
+        self.owner.end()
+        self.board.close()
+        self.places.disconnect()
+        disconnect(self.app)
