@@ -46,6 +46,9 @@ class Loop:
         self._listener: threading.Thread | None = None
         self._ended = False
         self._queues: dict[str, str] = {}
+        #: Callbacks of consumers that are cancelled, and where they are.
+        self._kept: dict[str, Any] = {}
+        self._callbacks: dict[str, Any] = {}
 
     def add_listener(self, on_loop: Callable[[], None]) -> None:
         """Have something called in the loop after somebody rang, after what was added before."""
@@ -87,6 +90,10 @@ class Loop:
         if self._listener is not None:
             self._listener.join(seconds)
         self.bell = native.SILENT
+        # They hold the worker, and older versions of kombu keep the connection in a timer for good.
+        for queue in self._kept:
+            self._callbacks.pop(queue, None)
+        self._kept, self._callbacks = {}, {}
 
     def _on_bell(self, *_: Any) -> None:
         self.bell.take()
@@ -173,7 +180,9 @@ class Loop:
         kept = dict(callbacks)
         for tag in tags:
             tasks.channel.basic_cancel(tag)
-        callbacks.update(kept)
+        self._kept = {queue: kept[queue] for queue in kept.keys() - callbacks.keys()}
+        callbacks.update(self._kept)
+        self._callbacks = callbacks
 
     def queue_of(self, tag: Any) -> str | None:
         """The name of the queue that a consumer tag of ours stands for."""

@@ -31,6 +31,10 @@ def graceful(cls: Any) -> Any:
     return type(cls.__name__, (mixin, cls), {"Worker": graceful_worker(cls.Worker)})
 
 
+def _nobody() -> None:
+    pass
+
+
 class _GracefulPool:
     """Mixed into billiard's ``Pool``, in the main process.
 
@@ -42,10 +46,14 @@ class _GracefulPool:
     _putlock: Any
 
     def __init__(
-        self, *args: Any, on_put_back: Callable[[], None] = lambda: None, **kwargs: Any
+        self, *args: Any, on_put_back: Callable[[], None] = _nobody, **kwargs: Any
     ) -> None:
         self.on_put_back = on_put_back
         super().__init__(*args, **kwargs)
+
+    def join(self) -> None:
+        super().join()  # type: ignore[misc]
+        self.on_put_back = _nobody  # billiard keeps a joined pool for good; not the worker with it
 
     def _create_worker_process(self, index: int) -> Any:
         # It cannot die of a signal to the process group before it has its own handler.
