@@ -420,19 +420,23 @@ def test_the_broker_is_silent(pool: str, kind, start_server, redis_db) -> None:
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_the_broker_is_far_away(pool: str, rabbit_vhost, redis_db) -> None:
-    """A handshake of half a second does not fit into what is left after the hard deadline."""
+    """A handshake of 0.7 s does not fit into the 0.6 s that there are for it after the hard deadline.
+
+    It begins before that: with 15 s of grace 2 s earlier, which a loaded machine needs.
+    """
     broker = Broker("rabbitmq", rabbit_vhost.url, redis_db.backend_url, redis_db.client)
-    with far_away(rabbit_vhost.server.port, seconds=0.04) as port, broker.app() as app:
+    with far_away(rabbit_vhost.server.port, seconds=0.055) as port, broker.app() as app:
         events = Events(app)
         url = rabbit_vhost.server.url(rabbit_vhost.name, port)
-        env = {"BROKER_URL": url, "CONF_worker_send_task_events": "1"}
+        env = {"BROKER_URL": url, "CONF_worker_send_task_events": "1", "GRACE": "15"}
         with start(pool, broker, concurrency=2, **env) as worker:
             worker.ready()
             # Acknowledged already: it has to be sent again.
             tasks = ["early_swallowing"] if pool == "solo" else ["early_swallowing", "swallowing"]
             ids = [send_and_wait(app, worker, name) for name in tasks]
             worker.term()
-            gone_in_time(worker)
+            assert worker.wait() == 0
+            assert worker.took < 15
             assert worker.count("No time to tell|Could not") == 0
         seen = events.all()
         app.pool.force_close_all()
