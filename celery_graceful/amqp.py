@@ -7,6 +7,7 @@ from typing import Any
 
 from celery.app.amqp import AMQP
 from kombu import connection as kombu_connection
+from kombu.utils.collections import HashedSeq
 from kombu.utils.objects import cached_property
 
 __all__ = ["Connection", "GracefulAMQP"]
@@ -33,6 +34,13 @@ class _OurTransport:
         super().switch(conn_str)  # type: ignore[misc]
         several = not getattr(self.get_transport_cls(), "one_server", False)
         self.place = self.alt.index(conn_str) if several and conn_str in self.alt else 0
+
+    def __eqhash__(self) -> HashedSeq:
+        """``kombu.pools`` has one pool for all connections that are alike: ours are for themselves.
+
+        Else those of a plain app that was first would send our messages, and ring for nobody.
+        """
+        return HashedSeq(_OurTransport, *super().__eqhash__())  # type: ignore[misc]
 
 
 class Connection(_OurTransport, kombu_connection.Connection):

@@ -169,6 +169,7 @@ NAMES: dict[str, list[str] | None] = {
     "kombu.transport.redis:QoS.can_consume_max_estimate": [],
     "kombu.connection:Connection.get_transport_cls": [],
     "kombu.connection:Connection.switch": ["conn_str"],
+    "kombu.connection:Connection.__eqhash__": [],
     "kombu.connection:Connection._info": ["resolve"],
     "kombu.connection:ConnectionPool.new": [],
     "celery.app.base:Celery.amqp_cls": None,
