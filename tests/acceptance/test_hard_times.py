@@ -420,9 +420,9 @@ def test_the_broker_is_silent(pool: str, kind, start_server, redis_db) -> None:
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_the_broker_is_far_away(pool: str, rabbit_vhost, redis_db) -> None:
-    """A handshake of 0.7 s does not fit into the 0.6 s that there are for it after the hard deadline.
+    """A handshake of 0.7 s does not fit into the 0.6 s that there are after the hard deadline.
 
-    It begins before that: with 15 s of grace 2 s earlier, which a loaded machine needs.
+    It begins 2 s before that, with 15 s of grace; a loaded machine needs so much.
     """
     broker = Broker("rabbitmq", rabbit_vhost.url, redis_db.backend_url, redis_db.client)
     with far_away(rabbit_vhost.server.port, seconds=0.055) as port, broker.app() as app:

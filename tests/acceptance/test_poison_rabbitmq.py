@@ -68,6 +68,9 @@ def test_workers_that_die(pool: str, broker: Broker, app: Celery) -> None:
                 worker.wait_line(rf"part\[{prefetched[0].id}\] received")
             wait_until(lambda: data.get("graceful:started:poison") not in notes)
             notes.append(data.get("graceful:started:poison"))
+            # Those that came first this time, since they had no dead worker's lease to wait for,
+            # have run: killed before that was said, they would rightly be counted.
+            wait_until(lambda: data.keys("graceful:started:*") == ["graceful:started:poison"])
             assert data.zcard("graceful:deaths:poison") == deaths
             kill(worker)
     with start(broker, pool) as worker:
