@@ -1,7 +1,7 @@
 """Imports point only downwards: the module map of the design, as a table.
 
 A module may import from layers below its own, and from its own as long as no circle comes of it.
-What is imported inside of functions counts; what only type checkers see does not.
+What is imported inside of functions counts, and what only type checkers see.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("quarantine", "poison", "starts", "inquest", "rescue"),
     ("held", "unacked", "aftermath", "requeue", "ledger", "copies", "handover", "host"),
     ("delivery", "pools", "request", "resume", "task", "default_task"),
+    ("delay_queues", "waiting", "shelf", "aside", "misfits"),
+    ("rights", "membership", "places"),
     (
         "sentinel",
         "hearing",
@@ -82,14 +84,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "report",
         "revocation",
         "giving_up",
-        "delay_queues",
-        "waiting",
-        "shelf",
-        "aside",
-        "misfits",
-        "membership",
-        "rights",
-        "places",
         "quiesce",
         "leaving",
         "other_consumers",
@@ -128,14 +122,6 @@ class Imports(ast.NodeVisitor):
     def __init__(self, module: str) -> None:
         self.module = module
         self.found: set[str] = set()
-
-    def visit_If(self, node: ast.If) -> None:
-        test = node.test
-        if isinstance(test, ast.Name) and test.id == "TYPE_CHECKING":
-            for child in node.orelse:
-                self.visit(child)
-        else:
-            self.generic_visit(node)
 
     def visit_Import(self, node: ast.Import) -> None:
         for alias in node.names:
