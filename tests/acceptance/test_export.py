@@ -1,9 +1,9 @@
 """Exports that are stopped, killed and tried again, on two workers in turn.
 
 Three exports run side by side and stop at the same rows: one saves its cursor every 20 ms, one
-after each row, one commits it with the row. On Redis the claims of a worker that was killed are
-rescued when its lease has run out: the test does not wait for that, and ends the lease by hand. A
-worker is killed with its children, as a container is.
+after each row, one commits it with the row. What a worker held that was killed is run again when
+its lease has run out: the test does not wait for that, and ends the lease by hand. A worker is
+killed with its children, as a container is.
 """
 
 from __future__ import annotations
@@ -37,9 +37,8 @@ class Fleet:
 
     def __init__(self, pool, url, db, folder, step, stack):
         self.pool, self.db, self.stack = pool, db, stack
-        self.is_redis = url.startswith("redis")
         self.rescuer = None
-        if self.is_redis:
+        if url.startswith("redis"):
             claims = Claims(broker_store(Celery("rescue", broker=url)))
             self.rescuer = Rescuer(claims, Settings(), lambda worker, running: set())
         self.env = {
@@ -86,13 +85,12 @@ class Fleet:
         for worker in workers:
             if how == "kill":
                 worker.wait()
-                if self.is_redis:
-                    self.give_back(worker)
+                self.end_lease(worker)
             self.gone.append((worker, how))
             self.workers[self.workers.index(worker)] = self.start()
 
-    def give_back(self, worker):
-        """Have the dead worker rescued now."""
+    def end_lease(self, worker):
+        """Have the worker taken for dead now; on Redis, have its claims rescued."""
         client = self.db.client
         for key in client.keys(f"graceful:lease:{worker.node}:*"):
             client.delete(key)
