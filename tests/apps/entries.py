@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
-import sentry_sdk
 from celery import beat
 
 from celery_graceful import Graceful, GracefulTask
-from tests.apps import make_app, say
+from tests.apps import make_app, say, sentry
 
 app = make_app("entries")
 graceful = Graceful(app)
-if "SENTRY_DSN" in os.environ:
-    sentry_sdk.init(dsn=os.environ["SENTRY_DSN"])
+sentry.init()
 
 LONG = "rebuild-the-search-index-of-all-the-products-in-the-"
 AT_START = [

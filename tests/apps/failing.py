@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
-import sentry_sdk
-from sentry_sdk.integrations.celery import CeleryIntegration
-
 from celery_graceful import Graceful, GracefulTask
-from tests.apps import make_app
+from tests.apps import make_app, sentry
 
 app = make_app("failing")
 app.conf.result_extended = True
 Graceful(app)
 
-if "SENTRY_DSN" in os.environ:
-    sentry_sdk.init(dsn=os.environ["SENTRY_DSN"], integrations=[CeleryIntegration()])
+sentry.init()
 
 
 class OwnCall(GracefulTask):

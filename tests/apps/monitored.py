@@ -10,15 +10,13 @@ import os
 import sys
 import time
 
-import sentry_sdk
 from celery import beat
 from celery.exceptions import Ignore, Reject
-from sentry_sdk.integrations.celery import CeleryIntegration
 
 from celery_graceful import Graceful, GracefulTask, Monitor
 from celery_graceful.monitors import heartbeat
 from celery_graceful.monitors.monitors import monitors_of
-from tests.apps import make_app, say, work
+from tests.apps import make_app, say, sentry, work
 
 app = make_app("monitored")
 graceful = Graceful(app)
@@ -32,12 +30,10 @@ if "HEARTBEAT" in os.environ:
     heartbeat.AT_LEAST = float(os.environ["HEARTBEAT"])
     heartbeat.interval_of = lambda check_in: heartbeat.AT_LEAST
 
-if "SENTRY_DSN" in os.environ:
-    sentry_sdk.init(
-        dsn=os.environ["SENTRY_DSN"],
-        integrations=[CeleryIntegration(monitor_beat_tasks=HOW == "sentry")],
-        before_send=(lambda event, hint: None) if "DROP" in os.environ else None,
-    )
+sentry.init(
+    monitor_beat_tasks=HOW == "sentry",
+    before_send=(lambda event, hint: None) if "DROP" in os.environ else None,
+)
 
 
 def task(**options):
