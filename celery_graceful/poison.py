@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from billiard.einfo import ExceptionInfo
 from celery import signals as celery_signals
@@ -30,12 +30,12 @@ from celery_graceful.exceptions import PoisonedTask
 from celery_graceful.log_thread import log
 from celery_graceful.monitors.outcome import close_dead
 from celery_graceful.quarantine import QUARANTINE, UNTOLD, Kept, put
+from celery_graceful.rescue import DeadClaim
 from celery_graceful.settings import Settings
 from celery_graceful.standby import bounded_connection, dispatcher
 from celery_graceful.store import Store, find_workers_store, fork_gate, settings_of
 
 __all__ = [
-    "DeadClaim",
     "condemn",
     "count_deaths",
     "is_early",
@@ -55,20 +55,6 @@ TOLD_AT_ONCE, TELL_AGAIN = 20, 60
 
 #: Seconds that the broker gets to take an event.
 EVENT_TIMEOUT = 1.0
-
-
-class DeadClaim(NamedTuple):
-    """A message that a worker held, and ran, when it died.
-
-    Attributes:
-        number: Of the claim.
-        list: The key of the list that it came from, with its prefix.
-        message: As it was in that list.
-    """
-
-    number: str
-    list: str
-    message: str
 
 
 def judge(

@@ -23,22 +23,21 @@ came from: the broker that the worker consumes from.
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 from celery.utils.log import get_logger
 
-from celery_graceful import kept, native
+from celery_graceful import native
 from celery_graceful.checkpoint import SENT_AGAIN
 from celery_graceful.claims import Claims, Tag
 from celery_graceful.describe import describe
 from celery_graceful.held import HeldMessage
 from celery_graceful.kept import ends_here, is_kept_here
-from celery_graceful.redelivery import BEGUN
-from celery_graceful.sending import COUNT, Refused, Sender
-from celery_graceful.standby import Standby, use
+from celery_graceful.resending import Resender
+from celery_graceful.sending import COUNT, Refused
+from celery_graceful.standby import Standby
 from celery_graceful.store import is_kombus_redis
 from celery_graceful.unacked import Unacked, is_fanout
 
@@ -94,14 +93,13 @@ class Requeue:
     """
 
     def __init__(self, app: Any, loop: Loop) -> None:
-        self.app = app
         self._loop = loop
         self.connected(app.connection_for_read())
         self._at_once = False
         self._defers = True
         self._lock = native.Lock()
         self._deferred: list[HeldMessage] = []
-        self._sending: list[HeldMessage] = []
+        self._again = Resender(app, loop.queue_of)
 
     def connected(self, connection: Any) -> None:
         """The worker's consumer is connected, perhaps to another kind of broker than before."""
@@ -155,7 +153,7 @@ class Requeue:
         standby: Standby | None,
         insist: bool,
     ) -> None:
-        unsent = self._send_again(requests, timeout, standby=standby)
+        unsent = self._again.send(requests, self.broker, timeout, standby=standby)
         lost = [(r, exc) for r, exc in unsent if insist or isinstance(exc, Refused)]
         later = [r for r, exc in unsent if not (insist or isinstance(exc, Refused))]
         if later:
@@ -192,7 +190,8 @@ class Requeue:
                     self._give_back_amqp(request, tail, timeout)
             else:  # they go back with the connection: of these the queue would drop them
                 expired = [r for r in late if r.has_begun and r.has_expired]
-                unsent = self._send_again(expired, timeout, {SENT_AGAIN: True}, standby)
+                more = {SENT_AGAIN: True}
+                unsent = self._again.send(expired, self.broker, timeout, more, standby)
                 if unsent:
                     raise NotTaken([request for request, _ in unsent], unsent[0][1])
         for request in late:
@@ -201,7 +200,7 @@ class Requeue:
     @property
     def sending(self) -> list[HeldMessage]:
         """Whose messages some thread is sending again right now."""
-        return list(self._sending)
+        return self._again.under_way
 
     @property
     def deferred(self) -> bool:
@@ -284,7 +283,7 @@ class Requeue:
         insist: bool,
     ) -> None:
         """Over a connection of its own: the channel is the loop's, which may hang."""
-        unsent = dict(self._send_again(requests, timeout, standby=standby))
+        unsent = dict(self._again.send(requests, self.broker, timeout, standby=standby))
         for request in requests:
             if request not in unsent:
                 request.message.channel.qos._quick_ack(request.message.delivery_tag)
@@ -301,58 +300,12 @@ class Requeue:
         copy = tail or request.message.headers.get(COUNT, 0) >= COPY_AFTER
         # The queue itself would drop what has expired meanwhile.
         copy = copy or ("expiration" in request.message.properties and request.has_begun)
-        if copy and not self._send_again([request], timeout, {SENT_AGAIN: True}):
+        if copy and not self._again.send([request], self.broker, timeout, {SENT_AGAIN: True}):
             request.on_ack(logger, request.connection_errors)
         elif self._at_once:
             request.message.reject_log_error(logger, request.connection_errors, True)
         else:
             request.on_reject(logger, request.connection_errors, True)
-
-    @staticmethod
-    def _headers_of(request: HeldMessage, more: dict[str, Any] | None) -> dict[str, Any]:
-        """What the copy of a message says beside what it said."""
-        return {**(more or {}), **({"redelivered": BEGUN} if request.has_begun else {})}
-
-    # -- sending again -------------------------------------------------------------
-
-    def _send_again(
-        self,
-        requests: Iterable[HeldMessage],
-        timeout: float,
-        more_headers: dict[str, Any] | None = None,
-        standby: Standby | None = None,
-    ) -> list[tuple[HeldMessage, Exception]]:
-        """Send messages again, to the broker that they came from.
-
-        Returns:
-            Those that were not sent, each with the reason.
-        """
-        waiting = deque(requests)
-        begun = list(waiting)
-        with self._lock:
-            self._sending += begun
-        refused: list[tuple[HeldMessage, Exception]] = []
-
-        def send(connection: Any) -> None:
-            sender = Sender(connection)
-            while waiting:
-                message = waiting[0].message
-                tag = (message.delivery_info or {}).get("consumer_tag")
-                queue = self._loop.queue_of(tag) or kept.queue_of(self.app, message)
-                try:
-                    sender.send(message, self._headers_of(waiting[0], more_headers), queue)
-                except Refused as exc:
-                    refused.append((waiting[0], exc))
-                waiting.popleft()
-
-        try:
-            use(standby, self.broker, send, timeout)
-        except Exception as exc:
-            refused += [(request, exc) for request in waiting]
-        finally:
-            with self._lock:
-                self._sending = [r for r in self._sending if r not in begun]
-        return refused
 
     def _try_later(self, requests: list[HeldMessage]) -> None:
         with self._lock:

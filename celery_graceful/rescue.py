@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery.utils.log import get_logger
 from celery.utils.time import maybe_iso8601, maybe_make_aware
@@ -25,12 +25,11 @@ from celery_graceful.claimant import FALLEN, claims_key
 from celery_graceful.claims import Claims, Tag
 from celery_graceful.lease import about_key, dead_workers, take_for_dead
 from celery_graceful.log_thread import log
-from celery_graceful.poison import DeadClaim
 from celery_graceful.settings import Settings
 from celery_graceful.store import StoreAway
 from celery_graceful.trust import Trust
 
-__all__ = ["Judge", "Rescuer"]
+__all__ = ["DeadClaim", "Judge", "Rescuer"]
 
 logger = get_logger(__name__)
 
@@ -45,6 +44,19 @@ STEP = 1_000
 
 #: Claims that go back in one step: each holds Redis up for a few milliseconds.
 BATCH = 500
+
+class DeadClaim(NamedTuple):
+    """A message that a worker held, and ran, when it died.
+
+    Attributes:
+        number: Of the claim.
+        list: The key of the list that it came from, with its prefix.
+        message: As it was in that list.
+    """
+
+    number: str
+    list: str
+    message: str
 
 
 #: Counts what a dead worker was running, and takes away which of it must not run again: its id and

@@ -8,10 +8,10 @@ import pytest
 from celery import Celery
 from kombu.utils.json import dumps, loads
 
-from celery_graceful import Graceful, SettingsError, poison
+from celery_graceful import Graceful, SettingsError
 from celery_graceful.claims import Claims, Tag
 from celery_graceful.lease import Lease, check_server
-from celery_graceful.rescue import Rescuer
+from celery_graceful.rescue import DeadClaim, Rescuer
 from celery_graceful.settings import Settings
 from celery_graceful.store import broker_store
 from tests.servers import RedisServer
@@ -150,7 +150,7 @@ def test_what_ran_is_judged_and_what_waited_is_not(store, redis_db):
 
     def judge(worker, running):
         judged.append((worker, [claim.number for claim in running]))
-        assert all(isinstance(claim, poison.DeadClaim) for claim in running)
+        assert all(isinstance(claim, DeadClaim) for claim in running)
         return set()
 
     one = Rescuer(Claims(store), SETTINGS, judge, lambda name: name == "limited")
