@@ -22,7 +22,6 @@ import atexit
 import itertools
 import logging
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +31,7 @@ from typing import Any, Literal, get_args
 
 from celery_graceful import native, time_limit, worker_state
 from celery_graceful.arguments import check_call, name_of
+from celery_graceful.process import Slot, emptied, itself, kept
 
 __all__ = [
     "DEFAULT_TIMEOUT",
@@ -53,7 +53,9 @@ logger = logging.getLogger(__name__)
 DEFAULT_TIMEOUT = 5.0
 
 #: Reads ``graceful_exit_timeout``; set by ``Graceful`` when it is first asked for a cleanup.
-exit_timeout: Callable[[], float] = lambda: DEFAULT_TIMEOUT  # noqa: E731
+exit_timeout: Slot[Callable[[], float]] = Slot(
+    "exit timeout", lambda: lambda: DEFAULT_TIMEOUT, in_fork=kept
+)
 
 #: Shares of the time until a stopping worker's last resort: children have to be gone before
 #: the main process has its turn.
@@ -68,15 +70,30 @@ PATIENCE = 0.25
 _CALLBACK, _WORKER_CALLBACK, _RESOURCE = range(3)
 
 #: The scopes that this process is in; see ``enter``.
-_scopes: frozenset[str] = frozenset({"everywhere"})
+_scopes: Slot[frozenset[str]] = Slot("scopes", lambda: frozenset({"everywhere"}), in_fork=emptied)
+
+
+def _leave_to_parent(entries: Slot[dict[int, Entry]]) -> None:
+    """What the parent has open is not open here."""
+    for entry in list(entries.value.values()):
+        if entry.on_fork is not None and entry.take():
+            entry.on_fork()
+
 
 #: What has to run, by the order in which it came.
-_entries: dict[int, Entry] = {}
+_entries: Slot[dict[int, Entry]] = Slot("cleanups", dict, in_fork=_leave_to_parent)
 _keys = itertools.count()
 
-#: The latest of those that walk through them, and wait for each other.
-_last_walk: _Walk | None = None
-_queue_lock = native.Lock()
+
+class _Queue:
+    """Those that walk through them, and wait for each other."""
+
+    def __init__(self) -> None:
+        self.lock = native.Lock()
+        self.last: _Walk | None = None
+
+
+_queue = Slot("walks", _Queue, in_fork=emptied)
 
 
 def enter(*scopes: Scope) -> None:
@@ -84,8 +101,7 @@ def enter(*scopes: Scope) -> None:
 
     A process that nobody told, and each fork until it is told, is in ``everywhere`` alone.
     """
-    global _scopes
-    _scopes = frozenset({"everywhere", *scopes})
+    itself.fill(_scopes, frozenset({"everywhere", *scopes}))
 
 
 def run(*, end: float | None = None, on_stuck: Callable[[], Any] | None = None) -> None:
@@ -97,12 +113,12 @@ def run(*, end: float | None = None, on_stuck: Callable[[], Any] | None = None) 
         on_stuck: Called when one call cannot be ended and all others are done, in a thread
             other than the caller's, which is stuck in that call.
     """
-    global _last_walk
-    if _last_walk is None and not _left():
+    queue = _queue.value
+    if queue.last is None and not _left():
         return
     walk = _Walk(_end() if end is None else end, on_stuck)
-    with _queue_lock:
-        before, _last_walk = _last_walk, walk
+    with queue.lock:
+        before, queue.last = queue.last, walk
     if before is not None:  # several paths lead here: one after the other, in order
         before.wait(max(walk.end, before.latest))
     try:
@@ -124,13 +140,13 @@ def time_left() -> float:
 def _end() -> float:
     now = time.monotonic()
     try:
-        end = now + exit_timeout()
+        end = now + exit_timeout.value()
     except Exception as exc:
         logger.error("graceful_exit_timeout: %s", exc)
         end = now + DEFAULT_TIMEOUT
     board = worker_state.board.value
     if board is not None and board.interrupted:
-        share = MAIN_SHARE if "worker" in _scopes else CHILD_SHARE
+        share = MAIN_SHARE if "worker" in _scopes.value else CHILD_SHARE
         end = min(end, now + max(LEAST, share * (board.last_resort_at - now)))
     return end
 
@@ -165,14 +181,14 @@ class Entry:
         else:
             self.rank = _WORKER_CALLBACK if scope == "worker" else _CALLBACK
         self.key = next(_keys)
-        _entries[self.key] = self
+        _entries.value[self.key] = self
 
     def take(self) -> bool:
         """Take it off the registry. False: it has run, runs, or was cancelled."""
-        return _entries.pop(self.key, None) is not None
+        return _entries.value.pop(self.key, None) is not None
 
     def due_here(self) -> bool:
-        return self.scope is None or self.scope in _scopes
+        return self.scope is None or self.scope in _scopes.value
 
     def run(self, caller: Callable[[Callable[[], Any]], None], limit: float) -> None:
         outer = sys.exc_info()[1]
@@ -198,7 +214,7 @@ def _forget_context(exc: BaseException | None, outer: BaseException | None) -> N
 
 def _left() -> list[Entry]:
     """What is due in this process."""
-    return [entry for entry in list(_entries.values()) if entry.due_here()]
+    return [entry for entry in list(_entries.value.values()) if entry.due_here()]
 
 
 class _Walk:
@@ -287,7 +303,7 @@ class _Walk:
         kept_for_each = seconds / 2 / max(1, len(_left()))
         while left := _left():
             if time.monotonic() >= self.latest:
-                if _last_walk is not self:
+                if _queue.value.last is not self:
                     return  # the next one may have the time
                 names = [entry.name for entry in left if entry.take()]
                 logger.error("No time left at exit, so not run: %s", ", ".join(names))
@@ -366,23 +382,10 @@ def check(fn: Any, timeout: float | None) -> None:
         raise ValueError(f"timeout {timeout!r} is no finite number of seconds above zero")
 
 
-# -- fork and exit -----------------------------------------------------------------
-
-
-def _after_fork() -> None:
-    global _last_walk, _queue_lock
-    _last_walk, _queue_lock = None, native.Lock()
-    enter()
-    for entry in list(_entries.values()):
-        if entry.on_fork is not None and entry.take():
-            entry.on_fork()
-
-
 def _at_exit() -> None:
     # A worker has its own turn after its children have ended; see ``bootsteps``.
-    if "worker" not in _scopes:
+    if "worker" not in _scopes.value:
         run()
 
 
-os.register_at_fork(after_in_child=_after_fork)
 atexit.register(_at_exit)

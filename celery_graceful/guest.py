@@ -17,8 +17,6 @@ from celery.bootsteps import RUN
 from celery.worker import state
 
 from celery_graceful import interrupt, native
-from celery_graceful import run as _run
-from celery_graceful import task as _task
 from celery_graceful.drain import Drain
 from celery_graceful.giving_up import GivingUp
 from celery_graceful.ledger import Ledger
@@ -56,8 +54,6 @@ class Guest:
                 later(_put_back, task, name, vars(task).get(name))
         later(_put_back, state.successful_requests, "add", None)
         later(setattr, TraceInfo, "__init__", TraceInfo.__init__)
-        later(setattr, _task, "bridged_soft_limit", _task.bridged_soft_limit)
-        later(setattr, _run, "on_limited", _run.on_limited)
 
     def attend(
         self, drain: Drain, ledger: Ledger, giving_up: GivingUp, end: Callable[[], None]

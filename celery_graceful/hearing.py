@@ -6,10 +6,10 @@ which passes them on, where a task may hold the interpreter for ever.
 
 from __future__ import annotations
 
-import os
 import signal
 
 from celery_graceful.drain import Drain
+from celery_graceful.process import Owner, Slot, emptied
 from celery_graceful.sentinel import Sentinel
 
 __all__ = ["Hearing"]
@@ -20,11 +20,13 @@ class Hearing:
 
     Args:
         drain: Its bell is what the watch waits for.
+        owner: Of what the process has from this worker.
         in_process: Tasks run in this process.
     """
 
-    def __init__(self, drain: Drain, *, in_process: bool) -> None:
+    def __init__(self, drain: Drain, owner: Owner, *, in_process: bool) -> None:
         self.drain = drain
+        self._owner = owner
         self._in_process = in_process
         self._sentinel: Sentinel | None = None
 
@@ -36,7 +38,7 @@ class Hearing:
             self._sentinel = Sentinel(d.last_resort + 0.75 * (d.grace - d.last_resort), fd)
             fd = self._sentinel.fd
         signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
-        os.register_at_fork(after_in_child=_stop_hearing)
+        self._owner.fill(_hears, True)
 
     def start_clock(self) -> None:
         """The worker was asked to stop, perhaps by something else than a signal."""
@@ -49,9 +51,15 @@ class Hearing:
             self._sentinel.end()
 
 
-def _stop_hearing() -> None:
+def _stop_hearing(hears: Slot[bool]) -> None:
     """In a forked child: its signals are its own."""
-    try:
-        signal.set_wakeup_fd(-1)
-    except ValueError:
-        pass  # forked from another thread
+    if hears.value:
+        emptied(hears)
+        try:
+            signal.set_wakeup_fd(-1)
+        except ValueError:
+            pass  # forked from another thread
+
+
+#: All signals of this process are heard.
+_hears = Slot("hears signals", bool, in_fork=_stop_hearing)

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar, overload
 
 from celery.utils.log import get_logger
@@ -21,10 +21,12 @@ from celery.utils.log import get_logger
 from celery_graceful import native, worker_state
 from celery_graceful.arguments import check_call, check_seconds, name_of
 from celery_graceful.phase import Interrupt
+from celery_graceful.process import Slot, emptied
 from celery_graceful.run import Run, current
 
 __all__ = [
     "Interrupt",
+    "begin",
     "current_interrupt",
     "end",
     "interrupt_callback",
@@ -218,30 +220,47 @@ def wait_for_interrupt(timeout: float | None = None) -> bool:
 
 # -- the bell of this process ------------------------------------------------------
 
-_bell: native.Doorbell | None = None
-_bell_lock = threading.Lock()
+
+class _Waiting:
+    """Who waits for an interrupt in this process, and who is called back."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.bell: native.Doorbell | None = None
+        self.callbacks: list[_Callback] = []
+        #: A thread calls them.
+        self.dispatching = False
+
+
+def _renew(waiting: Slot[_Waiting]) -> None:
+    """What a task forks hears the bell of its parent, whose threads it has not."""
+    waiting.value.lock = threading.Lock()
+    waiting.value.dispatching = False
+
+
+_waiting = Slot("waiting", _Waiting, in_fork=_renew)
 
 
 def _get_bell() -> native.Doorbell:
-    global _bell
-    with _bell_lock:
-        if _bell is None:
-            _bell = native.Doorbell()
+    waiting = _waiting.value
+    with waiting.lock:
+        if waiting.bell is None:
+            waiting.bell = native.Doorbell()
             if worker_state.flag.value[0]:
-                _bell.ring()
-    return _bell
+                waiting.bell.ring()
+        return waiting.bell
 
 
 def wake() -> None:
     """Wake all waits of this process. Safe in a signal handler."""
-    if _bell is not None and worker_state.flag.value[0]:
-        _bell.ring()
+    bell = _waiting.value.bell
+    if bell is not None and worker_state.flag.value[0]:
+        bell.ring()
 
 
-def forget_bell() -> None:
-    """After a fork: the bell belongs to the parent."""
-    global _bell, _bell_lock, _callbacks, _dispatching
-    _bell, _bell_lock, _callbacks, _dispatching = None, threading.Lock(), [], False
+def begin() -> None:
+    """This process is a pool's child: the bell that it has inherited is that of its parent."""
+    emptied(_waiting)
 
 
 def _wait_bell(timeout: float | None, until: Callable[[], bool]) -> None:
@@ -268,10 +287,12 @@ def _wait_bell(timeout: float | None, until: Callable[[], bool]) -> None:
 
 
 def end() -> None:
-    """This process is no worker any more, and goes on."""
-    global _bell
-    with _bell_lock:
-        bell, _bell = _bell, None
+    """A worker of this process has ended; without another one it is no worker any more."""
+    if worker_state.board.value is not None:
+        return
+    waiting = _waiting.value
+    with waiting.lock:
+        bell, waiting.bell = waiting.bell, None
     if bell is not None:
         bell.ring()  # who waits looks, and closes it when it leaves
 
@@ -312,10 +333,6 @@ class _Callback:
             self.fn = None
 
 
-_callbacks: list[_Callback] = []
-_dispatching = False
-
-
 def interrupt_callback(fn: Callable[[Interrupt], Any]) -> AbstractContextManager[None]:
     """``fn(interrupt)`` is called once when the interrupt comes, from another thread.
 
@@ -332,7 +349,7 @@ def interrupt_callback(fn: Callable[[Interrupt], Any]) -> AbstractContextManager
 
 @contextmanager
 def _calling_back(fn: Callable[[Interrupt], Any]) -> Iterator[None]:
-    global _dispatching
+    waiting = _waiting.value
     interrupt = current_interrupt()
     callback = _Callback(fn, current())
     if worker_state.board.value is None:
@@ -343,15 +360,16 @@ def _calling_back(fn: Callable[[Interrupt], Any]) -> Iterator[None]:
         yield
         return
     _get_bell()
-    _callbacks.append(callback)
-    if not _dispatching:
-        _dispatching = True
-        threading.Thread(target=_dispatch, name="graceful-callbacks", daemon=True).start()
+    waiting.callbacks.append(callback)
+    if not waiting.dispatching:
+        waiting.dispatching = True
+        dispatch = partial(_dispatch, waiting)
+        threading.Thread(target=dispatch, name="graceful-callbacks", daemon=True).start()
     callback.begin()  # it came just now, and nobody saw the callback
     try:
         yield
     finally:
-        _callbacks.remove(callback)
+        waiting.callbacks.remove(callback)
         interrupt = current_interrupt()
         if interrupt is None:
             callback.cancel()
@@ -359,16 +377,15 @@ def _calling_back(fn: Callable[[Interrupt], Any]) -> Iterator[None]:
             callback.call(interrupt)  # it came while inside: once is once
 
 
-def _dispatch() -> None:
-    global _dispatching
+def _dispatch(waiting: _Waiting) -> None:
     while not _is_over():  # what comes after that is called at once
-        _wait_bell(None, _begin_callbacks)
-    _dispatching = False
+        _wait_bell(None, partial(_begin, waiting.callbacks))
+    waiting.dispatching = False
 
 
-def _begin_callbacks() -> bool:
+def _begin(callbacks: list[_Callback]) -> bool:
     """Call those whose interrupt is on; whether there is another round to wait for."""
-    begun = [callback.begin() for callback in reversed(_callbacks[:])]
+    begun = [callback.begin() for callback in reversed(callbacks[:])]
     return any(begun) or _is_over()
 
 

@@ -7,12 +7,12 @@ a lock that a stuck task holds, would cost the drain its deadlines.
 from __future__ import annotations
 
 import logging
-import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from celery_graceful import native
+from celery_graceful.process import Slot, emptied
 
 __all__ = ["LogThread", "log"]
 
@@ -95,22 +95,14 @@ class LogThread:
                 native.pause(0.01)
 
 
-#: Of the worker that this process is the main process of.
-current: LogThread | None = None
-
-
-def _after_fork() -> None:
-    """A pool's child has no log thread, and logs by itself."""
-    global current
-    current = None
-
-
-os.register_at_fork(after_in_child=_after_fork)
+#: Of the worker that this process is the main process of; a pool's child logs by itself.
+current: Slot[LogThread | None] = Slot("log thread", lambda: None, in_fork=emptied)
 
 
 def log(logger: logging.Logger, level: int, message: str, *args: Any) -> None:
     """Log from a thread of our own: in a worker through its log thread."""
-    if current is not None:
-        current(level, message, *args, logger=logger)
+    thread = current.value
+    if thread is not None:
+        thread(level, message, *args, logger=logger)
     else:
         logger.log(level, message, *args)

@@ -13,7 +13,7 @@ from celery.utils.log import get_logger
 from celery_graceful import log_thread, worker_state
 from celery_graceful.board import Board
 from celery_graceful.copies import Copies
-from celery_graceful.drain import STOPPED, Drain
+from celery_graceful.drain import LIMIT, STOPPED, Drain
 from celery_graceful.forget import Forget
 from celery_graceful.giving_up import GivingUp
 from celery_graceful.grace_period import Deadlines
@@ -38,6 +38,7 @@ from celery_graceful.report import Report
 from celery_graceful.requeue import Requeue
 from celery_graceful.restart import Restart
 from celery_graceful.revocation import Revocations
+from celery_graceful.run import on_limited
 from celery_graceful.settings import Settings
 from celery_graceful.store import disconnect
 from celery_graceful.watch import Watch
@@ -76,9 +77,8 @@ class Parts:
         self.board = board = Board.create(spawn=kind.spawns)
         worker_state.attach(board, self.owner)
         self.loop = loop = Loop(worker, green=kind.is_green)
-        self.log = log = log_thread.current = LogThread(
-            logger, through_loop=loop.ring if kind.is_green else None
-        )
+        self.log = log = LogThread(logger, through_loop=loop.ring if kind.is_green else None)
+        self.owner.fill(log_thread.current, log)
         inquest = Inquest(worker.app, loop.ring, in_process=kind.in_process)
         self.ledger = ledger = Ledger(Requeue(worker.app, loop), inquest)
         copies = Copies(ledger)
@@ -87,6 +87,7 @@ class Parts:
             worker, ledger, Handovers(ledger), ring_loop=loop.ring, read_pending=loop.read_pending
         )
         self.drain = drain = Drain(worker, settings, deadlines, board, ledger, restart, log)
+        self.owner.fill(on_limited, lambda: drain.ring(LIMIT))
         self.misfits = misfits = Misfits(
             worker.app,
             settings,
@@ -140,7 +141,7 @@ class Parts:
             giving_up,
             request_stop=drain.request_stop,
         )
-        self.hearing = hearing = Hearing(drain, in_process=kind.in_process)
+        self.hearing = hearing = Hearing(drain, self.owner, in_process=kind.in_process)
         self.leaving = leaving = Leaving(
             worker,
             deadlines,
@@ -183,7 +184,7 @@ class Parts:
 
     def start(self) -> None:
         """Start the watch; before the pool starts."""
-        self.adapter.prepare()
+        self.adapter.prepare(self.owner)
         self.adapter.keep_jobs()
         if not self.embedded:
             self.hearing.start()
@@ -200,8 +201,7 @@ class Parts:
         self.board.close()
         self.misfits.end(LAST_MISFITS)
         self.places.leave()
-        if log_thread.current is self.log:
-            log_thread.current = None
+        self.owner.leave(log_thread.current)
         self.drain.ring(STOPPED)
         if self.drain.stopping and not self.embedded:
             self.leaving.leave_at_exit()
@@ -216,8 +216,6 @@ class Parts:
         self.loop.end(LAST_THREADS)
         self.ledger.inquest.end(LAST_THREADS)
         self.log.end(LAST_THREADS)
-        if log_thread.current is self.log:
-            log_thread.current = None
         self.owner.end()
         self.board.close()
         self.places.disconnect()

@@ -14,6 +14,7 @@ from celery_graceful import cleanup
 from celery_graceful.cleanup import ExitHandle, Scope
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors import Monitor, named
+from celery_graceful.process import itself
 from celery_graceful.resource import Resource
 from celery_graceful.settings import Settings
 
@@ -126,7 +127,7 @@ class Graceful:
             TypeError: ``fn`` is no plain callable.
             ValueError: ``scope`` or ``timeout`` cannot be used.
         """
-        cleanup.exit_timeout = self._exit_timeout
+        itself.fill(cleanup.exit_timeout, self._exit_timeout)
         if fn is _NOTHING:
             return lambda fn: ExitHandle(fn, (), {}, scope, timeout)
         return ExitHandle(fn, args, kwargs, scope, timeout)
@@ -179,7 +180,7 @@ class Graceful:
                 other way round, or one of them is no plain callable.
             ValueError: ``timeout`` cannot be used.
         """
-        cleanup.exit_timeout = self._exit_timeout
+        itself.fill(cleanup.exit_timeout, self._exit_timeout)
         if open is not None and close is not None and fn is _NOTHING:
             return Resource.from_functions(open, close, name, timeout)
         if open is not None or close is not None:

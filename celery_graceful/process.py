@@ -81,13 +81,12 @@ class Owner:
     def __init__(self) -> None:
         self._slots: list[Slot[Any]] = []
 
-    def fill(self, slot: Slot[T], value: T) -> T:
+    def fill(self, slot: Slot[T], value: T) -> None:
         """From now on that is what this process has; its own from before is gone."""
         with _lock:
             slot._fill(self, value)
             if slot not in self._slots:
                 self._slots.append(slot)
-        return value
 
     def leave(self, slot: Slot[Any]) -> None:
         """Take its own out of one slot, if there is any."""

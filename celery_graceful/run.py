@@ -27,6 +27,7 @@ from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
 from celery_graceful.frames import hidden
 from celery_graceful.landing import landing, make
 from celery_graceful.phase import Interrupt, InterruptReason, Phase
+from celery_graceful.process import Slot, emptied, kept
 from celery_graceful.worker_state import WorkerInterrupt
 
 __all__ = ["Run", "Tie", "current", "execute", "make", "of_context", "runs"]
@@ -39,13 +40,13 @@ runs: dict[int, Run] = {}
 
 
 #: What a run has to be thrown into; set where tasks run on greenlets.
-get_greenlet: Callable[[], Any] = lambda: None  # noqa: E731
+get_greenlet: Slot[Callable[[], Any]] = Slot("greenlet", lambda: lambda: None, in_fork=kept)
 
 #: The run that the caller is part of, also in a coroutine that runs in another thread.
 of_context: ContextVar[Run | None] = ContextVar("celery_graceful_run", default=None)
 
 #: Called when a run with a soft time limit of ours begins: somebody has to watch the clock.
-on_limited: Callable[[], None] = lambda: None  # noqa: E731
+on_limited: Slot[Callable[[], None]] = Slot("limits", lambda: lambda: None, in_fork=emptied)
 
 
 def current() -> Run | None:
@@ -110,7 +111,7 @@ class Run:
         self.graceful = graceful
         self.started_at = time.monotonic()
         self.ident = threading.get_ident()
-        self.greenlet = get_greenlet()
+        self.greenlet = get_greenlet.value()
         if soft_time_limit is not None:
             self.soft_limit_at = self.started_at + soft_time_limit
         #: The asynchronous exception that is on its way, if any.
@@ -386,7 +387,7 @@ class Run:
         runs[self.ident] = self
         of_context.set(self)
         if self.soft_limit_at is not None:
-            on_limited()
+            on_limited.value()
         self._open_window()
         if worker_state.flag.value[0]:  # what came before there was anybody to tell
             self.raise_due()

@@ -26,6 +26,7 @@ from celery_graceful.interrupt import named_if_slow
 from celery_graceful.interruption import interrupt_in
 from celery_graceful.monitors import Monitor
 from celery_graceful.phase import Interrupt, InterruptReason
+from celery_graceful.process import Slot, emptied
 from celery_graceful.run import Run, current, execute
 from celery_graceful.worker_state import WorkerInterrupt
 
@@ -157,14 +158,15 @@ def _boundary(call: Callable[..., Any]) -> Callable[..., Any]:
 
 #: Set in workers whose pool has no soft time limits of its own: the worker-wide limit in
 #: seconds, 0 for none. ``None`` where the pool has its own.
-bridged_soft_limit: float | None = None
+bridged_soft_limit: Slot[float | None] = Slot("soft limit", lambda: None, in_fork=emptied)
 
 
 def _soft_limit(task: celery.Task, request: Any) -> float | None:
-    if bridged_soft_limit is None:
+    bridged = bridged_soft_limit.value
+    if bridged is None:
         return None
     _, soft = request.timelimit or (None, None)
-    return soft or task.soft_time_limit or bridged_soft_limit or None
+    return soft or task.soft_time_limit or bridged or None
 
 
 @hidden

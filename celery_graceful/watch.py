@@ -19,7 +19,7 @@ from celery.worker import state
 
 from celery_graceful import native
 from celery_graceful import run as _run
-from celery_graceful.drain import HARD, LIMIT, QUIET, STOP, STOPPED, Drain
+from celery_graceful.drain import HARD, QUIET, STOP, STOPPED, Drain
 from celery_graceful.giving_up import GivingUp
 from celery_graceful.hearing import Hearing
 from celery_graceful.ledger import Ledger
@@ -105,7 +105,6 @@ class Watch:
         self._sigints = 0
         self._last_resort_at = float("inf")
         self._thread: native.Thread | None = None
-        _run.on_limited = lambda: drain.ring(LIMIT)
 
     def start(self) -> None:
         """Start the thread."""

@@ -7,7 +7,6 @@ away reports are kept, in their order; what cannot be kept any longer is said.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 import weakref
@@ -18,6 +17,7 @@ from typing import Any
 from celery_graceful import cleanup, native
 from celery_graceful.log_thread import log
 from celery_graceful.monitors.report import Dropped
+from celery_graceful.process import Slot, emptied
 
 __all__ = ["Outbox"]
 
@@ -31,8 +31,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 
 #: Seconds that the end of a process waits at most.
 LAST_WAIT = 1.5
-
-_outboxes: weakref.WeakSet[Outbox] = weakref.WeakSet()
 
 
 class Outbox:
@@ -51,7 +49,7 @@ class Outbox:
         self._said: set[str] = set()
         self._exit: cleanup.Entry | None = None
         self._reset()
-        _outboxes.add(self)
+        _outboxes.value.add(self)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
@@ -198,19 +196,18 @@ class Outbox:
 
 
 #: The thread whose hub runs our greenlets, where there are any.
-_home = native.thread_ident()
+_home = Slot("hub's thread", native.thread_ident, in_fork=emptied)
 
 
 def _at_home() -> bool:
     """Whether greenlets can be started, and their locks taken, in this thread."""
-    return not native.is_green() or native.thread_ident() == _home
+    return not native.is_green() or native.thread_ident() == _home.value
 
 
-def _after_fork() -> None:
-    global _home
-    _home = native.thread_ident()
-    for outbox in list(_outboxes):
+def _reset(outboxes: Slot[weakref.WeakSet[Outbox]]) -> None:
+    """What the parent has to send is the parent's."""
+    for outbox in list(outboxes.value):
         outbox._reset()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+_outboxes: Slot[weakref.WeakSet[Outbox]] = Slot("outboxes", weakref.WeakSet, in_fork=_reset)

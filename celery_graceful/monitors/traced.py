@@ -24,6 +24,7 @@ from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.monitors.checkin import CheckIn
 from celery_graceful.monitors.monitors import STAMP, Monitors, monitors_of
 from celery_graceful.phase import InterruptReason
+from celery_graceful.process import Slot, kept
 
 __all__ = ["eager", "silence_sentry", "trace_with_check_in"]
 
@@ -34,7 +35,7 @@ _NOT_HERE = (str(InterruptReason.LEASE_LOST), str(InterruptReason.REVOKED))
 
 #: In a pool's child: the main process may end it as soon as it has the result, so reports
 #: leave before the result does.
-reports_first = False
+reports_first = Slot("reports first", bool, in_fork=kept)
 
 
 def trace_with_check_in(task: Any) -> None:
@@ -96,7 +97,7 @@ def _ended(monitors: Monitors, check_in: CheckIn, done: Any) -> None:
         monitors.dispatch.goes_on(check_in, "retry")
     elif isinstance(exc, TaskInterrupted) and exc.started and exc.reason not in _NOT_HERE:
         monitors.dispatch.goes_on(check_in, f"interrupted: {exc.reason}")
-    if reports_first:
+    if reports_first.value:
         monitors.dispatch.wait(_patience(monitors))
 
 

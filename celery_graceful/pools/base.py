@@ -17,6 +17,7 @@ from celery_graceful.handover import Handovers
 from celery_graceful.held import HeldMessage
 from celery_graceful.ledger import Ledger
 from celery_graceful.phase import InterruptReason
+from celery_graceful.process import Owner
 from celery_graceful.request import GracefulRequest
 from celery_graceful.run import Run, current, execute
 
@@ -59,8 +60,12 @@ class Adapter:
         """Whether children are started fresh."""
         return False
 
-    def prepare(self) -> None:
-        """Before the pool starts, in the main thread."""
+    def prepare(self, owner: Owner) -> None:
+        """Before the pool starts, in the main thread.
+
+        Args:
+            owner: Of what the process has from this worker.
+        """
 
     def keep_jobs(self) -> None:
         """Keep what the pool was handed when the broker connection is lost, where it is claimed.
@@ -101,8 +106,8 @@ class InProcessAdapter(Adapter):
     #: The loop waits for the task that runs.
     blocks_loop = False
 
-    def prepare(self) -> None:
-        _task.bridged_soft_limit = self.worker.soft_time_limit or 0.0
+    def prepare(self, owner: Owner) -> None:
+        owner.fill(_task.bridged_soft_limit, self.worker.soft_time_limit or 0.0)
         pool = self.worker.pool
         pool.apply_async = self._guarded(pool.apply_async)
         for task in self.worker.app.tasks.values():

@@ -23,6 +23,7 @@ from celery_graceful.monitors.monitors import monitors_of
 from celery_graceful.phase import Phase
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.base import watch_plain_task
+from celery_graceful.process import Slot, itself, kept
 from celery_graceful.run import current
 from celery_graceful.trace_log import install_filter
 
@@ -99,13 +100,12 @@ def _is_delivery(args: Any) -> bool:
     return any(isinstance(arg, dict) and DELIVERY in arg for arg in args)
 
 
-#: Of this child of the pool.
-_pid = 0
+#: The id of this child of the pool, also in what its tasks fork.
+_pid = Slot("pool's child", int, in_fork=kept)
 
 
 def _install_child(app: Any, hostname: str) -> None:
-    global _pid
-    _pid = os.getpid()
+    itself.fill(_pid, os.getpid())
     if worker_state.board.value is None:
         board = Board.announced()
         if board is None:
@@ -113,7 +113,7 @@ def _install_child(app: Any, hostname: str) -> None:
             return
         worker_state.attach(board)
         _load_now(app)
-    interrupt.forget_bell()
+    interrupt.begin()
     install_filter()
     frames.install()
     signal.signal(wakeup.SIGNAL, _on_wake)
@@ -127,7 +127,7 @@ def _install_child(app: Any, hostname: str) -> None:
             task.__trace__ = trace.build_tracer(name, task, app.loader, hostname, app=app)
         traced.trace_with_check_in(task)
     traced.silence_sentry(monitors_of(app))
-    traced.reports_first = True
+    itself.fill(traced.reports_first, True)
 
 
 def _load_now(app: Any) -> None:
@@ -186,7 +186,7 @@ def _on_term(signum: int, frame: Any) -> None:
     assert worker_state.board.value is not None
     pid = os.getpid()
     if (
-        pid != _pid
+        pid != _pid.value
         or worker_state.board.value.phase is Phase.EXIT
         or worker_state.board.value.is_target(pid)
     ):

@@ -12,14 +12,15 @@ from celery_graceful import native
 from celery_graceful import run as _run
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.base import InProcessAdapter
+from celery_graceful.process import Owner
 
 __all__ = ["GreenAdapter", "in_hub"]
 
 
 class GreenAdapter(InProcessAdapter):
-    def prepare(self) -> None:
-        super().prepare()
-        _run.get_greenlet = greenlet.getcurrent
+    def prepare(self, owner: Owner) -> None:
+        super().prepare(owner)
+        owner.fill(_run.get_greenlet, greenlet.getcurrent)
         self._main = native.thread_ident()
         wakeup.install()
 

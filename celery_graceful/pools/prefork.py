@@ -14,6 +14,7 @@ from celery_graceful.held import HeldMessage
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.base import Adapter
 from celery_graceful.pools.processes import graceful
+from celery_graceful.process import Owner
 from celery_graceful.request import GracefulRequest
 
 __all__ = ["PreforkAdapter"]
@@ -26,7 +27,7 @@ class PreforkAdapter(Adapter):
     def spawns(worker: Any) -> bool:
         return bool(getattr(worker, "pool_start_method", "fork") != "fork")
 
-    def prepare(self) -> None:
+    def prepare(self, owner: Owner) -> None:
         pool = self.worker.pool
         pool.Pool, pool.BlockingPool = graceful(pool.Pool), graceful(pool.BlockingPool)
         pool.options["on_put_back"] = self.ring_loop

@@ -11,6 +11,7 @@ from celery_graceful import native
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.base import InProcessAdapter
 from celery_graceful.pools.threads import set_async_exc
+from celery_graceful.process import Owner
 from celery_graceful.run import runs
 
 __all__ = ["SoloAdapter"]
@@ -21,8 +22,8 @@ class SoloAdapter(InProcessAdapter):
     #: its end, and by then a copy may have been sent.
     blocks_loop = True
 
-    def prepare(self) -> None:
-        super().prepare()
+    def prepare(self, owner: Owner) -> None:
+        super().prepare(owner)
         self._main = threading.get_ident()
         self._in_body = False
         #: Who uses the broker connection: the main thread outside of tasks, or the watch.

@@ -10,14 +10,15 @@ from celery.utils.collections import LimitedSet
 from celery.worker import state
 
 from celery_graceful.pools.base import InProcessAdapter
+from celery_graceful.process import Owner
 from celery_graceful.run import runs
 
 __all__ = ["ThreadsAdapter", "set_async_exc"]
 
 
 class ThreadsAdapter(InProcessAdapter):
-    def prepare(self) -> None:
-        super().prepare()
+    def prepare(self, owner: Owner) -> None:
+        super().prepare(owner)
         _one_at_a_time(state.successful_requests)
 
     def notify(self) -> None:

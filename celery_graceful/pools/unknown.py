@@ -6,6 +6,7 @@ from celery.utils.log import get_logger
 
 from celery_graceful import interrupt
 from celery_graceful.pools.base import Adapter
+from celery_graceful.process import Owner
 
 __all__ = ["UnknownAdapter", "UnpatchedAdapter"]
 
@@ -18,7 +19,7 @@ class UnknownAdapter(Adapter):
     why = "is derived from none of Celery's"
     mend = "Derive it from one of celery.concurrency's TaskPools for more"
 
-    def prepare(self) -> None:
+    def prepare(self, owner: Owner) -> None:
         cls = self.worker.pool_cls
         logger.warning(
             "Pool %s.%s %s, so its tasks are not cut short when the worker stops: they end by "

@@ -159,9 +159,9 @@ def as_it_was() -> None:
             "signals": [signal.getsignal(number) for number in numbers],
             "wakeup": fd,
             "filters": list(logging.getLogger("celery.app.trace").filters),
-            "log thread": log_thread.current,
+            "log thread": log_thread.current.value,
             "board": (worker_state.board.value, worker_state.flag.value),
-            "limits": (_run.on_limited, _task.bridged_soft_limit),
+            "limits": (_run.on_limited.values, _task.bridged_soft_limit.value),
             "stops": (state.should_stop, state.should_terminate),
             "tasks": {
                 name: {key: vars(task).get(key) for key in ("Request", "run", "__trace__")}

@@ -24,6 +24,7 @@ from celery_graceful import Graceful, cleanup, time_limit, worker_state
 from celery_graceful.board import Board
 from celery_graceful.grace_period import Deadlines
 from celery_graceful.phase import InterruptReason
+from celery_graceful.process import itself
 
 TIMEOUT = 60.0
 
@@ -31,10 +32,12 @@ TIMEOUT = 60.0
 @pytest.fixture(autouse=True)
 def empty(monkeypatch):
     """A registry of the test's own, in a process that runs tasks and is a worker's main one."""
-    monkeypatch.setattr(cleanup, "_entries", {})
-    monkeypatch.setattr(cleanup, "_last_walk", None)
-    monkeypatch.setattr(cleanup, "exit_timeout", cleanup.exit_timeout)
-    monkeypatch.setattr(cleanup, "_scopes", frozenset({"process", "worker", "everywhere"}))
+    monkeypatch.setattr(cleanup._entries, "value", {})
+    monkeypatch.setattr(cleanup._queue.value, "last", None)
+    monkeypatch.setattr(cleanup._scopes, "value", frozenset({"process", "worker", "everywhere"}))
+    yield
+    for slot in (cleanup._scopes, cleanup.exit_timeout):
+        itself.leave(slot)
 
 
 @pytest.fixture
@@ -605,7 +608,7 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_any_history_runs_each_once_and_in_order(steps):
-    cleanup._entries.clear()
+    cleanup._entries.value.clear()
     graceful = Graceful(Celery("test", set_as_current=False))
     log, expected = [], []
     resources = [a_resource(graceful, log, number) for number in range(4)]
@@ -642,7 +645,7 @@ def test_any_history_runs_each_once_and_in_order(steps):
             run()
     run()
     assert log == expected
-    assert cleanup._entries == {}
+    assert cleanup._entries.value == {}
 
 
 # -- what this stands on -----------------------------------------------------------------

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from celery_graceful import process
+from celery_graceful import interrupt, process, worker_state
+from celery_graceful.board import Board
 from celery_graceful.process import Owner, Slot, emptied, kept
 
 
@@ -34,7 +35,8 @@ def test_the_latest_counts_and_who_ends_takes_its_own_along() -> None:
     slot = Slot("thing", str, in_fork=kept)
     first, second, third = Owner(), Owner(), Owner()
     for owner, value in ((first, "1"), (second, "2"), (third, "3")):
-        assert owner.fill(slot, value) == value == slot.value
+        owner.fill(slot, value)
+        assert slot.value == value
     second.end()
     assert slot.value == "3"
     assert slot.values == ("1", "3")
@@ -94,3 +96,18 @@ def test_a_child_that_is_forked_while_another_thread_fills_can_fill() -> None:
         os._exit(0 if slot.value == "mine" else 1)
     process._lock.release()
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_the_bell_of_one_worker_outlasts_the_end_of_another() -> None:
+    first, second = Owner(), Owner()
+    worker_state.attach(Board.create(), first)
+    worker_state.attach(Board.create(), second)
+    try:
+        bell = interrupt._get_bell()  # who waits has it
+        first.end()
+        interrupt.end()
+        assert interrupt._get_bell() is bell
+    finally:
+        second.end()
+        interrupt.end()
+    assert interrupt._waiting.value.bell is None

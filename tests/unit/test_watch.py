@@ -6,9 +6,6 @@ import math
 import time
 from unittest.mock import MagicMock
 
-import pytest
-
-from celery_graceful import run
 from celery_graceful.board import Board
 from celery_graceful.drain import HARD, STOP, Drain
 from celery_graceful.giving_up import GivingUp
@@ -18,9 +15,8 @@ from celery_graceful.settings import Settings
 from celery_graceful.watch import Watch
 
 
-def test_hard_is_heard_before_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hard_is_heard_before_the_stop() -> None:
     """The handler notes the stop, the watch hears of the same SIGQUIT and rings first."""
-    monkeypatch.setattr(run, "on_limited", run.on_limited)  # put back afterwards
     ledger, log, board = MagicMock(), MagicMock(), Board.create()
     ledger.active.return_value = ledger.give_up.return_value = []
     ledger.requeue.deferred = False
