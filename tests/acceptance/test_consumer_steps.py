@@ -9,7 +9,7 @@ from celery import Celery
 from kombu import Queue
 
 from tests.acceptance.support import Broker
-from tests.workers import Worker, wait_until, wait_until_heard
+from tests.workers import TIMEOUT, Worker, wait_until, wait_until_heard
 
 GRACE = 5.0
 
@@ -54,7 +54,7 @@ def test_nothing_is_read_in_quiet_and_what_is_held_goes_back_at_the_hard_deadlin
         wait_until_heard(app)
         app.control.broadcast("quiet")
         worker.wait_line("Quiet, asked for")
-        assert app.control.ping(timeout=5)  # the loop has gone round
+        assert app.control.ping(timeout=TIMEOUT, limit=1)  # the loop has gone round
         publish(app, "two", "three")
         worker.term()
         assert worker.wait() == 0

@@ -229,8 +229,8 @@ def test_quiet_stops_fetching_and_nothing_else(pool: str, broker: Broker, app: C
         running = send_and_wait(app, worker, "waiting")
         waiting = send(app, "waiting")
         worker.wait_line(r"waiting\[.*\] received", count=2) if pool == "prefork" else None
-        while not app.control.broadcast("quiet", reply=True, timeout=1.0):
-            pass
+        wait_until_heard(app)
+        assert app.control.broadcast("quiet", reply=True, timeout=TIMEOUT, limit=1)
         worker.wait_line("Quiet, asked for by remote control")
         after = send(app, "waiting")
         assert app.control.inspect(timeout=TIMEOUT, limit=1).active()
