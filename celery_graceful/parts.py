@@ -71,6 +71,8 @@ class Parts:
         self.embedded = embedded
         self._stopped = False
         kind = kind_of(worker)
+
+        # -- what all stand on
         #: Of what this process has from this worker.
         self.owner = Owner()
         restart = Restart()
@@ -79,15 +81,21 @@ class Parts:
         self.loop = loop = Loop(worker, green=kind.is_green)
         self.log = log = LogThread(logger, through_loop=loop.ring if kind.is_green else None)
         self.owner.fill(log_thread.current, log)
+
+        # -- messages, from their arrival to their one outcome
         inquest = Inquest(worker.app, loop.ring, in_process=kind.in_process)
         self.ledger = ledger = Ledger(Requeue(worker.app, loop), inquest)
         copies = Copies(ledger)
         self.heartbeats = Heartbeats(ledger.check_ins, monitors_of(worker.app).dispatch.heartbeat)
+
+        # -- the pool, and what is asked of the worker
         self.adapter = adapter = kind.adapter(
             worker, ledger, Handovers(ledger), ring_loop=loop.ring, read_pending=loop.read_pending
         )
         self.drain = drain = Drain(worker, settings, deadlines, board, ledger, restart, log)
         self.owner.fill(on_limited, lambda: drain.ring(LIMIT))
+
+        # -- what it cannot make a task of; where it is one among others
         self.misfits = misfits = Misfits(
             worker.app,
             settings,
@@ -110,6 +118,8 @@ class Parts:
                 unknown_tasks=lambda: misfits.waiting,
             )
         )
+
+        # -- what is done for a delivery
         self.revocations = revocations = Revocations(
             ledger, adapter, board, deadlines.hard, ring_watch=drain.ring
         )
@@ -124,6 +134,8 @@ class Parts:
             revoke=revocations.begin,
             on_check_in=self.heartbeats.begin,
         )
+
+        # -- the way to a stop, and out
         self.others = others = OtherConsumers()
         self.report = report = Report(ledger, board, log)
         self.giving_up = giving_up = GivingUp(worker, ledger, board, deadlines, others, log)
@@ -169,6 +181,7 @@ class Parts:
             log=log,
         )
 
+        # -- who is told of what
         ledger.add_listener(quiesce.on_change)
         ledger.add_listener(misfits.on_change)
         for on_loop in (
