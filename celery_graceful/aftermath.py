@@ -17,8 +17,8 @@ from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.request import Request
 
-from celery_graceful.describe import describe
 from celery_graceful.held import HeldMessage
+from celery_graceful.system.describe import describe
 
 __all__ = ["LOST", "let_go", "put_right", "requeues", "say"]
 

@@ -14,10 +14,10 @@ import time
 import zlib
 from typing import Any
 
-from celery_graceful import native
 from celery_graceful.board_file import BoardFile, announced_file
 from celery_graceful.grace_period import Deadlines
 from celery_graceful.phase import InterruptReason, Phase
+from celery_graceful.system import native
 
 __all__ = ["PLACES", "Board"]
 

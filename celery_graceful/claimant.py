@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from celery_graceful import native
+from celery_graceful.system import native
 
 __all__ = [
     "FALLEN",

@@ -29,9 +29,10 @@ from functools import partial, update_wrapper
 from numbers import Real
 from typing import Any, Literal, get_args
 
-from celery_graceful import native, time_limit, worker_state
-from celery_graceful.arguments import check_call, name_of
-from celery_graceful.process import Slot, emptied, itself, kept
+from celery_graceful import time_limit, worker_state
+from celery_graceful.system import native
+from celery_graceful.system.arguments import check_call, name_of
+from celery_graceful.system.process import Slot, emptied, itself, kept
 
 __all__ = [
     "DEFAULT_TIMEOUT",

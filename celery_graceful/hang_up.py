@@ -12,7 +12,7 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from celery_graceful import native
+from celery_graceful.system import native
 
 __all__ = ["hang_up"]
 

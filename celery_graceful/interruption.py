@@ -9,7 +9,6 @@ from typing import Any
 
 from celery.exceptions import Ignore, Reject, Retry
 
-from celery_graceful.chain import chain, parts
 from celery_graceful.exceptions import (
     CheckpointError,
     Interrupted,
@@ -19,6 +18,7 @@ from celery_graceful.exceptions import (
 from celery_graceful.interrupt import wait_for_interrupt
 from celery_graceful.phase import Interrupt, InterruptReason
 from celery_graceful.run import Run
+from celery_graceful.system.exception_chain import chain, parts
 from celery_graceful.worker_state import WorkerInterrupt
 
 __all__ = ["interrupt_in"]

@@ -30,7 +30,6 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from celery_graceful import native
 from celery_graceful.claimant import (
     FALLEN,
     WORKERS,
@@ -39,9 +38,10 @@ from celery_graceful.claimant import (
     lease_key,
     tombstone_key,
 )
-from celery_graceful.log_thread import log
 from celery_graceful.settings import Settings
 from celery_graceful.store import Store, StoreAway
+from celery_graceful.system import native
+from celery_graceful.system.log_thread import log
 from celery_graceful.trust import EPOCH, Trust, server_info
 
 __all__ = ["Lease", "about_key", "check_server", "dead_workers", "take_for_dead"]

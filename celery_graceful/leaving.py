@@ -28,12 +28,12 @@ from celery_graceful.giving_up import GivingUp
 from celery_graceful.grace_period import Deadlines
 from celery_graceful.hearing import Hearing
 from celery_graceful.ledger import Ledger
-from celery_graceful.log_thread import LogThread
-from celery_graceful.native import bounded, bounded_all
 from celery_graceful.places import Places
 from celery_graceful.pools import Adapter
 from celery_graceful.report import Report
 from celery_graceful.restart import Restart
+from celery_graceful.system.log_thread import LogThread
+from celery_graceful.system.native import bounded, bounded_all
 
 __all__ = ["Leaving"]
 

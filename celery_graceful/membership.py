@@ -20,11 +20,11 @@ from celery_graceful.claims import Claims, Tag
 from celery_graceful.hang_up import hang_up
 from celery_graceful.lease import Lease
 from celery_graceful.ledger import Ledger
-from celery_graceful.log_thread import log
 from celery_graceful.poison import is_early, is_limited, judge
 from celery_graceful.rescue import Rescuer
 from celery_graceful.settings import Settings
 from celery_graceful.store import Store
+from celery_graceful.system.log_thread import log
 from celery_graceful.trust import Trust
 
 __all__ = ["Membership", "WorkerView"]

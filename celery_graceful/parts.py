@@ -10,7 +10,7 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from celery_graceful import log_thread, worker_state
+from celery_graceful import worker_state
 from celery_graceful.board import Board
 from celery_graceful.copies import Copies
 from celery_graceful.drain import LIMIT, STOPPED, Drain
@@ -23,7 +23,6 @@ from celery_graceful.host import Host
 from celery_graceful.inquest import Inquest
 from celery_graceful.leaving import Leaving
 from celery_graceful.ledger import Ledger
-from celery_graceful.log_thread import LogThread
 from celery_graceful.loop import Loop
 from celery_graceful.membership import WorkerView
 from celery_graceful.misfits import Misfits
@@ -32,7 +31,6 @@ from celery_graceful.monitors.monitors import monitors_of
 from celery_graceful.other_consumers import OtherConsumers
 from celery_graceful.places import Places
 from celery_graceful.pools import kind_of
-from celery_graceful.process import Owner
 from celery_graceful.quiesce import Quiesce
 from celery_graceful.report import Report
 from celery_graceful.requeue import Requeue
@@ -41,6 +39,9 @@ from celery_graceful.revocation import Revocations
 from celery_graceful.run import on_limited
 from celery_graceful.settings import Settings
 from celery_graceful.store import disconnect
+from celery_graceful.system import log_thread
+from celery_graceful.system.log_thread import LogThread
+from celery_graceful.system.process import Owner
 from celery_graceful.watch import Watch
 
 __all__ = ["Parts"]

@@ -14,9 +14,9 @@ from celery_graceful import cleanup
 from celery_graceful.cleanup import ExitHandle, Scope
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors import Monitor, named
-from celery_graceful.process import itself
 from celery_graceful.resource import Resource
 from celery_graceful.settings import Settings
+from celery_graceful.system.process import itself
 
 __all__ = ["Graceful"]
 

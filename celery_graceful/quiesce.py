@@ -14,7 +14,6 @@ from celery.worker import state
 
 from celery_graceful.board import Board
 from celery_graceful.copies import Copies
-from celery_graceful.describe import describe
 from celery_graceful.giving_up import GivingUp
 from celery_graceful.ledger import Ledger
 from celery_graceful.loop import Loop
@@ -24,6 +23,7 @@ from celery_graceful.phase import Phase
 from celery_graceful.places import Places
 from celery_graceful.pools import Adapter
 from celery_graceful.revocation import Revocations
+from celery_graceful.system.describe import describe
 
 __all__ = ["Quiesce"]
 

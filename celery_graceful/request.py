@@ -17,7 +17,6 @@ from celery_graceful import worker_state
 from celery_graceful.aftermath import LOST, let_go, put_right, requeues, say
 from celery_graceful.checkpoint import DELIVERY, may_resume
 from celery_graceful.delivery import Delivery
-from celery_graceful.describe import describe
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.failure import as_failure, as_lost, raised
 from celery_graceful.handover import has_own_strategy
@@ -26,6 +25,7 @@ from celery_graceful.monitors import outcome
 from celery_graceful.phase import InterruptReason
 from celery_graceful.requeue import NotTaken
 from celery_graceful.stage import OPEN, Stage
+from celery_graceful.system.describe import describe
 from celery_graceful.task import GracefulTask
 
 __all__ = ["GracefulRequest", "adopt"]

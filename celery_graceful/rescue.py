@@ -20,13 +20,13 @@ from celery.utils.log import get_logger
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.utils.json import loads
 
-from celery_graceful import native
 from celery_graceful.claimant import FALLEN, claims_key
 from celery_graceful.claims import Claims, Tag
 from celery_graceful.lease import about_key, dead_workers, take_for_dead
-from celery_graceful.log_thread import log
 from celery_graceful.settings import Settings
 from celery_graceful.store import StoreAway
+from celery_graceful.system import native
+from celery_graceful.system.log_thread import log
 from celery_graceful.trust import Trust
 
 __all__ = ["DeadClaim", "Judge", "Rescuer"]
@@ -44,6 +44,7 @@ STEP = 1_000
 
 #: Claims that go back in one step: each holds Redis up for a few milliseconds.
 BATCH = 500
+
 
 class DeadClaim(NamedTuple):
     """A message that a worker held, and ran, when it died.

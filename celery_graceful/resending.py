@@ -6,11 +6,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from celery_graceful import kept, native
+from celery_graceful import kept
 from celery_graceful.held import HeldMessage
 from celery_graceful.redelivery import BEGUN
 from celery_graceful.sending import Refused, Sender
 from celery_graceful.standby import Standby, use
+from celery_graceful.system import native
 
 __all__ = ["Resender"]
 

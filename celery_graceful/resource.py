@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from functools import partial, update_wrapper
 from typing import Any, Generic, TypeVar
 
-from celery_graceful.arguments import name_of
 from celery_graceful.cleanup import Entry, check
+from celery_graceful.system.arguments import name_of
 
 __all__ = ["Resource"]
 

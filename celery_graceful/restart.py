@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 
-from celery_graceful import native
+from celery_graceful.system import native
 
 __all__ = ["Restart"]
 

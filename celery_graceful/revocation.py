@@ -17,10 +17,10 @@ from celery.utils.log import get_logger
 
 from celery_graceful.board import Board
 from celery_graceful.ledger import Ledger
-from celery_graceful.log_thread import log
 from celery_graceful.pools import Adapter
 from celery_graceful.request import GracefulRequest
 from celery_graceful.stage import OPEN
+from celery_graceful.system.log_thread import log
 from celery_graceful.task import GracefulTask
 
 __all__ = ["Revocations"]

@@ -13,8 +13,8 @@ from typing import Any
 
 from kombu.exceptions import OperationalError
 
-from celery_graceful import native
-from celery_graceful.describe import describe
+from celery_graceful.system import native
+from celery_graceful.system.describe import describe
 
 __all__ = ["BrokerAway", "Standby", "bounded_connection", "dispatcher", "use"]
 

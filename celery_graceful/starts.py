@@ -14,8 +14,8 @@ import threading
 import time
 from collections import deque
 
-from celery_graceful import native
 from celery_graceful.store import COMMAND_TIMEOUT, Store, StoreAway
+from celery_graceful.system import native
 
 __all__ = ["Starts"]
 

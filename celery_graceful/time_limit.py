@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from celery_graceful import native
+from celery_graceful.system import native
 
 __all__ = ["Overrun", "call", "reachable"]
 

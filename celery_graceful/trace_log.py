@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from celery_graceful.describe import describe
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.phase import InterruptReason
+from celery_graceful.system.describe import describe
 
 __all__ = ["install_filter", "remove_filter"]
 

@@ -36,8 +36,8 @@ from celery_graceful.arrival import deliver
 from celery_graceful.claimant import WORKERS, Claimant, claims_key
 from celery_graceful.claims import Claims, Tag
 from celery_graceful.client import dropping, is_answer, is_forbidden
-from celery_graceful.describe import describe
 from celery_graceful.store import StoreAway
+from celery_graceful.system.describe import describe
 
 __all__ = ["Channel", "SentinelChannel", "SentinelTransport", "Transport", "bell_of"]
 

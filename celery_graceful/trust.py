@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from celery_graceful import native
 from celery_graceful.store import Store, StoreRefused
+from celery_graceful.system import native
 
 __all__ = ["EPOCH", "Trust", "server_info"]
 

@@ -11,9 +11,9 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 
 from celery_graceful.client import make_client
-from celery_graceful.describe import describe
 from celery_graceful.held import HeldMessage
 from celery_graceful.redelivery import mark_redelivered
+from celery_graceful.system.describe import describe
 
 __all__ = ["Unacked", "is_fanout"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from celery_graceful.board import Board
 from celery_graceful.phase import Interrupt, Phase
-from celery_graceful.process import Owner, Slot, itself, kept
+from celery_graceful.system.process import Owner, Slot, itself, kept
 
 __all__ = [
     "WorkerInterrupt",

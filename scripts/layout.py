@@ -233,9 +233,7 @@ BEGIN, END = "<!-- drawn by scripts/layout.py -->", "<!-- end of the drawing -->
 
 def redraw(text: str, picture: str) -> str:
     """A page with the picture as it is now."""
-    return re.sub(
-        f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}\n{picture}\n{END}", text, flags=re.DOTALL
-    )
+    return re.sub(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}\n{picture}\n{END}", text, flags=re.DOTALL)
 
 
 def main() -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from celery_graceful.log_thread import log
 from celery_graceful.monitors.slug import hashed, slug_of_entry
+from celery_graceful.system.log_thread import log
 
 __all__ = ["Entries"]
 

@@ -10,15 +10,15 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from celery_graceful.exceptions import SettingsError
-from celery_graceful.log_thread import log
 from celery_graceful.monitors.checkin import CheckIn
 from celery_graceful.monitors.dispatch import Dispatch
 from celery_graceful.monitors.entries import Entries
 from celery_graceful.monitors.monitor import Monitor
 from celery_graceful.monitors.named import named
 from celery_graceful.monitors.schedule import is_known
-from celery_graceful.per_app import PerApp
 from celery_graceful.settings import Settings
+from celery_graceful.system.log_thread import log
+from celery_graceful.system.per_app import PerApp
 
 __all__ = ["SENTRY_SLUG", "STAMP", "Monitors", "monitors_of"]
 

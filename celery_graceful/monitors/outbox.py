@@ -14,10 +14,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from celery_graceful import cleanup, native
-from celery_graceful.log_thread import log
+from celery_graceful import cleanup
 from celery_graceful.monitors.report import Dropped
-from celery_graceful.process import Slot, emptied
+from celery_graceful.system import native
+from celery_graceful.system.log_thread import log
+from celery_graceful.system.process import Slot, emptied
 
 __all__ = ["Outbox"]
 

@@ -24,7 +24,7 @@ from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.monitors.checkin import CheckIn
 from celery_graceful.monitors.monitors import STAMP, Monitors, monitors_of
 from celery_graceful.phase import InterruptReason
-from celery_graceful.process import Slot, kept
+from celery_graceful.system.process import Slot, kept
 
 __all__ = ["eager", "silence_sentry", "trace_with_check_in"]
 

@@ -17,9 +17,9 @@ from celery_graceful.handover import Handovers
 from celery_graceful.held import HeldMessage
 from celery_graceful.ledger import Ledger
 from celery_graceful.phase import InterruptReason
-from celery_graceful.process import Owner
 from celery_graceful.request import GracefulRequest
 from celery_graceful.run import Run, current, execute
+from celery_graceful.system.process import Owner
 
 __all__ = ["Adapter", "InProcessAdapter", "watch_plain_task"]
 

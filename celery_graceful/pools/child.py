@@ -23,8 +23,8 @@ from celery_graceful.monitors.monitors import monitors_of
 from celery_graceful.phase import Phase
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.base import watch_plain_task
-from celery_graceful.process import Slot, itself, kept
 from celery_graceful.run import current
+from celery_graceful.system.process import Slot, itself, kept
 from celery_graceful.trace_log import install_filter
 
 __all__ = ["REFUSED", "graceful_worker"]

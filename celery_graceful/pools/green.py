@@ -8,11 +8,11 @@ from typing import Any
 
 import greenlet
 
-from celery_graceful import native
 from celery_graceful import run as _run
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.base import InProcessAdapter
-from celery_graceful.process import Owner
+from celery_graceful.system import native
+from celery_graceful.system.process import Owner
 
 __all__ = ["GreenAdapter", "in_hub"]
 

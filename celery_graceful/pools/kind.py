@@ -6,8 +6,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from celery_graceful import native
 from celery_graceful.pools.base import Adapter
+from celery_graceful.system import native
 
 __all__ = ["Kind", "kind_of"]
 

@@ -14,8 +14,8 @@ from celery_graceful.held import HeldMessage
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.base import Adapter
 from celery_graceful.pools.processes import graceful
-from celery_graceful.process import Owner
 from celery_graceful.request import GracefulRequest
+from celery_graceful.system.process import Owner
 
 __all__ = ["PreforkAdapter"]
 

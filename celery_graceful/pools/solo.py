@@ -7,12 +7,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from celery_graceful import native
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.base import InProcessAdapter
 from celery_graceful.pools.threads import set_async_exc
-from celery_graceful.process import Owner
 from celery_graceful.run import runs
+from celery_graceful.system import native
+from celery_graceful.system.process import Owner
 
 __all__ = ["SoloAdapter"]
 

@@ -10,8 +10,8 @@ from celery.utils.collections import LimitedSet
 from celery.worker import state
 
 from celery_graceful.pools.base import InProcessAdapter
-from celery_graceful.process import Owner
 from celery_graceful.run import runs
+from celery_graceful.system.process import Owner
 
 __all__ = ["ThreadsAdapter", "set_async_exc"]
 

@@ -6,7 +6,7 @@ from celery.utils.log import get_logger
 
 from celery_graceful import interrupt
 from celery_graceful.pools.base import Adapter
-from celery_graceful.process import Owner
+from celery_graceful.system.process import Owner
 
 __all__ = ["UnknownAdapter", "UnpatchedAdapter"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence, Set, Sized
 from typing import Any, Generic, TypeVar
 
-from celery_graceful.arguments import check_call, name_of
 from celery_graceful.exceptions import CheckpointError
+from celery_graceful.system.arguments import check_call, name_of
 
 __all__ = ["IterableSource", "SequenceSource", "Source", "as_source", "pages"]
 

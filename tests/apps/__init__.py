@@ -11,7 +11,7 @@ from typing import Any
 from celery import Celery
 from kombu import Queue
 
-from celery_graceful import native
+from celery_graceful.system import native
 
 
 def make_app(name: str) -> Celery:

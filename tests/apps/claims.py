@@ -8,7 +8,8 @@ import time
 
 from celery import Task
 
-from celery_graceful import Graceful, GracefulTask, native
+from celery_graceful import Graceful, GracefulTask
+from celery_graceful.system import native
 from tests.apps import make_app, say, wait_for_file
 
 app = make_app("claims")

@@ -8,7 +8,8 @@ import uuid
 
 from celery.signals import worker_ready
 
-from celery_graceful import Graceful, native
+from celery_graceful import Graceful
+from celery_graceful.system import native
 from tests.apps import make_app, say
 
 #: 3 s from a kill to running again.

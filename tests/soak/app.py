@@ -10,7 +10,8 @@ import time
 
 from celery import signals
 
-from celery_graceful import Graceful, GracefulTask, native
+from celery_graceful import Graceful, GracefulTask
+from celery_graceful.system import native
 from tests.apps import make_app, say
 
 app = make_app("soak")

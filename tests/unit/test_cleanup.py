@@ -24,7 +24,7 @@ from celery_graceful import Graceful, cleanup, time_limit, worker_state
 from celery_graceful.board import Board
 from celery_graceful.grace_period import Deadlines
 from celery_graceful.phase import InterruptReason
-from celery_graceful.process import itself
+from celery_graceful.system.process import itself
 
 TIMEOUT = 60.0
 

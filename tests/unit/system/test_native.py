@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from celery_graceful import native
 from celery_graceful.interrupt import wake
-from celery_graceful.native import Doorbell, ForkGate
+from celery_graceful.system import native
+from celery_graceful.system.native import Doorbell, ForkGate
 from tests.deliveries import bench
 
 

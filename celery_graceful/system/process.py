@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from celery_graceful import native
+from celery_graceful.system import native
 
 __all__ = ["Owner", "Slot", "emptied", "itself", "kept"]
 

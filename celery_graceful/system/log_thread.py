@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from celery_graceful import native
-from celery_graceful.process import Slot, emptied
+from celery_graceful.system import native
+from celery_graceful.system.process import Slot, emptied
 
 __all__ = ["LogThread", "log"]
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from celery_graceful import interrupt, process, worker_state
+from celery_graceful import interrupt, worker_state
 from celery_graceful.board import Board
-from celery_graceful.process import Owner, Slot, emptied, kept
+from celery_graceful.system import process
+from celery_graceful.system.process import Owner, Slot, emptied, kept
 
 
 @pytest.fixture(autouse=True)
