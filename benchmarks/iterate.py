@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from benchmarks.tables import percentile, table
-from celery_graceful import worker_state
+from celery_graceful.timeline import worker_state
 from tests.deliveries import bench
 from tests.servers import RedisServer
 

@@ -21,7 +21,7 @@ from celery_graceful.interrupt import (
     wait_for_interrupt,
 )
 from celery_graceful.monitors import Monitor, checkin
-from celery_graceful.phase import Interrupt, InterruptReason, Phase
+from celery_graceful.phases import Interrupt, InterruptReason, Phase
 from celery_graceful.plugin import Graceful
 from celery_graceful.resource import Resource
 from celery_graceful.task import INTERRUPTED, GracefulTask

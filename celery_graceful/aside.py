@@ -15,7 +15,6 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from celery_graceful.board import Board
 from celery_graceful.claims import Tag
 from celery_graceful.flaws import flaw_of
 from celery_graceful.ledger import Ledger
@@ -23,6 +22,7 @@ from celery_graceful.shelf import Case, Shelf
 from celery_graceful.store import StoreAway
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import log
+from celery_graceful.timeline.board import Board
 
 __all__ = ["Aside", "where"]
 

@@ -14,7 +14,7 @@ from celery.apps.worker import Worker
 from celery.signals import beat_embedded_init
 from celery.utils.log import get_logger
 
-from celery_graceful import cleanup, control, frames, grace_period
+from celery_graceful import cleanup, control, frames
 from celery_graceful.default_task import say_who_is_plain
 from celery_graceful.drain import Drain
 from celery_graceful.exceptions import SettingsError
@@ -28,6 +28,7 @@ from celery_graceful.request import adopt
 from celery_graceful.resume import check_options
 from celery_graceful.settings import Settings
 from celery_graceful.system import native
+from celery_graceful.timeline import grace_period
 from celery_graceful.trace_log import install_filter
 from celery_graceful.watch import Watch
 

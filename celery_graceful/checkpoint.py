@@ -16,11 +16,10 @@ from typing import Any
 
 from celery.utils.log import get_task_logger
 
-from celery_graceful import worker_state
 from celery_graceful.codec import decode, encode
 from celery_graceful.exceptions import Interrupted
 from celery_graceful.interrupt import current_interrupt
-from celery_graceful.phase import InterruptReason
+from celery_graceful.phases import InterruptReason
 from celery_graceful.run import Run, current
 from celery_graceful.settings import Settings
 from celery_graceful.store import (
@@ -31,7 +30,8 @@ from celery_graceful.store import (
     find_store,
     settings_of,
 )
-from celery_graceful.worker_state import WorkerInterrupt
+from celery_graceful.timeline import worker_state
+from celery_graceful.timeline.worker_state import WorkerInterrupt
 
 __all__ = ["CURSOR", "DELIVERY", "SENT_AGAIN", "STEP", "Checkpoint", "key_of", "may_resume"]
 

@@ -17,14 +17,14 @@ from celery import signals as celery_signals
 from celery.platforms import EX_OK
 
 from celery_graceful import signals
-from celery_graceful.board import Board
-from celery_graceful.grace_period import Deadlines
 from celery_graceful.ledger import Ledger
-from celery_graceful.phase import InterruptReason, Phase
+from celery_graceful.phases import InterruptReason, Phase
 from celery_graceful.restart import Restart
 from celery_graceful.settings import Settings
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import LogThread
+from celery_graceful.timeline.board import Board
+from celery_graceful.timeline.grace_period import Deadlines
 
 __all__ = ["HARD", "LIMIT", "QUIET", "STOP", "STOPPED", "Drain"]
 

@@ -31,7 +31,7 @@ from celery.exceptions import (
     TaskError,
 )
 
-from celery_graceful.phase import Interrupt
+from celery_graceful.phases import Interrupt
 
 __all__ = [
     "CheckpointError",

@@ -10,10 +10,10 @@ from typing import Any
 
 from celery.utils.log import get_task_logger
 
-from celery_graceful import worker_state
 from celery_graceful.claimant import FALLEN, WORKERS, claims_key, lease_key, tombstone_key
 from celery_graceful.store import StoreAway, find_workers_store, settings_of
 from celery_graceful.system.describe import describe
+from celery_graceful.timeline import worker_state
 
 __all__ = ["CLAIM", "claim_of", "holds_claim", "may_start", "still_mine"]
 

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from celery_graceful.board import Board
-from celery_graceful.grace_period import Deadlines
 from celery_graceful.held import HeldMessage
 from celery_graceful.kept import is_kept_here
 from celery_graceful.ledger import Ledger
@@ -26,6 +24,8 @@ from celery_graceful.system.describe import describe
 from celery_graceful.system.log_thread import LogThread
 from celery_graceful.system.native import bounded, bounded_all
 from celery_graceful.task import record
+from celery_graceful.timeline.board import Board
+from celery_graceful.timeline.grace_period import Deadlines
 
 __all__ = ["GivingUp"]
 

@@ -18,12 +18,12 @@ from typing import Any, TypeVar, overload
 
 from celery.utils.log import get_logger
 
-from celery_graceful import worker_state
-from celery_graceful.phase import Interrupt
+from celery_graceful.phases import Interrupt
 from celery_graceful.run import Run, current
 from celery_graceful.system import native
 from celery_graceful.system.arguments import check_call, check_seconds, name_of
 from celery_graceful.system.process import Slot, emptied
+from celery_graceful.timeline import worker_state
 
 __all__ = [
     "Interrupt",

@@ -16,10 +16,10 @@ from celery_graceful.exceptions import (
     TooManyInterruptions,
 )
 from celery_graceful.interrupt import wait_for_interrupt
-from celery_graceful.phase import Interrupt, InterruptReason
+from celery_graceful.phases import Interrupt, InterruptReason
 from celery_graceful.run import Run
 from celery_graceful.system.exception_chain import chain, parts
-from celery_graceful.worker_state import WorkerInterrupt
+from celery_graceful.timeline.worker_state import WorkerInterrupt
 
 __all__ = ["interrupt_in"]
 

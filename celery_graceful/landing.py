@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from celery_graceful import worker_state
 from celery_graceful.exceptions import Interrupted
-from celery_graceful.phase import Interrupt
+from celery_graceful.phases import Interrupt
+from celery_graceful.timeline import worker_state
 
 __all__ = ["landing", "make"]
 

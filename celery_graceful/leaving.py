@@ -23,9 +23,7 @@ from celery.apps.worker import _reload_current_worker
 from celery.platforms import EX_FAILURE, EX_OK
 
 from celery_graceful import cleanup, time_limit
-from celery_graceful.board import Board
 from celery_graceful.giving_up import GivingUp
-from celery_graceful.grace_period import Deadlines
 from celery_graceful.hearing import Hearing
 from celery_graceful.ledger import Ledger
 from celery_graceful.places import Places
@@ -34,6 +32,8 @@ from celery_graceful.report import Report
 from celery_graceful.restart import Restart
 from celery_graceful.system.log_thread import LogThread
 from celery_graceful.system.native import bounded, bounded_all
+from celery_graceful.timeline.board import Board
+from celery_graceful.timeline.grace_period import Deadlines
 
 __all__ = ["Leaving"]
 

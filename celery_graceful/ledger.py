@@ -7,7 +7,6 @@ from weakref import WeakSet
 
 from celery.worker import state
 
-from celery_graceful import worker_state
 from celery_graceful.aftermath import let_go
 from celery_graceful.claims import Claims
 from celery_graceful.held import HeldMessage
@@ -16,6 +15,7 @@ from celery_graceful.monitors.checkin import CheckIn
 from celery_graceful.requeue import Requeue
 from celery_graceful.stage import OPEN, UNBEGUN, Stage
 from celery_graceful.system import native
+from celery_graceful.timeline import worker_state
 
 __all__ = ["Ledger"]
 

@@ -14,7 +14,6 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from celery_graceful import cleanup
-from celery_graceful.board import Board
 from celery_graceful.claimant import WORKERS, Claimant
 from celery_graceful.claims import Claims, Tag
 from celery_graceful.hang_up import hang_up
@@ -25,6 +24,7 @@ from celery_graceful.rescue import Rescuer
 from celery_graceful.settings import Settings
 from celery_graceful.store import Store
 from celery_graceful.system.log_thread import log
+from celery_graceful.timeline.board import Board
 from celery_graceful.trust import Trust
 
 __all__ = ["Membership", "WorkerView"]

@@ -25,7 +25,6 @@ from kombu.exceptions import ContentDisallowed, DecodeError, OperationalError
 
 from celery_graceful.arrival import deliver
 from celery_graceful.aside import Aside, where
-from celery_graceful.board import Board
 from celery_graceful.claims import Tag
 from celery_graceful.flaws import flaw_of, has_text, reason_of
 from celery_graceful.ledger import Ledger
@@ -33,6 +32,7 @@ from celery_graceful.settings import Settings
 from celery_graceful.shelf import Case, make_shelf
 from celery_graceful.stage import Stage
 from celery_graceful.store import StoreAway
+from celery_graceful.timeline.board import Board
 
 if TYPE_CHECKING:
     from celery_graceful.held import HeldMessage

@@ -10,13 +10,10 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from celery_graceful import worker_state
-from celery_graceful.board import Board
 from celery_graceful.copies import Copies
 from celery_graceful.drain import LIMIT, STOPPED, Drain
 from celery_graceful.forget import Forget
 from celery_graceful.giving_up import GivingUp
-from celery_graceful.grace_period import Deadlines
 from celery_graceful.handover import Handovers
 from celery_graceful.hearing import Hearing
 from celery_graceful.host import Host
@@ -42,6 +39,9 @@ from celery_graceful.store import disconnect
 from celery_graceful.system import log_thread
 from celery_graceful.system.log_thread import LogThread
 from celery_graceful.system.process import Owner
+from celery_graceful.timeline import worker_state
+from celery_graceful.timeline.board import Board
+from celery_graceful.timeline.grace_period import Deadlines
 from celery_graceful.watch import Watch
 
 __all__ = ["Parts"]

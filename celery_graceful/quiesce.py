@@ -12,18 +12,18 @@ from celery.platforms import EX_OK
 from celery.utils.log import get_logger
 from celery.worker import state
 
-from celery_graceful.board import Board
 from celery_graceful.copies import Copies
 from celery_graceful.giving_up import GivingUp
 from celery_graceful.ledger import Ledger
 from celery_graceful.loop import Loop
 from celery_graceful.misfits import Misfits
 from celery_graceful.other_consumers import OtherConsumers
-from celery_graceful.phase import Phase
+from celery_graceful.phases import Phase
 from celery_graceful.places import Places
 from celery_graceful.pools import Adapter
 from celery_graceful.revocation import Revocations
 from celery_graceful.system.describe import describe
+from celery_graceful.timeline.board import Board
 
 __all__ = ["Quiesce"]
 

@@ -13,7 +13,6 @@ from celery.platforms import signals
 from celery.utils.log import get_logger
 from celery.worker.request import Request
 
-from celery_graceful import worker_state
 from celery_graceful.aftermath import LOST, let_go, put_right, requeues, say
 from celery_graceful.checkpoint import DELIVERY, may_resume
 from celery_graceful.delivery import Delivery
@@ -22,11 +21,12 @@ from celery_graceful.failure import as_failure, as_lost, raised
 from celery_graceful.handover import has_own_strategy
 from celery_graceful.host import Host
 from celery_graceful.monitors import outcome
-from celery_graceful.phase import InterruptReason
+from celery_graceful.phases import InterruptReason
 from celery_graceful.requeue import NotTaken
 from celery_graceful.stage import OPEN, Stage
 from celery_graceful.system.describe import describe
 from celery_graceful.task import GracefulTask
+from celery_graceful.timeline import worker_state
 
 __all__ = ["GracefulRequest", "adopt"]
 

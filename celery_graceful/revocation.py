@@ -15,13 +15,13 @@ from logging import ERROR
 
 from celery.utils.log import get_logger
 
-from celery_graceful.board import Board
 from celery_graceful.ledger import Ledger
 from celery_graceful.pools import Adapter
 from celery_graceful.request import GracefulRequest
 from celery_graceful.stage import OPEN
 from celery_graceful.system.log_thread import log
 from celery_graceful.task import GracefulTask
+from celery_graceful.timeline.board import Board
 
 __all__ = ["Revocations"]
 

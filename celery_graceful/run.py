@@ -21,15 +21,15 @@ from typing import Any, Protocol
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from celery_graceful import worker_state
 from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
 from celery_graceful.frames import hidden
 from celery_graceful.landing import landing, make
-from celery_graceful.phase import Interrupt, InterruptReason, Phase
+from celery_graceful.phases import Interrupt, InterruptReason, Phase
 from celery_graceful.system import native
 from celery_graceful.system.exception_chain import is_in_hand
 from celery_graceful.system.process import Slot, emptied, kept
-from celery_graceful.worker_state import WorkerInterrupt
+from celery_graceful.timeline import worker_state
+from celery_graceful.timeline.worker_state import WorkerInterrupt
 
 __all__ = ["Run", "Tie", "current", "execute", "make", "of_context", "runs"]
 

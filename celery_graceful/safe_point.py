@@ -7,14 +7,14 @@ import time
 
 from celery.utils.log import get_task_logger
 
-from celery_graceful import worker_state
 from celery_graceful.checkpoint import Checkpoint
 from celery_graceful.exceptions import Interrupted
 from celery_graceful.interrupt import current_interrupt
-from celery_graceful.phase import Interrupt, InterruptReason
+from celery_graceful.phases import Interrupt, InterruptReason
 from celery_graceful.run import current
 from celery_graceful.store import COMMAND_TIMEOUT
-from celery_graceful.worker_state import WorkerInterrupt
+from celery_graceful.timeline import worker_state
+from celery_graceful.timeline.worker_state import WorkerInterrupt
 
 __all__ = ["bounded_timeout", "pending_interrupt", "stand"]
 

@@ -51,7 +51,6 @@ from weakref import WeakSet
 from celery.utils.log import get_logger
 from kombu.connection import Connection
 
-from celery_graceful import worker_state
 from celery_graceful.client import address_of, is_answer, is_forbidden, make_client
 from celery_graceful.connections import backend_pool, backend_prefix, kombu_pool, timeouts
 from celery_graceful.settings import PREFIX, Settings
@@ -59,6 +58,7 @@ from celery_graceful.system import native
 from celery_graceful.system.describe import describe
 from celery_graceful.system.log_thread import log
 from celery_graceful.system.per_app import PerApp
+from celery_graceful.timeline import worker_state
 
 __all__ = [
     "COMMAND_TIMEOUT",

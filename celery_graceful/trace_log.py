@@ -10,7 +10,7 @@ import logging
 from typing import Any
 
 from celery_graceful.exceptions import TaskInterrupted
-from celery_graceful.phase import InterruptReason
+from celery_graceful.phases import InterruptReason
 from celery_graceful.system.describe import describe
 
 __all__ = ["install_filter", "remove_filter"]

@@ -23,7 +23,7 @@ from celery_graceful.giving_up import GivingUp
 from celery_graceful.hearing import Hearing
 from celery_graceful.ledger import Ledger
 from celery_graceful.loop import Loop
-from celery_graceful.phase import Phase
+from celery_graceful.phases import Phase
 from celery_graceful.places import Places
 from celery_graceful.pools import Adapter
 from celery_graceful.quiesce import Quiesce

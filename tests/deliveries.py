@@ -11,11 +11,12 @@ from typing import Any
 from celery import Celery
 from celery.app import trace
 
-from celery_graceful import GracefulTask, worker_state
-from celery_graceful.board import Board
+from celery_graceful import GracefulTask
 from celery_graceful.checkpoint import DELIVERY, key_of
-from celery_graceful.grace_period import Deadlines
-from celery_graceful.phase import InterruptReason
+from celery_graceful.phases import InterruptReason
+from celery_graceful.timeline import worker_state
+from celery_graceful.timeline.board import Board
+from celery_graceful.timeline.grace_period import Deadlines
 
 __all__ = ["Bench", "Kill", "bench"]
 

@@ -10,9 +10,9 @@ from functools import wraps
 from types import TracebackType
 from typing import Any, TypeVar
 
-from celery_graceful import worker_state
 from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
 from celery_graceful.monitors.monitor import Monitor
+from celery_graceful.timeline import worker_state
 
 __all__ = ["checkin"]
 

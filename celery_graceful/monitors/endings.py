@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from celery_graceful import worker_state
 from celery_graceful.monitors.checkin import CheckIn
 from celery_graceful.system import native
+from celery_graceful.timeline import worker_state
 
 __all__ = ["Endings", "wait_for_death"]
 

@@ -19,12 +19,12 @@ from celery import signals as celery_signals
 from celery.exceptions import Ignore, Reject
 from celery.utils import uuid
 
-from celery_graceful import worker_state
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.monitors.checkin import CheckIn
 from celery_graceful.monitors.monitors import STAMP, Monitors, monitors_of
-from celery_graceful.phase import InterruptReason
+from celery_graceful.phases import InterruptReason
 from celery_graceful.system.process import Slot, kept
+from celery_graceful.timeline import worker_state
 
 __all__ = ["eager", "silence_sentry", "trace_with_check_in"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from billiard.einfo import ExceptionInfo
 
-from celery_graceful import interrupt, worker_state
+from celery_graceful import interrupt
 from celery_graceful import task as _task
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.fence import holds_claim
@@ -16,10 +16,11 @@ from celery_graceful.frames import hidden
 from celery_graceful.handover import Handovers
 from celery_graceful.held import HeldMessage
 from celery_graceful.ledger import Ledger
-from celery_graceful.phase import InterruptReason
+from celery_graceful.phases import InterruptReason
 from celery_graceful.request import GracefulRequest
 from celery_graceful.run import Run, current, execute
 from celery_graceful.system.process import Owner
+from celery_graceful.timeline import worker_state
 
 __all__ = ["Adapter", "InProcessAdapter", "watch_plain_task"]
 

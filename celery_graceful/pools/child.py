@@ -15,16 +15,17 @@ from celery.app import trace
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
-from celery_graceful import cleanup, frames, interrupt, worker_state
-from celery_graceful.board import Board
+from celery_graceful import cleanup, frames, interrupt
 from celery_graceful.checkpoint import DELIVERY
 from celery_graceful.monitors import traced
 from celery_graceful.monitors.monitors import monitors_of
-from celery_graceful.phase import Phase
+from celery_graceful.phases import Phase
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.base import watch_plain_task
 from celery_graceful.run import current
 from celery_graceful.system.process import Slot, itself, kept
+from celery_graceful.timeline import worker_state
+from celery_graceful.timeline.board import Board
 from celery_graceful.trace_log import install_filter
 
 __all__ = ["REFUSED", "graceful_worker"]

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
-from celery_graceful import worker_state
 from celery_graceful.handover import has_own_strategy
 from celery_graceful.held import HeldMessage
 from celery_graceful.pools import wakeup
@@ -16,6 +15,7 @@ from celery_graceful.pools.base import Adapter
 from celery_graceful.pools.processes import graceful
 from celery_graceful.request import GracefulRequest
 from celery_graceful.system.process import Owner
+from celery_graceful.timeline import worker_state
 
 __all__ = ["PreforkAdapter"]
 

@@ -13,9 +13,9 @@ from typing import Any
 from billiard.einfo import ExceptionInfo
 from celery.concurrency.asynpool import AsynPool
 
-from celery_graceful import worker_state
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.pools.child import REFUSED, graceful_worker
+from celery_graceful.timeline import worker_state
 
 __all__ = ["graceful"]
 

@@ -13,7 +13,7 @@ from celery.exceptions import Reject
 from celery.signals import worker_ready
 
 from celery_graceful import Graceful, GracefulTask, ShutdownTimeLimit
-from celery_graceful.phase import Phase
+from celery_graceful.phases import Phase
 from tests.apps import make_app, say, swallow, wait_for_file
 
 app = make_app("hard_times")

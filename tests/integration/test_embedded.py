@@ -18,7 +18,7 @@ import time
 import pytest
 
 from celery_graceful import Graceful, GracefulTask
-from celery_graceful import worker_state
+from celery_graceful.timeline import worker_state
 
 
 @pytest.fixture(scope="session")

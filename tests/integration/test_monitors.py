@@ -26,8 +26,7 @@ from celery.exceptions import Ignore
 from celery.signals import after_task_publish
 from sentry_sdk.integrations.celery import CeleryIntegration
 
-from celery_graceful import Graceful, GracefulTask, Monitor, SettingsError, checkin, worker_state
-from celery_graceful.board import Board
+from celery_graceful import Graceful, GracefulTask, Monitor, SettingsError, checkin
 from celery_graceful.monitors import dispatch, named
 from celery_graceful.monitors.heartbeat import Heartbeats, interval_of
 from celery_graceful.monitors.monitors import Monitors, monitors_of
@@ -35,6 +34,8 @@ from celery_graceful.monitors.outcome import close_dead
 from celery_graceful.monitors.report import Report
 from celery_graceful.monitors.silent import say_what_is_silent, say_who_is_unknown
 from celery_graceful.monitors.traced import silence_sentry, trace_with_check_in
+from celery_graceful.timeline import worker_state
+from celery_graceful.timeline.board import Board
 from tests.apps import entries
 from tests.command import CELERY
 from tests.conftest import RabbitVhost, RedisDB

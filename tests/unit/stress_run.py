@@ -22,14 +22,15 @@ import threading
 import time
 from collections.abc import Callable
 
-from celery_graceful import interruptible, shield, worker_state
-from celery_graceful.board import Board
+from celery_graceful import interruptible, shield
 from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
-from celery_graceful.grace_period import Deadlines
-from celery_graceful.phase import InterruptReason, Phase
+from celery_graceful.phases import InterruptReason, Phase
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.threads import set_async_exc
 from celery_graceful.run import Run, current, execute, runs
+from celery_graceful.timeline import worker_state
+from celery_graceful.timeline.board import Board
+from celery_graceful.timeline.grace_period import Deadlines
 
 #: Seconds that a run of the stress takes at most: a slow machine gets fewer tasks.
 SECONDS = 4.0

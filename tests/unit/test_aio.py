@@ -13,9 +13,9 @@ import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_graceful import Interrupted, ShutdownTimeLimit, aio
-from celery_graceful.grace_period import Deadlines
-from celery_graceful.phase import InterruptReason, Phase
+from celery_graceful.phases import InterruptReason, Phase
 from celery_graceful.run import Run, current, execute
+from celery_graceful.timeline.grace_period import Deadlines
 from tests.deliveries import Bench, bench
 from tests.workers import TIMEOUT
 

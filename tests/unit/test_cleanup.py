@@ -20,11 +20,12 @@ from celery.concurrency import asynpool
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_graceful import Graceful, cleanup, time_limit, worker_state
-from celery_graceful.board import Board
-from celery_graceful.grace_period import Deadlines
-from celery_graceful.phase import InterruptReason
+from celery_graceful import Graceful, cleanup, time_limit
+from celery_graceful.phases import InterruptReason
 from celery_graceful.system.process import itself
+from celery_graceful.timeline import worker_state
+from celery_graceful.timeline.board import Board
+from celery_graceful.timeline.grace_period import Deadlines
 
 TIMEOUT = 60.0
 

@@ -11,7 +11,7 @@ from celery.result import EagerResult
 
 from celery_graceful import INTERRUPTED, Interrupted, InterruptReason
 from celery_graceful.exceptions import TaskInterrupted
-from celery_graceful.phase import Phase
+from celery_graceful.phases import Phase
 from celery_graceful.run import current
 from tests.deliveries import Bench, bench
 

@@ -13,8 +13,9 @@ import pytest
 from celery import Celery
 
 import celery_graceful
-from celery_graceful import Graceful, GracefulTask, Interrupted, worker_state
+from celery_graceful import Graceful, GracefulTask, Interrupted
 from celery_graceful.run import current
+from celery_graceful.timeline import worker_state
 
 #: Loaded by a worker, or by nobody who does not ask for it.
 HEAVY = {

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
-from celery_graceful import interruptible, shield, worker_state
-from celery_graceful.board import Board
+from celery_graceful import interruptible, shield
 from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
-from celery_graceful.grace_period import Deadlines
-from celery_graceful.phase import InterruptReason, Phase
+from celery_graceful.phases import InterruptReason, Phase
 from celery_graceful.run import Run, current, execute, runs
+from celery_graceful.timeline import worker_state
+from celery_graceful.timeline.board import Board
+from celery_graceful.timeline.grace_period import Deadlines
 from tests.unit import stress_run
 
 ROOT = Path(__file__).parents[2]

@@ -6,12 +6,12 @@ import math
 import time
 from unittest.mock import MagicMock
 
-from celery_graceful.board import Board
 from celery_graceful.drain import HARD, STOP, Drain
 from celery_graceful.giving_up import GivingUp
-from celery_graceful.grace_period import GracePeriod, deadlines
-from celery_graceful.phase import InterruptReason, Phase
+from celery_graceful.phases import InterruptReason, Phase
 from celery_graceful.settings import Settings
+from celery_graceful.timeline.board import Board
+from celery_graceful.timeline.grace_period import GracePeriod, deadlines
 from celery_graceful.watch import Watch
 
 

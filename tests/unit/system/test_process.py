@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from celery_graceful import interrupt, worker_state
-from celery_graceful.board import Board
+from celery_graceful import interrupt
 from celery_graceful.system import process
 from celery_graceful.system.process import Owner, Slot, emptied, kept
+from celery_graceful.timeline import worker_state
+from celery_graceful.timeline.board import Board
 
 
 @pytest.fixture(autouse=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery_graceful.board import Board
-from celery_graceful.phase import Interrupt, Phase
+from celery_graceful.phases import Interrupt, Phase
 from celery_graceful.system.process import Owner, Slot, itself, kept
+from celery_graceful.timeline.board import Board
 
 __all__ = [
     "WorkerInterrupt",

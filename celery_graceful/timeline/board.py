@@ -14,10 +14,10 @@ import time
 import zlib
 from typing import Any
 
-from celery_graceful.board_file import BoardFile, announced_file
-from celery_graceful.grace_period import Deadlines
-from celery_graceful.phase import InterruptReason, Phase
+from celery_graceful.phases import InterruptReason, Phase
 from celery_graceful.system import native
+from celery_graceful.timeline.board_file import BoardFile, announced_file
+from celery_graceful.timeline.grace_period import Deadlines
 
 __all__ = ["PLACES", "Board"]
 

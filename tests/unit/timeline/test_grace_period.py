@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from celery_graceful.exceptions import SettingsError
-from celery_graceful.grace_period import Deadlines, GracePeriod, deadlines, detect
+from celery_graceful.timeline.grace_period import Deadlines, GracePeriod, deadlines, detect
 
 PID = str(os.getpid())
 SERVICE = "0::/system.slice/celery.service\n"
@@ -335,7 +335,7 @@ def test_no_systemctl_means_the_documented_default(
 def test_a_systemctl_that_hangs_is_cut_off(
     tmp_path: Path, systemctl: FakeSystemctl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("celery_graceful.grace_period._SYSTEMCTL_TIMEOUT", 0.2)
+    monkeypatch.setattr("celery_graceful.timeline.grace_period._SYSTEMCTL_TIMEOUT", 0.2)
     systemctl(body="exec /bin/sleep 60")
     found = detect({}, root=a_root(tmp_path, cgroup=SERVICE))
     assert found.seconds == 90

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from celery_graceful import board_file, worker_state
-from celery_graceful.board import PLACES, Board
-from celery_graceful.grace_period import Deadlines
-from celery_graceful.phase import InterruptReason
+from celery_graceful.phases import InterruptReason
+from celery_graceful.timeline import board_file, worker_state
+from celery_graceful.timeline.board import PLACES, Board
+from celery_graceful.timeline.grace_period import Deadlines
 from tests.workers import ROOT
 
 DEADLINES = Deadlines(grace=10.0, source="a test", soft=5.6, hard=7.0)
@@ -96,7 +96,7 @@ def test_files_of_dead_workers_are_removed(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.delenv(board_file.ENV, raising=False)
     code = (
-        "import os, tempfile; tempfile.tempdir = {!r}; from celery_graceful.board import Board;"
+        "import os, tempfile; tempfile.tempdir = {!r}; from celery_graceful.timeline.board import Board;"
         "Board.create(spawn=True); os.kill(os.getpid(), 9)"
     )
     for _ in range(2):
@@ -141,7 +141,7 @@ def test_marks_of_the_dead_take_no_room(board: Board) -> None:
 
 
 LOOK = """
-from celery_graceful.board import Board
+from celery_graceful.timeline.board import Board
 board = Board.announced()
 print({board.revoked_until("one") for _ in range(20_000)} - {None})
 """
