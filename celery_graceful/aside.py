@@ -19,7 +19,7 @@ from celery_graceful.claims import Tag
 from celery_graceful.flaws import flaw_of
 from celery_graceful.ledger import Ledger
 from celery_graceful.shelf import Case, Shelf
-from celery_graceful.store import StoreAway
+from celery_graceful.store.store import StoreAway
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import log
 from celery_graceful.timeline.board import Board

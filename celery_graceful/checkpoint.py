@@ -22,7 +22,7 @@ from celery_graceful.interrupt import current_interrupt
 from celery_graceful.phases import InterruptReason
 from celery_graceful.run import Run, current
 from celery_graceful.settings import Settings
-from celery_graceful.store import (
+from celery_graceful.store.store import (
     COMMAND_TIMEOUT,
     Store,
     StoreAway,

@@ -24,7 +24,7 @@ from kombu.utils.json import dumps
 
 from celery_graceful.claimant import Claimant, claims_key, tombstone_key
 from celery_graceful.redelivery import split
-from celery_graceful.store import COMMAND_TIMEOUT, Store, StoreAway
+from celery_graceful.store.store import COMMAND_TIMEOUT, Store, StoreAway
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import log
 from celery_graceful.trust import EPOCH

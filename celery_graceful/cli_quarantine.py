@@ -12,7 +12,7 @@ from celery.bin.base import CeleryCommand
 
 from celery_graceful.cli_app import app_of
 from celery_graceful.quarantine import Kept, delete, entries, find, send_again
-from celery_graceful.store import Store, StoreAway, broker_places, find_workers_store
+from celery_graceful.store.store import Store, StoreAway, broker_places, find_workers_store
 
 __all__ = ["quarantine"]
 

@@ -15,7 +15,7 @@ from celery_graceful.cli_app import app_of
 from celery_graceful.lease import dead_workers
 from celery_graceful.poison import is_early, is_limited, judge
 from celery_graceful.rescue import Rescuer
-from celery_graceful.store import Store, StoreAway, broker_places, broker_store, settings_of
+from celery_graceful.store.store import Store, StoreAway, broker_places, broker_store, settings_of
 
 __all__ = ["rescue"]
 

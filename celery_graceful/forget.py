@@ -13,7 +13,7 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from celery_graceful.checkpoint import key_of
-from celery_graceful.store import StoreAway, find_store
+from celery_graceful.store.store import StoreAway, find_store
 
 __all__ = ["Forget"]
 

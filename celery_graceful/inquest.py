@@ -23,7 +23,7 @@ from celery_graceful.fingerprint import fingerprint, fingerprint_as_text
 from celery_graceful.poison import condemn, count_deaths, say_death, tell_untold
 from celery_graceful.quarantine import QUARANTINE, Kept
 from celery_graceful.starts import LONG, Starts
-from celery_graceful.store import Store, StoreAway, find_workers_store, settings_of
+from celery_graceful.store.store import Store, StoreAway, find_workers_store, settings_of
 from celery_graceful.system.describe import describe
 from celery_graceful.trust import EPOCH
 

@@ -39,7 +39,7 @@ from celery_graceful.claimant import (
     tombstone_key,
 )
 from celery_graceful.settings import Settings
-from celery_graceful.store import Store, StoreAway
+from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import log
 from celery_graceful.trust import EPOCH, Trust, server_info

@@ -22,7 +22,7 @@ from celery_graceful.ledger import Ledger
 from celery_graceful.poison import is_early, is_limited, judge
 from celery_graceful.rescue import Rescuer
 from celery_graceful.settings import Settings
-from celery_graceful.store import Store
+from celery_graceful.store.store import Store
 from celery_graceful.system.log_thread import log
 from celery_graceful.timeline.board import Board
 from celery_graceful.trust import Trust

@@ -31,7 +31,7 @@ from celery_graceful.ledger import Ledger
 from celery_graceful.settings import Settings
 from celery_graceful.shelf import Case, make_shelf
 from celery_graceful.stage import Stage
-from celery_graceful.store import StoreAway
+from celery_graceful.store.store import StoreAway
 from celery_graceful.timeline.board import Board
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ from celery_graceful.restart import Restart
 from celery_graceful.revocation import Revocations
 from celery_graceful.run import on_limited
 from celery_graceful.settings import Settings
-from celery_graceful.store import disconnect
+from celery_graceful.store.store import disconnect
 from celery_graceful.system import log_thread
 from celery_graceful.system.log_thread import LogThread
 from celery_graceful.system.process import Owner

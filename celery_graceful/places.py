@@ -16,8 +16,14 @@ from celery.utils.log import get_logger
 from celery_graceful import cleanup
 from celery_graceful.kept import promise
 from celery_graceful.membership import MOMENT, Membership, WorkerView
-from celery_graceful.rights import missing_rights
-from celery_graceful.store import Store, StoreAway, broker_store, find_store, find_workers_store
+from celery_graceful.store.rights import missing_rights
+from celery_graceful.store.store import (
+    Store,
+    StoreAway,
+    broker_store,
+    find_store,
+    find_workers_store,
+)
 from celery_graceful.system import native
 from celery_graceful.timeline.board import PLACES
 

@@ -31,7 +31,7 @@ from celery_graceful.quarantine import QUARANTINE, UNTOLD, Kept, put
 from celery_graceful.rescue import DeadClaim
 from celery_graceful.settings import Settings
 from celery_graceful.standby import bounded_connection, dispatcher
-from celery_graceful.store import Store, find_workers_store, fork_gate, settings_of
+from celery_graceful.store.store import Store, find_workers_store, fork_gate, settings_of
 from celery_graceful.system.describe import describe
 from celery_graceful.system.log_thread import log
 

@@ -20,7 +20,7 @@ from celery_graceful.claimant import claims_key
 from celery_graceful.redelivery import mark_redelivered
 from celery_graceful.sending import Sender
 from celery_graceful.standby import bounded_connection
-from celery_graceful.store import Store
+from celery_graceful.store.store import Store
 
 __all__ = ["Kept", "delete", "entries", "find", "keep", "put", "send_again"]
 

@@ -36,7 +36,7 @@ from celery_graceful.kept import ends_here, is_kept_here
 from celery_graceful.resending import Resender
 from celery_graceful.sending import COUNT, Refused
 from celery_graceful.standby import Standby
-from celery_graceful.store import is_kombus_redis
+from celery_graceful.store.store import is_kombus_redis
 from celery_graceful.system import native
 from celery_graceful.system.describe import describe
 from celery_graceful.unacked import Unacked, is_fanout

@@ -24,7 +24,7 @@ from celery_graceful.claimant import FALLEN, claims_key
 from celery_graceful.claims import Claims, Tag
 from celery_graceful.lease import about_key, dead_workers, take_for_dead
 from celery_graceful.settings import Settings
-from celery_graceful.store import StoreAway
+from celery_graceful.store.store import StoreAway
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import log
 from celery_graceful.trust import Trust

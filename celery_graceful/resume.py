@@ -18,7 +18,7 @@ from celery_graceful.run import Run
 from celery_graceful.safe_point import bounded_timeout
 from celery_graceful.sources.base import Source
 from celery_graceful.steps import step
-from celery_graceful.store import find_store, settings_of
+from celery_graceful.store.store import find_store, settings_of
 
 __all__ = [
     "Resumable",

@@ -12,7 +12,7 @@ from celery_graceful.exceptions import Interrupted
 from celery_graceful.interrupt import current_interrupt
 from celery_graceful.phases import Interrupt, InterruptReason
 from celery_graceful.run import current
-from celery_graceful.store import COMMAND_TIMEOUT
+from celery_graceful.store.store import COMMAND_TIMEOUT
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.worker_state import WorkerInterrupt
 

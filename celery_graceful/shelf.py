@@ -23,7 +23,7 @@ from celery_graceful.quarantine import Kept, keep
 from celery_graceful.sending import Refused, Sender
 from celery_graceful.settings import Settings
 from celery_graceful.standby import bounded_connection
-from celery_graceful.store import Store, find_workers_store
+from celery_graceful.store.store import Store, find_workers_store
 from celery_graceful.system.log_thread import log
 from celery_graceful.waiting import AT_ONCE, RETURNED, Kind, Stray, WaitingRoom, broker_digest
 

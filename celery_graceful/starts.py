@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 
-from celery_graceful.store import COMMAND_TIMEOUT, Store, StoreAway
+from celery_graceful.store.store import COMMAND_TIMEOUT, Store, StoreAway
 from celery_graceful.system import native
 
 __all__ = ["Starts"]

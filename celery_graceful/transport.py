@@ -35,8 +35,8 @@ from redis.exceptions import NoScriptError
 from celery_graceful.arrival import deliver
 from celery_graceful.claimant import WORKERS, Claimant, claims_key
 from celery_graceful.claims import Claims, Tag
-from celery_graceful.client import dropping, is_answer, is_forbidden
-from celery_graceful.store import StoreAway
+from celery_graceful.store.client import dropping, is_answer, is_forbidden
+from celery_graceful.store.store import StoreAway
 from celery_graceful.system.describe import describe
 
 __all__ = ["Channel", "SentinelChannel", "SentinelTransport", "Transport", "bell_of"]
@@ -66,7 +66,7 @@ class Script:
     """A script of ``lua/``."""
 
     def __init__(self, name: str) -> None:
-        path = files("celery_graceful").joinpath(f"lua/{name}.lua")
+        path = files("celery_graceful").joinpath(f"store/lua/{name}.lua")
         self.text = path.read_text(encoding="utf-8")
         self.sha = hashlib.sha1(self.text.encode()).hexdigest()
 

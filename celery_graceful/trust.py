@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from celery_graceful.store import Store, StoreRefused
+from celery_graceful.store.store import Store, StoreRefused
 from celery_graceful.system import native
 
 __all__ = ["EPOCH", "Trust", "server_info"]

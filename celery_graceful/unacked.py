@@ -10,9 +10,9 @@ from celery.utils.log import get_logger
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 
-from celery_graceful.client import make_client
 from celery_graceful.held import HeldMessage
 from celery_graceful.redelivery import mark_redelivered
+from celery_graceful.store.client import make_client
 from celery_graceful.system.describe import describe
 
 __all__ = ["Unacked", "is_fanout"]
@@ -28,7 +28,7 @@ class Unacked:
 
     def __init__(self) -> None:
         self._script = (
-            files("celery_graceful").joinpath("lua/requeue.lua").read_text(encoding="utf-8")
+            files("celery_graceful").joinpath("store/lua/requeue.lua").read_text(encoding="utf-8")
         )
         self._clients: dict[tuple[float, bool], Any] = {}
 

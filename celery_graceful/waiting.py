@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from celery_graceful.claimant import WORKERS, claims_key
 from celery_graceful.claims import Claims
 from celery_graceful.quarantine import Kept
-from celery_graceful.store import Store
+from celery_graceful.store.store import Store
 
 __all__ = ["AT_ONCE", "Kind", "Stray", "WaitingRoom", "broker_digest"]
 

@@ -18,7 +18,7 @@ from celery_graceful.monitors.monitor import Monitor
 from celery_graceful.monitors.report import IN_PROGRESS, Report
 
 if TYPE_CHECKING:
-    from celery_graceful.store import Store
+    from celery_graceful.store.store import Store
 
 __all__ = ["CheckIn"]
 
@@ -123,7 +123,7 @@ class CheckIn:
         # No lock: two that ask at once hear the same.
         if self._known or self._store is None:
             return
-        from celery_graceful.store import StoreAway
+        from celery_graceful.store.store import StoreAway
 
         try:
             if begins:
@@ -151,7 +151,7 @@ class CheckIn:
         """
         self.look_up(timeout=timeout)
         if self._store is not None:
-            from celery_graceful.store import StoreAway
+            from celery_graceful.store.store import StoreAway
 
             try:
                 self._store.run(
@@ -163,7 +163,7 @@ class CheckIn:
     def forget(self) -> None:
         """The run has ended."""
         if self._store is not None:
-            from celery_graceful.store import StoreAway
+            from celery_graceful.store.store import StoreAway
 
             try:
                 self._store.execute("UNLINK", [self._key])

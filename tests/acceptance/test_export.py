@@ -23,7 +23,7 @@ from celery_graceful.claims import Claims
 from celery_graceful.codec import decode
 from celery_graceful.rescue import Rescuer
 from celery_graceful.settings import Settings
-from celery_graceful.store import broker_store
+from celery_graceful.store.store import broker_store
 from tests.workers import TIMEOUT, Worker
 
 ROWS = 2000

@@ -8,7 +8,7 @@ import pytest
 from celery import Celery, chord, signature
 
 from celery_graceful import PoisonedTask, quarantine
-from celery_graceful.store import find_workers_store
+from celery_graceful.store.store import find_workers_store
 from tests.acceptance.support import Broker
 from tests.raw import Events
 from tests.workers import TIMEOUT, Worker

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 from celery import Celery
 
-from celery_graceful.store import StoreAway, find_store
+from celery_graceful.store.store import StoreAway, find_store
 from tests.processes import free_port
 from tests.servers import RedisServer
 from tests.workers import Worker, wait_until

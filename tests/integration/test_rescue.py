@@ -13,7 +13,7 @@ from celery_graceful.claims import Claims, Tag
 from celery_graceful.lease import Lease, check_server
 from celery_graceful.rescue import DeadClaim, Rescuer
 from celery_graceful.settings import Settings
-from celery_graceful.store import broker_store
+from celery_graceful.store.store import broker_store
 from tests.servers import RedisServer
 from tests.workers import TIMEOUT, wait_until
 

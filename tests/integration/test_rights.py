@@ -12,8 +12,8 @@ import pytest
 from celery import Celery
 
 from celery_graceful import Graceful, transport
-from celery_graceful.rights import missing_rights
-from celery_graceful.store import Store, StoreForbidden, find_store
+from celery_graceful.store.rights import missing_rights
+from celery_graceful.store.store import Store, StoreForbidden, find_store
 from tests.servers import RedisServer
 from tests.workers import Worker
 

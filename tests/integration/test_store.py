@@ -13,7 +13,7 @@ from celery import Celery
 from celery_graceful import SettingsError, checkpoint
 from celery_graceful.checkpoint import DELIVERY, key_of
 from celery_graceful.forget import Forget
-from celery_graceful.store import StoreAway, find_store
+from celery_graceful.store.store import StoreAway, find_store
 from tests.deliveries import bench
 from tests.servers import RedisServer
 

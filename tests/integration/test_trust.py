@@ -17,7 +17,7 @@ from celery_graceful.claims import Claims
 from celery_graceful.lease import Lease
 from celery_graceful.rescue import Rescuer
 from celery_graceful.settings import Settings
-from celery_graceful.store import broker_store
+from celery_graceful.store.store import broker_store
 from celery_graceful.trust import Trust
 from tests.servers import RedisServer
 from tests.workers import TIMEOUT, wait_until

@@ -96,7 +96,7 @@ def test_the_wheel_ships_the_whole_package_and_nothing_else(wheel: zipfile.ZipFi
 def test_the_wheel_ships_types_and_scripts(wheel: zipfile.ZipFile) -> None:
     names = shipped(wheel)
     assert "celery_graceful/py.typed" in names
-    assert "celery_graceful/lua/requeue.lua" in names
+    assert "celery_graceful/store/lua/requeue.lua" in names
 
 
 def test_the_wheel_says_what_it_needs(wheel: zipfile.ZipFile) -> None:

@@ -51,9 +51,9 @@ from weakref import WeakSet
 from celery.utils.log import get_logger
 from kombu.connection import Connection
 
-from celery_graceful.client import address_of, is_answer, is_forbidden, make_client
-from celery_graceful.connections import backend_pool, backend_prefix, kombu_pool, timeouts
 from celery_graceful.settings import PREFIX, Settings
+from celery_graceful.store.client import address_of, is_answer, is_forbidden, make_client
+from celery_graceful.store.connections import backend_pool, backend_prefix, kombu_pool, timeouts
 from celery_graceful.system import native
 from celery_graceful.system.describe import describe
 from celery_graceful.system.log_thread import log
@@ -277,7 +277,11 @@ class Store:
 
     def _script(self, name: str) -> tuple[str, str]:
         if name not in self._scripts:
-            text = files("celery_graceful").joinpath(f"lua/{name}.lua").read_text(encoding="utf-8")
+            text = (
+                files("celery_graceful")
+                .joinpath(f"store/lua/{name}.lua")
+                .read_text(encoding="utf-8")
+            )
             self._scripts[name] = hashlib.sha1(text.encode()).hexdigest(), text
         return self._scripts[name]
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import celery_graceful
-from celery_graceful.rights import COMMANDS
+from celery_graceful.store.rights import COMMANDS
 
 ROOT = Path(celery_graceful.__file__).parent
 

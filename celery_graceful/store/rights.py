@@ -11,7 +11,7 @@ import re
 import secrets
 from collections.abc import Iterable, Sequence
 
-from celery_graceful.store import Store, StoreForbidden
+from celery_graceful.store.store import Store, StoreForbidden
 
 __all__ = ["COMMANDS", "missing_rights"]
 
