@@ -2,7 +2,8 @@
 
 import importlib as _importlib
 
-from celery_graceful.cleanup import ExitHandle
+from celery_graceful.cleanup.callbacks import ExitHandle
+from celery_graceful.cleanup.resource import Resource
 from celery_graceful.exceptions import (
     CheckpointError,
     Interrupted,
@@ -23,7 +24,6 @@ from celery_graceful.interrupt import (
 from celery_graceful.monitors import Monitor, checkin
 from celery_graceful.phases import Interrupt, InterruptReason, Phase
 from celery_graceful.plugin import Graceful
-from celery_graceful.resource import Resource
 from celery_graceful.task import INTERRUPTED, GracefulTask
 
 

@@ -14,7 +14,8 @@ from celery.apps.worker import Worker
 from celery.signals import beat_embedded_init
 from celery.utils.log import get_logger
 
-from celery_graceful import cleanup, control, frames
+from celery_graceful import control, frames
+from celery_graceful.cleanup import callbacks
 from celery_graceful.default_task import say_who_is_plain
 from celery_graceful.drain import Drain
 from celery_graceful.exceptions import SettingsError
@@ -101,11 +102,11 @@ class WorkerStep(bootsteps.StartStopStep):
     @staticmethod
     def _enter(parts: Parts) -> None:
         """Tell what this process is, and who cleans up at its end."""
-        in_process: list[cleanup.Scope] = ["process"] if parts.adapter.in_process else []
+        in_process: list[callbacks.Scope] = ["process"] if parts.adapter.in_process else []
         if parts.embedded:
-            cleanup.enter(*in_process)  # at the end of the process, which comes later
+            callbacks.enter(*in_process)  # at the end of the process, which comes later
             return
-        cleanup.enter(*in_process, "worker")
+        callbacks.enter(*in_process, "worker")
         _clean_up_last()
         beat_embedded_init.connect(_clean_up_last)
 
@@ -125,8 +126,8 @@ class WorkerStep(bootsteps.StartStopStep):
             ledger.inquest.starts.flush()
         if not parts.embedded:  # else the process goes on
             if getattr(worker, "beat", None):
-                worker.beat.join(cleanup.time_left() / 2)
-            cleanup.run()
+                worker.beat.join(callbacks.time_left() / 2)
+            callbacks.run()
         else:
             monitors_of(worker.app).dispatch.wait(LAST_REPORTS)
         parts.stopped()
@@ -134,7 +135,7 @@ class WorkerStep(bootsteps.StartStopStep):
     def terminate(self, worker: Any) -> None:
         parts: Parts = worker.graceful
         if parts.drain.stopping:
-            parts.leaving.tell(min(LAST_RECEIVERS, cleanup.time_left() / 2))
+            parts.leaving.tell(min(LAST_RECEIVERS, callbacks.time_left() / 2))
         self.stop(worker)
 
 
@@ -190,7 +191,7 @@ def _clean_up_last(**_: Any) -> None:
 
     After billiard has ended the children, which it does at 15.
     """
-    Finalize(None, cleanup.run, exitpriority=-100)
+    Finalize(None, callbacks.run, exitpriority=-100)
 
 
 def _install_handlers(drain: Drain, watch: Watch) -> None:

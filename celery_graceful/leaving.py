@@ -22,7 +22,7 @@ from celery import signals as celery_signals
 from celery.apps.worker import _reload_current_worker
 from celery.platforms import EX_FAILURE, EX_OK
 
-from celery_graceful import cleanup, time_limit
+from celery_graceful.cleanup import callbacks, time_limit
 from celery_graceful.giving_up import GivingUp
 from celery_graceful.hearing import Hearing
 from celery_graceful.ledger import Ledger
@@ -171,7 +171,7 @@ class Leaving:
             left = min(1.0, LAST_CLEANUPS * (self.deadlines.grace - self.deadlines.hard))
             end = time.monotonic() + left
             last: list[Callable[[], None]] = [
-                lambda: cleanup.run(end=end),
+                lambda: callbacks.run(end=end),
                 self.places.leave,
                 self.save_state,
                 lambda: self.tell(left),

@@ -13,9 +13,9 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from celery_graceful import cleanup
 from celery_graceful.claimant import WORKERS, Claimant
 from celery_graceful.claims import Claims, Tag
+from celery_graceful.cleanup import callbacks
 from celery_graceful.hang_up import hang_up
 from celery_graceful.lease import Lease
 from celery_graceful.ledger import Ledger
@@ -161,7 +161,7 @@ class Membership:
 
     def leave(self) -> None:
         """The last thing that a worker does."""
-        left = max(MOMENT, cleanup.time_left() / 2)
+        left = max(MOMENT, callbacks.time_left() / 2)
         if self.claims is not None and self.lease.held_until:  # else it has claimed nothing
             self.claims.give_all_back(self.lease.identity.worker, min(LAST_ACKS, left))
         # A thread that still talks while the interpreter ends can take gevent down.

@@ -13,7 +13,7 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from celery_graceful import cleanup
+from celery_graceful.cleanup import callbacks
 from celery_graceful.kept import promise
 from celery_graceful.membership import MOMENT, Membership, WorkerView
 from celery_graceful.store.rights import missing_rights
@@ -171,4 +171,4 @@ class Places:
         if len(calls) == 1:
             calls[0]()
         elif calls:
-            native.bounded_all(calls, max(MOMENT, cleanup.time_left()))
+            native.bounded_all(calls, max(MOMENT, callbacks.time_left()))

@@ -10,11 +10,11 @@ from celery import Celery
 from celery.local import Proxy
 from celery.signals import beat_embedded_init, beat_init
 
-from celery_graceful import cleanup
-from celery_graceful.cleanup import ExitHandle, Scope
+from celery_graceful.cleanup import callbacks
+from celery_graceful.cleanup.callbacks import ExitHandle, Scope
+from celery_graceful.cleanup.resource import Resource
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors import Monitor, named
-from celery_graceful.resource import Resource
 from celery_graceful.settings import Settings
 from celery_graceful.system.process import itself
 
@@ -127,7 +127,7 @@ class Graceful:
             TypeError: ``fn`` is no plain callable.
             ValueError: ``scope`` or ``timeout`` cannot be used.
         """
-        itself.fill(cleanup.exit_timeout, self._exit_timeout)
+        itself.fill(callbacks.exit_timeout, self._exit_timeout)
         if fn is _NOTHING:
             return lambda fn: ExitHandle(fn, (), {}, scope, timeout)
         return ExitHandle(fn, args, kwargs, scope, timeout)
@@ -180,7 +180,7 @@ class Graceful:
                 other way round, or one of them is no plain callable.
             ValueError: ``timeout`` cannot be used.
         """
-        itself.fill(cleanup.exit_timeout, self._exit_timeout)
+        itself.fill(callbacks.exit_timeout, self._exit_timeout)
         if open is not None and close is not None and fn is _NOTHING:
             return Resource.from_functions(open, close, name, timeout)
         if open is not None or close is not None:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from celery_graceful import cleanup
+from celery_graceful.cleanup import callbacks
 from celery_graceful.monitors.report import Dropped
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import log
@@ -48,7 +48,7 @@ class Outbox:
         #: The last attempt failed: nobody waits for it.
         self.away = False
         self._said: set[str] = set()
-        self._exit: cleanup.Entry | None = None
+        self._exit: callbacks.Entry | None = None
         self._reset()
         _outboxes.value.add(self)
 
@@ -75,7 +75,7 @@ class Outbox:
             self._say("its queue is full")
             return
         if self._exit is None:
-            self._exit = cleanup.Entry(
+            self._exit = callbacks.Entry(
                 self._last_flush, f"Check-ins for {self.name}", None, "everywhere"
             )
         self._jobs.append((time.monotonic() + AGE, send, skippable))
@@ -113,7 +113,7 @@ class Outbox:
     def _last_flush(self) -> None:
         """At the end of the process: one more attempt, for a short time."""
         self._exit = None
-        left = max(0.0, min(LAST_WAIT, 0.5 * cleanup.time_left()))
+        left = max(0.0, min(LAST_WAIT, 0.5 * callbacks.time_left()))
         if _at_home():
             self._start()
             self._hurry.set()

@@ -15,8 +15,9 @@ from celery.app import trace
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
-from celery_graceful import cleanup, frames, interrupt
+from celery_graceful import frames, interrupt
 from celery_graceful.checkpoint import DELIVERY
+from celery_graceful.cleanup import callbacks
 from celery_graceful.monitors import traced
 from celery_graceful.monitors.monitors import monitors_of
 from celery_graceful.phases import Phase
@@ -61,11 +62,11 @@ class _GracefulChild:
         return _restore, (self.base, args)
 
     def __call__(self) -> None:
-        cleanup.enter("process")
+        callbacks.enter("process")
         try:
             super().__call__()  # type: ignore[misc]
         finally:  # only where it could not start: else it has left
-            cleanup.run()
+            callbacks.run()
 
     def after_fork(self) -> None:
         super().after_fork()  # type: ignore[misc]
@@ -147,7 +148,7 @@ def _leave(on_exit: Callable[[int, int], Any] | None, pid: int, exitcode: int) -
             if on_exit is not None:
                 on_exit(pid, exitcode)
         finally:
-            cleanup.run(on_stuck=partial(os._exit, exitcode))
+            callbacks.run(on_stuck=partial(os._exit, exitcode))
     if worker_state.board.value is not None and worker_state.board.value.phase is Phase.EXIT:
         # The main process has all results, and waits for nothing but the end of its children:
         # billiard's second, in which a child is told to end by one that listens, is a second lost.

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial, update_wrapper
 from typing import Any, Generic, TypeVar
 
-from celery_graceful.cleanup import Entry, check
+from celery_graceful.cleanup.callbacks import Entry, check
 from celery_graceful.system.arguments import name_of
 
 __all__ = ["Resource"]

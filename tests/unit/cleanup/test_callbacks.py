@@ -20,7 +20,8 @@ from celery.concurrency import asynpool
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_graceful import Graceful, cleanup, time_limit
+from celery_graceful import Graceful
+from celery_graceful.cleanup import callbacks, time_limit
 from celery_graceful.phases import InterruptReason
 from celery_graceful.system.process import itself
 from celery_graceful.timeline import worker_state
@@ -33,11 +34,11 @@ TIMEOUT = 60.0
 @pytest.fixture(autouse=True)
 def empty(monkeypatch):
     """A registry of the test's own, in a process that runs tasks and is a worker's main one."""
-    monkeypatch.setattr(cleanup._entries, "value", {})
-    monkeypatch.setattr(cleanup._queue.value, "last", None)
-    monkeypatch.setattr(cleanup._scopes, "value", frozenset({"process", "worker", "everywhere"}))
+    monkeypatch.setattr(callbacks._entries, "value", {})
+    monkeypatch.setattr(callbacks._queue.value, "last", None)
+    monkeypatch.setattr(callbacks._scopes, "value", frozenset({"process", "worker", "everywhere"}))
     yield
-    for slot in (cleanup._scopes, cleanup.exit_timeout):
+    for slot in (callbacks._scopes, callbacks.exit_timeout):
         itself.leave(slot)
 
 
@@ -59,7 +60,8 @@ def script(code, *args):
     head = """
         import gc, os, select, signal, sys, threading, time
         from celery import Celery
-        from celery_graceful import Graceful, cleanup
+        from celery_graceful import Graceful
+        from celery_graceful.cleanup import callbacks
         graceful = Graceful(Celery("script"))
         def say(*words):
             os.write(1, (" ".join(map(str, words)) + "\\n").encode())
@@ -83,9 +85,9 @@ def test_callbacks_then_those_of_the_worker_then_resources(graceful):
     graceful.on_exit(log.append, "2", scope="everywhere")
     graceful.on_exit(log.append, "worker 2", scope="worker")
     second.get(), first.get()
-    cleanup.run()
+    callbacks.run()
     assert log[2:] == ["2", "1", "worker 2", "worker 1", "close first", "close second"]
-    cleanup.run()
+    callbacks.run()
     assert len(log) == 8
 
 
@@ -100,10 +102,10 @@ def test_callbacks_then_those_of_the_worker_then_resources(graceful):
 )
 def test_scopes(graceful, here, run):
     log = []
-    cleanup.enter(*here)
+    callbacks.enter(*here)
     for scope in ("worker", "process", "everywhere"):
         graceful.on_exit(log.append, scope, scope=scope)
-    cleanup.run()
+    callbacks.run()
     assert log == run
 
 
@@ -116,7 +118,7 @@ def test_what_a_callback_registers_and_opens_runs_too(graceful):
         graceful.on_exit(log.append, "registered at exit")
         log.append(db.get())
 
-    cleanup.run()
+    callbacks.run()
     assert log == ["open db", "db", "registered at exit", "close db"]
 
 
@@ -145,7 +147,7 @@ def test_a_handle_cancels_once(graceful):
     assert handle.cancel() is True
     assert handle.cancel() is False
     late = graceful.on_exit(log.append, 2)
-    cleanup.run()
+    callbacks.run()
     assert late.cancel() is False
     assert log == [2]
 
@@ -153,7 +155,7 @@ def test_a_handle_cancels_once(graceful):
 def test_arguments_reach_the_callback(graceful):
     log = []
     graceful.on_exit(lambda *args, **kwargs: log.append((args, kwargs)), 1, 2, key="value")
-    cleanup.run()
+    callbacks.run()
     assert log == [((1, 2), {"key": "value"})]
 
 
@@ -202,7 +204,7 @@ def test_a_generator_is_a_resource(graceful):
         assert one == other == db.get() == "connection"
     assert db.is_open
     assert log == ["open"]
-    cleanup.run()
+    callbacks.run()
     assert not db.is_open
     assert log == ["open", "close"]
 
@@ -215,7 +217,7 @@ def test_closed_by_hand_it_opens_again(graceful):
     db.close()
     db.close()
     db.get()
-    cleanup.run()
+    callbacks.run()
     assert log == ["open db", "close db"] * 2
 
 
@@ -250,7 +252,7 @@ def test_generators_that_yield_too_little_or_too_much(graceful, caplog):
     with pytest.raises(RuntimeError, match="none did not yield"):
         none.get()
     two.get()
-    cleanup.run()
+    callbacks.run()
     assert "Closing the two raised" in caplog.text
     assert "yielded a second time" in caplog.text
 
@@ -281,7 +283,7 @@ def test_one_that_raises_costs_no_other_its_run(graceful, caplog, exc):
     graceful.on_exit(log.append, 1)
     graceful.on_exit(raises)
     graceful.on_exit(log.append, 2)
-    cleanup.run()
+    callbacks.run()
     assert log == [2, 1]
     assert "raises raised" in caplog.text
 
@@ -323,7 +325,7 @@ def test_one_that_hangs_costs_no_other_its_run(graceful, caplog, hangs, timeout)
     graceful.on_exit(log.append, 2)
     before = signal.getsignal(signal.SIGALRM)
     started = time.monotonic()
-    cleanup.run()
+    callbacks.run()
     assert log == [2, 1]
     assert f"{hangs.__name__} did not end within {timeout or '0.'}" in caplog.text
     assert time.monotonic() - started < 5
@@ -338,7 +340,7 @@ def test_many_that_hang_end_together_in_time(graceful, caplog):
     for _ in range(5):
         graceful.on_exit(hangs_asleep, timeout=10)
     started = time.monotonic()
-    cleanup.run()
+    callbacks.run()
     assert time.monotonic() - started < 5
     named = caplog.text.count("hangs_asleep did not end")
     assert named == 5
@@ -349,7 +351,7 @@ def test_it_may_be_late_for_one_that_is_quick(graceful):
     log = []
     for number in range(10):
         graceful.on_exit(log.append, number)
-    cleanup.run(end=time.monotonic())
+    callbacks.run(end=time.monotonic())
     assert log == list(reversed(range(10)))
 
 
@@ -367,15 +369,15 @@ def test_a_stopping_worker_cleans_up_before_its_last_resort(
     monkeypatch, graceful, here, last_resort, left
 ):
     monkeypatch.setattr(worker_state.board, "value", Board.create())
-    cleanup.enter(here)
-    assert cleanup.time_left() == pytest.approx(5, abs=0.05)
+    callbacks.enter(here)
+    assert callbacks.time_left() == pytest.approx(5, abs=0.05)
     worker_state.board.value.begin_stop(Deadlines(600, 400, 500, ""), InterruptReason.SHUTDOWN)
     assert (
         worker_state.board.value.last_resort_at - worker_state.board.value.requested_at
         == pytest.approx(560)
     )
     worker_state.board.value.last_resort_at = time.monotonic() + last_resort
-    assert cleanup.time_left() == pytest.approx(left, abs=0.05)
+    assert callbacks.time_left() == pytest.approx(left, abs=0.05)
     assert (
         worker_state.board.value.grace_ends_at - worker_state.board.value.requested_at
         == pytest.approx(600)
@@ -386,11 +388,11 @@ def test_what_there_is_no_time_for_is_named(graceful, caplog):
     log = []
     graceful.on_exit(log.append, 1)
     graceful.on_exit(hangs_asleep)
-    cleanup.run(end=time.monotonic() - 1)
+    callbacks.run(end=time.monotonic() - 1)
     assert log == []
     assert "No time left at exit, so not run: " in caplog.text
     assert "hangs_asleep" in caplog.text
-    assert cleanup._left() == []
+    assert callbacks._left() == []
 
 
 def test_in_another_thread_what_hangs_is_left_behind(graceful, caplog):
@@ -399,7 +401,7 @@ def test_in_another_thread_what_hangs_is_left_behind(graceful, caplog):
     let_go = threading.Event()
     graceful.on_exit(let_go.wait, timeout=0.1)
     graceful.on_exit(log.append, 2)
-    thread = threading.Thread(target=cleanup.run)
+    thread = threading.Thread(target=callbacks.run)
     thread.start()
     thread.join(TIMEOUT)
     assert not thread.is_alive()
@@ -418,7 +420,7 @@ def test_a_call_out_of_reach_is_left_behind():
         graceful.on_exit(say, "first", scope="everywhere")
         graceful.on_exit(out_of_reach, scope="everywhere", timeout=0.2)
         graceful.on_exit(say, "last", scope="everywhere")
-        cleanup.run(on_stuck=lambda: os._exit(7))
+        callbacks.run(on_stuck=lambda: os._exit(7))
         """)
     assert process.stdout.split("\n") == ["last", "out of reach", "first", ""], process.stderr
     assert process.returncode == 7
@@ -429,7 +431,7 @@ def test_a_bad_setting_is_no_reason_not_to_clean_up(graceful, caplog):
     log = []
     graceful.app.conf.graceful_exit_timeout = "soon"
     graceful.on_exit(log.append, 1)
-    cleanup.run()
+    callbacks.run()
     assert log == [1]
     assert "graceful_exit_timeout = 'soon' cannot be used" in caplog.text
 
@@ -458,7 +460,7 @@ def test_nothing_is_paid_for_nothing():
         say(len(threading.enumerate()), "ctypes" in sys.modules and "loaded by others")
         fds = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
         before = time.perf_counter()
-        cleanup.run()
+        callbacks.run()
         took = time.perf_counter() - before
         assert took < 0.01, took
         assert threading.active_count() == 1
@@ -583,7 +585,7 @@ def test_32_threads_open_and_register_at_once(graceful, quick_switches, round):
 
     in_threads(32, use)
     assert len({id(value) for value in got}) == 1
-    in_threads(8, lambda number: cleanup.run())
+    in_threads(8, lambda number: callbacks.run())
     assert log[0] == "open"
     assert log[-1] == "close"
     assert sorted(log[1:-1]) == list(range(32))
@@ -593,7 +595,7 @@ def test_32_threads_close_what_is_open_once(graceful, quick_switches):
     log = []
     db = a_resource(graceful, log, "db")
     db.get()
-    in_threads(32, lambda number: db.close() if number % 2 else cleanup.run())
+    in_threads(32, lambda number: db.close() if number % 2 else callbacks.run())
     assert log == ["open db", "close db"]
 
 
@@ -609,7 +611,7 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_any_history_runs_each_once_and_in_order(steps):
-    cleanup._entries.value.clear()
+    callbacks._entries.value.clear()
     graceful = Graceful(Celery("test", set_as_current=False))
     log, expected = [], []
     resources = [a_resource(graceful, log, number) for number in range(4)]
@@ -622,7 +624,7 @@ def test_any_history_runs_each_once_and_in_order(steps):
         expected.extend(f"close {number}" for number in reversed(opened))
         waiting.clear()
         opened.clear()
-        cleanup.run()
+        callbacks.run()
 
     for what, which in steps:
         if what == "register":
@@ -646,7 +648,7 @@ def test_any_history_runs_each_once_and_in_order(steps):
             run()
     run()
     assert log == expected
-    assert cleanup._entries.value == {}
+    assert callbacks._entries.value == {}
 
 
 # -- what this stands on -----------------------------------------------------------------
@@ -675,8 +677,8 @@ def test_billiard_starts_and_shrinks_a_pool_as_we_think():
 
 
 def test_logs_go_through_the_logger_of_the_package():
-    assert cleanup.logger.name == "celery_graceful.cleanup"
-    assert logging.getLogger("celery_graceful.cleanup") is cleanup.logger
+    assert callbacks.logger.name == "celery_graceful.cleanup.callbacks"
+    assert logging.getLogger("celery_graceful.cleanup.callbacks") is callbacks.logger
 
 
 def test_the_main_thread_is_reachable_and_others_are_not():

@@ -29,7 +29,7 @@ from functools import partial, update_wrapper
 from numbers import Real
 from typing import Any, Literal, get_args
 
-from celery_graceful import time_limit
+from celery_graceful.cleanup import time_limit
 from celery_graceful.system import native
 from celery_graceful.system.arguments import check_call, name_of
 from celery_graceful.system.process import Slot, emptied, itself, kept
