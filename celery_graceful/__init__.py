@@ -12,7 +12,10 @@ from celery_graceful.exceptions import (
     ShutdownTimeLimit,
     TooManyInterruptions,
 )
-from celery_graceful.interrupt import (
+from celery_graceful.monitors import Monitor, checkin
+from celery_graceful.phases import Interrupt, InterruptReason, Phase
+from celery_graceful.plugin import Graceful
+from celery_graceful.runs.interrupt import (
     current_interrupt,
     interrupt_callback,
     interrupted,
@@ -21,9 +24,6 @@ from celery_graceful.interrupt import (
     sleep,
     wait_for_interrupt,
 )
-from celery_graceful.monitors import Monitor, checkin
-from celery_graceful.phases import Interrupt, InterruptReason, Phase
-from celery_graceful.plugin import Graceful
 from celery_graceful.task import INTERRUPTED, GracefulTask
 
 

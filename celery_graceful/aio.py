@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from weakref import WeakSet
 
 from celery_graceful.exceptions import Interrupted
-from celery_graceful.run import Run, make, of_context
+from celery_graceful.runs.run import Run, make, of_context
 from celery_graceful.system.arguments import check_seconds
 
 __all__ = ["interruptible", "limited", "run", "shield", "sleep"]

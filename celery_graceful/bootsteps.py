@@ -14,7 +14,7 @@ from celery.apps.worker import Worker
 from celery.signals import beat_embedded_init
 from celery.utils.log import get_logger
 
-from celery_graceful import control, frames
+from celery_graceful import control
 from celery_graceful.cleanup import callbacks
 from celery_graceful.default_task import say_who_is_plain
 from celery_graceful.drain import Drain
@@ -27,6 +27,7 @@ from celery_graceful.monitors.traced import silence_sentry, trace_with_check_in
 from celery_graceful.parts import Parts
 from celery_graceful.request import adopt
 from celery_graceful.resume import check_options
+from celery_graceful.runs import frames
 from celery_graceful.settings import Settings
 from celery_graceful.system import native
 from celery_graceful.timeline import grace_period

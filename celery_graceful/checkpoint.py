@@ -18,9 +18,9 @@ from celery.utils.log import get_task_logger
 
 from celery_graceful.codec import decode, encode
 from celery_graceful.exceptions import Interrupted
-from celery_graceful.interrupt import current_interrupt
 from celery_graceful.phases import InterruptReason
-from celery_graceful.run import Run, current
+from celery_graceful.runs.interrupt import current_interrupt
+from celery_graceful.runs.run import Run, current
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import (
     COMMAND_TIMEOUT,

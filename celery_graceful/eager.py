@@ -9,9 +9,9 @@ from celery.result import EagerResult
 from celery.utils import uuid
 
 from celery_graceful.exceptions import Interrupted
-from celery_graceful.frames import hidden
-from celery_graceful.interruption import interrupt_in
-from celery_graceful.run import current
+from celery_graceful.runs.frames import hidden
+from celery_graceful.runs.interruption import interrupt_in
+from celery_graceful.runs.run import current
 
 __all__ = ["INTERRUPTED", "applied", "call_eagerly"]
 

@@ -33,7 +33,7 @@ from celery_graceful.report import Report
 from celery_graceful.requeue import Requeue
 from celery_graceful.restart import Restart
 from celery_graceful.revocation import Revocations
-from celery_graceful.run import on_limited
+from celery_graceful.runs.run import on_limited
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import disconnect
 from celery_graceful.system import log_thread

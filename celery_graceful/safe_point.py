@@ -9,9 +9,9 @@ from celery.utils.log import get_task_logger
 
 from celery_graceful.checkpoint import Checkpoint
 from celery_graceful.exceptions import Interrupted
-from celery_graceful.interrupt import current_interrupt
 from celery_graceful.phases import Interrupt, InterruptReason
-from celery_graceful.run import current
+from celery_graceful.runs.interrupt import current_interrupt
+from celery_graceful.runs.run import current
 from celery_graceful.store.store import COMMAND_TIMEOUT
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.worker_state import WorkerInterrupt

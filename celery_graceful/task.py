@@ -14,18 +14,18 @@ import celery
 import celery.app.task
 from celery.utils.log import get_logger
 
-from celery_graceful import interrupt as _interrupt
 from celery_graceful import resume, signals
 from celery_graceful.composed import base_of, bases
 from celery_graceful.eager import INTERRUPTED, applied, call_eagerly
 from celery_graceful.exceptions import Interrupted, TaskInterrupted, TooManyInterruptions
 from celery_graceful.fence import claim_of, holds_claim, may_start, still_mine
-from celery_graceful.frames import hidden, spared
-from celery_graceful.interrupt import named_if_slow
-from celery_graceful.interruption import interrupt_in
 from celery_graceful.monitors import Monitor
 from celery_graceful.phases import Interrupt, InterruptReason
-from celery_graceful.run import Run, current, execute
+from celery_graceful.runs import interrupt as _interrupt
+from celery_graceful.runs.frames import hidden, spared
+from celery_graceful.runs.interrupt import named_if_slow
+from celery_graceful.runs.interruption import interrupt_in
+from celery_graceful.runs.run import Run, current, execute
 from celery_graceful.system.describe import describe
 from celery_graceful.system.process import Slot, emptied
 from celery_graceful.timeline import worker_state

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from celery.platforms import EX_OK
 from celery.worker import state
 
-from celery_graceful import run as _run
 from celery_graceful.drain import HARD, QUIET, STOP, STOPPED, Drain
 from celery_graceful.giving_up import GivingUp
 from celery_graceful.hearing import Hearing
@@ -29,6 +28,7 @@ from celery_graceful.pools import Adapter
 from celery_graceful.quiesce import Quiesce
 from celery_graceful.report import listed
 from celery_graceful.revocation import Revocations
+from celery_graceful.runs import run as _run
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import LogThread
 from celery_graceful.system.native import bounded

@@ -8,17 +8,17 @@ from typing import Any
 
 from billiard.einfo import ExceptionInfo
 
-from celery_graceful import interrupt
 from celery_graceful import task as _task
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.fence import holds_claim
-from celery_graceful.frames import hidden
 from celery_graceful.handover import Handovers
 from celery_graceful.held import HeldMessage
 from celery_graceful.ledger import Ledger
 from celery_graceful.phases import InterruptReason
 from celery_graceful.request import GracefulRequest
-from celery_graceful.run import Run, current, execute
+from celery_graceful.runs import interrupt
+from celery_graceful.runs.frames import hidden
+from celery_graceful.runs.run import Run, current, execute
 from celery_graceful.system.process import Owner
 from celery_graceful.timeline import worker_state
 

@@ -15,7 +15,6 @@ from celery.app import trace
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
-from celery_graceful import frames, interrupt
 from celery_graceful.checkpoint import DELIVERY
 from celery_graceful.cleanup import callbacks
 from celery_graceful.monitors import traced
@@ -23,7 +22,8 @@ from celery_graceful.monitors.monitors import monitors_of
 from celery_graceful.phases import Phase
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.base import watch_plain_task
-from celery_graceful.run import current
+from celery_graceful.runs import frames, interrupt
+from celery_graceful.runs.run import current
 from celery_graceful.system.process import Slot, itself, kept
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.board import Board

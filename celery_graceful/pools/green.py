@@ -8,9 +8,9 @@ from typing import Any
 
 import greenlet
 
-from celery_graceful import run as _run
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.base import InProcessAdapter
+from celery_graceful.runs import run as _run
 from celery_graceful.system import native
 from celery_graceful.system.process import Owner
 

@@ -10,7 +10,7 @@ from typing import Any
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.base import InProcessAdapter
 from celery_graceful.pools.threads import set_async_exc
-from celery_graceful.run import runs
+from celery_graceful.runs.run import runs
 from celery_graceful.system import native
 from celery_graceful.system.process import Owner
 

@@ -10,7 +10,7 @@ from celery.utils.collections import LimitedSet
 from celery.worker import state
 
 from celery_graceful.pools.base import InProcessAdapter
-from celery_graceful.run import runs
+from celery_graceful.runs.run import runs
 from celery_graceful.system.process import Owner
 
 __all__ = ["ThreadsAdapter", "set_async_exc"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from celery.utils.log import get_logger
 
-from celery_graceful import interrupt
 from celery_graceful.pools.base import Adapter
+from celery_graceful.runs import interrupt
 from celery_graceful.system.process import Owner
 
 __all__ = ["UnknownAdapter", "UnpatchedAdapter"]

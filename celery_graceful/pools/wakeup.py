@@ -9,8 +9,8 @@ from __future__ import annotations
 import signal
 from typing import Any
 
-from celery_graceful import interrupt
-from celery_graceful.run import current, make
+from celery_graceful.runs import interrupt
+from celery_graceful.runs.run import current, make
 from celery_graceful.system import native
 
 __all__ = ["SIGNAL", "install", "look"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_graceful import frames
+from celery_graceful.runs import frames
 from tests.conftest import RedisDB
 from tests.peers import Project
 from tests.workers import ROOT, TIMEOUT, Worker, wait_until

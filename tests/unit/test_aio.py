@@ -14,7 +14,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_graceful import Interrupted, ShutdownTimeLimit, aio
 from celery_graceful.phases import InterruptReason, Phase
-from celery_graceful.run import Run, current, execute
+from celery_graceful.runs.run import Run, current, execute
 from celery_graceful.timeline.grace_period import Deadlines
 from tests.deliveries import Bench, bench
 from tests.workers import TIMEOUT

@@ -12,7 +12,7 @@ from celery.result import EagerResult
 from celery_graceful import INTERRUPTED, Interrupted, InterruptReason
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.phases import Phase
-from celery_graceful.run import current
+from celery_graceful.runs.run import current
 from tests.deliveries import Bench, bench
 
 

@@ -14,7 +14,7 @@ from celery import Celery
 
 import celery_graceful
 from celery_graceful import Graceful, GracefulTask, Interrupted
-from celery_graceful.run import current
+from celery_graceful.runs.run import current
 from celery_graceful.timeline import worker_state
 
 #: Loaded by a worker, or by nobody who does not ask for it.

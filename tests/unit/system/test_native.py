@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from celery_graceful.interrupt import wake
+from celery_graceful.runs.interrupt import wake
 from celery_graceful.system import native
 from celery_graceful.system.native import Doorbell, ForkGate
 from tests.deliveries import bench

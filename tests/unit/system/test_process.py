@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from celery_graceful import interrupt
+from celery_graceful.runs import interrupt
 from celery_graceful.system import process
 from celery_graceful.system.process import Owner, Slot, emptied, kept
 from celery_graceful.timeline import worker_state

@@ -15,9 +15,9 @@ from celery_graceful.exceptions import (
     ShutdownTimeLimit,
     TooManyInterruptions,
 )
-from celery_graceful.interrupt import wait_for_interrupt
 from celery_graceful.phases import Interrupt, InterruptReason
-from celery_graceful.run import Run
+from celery_graceful.runs.interrupt import wait_for_interrupt
+from celery_graceful.runs.run import Run
 from celery_graceful.system.exception_chain import chain, parts
 from celery_graceful.timeline.worker_state import WorkerInterrupt
 

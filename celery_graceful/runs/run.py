@@ -22,9 +22,9 @@ from typing import Any, Protocol
 from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
-from celery_graceful.frames import hidden
-from celery_graceful.landing import landing, make
 from celery_graceful.phases import Interrupt, InterruptReason, Phase
+from celery_graceful.runs.frames import hidden
+from celery_graceful.runs.injected import landing, make
 from celery_graceful.system import native
 from celery_graceful.system.exception_chain import is_in_hand
 from celery_graceful.system.process import Slot, emptied, kept

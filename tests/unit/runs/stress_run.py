@@ -1,4 +1,4 @@
-"""Stress for `celery_graceful.run`, in a process of its own: see `test_run.py`.
+"""Stress for `celery_graceful.runs.run`, in a process of its own: see `test_run.py`.
 
 One thread runs thousands of short tasks. Another one interrupts them, the way a pool does, at
 moments that nobody chose:
@@ -7,7 +7,7 @@ moments that nobody chose:
 * `signal`: SIGURG by `pthread_kill`, as in prefork and solo; the tasks run in the main thread;
 * `timer`: SIGURG's handler, driven by `setitimer`; the tasks run in the main thread.
 
-Usage: `python -m tests.unit.stress_run <delivery> <scenario> <runs>`. Prints "ok" and what was
+Usage: `python -m tests.unit.runs.stress_run <delivery> <scenario> <runs>`. Prints "ok" and what was
 seen, or raises.
 """
 
@@ -27,7 +27,7 @@ from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
 from celery_graceful.phases import InterruptReason, Phase
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.threads import set_async_exc
-from celery_graceful.run import Run, current, execute, runs
+from celery_graceful.runs.run import Run, current, execute, runs
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.board import Board
 from celery_graceful.timeline.grace_period import Deadlines

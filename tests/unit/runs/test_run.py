@@ -1,4 +1,4 @@
-"""The window of `celery_graceful.run`: what may be raised in a task, when, and how often."""
+"""The window of `celery_graceful.runs.run`: what may be raised in a task, when, and how often."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery_graceful import interruptible, shield
 from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
 from celery_graceful.phases import InterruptReason, Phase
-from celery_graceful.run import Run, current, execute, runs
+from celery_graceful.runs.run import Run, current, execute, runs
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.board import Board
 from celery_graceful.timeline.grace_period import Deadlines
-from tests.unit import stress_run
+from tests.unit.runs import stress_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +30,7 @@ RUNS = 4000
 @pytest.mark.parametrize("delivery", stress_run.DELIVERIES)
 def test_window_under_stress(delivery: str, scenario: str) -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "tests.unit.stress_run", delivery, scenario, str(RUNS)],
+        [sys.executable, "-m", "tests.unit.runs.stress_run", delivery, scenario, str(RUNS)],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -19,7 +19,7 @@ from typing import Any, TypeVar, overload
 from celery.utils.log import get_logger
 
 from celery_graceful.phases import Interrupt
-from celery_graceful.run import Run, current
+from celery_graceful.runs.run import Run, current
 from celery_graceful.system import native
 from celery_graceful.system.arguments import check_call, check_seconds, name_of
 from celery_graceful.system.process import Slot, emptied
