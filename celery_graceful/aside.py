@@ -16,8 +16,8 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from celery_graceful.claims import Tag
-from celery_graceful.flaws import flaw_of
 from celery_graceful.ledger import Ledger
+from celery_graceful.messages.validation import flaw_of
 from celery_graceful.shelf import Case, Shelf
 from celery_graceful.store.store import StoreAway
 from celery_graceful.system import native

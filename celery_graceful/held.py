@@ -14,9 +14,9 @@ from kombu.utils.objects import cached_property
 from celery_graceful.checkpoint import DELIVERY
 from celery_graceful.claims import Tag
 from celery_graceful.fence import CLAIM
+from celery_graceful.messages.redelivery import has_begun
 from celery_graceful.monitors import outcome
 from celery_graceful.monitors.checkin import CheckIn
-from celery_graceful.redelivery import has_begun
 from celery_graceful.stage import LEFT, Stage
 
 __all__ = ["HeldMessage"]

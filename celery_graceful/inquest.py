@@ -19,7 +19,7 @@ from celery.utils.log import get_logger
 from celery_graceful.checkpoint import DELIVERY, SENT_AGAIN
 from celery_graceful.claimant import claims_key
 from celery_graceful.fence import CLAIM
-from celery_graceful.fingerprint import fingerprint, fingerprint_as_text
+from celery_graceful.messages.fingerprint import fingerprint, fingerprint_as_text
 from celery_graceful.poison import condemn, count_deaths, say_death, tell_untold
 from celery_graceful.quarantine import QUARANTINE, Kept
 from celery_graceful.starts import LONG, Starts

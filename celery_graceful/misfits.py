@@ -26,8 +26,8 @@ from kombu.exceptions import ContentDisallowed, DecodeError, OperationalError
 from celery_graceful.arrival import deliver
 from celery_graceful.aside import Aside, where
 from celery_graceful.claims import Tag
-from celery_graceful.flaws import flaw_of, has_text, reason_of
 from celery_graceful.ledger import Ledger
+from celery_graceful.messages.validation import flaw_of, has_text, reason_of
 from celery_graceful.settings import Settings
 from celery_graceful.shelf import Case, make_shelf
 from celery_graceful.stage import Stage

@@ -17,9 +17,9 @@ from kombu.utils.json import dumps, loads
 
 from celery_graceful.checkpoint import SENT_AGAIN
 from celery_graceful.claimant import claims_key
-from celery_graceful.redelivery import mark_redelivered
-from celery_graceful.sending import Sender
-from celery_graceful.standby import bounded_connection
+from celery_graceful.messages.redelivery import mark_redelivered
+from celery_graceful.messages.republish import Sender
+from celery_graceful.messages.spare_connections import bounded_connection
 from celery_graceful.store.store import Store
 
 __all__ = ["Kept", "delete", "entries", "find", "keep", "put", "send_again"]

@@ -6,11 +6,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from celery_graceful import kept
 from celery_graceful.held import HeldMessage
-from celery_graceful.redelivery import BEGUN
-from celery_graceful.sending import Refused, Sender
-from celery_graceful.standby import Standby, use
+from celery_graceful.messages import brokers_without_acks
+from celery_graceful.messages.redelivery import BEGUN
+from celery_graceful.messages.republish import Refused, Sender
+from celery_graceful.messages.spare_connections import Standby, use
 from celery_graceful.system import native
 
 __all__ = ["Resender"]
@@ -66,7 +66,7 @@ class Resender:
             while waiting:
                 message = waiting[0].message
                 tag = (message.delivery_info or {}).get("consumer_tag")
-                queue = self._queue_of(tag) or kept.queue_of(self.app, message)
+                queue = self._queue_of(tag) or brokers_without_acks.queue_of(self.app, message)
                 try:
                     sender.send(message, _headers_of(waiting[0], more_headers), queue)
                 except Refused as exc:

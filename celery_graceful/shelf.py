@@ -18,11 +18,11 @@ from kombu.utils.json import dumps
 
 from celery_graceful.claimant import WORKERS, claims_key
 from celery_graceful.claims import Claims, Tag
-from celery_graceful.delay_queues import send_aside, send_later, waited
+from celery_graceful.messages.delay_queues import send_aside, send_later, waited
+from celery_graceful.messages.republish import Refused, Sender
+from celery_graceful.messages.spare_connections import bounded_connection
 from celery_graceful.quarantine import Kept, keep
-from celery_graceful.sending import Refused, Sender
 from celery_graceful.settings import Settings
-from celery_graceful.standby import bounded_connection
 from celery_graceful.store.store import Store, find_workers_store
 from celery_graceful.system.log_thread import log
 from celery_graceful.waiting import AT_ONCE, RETURNED, Kind, Stray, WaitingRoom, broker_digest

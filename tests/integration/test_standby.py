@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_graceful.standby import BrokerAway, Standby, bounded_connection, use
+from celery_graceful.messages.spare_connections import BrokerAway, Standby, bounded_connection, use
 from tests.servers import RedisServer
 from tests.workers import TIMEOUT, wait_until
 

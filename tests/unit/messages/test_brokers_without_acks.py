@@ -8,7 +8,7 @@ import pytest
 from kombu import Connection
 from kombu.transport import filesystem, virtual
 
-from celery_graceful.kept import ends_here, is_kept_here, promise
+from celery_graceful.messages.brokers_without_acks import ends_here, is_kept_here, promise
 
 
 class AckChannel(filesystem.Channel):

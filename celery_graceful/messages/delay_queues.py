@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from celery_graceful.sending import Sender
+from celery_graceful.messages.republish import Sender
 
 __all__ = ["send_aside", "send_later", "waited"]
 

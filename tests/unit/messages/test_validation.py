@@ -9,7 +9,7 @@ import pytest
 from celery import Celery, chain, chord
 from kombu.message import Message
 
-from celery_graceful.flaws import flaw_of, has_text
+from celery_graceful.messages.validation import flaw_of, has_text
 from tests.unusable import KINDS, SECRET, headers_of
 
 
