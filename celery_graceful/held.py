@@ -12,8 +12,8 @@ from celery.worker.request import Request
 from kombu.utils.objects import cached_property
 
 from celery_graceful.checkpoint import DELIVERY
-from celery_graceful.claims import Tag
-from celery_graceful.fence import CLAIM
+from celery_graceful.claims.book import Tag
+from celery_graceful.claims.fence import CLAIM
 from celery_graceful.messages.redelivery import has_begun
 from celery_graceful.monitors import outcome
 from celery_graceful.monitors.checkin import CheckIn

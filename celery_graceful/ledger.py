@@ -8,7 +8,7 @@ from weakref import WeakSet
 from celery.worker import state
 
 from celery_graceful.aftermath import let_go
-from celery_graceful.claims import Claims
+from celery_graceful.claims.book import Claims
 from celery_graceful.held import HeldMessage
 from celery_graceful.inquest import Inquest
 from celery_graceful.monitors.checkin import CheckIn

@@ -13,19 +13,19 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from celery_graceful.claimant import WORKERS, Claimant
-from celery_graceful.claims import Claims, Tag
+from celery_graceful.claims.book import Claims, Tag
+from celery_graceful.claims.claimant import WORKERS, Claimant
+from celery_graceful.claims.failover import hang_up
+from celery_graceful.claims.lease import Lease
+from celery_graceful.claims.lease_validity import Trust
+from celery_graceful.claims.rescue import Rescuer
 from celery_graceful.cleanup import callbacks
-from celery_graceful.hang_up import hang_up
-from celery_graceful.lease import Lease
 from celery_graceful.ledger import Ledger
 from celery_graceful.poison import is_early, is_limited, judge
-from celery_graceful.rescue import Rescuer
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import Store
 from celery_graceful.system.log_thread import log
 from celery_graceful.timeline.board import Board
-from celery_graceful.trust import Trust
 
 __all__ = ["Membership", "WorkerView"]
 

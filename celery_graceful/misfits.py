@@ -23,9 +23,9 @@ from celery.utils.log import get_logger
 from celery.worker import state
 from kombu.exceptions import ContentDisallowed, DecodeError, OperationalError
 
-from celery_graceful.arrival import deliver
 from celery_graceful.aside import Aside, where
-from celery_graceful.claims import Tag
+from celery_graceful.claims.arrival import deliver
+from celery_graceful.claims.book import Tag
 from celery_graceful.ledger import Ledger
 from celery_graceful.messages.validation import flaw_of, has_text, reason_of
 from celery_graceful.settings import Settings

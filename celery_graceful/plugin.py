@@ -53,7 +53,7 @@ class Graceful:
         app.steps["worker"].add(_WORKER_STEP)
         app.steps["consumer"].add(_CONSUMER_STEP)
         if app.amqp_cls == "celery.app.amqp:AMQP":
-            app.amqp_cls = "celery_graceful.amqp:GracefulAMQP"
+            app.amqp_cls = "celery_graceful.claims.amqp:GracefulAMQP"
             app.__dict__.pop("amqp", None)  # made before it was configured
         if not hasattr(app, "_plain_create_task_cls"):
             app._plain_create_task_cls = app.create_task_cls

@@ -24,12 +24,12 @@ from celery.worker.strategy import proto1_to_proto2
 from kombu.serialization import prepare_accept_content
 
 from celery_graceful import signals
-from celery_graceful.claimant import claims_key, node_of
+from celery_graceful.claims.claimant import claims_key, node_of
+from celery_graceful.claims.rescue import DeadClaim
 from celery_graceful.exceptions import PoisonedTask
 from celery_graceful.messages.spare_connections import bounded_connection, dispatcher
 from celery_graceful.monitors.outcome import close_dead
 from celery_graceful.quarantine import QUARANTINE, UNTOLD, Kept, put
-from celery_graceful.rescue import DeadClaim
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import Store, find_workers_store, fork_gate, settings_of
 from celery_graceful.system.describe import describe

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from celery.utils.log import get_logger
 from kombu.utils.json import dumps
 
-from celery_graceful.claimant import WORKERS, claims_key
-from celery_graceful.claims import Claims, Tag
+from celery_graceful.claims.book import Claims, Tag
+from celery_graceful.claims.claimant import WORKERS, claims_key
 from celery_graceful.messages.delay_queues import send_aside, send_later, waited
 from celery_graceful.messages.republish import Refused, Sender
 from celery_graceful.messages.spare_connections import bounded_connection

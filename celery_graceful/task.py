@@ -15,10 +15,10 @@ import celery.app.task
 from celery.utils.log import get_logger
 
 from celery_graceful import resume, signals
+from celery_graceful.claims.fence import claim_of, holds_claim, may_start, still_mine
 from celery_graceful.composed import base_of, bases
 from celery_graceful.eager import INTERRUPTED, applied, call_eagerly
 from celery_graceful.exceptions import Interrupted, TaskInterrupted, TooManyInterruptions
-from celery_graceful.fence import claim_of, holds_claim, may_start, still_mine
 from celery_graceful.monitors import Monitor
 from celery_graceful.phases import Interrupt, InterruptReason
 from celery_graceful.runs import interrupt as _interrupt

@@ -9,8 +9,8 @@ from typing import Any
 from billiard.einfo import ExceptionInfo
 
 from celery_graceful import task as _task
+from celery_graceful.claims.fence import holds_claim
 from celery_graceful.exceptions import TaskInterrupted
-from celery_graceful.fence import holds_claim
 from celery_graceful.handover import Handovers
 from celery_graceful.held import HeldMessage
 from celery_graceful.ledger import Ledger

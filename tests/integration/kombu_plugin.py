@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kombu.transport import redis
 
-from celery_graceful import transport
+from celery_graceful.claims import transport
 
 for name in transport.__all__:
     setattr(redis, name, getattr(transport, name))

@@ -13,7 +13,7 @@ from celery import Celery
 from celery import signals as celery_signals
 
 from celery_graceful import PoisonedTask, poison, quarantine, signals
-from celery_graceful.rescue import DeadClaim
+from celery_graceful.claims.rescue import DeadClaim
 from celery_graceful.store.store import StoreAway, find_workers_store
 from tests.workers import wait_until
 

@@ -9,9 +9,9 @@ from celery import Celery
 from kombu.utils.json import dumps, loads
 
 from celery_graceful import Graceful, SettingsError
-from celery_graceful.claims import Claims, Tag
-from celery_graceful.lease import Lease, check_server
-from celery_graceful.rescue import DeadClaim, Rescuer
+from celery_graceful.claims.book import Claims, Tag
+from celery_graceful.claims.lease import Lease, check_server
+from celery_graceful.claims.rescue import DeadClaim, Rescuer
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import broker_store
 from tests.servers import RedisServer

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from celery_graceful import Graceful, transport
+from celery_graceful import Graceful
+from celery_graceful.claims import transport
 from celery_graceful.store.rights import missing_rights
 from celery_graceful.store.store import Store, StoreForbidden, find_store
 from tests.servers import RedisServer

@@ -11,14 +11,15 @@ from celery import Celery
 from kombu.transport.virtual import Message
 from kombu.utils.json import dumps, loads
 
-from celery_graceful import Graceful, trust
-from celery_graceful.claimant import Claimant
-from celery_graceful.claims import Claims
-from celery_graceful.lease import Lease
-from celery_graceful.rescue import Rescuer
+from celery_graceful import Graceful
+from celery_graceful.claims import lease_validity
+from celery_graceful.claims.book import Claims
+from celery_graceful.claims.claimant import Claimant
+from celery_graceful.claims.lease import Lease
+from celery_graceful.claims.lease_validity import Trust
+from celery_graceful.claims.rescue import Rescuer
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import broker_store
-from celery_graceful.trust import Trust
 from tests.servers import RedisServer
 from tests.workers import TIMEOUT, wait_until
 
@@ -36,7 +37,7 @@ def store_of(url):
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
     """A former master is left after three seconds."""
-    monkeypatch.setattr(trust, "FOLLOW", FOLLOW)
+    monkeypatch.setattr(lease_validity, "FOLLOW", FOLLOW)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 
-from celery_graceful.claims import Tag
+from celery_graceful.claims.book import Tag
 
 __all__ = ["deliver"]
 

@@ -20,14 +20,14 @@ from celery.utils.log import get_logger
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.utils.json import loads
 
-from celery_graceful.claimant import FALLEN, claims_key
-from celery_graceful.claims import Claims, Tag
-from celery_graceful.lease import about_key, dead_workers, take_for_dead
+from celery_graceful.claims.book import Claims, Tag
+from celery_graceful.claims.claimant import FALLEN, claims_key
+from celery_graceful.claims.lease import about_key, dead_workers, take_for_dead
+from celery_graceful.claims.lease_validity import Trust
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import StoreAway
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import log
-from celery_graceful.trust import Trust
 
 __all__ = ["DeadClaim", "Judge", "Rescuer"]
 

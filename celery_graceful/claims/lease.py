@@ -30,7 +30,7 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from celery_graceful.claimant import (
+from celery_graceful.claims.claimant import (
     FALLEN,
     WORKERS,
     Claimant,
@@ -38,11 +38,11 @@ from celery_graceful.claimant import (
     lease_key,
     tombstone_key,
 )
+from celery_graceful.claims.lease_validity import EPOCH, Trust, server_info
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import log
-from celery_graceful.trust import EPOCH, Trust, server_info
 
 __all__ = ["Lease", "about_key", "check_server", "dead_workers", "take_for_dead"]
 

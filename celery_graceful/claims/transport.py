@@ -32,9 +32,9 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps
 from redis.exceptions import NoScriptError
 
-from celery_graceful.arrival import deliver
-from celery_graceful.claimant import WORKERS, Claimant, claims_key
-from celery_graceful.claims import Claims, Tag
+from celery_graceful.claims.arrival import deliver
+from celery_graceful.claims.book import Claims, Tag
+from celery_graceful.claims.claimant import WORKERS, Claimant, claims_key
 from celery_graceful.store.client import dropping, is_answer, is_forbidden
 from celery_graceful.store.store import StoreAway
 from celery_graceful.system.describe import describe

@@ -22,12 +22,12 @@ from typing import Any
 from celery.utils.log import get_logger
 from kombu.utils.json import dumps
 
-from celery_graceful.claimant import Claimant, claims_key, tombstone_key
+from celery_graceful.claims.claimant import Claimant, claims_key, tombstone_key
+from celery_graceful.claims.lease_validity import EPOCH
 from celery_graceful.messages.redelivery import split
 from celery_graceful.store.store import COMMAND_TIMEOUT, Store, StoreAway
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import log
-from celery_graceful.trust import EPOCH
 
 __all__ = ["Claims", "Tag"]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from kombu.transport import redis as kombu_redis
 
-from celery_graceful import transport as ours
+from celery_graceful.claims import transport as ours
 
 __all__ = ["what_keeps_from_claiming", "with_claims"]
 
