@@ -15,6 +15,7 @@ from celery.signals import beat_embedded_init
 from celery.utils.log import get_logger
 
 from celery_graceful import control
+from celery_graceful.checkpoints.resume import check_options
 from celery_graceful.cleanup import callbacks
 from celery_graceful.default_task import say_who_is_plain
 from celery_graceful.drain import Drain
@@ -26,7 +27,6 @@ from celery_graceful.monitors.silent import say_what_is_silent, say_who_is_unkno
 from celery_graceful.monitors.traced import silence_sentry, trace_with_check_in
 from celery_graceful.parts import Parts
 from celery_graceful.request import adopt
-from celery_graceful.resume import check_options
 from celery_graceful.runs import frames
 from celery_graceful.settings import Settings
 from celery_graceful.system import native

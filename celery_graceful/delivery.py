@@ -8,7 +8,7 @@ from typing import Any
 from celery import states
 
 from celery_graceful.aftermath import say
-from celery_graceful.checkpoint import may_resume
+from celery_graceful.checkpoints.checkpoint import may_resume
 from celery_graceful.held import HeldMessage
 from celery_graceful.host import Host
 from celery_graceful.ledger import Ledger

@@ -11,7 +11,7 @@ from typing import Any
 from celery.worker.request import Request
 from kombu.utils.objects import cached_property
 
-from celery_graceful.checkpoint import DELIVERY
+from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.claims.book import Tag
 from celery_graceful.claims.fence import CLAIM
 from celery_graceful.messages.redelivery import has_begun

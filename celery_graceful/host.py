@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from celery_graceful.checkpoints.discard import Forget
 from celery_graceful.copies import Copies
-from celery_graceful.forget import Forget
 from celery_graceful.ledger import Ledger
 
 __all__ = ["Host"]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 from celery.utils.log import get_logger
 
-from celery_graceful.checkpoint import DELIVERY, SENT_AGAIN
+from celery_graceful.checkpoints.checkpoint import DELIVERY, SENT_AGAIN
 from celery_graceful.claims.claimant import claims_key
 from celery_graceful.claims.fence import CLAIM
 from celery_graceful.claims.lease_validity import EPOCH

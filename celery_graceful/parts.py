@@ -10,9 +10,9 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
+from celery_graceful.checkpoints.discard import Forget
 from celery_graceful.copies import Copies
 from celery_graceful.drain import LIMIT, STOPPED, Drain
-from celery_graceful.forget import Forget
 from celery_graceful.giving_up import GivingUp
 from celery_graceful.handover import Handovers
 from celery_graceful.hearing import Hearing

@@ -15,7 +15,7 @@ from typing import Any
 from kombu.message import Message
 from kombu.utils.json import dumps, loads
 
-from celery_graceful.checkpoint import SENT_AGAIN
+from celery_graceful.checkpoints.checkpoint import SENT_AGAIN
 from celery_graceful.claims.claimant import claims_key
 from celery_graceful.messages.redelivery import mark_redelivered
 from celery_graceful.messages.republish import Sender

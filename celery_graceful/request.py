@@ -14,7 +14,7 @@ from celery.utils.log import get_logger
 from celery.worker.request import Request
 
 from celery_graceful.aftermath import LOST, let_go, put_right, requeues, say
-from celery_graceful.checkpoint import DELIVERY, may_resume
+from celery_graceful.checkpoints.checkpoint import DELIVERY, may_resume
 from celery_graceful.delivery import Delivery
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.failure import as_failure, as_lost, raised

@@ -29,7 +29,7 @@ from typing import Any, Protocol
 
 from celery.utils.log import get_logger
 
-from celery_graceful.checkpoint import SENT_AGAIN
+from celery_graceful.checkpoints.checkpoint import SENT_AGAIN
 from celery_graceful.claims.book import Claims, Tag
 from celery_graceful.held import HeldMessage
 from celery_graceful.messages.brokers_without_acks import ends_here, is_kept_here

@@ -14,7 +14,8 @@ import celery
 import celery.app.task
 from celery.utils.log import get_logger
 
-from celery_graceful import resume, signals
+from celery_graceful import signals
+from celery_graceful.checkpoints import resume
 from celery_graceful.claims.fence import claim_of, holds_claim, may_start, still_mine
 from celery_graceful.composed import base_of, bases
 from celery_graceful.eager import INTERRUPTED, applied, call_eagerly

@@ -12,7 +12,7 @@ from celery import Celery
 from celery.app import trace
 
 from celery_graceful import GracefulTask
-from celery_graceful.checkpoint import DELIVERY, key_of
+from celery_graceful.checkpoints.checkpoint import DELIVERY, key_of
 from celery_graceful.phases import InterruptReason
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.board import Board

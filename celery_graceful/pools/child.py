@@ -15,7 +15,7 @@ from celery.app import trace
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
-from celery_graceful.checkpoint import DELIVERY
+from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.cleanup import callbacks
 from celery_graceful.monitors import traced
 from celery_graceful.monitors.monitors import monitors_of

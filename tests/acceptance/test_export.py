@@ -18,10 +18,10 @@ from collections import Counter
 import pytest
 from celery import Celery
 
-from celery_graceful.checkpoint import key_of
+from celery_graceful.checkpoints.checkpoint import key_of
+from celery_graceful.checkpoints.codec import decode
 from celery_graceful.claims.book import Claims
 from celery_graceful.claims.rescue import Rescuer
-from celery_graceful.codec import decode
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import broker_store
 from tests.workers import TIMEOUT, Worker

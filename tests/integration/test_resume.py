@@ -17,9 +17,9 @@ from celery_graceful import (
     TooManyInterruptions,
     sources,
 )
-from celery_graceful.checkpoint import key_of
-from celery_graceful.codec import decode
-from celery_graceful.resume import count_given_up
+from celery_graceful.checkpoints.checkpoint import key_of
+from celery_graceful.checkpoints.codec import decode
+from celery_graceful.checkpoints.resume import count_given_up
 from tests.deliveries import Kill, bench
 
 

@@ -10,9 +10,10 @@ from functools import partial
 import pytest
 from celery import Celery
 
-from celery_graceful import SettingsError, checkpoint
-from celery_graceful.checkpoint import DELIVERY, key_of
-from celery_graceful.forget import Forget
+from celery_graceful import SettingsError
+from celery_graceful.checkpoints import checkpoint
+from celery_graceful.checkpoints.checkpoint import DELIVERY, key_of
+from celery_graceful.checkpoints.discard import Forget
 from celery_graceful.store.store import StoreAway, find_store
 from tests.deliveries import bench
 from tests.servers import RedisServer
@@ -313,7 +314,7 @@ def test_a_first_delivery_starts_without_the_store(own):
 
 def test_a_task_that_may_resume_does_not_start_over(own, monkeypatch):
     server, b = own
-    monkeypatch.setattr("celery_graceful.checkpoint.LOAD_PATIENCE", 0.5)
+    monkeypatch.setattr("celery_graceful.checkpoints.checkpoint.LOAD_PATIENCE", 0.5)
 
     def task(self):
         raise AssertionError(list(self.iterate(range(3))))

@@ -16,7 +16,7 @@ from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 
 from celery_graceful import Graceful, GracefulTask, SettingsError
-from celery_graceful.resume import check_options
+from celery_graceful.checkpoints.resume import check_options
 from celery_graceful.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from django.db import connection, models
 from sqlalchemy import orm
 
 from celery_graceful import CheckpointError
-from celery_graceful.codec import decode, encode
+from celery_graceful.checkpoints.codec import decode, encode
 from celery_graceful.sources import base, csv, lines, pages, queryset, rows
 
 settings.configure(

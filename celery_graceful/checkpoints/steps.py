@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from celery.utils.log import get_task_logger
 
-from celery_graceful.checkpoint import STEP
-from celery_graceful.codec import decode, encode
-from celery_graceful.iteration import Progress, Scope
+from celery_graceful.checkpoints.checkpoint import STEP
+from celery_graceful.checkpoints.codec import decode, encode
+from celery_graceful.checkpoints.iteration import Progress, Scope
 from celery_graceful.system.arguments import check_call
 
 __all__ = ["step"]

@@ -12,11 +12,11 @@ from urllib.parse import quote
 
 from celery.utils.log import get_task_logger
 
-from celery_graceful.checkpoint import CURSOR, Checkpoint
-from celery_graceful.codec import decode, encode
+from celery_graceful.checkpoints.checkpoint import CURSOR, Checkpoint
+from celery_graceful.checkpoints.codec import decode, encode
+from celery_graceful.checkpoints.safe_point import pending_interrupt, stand
 from celery_graceful.exceptions import CheckpointError
 from celery_graceful.runs.run import current
-from celery_graceful.safe_point import pending_interrupt, stand
 from celery_graceful.sources.base import IterableSource, Source, as_source
 from celery_graceful.timeline import worker_state
 

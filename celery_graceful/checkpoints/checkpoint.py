@@ -16,7 +16,7 @@ from typing import Any
 
 from celery.utils.log import get_task_logger
 
-from celery_graceful.codec import decode, encode
+from celery_graceful.checkpoints.codec import decode, encode
 from celery_graceful.exceptions import Interrupted
 from celery_graceful.phases import InterruptReason
 from celery_graceful.runs.interrupt import current_interrupt

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_graceful import CheckpointError
-from celery_graceful.codec import decode, encode
+from celery_graceful.checkpoints.codec import decode, encode
 
 SCALARS = (
     st.none()

@@ -7,7 +7,7 @@ import time
 
 from celery.utils.log import get_task_logger
 
-from celery_graceful.checkpoint import Checkpoint
+from celery_graceful.checkpoints.checkpoint import Checkpoint
 from celery_graceful.exceptions import Interrupted
 from celery_graceful.phases import Interrupt, InterruptReason
 from celery_graceful.runs.interrupt import current_interrupt

@@ -12,7 +12,7 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from celery_graceful.checkpoint import key_of
+from celery_graceful.checkpoints.checkpoint import key_of
 from celery_graceful.store.store import StoreAway, find_store
 
 __all__ = ["Forget"]
