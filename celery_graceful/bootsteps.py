@@ -22,7 +22,7 @@ from celery_graceful.drain import Drain
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.guest import Guest
 from celery_graceful.leaving import LAST_RECEIVERS
-from celery_graceful.monitors.monitors import monitors_of
+from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.monitors.silent import say_what_is_silent, say_who_is_unknown
 from celery_graceful.monitors.traced import silence_sentry, trace_with_check_in
 from celery_graceful.parts import Parts

@@ -16,7 +16,7 @@ from celery_graceful.claims.book import Tag
 from celery_graceful.claims.fence import CLAIM
 from celery_graceful.messages.redelivery import has_begun
 from celery_graceful.monitors import outcome
-from celery_graceful.monitors.checkin import CheckIn
+from celery_graceful.monitors.check_in import CheckIn
 from celery_graceful.stage import LEFT, Stage
 
 __all__ = ["HeldMessage"]

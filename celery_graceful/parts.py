@@ -24,7 +24,7 @@ from celery_graceful.loop import Loop
 from celery_graceful.membership import WorkerView
 from celery_graceful.misfits import Misfits
 from celery_graceful.monitors.heartbeat import Heartbeats
-from celery_graceful.monitors.monitors import monitors_of
+from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.other_consumers import OtherConsumers
 from celery_graceful.places import Places
 from celery_graceful.pools import kind_of

@@ -11,7 +11,7 @@ from typing import Any
 from celery import signals as celery_signals
 
 from celery_graceful.exceptions import SettingsError
-from celery_graceful.monitors.monitors import STAMP, Monitors, monitors_of
+from celery_graceful.monitors.registry import STAMP, Monitors, monitors_of
 from celery_graceful.monitors.silent import say_what_is_silent
 
 __all__ = ["install"]

@@ -94,7 +94,7 @@ class checkin:
     def _monitors(self) -> Any:
         from celery.app import app_or_default
 
-        from celery_graceful.monitors.monitors import monitors_of
+        from celery_graceful.monitors.registry import monitors_of
 
         return monitors_of(app_or_default(self._app))
 

@@ -10,7 +10,7 @@ from functools import cache, partial
 from typing import Any
 
 from celery_graceful.exceptions import SettingsError
-from celery_graceful.monitors.checkin import CheckIn
+from celery_graceful.monitors.check_in import CheckIn
 from celery_graceful.monitors.endings import Endings, wait_for_death
 from celery_graceful.monitors.outbox import Outbox
 from celery_graceful.monitors.report import IN_PROGRESS, Report, Reporter

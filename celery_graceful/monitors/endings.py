@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from celery_graceful.monitors.checkin import CheckIn
+from celery_graceful.monitors.check_in import CheckIn
 from celery_graceful.system import native
 from celery_graceful.timeline import worker_state
 

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from celery_graceful.monitors.checkin import CheckIn
+from celery_graceful.monitors.check_in import CheckIn
 
 __all__ = ["Heartbeats", "interval_of"]
 

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Ignore, Reject
 
-from celery_graceful.monitors.checkin import CheckIn
-from celery_graceful.monitors.monitors import Monitors, monitors_of
+from celery_graceful.monitors.check_in import CheckIn
+from celery_graceful.monitors.registry import Monitors, monitors_of
 
 __all__ = ["Run", "close", "close_dead", "close_failed", "find_check_in", "interrupted"]
 

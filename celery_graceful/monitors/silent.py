@@ -7,8 +7,8 @@ import logging
 import sys
 from typing import Any
 
-from celery_graceful.monitors.monitors import Monitors
 from celery_graceful.monitors.named import named
+from celery_graceful.monitors.registry import Monitors
 from celery_graceful.system.log_thread import log
 
 __all__ = ["say_what_is_silent", "say_who_is_unknown"]

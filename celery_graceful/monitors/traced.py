@@ -20,8 +20,8 @@ from celery.exceptions import Ignore, Reject
 from celery.utils import uuid
 
 from celery_graceful.exceptions import TaskInterrupted
-from celery_graceful.monitors.checkin import CheckIn
-from celery_graceful.monitors.monitors import STAMP, Monitors, monitors_of
+from celery_graceful.monitors.check_in import CheckIn
+from celery_graceful.monitors.registry import STAMP, Monitors, monitors_of
 from celery_graceful.phases import InterruptReason
 from celery_graceful.system.process import Slot, kept
 from celery_graceful.timeline import worker_state

@@ -18,7 +18,7 @@ from celery.utils.log import get_logger
 from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.cleanup import callbacks
 from celery_graceful.monitors import traced
-from celery_graceful.monitors.monitors import monitors_of
+from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.phases import Phase
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.base import watch_plain_task

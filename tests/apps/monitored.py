@@ -15,7 +15,7 @@ from celery.exceptions import Ignore, Reject
 
 from celery_graceful import Graceful, GracefulTask, Monitor
 from celery_graceful.monitors import heartbeat
-from celery_graceful.monitors.monitors import monitors_of
+from celery_graceful.monitors.registry import monitors_of
 from tests.apps import make_app, say, sentry, work
 
 app = make_app("monitored")

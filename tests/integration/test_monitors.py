@@ -29,8 +29,8 @@ from sentry_sdk.integrations.celery import CeleryIntegration
 from celery_graceful import Graceful, GracefulTask, Monitor, SettingsError, checkin
 from celery_graceful.monitors import dispatch, named
 from celery_graceful.monitors.heartbeat import Heartbeats, interval_of
-from celery_graceful.monitors.monitors import Monitors, monitors_of
 from celery_graceful.monitors.outcome import close_dead
+from celery_graceful.monitors.registry import Monitors, monitors_of
 from celery_graceful.monitors.report import Report
 from celery_graceful.monitors.silent import say_what_is_silent, say_who_is_unknown
 from celery_graceful.monitors.traced import silence_sentry, trace_with_check_in

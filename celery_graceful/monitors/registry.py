@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from celery_graceful.exceptions import SettingsError
-from celery_graceful.monitors.checkin import CheckIn
+from celery_graceful.monitors.check_in import CheckIn
 from celery_graceful.monitors.dispatch import Dispatch
 from celery_graceful.monitors.entries import Entries
 from celery_graceful.monitors.monitor import Monitor
