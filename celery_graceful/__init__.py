@@ -24,7 +24,7 @@ from celery_graceful.runs.interrupt import (
     sleep,
     wait_for_interrupt,
 )
-from celery_graceful.task import INTERRUPTED, GracefulTask
+from celery_graceful.task.base import INTERRUPTED, GracefulTask
 
 
 def __getattr__(name: str) -> object:

@@ -17,7 +17,6 @@ from celery.utils.log import get_logger
 from celery_graceful import control
 from celery_graceful.checkpoints.resume import check_options
 from celery_graceful.cleanup import callbacks
-from celery_graceful.default_task import say_who_is_plain
 from celery_graceful.drain import Drain
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.guest import Guest
@@ -30,8 +29,9 @@ from celery_graceful.request import adopt
 from celery_graceful.runs import frames
 from celery_graceful.settings import Settings
 from celery_graceful.system import native
+from celery_graceful.task.default import say_who_is_plain
+from celery_graceful.task.trace_log import install_filter
 from celery_graceful.timeline import grace_period
-from celery_graceful.trace_log import install_filter
 from celery_graceful.watch import Watch
 
 __all__ = ["ConsumerStep", "WorkerStep"]

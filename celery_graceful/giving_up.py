@@ -23,7 +23,7 @@ from celery_graceful.system import native
 from celery_graceful.system.describe import describe
 from celery_graceful.system.log_thread import LogThread
 from celery_graceful.system.native import bounded, bounded_all
-from celery_graceful.task import record
+from celery_graceful.task.base import record
 from celery_graceful.timeline.board import Board
 from celery_graceful.timeline.grace_period import Deadlines
 

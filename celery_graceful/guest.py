@@ -23,7 +23,7 @@ from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.monitors.traced import silence_sentry
 from celery_graceful.runs import interrupt
 from celery_graceful.system import native
-from celery_graceful.trace_log import remove_filter
+from celery_graceful.task.trace_log import remove_filter
 
 __all__ = ["Guest"]
 

@@ -216,7 +216,7 @@ class Graceful:
     def _create_task_cls(self) -> Any:
         """The base of tasks that name none: with ``graceful_default_task``, a graceful one."""
         if self.app.conf.get("graceful_default_task"):
-            from celery_graceful.default_task import make_default
+            from celery_graceful.task.default import make_default
 
             make_default(self.app)
         return self.app._plain_create_task_cls()

@@ -25,7 +25,7 @@ from celery_graceful.phases import InterruptReason
 from celery_graceful.requeue import NotTaken
 from celery_graceful.stage import OPEN, Stage
 from celery_graceful.system.describe import describe
-from celery_graceful.task import GracefulTask
+from celery_graceful.task.base import GracefulTask
 from celery_graceful.timeline import worker_state
 
 __all__ = ["GracefulRequest", "adopt"]

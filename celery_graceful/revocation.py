@@ -20,7 +20,7 @@ from celery_graceful.pools import Adapter
 from celery_graceful.request import GracefulRequest
 from celery_graceful.stage import OPEN
 from celery_graceful.system.log_thread import log
-from celery_graceful.task import GracefulTask
+from celery_graceful.task.base import GracefulTask
 from celery_graceful.timeline.board import Board
 
 __all__ = ["Revocations"]

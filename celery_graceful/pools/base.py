@@ -8,7 +8,6 @@ from typing import Any
 
 from billiard.einfo import ExceptionInfo
 
-from celery_graceful import task as _task
 from celery_graceful.claims.fence import holds_claim
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.handover import Handovers
@@ -20,6 +19,7 @@ from celery_graceful.runs import interrupt
 from celery_graceful.runs.frames import hidden
 from celery_graceful.runs.run import Run, current, execute
 from celery_graceful.system.process import Owner
+from celery_graceful.task import base as _task
 from celery_graceful.timeline import worker_state
 
 __all__ = ["Adapter", "InProcessAdapter", "watch_plain_task"]

@@ -25,9 +25,9 @@ from celery_graceful.pools.base import watch_plain_task
 from celery_graceful.runs import frames, interrupt
 from celery_graceful.runs.run import current
 from celery_graceful.system.process import Slot, itself, kept
+from celery_graceful.task.trace_log import install_filter
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.board import Board
-from celery_graceful.trace_log import install_filter
 
 __all__ = ["REFUSED", "graceful_worker"]
 

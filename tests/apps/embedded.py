@@ -26,9 +26,9 @@ from celery.result import allow_join_result
 from celery.worker import WorkController, state
 
 from celery_graceful import Graceful, GracefulTask
-from celery_graceful import task as _task
 from celery_graceful.runs import run as _run
 from celery_graceful.system import log_thread
+from celery_graceful.task import base as _task
 from celery_graceful.timeline import worker_state
 from tests.workers import TIMEOUT, wait_until
 

@@ -32,7 +32,7 @@ def test_an_interruption_made_by_hand_may_carry_a_message(
     def task(self: Any) -> None:
         raise Interrupted("the file is not there yet")
 
-    with caplog.at_level("INFO", "celery_graceful.task"):
+    with caplog.at_level("INFO", "celery_graceful.task.base"):
         state, outcome = b.deliver(b.task(task))
     assert state == "IGNORED"
     assert isinstance(outcome, TaskInterrupted)

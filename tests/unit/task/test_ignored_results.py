@@ -7,7 +7,7 @@ from celery import Celery
 from celery.app import task as celery_task
 from celery.app.task import Context
 
-from celery_graceful.task import _ignores_result
+from celery_graceful.task.base import _ignores_result
 
 
 @pytest.mark.parametrize(

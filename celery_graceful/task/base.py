@@ -17,8 +17,6 @@ from celery.utils.log import get_logger
 from celery_graceful import signals
 from celery_graceful.checkpoints import resume
 from celery_graceful.claims.fence import claim_of, holds_claim, may_start, still_mine
-from celery_graceful.composed import base_of, bases
-from celery_graceful.eager import INTERRUPTED, applied, call_eagerly
 from celery_graceful.exceptions import Interrupted, TaskInterrupted, TooManyInterruptions
 from celery_graceful.monitors import Monitor
 from celery_graceful.phases import Interrupt, InterruptReason
@@ -29,6 +27,8 @@ from celery_graceful.runs.interruption import interrupt_in
 from celery_graceful.runs.run import Run, current, execute
 from celery_graceful.system.describe import describe
 from celery_graceful.system.process import Slot, emptied
+from celery_graceful.task.composed import base_of, bases
+from celery_graceful.task.eager import INTERRUPTED, applied, call_eagerly
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.worker_state import WorkerInterrupt
 
