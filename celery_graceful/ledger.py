@@ -10,8 +10,8 @@ from celery.worker import state
 from celery_graceful.aftermath import let_go
 from celery_graceful.claims.book import Claims
 from celery_graceful.held import HeldMessage
-from celery_graceful.inquest import Inquest
 from celery_graceful.monitors.check_in import CheckIn
+from celery_graceful.poison.post_mortem import Inquest
 from celery_graceful.requeue import Requeue
 from celery_graceful.stage import OPEN, UNBEGUN, Stage
 from celery_graceful.system import native

@@ -17,7 +17,6 @@ from celery_graceful.giving_up import GivingUp
 from celery_graceful.handover import Handovers
 from celery_graceful.hearing import Hearing
 from celery_graceful.host import Host
-from celery_graceful.inquest import Inquest
 from celery_graceful.leaving import Leaving
 from celery_graceful.ledger import Ledger
 from celery_graceful.loop import Loop
@@ -27,6 +26,7 @@ from celery_graceful.monitors.heartbeat import Heartbeats
 from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.other_consumers import OtherConsumers
 from celery_graceful.places import Places
+from celery_graceful.poison.post_mortem import Inquest
 from celery_graceful.pools import kind_of
 from celery_graceful.quiesce import Quiesce
 from celery_graceful.report import Report

@@ -21,7 +21,7 @@ from celery_graceful.claims.claimant import WORKERS, claims_key
 from celery_graceful.messages.delay_queues import send_aside, send_later, waited
 from celery_graceful.messages.republish import Refused, Sender
 from celery_graceful.messages.spare_connections import bounded_connection
-from celery_graceful.quarantine import Kept, keep
+from celery_graceful.poison.quarantine import Kept, keep
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import Store, find_workers_store
 from celery_graceful.system.log_thread import log

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from celery_graceful.claims.book import Claims
 from celery_graceful.claims.claimant import WORKERS, claims_key
-from celery_graceful.quarantine import Kept
+from celery_graceful.poison.quarantine import Kept
 from celery_graceful.store.store import Store
 
 __all__ = ["AT_ONCE", "Kind", "Stray", "WaitingRoom", "broker_digest"]

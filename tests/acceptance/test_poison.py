@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 from celery import Celery, chord, signature
 
-from celery_graceful import PoisonedTask, quarantine
+from celery_graceful import PoisonedTask
+from celery_graceful.poison import quarantine
 from celery_graceful.store.store import find_workers_store
 from tests.acceptance.support import Broker
 from tests.raw import Events

@@ -11,7 +11,8 @@ import pytest
 from celery import Celery
 from hypothesis import HealthCheck, Phase, given, settings
 
-from celery_graceful import Graceful, quarantine
+from celery_graceful import Graceful
+from celery_graceful.poison import quarantine
 from tests.acceptance.support import Broker, graceful_command
 from tests.acceptance.test_poison import quarantined
 from tests.unusable import KINDS, SECRET, put, wild

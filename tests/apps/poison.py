@@ -8,7 +8,8 @@ import signal
 import time
 from functools import partial
 
-from celery_graceful import Graceful, GracefulTask, inquest
+from celery_graceful import Graceful, GracefulTask
+from celery_graceful.poison import post_mortem
 from celery_graceful.signals import task_quarantined
 from tests.apps import make_app, quorum_queues, say, wait_for_file
 
@@ -18,7 +19,7 @@ if "QUORUM" in os.environ:
     app.conf.worker_detect_quorum_queues = True
 Graceful(app)
 if "HOLD" in os.environ:
-    inquest.HOLD = float(os.environ["HOLD"])
+    post_mortem.HOLD = float(os.environ["HOLD"])
 task = partial(app.task, base=GracefulTask, bind=True)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from celery import Celery
 from kombu.utils.json import loads
 
-from celery_graceful import quarantine
+from celery_graceful.poison import quarantine
 from celery_graceful.store.store import find_workers_store
 from tests.chaos.fleet import Fleet
 from tests.chaos.verdict import Blow, Verdict, judge, read

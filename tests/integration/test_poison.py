@@ -12,8 +12,9 @@ import pytest
 from celery import Celery
 from celery import signals as celery_signals
 
-from celery_graceful import PoisonedTask, poison, quarantine, signals
+from celery_graceful import PoisonedTask, signals
 from celery_graceful.claims.rescue import DeadClaim
+from celery_graceful.poison import deaths, quarantine
 from celery_graceful.store.store import StoreAway, find_workers_store
 from tests.workers import wait_until
 
@@ -61,7 +62,7 @@ class Dead:
         return claim
 
     def judge(self):
-        return poison.judge(self.app, self.worker, self.claims)
+        return deaths.judge(self.app, self.worker, self.claims)
 
     def give_back(self):
         for claim in self.claims:
@@ -85,9 +86,9 @@ def test_the_third_worker_that_dies_of_it(app, redis_db, caplog):
             claim = worker.claim()
             claims[json.loads(claim.message)["headers"]["id"]] = claim
         running = [claims["bad"]]  # the other one is prefetched
-        judged = poison.judge(app, worker.worker, running)
+        judged = deaths.judge(app, worker.worker, running)
         assert judged == ({claims["bad"].number} if number == 2 else set())
-        assert poison.judge(app, worker.worker, running) == set(), "the same death"
+        assert deaths.judge(app, worker.worker, running) == set(), "the same death"
         worker.give_back()
         becomes = "goes to quarantine" if number == 2 else "it goes back to its queue"
         said = rf"Task known\[bad\].* death {number + 1} of 3.* {becomes}"
@@ -217,10 +218,10 @@ def test_who_could_not_be_told_is_told_later(redis_db, monkeypatch):
     monkeypatch.setattr(app.backend, "mark_as_failure", away)
     assert worker.judge() == {"1"}
     monkeypatch.setattr(app.backend, "mark_as_failure", mark)
-    poison.tell_untold(app)
+    deaths.tell_untold(app)
     assert app.AsyncResult("bad").state == "PENDING", "not again at once"
     redis_db.client.zadd("graceful:untold", {"bad": 0})
-    poison.tell_untold(app)
+    deaths.tell_untold(app)
     assert app.AsyncResult("bad").state == "FAILURE"
     assert not redis_db.client.exists("graceful:untold")
 
@@ -233,4 +234,4 @@ def test_a_broker_that_is_away():
         json.dumps({"body": "", "headers": {"id": "a", "task": "b"}, "properties": {}}),
     )
     with pytest.raises(StoreAway):
-        poison.judge(app, "w", [claim])
+        deaths.judge(app, "w", [claim])

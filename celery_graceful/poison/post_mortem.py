@@ -21,9 +21,9 @@ from celery_graceful.claims.claimant import claims_key
 from celery_graceful.claims.fence import CLAIM
 from celery_graceful.claims.lease_validity import EPOCH
 from celery_graceful.messages.fingerprint import fingerprint, fingerprint_as_text
-from celery_graceful.poison import condemn, count_deaths, say_death, tell_untold
-from celery_graceful.quarantine import QUARANTINE, Kept
-from celery_graceful.starts import LONG, Starts
+from celery_graceful.poison.deaths import condemn, count_deaths, say_death, tell_untold
+from celery_graceful.poison.quarantine import QUARANTINE, Kept
+from celery_graceful.poison.start_notes import LONG, Starts
 from celery_graceful.store.store import Store, StoreAway, find_workers_store, settings_of
 from celery_graceful.system.describe import describe
 

@@ -29,7 +29,7 @@ from celery_graceful.claims.rescue import DeadClaim
 from celery_graceful.exceptions import PoisonedTask
 from celery_graceful.messages.spare_connections import bounded_connection, dispatcher
 from celery_graceful.monitors.outcome import close_dead
-from celery_graceful.quarantine import QUARANTINE, UNTOLD, Kept, put
+from celery_graceful.poison.quarantine import QUARANTINE, UNTOLD, Kept, put
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import Store, find_workers_store, fork_gate, settings_of
 from celery_graceful.system.describe import describe
