@@ -16,7 +16,7 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from celery_graceful.claims.book import Tag
-from celery_graceful.ledger import Ledger
+from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.messages.validation import flaw_of
 from celery_graceful.shelf import Case, Shelf
 from celery_graceful.store.store import StoreAway

@@ -17,6 +17,7 @@ from celery.utils.log import get_logger
 from celery_graceful import control
 from celery_graceful.checkpoints.resume import check_options
 from celery_graceful.cleanup import callbacks
+from celery_graceful.deliveries.request import adopt
 from celery_graceful.drain import Drain
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.guest import Guest
@@ -25,7 +26,6 @@ from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.monitors.silent import say_what_is_silent, say_who_is_unknown
 from celery_graceful.monitors.traced import silence_sentry, trace_with_check_in
 from celery_graceful.parts import Parts
-from celery_graceful.request import adopt
 from celery_graceful.runs import frames
 from celery_graceful.settings import Settings
 from celery_graceful.system import native

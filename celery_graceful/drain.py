@@ -17,7 +17,7 @@ from celery import signals as celery_signals
 from celery.platforms import EX_OK
 
 from celery_graceful import signals
-from celery_graceful.ledger import Ledger
+from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.phases import InterruptReason, Phase
 from celery_graceful.restart import Restart
 from celery_graceful.settings import Settings

@@ -10,15 +10,15 @@ from functools import partial
 from typing import Any
 
 from celery_graceful.checkpoints.resume import count_given_up
-from celery_graceful.held import HeldMessage
-from celery_graceful.ledger import Ledger
+from celery_graceful.deliveries.held_message import HeldMessage
+from celery_graceful.deliveries.ledger import Ledger
+from celery_graceful.deliveries.requeue import NotTaken
+from celery_graceful.deliveries.stage import Stage
 from celery_graceful.messages.brokers_without_acks import is_kept_here
 from celery_graceful.messages.spare_connections import Standby, dispatcher, use
 from celery_graceful.monitors import outcome
 from celery_graceful.other_consumers import OtherConsumers
 from celery_graceful.report import listed
-from celery_graceful.requeue import NotTaken
-from celery_graceful.stage import Stage
 from celery_graceful.system import native
 from celery_graceful.system.describe import describe
 from celery_graceful.system.log_thread import LogThread

@@ -16,9 +16,9 @@ from celery.app.trace import TraceInfo
 from celery.bootsteps import RUN
 from celery.worker import state
 
+from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.drain import Drain
 from celery_graceful.giving_up import GivingUp
-from celery_graceful.ledger import Ledger
 from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.monitors.traced import silence_sentry
 from celery_graceful.runs import interrupt

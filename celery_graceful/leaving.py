@@ -23,9 +23,9 @@ from celery.apps.worker import _reload_current_worker
 from celery.platforms import EX_FAILURE, EX_OK
 
 from celery_graceful.cleanup import callbacks, time_limit
+from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.giving_up import GivingUp
 from celery_graceful.hearing import Hearing
-from celery_graceful.ledger import Ledger
 from celery_graceful.places import Places
 from celery_graceful.pools import Adapter
 from celery_graceful.report import Report

@@ -20,7 +20,7 @@ from celery_graceful.claims.lease import Lease
 from celery_graceful.claims.lease_validity import Trust
 from celery_graceful.claims.rescue import Rescuer
 from celery_graceful.cleanup import callbacks
-from celery_graceful.ledger import Ledger
+from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.poison.deaths import is_early, is_limited, judge
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import Store

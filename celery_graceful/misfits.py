@@ -26,16 +26,16 @@ from kombu.exceptions import ContentDisallowed, DecodeError, OperationalError
 from celery_graceful.aside import Aside, where
 from celery_graceful.claims.arrival import deliver
 from celery_graceful.claims.book import Tag
-from celery_graceful.ledger import Ledger
+from celery_graceful.deliveries.ledger import Ledger
+from celery_graceful.deliveries.stage import Stage
 from celery_graceful.messages.validation import flaw_of, has_text, reason_of
 from celery_graceful.settings import Settings
 from celery_graceful.shelf import Case, make_shelf
-from celery_graceful.stage import Stage
 from celery_graceful.store.store import StoreAway
 from celery_graceful.timeline.board import Board
 
 if TYPE_CHECKING:
-    from celery_graceful.held import HeldMessage
+    from celery_graceful.deliveries.held_message import HeldMessage
 
 __all__ = ["Misfits"]
 

@@ -11,14 +11,15 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from celery_graceful.checkpoints.discard import Forget
-from celery_graceful.copies import Copies
+from celery_graceful.deliveries.custom_strategies import Handovers
+from celery_graceful.deliveries.host import Host
+from celery_graceful.deliveries.ledger import Ledger
+from celery_graceful.deliveries.redeliveries import Copies
+from celery_graceful.deliveries.requeue import Requeue
 from celery_graceful.drain import LIMIT, STOPPED, Drain
 from celery_graceful.giving_up import GivingUp
-from celery_graceful.handover import Handovers
 from celery_graceful.hearing import Hearing
-from celery_graceful.host import Host
 from celery_graceful.leaving import Leaving
-from celery_graceful.ledger import Ledger
 from celery_graceful.loop import Loop
 from celery_graceful.membership import WorkerView
 from celery_graceful.misfits import Misfits
@@ -30,7 +31,6 @@ from celery_graceful.poison.post_mortem import Inquest
 from celery_graceful.pools import kind_of
 from celery_graceful.quiesce import Quiesce
 from celery_graceful.report import Report
-from celery_graceful.requeue import Requeue
 from celery_graceful.restart import Restart
 from celery_graceful.revocation import Revocations
 from celery_graceful.runs.run import on_limited

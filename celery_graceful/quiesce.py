@@ -12,9 +12,9 @@ from celery.platforms import EX_OK
 from celery.utils.log import get_logger
 from celery.worker import state
 
-from celery_graceful.copies import Copies
+from celery_graceful.deliveries.ledger import Ledger
+from celery_graceful.deliveries.redeliveries import Copies
 from celery_graceful.giving_up import GivingUp
-from celery_graceful.ledger import Ledger
 from celery_graceful.loop import Loop
 from celery_graceful.misfits import Misfits
 from celery_graceful.other_consumers import OtherConsumers

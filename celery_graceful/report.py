@@ -6,9 +6,9 @@ import logging
 import time
 from collections.abc import Sequence
 
-from celery_graceful.held import HeldMessage
-from celery_graceful.ledger import Ledger
-from celery_graceful.stage import Stage
+from celery_graceful.deliveries.held_message import HeldMessage
+from celery_graceful.deliveries.ledger import Ledger
+from celery_graceful.deliveries.stage import Stage
 from celery_graceful.system.log_thread import LogThread
 from celery_graceful.timeline.board import Board
 

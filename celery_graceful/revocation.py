@@ -15,10 +15,10 @@ from logging import ERROR
 
 from celery.utils.log import get_logger
 
-from celery_graceful.ledger import Ledger
+from celery_graceful.deliveries.ledger import Ledger
+from celery_graceful.deliveries.request import GracefulRequest
+from celery_graceful.deliveries.stage import OPEN
 from celery_graceful.pools import Adapter
-from celery_graceful.request import GracefulRequest
-from celery_graceful.stage import OPEN
 from celery_graceful.system.log_thread import log
 from celery_graceful.task.base import GracefulTask
 from celery_graceful.timeline.board import Board

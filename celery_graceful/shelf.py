@@ -28,7 +28,7 @@ from celery_graceful.system.log_thread import log
 from celery_graceful.waiting import AT_ONCE, RETURNED, Kind, Stray, WaitingRoom, broker_digest
 
 if TYPE_CHECKING:
-    from celery_graceful.ledger import Ledger
+    from celery_graceful.deliveries.ledger import Ledger
 
 __all__ = ["Case", "Shelf", "make_shelf"]
 

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from celery.platforms import EX_OK
 from celery.worker import state
 
+from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.drain import HARD, QUIET, STOP, STOPPED, Drain
 from celery_graceful.giving_up import GivingUp
 from celery_graceful.hearing import Hearing
-from celery_graceful.ledger import Ledger
 from celery_graceful.loop import Loop
 from celery_graceful.phases import Phase
 from celery_graceful.places import Places

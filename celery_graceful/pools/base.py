@@ -9,12 +9,12 @@ from typing import Any
 from billiard.einfo import ExceptionInfo
 
 from celery_graceful.claims.fence import holds_claim
+from celery_graceful.deliveries.custom_strategies import Handovers
+from celery_graceful.deliveries.held_message import HeldMessage
+from celery_graceful.deliveries.ledger import Ledger
+from celery_graceful.deliveries.request import GracefulRequest
 from celery_graceful.exceptions import TaskInterrupted
-from celery_graceful.handover import Handovers
-from celery_graceful.held import HeldMessage
-from celery_graceful.ledger import Ledger
 from celery_graceful.phases import InterruptReason
-from celery_graceful.request import GracefulRequest
 from celery_graceful.runs import interrupt
 from celery_graceful.runs.frames import hidden
 from celery_graceful.runs.run import Run, current, execute

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
-from celery_graceful.handover import has_own_strategy
-from celery_graceful.held import HeldMessage
+from celery_graceful.deliveries.custom_strategies import has_own_strategy
+from celery_graceful.deliveries.held_message import HeldMessage
+from celery_graceful.deliveries.request import GracefulRequest
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.base import Adapter
 from celery_graceful.pools.processes import graceful
-from celery_graceful.request import GracefulRequest
 from celery_graceful.system.process import Owner
 from celery_graceful.timeline import worker_state
 

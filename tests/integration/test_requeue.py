@@ -13,8 +13,8 @@ import pytest
 from celery import Celery
 from kombu import Queue
 
+from celery_graceful.deliveries.requeue import COPY_AFTER, NotTaken, Requeue
 from celery_graceful.messages.republish import COUNT
-from celery_graceful.requeue import COPY_AFTER, NotTaken, Requeue
 from tests.raw import raw_messages
 from tests.servers import RedisServer
 from tests.workers import TIMEOUT, wait_until

@@ -24,7 +24,7 @@ HEAVY = {
     "celery.worker",
     "celery_graceful.bootsteps",
     "celery_graceful.drain",
-    "celery_graceful.request",
+    "celery_graceful.deliveries.request",
     "django",
     "eventlet",
     "gevent",

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery_graceful.checkpoints.discard import Forget
-from celery_graceful.copies import Copies
-from celery_graceful.ledger import Ledger
+from celery_graceful.deliveries.ledger import Ledger
+from celery_graceful.deliveries.redeliveries import Copies
 
 __all__ = ["Host"]
 

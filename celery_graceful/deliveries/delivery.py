@@ -7,13 +7,13 @@ from typing import Any
 
 from celery import states
 
-from celery_graceful.aftermath import say
 from celery_graceful.checkpoints.checkpoint import may_resume
-from celery_graceful.held import HeldMessage
-from celery_graceful.host import Host
-from celery_graceful.ledger import Ledger
+from celery_graceful.deliveries.handler_errors import say
+from celery_graceful.deliveries.held_message import HeldMessage
+from celery_graceful.deliveries.host import Host
+from celery_graceful.deliveries.ledger import Ledger
+from celery_graceful.deliveries.stage import UNBEGUN, Stage
 from celery_graceful.monitors import outcome
-from celery_graceful.stage import UNBEGUN, Stage
 
 __all__ = ["Delivery"]
 

@@ -31,15 +31,15 @@ from celery.utils.log import get_logger
 
 from celery_graceful.checkpoints.checkpoint import SENT_AGAIN
 from celery_graceful.claims.book import Claims, Tag
-from celery_graceful.held import HeldMessage
+from celery_graceful.deliveries.held_message import HeldMessage
+from celery_graceful.deliveries.resending import Resender
+from celery_graceful.deliveries.unacked import Unacked, is_fanout
 from celery_graceful.messages.brokers_without_acks import ends_here, is_kept_here
 from celery_graceful.messages.republish import COUNT, Refused
 from celery_graceful.messages.spare_connections import Standby
-from celery_graceful.resending import Resender
 from celery_graceful.store.store import is_kombus_redis
 from celery_graceful.system import native
 from celery_graceful.system.describe import describe
-from celery_graceful.unacked import Unacked, is_fanout
 
 __all__ = ["Loop", "NotTaken", "Requeue"]
 

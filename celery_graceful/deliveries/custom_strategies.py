@@ -18,10 +18,10 @@ from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger
 from celery.worker import strategy
 
-from celery_graceful.failure import raised
-from celery_graceful.held import HeldMessage
-from celery_graceful.ledger import Ledger
-from celery_graceful.stage import Stage
+from celery_graceful.deliveries.exc_info import raised
+from celery_graceful.deliveries.held_message import HeldMessage
+from celery_graceful.deliveries.ledger import Ledger
+from celery_graceful.deliveries.stage import Stage
 
 __all__ = ["Handovers", "has_own_strategy"]
 

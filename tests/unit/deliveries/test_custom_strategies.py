@@ -8,8 +8,8 @@ from typing import Any
 from celery import Celery
 from celery.app.task import Task
 
-from celery_graceful.handover import _Search, has_own_strategy
-from celery_graceful.stage import Stage
+from celery_graceful.deliveries.custom_strategies import _Search, has_own_strategy
+from celery_graceful.deliveries.stage import Stage
 
 TASK: Any = object()
 

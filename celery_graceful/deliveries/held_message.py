@@ -14,10 +14,10 @@ from kombu.utils.objects import cached_property
 from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.claims.book import Tag
 from celery_graceful.claims.fence import CLAIM
+from celery_graceful.deliveries.stage import LEFT, Stage
 from celery_graceful.messages.redelivery import has_begun
 from celery_graceful.monitors import outcome
 from celery_graceful.monitors.check_in import CheckIn
-from celery_graceful.stage import LEFT, Stage
 
 __all__ = ["HeldMessage"]
 

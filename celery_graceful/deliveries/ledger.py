@@ -7,13 +7,13 @@ from weakref import WeakSet
 
 from celery.worker import state
 
-from celery_graceful.aftermath import let_go
 from celery_graceful.claims.book import Claims
-from celery_graceful.held import HeldMessage
+from celery_graceful.deliveries.handler_errors import let_go
+from celery_graceful.deliveries.held_message import HeldMessage
+from celery_graceful.deliveries.requeue import Requeue
+from celery_graceful.deliveries.stage import OPEN, UNBEGUN, Stage
 from celery_graceful.monitors.check_in import CheckIn
 from celery_graceful.poison.post_mortem import Inquest
-from celery_graceful.requeue import Requeue
-from celery_graceful.stage import OPEN, UNBEGUN, Stage
 from celery_graceful.system import native
 from celery_graceful.timeline import worker_state
 

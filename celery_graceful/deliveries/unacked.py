@@ -10,7 +10,7 @@ from celery.utils.log import get_logger
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 
-from celery_graceful.held import HeldMessage
+from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.messages.redelivery import mark_redelivered
 from celery_graceful.store.client import make_client
 from celery_graceful.system.describe import describe

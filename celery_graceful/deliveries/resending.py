@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from celery_graceful.held import HeldMessage
+from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.messages import brokers_without_acks
 from celery_graceful.messages.redelivery import BEGUN
 from celery_graceful.messages.republish import Refused, Sender

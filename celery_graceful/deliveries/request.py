@@ -13,17 +13,17 @@ from celery.platforms import signals
 from celery.utils.log import get_logger
 from celery.worker.request import Request
 
-from celery_graceful.aftermath import LOST, let_go, put_right, requeues, say
 from celery_graceful.checkpoints.checkpoint import DELIVERY, may_resume
-from celery_graceful.delivery import Delivery
+from celery_graceful.deliveries.custom_strategies import has_own_strategy
+from celery_graceful.deliveries.delivery import Delivery
+from celery_graceful.deliveries.exc_info import as_failure, as_lost, raised
+from celery_graceful.deliveries.handler_errors import LOST, let_go, put_right, requeues, say
+from celery_graceful.deliveries.host import Host
+from celery_graceful.deliveries.requeue import NotTaken
+from celery_graceful.deliveries.stage import OPEN, Stage
 from celery_graceful.exceptions import TaskInterrupted
-from celery_graceful.failure import as_failure, as_lost, raised
-from celery_graceful.handover import has_own_strategy
-from celery_graceful.host import Host
 from celery_graceful.monitors import outcome
 from celery_graceful.phases import InterruptReason
-from celery_graceful.requeue import NotTaken
-from celery_graceful.stage import OPEN, Stage
 from celery_graceful.system.describe import describe
 from celery_graceful.task.base import GracefulTask
 from celery_graceful.timeline import worker_state

@@ -15,11 +15,11 @@ from time import monotonic
 from celery.utils.log import get_logger
 from celery.worker import state
 
-from celery_graceful.aftermath import let_go
-from celery_graceful.held import HeldMessage
-from celery_graceful.ledger import Ledger
+from celery_graceful.deliveries.handler_errors import let_go
+from celery_graceful.deliveries.held_message import HeldMessage
+from celery_graceful.deliveries.ledger import Ledger
+from celery_graceful.deliveries.stage import OPEN, Stage
 from celery_graceful.messages.fingerprint import Fingerprint, fingerprint, fingerprint_as_text
-from celery_graceful.stage import OPEN, Stage
 from celery_graceful.system import native
 
 __all__ = ["Copies"]

@@ -13,7 +13,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.collections import LimitedSet
 from celery.worker import state
 
-from celery_graceful.aftermath import let_go, requeues
+from celery_graceful.deliveries.handler_errors import let_go, requeues
 from celery_graceful.pools.threads import _one_at_a_time
 
 

@@ -17,7 +17,7 @@ from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.request import Request
 
-from celery_graceful.held import HeldMessage
+from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.system.describe import describe
 
 __all__ = ["LOST", "let_go", "put_right", "requeues", "say"]

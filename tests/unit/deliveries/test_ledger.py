@@ -8,9 +8,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from celery_graceful.held import HeldMessage
-from celery_graceful.ledger import Ledger
-from celery_graceful.stage import OPEN, Stage
+from celery_graceful.deliveries.held_message import HeldMessage
+from celery_graceful.deliveries.ledger import Ledger
+from celery_graceful.deliveries.stage import OPEN, Stage
 
 
 class Held(HeldMessage):
