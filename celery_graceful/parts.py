@@ -22,7 +22,6 @@ from celery_graceful.hearing import Hearing
 from celery_graceful.leaving import Leaving
 from celery_graceful.loop import Loop
 from celery_graceful.membership import WorkerView
-from celery_graceful.misfits import Misfits
 from celery_graceful.monitors.heartbeat import Heartbeats
 from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.other_consumers import OtherConsumers
@@ -42,6 +41,7 @@ from celery_graceful.system.process import Owner
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.board import Board
 from celery_graceful.timeline.grace_period import Deadlines
+from celery_graceful.unusable.detection import Misfits
 from celery_graceful.watch import Watch
 
 __all__ = ["Parts"]

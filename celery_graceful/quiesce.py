@@ -16,7 +16,6 @@ from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.redeliveries import Copies
 from celery_graceful.giving_up import GivingUp
 from celery_graceful.loop import Loop
-from celery_graceful.misfits import Misfits
 from celery_graceful.other_consumers import OtherConsumers
 from celery_graceful.phases import Phase
 from celery_graceful.places import Places
@@ -24,6 +23,7 @@ from celery_graceful.pools import Adapter
 from celery_graceful.revocation import Revocations
 from celery_graceful.system.describe import describe
 from celery_graceful.timeline.board import Board
+from celery_graceful.unusable.detection import Misfits
 
 __all__ = ["Quiesce"]
 

@@ -23,16 +23,16 @@ from celery.utils.log import get_logger
 from celery.worker import state
 from kombu.exceptions import ContentDisallowed, DecodeError, OperationalError
 
-from celery_graceful.aside import Aside, where
 from celery_graceful.claims.arrival import deliver
 from celery_graceful.claims.book import Tag
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.stage import Stage
 from celery_graceful.messages.validation import flaw_of, has_text, reason_of
 from celery_graceful.settings import Settings
-from celery_graceful.shelf import Case, make_shelf
 from celery_graceful.store.store import StoreAway
 from celery_graceful.timeline.board import Board
+from celery_graceful.unusable.destinations import Case, make_shelf
+from celery_graceful.unusable.set_aside import Aside, where
 
 if TYPE_CHECKING:
     from celery_graceful.deliveries.held_message import HeldMessage

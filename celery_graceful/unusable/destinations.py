@@ -25,7 +25,14 @@ from celery_graceful.poison.quarantine import Kept, keep
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import Store, find_workers_store
 from celery_graceful.system.log_thread import log
-from celery_graceful.waiting import AT_ONCE, RETURNED, Kind, Stray, WaitingRoom, broker_digest
+from celery_graceful.unusable.waiting import (
+    AT_ONCE,
+    RETURNED,
+    Kind,
+    Stray,
+    WaitingRoom,
+    broker_digest,
+)
 
 if TYPE_CHECKING:
     from celery_graceful.deliveries.ledger import Ledger

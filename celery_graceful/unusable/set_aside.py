@@ -18,11 +18,11 @@ from celery.utils.log import get_logger
 from celery_graceful.claims.book import Tag
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.messages.validation import flaw_of
-from celery_graceful.shelf import Case, Shelf
 from celery_graceful.store.store import StoreAway
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import log
 from celery_graceful.timeline.board import Board
+from celery_graceful.unusable.destinations import Case, Shelf
 
 __all__ = ["Aside", "where"]
 
