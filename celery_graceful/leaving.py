@@ -26,7 +26,7 @@ from celery_graceful.cleanup import callbacks, time_limit
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.giving_up import GivingUp
 from celery_graceful.hearing import Hearing
-from celery_graceful.places import Places
+from celery_graceful.membership.servers import Places
 from celery_graceful.pools import Adapter
 from celery_graceful.report import Report
 from celery_graceful.restart import Restart

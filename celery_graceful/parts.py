@@ -21,11 +21,11 @@ from celery_graceful.giving_up import GivingUp
 from celery_graceful.hearing import Hearing
 from celery_graceful.leaving import Leaving
 from celery_graceful.loop import Loop
-from celery_graceful.membership import WorkerView
+from celery_graceful.membership.member import WorkerView
+from celery_graceful.membership.servers import Places
 from celery_graceful.monitors.heartbeat import Heartbeats
 from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.other_consumers import OtherConsumers
-from celery_graceful.places import Places
 from celery_graceful.poison.post_mortem import Inquest
 from celery_graceful.pools import kind_of
 from celery_graceful.quiesce import Quiesce

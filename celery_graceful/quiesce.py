@@ -16,9 +16,9 @@ from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.redeliveries import Copies
 from celery_graceful.giving_up import GivingUp
 from celery_graceful.loop import Loop
+from celery_graceful.membership.servers import Places
 from celery_graceful.other_consumers import OtherConsumers
 from celery_graceful.phases import Phase
-from celery_graceful.places import Places
 from celery_graceful.pools import Adapter
 from celery_graceful.revocation import Revocations
 from celery_graceful.system.describe import describe

@@ -22,8 +22,8 @@ from celery_graceful.drain import HARD, QUIET, STOP, STOPPED, Drain
 from celery_graceful.giving_up import GivingUp
 from celery_graceful.hearing import Hearing
 from celery_graceful.loop import Loop
+from celery_graceful.membership.servers import Places
 from celery_graceful.phases import Phase
-from celery_graceful.places import Places
 from celery_graceful.pools import Adapter
 from celery_graceful.quiesce import Quiesce
 from celery_graceful.report import listed

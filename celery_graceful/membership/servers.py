@@ -14,7 +14,7 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from celery_graceful.cleanup import callbacks
-from celery_graceful.membership import MOMENT, Membership, WorkerView
+from celery_graceful.membership.member import MOMENT, Membership, WorkerView
 from celery_graceful.messages.brokers_without_acks import promise
 from celery_graceful.store.rights import missing_rights
 from celery_graceful.store.store import (
