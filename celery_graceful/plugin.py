@@ -20,8 +20,8 @@ from celery_graceful.system.process import itself
 
 __all__ = ["Graceful"]
 
-_WORKER_STEP = "celery_graceful.bootsteps:WorkerStep"
-_CONSUMER_STEP = "celery_graceful.bootsteps:ConsumerStep"
+_WORKER_STEP = "celery_graceful.worker.bootsteps:WorkerStep"
+_CONSUMER_STEP = "celery_graceful.worker.bootsteps:ConsumerStep"
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ class Graceful:
 
         named.know(app)
         if "celery.worker.control" in sys.modules:  # a worker, or ``celery control``
-            from celery_graceful import control
+            from celery_graceful.worker import control
 
             control.install()
         for signal in (beat_init, beat_embedded_init):

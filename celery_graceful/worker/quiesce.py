@@ -14,16 +14,16 @@ from celery.worker import state
 
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.redeliveries import Copies
-from celery_graceful.giving_up import GivingUp
-from celery_graceful.loop import Loop
 from celery_graceful.membership.servers import Places
-from celery_graceful.other_consumers import OtherConsumers
 from celery_graceful.phases import Phase
 from celery_graceful.pools import Adapter
-from celery_graceful.revocation import Revocations
 from celery_graceful.system.describe import describe
 from celery_graceful.timeline.board import Board
 from celery_graceful.unusable.detection import Misfits
+from celery_graceful.worker.giving_up import GivingUp
+from celery_graceful.worker.loop import Loop
+from celery_graceful.worker.other_consumers import OtherConsumers
+from celery_graceful.worker.revocation import Revocations
 
 __all__ = ["Quiesce"]
 

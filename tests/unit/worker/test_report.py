@@ -10,7 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from celery_graceful.report import report
+from celery_graceful.worker.report import report
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_the_grace_that_is_left(
     left: float, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.monotonic()
-    monkeypatch.setattr("celery_graceful.report.time", Mock(monotonic=lambda: now))
+    monkeypatch.setattr("celery_graceful.worker.report.time", Mock(monotonic=lambda: now))
     board: Any = Mock(requested_at=now - 2, grace_ends_at=now + left)
     line = report(Mock(counts=Counter()), board)
     assert re.search(expected + "$", line), line

@@ -19,12 +19,12 @@ from celery.platforms import EX_OK
 from celery_graceful import signals
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.phases import InterruptReason, Phase
-from celery_graceful.restart import Restart
 from celery_graceful.settings import Settings
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import LogThread
 from celery_graceful.timeline.board import Board
 from celery_graceful.timeline.grace_period import Deadlines
+from celery_graceful.worker.restart import Restart
 
 __all__ = ["HARD", "LIMIT", "QUIET", "STOP", "STOPPED", "Drain"]
 

@@ -17,8 +17,6 @@ from celery_graceful.deliveries.stage import Stage
 from celery_graceful.messages.brokers_without_acks import is_kept_here
 from celery_graceful.messages.spare_connections import Standby, dispatcher, use
 from celery_graceful.monitors import outcome
-from celery_graceful.other_consumers import OtherConsumers
-from celery_graceful.report import listed
 from celery_graceful.system import native
 from celery_graceful.system.describe import describe
 from celery_graceful.system.log_thread import LogThread
@@ -26,6 +24,8 @@ from celery_graceful.system.native import bounded, bounded_all
 from celery_graceful.task.base import record
 from celery_graceful.timeline.board import Board
 from celery_graceful.timeline.grace_period import Deadlines
+from celery_graceful.worker.other_consumers import OtherConsumers
+from celery_graceful.worker.report import listed
 
 __all__ = ["GivingUp"]
 

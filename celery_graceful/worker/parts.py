@@ -16,22 +16,12 @@ from celery_graceful.deliveries.host import Host
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.redeliveries import Copies
 from celery_graceful.deliveries.requeue import Requeue
-from celery_graceful.drain import LIMIT, STOPPED, Drain
-from celery_graceful.giving_up import GivingUp
-from celery_graceful.hearing import Hearing
-from celery_graceful.leaving import Leaving
-from celery_graceful.loop import Loop
 from celery_graceful.membership.member import WorkerView
 from celery_graceful.membership.servers import Places
 from celery_graceful.monitors.heartbeat import Heartbeats
 from celery_graceful.monitors.registry import monitors_of
-from celery_graceful.other_consumers import OtherConsumers
 from celery_graceful.poison.post_mortem import Inquest
 from celery_graceful.pools import kind_of
-from celery_graceful.quiesce import Quiesce
-from celery_graceful.report import Report
-from celery_graceful.restart import Restart
-from celery_graceful.revocation import Revocations
 from celery_graceful.runs.run import on_limited
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import disconnect
@@ -42,7 +32,17 @@ from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.board import Board
 from celery_graceful.timeline.grace_period import Deadlines
 from celery_graceful.unusable.detection import Misfits
-from celery_graceful.watch import Watch
+from celery_graceful.worker.drain import LIMIT, STOPPED, Drain
+from celery_graceful.worker.giving_up import GivingUp
+from celery_graceful.worker.loop import Loop
+from celery_graceful.worker.other_consumers import OtherConsumers
+from celery_graceful.worker.process_exit import Leaving
+from celery_graceful.worker.quiesce import Quiesce
+from celery_graceful.worker.report import Report
+from celery_graceful.worker.restart import Restart
+from celery_graceful.worker.revocation import Revocations
+from celery_graceful.worker.signal_pipe import Hearing
+from celery_graceful.worker.watch import Watch
 
 __all__ = ["Parts"]
 

@@ -18,20 +18,20 @@ from celery.platforms import EX_OK
 from celery.worker import state
 
 from celery_graceful.deliveries.ledger import Ledger
-from celery_graceful.drain import HARD, QUIET, STOP, STOPPED, Drain
-from celery_graceful.giving_up import GivingUp
-from celery_graceful.hearing import Hearing
-from celery_graceful.loop import Loop
 from celery_graceful.membership.servers import Places
 from celery_graceful.phases import Phase
 from celery_graceful.pools import Adapter
-from celery_graceful.quiesce import Quiesce
-from celery_graceful.report import listed
-from celery_graceful.revocation import Revocations
 from celery_graceful.runs import run as _run
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import LogThread
 from celery_graceful.system.native import bounded
+from celery_graceful.worker.drain import HARD, QUIET, STOP, STOPPED, Drain
+from celery_graceful.worker.giving_up import GivingUp
+from celery_graceful.worker.loop import Loop
+from celery_graceful.worker.quiesce import Quiesce
+from celery_graceful.worker.report import listed
+from celery_graceful.worker.revocation import Revocations
+from celery_graceful.worker.signal_pipe import Hearing
 
 __all__ = ["Watch"]
 

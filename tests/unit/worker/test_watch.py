@@ -6,13 +6,13 @@ import math
 import time
 from unittest.mock import MagicMock
 
-from celery_graceful.drain import HARD, STOP, Drain
-from celery_graceful.giving_up import GivingUp
 from celery_graceful.phases import InterruptReason, Phase
 from celery_graceful.settings import Settings
 from celery_graceful.timeline.board import Board
 from celery_graceful.timeline.grace_period import GracePeriod, deadlines
-from celery_graceful.watch import Watch
+from celery_graceful.worker.drain import HARD, STOP, Drain
+from celery_graceful.worker.giving_up import GivingUp
+from celery_graceful.worker.watch import Watch
 
 
 def test_hard_is_heard_before_the_stop() -> None:

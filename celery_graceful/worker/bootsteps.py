@@ -14,25 +14,25 @@ from celery.apps.worker import Worker
 from celery.signals import beat_embedded_init
 from celery.utils.log import get_logger
 
-from celery_graceful import control
 from celery_graceful.checkpoints.resume import check_options
 from celery_graceful.cleanup import callbacks
 from celery_graceful.deliveries.request import adopt
-from celery_graceful.drain import Drain
 from celery_graceful.exceptions import SettingsError
-from celery_graceful.guest import Guest
-from celery_graceful.leaving import LAST_RECEIVERS
 from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.monitors.silent import say_what_is_silent, say_who_is_unknown
 from celery_graceful.monitors.traced import silence_sentry, trace_with_check_in
-from celery_graceful.parts import Parts
 from celery_graceful.runs import frames
 from celery_graceful.settings import Settings
 from celery_graceful.system import native
 from celery_graceful.task.default import say_who_is_plain
 from celery_graceful.task.trace_log import install_filter
 from celery_graceful.timeline import grace_period
-from celery_graceful.watch import Watch
+from celery_graceful.worker import control
+from celery_graceful.worker.drain import Drain
+from celery_graceful.worker.embedded import Guest
+from celery_graceful.worker.parts import Parts
+from celery_graceful.worker.process_exit import LAST_RECEIVERS
+from celery_graceful.worker.watch import Watch
 
 __all__ = ["ConsumerStep", "WorkerStep"]
 

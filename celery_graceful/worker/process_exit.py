@@ -24,16 +24,16 @@ from celery.platforms import EX_FAILURE, EX_OK
 
 from celery_graceful.cleanup import callbacks, time_limit
 from celery_graceful.deliveries.ledger import Ledger
-from celery_graceful.giving_up import GivingUp
-from celery_graceful.hearing import Hearing
 from celery_graceful.membership.servers import Places
 from celery_graceful.pools import Adapter
-from celery_graceful.report import Report
-from celery_graceful.restart import Restart
 from celery_graceful.system.log_thread import LogThread
 from celery_graceful.system.native import bounded, bounded_all
 from celery_graceful.timeline.board import Board
 from celery_graceful.timeline.grace_period import Deadlines
+from celery_graceful.worker.giving_up import GivingUp
+from celery_graceful.worker.report import Report
+from celery_graceful.worker.restart import Restart
+from celery_graceful.worker.signal_pipe import Hearing
 
 __all__ = ["Leaving"]
 

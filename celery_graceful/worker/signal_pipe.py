@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import signal
 
-from celery_graceful.drain import Drain
-from celery_graceful.sentinel import Sentinel
 from celery_graceful.system.process import Owner, Slot, emptied
+from celery_graceful.worker.drain import Drain
+from celery_graceful.worker.watchdog import Sentinel
 
 __all__ = ["Hearing"]
 

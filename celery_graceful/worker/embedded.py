@@ -17,13 +17,13 @@ from celery.bootsteps import RUN
 from celery.worker import state
 
 from celery_graceful.deliveries.ledger import Ledger
-from celery_graceful.drain import Drain
-from celery_graceful.giving_up import GivingUp
 from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.monitors.traced import silence_sentry
 from celery_graceful.runs import interrupt
 from celery_graceful.system import native
 from celery_graceful.task.trace_log import remove_filter
+from celery_graceful.worker.drain import Drain
+from celery_graceful.worker.giving_up import GivingUp
 
 __all__ = ["Guest"]
 
