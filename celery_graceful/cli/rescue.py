@@ -13,7 +13,7 @@ from celery_graceful.claims.book import Claims
 from celery_graceful.claims.claimant import FALLEN, claims_key
 from celery_graceful.claims.lease import dead_workers
 from celery_graceful.claims.rescue import Rescuer
-from celery_graceful.cli_app import app_of
+from celery_graceful.cli.app import app_of
 from celery_graceful.poison.deaths import is_early, is_limited, judge
 from celery_graceful.store.store import Store, StoreAway, broker_places, broker_store, settings_of
 

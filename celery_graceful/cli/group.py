@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from celery_graceful.cli_quarantine import quarantine
-from celery_graceful.cli_rescue import rescue
+from celery_graceful.cli.quarantine import quarantine
+from celery_graceful.cli.rescue import rescue
 
 __all__ = ["graceful"]
 
