@@ -9,8 +9,8 @@ from typing import Any
 
 from benchmarks.tables import percentile, table
 from celery_graceful.timeline import worker_state
-from tests.deliveries import bench
 from tests.servers import RedisServer
+from tests.support.deliveries import bench
 
 __all__ = ["iterate", "main"]
 

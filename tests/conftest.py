@@ -16,9 +16,9 @@ import hypothesis
 import pytest
 import redis
 
-from tests.peers import KentServer, Project
 from tests.sentinels import SentinelServers
 from tests.servers import AnyServer, RabbitServer, RedisServer, Startable
+from tests.support.peers import KentServer, Project
 
 # How long an example takes says more of the machine than of the code.
 hypothesis.settings.register_profile("untimed", hypothesis.settings(), deadline=None)

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import redis
 
-from tests.processes import LOOPBACK
 from tests.servers import RedisServer, Server
+from tests.support.processes import LOOPBACK
 
 
 class _SentinelServer(Server):

@@ -1,6 +1,6 @@
 """Real Redis and RabbitMQ servers for tests, each on free loopback ports in a folder of its own.
 
-A server ends with the process that started it: see `tests.processes`.
+A server ends with the process that started it: see `tests.support.processes`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from urllib.parse import quote
 import amqp
 import redis
 
-from tests.processes import LOOPBACK, GuardedProcess, free_port
+from tests.support.processes import LOOPBACK, GuardedProcess, free_port
 
 AServer = TypeVar("AServer", bound="Server")
 AnyServer = TypeVar("AnyServer", bound="Startable")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from celery import Celery
 
-from tests.acceptance.support import Broker
+from tests.support.broker import Broker
 
 
 @pytest.fixture(params=["redis", "rabbitmq"])

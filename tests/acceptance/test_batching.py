@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from tests.acceptance.support import Broker
-from tests.workers import Worker, wait_until
+from tests.support.broker import Broker
+from tests.support.workers import Worker, wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from celery import Celery
 from kombu import Queue
 from kombu.common import Broadcast
 
-from tests.workers import Worker, wait_until
+from tests.support.workers import Worker, wait_until
 
 QUEUES = '(Queue("celery"), __import__("kombu.common").common.Broadcast("news"))'
 

@@ -12,9 +12,9 @@ import pytest
 import redis
 from celery import Celery, chord
 
-from tests.acceptance.support import graceful_command
-from tests.raw import LOSES_EVENTS, Events
-from tests.workers import TIMEOUT, Worker, wait_until
+from tests.support.broker import graceful_command
+from tests.support.raw import LOSES_EVENTS, Events
+from tests.support.workers import TIMEOUT, Worker, wait_until
 
 #: Quick enough for a test: a dead worker's claims are back within 3 s.
 QUICK_LEASE = {

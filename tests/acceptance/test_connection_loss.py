@@ -9,9 +9,9 @@ from urllib.parse import quote
 import pytest
 from celery import Celery
 
-from tests.acceptance.support import Broker
 from tests.conftest import RabbitVhost
-from tests.workers import TIMEOUT, Worker, wait_until
+from tests.support.broker import Broker
+from tests.support.workers import TIMEOUT, Worker, wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,8 @@ import pytest
 from celery import Celery
 from kombu import Queue
 
-from tests.acceptance.support import Broker
-from tests.workers import TIMEOUT, Worker, wait_until, wait_until_heard
+from tests.support.broker import Broker
+from tests.support.workers import TIMEOUT, Worker, wait_until, wait_until_heard
 
 GRACE = 5.0
 

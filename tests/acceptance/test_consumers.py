@@ -10,7 +10,7 @@ from celery import Celery
 from kombu import Connection
 
 from tests.apps.consumers import WAYS
-from tests.workers import TIMEOUT, Worker, wait_until
+from tests.support.workers import TIMEOUT, Worker, wait_until
 
 SIDE = 100
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from celery import Celery
 
-from tests.acceptance.support import Broker
-from tests.workers import Worker
+from tests.support.broker import Broker
+from tests.support.workers import Worker
 
 GRACE = 6.0
 

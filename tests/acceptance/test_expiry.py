@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 from celery import Celery
 
-from tests.acceptance.support import Broker
 from tests.acceptance.test_poison import start, task
-from tests.workers import TIMEOUT, wait_until
+from tests.support.broker import Broker
+from tests.support.workers import TIMEOUT, wait_until
 
 #: Seconds: of the task, and until it expires.
 LONG, EXPIRES = 4.0, 2.0

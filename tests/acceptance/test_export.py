@@ -24,7 +24,7 @@ from celery_graceful.claims.book import Claims
 from celery_graceful.claims.rescue import Rescuer
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import broker_store
-from tests.workers import TIMEOUT, Worker
+from tests.support.workers import TIMEOUT, Worker
 
 ROWS = 2000
 MODES = ["throttled", "every_row", "exactly_once"]

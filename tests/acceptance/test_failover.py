@@ -9,9 +9,9 @@ from contextlib import ExitStack
 import pytest
 from celery import Celery
 
-from tests.acceptance.support import graceful_command
 from tests.servers import RedisServer
-from tests.workers import TIMEOUT, Worker, wait_until
+from tests.support.broker import graceful_command
+from tests.support.workers import TIMEOUT, Worker, wait_until
 
 QUICK = {
     "GRACE": "6",

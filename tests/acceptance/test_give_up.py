@@ -6,9 +6,9 @@ import pytest
 from celery import Celery
 from kombu import Connection
 
-from tests.acceptance.support import Broker
 from tests.conftest import RabbitVhost
-from tests.workers import Worker, wait_until
+from tests.support.broker import Broker
+from tests.support.workers import Worker, wait_until
 
 pytestmark = pytest.mark.slow
 

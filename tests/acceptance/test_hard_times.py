@@ -12,11 +12,11 @@ import pytest
 from celery import Celery
 from celery.exceptions import TaskError
 
-from tests.acceptance.support import Broker
-from tests.distance import far_away
-from tests.raw import Events
 from tests.servers import RabbitServer, RedisServer
-from tests.workers import TIMEOUT, Worker, wait_until, wait_until_heard
+from tests.support.broker import Broker
+from tests.support.distance import far_away
+from tests.support.raw import Events
+from tests.support.workers import TIMEOUT, Worker, wait_until, wait_until_heard
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from tests.workers import Worker
+from tests.support.workers import Worker
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from tests.acceptance.support import Broker
-from tests.workers import Worker, wait_until_heard
+from tests.support.broker import Broker
+from tests.support.workers import Worker, wait_until_heard
 
 GRACE = 5.0
 

@@ -15,9 +15,9 @@ from collections.abc import Callable
 import pytest
 from celery import Celery
 
-from tests.acceptance.support import Broker
-from tests.raw import LOSES_EVENTS, Events
-from tests.workers import Worker, wait_until_heard
+from tests.support.broker import Broker
+from tests.support.raw import LOSES_EVENTS, Events
+from tests.support.workers import Worker, wait_until_heard
 
 GRACE = 6.0
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from tests.acceptance.support import Broker
 from tests.acceptance.test_poison import start, task
 from tests.conftest import RabbitVhost, RedisDB
 from tests.servers import RabbitServer
-from tests.workers import TIMEOUT, Worker, wait_until
+from tests.support.broker import Broker
+from tests.support.workers import TIMEOUT, Worker, wait_until
 
 #: Seconds between two heartbeats, after twice which a connection is closed.
 HEARTBEAT = 1

@@ -9,9 +9,9 @@ from contextlib import ExitStack
 import pytest
 from celery import Celery
 
-from tests.raw import raw_messages
 from tests.servers import RedisServer
-from tests.workers import TIMEOUT, Worker, wait_until
+from tests.support.raw import raw_messages
+from tests.support.workers import TIMEOUT, Worker, wait_until
 
 #: What a worker says that has registered again, with how many messages.
 AGAIN = r"Redis has lost its data .* with the (\d+) messages"

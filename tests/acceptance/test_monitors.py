@@ -12,10 +12,10 @@ import pytest
 from celery import Celery
 
 from celery_graceful.monitors.slug import slugify
-from tests.command import CELERY
 from tests.conftest import RedisDB
-from tests.peers import Project
-from tests.workers import ROOT, TIMEOUT, Worker, wait_until_heard
+from tests.support.command import CELERY
+from tests.support.peers import Project
+from tests.support.workers import ROOT, TIMEOUT, Worker, wait_until_heard
 
 GRACE = 6.0
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 from celery import Celery
 
-from tests.workers import Worker, wait_until
+from tests.support.workers import Worker, wait_until
 
 
 def pause(sentinels):

@@ -10,9 +10,9 @@ from celery import Celery, chord, signature
 from celery_graceful import PoisonedTask
 from celery_graceful.poison import quarantine
 from celery_graceful.store.store import find_workers_store
-from tests.acceptance.support import Broker
-from tests.raw import Events
-from tests.workers import TIMEOUT, Worker
+from tests.support.broker import Broker
+from tests.support.raw import Events
+from tests.support.workers import TIMEOUT, Worker
 
 APP = "tests.apps.poison"
 

@@ -11,12 +11,12 @@ from celery import Celery
 from celery.exceptions import TimeoutError as NotYet
 
 from celery_graceful import PoisonedTask
-from tests.acceptance.support import Broker
 from tests.acceptance.test_poison import quarantined, task
 from tests.acceptance.test_poison import start as start_worker
 from tests.apps import quorum_queues
 from tests.conftest import RabbitVhost
-from tests.workers import TIMEOUT, Worker, wait_until
+from tests.support.broker import Broker
+from tests.support.workers import TIMEOUT, Worker, wait_until
 
 
 @pytest.fixture(params=["rabbitmq", "quorum"])

@@ -6,8 +6,8 @@ import json
 
 from celery import Celery
 
-from tests.acceptance.support import Broker, graceful_command
 from tests.acceptance.test_poison import start, task
+from tests.support.broker import Broker, graceful_command
 
 
 def celery(broker: Broker, *args: str, status: int = 0) -> str:

@@ -6,7 +6,7 @@ import pytest
 from celery import Celery
 
 from tests.servers import RedisServer
-from tests.workers import TIMEOUT, Worker, wait_until
+from tests.support.workers import TIMEOUT, Worker, wait_until
 
 #: All that a worker needs but for what it registers with.
 ALL_BUT = ["~celery*", "~_kombu*", "~graceful:workers", "~graceful:claims:*", "~graceful:bell:*"]

@@ -9,8 +9,8 @@ import pytest
 from celery import Celery
 from celery.exceptions import TaskRevokedError
 
-from tests.acceptance.support import Broker
-from tests.workers import TIMEOUT, Worker, wait_until, wait_until_heard
+from tests.support.broker import Broker
+from tests.support.workers import TIMEOUT, Worker, wait_until, wait_until_heard
 
 pytestmark = pytest.mark.slow
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from celery import Celery
 
-from tests import transports
 from tests.acceptance.test_claims import kill_connections
-from tests.workers import TIMEOUT, Worker, wait_until
+from tests.support import transports
+from tests.support.workers import TIMEOUT, Worker, wait_until
 
 OFF = "Reliable fetch is off for the transport"
 

@@ -15,9 +15,9 @@ from celery import Celery
 from celery.exceptions import NotRegistered
 from kombu import Queue
 
-from tests.acceptance.support import Broker, graceful_command
-from tests.raw import Events
-from tests.workers import TIMEOUT, Worker, wait_until
+from tests.support.broker import Broker, graceful_command
+from tests.support.raw import Events
+from tests.support.workers import TIMEOUT, Worker, wait_until
 
 APP = "tests.apps.rolling"
 EVENTS = {"CONF_worker_send_task_events": "True"}

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from celery_graceful import Graceful
 from celery_graceful.poison import quarantine
-from tests.acceptance.support import Broker, graceful_command
 from tests.acceptance.test_poison import quarantined
-from tests.unusable import KINDS, SECRET, put, wild
-from tests.workers import TIMEOUT, Worker, wait_until
+from tests.support.broker import Broker, graceful_command
+from tests.support.unusable import KINDS, SECRET, put, wild
+from tests.support.workers import TIMEOUT, Worker, wait_until
 
 APP = "tests.apps.unusable"
 

@@ -30,7 +30,7 @@ from celery_graceful.runs import run as _run
 from celery_graceful.system import log_thread
 from celery_graceful.task import base as _task
 from celery_graceful.timeline import worker_state
-from tests.workers import TIMEOUT, wait_until
+from tests.support.workers import TIMEOUT, wait_until
 
 BROKER, RESULTS = os.environ["BROKER_URL"], os.environ["RESULT_URL"]
 server = redis.Redis.from_url(RESULTS, decode_responses=True)

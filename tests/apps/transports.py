@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tests.transports  # noqa: F401 -- its names for URLs
+import tests.support.transports  # noqa: F401 -- its names for URLs
 from tests.apps.claims import app
 
 __all__ = ["app"]

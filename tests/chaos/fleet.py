@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from tests.chaos.verdict import Blow
-from tests.workers import Worker
+from tests.support.workers import Worker
 
 __all__ = ["Fleet"]
 

@@ -11,8 +11,8 @@ from collections import defaultdict
 import pytest
 from celery import Celery
 
-from tests.command import CELERY
-from tests.workers import ROOT, TIMEOUT, Worker, wait_until_heard
+from tests.support.command import CELERY
+from tests.support.workers import ROOT, TIMEOUT, Worker, wait_until_heard
 
 APP = "tests.apps.cleanup"
 NAME = "tests.apps.cleanup."

@@ -18,8 +18,8 @@ from celery import Celery, chord, group, signature
 
 from celery_graceful.checkpoints.checkpoint import SENT_AGAIN
 from tests.conftest import RabbitVhost, RedisDB
-from tests.raw import LOSES_EVENTS, Events, raw_messages
-from tests.workers import TIMEOUT, Worker
+from tests.support.raw import LOSES_EVENTS, Events, raw_messages
+from tests.support.workers import TIMEOUT, Worker
 
 APP = "tests.apps.compositions"
 #: Seconds. Much room behind the soft deadline: the machine may be slow.

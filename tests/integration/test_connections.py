@@ -10,9 +10,9 @@ import pytest
 from celery import Celery
 
 from celery_graceful.store.store import StoreAway, find_store
-from tests.processes import free_port
 from tests.servers import RedisServer
-from tests.workers import Worker, wait_until
+from tests.support.processes import free_port
+from tests.support.workers import Worker, wait_until
 
 KINDS = ["plain", "tls", "unix", "sentinel", "backend", "backend by sentinel"]
 

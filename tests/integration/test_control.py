@@ -10,7 +10,7 @@ import pytest
 from celery import Celery
 
 from tests.conftest import RedisDB
-from tests.workers import ROOT, TIMEOUT, Worker, wait_until_heard
+from tests.support.workers import ROOT, TIMEOUT, Worker, wait_until_heard
 
 APP = "tests.apps.lifecycle"
 NAME = "one@test"

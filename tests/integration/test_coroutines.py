@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from celery.exceptions import TaskRevokedError
 
-from tests.acceptance.support import Broker
 from tests.conftest import RedisDB
-from tests.workers import TIMEOUT, Worker, wait_until, wait_until_heard
+from tests.support.broker import Broker
+from tests.support.workers import TIMEOUT, Worker, wait_until, wait_until_heard
 
 APP = "tests.apps.coroutines"
 INTERRUPTED = ["sleeping", "gathering", "shielded", "to_sync", "process_wide", "own_loop"]

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.conftest import RedisDB
-from tests.workers import ROOT, TIMEOUT
+from tests.support.workers import ROOT, TIMEOUT
 
 #: A test file as users of Celery write it.
 USERS_TESTS = """

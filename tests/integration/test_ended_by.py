@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from tests.acceptance.support import Broker
 from tests.conftest import RedisDB
-from tests.workers import TIMEOUT, Worker, wait_until
+from tests.support.broker import Broker
+from tests.support.workers import TIMEOUT, Worker, wait_until
 
 #: Ended by the soft limit, whatever it has become on the way.
 LIMITED = [

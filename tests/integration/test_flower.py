@@ -17,8 +17,8 @@ import pytest
 from celery import Celery, signature
 
 from tests.conftest import RedisDB
-from tests.processes import GuardedProcess, free_port
-from tests.workers import TIMEOUT, Worker, wait_until
+from tests.support.processes import GuardedProcess, free_port
+from tests.support.workers import TIMEOUT, Worker, wait_until
 
 APP = "tests.apps.poison"
 

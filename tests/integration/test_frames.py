@@ -13,8 +13,8 @@ from celery import Celery
 
 from celery_graceful.runs import frames
 from tests.conftest import RedisDB
-from tests.peers import Project
-from tests.workers import ROOT, TIMEOUT, Worker, wait_until
+from tests.support.peers import Project
+from tests.support.workers import ROOT, TIMEOUT, Worker, wait_until
 
 #: Tasks of the app.
 NAMES = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.workers import Worker
+from tests.support.workers import Worker
 
 
 def test_a_worker_with_a_month_of_grace_stops(redis_db):

@@ -37,11 +37,11 @@ from celery_graceful.monitors.traced import silence_sentry, trace_with_check_in
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.board import Board
 from tests.apps import entries
-from tests.command import CELERY
 from tests.conftest import RabbitVhost, RedisDB
-from tests.peers import HealthchecksServer, Project, environ
-from tests.processes import LOOPBACK
-from tests.workers import ROOT, TIMEOUT, Worker
+from tests.support.command import CELERY
+from tests.support.peers import HealthchecksServer, Project, environ
+from tests.support.processes import LOOPBACK
+from tests.support.workers import ROOT, TIMEOUT, Worker
 
 GRACE = 8.0
 

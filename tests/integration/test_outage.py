@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.servers import RedisServer
-from tests.workers import Worker
+from tests.support.workers import Worker
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])

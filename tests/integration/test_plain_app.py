@@ -10,8 +10,8 @@ from celery import Celery
 
 from celery_graceful import Graceful
 from tests.conftest import RedisDB
-from tests.raw import LOSES_EVENTS, Events, raw_messages
-from tests.workers import Worker, wait_until
+from tests.support.raw import LOSES_EVENTS, Events, raw_messages
+from tests.support.workers import Worker, wait_until
 
 #: Seconds, with room between the deadlines: the machine may be slow.
 GRACE, SOFT, HARD = 9.0, 1.5, 5.0

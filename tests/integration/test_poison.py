@@ -16,7 +16,7 @@ from celery_graceful import PoisonedTask, signals
 from celery_graceful.claims.rescue import DeadClaim
 from celery_graceful.poison import deaths, quarantine
 from celery_graceful.store.store import StoreAway, find_workers_store
-from tests.workers import wait_until
+from tests.support.workers import wait_until
 
 
 @pytest.fixture

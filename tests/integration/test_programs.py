@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.deliveries import Kill, bench
+from tests.support.deliveries import Kill, bench
 
 # A program is a list of nodes. What it does is the list of its effects: the paths of the
 # steps that were run, and of the items of innermost loops.

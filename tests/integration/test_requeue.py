@@ -15,9 +15,9 @@ from kombu import Queue
 
 from celery_graceful.deliveries.requeue import COPY_AFTER, NotTaken, Requeue
 from celery_graceful.messages.republish import COUNT
-from tests.raw import raw_messages
 from tests.servers import RedisServer
-from tests.workers import TIMEOUT, wait_until
+from tests.support.raw import raw_messages
+from tests.support.workers import TIMEOUT, wait_until
 
 
 def a_loop(ring: Callable[[], object] = lambda: None) -> Any:

@@ -15,7 +15,7 @@ from celery_graceful.claims.rescue import DeadClaim, Rescuer
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import broker_store
 from tests.servers import RedisServer
-from tests.workers import TIMEOUT, wait_until
+from tests.support.workers import TIMEOUT, wait_until
 
 SETTINGS = Settings(lease_ttl=1.0, heartbeat_interval=0.1, rescue_interval=0.5)
 

@@ -20,7 +20,7 @@ from celery_graceful import (
 from celery_graceful.checkpoints.checkpoint import key_of
 from celery_graceful.checkpoints.codec import decode
 from celery_graceful.checkpoints.resume import count_given_up
-from tests.deliveries import Kill, bench
+from tests.support.deliveries import Kill, bench
 
 
 @pytest.fixture

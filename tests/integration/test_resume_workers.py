@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from celery import Celery
 
-from tests.workers import TIMEOUT, Worker, wait_until
+from tests.support.workers import TIMEOUT, Worker, wait_until
 
 PATTERN = "graceful:checkpoint:*"
 

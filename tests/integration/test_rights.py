@@ -16,7 +16,7 @@ from celery_graceful.claims import transport
 from celery_graceful.store.rights import missing_rights
 from celery_graceful.store.store import Store, StoreForbidden, find_store
 from tests.servers import RedisServer
-from tests.workers import Worker
+from tests.support.workers import Worker
 
 #: A user as many have it, but for what is ours.
 PLAIN = "on >secret &* +@all -@dangerous ~celery* ~_kombu* ~unacked* ~*.pidbox*"

@@ -170,7 +170,7 @@ def test_missing_server_skips_at_home_and_fails_in_ci(monkeypatch, ci, outcome):
 def test_no_two_processes_get_the_same_port():
     """Also if they think of the same numbers, long before a server listens there."""
     code = (
-        "import random; from tests.processes import free_port; random.seed(7);"
+        "import random; from tests.support.processes import free_port; random.seed(7);"
         "print(*[free_port() for _ in range(50)], flush=True); input()"
     )
     command = [sys.executable, "-c", code]

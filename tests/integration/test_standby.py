@@ -11,7 +11,7 @@ from celery import Celery
 
 from celery_graceful.messages.spare_connections import BrokerAway, Standby, bounded_connection, use
 from tests.servers import RedisServer
-from tests.workers import TIMEOUT, wait_until
+from tests.support.workers import TIMEOUT, wait_until
 
 
 class Asked:

@@ -15,8 +15,8 @@ from celery_graceful.checkpoints import checkpoint
 from celery_graceful.checkpoints.checkpoint import DELIVERY, key_of
 from celery_graceful.checkpoints.discard import Forget
 from celery_graceful.store.store import StoreAway, find_store
-from tests.deliveries import bench
 from tests.servers import RedisServer
+from tests.support.deliveries import bench
 
 
 def app(**conf):

@@ -21,7 +21,7 @@ from celery_graceful.claims.rescue import Rescuer
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import broker_store
 from tests.servers import RedisServer
-from tests.workers import TIMEOUT, wait_until
+from tests.support.workers import TIMEOUT, wait_until
 
 FOLLOW = 3.0
 

@@ -18,7 +18,7 @@ from celery import Celery, chain, chord, group
 from celery.canvas import Signature
 
 from tests.servers import RabbitServer, RedisServer
-from tests.workers import Worker
+from tests.support.workers import Worker
 
 POOLS = ("prefork", "threads", "gevent")
 BROKERS = ("redis", "rabbitmq")

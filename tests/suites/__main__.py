@@ -25,7 +25,7 @@ import celery
 
 from tests.servers import RabbitServer, RedisServer
 from tests.suites.known import reason_of
-from tests.workers import ROOT, Worker
+from tests.support.workers import ROOT, Worker
 
 #: Where the distributions are kept.
 KEPT = ROOT / ".suites"

@@ -16,8 +16,8 @@ from celery_graceful import Interrupted, ShutdownTimeLimit, aio
 from celery_graceful.phases import InterruptReason, Phase
 from celery_graceful.runs.run import Run, current, execute
 from celery_graceful.timeline.grace_period import Deadlines
-from tests.deliveries import Bench, bench
-from tests.workers import TIMEOUT
+from tests.support.deliveries import Bench, bench
+from tests.support.workers import TIMEOUT
 
 
 @pytest.fixture

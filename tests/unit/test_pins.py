@@ -30,8 +30,8 @@ from kombu import Connection, Consumer, Queue
 
 import celery_graceful
 from tests.conftest import RedisDB
-from tests.processes import LOOPBACK
 from tests.servers import RedisServer
+from tests.support.processes import LOOPBACK
 
 PACKAGE = Path(celery_graceful.__file__).parent
 

@@ -10,7 +10,7 @@ from celery import Celery, chain, chord
 from kombu.message import Message
 
 from celery_graceful.messages.validation import flaw_of, has_text
-from tests.unusable import KINDS, SECRET, headers_of
+from tests.support.unusable import KINDS, SECRET, headers_of
 
 
 def message(kind: dict[str, Any]) -> Message:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.workers import ROOT, TIMEOUT
+from tests.support.workers import ROOT, TIMEOUT
 
 PATCH = {
     "threads": "",

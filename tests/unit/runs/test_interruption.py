@@ -17,7 +17,7 @@ from celery_graceful import Interrupted, ShutdownTimeLimit
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.phases import Interrupt, InterruptReason
 from celery_graceful.system.exception_chain import chain, is_in_hand
-from tests.deliveries import Bench, bench
+from tests.support.deliveries import Bench, bench
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from celery.local import Proxy
 import celery_graceful
 from celery_graceful import Graceful, GracefulTask, sources
 from celery_graceful.exceptions import CheckpointError
-from tests.peers import environ
-from tests.workers import ROOT
+from tests.support.peers import environ
+from tests.support.workers import ROOT
 
 
 async def an_async_function() -> None:

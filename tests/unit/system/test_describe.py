@@ -12,7 +12,7 @@ from celery_graceful.messages.spare_connections import BrokerAway, bounded_conne
 from celery_graceful.store.store import StoreAway
 from celery_graceful.system.describe import describe
 from celery_graceful.task.trace_log import install_filter
-from tests.processes import free_port
+from tests.support.processes import free_port
 
 
 @pytest.mark.parametrize(

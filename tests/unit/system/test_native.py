@@ -12,7 +12,7 @@ import pytest
 from celery_graceful.runs.interrupt import wake
 from celery_graceful.system import native
 from celery_graceful.system.native import Doorbell, ForkGate
-from tests.deliveries import bench
+from tests.support.deliveries import bench
 
 
 def fork() -> float:

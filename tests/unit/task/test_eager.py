@@ -13,7 +13,7 @@ from celery_graceful import INTERRUPTED, Interrupted, InterruptReason
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.phases import Phase
 from celery_graceful.runs.run import current
-from tests.deliveries import Bench, bench
+from tests.support.deliveries import Bench, bench
 
 
 @pytest.fixture

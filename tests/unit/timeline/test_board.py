@@ -15,7 +15,7 @@ from celery_graceful.phases import InterruptReason
 from celery_graceful.timeline import board_file, worker_state
 from celery_graceful.timeline.board import PLACES, Board
 from celery_graceful.timeline.grace_period import Deadlines
-from tests.workers import ROOT
+from tests.support.workers import ROOT
 
 DEADLINES = Deadlines(grace=10.0, source="a test", soft=5.6, hard=7.0)
 

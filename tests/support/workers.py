@@ -15,7 +15,7 @@ from types import TracebackType
 
 from celery import Celery
 
-from tests.command import CELERY
+from tests.support.command import CELERY
 
 __all__ = ["TIMEOUT", "Worker", "wait_until", "wait_until_heard"]
 

@@ -11,8 +11,8 @@ from typing import Any
 from celery import Celery
 
 from tests.apps import quorum_queues
-from tests.command import CELERY
-from tests.workers import ROOT, TIMEOUT, wait_until
+from tests.support.command import CELERY
+from tests.support.workers import ROOT, TIMEOUT, wait_until
 
 __all__ = ["Broker", "graceful_command"]
 

@@ -13,7 +13,7 @@ from kombu.utils.json import dumps, loads
 from tests.apps import say
 
 KINDS = ("Derived", "OwnChannel", "OwnFetch", "Foreign")
-TRANSPORT_ALIASES.update({kind.lower(): f"tests.transports:{kind}" for kind in KINDS})
+TRANSPORT_ALIASES.update({kind.lower(): f"tests.support.transports:{kind}" for kind in KINDS})
 
 
 class Derived(kombu_redis.Transport):

@@ -10,7 +10,7 @@ import redis
 from celery import Celery
 from celery.events.dispatcher import EventDispatcher
 
-from tests.workers import TIMEOUT
+from tests.support.workers import TIMEOUT
 
 __all__ = ["LOSES_EVENTS", "Events", "RawMessage", "raw_messages"]
 

@@ -14,9 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
-from tests.processes import LOOPBACK
 from tests.servers import Server
-from tests.workers import ROOT, TIMEOUT
+from tests.support.processes import LOOPBACK
+from tests.support.workers import ROOT, TIMEOUT
 
 __all__ = ["HealthchecksServer", "KentServer", "Project"]
 

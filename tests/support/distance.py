@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.processes import LOOPBACK
+from tests.support.processes import LOOPBACK
 
 __all__ = ["far_away"]
 
