@@ -16,8 +16,7 @@ import hypothesis
 import pytest
 import redis
 
-from tests.sentinels import SentinelServers
-from tests.servers import AnyServer, RabbitServer, RedisServer, Startable
+from tests.servers import AnyServer, RabbitServer, RedisServer, SentinelServers, Startable
 from tests.support.peers import KentServer, Project
 
 # How long an example takes says more of the machine than of the code.

@@ -1,0 +1,9 @@
+"""How a task goes on where it stopped.
+
+Come in by `resume.Resumable` (in a task), `checkpoint.Checkpoint` (one delivery's), and
+`discard` (of tasks that have ended; the main process).
+
+May not know which pool runs the task, or how its message goes back.
+"""
+
+__all__ = ["checkpoint", "discard", "resume"]

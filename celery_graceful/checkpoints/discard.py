@@ -15,7 +15,7 @@ from celery.utils.log import get_logger
 from celery_graceful.checkpoints.checkpoint import key_of
 from celery_graceful.store.store import StoreAway, find_store
 
-__all__ = ["Forget"]
+__all__ = ["Discard"]
 
 logger = get_logger(__name__)
 
@@ -23,7 +23,7 @@ logger = get_logger(__name__)
 BATCH = 100
 
 
-class Forget:
+class Discard:
     """Deletes in a thread of its own, so that the loop of the worker never waits.
 
     Args:

@@ -54,6 +54,10 @@ class Scope:
         count = self._names[kind + name]
         return self.prefix + quote(name, safe=" :.") + (f"#{count}" if count > 1 else "")
 
+    def reach(self, place: int) -> None:
+        """The step at that place, if none behind it was reached before."""
+        self.last_place = max(self.last_place, place)
+
 
 class Progress:
     """The loops and steps of one delivery, and when they save.

@@ -49,7 +49,7 @@ def step(
                 path,
             )
         progress.reach(path)
-        scope.last_place = max(scope.last_place, place)
+        scope.reach(place)
         return result  # type: ignore[no-any-return]
     _warn_renamed(progress, scope, path)
     progress.stand()
@@ -59,7 +59,7 @@ def step(
         check_call(what, result, why_not_async=_RUN_IT)
     limit = checkpoint.settings.checkpoint_max_bytes
     encoded = encode(result, f"the result of step {path!r}", limit)
-    scope.last_place += 1
+    scope.reach(scope.last_place + 1)
     checkpoint.put(field, f"[{scope.last_place},{encoded}]")
     if checkpoint.state_in_hand is not before:
         checkpoint.item_done()  # what a step has set is saved with it: it will not run again

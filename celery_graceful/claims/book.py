@@ -126,6 +126,10 @@ class Claims:
         """Claim under that identity from now on; ``None``: not at all."""
         self.who = who
 
+    def accepted(self) -> None:
+        """Redis has taken a claim."""
+        self.refused_since = None
+
     def refused(self) -> None:
         """Redis has refused a claim: the worker is not registered there."""
         now = time.monotonic()

@@ -60,6 +60,10 @@ class Claimant:
         self._next = 1
         self._lock = native.Lock()
 
+    def enter(self, epoch: str) -> None:
+        """It has registered in that epoch of the server's data."""
+        self.epoch = epoch
+
     def take_numbers(self, count: int) -> int:
         """The first of ``count`` numbers for claims; later ones are higher."""
         with self._lock:

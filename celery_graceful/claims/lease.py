@@ -38,7 +38,7 @@ from celery_graceful.claims.claimant import (
     lease_key,
     tombstone_key,
 )
-from celery_graceful.claims.lease_validity import EPOCH, Trust, server_info
+from celery_graceful.claims.lease_validity import EPOCH, LeaseValidity, server_info
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.system import native
@@ -77,7 +77,9 @@ def dead_workers(store: Store) -> list[str]:
     return [worker for worker, beat in zip(workers, beats, strict=True) if beat is None]
 
 
-def take_for_dead(store: Store, trust: Trust, worker: str, own: str | None = None) -> bool | None:
+def take_for_dead(
+    store: Store, lease_validity: LeaseValidity, worker: str, own: str | None = None
+) -> bool | None:
     """Take a worker for dead whose lease has run out.
 
     Args:
@@ -94,7 +96,7 @@ def take_for_dead(store: Store, trust: Trust, worker: str, own: str | None = Non
     """
     keys = [WORKERS, lease_key(worker), FALLEN, tombstone_key(worker), EPOCH]
     keys += [lease_key(own)] if own is not None else []
-    answer = int(store.run("fall", keys, [worker, TOMBSTONE, trust.server]))
+    answer = int(store.run("fall", keys, [worker, TOMBSTONE, lease_validity.server]))
     return None if answer < 0 else bool(answer)
 
 
@@ -161,13 +163,13 @@ class Lease:
         on_lost: Callable[[Claimant], None],
         on_held: Callable[[float], None],
         restoring: Callable[[str, str], Restoring] | None = None,
-        trust: Trust | None = None,
+        lease_validity: LeaseValidity | None = None,
         rescued: bool = True,
     ) -> None:
         self.store = store
         self.settings = settings
         self.node = node
-        self.trust = trust or Trust(store, settings.lease_ttl)
+        self.lease_validity = lease_validity or LeaseValidity(store, settings.lease_ttl)
         self.held_until = 0.0
         #: What has to stay known of the worker when its lease has run out.
         self.about: dict[str, Any] = {}
@@ -234,7 +236,8 @@ class Lease:
                 self.trouble = str(exc)
                 pause = min(pause, AGAIN)
                 if time.monotonic() + self.settings.lease_ttl / 2 > self.held_until:
-                    self.trust.was_away()  # as soon as it is back, nobody can be judged yet
+                    # As soon as it is back, nobody can be judged yet.
+                    self.lease_validity.was_away()
             except Exception as exc:
                 self.trouble = str(exc)
                 log(
@@ -261,8 +264,8 @@ class Lease:
                 self._to_restore = 2
         if self._to_restore and not self._restore(beat):
             return False
-        self.trust.meet()
-        self.about["server"] = self.trust.server
+        self.lease_validity.meet()
+        self.about["server"] = self.lease_validity.server
         about = json.dumps(self.about)
         if about != self._known:
             # Before the lease runs out, and never of a worker that was rescued.
@@ -293,7 +296,7 @@ class Lease:
         )
         if state == "held":
             self._registered, self._known, self._doubted = True, about, False
-            self.identity.epoch = self._epoch
+            self.identity.enter(self._epoch)
         return str(state)
 
     def _restore(self, beat: str) -> bool:
@@ -315,7 +318,7 @@ class Lease:
             self._to_restore = 2
             return self._restore(beat)
         if self._to_restore == 2:
-            self.trust.meet_again()
+            self.lease_validity.meet_again()
             log(
                 logger,
                 logging.WARNING,
@@ -341,9 +344,9 @@ class Lease:
 
     def _clear_away(self) -> None:
         """What dead workers have left; nothing of those that claim."""
-        for worker in dead_workers(self.store) if not self.trust.seconds() else ():
+        for worker in dead_workers(self.store) if not self.lease_validity.seconds() else ():
             claimed = self.store.execute("EXISTS", [claims_key(worker)])
-            if not claimed and take_for_dead(self.store, self.trust, worker):
+            if not claimed and take_for_dead(self.store, self.lease_validity, worker):
                 self.store.execute("SREM", [FALLEN], [worker])
                 self.store.execute("DEL", [about_key(worker)])
 

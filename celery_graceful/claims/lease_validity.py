@@ -20,7 +20,7 @@ from typing import Any
 from celery_graceful.store.store import Store, StoreRefused
 from celery_graceful.system import native
 
-__all__ = ["EPOCH", "Trust", "server_info"]
+__all__ = ["EPOCH", "LeaseValidity", "server_info"]
 
 EPOCH = "graceful:epoch"
 
@@ -45,7 +45,7 @@ def server_info(store: Store, section: str) -> dict[str, Any]:
     return dict(info or {})
 
 
-class Trust:
+class LeaseValidity:
     """What one process may conclude from leases.
 
     Args:

@@ -23,7 +23,7 @@ from kombu.utils.json import loads
 from celery_graceful.claims.book import Claims, Tag
 from celery_graceful.claims.claimant import FALLEN, claims_key
 from celery_graceful.claims.lease import about_key, dead_workers, take_for_dead
-from celery_graceful.claims.lease_validity import Trust
+from celery_graceful.claims.lease_validity import LeaseValidity
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import StoreAway
 from celery_graceful.system import native
@@ -85,7 +85,7 @@ class Rescuer:
         judge: Judge,
         is_limited: Callable[[str], bool] = lambda name: False,
         is_early: Callable[[str], bool] = lambda name: False,
-        trust: Trust | None = None,
+        lease_validity: LeaseValidity | None = None,
         own: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.claims = claims
@@ -93,7 +93,9 @@ class Rescuer:
         self.settings = settings
         self.judge = judge
         self.is_limited, self.is_early = is_limited, is_early
-        self.trust = trust or Trust(self.store, settings.lease_ttl, by_hand=True)
+        self.lease_validity = lease_validity or LeaseValidity(
+            self.store, settings.lease_ttl, by_hand=True
+        )
         self.own = own
         self._name = secrets.token_hex(8)
         self._bell, self._gone = native.Doorbell(), native.Doorbell()
@@ -142,10 +144,10 @@ class Rescuer:
     def _rescue_all(self) -> int:
         # In this order: whom a failover has made look dead is not judged by what was known before.
         gone = dead_workers(self.store)
-        if not self.trust.seconds():
+        if not self.lease_validity.seconds():
             for worker in gone:
-                if take_for_dead(self.store, self.trust, worker, self.own()) is None:
-                    self.trust.meet_again()
+                if take_for_dead(self.store, self.lease_validity, worker, self.own()) is None:
+                    self.lease_validity.meet_again()
         return sum(self._rescue(w) for w in sorted(self.store.execute("SMEMBERS", [FALLEN])))
 
     def _rescue(self, worker: str) -> int:
@@ -179,7 +181,10 @@ class Rescuer:
         worker's last heartbeat tells.
         """
         about = json.loads(self.store.execute("GET", [about_key(worker)]) or "{}")
-        if about.get("server", self.trust.server) != self.trust.server or self.trust.seconds():
+        if (
+            about.get("server", self.lease_validity.server) != self.lease_validity.server
+            or self.lease_validity.seconds()
+        ):
             return []  # it was not heard since a failover: that is no reason to say that it died
         room = int(about.get("concurrency", 0)) - int(about.get("early", 0))
         running: list[DeadClaim] = []

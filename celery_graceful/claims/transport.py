@@ -273,7 +273,7 @@ class _Claiming:
         if fetch.kind == "EVALSHA":
             self._knows_script = True
             if answer is not None:
-                fetch.book.refused_since = None
+                fetch.book.accepted()
             fetch.book.sent(fetch.who.worker)
         return answer
 

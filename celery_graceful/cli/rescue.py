@@ -57,7 +57,7 @@ def _rescue(app: Any, store: Store, dry_run: bool) -> bool:
         if not dead:
             click.echo("no worker is dead: there is nothing to rescue", err=True)
         elif not dry_run:
-            seconds = rescuer.trust.seconds()
+            seconds = rescuer.lease_validity.seconds()
             if seconds:
                 click.echo(
                     "Redis has just started, or is another server than before: nobody can be "

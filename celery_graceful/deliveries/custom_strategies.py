@@ -23,7 +23,7 @@ from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.stage import Stage
 
-__all__ = ["Handovers", "has_own_strategy"]
+__all__ = ["CustomStrategies", "has_own_strategy"]
 
 logger = get_logger(__name__)
 
@@ -38,7 +38,7 @@ def has_own_strategy(task: Any) -> bool:
     return symbol_by_name(task.Strategy) is not strategy.default
 
 
-class Handovers:
+class CustomStrategies:
     """The calls of a worker's pool that are not of one delivery each.
 
     Args:
@@ -216,7 +216,7 @@ class _Call:
                 for delivery in self.deliveries:
                     if delivery.acknowledged:
                         self.ledger.finish(delivery)
-                    elif not lost or not self.ledger.inquest.child_died(
+                    elif not lost or not self.ledger.post_mortems.child_died(
                         delivery, partial(self._after_death, delivery)
                     ):
                         self.ledger.put_down(delivery)

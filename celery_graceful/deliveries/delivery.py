@@ -60,7 +60,7 @@ class Delivery(HeldMessage):
             self.claim.book.begun.add(str(self.claim))
         if self.check_in is not None:
             self.host.on_check_in()
-        self.note = self.ledger.inquest.begins(self)
+        self.note = self.ledger.post_mortems.begins(self)
         return True
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
@@ -78,7 +78,7 @@ class Delivery(HeldMessage):
 
     def acknowledge(self) -> None:
         """Its message is done with; unless it went back, or is somebody else's."""
-        if self.orphaned and self.host.copies.owe(self):
+        if self.orphaned and self.host.redeliveries.owe(self):
             self.acknowledged = True
         elif self.has_left:
             return
@@ -100,13 +100,13 @@ class Delivery(HeldMessage):
         if self.claim is not None:
             self.claim.book.ended.add(self.claim)
         elif self.ledger.requeue.is_amqp:
-            self.host.copies.answered(self)
+            self.host.redeliveries.answered(self)
 
     def reject(self, requeue: bool = False) -> None:
         """Its message goes back, or is done with without a success."""
         if self.has_left:
             return
-        if self.orphaned and (requeue or self.host.copies.owe(self)):
+        if self.orphaned and (requeue or self.host.redeliveries.owe(self)):
             self.acknowledged = True
             return
         self.goes_on = self.goes_on or requeue

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from celery_graceful.checkpoints.discard import Forget
+from celery_graceful.checkpoints.discard import Discard
 from celery_graceful.deliveries.ledger import Ledger
-from celery_graceful.deliveries.redeliveries import Copies
+from celery_graceful.deliveries.redeliveries import Redeliveries
 
 __all__ = ["Host"]
 
@@ -19,8 +19,8 @@ class Host:
 
     Attributes:
         ledger: What it holds.
-        copies: Second deliveries.
-        forget: Deletes the checkpoints of what has ended.
+        redeliveries: Second deliveries.
+        discard: Deletes the checkpoints of what has ended.
         process: Hands a request to the pool.
         can_pass_by: Whether the pool lets pass by what has left.
         is_connected: Whether its loop goes round.
@@ -29,8 +29,8 @@ class Host:
     """
 
     ledger: Ledger
-    copies: Copies
-    forget: Forget
+    redeliveries: Redeliveries
+    discard: Discard
     process: Callable[[Any], None]
     can_pass_by: bool
     is_connected: Callable[[], bool]

@@ -13,7 +13,7 @@ from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.deliveries.requeue import Requeue
 from celery_graceful.deliveries.stage import OPEN, UNBEGUN, Stage
 from celery_graceful.monitors.check_in import CheckIn
-from celery_graceful.poison.post_mortem import Inquest
+from celery_graceful.poison.post_mortem import PostMortems
 from celery_graceful.system import native
 from celery_graceful.timeline import worker_state
 
@@ -45,12 +45,12 @@ class Ledger:
 
     Args:
         requeue: The way back to the queue.
-        inquest: Hears of the ends of runs.
+        post_mortems: Hear of the ends of runs.
     """
 
-    def __init__(self, requeue: Requeue, inquest: Inquest) -> None:
+    def __init__(self, requeue: Requeue, post_mortems: PostMortems) -> None:
         self.requeue = requeue
-        self.inquest = inquest
+        self.post_mortems = post_mortems
         #: With which it claims now, on Redis.
         self.claims: Claims | None = None
         self.lock = native.Lock()
@@ -171,7 +171,7 @@ class Ledger:
         if request.note is not None:
             # The hard deadline has its own thread, and sends what it has to say itself.
             ran = request.running_for if stage is Stage.FINISHED else 0.0
-            self.inquest.ends(request.id, request.note, ran, wake=stage is not Stage.GIVEN_UP)
+            self.post_mortems.ends(request.id, request.note, ran, wake=stage is not Stage.GIVEN_UP)
         self.changed()
         return True
 

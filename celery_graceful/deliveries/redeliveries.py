@@ -22,7 +22,7 @@ from celery_graceful.deliveries.stage import OPEN, Stage
 from celery_graceful.messages.fingerprint import Fingerprint, fingerprint, fingerprint_as_text
 from celery_graceful.system import native
 
-__all__ = ["Copies"]
+__all__ = ["Redeliveries"]
 
 logger = get_logger(__name__)
 
@@ -35,7 +35,7 @@ ANSWERED, OWED = 1000, 1000
 IN_DOUBT, COMING = 10.0, 300.0
 
 
-class Copies:
+class Redeliveries:
     """The copies of one worker's deliveries.
 
     Args:
@@ -86,7 +86,7 @@ class Copies:
             self._owed[key] = monotonic() + COMING
             while len(self._owed) > OWED:
                 del self._owed[next(iter(self._owed))]
-        self.ledger.inquest.remember(key[0], note, fingerprint_as_text(key))
+        self.ledger.post_mortems.remember(key[0], note, fingerprint_as_text(key))
 
     def settle(self, copy: HeldMessage) -> bool:
         """Whether ``copy`` is of something that runs here or has run; it is seen to then."""

@@ -81,12 +81,12 @@ class GracefulRequest(Delivery):
         return True
 
     def look_into(self) -> bool:
-        """Whether it has to wait for an inquest before it is handed over."""
+        """Whether it has to wait for a post-mortem before it is handed over."""
         if self._looked_into or self.has_left:
             return False
         # A plain task is run again beside itself, as ever; a graceful one never is.
         alone = isinstance(self.task, GracefulTask) and self.task.acks_late
-        self._looked_into = self.ledger.inquest.delivered_again(self, self._go_on, alone=alone)
+        self._looked_into = self.ledger.post_mortems.delivered_again(self, self._go_on, alone=alone)
         return self._looked_into
 
     def put_off(self) -> None:
@@ -121,7 +121,7 @@ class GracefulRequest(Delivery):
             put_right(self, exc)
         finally:
             outcome.close(self, "error", "revoked or expired", dying=dying)
-            self.host.forget(self.task.name, self.id, "", None)
+            self.host.discard(self.task.name, self.id, "", None)
             self.ledger.finish(self)  # also where no pool will report its end
 
     def _announce_cancelled(self, *args: Any, **kwargs: Any) -> None:
@@ -179,7 +179,7 @@ class GracefulRequest(Delivery):
         elif self._lost_to_the_stop(exc):
             outcome.interrupted([self])
             self._on_interrupted(True)
-        elif not self._is_death(exc) or not self.ledger.inquest.child_died(
+        elif not self._is_death(exc) or not self.ledger.post_mortems.child_died(
             self, partial(self._after_death, exc_info, send_failed_event, return_ok)
         ):
             self._fail(exc_info, send_failed_event, return_ok)
@@ -246,7 +246,7 @@ class GracefulRequest(Delivery):
         )
         if not self.goes_on and (marked or may_resume(self.request_dict)):
             token = self.request_dict[DELIVERY]
-            self.host.forget(self.task.name, self.id, token, self.started_at)
+            self.host.discard(self.task.name, self.id, token, self.started_at)
 
     def _lost_to_the_stop(self, exc: BaseException) -> bool:
         """Whether the child was taken down with the worker, and not by a revoke or a limit."""
@@ -296,7 +296,7 @@ def _ends_once(on_success: Callable[..., Any]) -> Callable[..., Any]:
 
 def _hands_over(execute_using_pool: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(self: GracefulRequest, pool: Any, **kwargs: Any) -> Any:
-        if self.stage is Stage.FINISHED or self.host.copies.settle(self):
+        if self.stage is Stage.FINISHED or self.host.redeliveries.settle(self):
             raise TaskRevokedError(self.id)  # its place in the pool is free again
         if self.look_into():
             return None

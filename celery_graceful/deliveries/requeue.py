@@ -36,7 +36,7 @@ from celery_graceful.deliveries.resending import Resender
 from celery_graceful.deliveries.unacked import Unacked, is_fanout
 from celery_graceful.messages.brokers_without_acks import ends_here, is_kept_here
 from celery_graceful.messages.republish import COUNT, Refused
-from celery_graceful.messages.spare_connections import Standby
+from celery_graceful.messages.spare_connections import SpareConnections
 from celery_graceful.store.store import is_kombus_redis
 from celery_graceful.system import native
 from celery_graceful.system.describe import describe
@@ -117,7 +117,7 @@ class Requeue:
         timeout: float = COMMAND_TIMEOUT,
         own_thread: bool = False,
         tail: bool = False,
-        standby: Standby | None = None,
+        spare_connections: SpareConnections | None = None,
     ) -> None:
         """Give the messages of ``requests`` back, in their order, to the head of the queue.
 
@@ -140,20 +140,22 @@ class Requeue:
         late = [r for r in requests if not (r.acknowledged or r.orphaned or r in copies)]
         try:
             self._drop([r for r in copies if not r.acknowledged], timeout, own_thread)
-            self._give_back_late(late, timeout, own_thread, tail, standby)
+            self._give_back_late(late, timeout, own_thread, tail, spare_connections)
         finally:
             if early:
-                self._give_back_early(early, timeout, standby, insist=own_thread)
+                self._give_back_early(early, timeout, spare_connections, insist=own_thread)
             self._loop.ring()
 
     def _give_back_early(
         self,
         requests: list[HeldMessage],
         timeout: float,
-        standby: Standby | None,
+        spare_connections: SpareConnections | None,
         insist: bool,
     ) -> None:
-        unsent = self._again.send(requests, self.broker, timeout, standby=standby)
+        unsent = self._again.send(
+            requests, self.broker, timeout, spare_connections=spare_connections
+        )
         lost = [(r, exc) for r, exc in unsent if insist or isinstance(exc, Refused)]
         later = [r for r, exc in unsent if not (insist or isinstance(exc, Refused))]
         if later:
@@ -168,7 +170,7 @@ class Requeue:
         timeout: float,
         own_thread: bool,
         tail: bool,
-        standby: Standby | None,
+        spare_connections: SpareConnections | None,
     ) -> None:
         claimed = [r for r in late if isinstance(r.message.delivery_tag, Tag)]
         if claimed:
@@ -181,7 +183,7 @@ class Requeue:
                     return
                 self._unacked.give_back(channel, late, tail, timeout, own_thread)
             elif is_kept_here(channel):
-                self._give_back_kept(late, timeout, standby, insist=own_thread)
+                self._give_back_kept(late, timeout, spare_connections, insist=own_thread)
                 return
             elif own_thread and ends_here(channel):
                 raise NotTaken(late, Refused("its queue ends with this process"))
@@ -191,7 +193,7 @@ class Requeue:
             else:  # they go back with the connection: of these the queue would drop them
                 expired = [r for r in late if r.has_begun and r.has_expired]
                 more = {SENT_AGAIN: True}
-                unsent = self._again.send(expired, self.broker, timeout, more, standby)
+                unsent = self._again.send(expired, self.broker, timeout, more, spare_connections)
                 if unsent:
                     raise NotTaken([request for request, _ in unsent], unsent[0][1])
         for request in late:
@@ -279,11 +281,13 @@ class Requeue:
         self,
         requests: list[HeldMessage],
         timeout: float,
-        standby: Standby | None,
+        spare_connections: SpareConnections | None,
         insist: bool,
     ) -> None:
         """Over a connection of its own: the channel is the loop's, which may hang."""
-        unsent = dict(self._again.send(requests, self.broker, timeout, standby=standby))
+        unsent = dict(
+            self._again.send(requests, self.broker, timeout, spare_connections=spare_connections)
+        )
         for request in requests:
             if request not in unsent:
                 request.message.channel.qos._quick_ack(request.message.delivery_tag)

@@ -10,7 +10,7 @@ from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.messages import brokers_without_acks
 from celery_graceful.messages.redelivery import BEGUN
 from celery_graceful.messages.republish import Refused, Sender
-from celery_graceful.messages.spare_connections import Standby, use
+from celery_graceful.messages.spare_connections import SpareConnections, use
 from celery_graceful.system import native
 
 __all__ = ["Resender"]
@@ -41,7 +41,7 @@ class Resender:
         broker: Any,
         timeout: float,
         more_headers: dict[str, Any] | None = None,
-        standby: Standby | None = None,
+        spare_connections: SpareConnections | None = None,
     ) -> list[tuple[HeldMessage, Exception]]:
         """Send messages to the queues that they came from.
 
@@ -74,7 +74,7 @@ class Resender:
                 waiting.popleft()
 
         try:
-            use(standby, broker, send, timeout)
+            use(spare_connections, broker, send, timeout)
         except Exception as exc:
             refused += [(request, exc) for request in waiting]
         finally:

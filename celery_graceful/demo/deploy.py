@@ -131,7 +131,7 @@ class Deploy:
         """Stop the old worker, start the new one, and wait until everything is done."""
         old.term()
         assert old.told_to_stop_at is not None
-        self.timeline.term_at = old.told_to_stop_at
+        self.timeline.count_from(old.told_to_stop_at)
         self.timeline.event(
             "platform",
             f"sends SIGTERM to worker-1, and SIGKILL in {GRACE:g} s if it is there still",
@@ -190,7 +190,7 @@ class Deploy:
         elif isinstance(news, LogLine):
             self.timeline.event(worker.name, f"log: {news}", colour="dim")
         else:
-            worker.running = False
+            worker.has_ended()
 
     def _show(self, fact: Fact) -> None:
         is_short = fact.task not in LONG_ONES

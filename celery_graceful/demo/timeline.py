@@ -40,6 +40,10 @@ class Timeline:
         #: When the old worker was told to stop.
         self.term_at: float | None = None
 
+    def count_from(self, moment: float) -> None:
+        """Seconds since SIGTERM are counted from then on."""
+        self.term_at = moment
+
     def title(self, text: str) -> None:
         """A line of its own kind."""
         self.write(f"\n{paint(text, 'bold', self.out)}\n")

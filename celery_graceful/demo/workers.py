@@ -71,6 +71,10 @@ class Worker:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
+    def has_ended(self) -> None:
+        """Its log has come to its end."""
+        self.running = False
+
     def _read(self) -> None:
         for line in map(str.rstrip, self._process.output):
             fact = parse(line)

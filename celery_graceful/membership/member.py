@@ -17,7 +17,7 @@ from celery_graceful.claims.book import Claims, Tag
 from celery_graceful.claims.claimant import WORKERS, Claimant
 from celery_graceful.claims.failover import hang_up
 from celery_graceful.claims.lease import Lease
-from celery_graceful.claims.lease_validity import Trust
+from celery_graceful.claims.lease_validity import LeaseValidity
 from celery_graceful.claims.rescue import Rescuer
 from celery_graceful.cleanup import callbacks
 from celery_graceful.deliveries.ledger import Ledger
@@ -27,7 +27,7 @@ from celery_graceful.store.store import Store
 from celery_graceful.system.log_thread import log
 from celery_graceful.timeline.board import Board
 
-__all__ = ["Membership", "WorkerView"]
+__all__ = ["Member", "WorkerView"]
 
 logger = get_logger(__name__)
 
@@ -68,7 +68,7 @@ class WorkerView:
     unknown_tasks: Callable[[], int]
 
 
-class Membership:
+class Member:
     """The lease and the rescuer of one worker.
 
     Args:
@@ -95,7 +95,7 @@ class Membership:
         #: The consumer is connected there, or was last.
         self._is_here = False
         app, settings = view.worker.app, view.settings
-        trust = Trust(store, settings.lease_ttl, on_another=self._on_another)
+        lease_validity = LeaseValidity(store, settings.lease_ttl, on_another=self._on_another)
         self.claims: Claims | None = None
         self.rescuer: Rescuer | None = None
         if claims:
@@ -108,10 +108,10 @@ class Membership:
             self.rescuer = Rescuer(
                 self.claims,
                 settings,
-                partial(judge, app, store=store, tell=view.ledger.inquest.tell_soon),
+                partial(judge, app, store=store, tell=view.ledger.post_mortems.tell_soon),
                 partial(is_limited, app),
                 partial(is_early, app),
-                trust,
+                lease_validity,
                 lambda: self.lease.identity.worker,
             )
         self.lease = Lease(
@@ -122,7 +122,7 @@ class Membership:
             on_lost=self._on_lost,
             on_held=self._on_held,
             restoring=None if self.claims is None else self.claims.restoring,
-            trust=trust,
+            lease_validity=lease_validity,
             rescued=self.rescuer is not None,
         )
         self._said_refused = self._retired = False
@@ -148,7 +148,7 @@ class Membership:
     def arrive(self) -> None:
         """The consumer is connected there, and about to fetch."""
         self._is_here = True
-        self.ledger.inquest.known_as(self.lease.identity.worker)
+        self.ledger.post_mortems.known_as(self.lease.identity.worker)
 
     def depart(self) -> None:
         """It is connected elsewhere."""
@@ -234,7 +234,7 @@ class Membership:
         if self.claims is not None:
             self.claims.claim_as(self.lease.identity)
         if self._is_here:
-            self.ledger.inquest.known_as(self.lease.identity.worker)
+            self.ledger.post_mortems.known_as(self.lease.identity.worker)
         if self._retired:
             return
         # Nothing is surely held under the new identity yet.

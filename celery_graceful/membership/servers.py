@@ -14,7 +14,7 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from celery_graceful.cleanup import callbacks
-from celery_graceful.membership.member import MOMENT, Membership, WorkerView
+from celery_graceful.membership.member import MOMENT, Member, WorkerView
 from celery_graceful.messages.brokers_without_acks import promise
 from celery_graceful.store.rights import missing_rights
 from celery_graceful.store.store import (
@@ -27,7 +27,7 @@ from celery_graceful.store.store import (
 from celery_graceful.system import native
 from celery_graceful.timeline.board import PLACES
 
-__all__ = ["Places"]
+__all__ = ["Servers"]
 
 logger = get_logger(__name__)
 
@@ -66,7 +66,7 @@ def is_allowed(store: Store, off: str, lists: Sequence[str] = ()) -> bool:
     return not lacking
 
 
-class Places:
+class Servers:
     """The servers on which one worker is a member, by their place in the list of brokers.
 
     Args:
@@ -75,15 +75,15 @@ class Places:
 
     def __init__(self, view: WorkerView) -> None:
         self.view = view
-        self.members: dict[int, Membership] = {}
+        self.members: dict[int, Member] = {}
         #: Where the consumer is connected, or was last.
-        self.here: Membership | None = None
+        self.here: Member | None = None
 
     def arrive(self, consumer: Any) -> None:
         """The consumer is connected, and about to fetch: from now on claims are made there."""
         ledger = self.view.ledger
         place = getattr(consumer.connection, "place", 0)
-        self.view.board.place = place
+        self.view.board.be_at(place)
         ledger.requeue.connected(consumer.connection)
         channel = consumer.task_consumer.channel
         if place not in self.members:
@@ -120,11 +120,11 @@ class Places:
             if not is_allowed(store, off, lists_of(consumer)):
                 return
         if known is not None and (store or is_allowed(known, "Deaths of tasks are not counted")):
-            self.members[place] = member = Membership(
+            self.members[place] = member = Member(
                 self.view, known, place, claims=store is not None, losing=self.losing
             )
             member.start()
-            self.view.ledger.inquest.tell_soon()
+            self.view.ledger.post_mortems.tell_soon()
 
     def _say_why_not(self, transport: Any, channel: Any) -> None:
         if transport.driver_type == "amqp" or not self.view.settings.reliable_fetch:

@@ -1,0 +1,16 @@
+"""Messages as brokers know them: sent again, marked, examined.
+
+Come in by the module that does it.
+
+May not know of claims, nor of requests: only of kombu's messages and connections.
+"""
+
+__all__ = [
+    "brokers_without_acks",
+    "delay_queues",
+    "fingerprint",
+    "redelivery",
+    "republish",
+    "spare_connections",
+    "validation",
+]

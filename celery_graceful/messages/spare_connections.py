@@ -16,7 +16,7 @@ from kombu.exceptions import OperationalError
 from celery_graceful.system import native
 from celery_graceful.system.describe import describe
 
-__all__ = ["BrokerAway", "Standby", "bounded_connection", "dispatcher", "use"]
+__all__ = ["BrokerAway", "SpareConnections", "bounded_connection", "dispatcher", "use"]
 
 Use = Callable[[Any], None]
 
@@ -62,7 +62,7 @@ def dispatcher(connection: Any, app: Any, hostname: str) -> Any:
     return app.events.Dispatcher(connection, hostname=hostname, buffer_while_offline=False)
 
 
-def use(standby: Standby | None, broker: Any, call: Use, timeout: float) -> None:
+def use(spare_connections: SpareConnections | None, broker: Any, call: Use, timeout: float) -> None:
     """Call ``call`` with the connection that stands by, or with a new one.
 
     Args:
@@ -74,12 +74,12 @@ def use(standby: Standby | None, broker: Any, call: Use, timeout: float) -> None
     Raises:
         Exception: What ``call``, or the broker's client, raised.
     """
-    if standby is None or not standby.call(call):
+    if spare_connections is None or not spare_connections.call(call):
         with bounded_connection(broker, timeout) as connection:
             call(connection)
 
 
-class Standby:
+class SpareConnections:
     """A connection that is opened before it is needed, in a real thread of its own.
 
     It is also used there: under gevent a socket belongs to the hub of its thread.

@@ -1,6 +1,23 @@
-"""Check-ins of scheduled runs with cron monitors: closed once, and truthfully."""
+"""Check-ins of scheduled runs with cron monitors: closed once, and truthfully.
+
+Come in by `traced` (where a task runs), `outcome` (in the main process), and `registry` (which
+monitors an app has); users by `Monitor` and `checkin`.
+
+May not know of requests: what is needed of one, `outcome` says.
+"""
 
 from celery_graceful.monitors.block import checkin
 from celery_graceful.monitors.monitor import Monitor
 
-__all__ = ["Monitor", "checkin"]
+__all__ = [
+    "Monitor",
+    "beat",
+    "check_in",
+    "checkin",
+    "heartbeat",
+    "named",
+    "outcome",
+    "registry",
+    "silent",
+    "traced",
+]

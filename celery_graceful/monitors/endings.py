@@ -66,7 +66,7 @@ class Endings:
         with self._lock:
             self._beats += change
             if worker_state.board.value is not None:
-                worker_state.board.value.beating = self._beats > 0
+                worker_state.board.value.beat(self._beats > 0)
 
     @staticmethod
     def wait_for_beats(seconds: float) -> None:

@@ -23,11 +23,11 @@ from celery_graceful.claims.lease_validity import EPOCH
 from celery_graceful.messages.fingerprint import fingerprint, fingerprint_as_text
 from celery_graceful.poison.deaths import condemn, count_deaths, say_death, tell_untold
 from celery_graceful.poison.quarantine import QUARANTINE, Kept
-from celery_graceful.poison.start_notes import LONG, Starts
+from celery_graceful.poison.start_notes import LONG, StartNotes
 from celery_graceful.store.store import Store, StoreAway, find_workers_store, settings_of
 from celery_graceful.system.describe import describe
 
-__all__ = ["Delivered", "Inquest"]
+__all__ = ["Delivered", "PostMortems"]
 
 logger = get_logger(__name__)
 
@@ -74,8 +74,8 @@ class _Finding(NamedTuple):
     news: int
 
 
-class Inquest:
-    """The inquests of one worker.
+class PostMortems:
+    """The post-mortems of one worker.
 
     Args:
         app: The Celery app.
@@ -91,9 +91,9 @@ class Inquest:
         self.ring_loop = ring_loop
         self.in_process = in_process
         #: Brokers that give back by themselves what a dead worker held.
-        self.starts: Starts | None = None
+        self.start_notes: StartNotes | None = None
         if self.store and app.connection_for_read().transport.driver_type == "amqp":
-            self.starts = Starts(self.store, self.settings.poison_window)
+            self.start_notes = StartNotes(self.store, self.settings.poison_window)
         self._cases: deque[Callable[[], None]] = deque()
         self._waiting: list[tuple[float, Callable[[], None]]] = []
         self._verdicts: deque[Callable[[], None]] = deque()
@@ -113,17 +113,19 @@ class Inquest:
     def start(self) -> None:
         """Start the threads."""
         if find_workers_store(self.app) is not None:
-            self._thread = threading.Thread(target=self._run, name="graceful-inquest", daemon=True)
+            self._thread = threading.Thread(
+                target=self._run, name="graceful-post-mortem", daemon=True
+            )
             self._thread.start()
-        if self.starts is not None:
-            self.starts.run()
+        if self.start_notes is not None:
+            self.start_notes.run()
 
     def end(self, seconds: float) -> None:
         """The process goes on without a worker: end the threads, in up to ``seconds``."""
         self._ended = True
         self._news.set()
-        if self.starts is not None:
-            self.starts.end_thread(seconds)
+        if self.start_notes is not None:
+            self.start_notes.end_thread(seconds)
         if self._thread is not None:
             self._thread.join(seconds)
 
@@ -163,7 +165,7 @@ class Inquest:
             alone: It waits while another worker, one that lives, runs it.
         """
         again = request.delivery_info.get("redelivered") or request.request_dict.get(SENT_AGAIN)
-        if self.starts is None or not again:
+        if self.start_notes is None or not again:
             return False
         until = time.monotonic() + HOLD
         self._open(lambda: self._delivered_again(request, then, alone, until))
@@ -171,15 +173,15 @@ class Inquest:
 
     def begins(self, request: Delivered) -> str | None:
         """A task is about to run; the note of it, if one was made."""
-        if self.starts is None:
+        if self.start_notes is None:
             return None
         note = f"{self.worker}|{request.request_dict[DELIVERY]}"
         if self.in_process and request.delivery_info.get("redelivered"):
             # It may be what killed the one before us, and will kill us before a thread gets
             # to say so.
-            self.starts.start_now(request.id, note)
+            self.start_notes.start_now(request.id, note)
         else:
-            self.starts.start(request.id, note)
+            self.start_notes.start(request.id, note)
         return note
 
     def ends(self, task_id: str, note: str, ran: float, *, wake: bool) -> None:
@@ -191,13 +193,13 @@ class Inquest:
             ran: Seconds, if it has ended by itself.
             wake: False from a thread that the pool's monkey patching does not know.
         """
-        if self.starts is not None:
-            self.starts.end(task_id, note, later=ran >= LONG, wake=wake)
+        if self.start_notes is not None:
+            self.start_notes.end(task_id, note, later=ran >= LONG, wake=wake)
 
     def remember(self, task_id: str, note: str | None, message: str) -> None:
         """A run has ended whose acknowledgement may be lost: tell the other workers."""
-        if self.starts is not None and note is not None:
-            self.starts.remember(task_id, note, message)
+        if self.start_notes is not None and note is not None:
+            self.start_notes.remember(task_id, note, message)
 
     def on_loop(self) -> None:
         """Carry out what was decided; in the loop."""
@@ -206,7 +208,7 @@ class Inquest:
             try:
                 verdict()
             except Exception as exc:
-                logger.error("After an inquest: %s", describe(exc), exc_info=True)
+                logger.error("After a post-mortem: %s", describe(exc), exc_info=True)
 
     # -- in the thread ---------------------------------------------------------------
 
@@ -262,7 +264,7 @@ class Inquest:
     def _count(self, request: Delivered) -> int:
         assert self.store is not None
         delivery = request.request_dict[DELIVERY]
-        if self.starts is not None:
+        if self.start_notes is not None:
             return self._look(request, f"|{delivery}").deaths
         death = {request.id: _claim(request) or (delivery, "")}
         return count_deaths(self.store, self.settings, death)[request.id]

@@ -17,7 +17,7 @@ from collections import deque
 from celery_graceful.store.store import COMMAND_TIMEOUT, Store, StoreAway
 from celery_graceful.system import native
 
-__all__ = ["Starts"]
+__all__ = ["StartNotes"]
 
 #: Seconds for which starts and ends are gathered. What starts and ends in it is never sent.
 GATHER = 0.02
@@ -37,7 +37,7 @@ REMEMBERED = 300.0
 _STARTS, _ENDS = "1", "0"
 
 
-class Starts:
+class StartNotes:
     """The notes of one worker.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Any
 from billiard.einfo import ExceptionInfo
 
 from celery_graceful.claims.fence import holds_claim
-from celery_graceful.deliveries.custom_strategies import Handovers
+from celery_graceful.deliveries.custom_strategies import CustomStrategies
 from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.request import GracefulRequest
@@ -45,14 +45,14 @@ class Adapter:
         self,
         worker: Any,
         ledger: Ledger,
-        handovers: Handovers,
+        custom_strategies: CustomStrategies,
         *,
         ring_loop: Callable[[], None],
         read_pending: Callable[[], None],
     ) -> None:
         self.worker = worker
         self.ledger = ledger
-        self.handovers = handovers
+        self.custom_strategies = custom_strategies
         self.ring_loop = ring_loop
         self.read_pending = read_pending
 
@@ -131,7 +131,7 @@ class InProcessAdapter(Adapter):
             callback = options.get("callback")
             request = getattr(callback, "__self__", None)
             if callback is None or not isinstance(request, GracefulRequest):
-                around = self.handovers.around
+                around = self.custom_strategies.around
                 return around(apply_async, target, args, kwargs, here=self.run_body, **options)
             accept = options.pop("accept_callback")
             begun = False

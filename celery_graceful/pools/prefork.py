@@ -52,7 +52,7 @@ class PreforkAdapter(Adapter):
             callback = options.get("callback")
             if isinstance(getattr(callback, "__self__", None), GracefulRequest):
                 return apply_async(target, args, kwargs, **options)
-            return self.handovers.around(apply_async, target, args, kwargs, **options)
+            return self.custom_strategies.around(apply_async, target, args, kwargs, **options)
 
         return guarded
 

@@ -9,4 +9,4 @@ from celery_graceful.sources.base import Source, pages
 from celery_graceful.sources.databases import queryset, rows
 from celery_graceful.sources.files import csv, lines
 
-__all__ = ["Source", "csv", "lines", "pages", "queryset", "rows"]
+__all__ = ["Source", "base", "csv", "lines", "pages", "queryset", "rows"]

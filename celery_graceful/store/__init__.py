@@ -1,0 +1,8 @@
+"""Redis as the store: of checkpoints, leases, deaths; and the scripts that run in it.
+
+Come in by `store.find_store`; scripts are run by their name (`lua/`).
+
+May not know what is stored, or what for.
+"""
+
+__all__ = ["client", "rights", "store"]

@@ -1,0 +1,8 @@
+"""Threads, locks and logging that block nobody, and other small tools.
+
+Come in by the module that has the tool.
+
+May know nothing of workers, tasks or messages.
+"""
+
+__all__ = ["arguments", "describe", "exception_chain", "log_thread", "native", "per_app", "process"]

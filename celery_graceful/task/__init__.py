@@ -1,0 +1,8 @@
+"""`GracefulTask`: the side of an interruption that runs with the task.
+
+Come in by `base.GracefulTask`.
+
+May not know of the main process: what it is to hear travels as an exception.
+"""
+
+__all__ = ["base", "default", "trace_log"]

@@ -111,9 +111,9 @@ class Board:
         """Whether what has not begun goes back instead."""
         return bool(self.memory[_RELEASING])
 
-    @releasing.setter
-    def releasing(self, releasing: bool) -> None:
-        self.memory[_RELEASING] = releasing
+    def release(self, on: bool) -> None:
+        """Have it go back, or not. Safe in a signal handler."""
+        self.memory[_RELEASING] = on
 
     # -- the lease -------------------------------------------------------------------
 
@@ -151,8 +151,8 @@ class Board:
         """Where the worker's consumer is connected: the place of its URL among the broker's."""
         return int(self.memory[_PLACE])
 
-    @place.setter
-    def place(self, place: int) -> None:
+    def be_at(self, place: int) -> None:
+        """The worker's consumer is connected there."""
         self.memory[_PLACE] = place
 
     def lose_lease(self) -> None:
@@ -172,8 +172,8 @@ class Board:
     def phase(self) -> Phase:
         return Phase(self.memory[_PHASE])
 
-    @phase.setter
-    def phase(self, phase: Phase) -> None:
+    def enter(self, phase: Phase) -> None:
+        """Safe in a signal handler."""
         self.memory[_PHASE] = phase
 
     @property
@@ -194,7 +194,7 @@ class Board:
         )
         self.memory[_REASON] = _REASONS.index(reason)
         if self.phase < Phase.QUIET:
-            self.phase = Phase.QUIET
+            self.enter(Phase.QUIET)
         self._raise_flag(_STOPPING)
 
     def _time(self, index: int) -> float:
@@ -227,8 +227,8 @@ class Board:
         """When the main process leaves, whatever is still open."""
         return self._time(4)
 
-    @last_resort_at.setter
-    def last_resort_at(self, moment: float) -> None:
+    def leave_at(self, moment: float) -> None:
+        """The last resort is at another moment than the grace period asks for."""
         self._write(_TIMES_AT + 4 * _MOMENT.size, _MOMENT.pack(moment))
 
     def aim(self, pid: int) -> None:
@@ -295,9 +295,9 @@ class Board:
         """Whether a heartbeat of the main process is on its way to a monitor's server."""
         return bool(self.memory[_BEATING])
 
-    @beating.setter
-    def beating(self, beating: bool) -> None:
-        self.memory[_BEATING] = beating
+    def beat(self, under_way: bool) -> None:
+        """A heartbeat is on its way, or not any more."""
+        self.memory[_BEATING] = under_way
 
     def set_ended(self, pid: int, run: str | None) -> None:
         """The process ``pid`` has begun to report the end of ``run``."""

@@ -37,7 +37,7 @@ from celery_graceful.unusable.waiting import (
 if TYPE_CHECKING:
     from celery_graceful.deliveries.ledger import Ledger
 
-__all__ = ["Case", "Shelf", "make_shelf"]
+__all__ = ["Case", "Destination", "make_destination"]
 
 logger = get_logger(__name__)
 
@@ -76,6 +76,14 @@ class Case:
     kept: bool = False
     stuck: bool = False
 
+    def put_away(self) -> None:
+        """It is in quarantine."""
+        self.kept = True
+
+    def leave_there(self) -> None:
+        """It can be put nowhere, and stays where it is."""
+        self.stuck = True
+
     def free(self) -> None:
         """It takes no room from what this worker can use: it is a claim all the same."""
         if self.message is not None and not self.freed:
@@ -100,8 +108,8 @@ class Case:
         }
 
 
-class Shelf(Protocol):
-    """Where misfits are put; called from one thread."""
+class Destination(Protocol):
+    """Where they are put; called from one thread."""
 
     #: What becomes of what has waited too long, for the log.
     end: str
@@ -129,7 +137,7 @@ class Shelf(Protocol):
         """The worker ends."""
 
 
-class ClaimsShelf:
+class ClaimsDestination:
     """Beside the claims of a worker, in the Redis that is its broker.
 
     Args:
@@ -201,7 +209,7 @@ class ClaimsShelf:
             pass
 
 
-class StoreShelf:
+class StoreDestination:
     """Copies in a store that is not the broker, or not used for claims.
 
     Args:
@@ -268,7 +276,7 @@ class StoreShelf:
         """What waits is in the store: the next worker finds it there."""
 
 
-class QueueShelf:
+class QueueDestination:
     """Queues of ours, on a RabbitMQ without a store.
 
     Args:
@@ -307,8 +315,10 @@ class QueueShelf:
         """Nothing waits here."""
 
 
-def make_shelf(app: Any, ledger: Ledger, settings: Settings, *, allowed: bool) -> Shelf | None:
-    """The shelf of a worker; ``None`` where Celery's way is all there is.
+def make_destination(
+    app: Any, ledger: Ledger, settings: Settings, *, allowed: bool
+) -> Destination | None:
+    """The destination of a worker; ``None`` where Celery's way is all there is.
 
     Args:
         app: The Celery app.
@@ -317,12 +327,12 @@ def make_shelf(app: Any, ledger: Ledger, settings: Settings, *, allowed: bool) -
         allowed: Whether Redis, if there is one, lets us do all that we want.
     """
     if ledger.claims is not None:
-        return ClaimsShelf(ledger, settings.unknown_task_patience)
+        return ClaimsDestination(ledger, settings.unknown_task_patience)
     store = find_workers_store(app) if allowed else None
     if store is not None:
-        return StoreShelf(app, ledger, store, settings.unknown_task_patience)
+        return StoreDestination(app, ledger, store, settings.unknown_task_patience)
     if ledger.requeue.is_amqp:
-        return QueueShelf(ledger, settings.unknown_task_patience)
+        return QueueDestination(ledger, settings.unknown_task_patience)
     return None
 
 

@@ -31,13 +31,13 @@ from celery_graceful.messages.validation import flaw_of, has_text, reason_of
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import StoreAway
 from celery_graceful.timeline.board import Board
-from celery_graceful.unusable.destinations import Case, make_shelf
-from celery_graceful.unusable.set_aside import Aside, where
+from celery_graceful.unusable.destinations import Case, make_destination
+from celery_graceful.unusable.set_aside import SetAside, where
 
 if TYPE_CHECKING:
     from celery_graceful.deliveries.held_message import HeldMessage
 
-__all__ = ["Misfits"]
+__all__ = ["UnusableMessages"]
 
 logger = get_logger(__name__)
 
@@ -48,7 +48,7 @@ NAMED = 1000
 _ENVIRONMENT = (OSError, MemoryError, OperationalError, StoreAway)
 
 
-class Misfits:
+class UnusableMessages:
     """Those of one worker.
 
     Args:
@@ -77,7 +77,7 @@ class Misfits:
         self.queue_of = queue_of
         self.ring_loop = ring_loop
         self.patience = settings.unknown_task_patience
-        self.aside: Aside | None = None
+        self.set_aside: SetAside | None = None
         #: Celery's consumer, or the last one: it may still bring something as it ends.
         self._consumer: Any = None
         #: Names that are not known here, as far as they were told.
@@ -87,22 +87,22 @@ class Misfits:
     @property
     def waiting(self) -> int:
         """Messages that wait, for tasks that are not known here."""
-        return 0 if self.aside is None else self.aside.waiting
+        return 0 if self.set_aside is None else self.set_aside.waiting
 
     @property
     def busy(self) -> bool:
         """Whether a drain has to wait."""
-        return self.aside is not None and self.aside.busy
+        return self.set_aside is not None and self.set_aside.busy
 
     def on_change(self) -> None:
         """A delivery has ended: there may be room. From any thread."""
-        if self.aside is not None and self.aside.hungry:
-            self.aside.look()
+        if self.set_aside is not None and self.set_aside.hungry:
+            self.set_aside.look()
 
     def end(self, seconds: float) -> None:
         """The worker ends."""
-        if self.aside is not None:
-            self.aside.end(seconds)
+        if self.set_aside is not None:
+            self.set_aside.end(seconds)
 
     # -- hooks, in the loop ----------------------------------------------------------
 
@@ -123,7 +123,7 @@ class Misfits:
             "on_invalid_task": self._on_invalid_task,
             "on_decode_error": self._on_decode_error,
         }
-        if self.patience and self.aside is not None:
+        if self.patience and self.set_aside is not None:
             hooks["on_unknown_task"] = self._on_unknown_task
         for name, hook in hooks.items():
             # A consumer of the user's own (worker_consumer) may know what to do with them.
@@ -136,8 +136,8 @@ class Misfits:
         )
 
     def _make_aside(self, allowed: bool) -> None:
-        shelf = make_shelf(self.app, self.ledger, self.settings, allowed=allowed)
-        if shelf is None:
+        destination = make_destination(self.app, self.ledger, self.settings, allowed=allowed)
+        if destination is None:
             if self.patience and not self._told_none:
                 self._told_none = True
                 logger.warning(
@@ -147,16 +147,18 @@ class Misfits:
                 )
             self.detach()
             self.end(0.0)
-            self.aside = None
+            self.set_aside = None
             return
-        if self.aside is None:
-            self.aside = Aside(shelf, self.ledger, self.board, self.patience, self.ring_loop)
-        self.aside.attach(shelf, self._consumer)
+        if self.set_aside is None:
+            self.set_aside = SetAside(
+                destination, self.ledger, self.board, self.patience, self.ring_loop
+            )
+        self.set_aside.attach(destination, self._consumer)
 
     def detach(self) -> None:
         """The consumer has left its loop."""
-        if self.aside is not None:
-            self.aside.detach()
+        if self.set_aside is not None:
+            self.set_aside.detach()
 
     def _guarded(self, handle: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Celery's handler of a message; none is so bad that it takes the worker down."""
@@ -257,7 +259,7 @@ class Misfits:
             "for up to %g s (graceful_unknown_task_patience), and then %s",
             name,
             self.patience,
-            self.aside and self.aside.shelf.end,
+            self.set_aside and self.set_aside.destination.end,
         )
 
     def _hold(self, message: Any, why: str, exc: Exception | None = None) -> None:
@@ -273,16 +275,16 @@ class Misfits:
             why=why,
             exc=exc,
         )
-        if self.aside is not None:
-            self.aside.put(case)
+        if self.set_aside is not None:
+            self.set_aside.put(case)
         else:
             logger.error("A message from %s cannot be used: %s. Rejected", case.queue, why)
             message.reject_log_error(logger, self._consumer.connection_errors)
             self._tell(case)
 
     def _put(self, case: Case) -> None:
-        assert self.aside is not None
-        self.aside.put(case)
+        assert self.set_aside is not None
+        self.set_aside.put(case)
 
     def _queue_of(self, message: Any) -> str | None:
         """Where it came from; of a claim its claim tells."""
@@ -307,12 +309,12 @@ class Misfits:
 
     def on_loop(self) -> None:
         """Acknowledge what is safe elsewhere, and start what waited and is known here."""
-        aside = self.aside
-        while aside is not None and aside.done:
-            self._settle(aside.done.popleft())
-        while aside is not None and aside.arrived and aside.consumer is not None:
-            queue, text, tag = aside.arrived.popleft()
-            deliver(aside.consumer.task_consumer.channel, queue, text, tag)
+        set_aside = self.set_aside
+        while set_aside is not None and set_aside.done:
+            self._settle(set_aside.done.popleft())
+        while set_aside is not None and set_aside.arrived and set_aside.consumer is not None:
+            queue, text, tag = set_aside.arrived.popleft()
+            deliver(set_aside.consumer.task_consumer.channel, queue, text, tag)
 
     def _settle(self, case: Case) -> None:
         message, tasks = case.message, self._consumer.task_consumer
@@ -331,8 +333,8 @@ class Misfits:
             signals.task_rejected.send(sender=consumer, message=message, exc=case.exc)
             return
         exc = NotRegistered(case.name)
-        if self.aside is not None and self.aside.shelf.tells:
-            self.ledger.inquest.tell_soon()
+        if self.set_aside is not None and self.set_aside.destination.tells:
+            self.ledger.post_mortems.tell_soon()
         else:
             request = Context(id=case.id, **message.properties)
             consumer.app.backend.mark_as_failure(case.id, exc, request=request)

@@ -22,9 +22,9 @@ from celery_graceful.store.store import StoreAway
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import log
 from celery_graceful.timeline.board import Board
-from celery_graceful.unusable.destinations import Case, Shelf
+from celery_graceful.unusable.destinations import Case, Destination
 
-__all__ = ["Aside", "where"]
+__all__ = ["SetAside", "where"]
 
 logger = get_logger(__name__)
 
@@ -34,18 +34,19 @@ WINDOW = 64
 #: Messages in hand, from which on they count against what is prefetched.
 MOST = 1000
 
-#: Seconds until a shelf that was away is tried again; and that a drain waits for what is in hand.
+#: Seconds until a destination that was away is tried again; and that a drain waits for what is
+#: in hand.
 AGAIN, LAST = 0.5, 0.5
 
 #: Seconds between looks at what waits: while something does that is known here, or is not; else.
 KNOWN, UNKNOWN, IDLE = 0.5, 1.0, 5.0
 
 
-class Aside:
+class SetAside:
     """Of one worker.
 
     Args:
-        shelf: Where to put them.
+        destination: Where to put them.
         ledger: What the worker holds.
         board: Says when nothing is fetched any more.
         patience: Seconds that a message may wait for a worker that knows its task.
@@ -54,13 +55,13 @@ class Aside:
 
     def __init__(
         self,
-        shelf: Shelf,
+        destination: Destination,
         ledger: Ledger,
         board: Board,
         patience: float,
         ring_loop: Callable[[], None],
     ) -> None:
-        self.shelf = shelf
+        self.destination = destination
         self.ledger = ledger
         self.board = board
         self.patience = patience
@@ -90,9 +91,9 @@ class Aside:
         self._cases.append(case)
         self._bell.ring()
 
-    def attach(self, shelf: Shelf, consumer: Any) -> None:
-        """Celery's consumer is connected: from now on messages go to ``shelf``."""
-        self.shelf = shelf
+    def attach(self, destination: Destination, consumer: Any) -> None:
+        """Celery's consumer is connected: from now on messages go to ``destination``."""
+        self.destination = destination
         self.consumer = consumer
         self.look()
 
@@ -139,23 +140,23 @@ class Aside:
                 log(logger, logging.ERROR, "Messages stay where they are: %s", where(exc))
             self._bell.wait(max(0.0, pause))
         try:
-            self.shelf.leave()
+            self.destination.leave()
         except Exception as exc:
             log(logger, logging.WARNING, "What waits stays in Redis: %s", where(exc))
         self._gone.ring()
 
     def _set_aside(self) -> None:
         cases, done = self._cases, self.done
-        batch = [cases[index] for index in range(min(len(cases), self.shelf.at_once))]
+        batch = [cases[index] for index in range(min(len(cases), self.destination.at_once))]
         unknown = [case for case in batch if not case.why]
-        over = self.shelf.wait(unknown) if unknown else []
+        over = self.destination.wait(unknown) if unknown else []
         for case in [*over, *(case for case in batch if case.why)]:
             try:
                 self._keep(case)
             except StoreAway:
                 raise
             except Exception as exc:  # it stays where it is, and holds up nobody else
-                case.stuck = True
+                case.leave_there()
                 log(logger, logging.ERROR, "A message stays where it is: %s", where(exc))
         for case in batch:
             cases.popleft()
@@ -174,36 +175,38 @@ class Aside:
         )
         # A failure can be told where its callbacks can be read.
         tell = not case.why and flaw_of(case.message) is None
-        place = self.shelf.keep(case, why, tell)
-        case.kept = place is not None
-        if place is not None and case.why:
+        place = self.destination.keep(case, why, tell)
+        if place is None:
+            return
+        case.put_away()
+        if case.why:
             text = "A message of queue %s cannot be used: %s. It is %s"
             log(logger, logging.ERROR, text, case.queue or "?", why, place)
-        elif place is not None and case.name not in self._given_up:
+        elif case.name not in self._given_up:
             self._given_up.add(case.name)
             text = "What waits for the task %.200r has waited for long enough, and %s: %s"
-            log(logger, logging.ERROR, text, case.name, self.shelf.end, why)
+            log(logger, logging.ERROR, text, case.name, self.destination.end, why)
 
     def _look(self) -> None:
         consumer = self.consumer
         if self.board.is_quiet or consumer is None or consumer.task_consumer is None:
             self._look_at = time.monotonic() + UNKNOWN
             return
-        kinds = self.shelf.kinds()
+        kinds = self.destination.kinds()
         queues = {queue.name for queue in consumer.task_consumer.queues}
         known = [k for k in kinds if k.name in consumer.strategies and k.queue in queues]
         self.waiting = sum(kinds.values()) - sum(kinds[kind] for kind in known)
         hungry = False
         for kind in known:
             room = self._room()
-            found = self.shelf.take(kind, room)
+            found = self.destination.take(kind, room)
             self.arrived.extend((kind.queue, text, tag) for text, tag in found)
             hungry = hungry or len(found) >= room
         self.hungry = hungry
         if self.arrived:
             self.ring_loop()
         if self.waiting:
-            self.shelf.back()
+            self.destination.back()
         self._look_at = time.monotonic() + (KNOWN if known else UNKNOWN if kinds else IDLE)
 
     def _room(self) -> int:

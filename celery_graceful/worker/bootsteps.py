@@ -29,7 +29,7 @@ from celery_graceful.task.trace_log import install_filter
 from celery_graceful.timeline import grace_period
 from celery_graceful.worker import control
 from celery_graceful.worker.drain import Drain
-from celery_graceful.worker.embedded import Guest
+from celery_graceful.worker.embedded import EmbeddedWorker
 from celery_graceful.worker.parts import Parts
 from celery_graceful.worker.process_exit import LAST_RECEIVERS
 from celery_graceful.worker.watch import Watch
@@ -70,12 +70,12 @@ class WorkerStep(bootsteps.StartStopStep):
 
     def start(self, worker: Any) -> None:
         # Not earlier: who makes a worker need not start it, or may do so in another thread.
-        guest = None if native.in_main_thread() else Guest(worker)
+        embedded_worker = None if native.in_main_thread() else EmbeddedWorker(worker)
         parts = worker.graceful = Parts(
-            worker, self.settings, self.deadlines, embedded=guest is not None
+            worker, self.settings, self.deadlines, embedded=embedded_worker is not None
         )
-        if guest is not None:
-            guest.attend(parts.drain, parts.ledger, parts.giving_up, parts.end)
+        if embedded_worker is not None:
+            embedded_worker.attend(parts.drain, parts.ledger, parts.giving_up, parts.end)
         self._enter(parts)
         for task in worker.app.tasks.values():
             adopt(task, parts.host)
@@ -122,9 +122,9 @@ class WorkerStep(bootsteps.StartStopStep):
     def stop(self, worker: Any) -> None:
         parts: Parts = worker.graceful
         ledger = parts.ledger
-        parts.host.forget.flush(timeout=1.0)
-        if ledger.inquest.starts is not None:
-            ledger.inquest.starts.flush()
+        parts.host.discard.flush(timeout=1.0)
+        if ledger.post_mortems.start_notes is not None:
+            ledger.post_mortems.start_notes.flush()
         if not parts.embedded:  # else the process goes on
             if getattr(worker, "beat", None):
                 worker.beat.join(callbacks.time_left() / 2)
@@ -161,7 +161,7 @@ class ConsumerStep(bootsteps.StartStopStep):
             for task in consumer.app.tasks.values():
                 trace_with_check_in(task)
         # It is a member nowhere where Redis does not let it be.
-        parts.misfits.attach(consumer, allowed=parts.places.here is not None)
+        parts.unusable.attach(consumer, allowed=parts.places.here is not None)
         if parts.board.is_quiet:  # reconnected while stopping
             parts.loop.stop_fetching()
 

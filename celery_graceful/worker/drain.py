@@ -85,7 +85,7 @@ class Drain:
         if not self.stopping:
             self.asked_by = asked_by
             self.restart.ask(restart)
-            self.board.releasing = self.settings.release_prefetched
+            self.board.release(self.settings.release_prefetched)
             self.board.begin_stop(self.deadlines, InterruptReason.SHUTDOWN)
             self.ledger.begin_stop()
             # At once: what arrives, or gets its turn, from now on goes back.
@@ -109,8 +109,8 @@ class Drain:
         """Stop fetching, give back what was not started: a deploy's first step. Tasks go on."""
         if not self.board.is_quiet:
             self.asked_by = asked_by
-            self.board.releasing = self.settings.release_prefetched
-            self.board.phase = Phase.QUIET
+            self.board.release(self.settings.release_prefetched)
+            self.board.enter(Phase.QUIET)
             if self.settings.release_prefetched:
                 self.ledger.begin_release()
             self.ring(QUIET)

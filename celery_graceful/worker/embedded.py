@@ -25,7 +25,7 @@ from celery_graceful.task.trace_log import remove_filter
 from celery_graceful.worker.drain import Drain
 from celery_graceful.worker.giving_up import GivingUp
 
-__all__ = ["Guest"]
+__all__ = ["EmbeddedWorker"]
 
 #: What a worker sets on the tasks of its app.
 _ON_TASKS = ("Request", "run", "__trace__")
@@ -34,7 +34,7 @@ _ON_TASKS = ("Request", "run", "__trace__")
 LOOK_AGAIN = 0.01
 
 
-class Guest:
+class EmbeddedWorker:
     """One embedded worker in its process.
 
     Made before the worker changes anything there, and in the thread that it runs in.

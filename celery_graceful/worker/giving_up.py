@@ -15,7 +15,7 @@ from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.requeue import NotTaken
 from celery_graceful.deliveries.stage import Stage
 from celery_graceful.messages.brokers_without_acks import is_kept_here
-from celery_graceful.messages.spare_connections import Standby, dispatcher, use
+from celery_graceful.messages.spare_connections import SpareConnections, dispatcher, use
 from celery_graceful.monitors import outcome
 from celery_graceful.system import native
 from celery_graceful.system.describe import describe
@@ -79,24 +79,24 @@ class GivingUp:
         self._under_way = native.Lock()
         #: Where events go, which is not where messages come from if the app has two brokers.
         self._events = self.app.connection_for_write()
-        self._to_tell: Standby | None = None
-        self._to_give_back: Standby | None = None
+        self._to_tell: SpareConnections | None = None
+        self._to_give_back: SpareConnections | None = None
 
     def prepare(self) -> None:
         """Connect to the broker, if there will be something to send."""
         active, source = self.ledger.active(), self.ledger.requeue.broker
         timeout = self.lead + 0.8 * TELL * self.room
         if any(r.wants_events for r in active):
-            self._to_tell = Standby(self._events, timeout)
+            self._to_tell = SpareConnections(self._events, timeout)
         if self.ledger.requeue.deferred or any(r.acknowledged for r in active):
             same = self._to_tell is not None and _address(source) == _address(self._events)
-            self._to_give_back = self._to_tell if same else Standby(source, timeout)
+            self._to_give_back = self._to_tell if same else SpareConnections(source, timeout)
 
     def end(self) -> None:
         """There is nothing to give up any more."""
-        for standby in (self._to_tell, self._to_give_back):
-            if standby is not None:
-                standby.close()
+        for spare_connections in (self._to_tell, self._to_give_back):
+            if spare_connections is not None:
+                spare_connections.close()
 
     @contextmanager
     def begin(self) -> Iterator[None]:
@@ -120,9 +120,9 @@ class GivingUp:
         Those that had not begun only go back.
         """
         begun = [request for request in requests if request.stage is Stage.GIVEN_UP]
-        starts = self.ledger.inquest.starts
-        if begun and starts is not None:  # before somebody else gets them
-            bounded(lambda: starts.flush(STARTS * self.room), STARTS * self.room)
+        start_notes = self.ledger.post_mortems.start_notes
+        if begun and start_notes is not None:  # before somebody else gets them
+            bounded(lambda: start_notes.flush(STARTS * self.room), STARTS * self.room)
         requeue, left = self.ledger.requeue, list(requests)
         if requests or requeue.deferred or requeue.sending:
             self._tell(begun, TELL * self.room)
@@ -188,7 +188,7 @@ class GivingUp:
     def _try_to(self, give_back: Callable[..., Any], requests: list[HeldMessage]) -> None:
         timeout = GIVE_BACK * self.room
         try:
-            give_back(timeout=timeout, own_thread=True, standby=self._to_give_back)
+            give_back(timeout=timeout, own_thread=True, spare_connections=self._to_give_back)
         except NotTaken as exc:
             self._could_not(exc.requests, str(exc), lost=True)
         except Exception as exc:

@@ -10,17 +10,17 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from celery_graceful.checkpoints.discard import Forget
-from celery_graceful.deliveries.custom_strategies import Handovers
+from celery_graceful.checkpoints.discard import Discard
+from celery_graceful.deliveries.custom_strategies import CustomStrategies
 from celery_graceful.deliveries.host import Host
 from celery_graceful.deliveries.ledger import Ledger
-from celery_graceful.deliveries.redeliveries import Copies
+from celery_graceful.deliveries.redeliveries import Redeliveries
 from celery_graceful.deliveries.requeue import Requeue
 from celery_graceful.membership.member import WorkerView
-from celery_graceful.membership.servers import Places
+from celery_graceful.membership.servers import Servers
 from celery_graceful.monitors.heartbeat import Heartbeats
 from celery_graceful.monitors.registry import monitors_of
-from celery_graceful.poison.post_mortem import Inquest
+from celery_graceful.poison.post_mortem import PostMortems
 from celery_graceful.pools import kind_of
 from celery_graceful.runs.run import on_limited
 from celery_graceful.settings import Settings
@@ -31,17 +31,17 @@ from celery_graceful.system.process import Owner
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.board import Board
 from celery_graceful.timeline.grace_period import Deadlines
-from celery_graceful.unusable.detection import Misfits
+from celery_graceful.unusable.detection import UnusableMessages
 from celery_graceful.worker.drain import LIMIT, STOPPED, Drain
 from celery_graceful.worker.giving_up import GivingUp
 from celery_graceful.worker.loop import Loop
 from celery_graceful.worker.other_consumers import OtherConsumers
-from celery_graceful.worker.process_exit import Leaving
+from celery_graceful.worker.process_exit import ProcessExit
 from celery_graceful.worker.quiesce import Quiesce
 from celery_graceful.worker.report import Report
 from celery_graceful.worker.restart import Restart
 from celery_graceful.worker.revocation import Revocations
-from celery_graceful.worker.signal_pipe import Hearing
+from celery_graceful.worker.signal_pipe import SignalPipe
 from celery_graceful.worker.watch import Watch
 
 __all__ = ["Parts"]
@@ -84,20 +84,24 @@ class Parts:
         self.owner.fill(log_thread.current, log)
 
         # -- messages, from their arrival to their one outcome
-        inquest = Inquest(worker.app, loop.ring, in_process=kind.in_process)
-        self.ledger = ledger = Ledger(Requeue(worker.app, loop), inquest)
-        copies = Copies(ledger)
+        post_mortems = PostMortems(worker.app, loop.ring, in_process=kind.in_process)
+        self.ledger = ledger = Ledger(Requeue(worker.app, loop), post_mortems)
+        redeliveries = Redeliveries(ledger)
         self.heartbeats = Heartbeats(ledger.check_ins, monitors_of(worker.app).dispatch.heartbeat)
 
         # -- the pool, and what is asked of the worker
         self.adapter = adapter = kind.adapter(
-            worker, ledger, Handovers(ledger), ring_loop=loop.ring, read_pending=loop.read_pending
+            worker,
+            ledger,
+            CustomStrategies(ledger),
+            ring_loop=loop.ring,
+            read_pending=loop.read_pending,
         )
         self.drain = drain = Drain(worker, settings, deadlines, board, ledger, restart, log)
         self.owner.fill(on_limited, lambda: drain.ring(LIMIT))
 
         # -- what it cannot make a task of; where it is one among others
-        self.misfits = misfits = Misfits(
+        self.unusable = unusable = UnusableMessages(
             worker.app,
             settings,
             ledger,
@@ -105,7 +109,7 @@ class Parts:
             queue_of=loop.queue_of,
             ring_loop=loop.ring,
         )
-        self.places = places = Places(
+        self.places = places = Servers(
             WorkerView(
                 worker,
                 settings,
@@ -115,8 +119,8 @@ class Parts:
                 notify=adapter.notify,
                 # A green pool has no event loop: its consumer looks every two seconds for room.
                 on_room=loop.turn,
-                on_no_message=misfits.on_no_message,
-                unknown_tasks=lambda: misfits.waiting,
+                on_no_message=unusable.on_no_message,
+                unknown_tasks=lambda: unusable.waiting,
             )
         )
 
@@ -127,8 +131,8 @@ class Parts:
         #: What the worker does for its deliveries.
         self.host = Host(
             ledger,
-            copies,
-            Forget(worker.app),
+            redeliveries,
+            Discard(worker.app),
             process=worker._process_task,
             can_pass_by=kind.can_pass_by,
             is_connected=lambda: loop.alive,
@@ -145,17 +149,17 @@ class Parts:
             board,
             loop,
             ledger,
-            copies,
+            redeliveries,
             adapter,
             places,
-            misfits,
+            unusable,
             others,
             revocations,
             giving_up,
             request_stop=drain.request_stop,
         )
-        self.hearing = hearing = Hearing(drain, self.owner, in_process=kind.in_process)
-        self.leaving = leaving = Leaving(
+        self.signal_pipe = signal_pipe = SignalPipe(drain, self.owner, in_process=kind.in_process)
+        self.leaving = leaving = ProcessExit(
             worker,
             deadlines,
             board,
@@ -163,7 +167,7 @@ class Parts:
             adapter,
             places,
             giving_up,
-            hearing,
+            signal_pipe,
             restart,
             report,
             log,
@@ -177,21 +181,21 @@ class Parts:
             quiesce,
             revocations,
             giving_up,
-            hearing,
+            signal_pipe,
             leave=adapter.leave if embedded else leaving.by_force,  # the process may not be ours
             log=log,
         )
 
         # -- who is told of what
         ledger.add_listener(quiesce.on_change)
-        ledger.add_listener(misfits.on_change)
+        ledger.add_listener(unusable.on_change)
         for on_loop in (
             places.on_loop,
             adapter.on_loop,
             log.write_pending,
-            inquest.on_loop,
+            post_mortems.on_loop,
             revocations.on_loop,
-            misfits.on_loop,
+            unusable.on_loop,
             quiesce.on_loop,
         ):
             loop.add_listener(on_loop)
@@ -201,9 +205,9 @@ class Parts:
         self.adapter.prepare(self.owner)
         self.adapter.keep_jobs()
         if not self.embedded:
-            self.hearing.start()
+            self.signal_pipe.start()
         self.watch.start()
-        self.ledger.inquest.start()
+        self.ledger.post_mortems.start()
 
     def stopped(self) -> None:
         """Celery has stopped all of the worker."""
@@ -213,7 +217,7 @@ class Parts:
         self.report.write()
         self.log.write_pending()
         self.board.close()
-        self.misfits.end(LAST_MISFITS)
+        self.unusable.end(LAST_MISFITS)
         self.places.leave()
         self.owner.leave(log_thread.current)
         self.drain.ring(STOPPED)
@@ -223,12 +227,12 @@ class Parts:
     def end(self) -> None:
         """The process goes on without the worker: end all that it began there."""
         if not self._stopped:  # it did not get far, or hangs
-            self.misfits.end(LAST_MISFITS)
+            self.unusable.end(LAST_MISFITS)
             self.places.leave()
         self.heartbeats.end()
         self.watch.end(LAST_THREADS)
         self.loop.end(LAST_THREADS)
-        self.ledger.inquest.end(LAST_THREADS)
+        self.ledger.post_mortems.end(LAST_THREADS)
         self.log.end(LAST_THREADS)
         self.owner.end()
         self.board.close()

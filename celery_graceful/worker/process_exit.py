@@ -24,7 +24,7 @@ from celery.platforms import EX_FAILURE, EX_OK
 
 from celery_graceful.cleanup import callbacks, time_limit
 from celery_graceful.deliveries.ledger import Ledger
-from celery_graceful.membership.servers import Places
+from celery_graceful.membership.servers import Servers
 from celery_graceful.pools import Adapter
 from celery_graceful.system.log_thread import LogThread
 from celery_graceful.system.native import bounded, bounded_all
@@ -33,9 +33,9 @@ from celery_graceful.timeline.grace_period import Deadlines
 from celery_graceful.worker.giving_up import GivingUp
 from celery_graceful.worker.report import Report
 from celery_graceful.worker.restart import Restart
-from celery_graceful.worker.signal_pipe import Hearing
+from celery_graceful.worker.signal_pipe import SignalPipe
 
-__all__ = ["Leaving"]
+__all__ = ["ProcessExit"]
 
 #: Seconds that the standard streams get at the very end.
 LAST_WORDS = 0.1
@@ -57,7 +57,7 @@ _SCRIPT = "celery"
 _BETWEEN = ("celery", "click", "runpy")
 
 
-class Leaving:
+class ProcessExit:
     """The end of one worker's process.
 
     Args:
@@ -81,9 +81,9 @@ class Leaving:
         board: Board,
         ledger: Ledger,
         adapter: Adapter,
-        places: Places,
+        places: Servers,
         giving_up: GivingUp,
-        hearing: Hearing,
+        signal_pipe: SignalPipe,
         restart: Restart,
         report: Report,
         log: LogThread,
@@ -95,7 +95,7 @@ class Leaving:
         self.adapter = adapter
         self.places = places
         self.giving_up = giving_up
-        self.hearing = hearing
+        self.signal_pipe = signal_pipe
         self.restart = restart
         self.report = report
         self.log = log
@@ -192,7 +192,7 @@ class Leaving:
             if self.restart.asked_for:
                 self.log(logging.WARNING, "Starting anew, as SIGHUP asks")
                 self.log.flush(LAST_WORDS)
-                self.hearing.end_sentinel()
+                self.signal_pipe.end_sentinel()
                 self.restart.execute()
         except BaseException as exc:
             self.log(logging.CRITICAL, "Could not start anew: %r", exc)

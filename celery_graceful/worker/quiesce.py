@@ -13,13 +13,13 @@ from celery.utils.log import get_logger
 from celery.worker import state
 
 from celery_graceful.deliveries.ledger import Ledger
-from celery_graceful.deliveries.redeliveries import Copies
-from celery_graceful.membership.servers import Places
+from celery_graceful.deliveries.redeliveries import Redeliveries
+from celery_graceful.membership.servers import Servers
 from celery_graceful.phases import Phase
 from celery_graceful.pools import Adapter
 from celery_graceful.system.describe import describe
 from celery_graceful.timeline.board import Board
-from celery_graceful.unusable.detection import Misfits
+from celery_graceful.unusable.detection import UnusableMessages
 from celery_graceful.worker.giving_up import GivingUp
 from celery_graceful.worker.loop import Loop
 from celery_graceful.worker.other_consumers import OtherConsumers
@@ -50,10 +50,10 @@ class Quiesce:
         board: Where the worker stands on its way to a stop.
         loop: Its loop.
         ledger: What it holds.
-        copies: Second deliveries of what runs here.
+        redeliveries: Second deliveries of what runs here.
         adapter: Of its pool.
         places: Where it claims.
-        misfits: What it sets aside.
+        unusable: What it sets aside.
         others: What it consumes besides its tasks.
         revocations: Its running tasks that were revoked.
         giving_up: What becomes of its tasks at the hard deadline.
@@ -66,10 +66,10 @@ class Quiesce:
         board: Board,
         loop: Loop,
         ledger: Ledger,
-        copies: Copies,
+        redeliveries: Redeliveries,
         adapter: Adapter,
-        places: Places,
-        misfits: Misfits,
+        places: Servers,
+        unusable: UnusableMessages,
         others: OtherConsumers,
         revocations: Revocations,
         giving_up: GivingUp,
@@ -79,10 +79,10 @@ class Quiesce:
         self.board = board
         self.loop = loop
         self.ledger = ledger
-        self.copies = copies
+        self.redeliveries = redeliveries
         self.adapter = adapter
         self.places = places
-        self.misfits = misfits
+        self.unusable = unusable
         self.others = others
         self.revocations = revocations
         self.giving_up = giving_up
@@ -148,7 +148,7 @@ class Quiesce:
             logger.error("Could not give back what was not started: %s", describe(exc))
 
     def _stop_when_idle(self) -> None:
-        deferred = self.ledger.requeue.deferred or self.misfits.busy
+        deferred = self.ledger.requeue.deferred or self.unusable.busy
         if self.ledger.held or self.ledger.leaving.count or deferred:
             self._idle_seen = False
         elif self.others.held:
@@ -159,7 +159,7 @@ class Quiesce:
             self._idle_seen = True
             self.loop.ring()
         elif state.should_stop is None:
-            self.board.phase = Phase.EXIT
+            self.board.enter(Phase.EXIT)
             state.should_stop = EX_OK
 
     def consumer_lost(self) -> None:
@@ -171,7 +171,7 @@ class Quiesce:
             self.request_stop(f"an error that Celery does not recover from, {error!r}")
         heard = self.loop.is_heard()
         self.loop.detach()
-        self.misfits.detach()
+        self.unusable.detach()
         self.revocations.on_loop()
         # Acknowledgements that wait for the loop: it may not go round again.
         self.places.settle()
@@ -182,7 +182,7 @@ class Quiesce:
         self.ledger.forget_unstarted()
         self.ledger.keep_claims()
         if self.ledger.requeue.is_amqp:
-            self.copies.connection_lost(heard=heard)
+            self.redeliveries.connection_lost(heard=heard)
         self._flush(timeout=LAST_FLUSH, own_thread=True)
         if self.board.interrupted and state.should_stop is None:
             state.should_stop = EX_OK  # there is nothing to connect for

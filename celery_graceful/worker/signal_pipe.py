@@ -10,12 +10,12 @@ import signal
 
 from celery_graceful.system.process import Owner, Slot, emptied
 from celery_graceful.worker.drain import Drain
-from celery_graceful.worker.watchdog import Sentinel
+from celery_graceful.worker.watchdog import Watchdog
 
-__all__ = ["Hearing"]
+__all__ = ["SignalPipe"]
 
 
-class Hearing:
+class SignalPipe:
     """That of one worker.
 
     Args:
@@ -28,14 +28,14 @@ class Hearing:
         self.drain = drain
         self._owner = owner
         self._in_process = in_process
-        self._sentinel: Sentinel | None = None
+        self._sentinel: Watchdog | None = None
 
     def start(self) -> None:
         """Hear all signals from now on. In the main thread."""
         fd = self.drain.bell.write_fd
         if self._in_process:
             d = self.drain.deadlines
-            self._sentinel = Sentinel(d.last_resort + 0.75 * (d.grace - d.last_resort), fd)
+            self._sentinel = Watchdog(d.last_resort + 0.75 * (d.grace - d.last_resort), fd)
             fd = self._sentinel.fd
         signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
         self._owner.fill(_hears, True)

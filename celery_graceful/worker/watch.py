@@ -18,7 +18,7 @@ from celery.platforms import EX_OK
 from celery.worker import state
 
 from celery_graceful.deliveries.ledger import Ledger
-from celery_graceful.membership.servers import Places
+from celery_graceful.membership.servers import Servers
 from celery_graceful.phases import Phase
 from celery_graceful.pools import Adapter
 from celery_graceful.runs import run as _run
@@ -31,7 +31,7 @@ from celery_graceful.worker.loop import Loop
 from celery_graceful.worker.quiesce import Quiesce
 from celery_graceful.worker.report import listed
 from celery_graceful.worker.revocation import Revocations
-from celery_graceful.worker.signal_pipe import Hearing
+from celery_graceful.worker.signal_pipe import SignalPipe
 
 __all__ = ["Watch"]
 
@@ -79,11 +79,11 @@ class Watch:
         loop: Loop,
         ledger: Ledger,
         adapter: Adapter,
-        places: Places,
+        places: Servers,
         quiesce: Quiesce,
         revocations: Revocations,
         giving_up: GivingUp,
-        hearing: Hearing,
+        signal_pipe: SignalPipe,
         leave: Callable[[], None],
         log: LogThread,
     ) -> None:
@@ -97,7 +97,7 @@ class Watch:
         self.quiesce = quiesce
         self.revocations = revocations
         self.giving_up = giving_up
-        self.hearing = hearing
+        self.signal_pipe = signal_pipe
         self.leave = leave
         self.log = log
         self._hears_hangup = False
@@ -233,7 +233,7 @@ class Watch:
         self._begun = True
         self.adapter.notify()
         native.pause(TASKS_FIRST)
-        self.hearing.start_clock()
+        self.signal_pipe.start_clock()
         self._last_resort_at = self.board.requested_at + self.deadlines.last_resort
         if self.loop.alive:
             self.loop.ring()
@@ -256,7 +256,7 @@ class Watch:
         self.drain.announce(Phase.QUIET)
 
     def _soften(self) -> None:
-        self.board.phase = Phase.SOFT
+        self.board.enter(Phase.SOFT)
         self.adapter.notify()
         active = self.ledger.active()
         if active:
@@ -270,7 +270,7 @@ class Watch:
 
     def _harden(self) -> None:
         """HARD: take away what still runs and give its message back."""
-        self.board.phase = Phase.HARD
+        self.board.enter(Phase.HARD)
         room = self.deadlines.grace - self.deadlines.hard
         active = self.ledger.active()
         if active:
@@ -284,9 +284,9 @@ class Watch:
             self._last_resort_at,
             time.monotonic() + min(LAST_RESORT, self.deadlines.last_resort - self.deadlines.hard),
         )
-        self.board.last_resort_at = self._last_resort_at
+        self.board.leave_at(self._last_resort_at)
         self.giving_up.give_up(given_up)
-        self.board.phase = Phase.EXIT
+        self.board.enter(Phase.EXIT)
         state.should_terminate = EX_OK
         self.loop.ring()
         self.drain.announce(Phase.HARD)

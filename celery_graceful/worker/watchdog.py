@@ -21,7 +21,7 @@ import signal
 import sys
 import time
 
-__all__ = ["Sentinel"]
+__all__ = ["Watchdog"]
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
@@ -29,7 +29,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 START_CLOCK = 0
 
 
-class Sentinel:
+class Watchdog:
     """The worker's end.
 
     Args:

@@ -177,12 +177,12 @@ def test_the_end_waits_for_a_heartbeat_on_its_way(app: Celery, pings: Healthchec
     board = Board.create()
     worker_state.attach(board)
     try:
-        board.beating = True  # as the main process does, around a heartbeat
+        board.beat(True)  # as the main process does, around a heartbeat
         dispatch = monitors_of(app).dispatch
         dispatch.finish(run_of(app, "child"), "ok")
         dispatch.wait(0.3)
         assert pings.pings == []
-        board.beating = False
+        board.beat(False)
         assert pings.wait(1)[0][:2] == ("child", "success")
     finally:
         worker_state.detach()

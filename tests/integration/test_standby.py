@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_graceful.messages.spare_connections import BrokerAway, Standby, bounded_connection, use
+from celery_graceful.messages.spare_connections import (
+    BrokerAway,
+    SpareConnections,
+    bounded_connection,
+    use,
+)
 from tests.servers import RedisServer
 from tests.support.workers import TIMEOUT, wait_until
 
@@ -45,16 +50,16 @@ def queued(app: Celery) -> list[int]:
 
 def test_one_connection_serves_all_in_a_thread_of_its_own(app: Celery) -> None:
     asked = Asked()
-    standby = Standby(app.connection_for_read(), TIMEOUT)
-    use(standby, app.connection_for_read(), asked, TIMEOUT)
-    use(standby, app.connection_for_read(), asked, TIMEOUT)
+    spare_connections = SpareConnections(app.connection_for_read(), TIMEOUT)
+    use(spare_connections, app.connection_for_read(), asked, TIMEOUT)
+    use(spare_connections, app.connection_for_read(), asked, TIMEOUT)
     assert asked.connections[0] is asked.connections[1]
     assert asked.threads[0] is asked.threads[1] is not threading.current_thread()
     assert queued(app) == [1, 2]
-    standby.close()
+    spare_connections.close()
     wait_until(lambda: not asked.connections[0].connected, "the connection is closed")
     # Asked too late, it opens another one.
-    use(standby, app.connection_for_read(), asked, TIMEOUT)
+    use(spare_connections, app.connection_for_read(), asked, TIMEOUT)
     assert asked.threads[2] is threading.current_thread()
     assert queued(app) == [3]
 
@@ -64,10 +69,10 @@ def test_an_error_is_for_who_asked_and_ends_the_connection(app: Celery) -> None:
         raise ConnectionError("lost in the middle")
 
     asked = Asked()
-    standby = Standby(app.connection_for_read(), TIMEOUT)
+    spare_connections = SpareConnections(app.connection_for_read(), TIMEOUT)
     with pytest.raises(ConnectionError, match="lost in the middle"):
-        use(standby, app.connection_for_read(), fail, TIMEOUT)
-    use(standby, app.connection_for_read(), asked, TIMEOUT)
+        use(spare_connections, app.connection_for_read(), fail, TIMEOUT)
+    use(spare_connections, app.connection_for_read(), asked, TIMEOUT)
     assert asked.threads == [threading.current_thread()]
     assert queued(app) == [1]
 
@@ -79,7 +84,7 @@ def test_nobody_waits_for_a_broker_that_refuses(
     app = Celery(broker=server.url())
     asked = Asked()
     server.kill()
-    standby = Standby(app.connection_for_read(), TIMEOUT)
+    spare_connections = SpareConnections(app.connection_for_read(), TIMEOUT)
     with (
         pytest.raises(BrokerAway),
         bounded_connection(app.connection_for_read(), TIMEOUT) as c,
@@ -88,13 +93,13 @@ def test_nobody_waits_for_a_broker_that_refuses(
 
     def has_gone() -> bool:
         try:
-            return not standby.call(asked)
+            return not spare_connections.call(asked)
         except BrokerAway:  # refused while we waited
             return False
 
     wait_until(has_gone)
     server.start()
-    use(standby, app.connection_for_read(), asked, TIMEOUT)
+    use(spare_connections, app.connection_for_read(), asked, TIMEOUT)
     assert queued(app) == [1]
 
 

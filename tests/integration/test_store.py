@@ -13,7 +13,7 @@ from celery import Celery
 from celery_graceful import SettingsError
 from celery_graceful.checkpoints import checkpoint
 from celery_graceful.checkpoints.checkpoint import DELIVERY, key_of
-from celery_graceful.checkpoints.discard import Forget
+from celery_graceful.checkpoints.discard import Discard
 from celery_graceful.store.store import StoreAway, find_store
 from tests.servers import RedisServer
 from tests.support.deliveries import bench
@@ -176,7 +176,7 @@ def test_a_run_that_lost_its_claim_overwrites_nothing(b, caplog):
 
 
 def test_deleted_for_the_delivery_that_ended_it(b):
-    made, forget = saver(b), Forget(b.app)
+    made, forget = saver(b), Discard(b.app)
     began = time.monotonic()
     b.deliver(made, 1, id="t", **{DELIVERY: "mine"})
     forget(made.name, "t", "another's", began - 60)
@@ -188,7 +188,7 @@ def test_deleted_for_the_delivery_that_ended_it(b):
 
 
 def test_a_revoked_task_loses_it_whoever_wrote_it(b):
-    made, forget = saver(b), Forget(b.app)
+    made, forget = saver(b), Discard(b.app)
     for number in range(250):
         b.client.hset(key_of(made.name, str(number)), "state", "1")
         forget(made.name, str(number), "", None)

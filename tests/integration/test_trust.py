@@ -16,7 +16,7 @@ from celery_graceful.claims import lease_validity
 from celery_graceful.claims.book import Claims
 from celery_graceful.claims.claimant import Claimant
 from celery_graceful.claims.lease import Lease
-from celery_graceful.claims.lease_validity import Trust
+from celery_graceful.claims.lease_validity import LeaseValidity
 from celery_graceful.claims.rescue import Rescuer
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import broker_store
@@ -79,20 +79,20 @@ def look(rescuer, client):
 def test_another_server_behind_the_name_begins_a_new_time(store, redis_db):
     """It was a replica, and has been up for long: the living were heard by its master."""
     client = redis_db.client
-    assert Trust(store, 1.0).seconds() == 0
+    assert LeaseValidity(store, 1.0).seconds() == 0
     dead(client)
     client.hset("graceful:epoch", "server", "the old master")
     rescuer = Rescuer(Claims(store_of(redis_db.url)), SETTINGS, lambda *_: set())
     assert look(rescuer, client) == 0
-    assert FOLLOW < rescuer.trust.seconds() <= FOLLOW + 1.0
+    assert FOLLOW < rescuer.lease_validity.seconds() <= FOLLOW + 1.0
     # Who comes later finds the same.
-    assert FOLLOW < Trust(store_of(redis_db.url), 1.0).seconds() <= FOLLOW + 1.0
+    assert FOLLOW < LeaseValidity(store_of(redis_db.url), 1.0).seconds() <= FOLLOW + 1.0
     # Nobody has to know it to be held up by it: the script looks as well.
-    rescuer.trust._until = 0.0
+    rescuer.lease_validity._until = 0.0
     assert look(rescuer, client) == 0
     assert client.sismember("graceful:workers", "dead")
     client.hset("graceful:epoch", "trust", "0")
-    rescuer.trust._until = 0.0
+    rescuer.lease_validity._until = 0.0
     assert look(rescuer, client) == 1
 
 
@@ -110,13 +110,13 @@ def test_a_server_that_was_out_of_reach_begins_a_new_time(start_server):
     store, held = store_of(server.url()), []
     lease = Lease(store, SETTINGS, "node", heartbeat=dict, on_lost=pytest.fail, on_held=held.append)
     lease.start()
-    wait_until(lambda: held and not lease.trust.seconds())
+    wait_until(lambda: held and not lease.lease_validity.seconds())
     server.pause()
-    wait_until(lambda: lease.trust._until > time.monotonic())
+    wait_until(lambda: lease.lease_validity._until > time.monotonic())
     before = len(held)
     server.resume()
     wait_until(lambda: len(held) > before)
-    assert lease.trust.seconds() > 0
+    assert lease.lease_validity.seconds() > 0
     lease.leave(TIMEOUT)
 
 
@@ -124,8 +124,8 @@ def test_a_server_that_was_out_of_reach_begins_a_new_time(start_server):
 def test_who_was_not_heard_since_a_failover_is_no_death(heard, store, redis_db):
     judged = []
     rescuer = Rescuer(Claims(store), SETTINGS, lambda worker, running: judged.append(running) or ())
-    rescuer.trust.meet()
-    dead(redis_db.client, server=rescuer.trust.server if heard else "the old master")
+    rescuer.lease_validity.meet()
+    dead(redis_db.client, server=rescuer.lease_validity.server if heard else "the old master")
     assert look(rescuer, redis_db.client) == 1
     assert [len(running) for running in judged] == [1 if heard else 0]
 
@@ -156,9 +156,9 @@ def test_a_server_that_does_not_say_who_it_is(start_server):
             "shop", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-info"]
         )
         url = server.url().replace("://", "://shop:pw@")
-        one = Trust(store_of(url), 1.0)
+        one = LeaseValidity(store_of(url), 1.0)
         assert 1 < one.seconds() <= 2, "a lease's time, and a second"
-        assert Trust(store_of(url), 1.0, by_hand=True).seconds() == 0
+        assert LeaseValidity(store_of(url), 1.0, by_hand=True).seconds() == 0
         wait_until(lambda: not one.seconds())
         client.client_kill_filter(_type="normal", skipme=True)
         wait_until(lambda: _reconnected(one.store))

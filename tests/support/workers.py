@@ -22,7 +22,7 @@ __all__ = ["TIMEOUT", "Worker", "wait_until", "wait_until_heard"]
 #: Seconds; many times what anything waited for here takes.
 TIMEOUT = float(os.environ.get("TEST_TIMEOUT", 60))
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def wait_until(condition: Callable[[], object], what: str = "", pause: float = 0.01) -> None:

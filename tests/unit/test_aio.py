@@ -40,7 +40,7 @@ class Stop:
 
     def __call__(self, phase: Phase = Phase.QUIET) -> None:
         self.b.interrupt()
-        self.b.board.phase = phase
+        self.b.board.enter(phase)
         assert run().take_due() is None, "nothing is raised wherever a thread stands"
 
     def soon(self) -> None:
@@ -195,7 +195,7 @@ def test_a_plain_task_is_limited_and_no_more(b: Bench) -> None:
             b.interrupt()
             assert run().take_due() is None
         await aio.sleep(0.01)
-        b.board.phase = Phase.SOFT
+        b.board.enter(Phase.SOFT)
         run().take_due()
         await asyncio.sleep(TIMEOUT)
         return "not reached"
@@ -234,7 +234,7 @@ def test_a_loop_that_does_not_come_to_it(b: Bench) -> None:
         async with aio.limited():
             deadlines = Deadlines(grace=1.0, soft=0.01, hard=0.2, source="test")
             b.board.begin_stop(deadlines, InterruptReason.SHUTDOWN)
-            b.board.phase = Phase.SOFT
+            b.board.enter(Phase.SOFT)
             found = run()
             assert found.take_due() is None, "it is asked"
             assert found.take_due() is None, "it may still come to it"
@@ -258,7 +258,7 @@ def test_a_loop_that_was_closed_keeps_nothing_off(b: Bench) -> None:
         loop.run_until_complete(asyncio.sleep(0))
         loop.close()
         b.interrupt()
-        b.board.phase = Phase.SOFT
+        b.board.enter(Phase.SOFT)
         try:
             run().raise_due()
         finally:

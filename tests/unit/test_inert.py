@@ -221,6 +221,9 @@ def test_reading_interrupted_is_cheap(app: Celery) -> None:
 
 def test_a_worker_imports_celerys_consumer_no_earlier_than_celery() -> None:
     """Others replace what it imports: celery-aio-pool the tracer, when its pool is made."""
-    code = "import sys, celery_graceful.worker.bootsteps; print('celery.worker.consumer' in sys.modules)"
+    code = (
+        "import sys, celery_graceful.worker.bootsteps; "
+        "print('celery.worker.consumer' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

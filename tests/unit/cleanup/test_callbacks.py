@@ -376,7 +376,7 @@ def test_a_stopping_worker_cleans_up_before_its_last_resort(
         worker_state.board.value.last_resort_at - worker_state.board.value.requested_at
         == pytest.approx(560)
     )
-    worker_state.board.value.last_resort_at = time.monotonic() + last_resort
+    worker_state.board.value.leave_at(time.monotonic() + last_resort)
     assert callbacks.time_left() == pytest.approx(left, abs=0.05)
     assert (
         worker_state.board.value.grace_ends_at - worker_state.board.value.requested_at

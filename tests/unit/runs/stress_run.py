@@ -49,7 +49,7 @@ def begin_stop() -> None:
 
 def soften() -> None:
     begin_stop()
-    board.phase = Phase.SOFT
+    board.enter(Phase.SOFT)
 
 
 def all_over() -> None:

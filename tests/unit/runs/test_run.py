@@ -20,7 +20,7 @@ from celery_graceful.timeline.board import Board
 from celery_graceful.timeline.grace_period import Deadlines
 from tests.unit.runs import stress_run
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 #: Tasks in each run of the stress. Few miss a race that happens once in a thousand times.
 RUNS = 4000
@@ -54,7 +54,7 @@ DEADLINES = Deadlines(grace=30.0, soft=20.0, hard=25.0, source="a test")
 
 def stop(board: Board, new: Phase = Phase.QUIET) -> None:
     board.begin_stop(DEADLINES, InterruptReason.SHUTDOWN)
-    board.phase = new
+    board.enter(new)
 
 
 class Sent(list[Any]):

@@ -76,7 +76,7 @@ def test_inside_of_a_task_that_has_to_stop(b: Bench) -> None:
 
     def outer(self: Any) -> None:
         b.interrupt()
-        b.board.phase = Phase.SOFT
+        b.board.enter(Phase.SOFT)
         for one in inner:
             result = one.apply()
             assert is_interrupted(result)

@@ -45,11 +45,11 @@ def test_the_flag_is_up_while_one_reason_is_left(board: Board) -> None:
 
 
 def test_no_word_stands_on_another(board: Board) -> None:
-    for name in ("releasing", "beating"):
-        setattr(board, name, True)
+    for tell in (board.release, board.beat):
+        tell(True)
         assert (board.place, board.interrupted, board.has_lost) == (0, False, False)
-        setattr(board, name, False)
-    board.place = 1
+        tell(False)
+    board.be_at(1)
     assert (board.releasing, board.beating, board.interrupted) == (False, False, False)
 
 
@@ -96,7 +96,8 @@ def test_files_of_dead_workers_are_removed(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.delenv(board_file.ENV, raising=False)
     code = (
-        "import os, tempfile; tempfile.tempdir = {!r}; from celery_graceful.timeline.board import Board;"
+        "import os, tempfile; tempfile.tempdir = {!r};"
+        "from celery_graceful.timeline.board import Board;"
         "Board.create(spawn=True); os.kill(os.getpid(), 9)"
     )
     for _ in range(2):

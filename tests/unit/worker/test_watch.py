@@ -34,7 +34,7 @@ def test_hard_is_heard_before_the_stop() -> None:
         quiesce=MagicMock(),
         revocations=revocations,
         giving_up=giving_up,
-        hearing=MagicMock(),
+        signal_pipe=MagicMock(),
         leave=MagicMock(),
         log=log,
     )

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import redis
 
-from tests.servers import RedisServer, Server
+from tests.servers.base import Server
+from tests.servers.redis import RedisServer
 from tests.support.processes import LOOPBACK
 
 
