@@ -81,6 +81,8 @@ class GivingUp:
         self._events = self.app.connection_for_write()
         self._to_tell: SpareConnections | None = None
         self._to_give_back: SpareConnections | None = None
+        #: What is to be given up, and is claimed.
+        self._claimed: list[HeldMessage] = []
 
     def prepare(self) -> None:
         """Connect to the broker, if there will be something to send."""
@@ -119,6 +121,7 @@ class GivingUp:
 
         Those that had not begun only go back.
         """
+        self._claimed = [r for r in requests if r.claim is not None and not r.acknowledged]
         begun = [request for request in requests if request.stage is Stage.GIVEN_UP]
         start_notes = self.ledger.post_mortems.start_notes
         if begun and start_notes is not None:  # before somebody else gets them
@@ -206,7 +209,7 @@ class GivingUp:
         if not requests:
             return
         self.ledger.note_failure()
-        gone = [r for r in requests if lost or r.acknowledged or is_kept_here(r.message.channel)]
+        gone = [r for r in requests if lost or self._is_off_its_queue(r)]
         held = [r for r in requests if r not in gone]
         if gone:
             self.log(
@@ -223,6 +226,12 @@ class GivingUp:
                 listed(held),
                 why,
             )
+
+    def _is_off_its_queue(self, request: HeldMessage) -> bool:
+        """Whether nobody but us has its message. A claim that could not go back is still one."""
+        if request in self._claimed:
+            return False
+        return request.acknowledged or is_kept_here(request.message.channel)
 
 
 def _address(connection: Any) -> str:
