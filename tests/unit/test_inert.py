@@ -205,9 +205,10 @@ def test_interrupted_by_hand_is_not_swallowed(app: Celery) -> None:
 
 
 def test_reading_interrupted_is_cheap(app: Celery) -> None:
-    """A bound so wide that only a system call or an import would break it.
+    """Four times what it takes: three system calls more would break it.
 
-    The best of many rounds: others use the processor as well.
+    The best of many rounds, since others use the processor as well. What it costs each time is in
+    the best one, too.
     """
     task = app.task(uses_everything, base=GracefulTask, bind=True, name="cheap")
     rounds = []
@@ -216,7 +217,7 @@ def test_reading_interrupted_is_cheap(app: Celery) -> None:
         for _ in range(100):
             task.interrupted  # noqa: B018
         rounds.append(time.perf_counter() - began)
-    assert min(rounds) / 100 < 10e-6
+    assert min(rounds) / 100 < 3e-6
 
 
 def test_a_worker_imports_celerys_consumer_no_earlier_than_celery() -> None:
