@@ -10,6 +10,7 @@ from typing import Any
 
 from celery.utils.log import get_task_logger
 
+from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.claims.claimant import FALLEN, WORKERS, claims_key, lease_key, tombstone_key
 from celery_graceful.store.store import StoreAway, find_workers_store, settings_of
 from celery_graceful.system.describe import describe
@@ -72,6 +73,15 @@ def may_start(task: Any) -> bool:
 
 
 def holds_claim(task: Any) -> bool:
-    """``still_mine`` of the delivery that ``task`` runs, where it has a claim."""
+    """Whether what ``task`` ends by counts: ``still_mine`` of its delivery, where it has a claim.
+
+    It does not where the hard deadline took the delivery away, which a thread outlives for as long
+    as the worker does: its message is back.
+    """
+    board = worker_state.board.value
+    if board is None:
+        return True
+    if board.taken_away and getattr(task.request, DELIVERY, None) in board.taken_away:
+        return False
     claim = claim_of(task)
-    return claim is None or worker_state.board.value is None or still_mine(task.app, claim)
+    return claim is None or still_mine(task.app, claim)

@@ -58,6 +58,8 @@ class Board:
     def __init__(self, memory: Any, file: BoardFile | None = None) -> None:
         self.memory = memory
         self._file = file
+        #: Deliveries that the hard deadline took away, and that may still run in this very process.
+        self.taken_away: set[str] = set()
 
     @classmethod
     def create(cls, *, spawn: bool = False) -> Board:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from celery.platforms import EX_OK
 from celery.worker import state
 
+from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.membership.servers import Servers
 from celery_graceful.phases import Phase
@@ -280,6 +281,7 @@ class Watch:
             native.pause(min(LAST_RESULTS, room / 10))
         heard = self.quiesce.done
         given_up = self.ledger.give_up(heard=heard)
+        self.board.taken_away.update(r.request_dict[DELIVERY] for r in given_up)
         self._last_resort_at = min(
             self._last_resort_at,
             time.monotonic() + min(LAST_RESORT, self.deadlines.last_resort - self.deadlines.hard),

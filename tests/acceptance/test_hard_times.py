@@ -222,6 +222,26 @@ def test_a_jump_to_the_hard_deadline(pool: str, how: str, redis_db) -> None:
         assert broker.drain_queue(app, at_least=1) == [task_id]
 
 
+@pytest.mark.parametrize("pool", ["threads", "gevent"])
+def test_what_ends_after_it_was_given_up(
+    pool: str, broker: Broker, app: Celery, tmp_path: Path
+) -> None:
+    """Its message is back: the run that counts is another one."""
+    gate = tmp_path / "go"
+    names = ["ending_late", "early_ending_late", "plain_ending_late"]
+    with start(pool, broker, GRACE="60", HANG="1") as worker:
+        worker.ready()
+        ids = [send_and_wait(app, worker, name, str(gate)) for name in names]
+        worker.signal(signal.SIGQUIT)
+        worker.wait_line(">> .* hangs")  # given up, and still there
+        gate.touch()
+        for each in ids:
+            worker.wait_line(f">> .* ended {each}")
+        assert worker.wait() == 0
+    assert sorted(broker.drain_queue(app, at_least=3)) == sorted(ids)
+    assert {app.AsyncResult(each).state for each in ids} == {"INTERRUPTED"}
+
+
 @pytest.mark.parametrize("pool", ["prefork", "gevent"])
 def test_quiet_stops_fetching_and_nothing_else(pool: str, broker: Broker, app: Celery) -> None:
     with start(pool, broker, concurrency=1) as worker:

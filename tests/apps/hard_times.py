@@ -58,6 +58,30 @@ def early_swallowing(self):
     swallow(lambda: say("started early_swallowing", self.request.id), lambda: False)
 
 
+def _end_late(self, path):
+    swallow(lambda: say("started", self.name.rpartition(".")[2]), lambda: os.path.exists(path))
+    say("ended", self.request.id)
+    return "late"
+
+
+@task()
+def ending_late(self, path):
+    """Swallows every exception, and ends by itself when there is a file."""
+    return _end_late(self, path)
+
+
+@task(acks_late=False)
+def early_ending_late(self, path):
+    """The same, acknowledged before it starts."""
+    return _end_late(self, path)
+
+
+@app.task(bind=True, acks_late=True)
+def plain_ending_late(self, path):
+    """The same, and is no ``GracefulTask``."""
+    return _end_late(self, path)
+
+
 @task()
 def napping(self):
     """Sleeps in a call that only an exception ends."""
