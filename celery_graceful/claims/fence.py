@@ -16,7 +16,7 @@ from celery_graceful.store.store import StoreAway, find_workers_store, settings_
 from celery_graceful.system.describe import describe
 from celery_graceful.timeline import worker_state
 
-__all__ = ["CLAIM", "claim_of", "holds_claim", "may_start", "still_mine"]
+__all__ = ["CLAIM", "claim_of", "holds_claim", "may_start", "still_mine", "was_taken_away"]
 
 logger = get_task_logger(__name__)
 
@@ -73,15 +73,23 @@ def may_start(task: Any) -> bool:
 
 
 def holds_claim(task: Any) -> bool:
-    """Whether what ``task`` ends by counts: ``still_mine`` of its delivery, where it has a claim.
-
-    It does not where the hard deadline took the delivery away, which a thread outlives for as long
-    as the worker does: its message is back.
-    """
-    board = worker_state.board.value
-    if board is None:
+    """Whether the delivery that ``task`` runs is ours: not taken away, its claim ``still_mine``."""
+    if worker_state.board.value is None:
         return True
-    if board.taken_away and getattr(task.request, DELIVERY, None) in board.taken_away:
+    if was_taken_away(task.request):
         return False
     claim = claim_of(task)
     return claim is None or still_mine(task.app, claim)
+
+
+def was_taken_away(request: Any) -> bool:
+    """Whether the hard deadline took away what runs: a thread outlives it as long as the worker.
+
+    Its message is back, and whoever has to be told was told.
+    """
+    board = worker_state.board.value
+    return bool(
+        board is not None
+        and board.taken_away
+        and getattr(request, DELIVERY, None) in board.taken_away
+    )

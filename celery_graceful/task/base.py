@@ -16,7 +16,7 @@ from celery.utils.log import get_logger
 
 from celery_graceful import signals
 from celery_graceful.checkpoints import resume
-from celery_graceful.claims.fence import claim_of, holds_claim, may_start
+from celery_graceful.claims.fence import claim_of, holds_claim, may_start, was_taken_away
 from celery_graceful.exceptions import Interrupted, TaskInterrupted, TooManyInterruptions
 from celery_graceful.monitors import Monitor
 from celery_graceful.phases import Interrupt, InterruptReason
@@ -207,7 +207,9 @@ def _deliver(
         interrupt = interrupt_in(exc, run)
         if isinstance(exc, Interrupted) and exc.message:
             logger.info("%s[%s] has interrupted itself: %s", task.name, request.id, exc.message)
-        if interrupt is not None:
+        if was_taken_away(request):
+            outcome = TaskInterrupted(str(InterruptReason.SHUTDOWN))
+        elif interrupt is not None:
             outcome = _interruption(task, request, run, interrupt)
         elif not isinstance(exc, Exception):
             raise
