@@ -16,7 +16,7 @@ from celery.utils.log import get_logger
 
 from celery_graceful import signals
 from celery_graceful.checkpoints import resume
-from celery_graceful.claims.fence import claim_of, holds_claim, may_start, was_taken_away
+from celery_graceful.claims.fence import claim_of, holds_claim, may_start, still_mine, was_taken_away
 from celery_graceful.exceptions import Interrupted, TaskInterrupted, TooManyInterruptions
 from celery_graceful.monitors import Monitor
 from celery_graceful.phases import Interrupt, InterruptReason
@@ -199,7 +199,7 @@ def _deliver(
     )
     try:
         result = execute(run, resume.body_of(task, request, run, call), args, kwargs)
-        if not holds_claim(task):
+        if was_taken_away(request) or not (claim is None or still_mine(task.app, claim)):
             raise Interrupted(WorkerInterrupt(InterruptReason.LEASE_LOST, math.inf))
         resume.ended(request)
         return result
@@ -213,7 +213,7 @@ def _deliver(
             outcome = _interruption(task, request, run, interrupt)
         elif not isinstance(exc, Exception):
             raise
-        elif not holds_claim(task):
+        elif claim is not None and not still_mine(task.app, claim):
             outcome = TaskInterrupted(str(InterruptReason.LEASE_LOST))
         else:
             resume.failed(request)
