@@ -16,7 +16,13 @@ from celery.utils.log import get_logger
 
 from celery_graceful import signals
 from celery_graceful.checkpoints import resume
-from celery_graceful.claims.fence import claim_of, holds_claim, may_start, still_mine, was_taken_away
+from celery_graceful.claims.fence import (
+    claim_of,
+    holds_claim,
+    may_start,
+    still_mine,
+    was_taken_away,
+)
 from celery_graceful.exceptions import Interrupted, TaskInterrupted, TooManyInterruptions
 from celery_graceful.monitors import Monitor
 from celery_graceful.phases import Interrupt, InterruptReason
