@@ -17,6 +17,7 @@ from typing import Any
 from celery.utils.log import get_task_logger
 
 from celery_graceful.checkpoints.codec import decode, encode
+from celery_graceful.claims.fence import DELIVERY
 from celery_graceful.exceptions import Interrupted
 from celery_graceful.phases import InterruptReason
 from celery_graceful.runs.interrupt import current_interrupt
@@ -36,9 +37,6 @@ from celery_graceful.timeline.worker_state import WorkerInterrupt
 __all__ = ["CURSOR", "DELIVERY", "SENT_AGAIN", "STEP", "Checkpoint", "key_of", "may_resume"]
 
 logger = get_task_logger(__name__)
-
-#: Name of the header under which the main process hands a delivery's token to the child.
-DELIVERY = "graceful_delivery"
 
 #: Name of the header of messages that were sent again to the tail of their queue.
 SENT_AGAIN = "graceful_sent_again"

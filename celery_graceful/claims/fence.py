@@ -10,18 +10,28 @@ from typing import Any
 
 from celery.utils.log import get_task_logger
 
-from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.claims.claimant import FALLEN, WORKERS, claims_key, lease_key, tombstone_key
 from celery_graceful.store.store import StoreAway, find_workers_store, settings_of
 from celery_graceful.system.describe import describe
 from celery_graceful.timeline import worker_state
 
-__all__ = ["CLAIM", "claim_of", "holds_claim", "may_start", "still_mine", "was_taken_away"]
+__all__ = [
+    "CLAIM",
+    "DELIVERY",
+    "claim_of",
+    "holds_claim",
+    "may_start",
+    "still_mine",
+    "was_taken_away",
+]
 
 logger = get_task_logger(__name__)
 
 #: Under this name a delivery knows its claim: ``<worker>/<number>``.
 CLAIM = "graceful_claim"
+
+#: Name of the header under which the main process hands a delivery's token to the child.
+DELIVERY = "graceful_delivery"
 
 #: Seconds that Redis gets to answer.
 TIMEOUT = 1.0
