@@ -78,6 +78,9 @@ class Servers:
         self.members: dict[int, Member] = {}
         #: Where the consumer is connected, or was last.
         self.here: Member | None = None
+        #: Without a hub the consumer arrives in one thread, and what is left is looked at in
+        #: another.
+        self._lock = native.Lock()
 
     def arrive(self, consumer: Any) -> None:
         """The consumer is connected, and about to fetch: from now on claims are made there."""
@@ -86,14 +89,15 @@ class Servers:
         self.view.board.be_at(place)
         ledger.requeue.connected(consumer.connection)
         channel = consumer.task_consumer.channel
-        if place not in self.members:
+        if not self._move_to(place):
             claims = getattr(channel, "may_claim", False)
             if not claims:
                 self._say_why_not(consumer.connection.transport, channel)
-            self._join(place, consumer.task_consumer, claims=claims)
-        left, self.here = self.here, self.members.get(place)
-        if left is not None and left is not self.here:
-            left.depart()
+            new = self._make_member(place, consumer.task_consumer, claims=claims)
+            self._move_to(place, new)
+            if new is not None:
+                new.start()
+                ledger.post_mortems.tell_soon()
         here = self.here
         ledger.connected(None if here is None else here.claims)
         if here is not None:
@@ -101,7 +105,17 @@ class Servers:
             if here.claims is not None:
                 channel.claim_for(here.claims)
 
-    def _join(self, place: int, consumer: Any, *, claims: bool) -> None:
+    def _move_to(self, place: int, new: Member | None = None) -> bool:
+        """The consumer is at ``place`` now. False: it is a member nowhere there."""
+        with self._lock:
+            if new is not None:
+                self.members[place] = new
+            left, self.here = self.here, self.members.get(place)
+        if left is not None and left is not self.here:
+            left.depart()
+        return self.here is not None
+
+    def _make_member(self, place: int, consumer: Any, *, claims: bool) -> Member | None:
         app = self.view.worker.app
         if place >= PLACES:
             logger.warning(
@@ -109,7 +123,7 @@ class Servers:
                 app.connection_for_read().alt[place].rpartition("@")[2],
                 PLACES,
             )
-            return
+            return None
         store = broker_store(app, place) if claims else None
         known = store or find_workers_store(app)
         tasks = find_store(app)
@@ -118,13 +132,10 @@ class Servers:
         if store is not None:
             off = "Reliable fetch is off, and kill -9 of this worker loses messages"
             if not is_allowed(store, off, lists_of(consumer)):
-                return
-        if known is not None and (store or is_allowed(known, "Deaths of tasks are not counted")):
-            self.members[place] = member = Member(
-                self.view, known, place, claims=store is not None, losing=self.losing
-            )
-            member.start()
-            self.view.ledger.post_mortems.tell_soon()
+                return None
+        if known is None or not (store or is_allowed(known, "Deaths of tasks are not counted")):
+            return None
+        return Member(self.view, known, place, claims=store is not None, losing=self.losing)
 
     def _say_why_not(self, transport: Any, channel: Any) -> None:
         if transport.driver_type == "amqp" or not self.view.settings.reliable_fetch:
@@ -145,8 +156,11 @@ class Servers:
         """The loop goes round."""
         for place, member in list(self.members.items()):
             member.on_loop()
-            if member is not self.here and member.is_done():
-                del self.members[place]
+            with self._lock:
+                gone = member is not self.here and member.is_done()
+                if gone:
+                    del self.members[place]
+            if gone:
                 member.retire()
                 native.start_thread(member.leave, "graceful-leave")
 
