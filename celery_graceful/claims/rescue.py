@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 
 from celery.utils.log import get_logger
 from celery.utils.time import maybe_iso8601, maybe_make_aware
-from kombu.utils.json import loads
 
 from celery_graceful.claims.book import Claims, Tag
 from celery_graceful.claims.claimant import FALLEN, claims_key
 from celery_graceful.claims.lease import about_key, dead_workers, take_for_dead
 from celery_graceful.claims.lease_validity import LeaseValidity
+from celery_graceful.messages.fields import fields_of, parse
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import StoreAway
 from celery_graceful.system import native
@@ -53,11 +53,13 @@ class DeadClaim(NamedTuple):
         number: Of the claim.
         list: The key of the list that it came from, with its prefix.
         message: As it was in that list.
+        begun: It may expire, and must not any more.
     """
 
     number: str
     list: str
     message: str
+    begun: bool = False
 
 
 #: Counts what a dead worker was running, and takes away which of it must not run again: its id and
@@ -156,7 +158,7 @@ class Rescuer:
         numbers = sorted(map(int, self.store.execute("HKEYS", [key])))
         running = self._running(worker, numbers)
         taken = self.judge(worker, running) if numbers else set()
-        self.claims.begun.update(f"{worker}/{claim.number}" for claim in running)
+        self.claims.begun.update(f"{worker}/{claim.number}" for claim in running if claim.begun)
         back = [number for number in numbers if str(number) not in taken]
         moved = 0
         # The last ones first, so that each batch goes in front of those before it.
@@ -196,27 +198,29 @@ class Rescuer:
             for number, entry in zip(part, entries, strict=True):
                 if entry is not None and len(running) < room:
                     name, _, text = entry.partition("\0")
-                    headers = _headers(text)
-                    task = str(headers.get("task"))
-                    if self.is_limited(task) or _is_for_later(headers):
+                    fields = _fields(text)
+                    task = str(fields.get("task"))
+                    if self.is_limited(task) or _is_for_later(fields):
                         continue
                     if self.is_early(task):
                         return running
-                    running.append(DeadClaim(str(number), name, text))
+                    # What cannot be read here may expire.
+                    begun = not fields or bool(fields.get("expires"))
+                    running.append(DeadClaim(str(number), name, text, begun))
         return running
 
 
-def _headers(text: str) -> dict[str, Any]:
+def _fields(text: str) -> dict[str, Any]:
     """Of a message; none if it is none of Celery's."""
     try:
-        return dict(loads(text)["headers"])
+        return fields_of(parse(text))
     except Exception:  # what can be in a queue can raise anything
         return {}
 
 
-def _is_for_later(headers: dict[str, Any]) -> bool:
+def _is_for_later(fields: dict[str, Any]) -> bool:
     try:
-        eta = headers.get("eta")
+        eta = fields.get("eta")
         return eta is not None and maybe_make_aware(maybe_iso8601(eta)) > datetime.now(timezone.utc)
     except (AttributeError, OverflowError, TypeError, ValueError):
         return False

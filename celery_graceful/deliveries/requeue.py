@@ -302,8 +302,8 @@ class Requeue:
 
     def _give_back_amqp(self, request: HeldMessage, tail: bool, timeout: float) -> None:
         copy = tail or request.message.headers.get(COUNT, 0) >= COPY_AFTER
-        # The queue itself would drop what has expired meanwhile.
-        copy = copy or ("expiration" in request.message.properties and request.has_begun)
+        # The queue itself, or who gets it next, would drop what has expired meanwhile.
+        copy = copy or request.has_begun
         if copy and not self._again.send([request], self.broker, timeout, {SENT_AGAIN: True}):
             request.on_ack(logger, request.connection_errors)
         elif self._at_once:

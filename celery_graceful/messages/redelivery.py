@@ -29,13 +29,12 @@ def mark_redelivered(text: str, *, begun: bool = False) -> str:
 
     Args:
         text: The message.
-        begun: A run of it has begun: from now on it does not expire.
+        begun: A run of it has begun, and it would expire: from now on it does not.
     """
     try:
         message = loads(text)
         headers = message.setdefault("headers", {})
-        begun = (begun and bool(headers.get("expires"))) or has_begun(headers)
-        headers["redelivered"] = BEGUN if begun else True
+        headers["redelivered"] = BEGUN if begun or has_begun(headers) else True
         message["properties"].setdefault("delivery_info", {})["redelivered"] = True
     except Exception:  # what can be in a queue can raise anything
         return text

@@ -17,7 +17,8 @@ from kombu.utils.json import dumps, loads
 
 from celery_graceful.checkpoints.checkpoint import SENT_AGAIN
 from celery_graceful.claims.claimant import claims_key
-from celery_graceful.messages.redelivery import mark_redelivered
+from celery_graceful.messages.fields import fields_of, parse
+from celery_graceful.messages.redelivery import BEGUN, mark_redelivered
 from celery_graceful.messages.republish import Sender
 from celery_graceful.messages.spare_connections import bounded_connection
 from celery_graceful.store.store import Store
@@ -58,7 +59,7 @@ class Kept:
     @classmethod
     def of_claim(cls, key: str, raw: str, **rest: Any) -> Kept:
         """Of a message as it was in the list ``key`` of Redis."""
-        return cls.of_raw(key, raw, **_named(_parse(raw)), **rest)
+        return cls.of_raw(key, raw, **_named(parse(raw)), **rest)
 
     @classmethod
     def of_raw(cls, key: str, raw: str, **rest: Any) -> Kept:
@@ -97,7 +98,7 @@ class Kept:
         """The message, as kombu would deliver it."""
         kept = self.message
         if "raw" in kept:
-            return _parse(kept["raw"])
+            return parse(kept["raw"])
         return Message(
             body=base64.b64decode(kept["body"]),
             headers=kept["headers"],
@@ -106,23 +107,6 @@ class Kept:
             content_encoding=kept["content_encoding"],
             delivery_info={name: kept[name] for name in ("exchange", "routing_key")},
         )
-
-
-def _parse(raw: str) -> Message:
-    """A message of kombu's virtual transports."""
-    payload = loads(raw)
-    properties = payload["properties"]
-    body = payload["body"]
-    if properties.get("body_encoding") == "base64":
-        body = base64.b64decode(body)
-    return Message(
-        body=body,
-        headers=payload.get("headers"),
-        properties=properties,
-        content_type=payload.get("content-type"),
-        content_encoding=payload.get("content-encoding"),
-        delivery_info=properties.get("delivery_info"),
-    )
 
 
 def _named(message: Any) -> dict[str, Any]:
@@ -232,17 +216,20 @@ def send_again(app: Any, store: Store, kept: Kept) -> bool:
         Refused: No queue takes it; it is still in quarantine.
         Exception: What the broker's client raised; it is still in quarantine then.
     """
+    # What has died has begun: its expiry is over.
+    begun = kept.deaths > 0 and bool(fields_of(kept.to_message()).get("expires"))
     if "raw" in kept.message:
         key = kept.message["list"]
         if store.prefix and key.startswith(store.prefix):  # the store adds it
             key = key[len(store.prefix) :]
         raw = kept.message["raw"]
-        if kept.deaths and kept.to_message().headers.get("expires"):  # its run had begun
+        if begun:
             raw = mark_redelivered(raw, begun=True)
         args = [kept.id, raw]
         return bool(store.run("release", [QUARANTINE, UNTOLD, key], args, insist=True))
     with bounded_connection(app.connection_for_read(), SEND_TIMEOUT) as connection:
-        Sender(connection).send(kept.to_message(), {SENT_AGAIN: True})
+        more = {SENT_AGAIN: True, **({"redelivered": BEGUN} if begun else {})}
+        Sender(connection).send(kept.to_message(), more)
     return delete(store, kept.id)
 
 

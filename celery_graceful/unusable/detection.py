@@ -27,6 +27,7 @@ from celery_graceful.claims.arrival import deliver
 from celery_graceful.claims.book import Tag
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.stage import Stage
+from celery_graceful.messages.fields import fields_of
 from celery_graceful.messages.validation import flaw_of, has_text, reason_of
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import StoreAway
@@ -171,7 +172,7 @@ class UnusableMessages:
         def on_task_received(message: Any) -> Any:
             try:
                 headers = message.headers
-                name = headers["task"] if "task" in headers else _fields_of(message).get("task", "")
+                name = headers["task"] if "task" in headers else fields_of(message).get("task", "")
                 if not isinstance(name, str):
                     return self._hold(message, "the name of its task is none")
                 if name in usual:
@@ -230,7 +231,7 @@ class UnusableMessages:
         self._put(Case(None, tag, "", why=reason_of(exc), exc=exc))
 
     def _on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
-        fields = _fields_of(message)
+        fields = fields_of(message)
         name, task_id = fields["task"], fields.get("id")
         tag = _tag_of(message)
         queue = "" if tag is not None else self._queue_of(message)
@@ -264,7 +265,7 @@ class UnusableMessages:
 
     def _hold(self, message: Any, why: str, exc: Exception | None = None) -> None:
         """A message that cannot be used."""
-        fields = _fields_of(message)
+        fields = fields_of(message)
         tag = _tag_of(message)
         case = Case(
             message,
@@ -348,15 +349,3 @@ class UnusableMessages:
 def _tag_of(message: Any) -> Tag | None:
     tag = message.delivery_tag
     return tag if isinstance(tag, Tag) else None
-
-
-def _fields_of(message: Any) -> dict[str, Any]:
-    """The headers, or the body of protocol 1; nothing where Celery finds that there is nothing."""
-    headers = message.headers if isinstance(message.headers, dict) else {}
-    if "task" in headers:
-        return headers
-    try:
-        payload = message.payload
-    except Exception:
-        return headers
-    return payload if isinstance(payload, dict) else headers

@@ -35,18 +35,21 @@ def lease() -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("pool", "name", "number"),
+    ("pool", "name", "number", "protocol"),
     [
-        ("prefork", "waiting", signal.SIGTERM),
-        ("threads", "waiting", signal.SIGTERM),
-        ("prefork", "stubborn", signal.SIGQUIT),
-        ("threads", "waiting", signal.SIGKILL),
+        ("prefork", "waiting", signal.SIGTERM, 2),
+        ("threads", "waiting", signal.SIGTERM, 2),
+        ("prefork", "stubborn", signal.SIGQUIT, 2),
+        ("threads", "waiting", signal.SIGKILL, 2),
+        ("threads", "waiting", signal.SIGTERM, 1),
+        ("threads", "waiting", signal.SIGKILL, 1),
     ],
 )
 def test_what_has_begun_goes_on(
-    pool: str, name: str, number: int, broker: Broker, app: Celery
+    pool: str, name: str, number: int, protocol: int, broker: Broker, app: Celery
 ) -> None:
     """Interrupted, given up, or killed; what had not begun expires."""
+    app.conf.task_protocol = protocol
     if broker.name == "rabbitmq" and number == signal.SIGKILL:
         pytest.skip("the queue itself drops it")
     with start(broker, pool, CONF_worker_prefetch_multiplier="2", **lease()).ready() as worker:
