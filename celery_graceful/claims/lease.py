@@ -14,11 +14,13 @@ the key prefix of the connection:
     Says so for a week. Who finds neither its name nor this has not been taken for dead: Redis
     has lost its data (see ``trust`` for their epoch). Then it registers again with its claims.
 ``graceful:worker:<worker>``
-    What has to stay known of a worker until then, as JSON: how many tasks it ran at once.
+    What has to stay known of a worker until then, as JSON: how many tasks it ran at once, and from
+    which broker, where that is not this server.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import secrets
@@ -44,7 +46,15 @@ from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import log
 
-__all__ = ["Lease", "about_key", "check_server", "dead_workers", "take_for_dead"]
+__all__ = [
+    "Lease",
+    "about_key",
+    "broker_digest",
+    "check_server",
+    "dead_workers",
+    "live_workers",
+    "take_for_dead",
+]
 
 logger = get_logger(__name__)
 
@@ -75,6 +85,39 @@ def dead_workers(store: Store) -> list[str]:
     workers = sorted(store.execute("SMEMBERS", [WORKERS]))
     beats = store.execute("MGET", [lease_key(w) for w in workers]) if workers else []
     return [worker for worker, beat in zip(workers, beats, strict=True) if beat is None]
+
+
+def broker_digest(app: Any) -> str:
+    """Tells brokers that share a store apart: by hosts and virtual host, not by who logs in."""
+    from kombu.utils.url import parse_url
+
+    connection = app.connection_for_read()
+    urls = [parse_url(url) for url in connection.alt or [connection.as_uri()]]
+    hosts = sorted(f"{url.get('hostname')}:{url.get('port')}" for url in urls)
+    text = " ".join([*hosts, str(connection.virtual_host)])
+    return hashlib.sha1(text.encode()).hexdigest()[:12]
+
+
+def live_workers(store: Store, broker: str = "") -> list[str]:
+    """Workers whose lease runs, and that look after the same messages.
+
+    Args:
+        store: Where they are known.
+        broker: Which broker they consume from, where the store is none: some may share it.
+
+    Raises:
+        StoreAway: Redis did not answer.
+    """
+    workers = sorted(store.execute("SMEMBERS", [WORKERS]))
+    if not workers:
+        return []
+    beats = store.execute("MGET", [lease_key(w) for w in workers])
+    about = store.execute("MGET", [about_key(w) for w in workers])
+    return [
+        worker
+        for worker, beat, text in zip(workers, beats, about, strict=True)
+        if beat is not None and json.loads(text or "{}").get("broker", broker) == broker
+    ]
 
 
 def take_for_dead(

@@ -16,7 +16,7 @@ from celery.utils.log import get_logger
 from celery_graceful.claims.book import Claims, Tag
 from celery_graceful.claims.claimant import WORKERS, Claimant
 from celery_graceful.claims.failover import hang_up
-from celery_graceful.claims.lease import Lease
+from celery_graceful.claims.lease import Lease, broker_digest
 from celery_graceful.claims.lease_validity import LeaseValidity
 from celery_graceful.claims.rescue import Rescuer
 from celery_graceful.cleanup import callbacks
@@ -127,6 +127,7 @@ class Member:
         )
         self._said_refused = self._retired = False
         self.lease.about["concurrency"] = view.worker.concurrency
+        self.lease.about["broker"] = "" if claims else broker_digest(app)
         #: Identities that were lost, and that the loop has not heard of yet.
         self.lost: list[str] = []
         self._began = time.time()

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from celery.utils.log import get_logger
 from kombu.utils.json import dumps
 
 from celery_graceful.claims.book import Claims, Tag
-from celery_graceful.claims.claimant import WORKERS, claims_key
+from celery_graceful.claims.claimant import claims_key
+from celery_graceful.claims.lease import broker_digest, live_workers
+from celery_graceful.messages.brokers_without_acks import ends_here
 from celery_graceful.messages.delay_queues import send_aside, send_later, waited
 from celery_graceful.messages.republish import Refused, Sender
 from celery_graceful.messages.spare_connections import bounded_connection
@@ -25,14 +28,7 @@ from celery_graceful.poison.quarantine import Kept, keep
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import Store, find_workers_store
 from celery_graceful.system.log_thread import log
-from celery_graceful.unusable.waiting import (
-    AT_ONCE,
-    RETURNED,
-    Kind,
-    Stray,
-    WaitingRoom,
-    broker_digest,
-)
+from celery_graceful.unusable.waiting import AT_ONCE, RETURNED, Kind, Stray, WaitingRoom
 
 if TYPE_CHECKING:
     from celery_graceful.deliveries.ledger import Ledger
@@ -43,6 +39,9 @@ logger = get_logger(__name__)
 
 #: Seconds that a broker gets to take what is sent again.
 SEND_TIMEOUT = 2.0
+
+#: Messages that are sent in one step when time is short.
+FEW = 25
 
 #: Letters of an id that can be typed: others get one of ours.
 _LONGEST_ID = 200
@@ -133,8 +132,12 @@ class Destination(Protocol):
     def back(self) -> None:
         """What is due goes back to its queue."""
 
-    def leave(self) -> None:
-        """The worker ends."""
+    def leave(self, until: float) -> None:
+        """The worker has given up its lease.
+
+        The last one leaves nothing where only workers like it would find it, as far as that can
+        be done ``until`` then, on the monotonic clock.
+        """
 
 
 class ClaimsDestination:
@@ -198,14 +201,12 @@ class ClaimsDestination:
     def back(self) -> None:
         self._room(None).back()
 
-    def leave(self) -> None:
-        """The last worker leaves nothing where only workers like it would find it."""
+    def leave(self, until: float) -> None:
         book = self.ledger.claims
-        if book is None or book.who is None:
+        if book is None or live_workers(book.store):
             return
-        others = set(book.store.execute("SMEMBERS", [WORKERS])) - {book.who.worker}
         room = self._room(book)
-        while not others and room.back(everything=True):
+        while time.monotonic() < until and room.back(everything=True):
             pass
 
 
@@ -226,7 +227,8 @@ class StoreDestination:
         self.ledger = ledger
         self.store = store
         self.patience = patience
-        self.room = WaitingRoom(store, broker_digest(app))
+        self.broker = broker_digest(app)
+        self.room = WaitingRoom(store, self.broker)
 
     def wait(self, cases: Sequence[Case]) -> list[Case]:
         strays = []
@@ -251,29 +253,37 @@ class StoreDestination:
         self._send(self.room.lend(None, RETURNED))
 
     def _send(self, lent: list[tuple[str, Kept]]) -> None:
-        if not lent:
-            return
-        sent = []
-        try:
+        if lent:
             with bounded_connection(self.ledger.requeue.broker, SEND_TIMEOUT) as connection:
-                sender = Sender(connection)
-                for entry, kept in lent:
-                    try:
-                        sender.send(kept.to_message(), queue=kept.message["queue"])
-                    except Refused as exc:  # its queue is gone: later, perhaps
-                        log(
-                            logger,
-                            logging.WARNING,
-                            "A message that waits was not taken back: %s",
-                            exc,
-                        )
-                    else:
-                        sent.append(entry)
+                self._send_over(connection, lent)
+
+    def _send_over(self, connection: Any, lent: list[tuple[str, Kept]]) -> None:
+        sender, sent = Sender(connection), []
+        try:
+            for entry, kept in lent:
+                try:
+                    sender.send(kept.to_message(), queue=kept.message["queue"])
+                except Refused as exc:  # its queue is gone: later, perhaps
+                    log(logger, logging.WARNING, "A message that waits was not taken back: %s", exc)
+                else:
+                    sent.append(entry)
         finally:
             self.room.drop(sent)
 
-    def leave(self) -> None:
-        """What waits is in the store: the next worker finds it there."""
+    def leave(self, until: float) -> None:
+        kinds = self.room.kinds()
+        if not kinds or live_workers(self.store, self.broker):
+            return
+        with bounded_connection(self.ledger.requeue.broker, SEND_TIMEOUT) as connection:
+            if ends_here(connection.default_channel):
+                return
+            for kind in kinds:
+                while time.monotonic() < until and (lent := self.room.lend(kind, FEW)):
+                    self._send_over(connection, lent)
+        left = sum(self.room.kinds().values())
+        if left:
+            text = "The last worker has left, and %d messages wait in the store for the next one"
+            log(logger, logging.WARNING, text, left)
 
 
 class QueueDestination:
@@ -311,7 +321,7 @@ class QueueDestination:
     def back(self) -> None:
         """The broker gives them back."""
 
-    def leave(self) -> None:
+    def leave(self, until: float) -> None:
         """Nothing waits here."""
 
 

@@ -38,6 +38,9 @@ MOST = 1000
 #: in hand.
 AGAIN, LAST = 0.5, 0.5
 
+#: Share of its last seconds in which it begins to give back some more.
+LEAVING = 0.8
+
 #: Seconds between looks at what waits: while something does that is known here, or is not; else.
 KNOWN, UNKNOWN, IDLE = 0.5, 1.0, 5.0
 
@@ -81,7 +84,7 @@ class SetAside:
         self._given_up: set[str] = set()
         self._bell, self._gone = native.Doorbell(), native.Doorbell()
         self._ended = False
-        self._look_at = 0.0
+        self._look_at = self._leave_by = 0.0
         native.start_thread(self._run, "graceful-aside")
 
     def put(self, case: Case) -> None:
@@ -119,7 +122,8 @@ class SetAside:
         return time.monotonic() < self.board.requested_at + LAST
 
     def end(self, seconds: float) -> None:
-        """The worker ends: what waits goes back if nobody is left to give it back."""
+        """The worker has ended: what waits goes back if nobody is left to give it back."""
+        self._leave_by = time.monotonic() + LEAVING * seconds
         self._ended = True
         self._bell.ring()
         self._gone.wait(seconds)
@@ -140,7 +144,7 @@ class SetAside:
                 log(logger, logging.ERROR, "Messages stay where they are: %s", where(exc))
             self._bell.wait(max(0.0, pause))
         try:
-            self.destination.leave()
+            self.destination.leave(self._leave_by)
         except Exception as exc:
             log(logger, logging.WARNING, "What waits stays in Redis: %s", where(exc))
         self._gone.ring()

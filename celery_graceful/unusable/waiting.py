@@ -24,7 +24,7 @@ from celery_graceful.claims.claimant import WORKERS, claims_key
 from celery_graceful.poison.quarantine import Kept
 from celery_graceful.store.store import Store
 
-__all__ = ["AT_ONCE", "Kind", "Stray", "WaitingRoom", "broker_digest"]
+__all__ = ["AT_ONCE", "Kind", "Stray", "WaitingRoom"]
 
 #: Messages in one step; and those that go back to their queues in one round, whoever asks.
 AT_ONCE, RETURNED = 250, 100
@@ -179,14 +179,3 @@ class WaitingRoom:
 
 def _pairs(found: Sequence[Any]) -> Iterable[tuple[Any, Any]]:
     return zip(found[::2], found[1::2], strict=True)
-
-
-def broker_digest(app: Any) -> str:
-    """Tells brokers that share a store apart: by hosts and virtual host, not by who logs in."""
-    from kombu.utils.url import parse_url
-
-    connection = app.connection_for_read()
-    urls = [parse_url(url) for url in connection.alt or [connection.as_uri()]]
-    hosts = sorted(f"{url.get('hostname')}:{url.get('port')}" for url in urls)
-    text = " ".join([*hosts, str(connection.virtual_host)])
-    return hashlib.sha1(text.encode()).hexdigest()[:12]

@@ -11,6 +11,7 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from celery_graceful.checkpoints.discard import Discard
+from celery_graceful.cleanup import callbacks
 from celery_graceful.deliveries.custom_strategies import CustomStrategies
 from celery_graceful.deliveries.host import Host
 from celery_graceful.deliveries.ledger import Ledger
@@ -51,7 +52,7 @@ logger = get_logger(__name__)
 #: Seconds that each thread of an embedded worker gets for its end.
 LAST_THREADS = 1.0
 
-#: Seconds for giving back what waits for workers of a kind that is not there any more.
+#: Seconds, at least, for giving back what waits for workers of a kind that is not there any more.
 LAST_MISFITS = 0.5
 
 
@@ -217,18 +218,21 @@ class Parts:
         self.report.write()
         self.log.write_pending()
         self.board.close()
-        self.unusable.end(LAST_MISFITS)
-        self.places.leave()
+        self._leave()
         self.owner.leave(log_thread.current)
         self.drain.ring(STOPPED)
         if self.drain.stopping and not self.embedded:
             self.leaving.leave_at_exit()
 
+    def _leave(self) -> None:
+        self.places.leave()
+        # In this order: of several that leave at once, the last one finds nobody else.
+        self.unusable.end(max(LAST_MISFITS, callbacks.time_left() / 2))
+
     def end(self) -> None:
         """The process goes on without the worker: end all that it began there."""
         if not self._stopped:  # it did not get far, or hangs
-            self.unusable.end(LAST_MISFITS)
-            self.places.leave()
+            self._leave()
         self.heartbeats.end()
         self.watch.end(LAST_THREADS)
         self.loop.end(LAST_THREADS)
