@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 from weakref import WeakSet
 
 from celery.worker import state
+from celery.worker.request import Request
 
-from celery_graceful.claims.book import Claims
+from celery_graceful.claims.book import Claims, Tag
 from celery_graceful.deliveries.handler_errors import let_go
 from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.deliveries.requeue import Requeue
@@ -17,7 +19,7 @@ from celery_graceful.poison.post_mortem import PostMortems
 from celery_graceful.system import native
 from celery_graceful.timeline import worker_state
 
-__all__ = ["Ledger"]
+__all__ = ["Ledger", "strangers"]
 
 
 class _Leaving:
@@ -242,8 +244,12 @@ class Ledger:
             state.task_reserved(request)
 
     def keep_claims(self) -> None:
-        """Give back the claims that no delivery stands for: nobody here will run them."""
+        """Give back the claims that no request stands for: nobody here will run them."""
         if self.claims is not None:
+            for request in strangers(state.reserved_requests, state.active_requests):
+                tag = request.message.delivery_tag
+                if isinstance(tag, Tag) and not request.acknowledged:
+                    tag.book.held.setdefault(tag, request.message)
             self.claims.let_go()
 
     def lose(self, worker: str) -> None:
@@ -255,3 +261,22 @@ class Ledger:
                 request.mark_lost()
                 if request.stage is Stage.RECEIVED:
                     self.drop_lost(request)
+
+
+def strangers(*known: Iterable[Any]) -> list[Any]:
+    """Requests that Celery knows of in this process, and that are none of a worker of ours.
+
+    Others make them: whoever builds a strategy by hand.
+    """
+    found: list[Any] = []
+    for requests in known:
+        found += [r for r in _listed(requests) if not isinstance(r, HeldMessage)]
+    return [request for request in found if isinstance(request, Request)]
+
+
+def _listed(requests: Iterable[Any]) -> list[Any]:
+    while True:
+        try:
+            return list(requests)
+        except RuntimeError:  # another thread has added one meanwhile
+            pass

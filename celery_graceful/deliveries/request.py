@@ -28,7 +28,7 @@ from celery_graceful.system.describe import describe
 from celery_graceful.task.base import GracefulTask
 from celery_graceful.timeline import worker_state
 
-__all__ = ["GracefulRequest", "adopt"]
+__all__ = ["GracefulRequest", "adopt", "is_adopted"]
 
 logger = get_logger(__name__)
 
@@ -307,6 +307,11 @@ def _hands_over(execute_using_pool: Callable[..., Any]) -> Callable[..., Any]:
         return execute_using_pool(self, pool, **kwargs)
 
     return guarded
+
+
+def is_adopted(task: Any, host: Host) -> bool:
+    """Whether ``task`` uses requests of that worker."""
+    return getattr(task.Request, "host", None) is host
 
 
 def adopt(task: Any, host: Host) -> None:

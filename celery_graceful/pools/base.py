@@ -68,6 +68,9 @@ class Adapter:
             owner: Of what the process has from this worker.
         """
 
+    def adopt(self, task: Any) -> None:
+        """A task of the app, before its strategy and its tracer are made."""
+
     def keep_jobs(self) -> None:
         """Keep what the pool was handed when the broker connection is lost, where it is claimed.
 
@@ -111,8 +114,9 @@ class InProcessAdapter(Adapter):
         owner.fill(_task.bridged_soft_limit, self.worker.soft_time_limit or 0.0)
         pool = self.worker.pool
         pool.apply_async = self._guarded(pool.apply_async)
-        for task in self.worker.app.tasks.values():
-            watch_plain_task(task)
+
+    def adopt(self, task: Any) -> None:
+        watch_plain_task(task)
 
     def notify(self) -> None:
         interrupt.wake()

@@ -23,6 +23,9 @@ __all__ = ["PreforkAdapter"]
 class PreforkAdapter(Adapter):
     """The main process's side."""
 
+    #: Calls of the pool are looked at: some are of many deliveries.
+    _hands_over = False
+
     @staticmethod
     def spawns(worker: Any) -> bool:
         return bool(getattr(worker, "pool_start_method", "fork") != "fork")
@@ -41,7 +44,11 @@ class PreforkAdapter(Adapter):
                 handler._trywaitkill = self._gently(handler._trywaitkill)
 
         pool.on_start = on_start
-        if any(map(has_own_strategy, self.worker.app.tasks.values())):
+
+    def adopt(self, task: Any) -> None:
+        if has_own_strategy(task) and not self._hands_over:
+            self._hands_over = True
+            pool = self.worker.pool
             pool.apply_async = self._with_handovers(pool.apply_async)
 
     def _with_handovers(self, apply_async: Callable[..., Any]) -> Callable[..., Any]:

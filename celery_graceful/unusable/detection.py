@@ -83,6 +83,8 @@ class UnusableMessages:
         self._consumer: Any = None
         #: Names that are not known here, as far as they were told.
         self._named: set[str] = set()
+        #: Of tasks whose messages are as Celery makes them.
+        self._usual: set[str] = set()
         self._told_none = False
 
     @property
@@ -136,6 +138,12 @@ class UnusableMessages:
             make(consumer, *args, **kwargs)
         )
 
+    def know(self, consumer: Any) -> None:
+        """Celery has built its strategies."""
+        tasks, usual = consumer.app.tasks, consumer.app.Task.Strategy
+        # A strategy of its own (celery-batches) may want other messages.
+        self._usual = {name for name in consumer.strategies if tasks[name].Strategy == usual}
+
     def _make_aside(self, allowed: bool) -> None:
         destination = make_destination(self.app, self.ledger, self.settings, allowed=allowed)
         if destination is None:
@@ -163,11 +171,6 @@ class UnusableMessages:
 
     def _guarded(self, handle: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Celery's handler of a message; none is so bad that it takes the worker down."""
-        consumer = self._consumer
-        strategies = consumer.strategies
-        tasks = consumer.app.tasks
-        # A strategy of its own (celery-batches) may want other messages.
-        usual = {name for name in strategies if tasks[name].Strategy == consumer.app.Task.Strategy}
 
         def on_task_received(message: Any) -> Any:
             try:
@@ -175,7 +178,7 @@ class UnusableMessages:
                 name = headers["task"] if "task" in headers else fields_of(message).get("task", "")
                 if not isinstance(name, str):
                     return self._hold(message, "the name of its task is none")
-                if name in usual:
+                if name in self._usual:
                     flaw = flaw_of(message)
                     if flaw is not None:
                         return self._hold(message, flaw)

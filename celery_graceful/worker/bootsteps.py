@@ -16,11 +16,10 @@ from celery.utils.log import get_logger
 
 from celery_graceful.checkpoints.resume import check_options
 from celery_graceful.cleanup import callbacks
-from celery_graceful.deliveries.request import adopt
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.monitors.silent import say_what_is_silent, say_who_is_unknown
-from celery_graceful.monitors.traced import silence_sentry, trace_with_check_in
+from celery_graceful.monitors.traced import silence_sentry
 from celery_graceful.runs import frames
 from celery_graceful.settings import Settings
 from celery_graceful.system import native
@@ -77,8 +76,8 @@ class WorkerStep(bootsteps.StartStopStep):
         if embedded_worker is not None:
             embedded_worker.attend(parts.drain, parts.ledger, parts.giving_up, parts.end)
         self._enter(parts)
-        for task in worker.app.tasks.values():
-            adopt(task, parts.host)
+        before = (lambda task: None) if embedded_worker is None else embedded_worker.note
+        parts.adoption.begin(worker.consumer, before)
         install_filter(worker.app.connection_for_read().as_uri())
         frames.install()
         control.install()
@@ -157,9 +156,6 @@ class ConsumerStep(bootsteps.StartStopStep):
             return
         parts.loop.attach(consumer)
         parts.places.arrive(consumer)
-        if parts.adapter.in_process:
-            for task in consumer.app.tasks.values():
-                trace_with_check_in(task)
         # It is a member nowhere where Redis does not let it be.
         parts.unusable.attach(consumer, allowed=parts.places.here is not None)
         if parts.board.is_quiet:  # reconnected while stopping

@@ -50,11 +50,13 @@ class EmbeddedWorker:
         self._left = threading.Event()
         self._put_back = ExitStack()
         later = self._put_back.callback
-        for task in worker.app.tasks.values():
-            for name in _ON_TASKS:
-                later(_put_back, task, name, vars(task).get(name))
         later(_put_back, state.successful_requests, "add", None)
         later(setattr, TraceInfo, "__init__", TraceInfo.__init__)
+
+    def note(self, task: Any) -> None:
+        """A task of the app, before anything of it is changed."""
+        for name in _ON_TASKS:
+            self._put_back.callback(_put_back, task, name, vars(task).get(name))
 
     def attend(
         self, drain: Drain, ledger: Ledger, giving_up: GivingUp, end: Callable[[], None]

@@ -43,6 +43,7 @@ from celery_graceful.worker.report import Report
 from celery_graceful.worker.restart import Restart
 from celery_graceful.worker.revocation import Revocations
 from celery_graceful.worker.signal_pipe import SignalPipe
+from celery_graceful.worker.task_adoption import TaskAdoption
 from celery_graceful.worker.watch import Watch
 
 __all__ = ["Parts"]
@@ -142,6 +143,7 @@ class Parts:
         )
 
         # -- the way to a stop, and out
+        self.adoption = TaskAdoption(worker.app, self.host, adapter, unusable)
         self.others = others = OtherConsumers()
         self.report = report = Report(ledger, board, log)
         self.giving_up = giving_up = GivingUp(worker, ledger, board, deadlines, others, log)

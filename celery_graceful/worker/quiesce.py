@@ -12,7 +12,7 @@ from celery.platforms import EX_OK
 from celery.utils.log import get_logger
 from celery.worker import state
 
-from celery_graceful.deliveries.ledger import Ledger
+from celery_graceful.deliveries.ledger import Ledger, strangers
 from celery_graceful.deliveries.redeliveries import Redeliveries
 from celery_graceful.membership.servers import Servers
 from celery_graceful.phases import Phase
@@ -151,7 +151,7 @@ class Quiesce:
         deferred = self.ledger.requeue.deferred or self.unusable.busy
         if self.ledger.held or self.ledger.leaving.count or deferred:
             self._idle_seen = False
-        elif self.others.held:
+        elif self.others.held or strangers(state.active_requests):
             self._idle_seen = False
             self.worker.timer.call_after(LOOK_AT_OTHERS, self.loop.ring)
         elif not self._idle_seen:
