@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from tests.acceptance.support import Broker
 from tests.conftest import RedisDB
+from tests.support.broker import Broker
 from tests.support.workers import TIMEOUT, Worker, wait_until, wait_until_heard
 
 PLUGIN = "tests.apps.late_plugin"
