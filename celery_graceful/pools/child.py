@@ -22,6 +22,7 @@ from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.phases import Phase
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.base import watch_plain_task
+from celery_graceful.pools.handlers import Handlers
 from celery_graceful.runs import frames, interrupt
 from celery_graceful.runs.run import current
 from celery_graceful.system.process import Slot, itself, kept
@@ -80,6 +81,8 @@ class _GracefulChild:
         receive = self.wait_for_job
 
         def wait_for_job() -> Any:
+            if _handlers.value is not None:
+                _handlers.value.put_back()
             message: Any = receive()
             if (
                 message
@@ -105,6 +108,9 @@ def _is_delivery(args: Any) -> bool:
 #: The id of this child of the pool, also in what its tasks fork.
 _pid = Slot("pool's child", int, in_fork=kept)
 
+#: Those that it has when no task runs.
+_handlers: Slot[Handlers | None] = Slot("signal handlers", lambda: None, in_fork=kept)
+
 
 def _install_child(app: Any, hostname: str) -> None:
     itself.fill(_pid, os.getpid())
@@ -123,6 +129,7 @@ def _install_child(app: Any, hostname: str) -> None:
     signal.signal(signal.SIGHUP, _on_term)
     if SIG_SOFT_TIMEOUT is not None:
         signal.signal(SIG_SOFT_TIMEOUT, _on_soft_limit)
+    itself.fill(_handlers, Handlers(wakeup=False))
     for name, task in app.tasks.items():
         if watch_plain_task(task):
             # By the module: Sentry and others have put theirs in its place there.

@@ -10,6 +10,7 @@ import greenlet
 
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.base import InProcessAdapter
+from celery_graceful.pools.handlers import Handlers
 from celery_graceful.runs import run as _run
 from celery_graceful.system import native
 from celery_graceful.system.process import Owner
@@ -22,7 +23,18 @@ class GreenAdapter(InProcessAdapter):
         super().prepare(owner)
         owner.fill(_run.get_greenlet, greenlet.getcurrent)
         self._main = native.thread_ident()
-        wakeup.install()
+        self._has_signals = wakeup.install()
+        #: Of the worker, which has all of them when the first task begins.
+        self._handlers: Handlers | None = None
+
+    def run_body(self, body: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if self._handlers is None and self._has_signals:
+            self._handlers = Handlers(wakeup=True)
+        try:
+            return body(*args, **kwargs)
+        finally:
+            if self._handlers is not None:  # also where another task still has its own
+                self._handlers.put_back()
 
     def notify(self) -> None:
         super().notify()

@@ -9,6 +9,7 @@ from typing import Any
 
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.base import InProcessAdapter
+from celery_graceful.pools.handlers import Handlers
 from celery_graceful.pools.threads import set_async_exc
 from celery_graceful.runs.run import runs
 from celery_graceful.system import native
@@ -29,6 +30,8 @@ class SoloAdapter(InProcessAdapter):
         #: Who uses the broker connection: the main thread outside of tasks, or the watch.
         self._connection_lock = native.Lock()
         self._has_signals = wakeup.install()
+        #: Of the worker, which has all of them when the first task begins.
+        self._handlers: Handlers | None = None
 
     def notify(self) -> None:
         super().notify()
@@ -40,10 +43,14 @@ class SoloAdapter(InProcessAdapter):
                 run.send_async(set_async_exc)
 
     def run_body(self, body: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if self._handlers is None and self._has_signals:
+            self._handlers = Handlers(wakeup=True)
         self._in_body = True
         try:
             return body(*args, **kwargs)
         finally:
+            if self._handlers is not None:
+                self._handlers.put_back()
             with self._connection_lock:
                 self._in_body = False
 
