@@ -19,7 +19,7 @@ from celery import signals as celery_signals
 from celery.exceptions import Ignore, Reject
 from celery.utils import uuid
 
-from celery_graceful.exceptions import TaskInterrupted
+from celery_graceful.exceptions import Interrupted, TaskInterrupted
 from celery_graceful.monitors.check_in import CheckIn
 from celery_graceful.monitors.registry import STAMP, Monitors, monitors_of
 from celery_graceful.phases import InterruptReason
@@ -174,7 +174,12 @@ def eager(task: Any, apply: Callable[..., Any], args: Any, kwargs: dict[str, Any
         result = apply(*args, **kwargs)
         if result.state in (states.SUCCESS, states.IGNORED):
             status = "ok"
+        elif isinstance(result.result, Interrupted):
+            status = check_in.on_interrupt or status
         return result
+    except Interrupted:  # with the task that it is part of, which does all of it again
+        status = check_in.on_interrupt or status
+        raise
     except Reject:
         raise
     except Ignore:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
@@ -20,6 +20,8 @@ from celery_graceful.runs.frames import hidden
 from celery_graceful.runs.run import Run, current, execute
 from celery_graceful.system.process import Owner
 from celery_graceful.task import base as _task
+from celery_graceful.task import successor
+from celery_graceful.task.eager import applied_plainly, call_eagerly, raise_if_interrupted
 from celery_graceful.timeline import worker_state
 
 __all__ = ["Adapter", "InProcessAdapter", "watch_plain_task"]
@@ -177,7 +179,9 @@ def _fenced(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
         __tracebackhide__ = True
         try:
             result = run(*args, **kwargs)
-        except Exception:
+        except Exception as exc:
+            if task.request.is_eager:
+                raise_if_interrupted(exc)
             if not holds_claim(task):
                 raise TaskInterrupted(str(InterruptReason.LEASE_LOST)) from None
             raise
@@ -193,12 +197,14 @@ def watch_plain_task(task: Any) -> bool:
     """Let ``ShutdownTimeLimit`` reach a task that is no ``GracefulTask``.
 
     Only where that beats what else would happen: the message was acknowledged early, so that
-    being taken away at the hard deadline is the worse end. Others are fenced. Returns whether
-    ``task.run`` was wrapped (a tracer that was built before has to be built again).
+    being taken away at the hard deadline is the worse end. Others are fenced. Applied by another
+    task, either stops with that one. Returns whether ``task.run`` was wrapped (a tracer that was
+    built before has to be built again).
     """
     if isinstance(task, _task.GracefulTask) or hasattr(task.run, "_watched"):
         return False
     run = task.run
+    task.apply = partial(applied_plainly, task.apply)
     if task.acks_late:
         task.run = _fenced(task, run)
         return True
@@ -207,13 +213,15 @@ def watch_plain_task(task: Any) -> bool:
     @wraps(run)
     def watched(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        if worker_state.board.value is None or current() is not None:
-            return run(*args, **kwargs)
         request = task.request
-        if request.called_directly or request.is_eager:
+        if request.is_eager:
+            return call_eagerly(run, args, kwargs)
+        if worker_state.board.value is None or current() is not None or request.called_directly:
             return run(*args, **kwargs)
         return execute(Run(request.id, task.name, graceful=False), run, args, kwargs)
 
     watched._watched = True  # type: ignore[attr-defined]
     task.run = watched
+    for name in ("retry", "replace", "add_to_chord"):
+        setattr(task, name, partial(successor.send, task, getattr(task, name)))
     return True

@@ -302,13 +302,7 @@ class Run:
     def shield(self) -> Iterator[None]:
         """Nothing is raised inside; what came meanwhile is raised at the outermost exit."""
         raised = self.raised
-        try:
-            self._close_window()
-        except FROM_OUTSIDE:  # the last one that could land
-            self._open_window()
-            self.raise_due()  # what came meanwhile
-            raise
-        self._shields += 1
+        self._hold()
         try:
             yield
         finally:
@@ -328,8 +322,7 @@ class Run:
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
         """Nothing is raised inside; at the exit, only what would have been raised anyway."""
-        self._close_window()
-        self._shields += 1
+        self._hold()
         try:
             yield
         finally:
@@ -338,6 +331,19 @@ class Run:
                 self._open_window()
         if not self._shields:
             self.raise_due()
+
+    def settle(self) -> None:
+        """How the task ends has been sent: nothing is raised in it any more."""
+        self._hold()
+
+    def _hold(self) -> None:
+        try:
+            self._close_window()
+        except FROM_OUTSIDE:  # the last one that could land
+            self._open_window()
+            self.raise_due()  # what came meanwhile
+            raise
+        self._shields += 1
 
     @property
     def has_lost_claim(self) -> bool:

@@ -33,6 +33,7 @@ from celery_graceful.runs.interruption import interrupt_in
 from celery_graceful.runs.run import Run, current, execute
 from celery_graceful.system.describe import describe
 from celery_graceful.system.process import Slot, emptied
+from celery_graceful.task import successor
 from celery_graceful.task.composed import base_of, bases
 from celery_graceful.task.eager import INTERRUPTED, applied, call_eagerly
 from celery_graceful.timeline import worker_state
@@ -118,6 +119,9 @@ class GracefulTask(resume.Resumable, celery.Task):
         Returns:
             An ``EagerResult``; of a task that was interrupted in state ``INTERRUPTED``, whose
             ``get`` raises ``Interrupted``.
+
+        Raises:
+            Interrupted: It was applied by a task that has to stop: that one goes back.
         """
         from celery_graceful.monitors.traced import eager
 
@@ -143,12 +147,26 @@ class GracefulTask(resume.Resumable, celery.Task):
             if run is not None and isinstance(reason, BaseException):
                 interrupt = interrupt_in(reason, run)
                 if interrupt is not None:
+                    if not run.graceful:  # applied by a plain task, which is told of its limit
+                        raise reason
                     raise Interrupted(interrupt) from reason
         if not holds_claim(self):
             lost = WorkerInterrupt(InterruptReason.LEASE_LOST, math.inf)
             raise Interrupted(lost) from exc
         resume.failed(self.request)  # before the message for the next try can be delivered
-        return super().retry(*args, **kwargs)
+        return successor.send(self, super().retry, *args, **kwargs)
+
+    @hidden
+    def replace(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``celery.Task.replace``: what was replaced is not interrupted any more."""
+        __tracebackhide__ = True
+        return successor.send(self, super().replace, *args, **kwargs)
+
+    @hidden
+    def add_to_chord(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``celery.Task.add_to_chord``: what the chord waits for is sent."""
+        __tracebackhide__ = True
+        return successor.send(self, super().add_to_chord, *args, **kwargs)
 
 
 def _boundary(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -26,7 +26,15 @@ from celery.exceptions import Ignore
 from celery.signals import after_task_publish
 from sentry_sdk.integrations.celery import CeleryIntegration
 
-from celery_graceful import Graceful, GracefulTask, Monitor, SettingsError, checkin
+from celery_graceful import (
+    INTERRUPTED,
+    Graceful,
+    GracefulTask,
+    Interrupted,
+    Monitor,
+    SettingsError,
+    checkin,
+)
 from celery_graceful.monitors import dispatch, named
 from celery_graceful.monitors.heartbeat import Heartbeats, interval_of
 from celery_graceful.monitors.outcome import close_dead
@@ -572,6 +580,18 @@ def test_eager(pinged: Celery, pings: HealthchecksServer) -> None:
         *["start", "fail"] * 2,
     ]
     assert len({rid for _, _, rid in seen}) == 5
+
+
+@pytest.mark.parametrize(("said", "end"), [(None, "fail"), ("ok", "success"), ("error", "fail")])
+def test_eager_and_interrupted(
+    said: str | None, end: str, pinged: Celery, pings: HealthchecksServer
+) -> None:
+    @pinged.task(base=GracefulTask, shared=False, monitor=Monitor("eager", on_interrupt=said))
+    def eager() -> None:
+        raise Interrupted
+
+    assert eager.apply().state == INTERRUPTED
+    assert [what for _, what, _ in pings.wait(2)] == ["start", end]
 
 
 # -- what is refused, and what others call -------------------------------------------
