@@ -187,6 +187,7 @@ class Parts:
             signal_pipe,
             leave=adapter.leave if embedded else leaving.by_force,  # the process may not be ours
             log=log,
+            embedded=embedded,
         )
 
         # -- who is told of what

@@ -53,6 +53,10 @@ AFTER_ERROR = 0.1
 #: keeps it for up to 5 ms (``sys.getswitchinterval``) while it writes its log.
 TASKS_FIRST = 0.003
 
+#: What others set in ``celery.worker.state`` to end a worker, as Celery's fixtures do; and seconds
+#: between looks at it.
+FLAGS, LOOK_AT_FLAGS = ("should_stop", "should_terminate"), 0.1
+
 #: Seconds in which results of children that were just taken away may still arrive.
 LAST_RESULTS = 0.05
 
@@ -72,6 +76,8 @@ class Watch:
         hearing: Signals, numbers of which are rung here.
         leave: The last resort.
         log: Holds up nobody.
+        embedded: Nobody sends signals; Celery's flags are all that says that it has to end, and a
+            task may keep its loop from looking at them.
     """
 
     def __init__(
@@ -87,6 +93,8 @@ class Watch:
         signal_pipe: SignalPipe,
         leave: Callable[[], None],
         log: LogThread,
+        *,
+        embedded: bool = False,
     ) -> None:
         self.drain = drain
         self.board = drain.board
@@ -101,6 +109,7 @@ class Watch:
         self.signal_pipe = signal_pipe
         self.leave = leave
         self.log = log
+        self._embedded = embedded
         self._hears_hangup = False
         self._begun = self._helped = self._insisted = self._prepared = self._left = False
         self._sigints = 0
@@ -155,6 +164,11 @@ class Watch:
 
     def _step(self, rung: bytes) -> None:
         self._hear_signals(rung)
+        if self._looks_at_flags and self.ledger.active():
+            for name in FLAGS:
+                flag = getattr(state, name)
+                if flag is not None and flag is not False:  # 0 is a status to end with
+                    self.drain.request_stop(f"celery.worker.state.{name}")
         self._check_soft_limits()
         self.revocations.check()
         if QUIET in rung:
@@ -190,6 +204,10 @@ class Watch:
         if now >= self._last_resort_at:
             self._leave_by_force()
 
+    @property
+    def _looks_at_flags(self) -> bool:
+        return self._embedded and not self.drain.stopping
+
     def _seconds_to_next(self) -> float | None:
         moments = [
             run.soft_limit_at
@@ -197,6 +215,8 @@ class Watch:
             if run.soft_limit_at is not None and not run.soft_limit_hit
         ]
         moments.append(self.revocations.next_at())
+        if self._looks_at_flags:
+            moments.append(time.monotonic() + LOOK_AT_FLAGS)
         if self.drain.stopping:
             if not self._helped:
                 moments.append(self.board.requested_at + LOOP_PATIENCE)

@@ -135,6 +135,23 @@ def end() -> None:
         assert blocked.get(timeout=TIMEOUT) == "done"
 
 
+def end_asleep() -> None:
+    """The same where a task keeps the worker's thread, and what it has done is not done again."""
+    app = make()
+    server.set("slow", 1)
+    with worker(app):
+        export = call(app, "export")
+        wait_until(lambda: server.get("started"))
+        began = time.monotonic()
+    assert time.monotonic() - began < 6
+    assert export.state == "INTERRUPTED"
+    nobody_holds("one", export.id)
+    server.delete("slow")
+    with worker(app):
+        export.get(timeout=TIMEOUT)
+    assert server.llen("rows") == ROWS, "a row was exported twice, or not at all"
+
+
 def remote() -> None:
     """A remote `shutdown` ends it, and the next one starts all the same."""
     app = make()
@@ -259,7 +276,8 @@ def two_at_once() -> None:
 
 
 WHAT: dict[str, Callable[[], None]] = {
-    each.__name__: each for each in (stop, end, remote, as_it_was, leaves_nothing, two_at_once)
+    each.__name__: each
+    for each in (stop, end, end_asleep, remote, as_it_was, leaves_nothing, two_at_once)
 }
 
 if __name__ == "__main__":
