@@ -22,12 +22,16 @@ import threading
 import time
 from collections.abc import Callable
 
+from celery.app.task import Context
+from celery.exceptions import Retry
+
 from celery_graceful import interruptible, shield
 from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
 from celery_graceful.phases import InterruptReason, Phase
 from celery_graceful.pools import wakeup
 from celery_graceful.pools.threads import set_async_exc
 from celery_graceful.runs.run import Run, current, execute, runs
+from celery_graceful.task import successor
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.board import Board
 from celery_graceful.timeline.grace_period import Deadlines
@@ -354,8 +358,44 @@ class Plain:
             seen["returned"] += 1
 
 
+class Sent:
+    """A task that has sent its retry ends by that, and sends none where it was interrupted."""
+
+    request = Context(called_directly=False)
+
+    def attack(self, notify: Callable[[], None]) -> None:
+        Shielded.attack(self, notify)  # type: ignore[arg-type]
+
+    def task(self, number: int) -> None:
+        sent = False
+
+        def retry() -> None:
+            nonlocal sent
+            pause()
+            sent = True
+            pause()
+            raise Retry
+
+        def body() -> None:
+            try:
+                with interruptible():
+                    successor.send(self, retry)
+            finally:
+                with interruptible(), shield():
+                    pause()
+
+        try:
+            execute(Run("id", "name", graceful=True), body, (), {})
+        except (Interrupted, ShutdownTimeLimit):
+            expect(not sent, "interrupted, and sent as well")
+            seen["interrupted"] += 1
+        except Retry:
+            expect(sent, "a retry that was not sent")
+            seen["retry"] += 1
+
+
 SCENARIOS = {
-    cls.__name__.lower(): cls for cls in (Ended, Failed, Once, Both, Shielded, Blocks, Plain)
+    cls.__name__.lower(): cls for cls in (Ended, Failed, Once, Both, Shielded, Blocks, Plain, Sent)
 }
 DELIVERIES = {"async": notify_async, "signal": notify_signal, "timer": notify_timer}
 
