@@ -9,6 +9,7 @@ May not know what a task is, or what becomes of one.
 __all__ = [
     "amqp",
     "arrival",
+    "begun",
     "book",
     "claimant",
     "failover",

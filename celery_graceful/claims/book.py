@@ -22,6 +22,7 @@ from typing import Any
 from celery.utils.log import get_logger
 from kombu.utils.json import dumps
 
+from celery_graceful.claims.begun import Begun
 from celery_graceful.claims.claimant import Claimant, claims_key, tombstone_key
 from celery_graceful.claims.lease_validity import EPOCH
 from celery_graceful.messages.redelivery import split
@@ -97,6 +98,7 @@ class Claims:
         self.ended: set[str] = set()
         #: Claims of what has begun to run, and would expire.
         self.begun: set[str] = set()
+        self.running = Begun(store, self._rouse)
         self.on_no_message, self.on_room = on_no_message, on_room
         self.on_refused = on_refused
         #: Since when it does, on the monotonic clock.
@@ -143,6 +145,7 @@ class Claims:
         """Delete a claim soon. From any thread."""
         with self._lock:
             self._done.setdefault(tag.worker, []).append(tag.number)
+            self.running.discard(tag)
             asleep = not self._awake
             self._awake = True
         if asleep:
@@ -197,6 +200,12 @@ class Claims:
             self._gone.wait(seconds)
         self._bell = self._settled = self._gone = native.SILENT
 
+    def _rouse(self) -> None:
+        with self._lock:
+            asleep, self._awake = not self._awake, True
+        if asleep:
+            self._wake()
+
     def _wake(self) -> None:
         if not self._started:
             self._started = True
@@ -212,15 +221,16 @@ class Claims:
             try:
                 self._send_done()
                 self._send_orphans()
-            except StoreAway:
-                self._bell.wait(RETRY)
-                continue
-            except Exception:  # it must not end: nobody else sends them
-                log(logger, logging.CRITICAL, "Could not acknowledge: %s", traceback.format_exc())
+                self.running.send(at_once=self._hurry)
+            except Exception as exc:  # it must not end: nobody else sends them
+                if not isinstance(exc, StoreAway):
+                    why = traceback.format_exc()
+                    log(logger, logging.CRITICAL, "Could not acknowledge: %s", why)
                 self._bell.wait(RETRY)
                 continue
             with self._lock:
-                self._awake = bool(self._orphans) or any(self._done.values())
+                more = self._orphans or self.running.has_news or any(self._done.values())
+                self._awake = bool(more)
                 if not self._awake:
                     self._hurry = False
             if not self._awake:
@@ -248,6 +258,7 @@ class Claims:
         tags = [f"{worker}/{number}" for number in numbers]
         for tag in tags:
             self.held.pop(tag, None)
+            self.running.discard(tag)
         self.ended.difference_update(tags)
         self.begun.difference_update(tags)
         if acked:
@@ -399,6 +410,7 @@ class Claims:
                 self._awake = self._awake or bool(crossed)
             if crossed:
                 self._wake()
+            self.running.again(worker)
 
     def _once_more(self, tags: Iterable[str]) -> None:
         for tag in tags:

@@ -10,6 +10,7 @@ __all__ = [
     "FALLEN",
     "WORKERS",
     "Claimant",
+    "begun_key",
     "claims_key",
     "lease_key",
     "node_of",
@@ -31,6 +32,11 @@ def lease_key(worker: str) -> str:
 def claims_key(worker: str) -> str:
     """Key of what a worker claims."""
     return f"graceful:claims:{worker}"
+
+
+def begun_key(worker: str) -> str:
+    """Key of the numbers of those that have begun."""
+    return f"graceful:begun:{worker}"
 
 
 def tombstone_key(worker: str) -> str:

@@ -14,8 +14,8 @@ the key prefix of the connection:
     Says so for a week. Who finds neither its name nor this has not been taken for dead: Redis
     has lost its data (see ``trust`` for their epoch). Then it registers again with its claims.
 ``graceful:worker:<worker>``
-    What has to stay known of a worker until then, as JSON: how many tasks it ran at once, and from
-    which broker, where that is not this server.
+    What has to stay known of a worker until then, as JSON: which server has heard it last, and
+    from which broker its messages are, where that is not this server.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from celery_graceful.claims.claimant import (
     FALLEN,
     WORKERS,
     Claimant,
+    begun_key,
     claims_key,
     lease_key,
     tombstone_key,
@@ -396,6 +397,7 @@ class Lease:
     def _leave(self) -> None:
         worker = self.identity.worker
         keys = [WORKERS, lease_key(worker), FALLEN, claims_key(worker), about_key(worker)]
+        keys.append(begun_key(worker))
         try:
             self.store.run("leave", keys, [worker], insist=True)
         except StoreAway:

@@ -13,14 +13,12 @@ import secrets
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from celery.utils.log import get_logger
-from celery.utils.time import maybe_iso8601, maybe_make_aware
 
 from celery_graceful.claims.book import Claims, Tag
-from celery_graceful.claims.claimant import FALLEN, claims_key
+from celery_graceful.claims.claimant import FALLEN, begun_key, claims_key
 from celery_graceful.claims.lease import about_key, dead_workers, take_for_dead
 from celery_graceful.claims.lease_validity import LeaseValidity
 from celery_graceful.messages.fields import fields_of, parse
@@ -74,8 +72,6 @@ class Rescuer:
         claims: The broker's claims.
         settings: What the user set.
         judge: Decides about claims whose tasks killed their workers.
-        is_limited: Whether tasks of a name may have to wait for a rate limit.
-        is_early: Whether tasks of a name are acknowledged at their start.
         trust: What leases say there.
         own: The id of the worker that looks; ``None`` if it is none.
     """
@@ -85,8 +81,6 @@ class Rescuer:
         claims: Claims,
         settings: Settings,
         judge: Judge,
-        is_limited: Callable[[str], bool] = lambda name: False,
-        is_early: Callable[[str], bool] = lambda name: False,
         lease_validity: LeaseValidity | None = None,
         own: Callable[[], str | None] = lambda: None,
     ) -> None:
@@ -94,7 +88,6 @@ class Rescuer:
         self.store = claims.store
         self.settings = settings
         self.judge = judge
-        self.is_limited, self.is_early = is_limited, is_early
         self.lease_validity = lease_validity or LeaseValidity(
             self.store, settings.lease_ttl, by_hand=True
         )
@@ -168,45 +161,32 @@ class Rescuer:
             self.store.execute("PEXPIRE", [LOCK], [STEP])
         if not self.store.execute("EXISTS", [key]):
             self.store.execute("SREM", [FALLEN], [worker])
-            self.store.execute("DEL", [about_key(worker)])
+            self.store.execute("DEL", [about_key(worker), begun_key(worker)])
         took = time.monotonic() - began
         log(logger, logging.WARNING, "Rescued what %s held: %d, in %.2f s", worker, moved, took)
         return moved
 
     def _running(self, worker: str, numbers: list[int]) -> list[DeadClaim]:
-        """What the worker was running: tasks start in the order of their claims.
-
-        But not those that wait for their time, and not those that may have waited for a rate
-        limit: which of them had started nobody knows, and an innocent one must not be counted.
-        One that is acknowledged at its start had not started, nor had those behind it; and those
-        that had started are claims no more, but took their part of the pool: how much of it the
-        worker's last heartbeat tells.
-        """
+        """What the worker was running: claims that it has noted to have begun."""
         about = json.loads(self.store.execute("GET", [about_key(worker)]) or "{}")
         if (
             about.get("server", self.lease_validity.server) != self.lease_validity.server
             or self.lease_validity.seconds()
         ):
             return []  # it was not heard since a failover: that is no reason to say that it died
-        room = int(about.get("concurrency", 0)) - int(about.get("early", 0))
+        begun = self.store.execute("SMEMBERS", [begun_key(worker)])
+        ran = [number for number in numbers if str(number) in begun]
         running: list[DeadClaim] = []
-        for start in range(0, len(numbers), BATCH):
-            if len(running) >= room:
-                break
-            part = numbers[start : start + BATCH]
+        for start in range(0, len(ran), BATCH):
+            part = ran[start : start + BATCH]
             entries = self.store.execute("HMGET", [claims_key(worker)], part)
             for number, entry in zip(part, entries, strict=True):
-                if entry is not None and len(running) < room:
+                if entry is not None:
                     name, _, text = entry.partition("\0")
                     fields = _fields(text)
-                    task = str(fields.get("task"))
-                    if self.is_limited(task) or _is_for_later(fields):
-                        continue
-                    if self.is_early(task):
-                        return running
                     # What cannot be read here may expire.
-                    begun = not fields or bool(fields.get("expires"))
-                    running.append(DeadClaim(str(number), name, text, begun))
+                    expires = not fields or bool(fields.get("expires"))
+                    running.append(DeadClaim(str(number), name, text, expires))
         return running
 
 
@@ -216,11 +196,3 @@ def _fields(text: str) -> dict[str, Any]:
         return fields_of(parse(text))
     except Exception:  # what can be in a queue can raise anything
         return {}
-
-
-def _is_for_later(fields: dict[str, Any]) -> bool:
-    try:
-        eta = fields.get("eta")
-        return eta is not None and maybe_make_aware(maybe_iso8601(eta)) > datetime.now(timezone.utc)
-    except (AttributeError, OverflowError, TypeError, ValueError):
-        return False

@@ -14,7 +14,7 @@ from celery_graceful.claims.claimant import FALLEN, claims_key
 from celery_graceful.claims.lease import dead_workers
 from celery_graceful.claims.rescue import Rescuer
 from celery_graceful.cli.app import app_of
-from celery_graceful.poison.deaths import is_early, is_limited, judge
+from celery_graceful.poison.deaths import judge
 from celery_graceful.store.store import Store, StoreAway, broker_places, broker_store, settings_of
 
 __all__ = ["rescue"]
@@ -46,9 +46,8 @@ def rescue(ctx: click.Context, dry_run: bool) -> None:
 
 def _rescue(app: Any, store: Store, dry_run: bool) -> bool:
     """On one server; whether it answered."""
-    about_tasks = partial(is_limited, app), partial(is_early, app)
     judged = partial(judge, app, store=store)
-    rescuer = Rescuer(Claims(store), settings_of(app), judged, *about_tasks)
+    rescuer = Rescuer(Claims(store), settings_of(app), judged)
     try:
         dead = {*dead_workers(store), *store.execute("SMEMBERS", [FALLEN])}
         for worker in sorted(dead):

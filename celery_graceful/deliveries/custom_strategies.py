@@ -186,6 +186,8 @@ class _Call:
         self.ledger.move(self.deliveries, Stage.RUNNING, only=(Stage.HANDED_OVER,))
         for delivery in self.deliveries:
             delivery.begun_by(pid)
+            if delivery.claim is not None and not delivery.acknowledged:
+                self.ledger.post_mortems.begins(delivery)
         if tell is not None:
             tell(pid, time_accepted)
 

@@ -115,10 +115,6 @@ class Ledger:
         """What a pool has taken over, oldest first."""
         return [r for r in self.open_requests() if r.stage is not Stage.RECEIVED]
 
-    def running_early(self) -> int:
-        """How many run that were acknowledged at their start."""
-        return sum(r.stage is Stage.RUNNING and r.acknowledged for r in self.open_requests())
-
     @property
     def runs_lost(self) -> bool:
         """Whether something runs whose claim was lost."""
@@ -149,6 +145,8 @@ class Ledger:
         with self.lock:
             if request.stage in (Stage.HANDED_OVER, Stage.RUNNING):
                 request.put_down()
+        if request.claim is not None:
+            request.claim.book.running.put_down(request.claim)
         self.changed()
 
     def not_handed_over(self, request: HeldMessage) -> bool:
@@ -195,6 +193,7 @@ class Ledger:
         if self.close(request, Stage.LOST, only=OPEN):
             if request.claim is not None:
                 request.claim.book.held.pop(request.claim, None)
+                request.claim.book.running.discard(request.claim)
             let_go(request)
 
     def give_up(self, *, heard: bool) -> list[HeldMessage]:

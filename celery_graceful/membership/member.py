@@ -21,7 +21,7 @@ from celery_graceful.claims.lease_validity import LeaseValidity
 from celery_graceful.claims.rescue import Rescuer
 from celery_graceful.cleanup import callbacks
 from celery_graceful.deliveries.ledger import Ledger
-from celery_graceful.poison.deaths import is_early, is_limited, judge
+from celery_graceful.poison.deaths import judge
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import Store
 from celery_graceful.system.log_thread import log
@@ -109,8 +109,6 @@ class Member:
                 self.claims,
                 settings,
                 partial(judge, app, store=store, tell=view.ledger.post_mortems.tell_soon),
-                partial(is_limited, app),
-                partial(is_early, app),
                 lease_validity,
                 lambda: self.lease.identity.worker,
             )
@@ -126,7 +124,6 @@ class Member:
             rescued=self.rescuer is not None,
         )
         self._said_refused = self._retired = False
-        self.lease.about["concurrency"] = view.worker.concurrency
         self.lease.about["broker"] = "" if claims else broker_digest(app)
         #: Identities that were lost, and that the loop has not heard of yet.
         self.lost: list[str] = []
@@ -184,7 +181,6 @@ class Member:
 
     def _heartbeat(self) -> dict[str, Any]:
         worker, board = self.view.worker, self.board
-        self.lease.about["early"] = self.ledger.running_early()
         running = [r for r in self.ledger.active() if r.started_at is not None]
         return {
             "host": socket.gethostname(),

@@ -38,8 +38,6 @@ from celery_graceful.system.log_thread import log
 __all__ = [
     "condemn",
     "count_deaths",
-    "is_early",
-    "is_limited",
     "judge",
     "say_death",
     "tell_untold",
@@ -107,26 +105,6 @@ def judge(
     if taken:
         tell() if tell is not None else tell_untold(app)
     return taken
-
-
-def is_limited(app: Any, name: str) -> bool:
-    """Whether tasks of that name may have to wait for a rate limit.
-
-    Args:
-        app: The Celery app.
-        name: Of the task.
-    """
-    return bool(getattr(app.tasks.get(name), "rate_limit", None))
-
-
-def is_early(app: Any, name: str) -> bool:
-    """Whether tasks of that name are acknowledged at their start.
-
-    Args:
-        app: The Celery app.
-        name: Of the task.
-    """
-    return not getattr(app.tasks.get(name), "acks_late", True)
 
 
 def count_deaths(

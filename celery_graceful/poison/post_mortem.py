@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 from celery.utils.log import get_logger
 
 from celery_graceful.checkpoints.checkpoint import DELIVERY, SENT_AGAIN
+from celery_graceful.claims.begun import note_now
 from celery_graceful.claims.claimant import claims_key
 from celery_graceful.claims.fence import CLAIM
 from celery_graceful.claims.lease_validity import EPOCH
@@ -45,6 +46,8 @@ class Delivered(Protocol):
 
     id: Any
     name: Any
+    task: Any
+    claim: Any
     message: Any
     request_dict: Any
     delivery_info: Any
@@ -90,6 +93,7 @@ class PostMortems:
         self.worker = uuid.uuid4().hex
         self.ring_loop = ring_loop
         self.in_process = in_process
+        self._has_run = False  # here, in this process
         #: Brokers that give back by themselves what a dead worker held.
         self.start_notes: StartNotes | None = None
         if self.store and app.connection_for_read().transport.driver_type == "amqp":
@@ -172,7 +176,14 @@ class PostMortems:
         return True
 
     def begins(self, request: Delivered) -> str | None:
-        """A task is about to run; the note of it, if one was made."""
+        """A task is about to run; the note of it, if it has to be ended by ``ends``."""
+        if request.claim is not None:
+            if request.task.acks_late:
+                if self.in_process:
+                    first, self._has_run = not self._has_run, True
+                    note_now(self.app, request.request_dict, first=first)
+                request.claim.book.running.add(request.claim)
+            return None
         if self.start_notes is None:
             return None
         note = f"{self.worker}|{request.request_dict[DELIVERY]}"

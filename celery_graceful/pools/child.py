@@ -16,6 +16,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
 from celery_graceful.checkpoints.checkpoint import DELIVERY
+from celery_graceful.claims.begun import note_now
 from celery_graceful.cleanup import callbacks
 from celery_graceful.monitors import traced
 from celery_graceful.monitors.registry import monitors_of
@@ -78,7 +79,7 @@ class _GracefulChild:
 
     def _make_child_methods(self, *args: Any) -> None:
         super()._make_child_methods(*args)  # type: ignore[misc]
-        receive = self.wait_for_job
+        receive, first = self.wait_for_job, True
 
         def wait_for_job() -> Any:
             if _handlers.value is not None:
@@ -95,6 +96,11 @@ class _GracefulChild:
                     # do in its life, and Celery stores that it has started.
                     self.outq.put((REFUSED, (job, self.inqW_fd)))
                     return None
+            if message:
+                nonlocal first
+                for request in _deliveries(message[1][3]):
+                    note_now(self.initargs[0], request, first=first, in_child=True)
+                    first = False
             return message
 
         self.wait_for_job = wait_for_job
@@ -102,7 +108,11 @@ class _GracefulChild:
 
 def _is_delivery(args: Any) -> bool:
     """Whether a job is a delivery of ours: other code may use the pool for something else."""
-    return any(isinstance(arg, dict) and DELIVERY in arg for arg in args)
+    return any(_deliveries(args))
+
+
+def _deliveries(args: Any) -> list[dict[str, Any]]:
+    return [arg for arg in args if isinstance(arg, dict) and DELIVERY in arg]
 
 
 #: The id of this child of the pool, also in what its tasks fork.

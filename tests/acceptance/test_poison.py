@@ -17,7 +17,9 @@ from tests.support.workers import TIMEOUT, Worker
 APP = "tests.apps.poison"
 
 
-def start(broker: Broker, pool: str = "prefork", concurrency: int = 1, **env: str) -> Worker:
+def start(
+    broker: Broker, pool: str = "prefork", concurrency: int = 1, *args: str, **env: str
+) -> Worker:
     env = {
         "BROKER_URL": broker.url,
         "RESULT_URL": broker.backend_url,
@@ -27,7 +29,7 @@ def start(broker: Broker, pool: str = "prefork", concurrency: int = 1, **env: st
         "CONF_worker_send_task_events": "True",
         **env,
     }
-    return Worker(APP, pool=pool, concurrency=concurrency, env=env)
+    return Worker(APP, pool=pool, concurrency=concurrency, env=env, args=args)
 
 
 def task(app: Celery, name: str, *args: object, **options: object) -> object:

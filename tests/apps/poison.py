@@ -26,6 +26,8 @@ task = partial(app.task, base=GracefulTask, bind=True)
 def die(how):
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    elif how == "group":
+        os.killpg(0, signal.SIGKILL)
     elif how == "exit":
         os._exit(3)
     elif how == "segfault":
@@ -74,6 +76,12 @@ def gated(self, path):
     wait_for_file(path)
     say("ended", self.request.id)
     return self.request.id
+
+
+@task(rate_limit="1/h")
+def limited(self):
+    """Its worker may start it, and no other one for a long time."""
+    say("started", self.request.id)
 
 
 @task()

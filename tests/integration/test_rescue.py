@@ -49,11 +49,10 @@ def store(redis_db):
     return store_of(redis_db.url)
 
 
-def claim(client, worker, messages, queue="q", concurrency=2, early=0):
+def claim(client, worker, messages, queue="q"):
     """What a worker that died leaves behind."""
     client.sadd("graceful:workers", worker)
-    about = {"concurrency": concurrency, "early": early}
-    client.set(f"graceful:worker:{worker}", dumps(about))
+    client.set(f"graceful:worker:{worker}", "{}")
     entries = {str(n): f"{queue}\0{text}" for n, text in enumerate(messages, 1)}
     client.hset(f"graceful:claims:{worker}", mapping=entries)
 
@@ -136,44 +135,69 @@ def test_what_has_ended_does_not_go_back_with_the_rest(store, redis_db):
     assert not claims.ended
 
 
-def test_what_ran_is_judged_and_what_waited_is_not(store, redis_db):
-    later = "2999-01-01T00:00:00+00:00"
-    messages = [
-        message(0, eta=later),
-        message(1, task="limited"),
-        message(2),
-        message(3),
-        message(4),
-    ]
-    claim(redis_db.client, "dead", messages, concurrency=2)
-    judged = []
-
-    def judge(worker, running):
-        judged.append((worker, [claim.number for claim in running]))
-        assert all(isinstance(claim, DeadClaim) for claim in running)
-        return set()
-
-    one = Rescuer(Claims(store), SETTINGS, judge, lambda name: name == "limited")
-    assert one.look() == 5
-    assert judged == [("dead", ["3", "4"])]
-
-
-def test_what_waited_behind_tasks_acknowledged_at_their_start_is_not_judged(store, redis_db):
-    """Those have no claim any more once they run, and take room in the pool."""
-    names = ["t", "early", "t", "t"]
-    messages = [message(n, task=name) for n, name in enumerate(names)]
-    claim(redis_db.client, "has one that waits", messages, concurrency=4)
-    claim(redis_db.client, "runs two", [message(n) for n in (5, 6, 7)], concurrency=3, early=2)
-    claim(redis_db.client, "runs three", [message(8)], concurrency=3, early=3)
+def test_what_had_begun_is_judged_and_what_waited_is_not(store, redis_db):
+    """Whatever the order, and whatever is noted of claims that are gone."""
+    claim(redis_db.client, "dead", [message(n) for n in range(4)])
+    claim(redis_db.client, "had begun with none", [message(n) for n in range(4, 6)])
+    begun = Claims(store).running
+    for number in (2, 4, 5):
+        begun.add(f"dead/{number}")
+    begun.send(at_once=True)
     judged = {}
 
     def judge(worker, running):
-        judged[worker] = [loads(claim.message)["headers"]["id"] for claim in running]
+        assert all(isinstance(claim, DeadClaim) for claim in running)
+        judged[worker] = [claim.number for claim in running]
         return set()
 
-    one = Rescuer(Claims(store), SETTINGS, judge, is_early=lambda name: name == "early")
-    assert one.look() == 8
-    assert judged == {"has one that waits": ["id-0"], "runs two": ["id-5"], "runs three": []}
+    assert rescuer(store, judge).look() == 6
+    assert judged == {"dead": ["2", "4"], "had begun with none": []}
+    assert not redis_db.client.keys("graceful:begun:*")
+
+
+def test_what_has_begun_is_noted_unless_it_is_short(store, redis_db):
+    """In a worker's thread; what is over leaves, and who was taken for dead says nothing more."""
+    client = redis_db.client
+    client.sadd("graceful:workers", "who")
+
+    def noted():
+        return client.smembers("graceful:begun:who")
+
+    claims = Claims(store)
+    short, *long = [claims.tag("who", number) for number in (1, 2, 3)]
+    claims.running.add(short)
+    claims.ack(short)
+    for tag in long:
+        claims.running.add(tag)
+    wait_until(lambda: noted() == {"2", "3"})
+    claims.running.put_down(long[0])
+    claims.running.add(claims.tag("who", 4))
+    wait_until(lambda: noted() == {"3", "4"})
+    client.delete("graceful:begun:who")
+    with claims.restoring("who", "an epoch"):
+        pass
+    wait_until(lambda: noted() == {"3", "4"}, "noted again, where Redis has lost its data")
+    client.srem("graceful:workers", "who")
+    client.delete("graceful:begun:who")
+    claims.running.add("who/5")
+    claims.running.send(at_once=True)
+    assert not noted()
+    claims.end(TIMEOUT)
+
+
+def test_who_leaves_in_good_order_has_not_died(store, redis_db):
+    held = []
+    options = {"heartbeat": dict, "on_lost": list, "on_held": held.append}
+    lease = Lease(store, SETTINGS, "node", **options)
+    lease.start()
+    wait_until(lambda: held)
+    worker, client = lease.identity.worker, redis_db.client
+    client.hset(f"graceful:claims:{worker}", "1", f"q\0{message(1)}")
+    client.sadd(f"graceful:begun:{worker}", "1")
+    lease.leave(TIMEOUT)
+    judged = []
+    assert rescuer(store, lambda worker, running: judged.extend(running) or set()).look() == 1
+    assert not judged
 
 
 def test_who_has_fallen_claims_nothing_and_knows(store, redis_db):

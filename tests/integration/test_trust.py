@@ -53,8 +53,9 @@ def text(number):
 def dead(client, worker="dead", **about):
     """What a worker leaves behind that ran one task."""
     client.sadd("graceful:workers", worker)
-    client.set(f"graceful:worker:{worker}", dumps({"concurrency": 1, **about}))
+    client.set(f"graceful:worker:{worker}", dumps(about))
     client.hset(f"graceful:claims:{worker}", "1", f"q\0{dumps(text(1))}")
+    client.sadd(f"graceful:begun:{worker}", "1")
 
 
 def hold(claims, worker, count, epoch, list_="q"):

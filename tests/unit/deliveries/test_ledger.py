@@ -61,7 +61,7 @@ def test_what_the_hard_deadline_takes_away(ledger: Ledger, loop_heard: bool) -> 
 
 
 def test_claims_that_were_lost_are_others(ledger: Ledger) -> None:
-    book = SimpleNamespace(held={})
+    book = SimpleNamespace(held={}, running=SimpleNamespace(discard=lambda tag: None))
     ours, theirs = (SimpleNamespace(worker=name, book=book, n=name) for name in ("new", "old"))
     waits, runs = Held(ledger, claim=theirs), Held(ledger, Stage.RUNNING, theirs)
     early, kept = Held(ledger, Stage.RUNNING, theirs), Held(ledger, claim=ours)
