@@ -14,8 +14,8 @@ the key prefix of the connection:
     Says so for a week. Who finds neither its name nor this has not been taken for dead: Redis
     has lost its data (see ``trust`` for their epoch). Then it registers again with its claims.
 ``graceful:worker:<worker>``
-    What has to stay known of a worker until then, as JSON: which server has heard it last, and
-    from which broker its messages are, where that is not this server.
+    What has to stay known of a worker until then, as JSON: which server has heard it last, of which
+    app it is, and from which broker its messages are, where that is not this server.
 """
 
 from __future__ import annotations

@@ -74,6 +74,7 @@ class Rescuer:
         judge: Decides about claims whose tasks killed their workers.
         trust: What leases say there.
         own: The id of the worker that looks; ``None`` if it is none.
+        afterwards: Called after each look, whoever looked.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Rescuer:
         judge: Judge,
         lease_validity: LeaseValidity | None = None,
         own: Callable[[], str | None] = lambda: None,
+        afterwards: Callable[[], None] = lambda: None,
     ) -> None:
         self.claims = claims
         self.store = claims.store
@@ -91,7 +93,7 @@ class Rescuer:
         self.lease_validity = lease_validity or LeaseValidity(
             self.store, settings.lease_ttl, by_hand=True
         )
-        self.own = own
+        self.own, self.afterwards = own, afterwards
         self._name = secrets.token_hex(8)
         self._bell, self._gone = native.Doorbell(), native.Doorbell()
         self._ended = False
@@ -111,6 +113,7 @@ class Rescuer:
         while not self._ended:
             try:
                 self.look()
+                self.afterwards()
             except StoreAway:
                 pass  # said there
             except Exception:

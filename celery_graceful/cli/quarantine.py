@@ -11,12 +11,13 @@ import click
 from celery.bin.base import CeleryCommand
 
 from celery_graceful.cli.app import app_of
+from celery_graceful.poison.origin import is_told_here
 from celery_graceful.poison.quarantine import Kept, delete, entries, find, send_again
 from celery_graceful.store.store import Store, StoreAway, broker_places, find_workers_store
 
 __all__ = ["quarantine"]
 
-ALL = click.option("--all", "everything", is_flag=True, help="All that is in quarantine.")
+ALL = click.option("--all", "everything", is_flag=True, help="All that this app has in quarantine.")
 
 
 @click.group()
@@ -34,7 +35,7 @@ def list_(ctx: click.Context, as_json: bool) -> None:
     """What is in quarantine, oldest first."""
     found = sorted(_read(_store(ctx)), key=lambda kept: kept.at)
     for kept in found:
-        click.echo(kept.to_json() if as_json else _line(kept))
+        click.echo(kept.to_json() if as_json else _line(kept, _is_ours(ctx, kept)))
     if not found:
         click.echo("nothing is in quarantine", err=True)
 
@@ -62,7 +63,7 @@ def show(ctx: click.Context, task_id: str) -> None:
 def retry(ctx: click.Context, task_ids: tuple[str, ...], everything: bool) -> None:
     """Send tasks again, to the tail of their queues; their deaths are forgotten."""
     store = _store(ctx)
-    for kept in _chosen(store, task_ids, everything):
+    for kept in _chosen(ctx, store, task_ids, everything):
         try:
             sent = send_again(app_of(ctx), store, kept)
         except Exception as exc:
@@ -77,7 +78,7 @@ def retry(ctx: click.Context, task_ids: tuple[str, ...], everything: bool) -> No
 def delete_(ctx: click.Context, task_ids: tuple[str, ...], everything: bool) -> None:
     """Drop tasks and their messages, for good."""
     store = _store(ctx)
-    for kept in _chosen(store, task_ids, everything):
+    for kept in _chosen(ctx, store, task_ids, everything):
         gone = delete(store, kept.id)
         click.echo(f"{kept.id} {'deleted' if gone else 'is not in quarantine any more'}")
 
@@ -121,14 +122,28 @@ def _found(store: Store, task_id: str) -> Kept:
     return kept
 
 
-def _chosen(store: Store, task_ids: tuple[str, ...], everything: bool) -> Iterable[Kept]:
+def _is_ours(ctx: click.Context, kept: Kept) -> bool:
+    """Not of another app that shares the database."""
+    return is_told_here(app_of(ctx), kept.task, vars(kept))
+
+
+def _chosen(
+    ctx: click.Context, store: Store, task_ids: tuple[str, ...], everything: bool
+) -> Iterable[Kept]:
     if bool(task_ids) == everything:
         raise click.UsageError("name tasks, or give --all")
-    return _read(store) if everything else [_found(store, task_id) for task_id in task_ids]
+    if not everything:
+        return [_found(store, task_id) for task_id in task_ids]
+    found = _read(store)
+    ours = [kept for kept in found if _is_ours(ctx, kept)]
+    if len(ours) < len(found):
+        click.echo(f"{len(found) - len(ours)} of other apps are left alone", err=True)
+    return ours
 
 
-def _line(kept: Kept) -> str:
-    return f"{_time(kept.at)}  {kept.id}  {kept.task}  {kept.why}"
+def _line(kept: Kept, is_ours: bool) -> str:
+    whose = "" if is_ours else f"  (of another app: {kept.app or '?'})"
+    return f"{_time(kept.at)}  {kept.id}  {kept.task}  {kept.why}{whose}"
 
 
 def _time(at: float) -> str:

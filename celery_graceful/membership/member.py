@@ -21,7 +21,8 @@ from celery_graceful.claims.lease_validity import LeaseValidity
 from celery_graceful.claims.rescue import Rescuer
 from celery_graceful.cleanup import callbacks
 from celery_graceful.deliveries.ledger import Ledger
-from celery_graceful.poison.deaths import judge
+from celery_graceful.poison.deaths import judge, statement_of
+from celery_graceful.poison.quarantine import UNTOLD
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import Store
 from celery_graceful.system.log_thread import log
@@ -39,6 +40,10 @@ LAST_ACKS, LEAVE = 1.0, 1.0
 
 #: Seconds that they get even when there is no time left.
 MOMENT = 0.2
+
+
+#: Seconds after which a worker looks again whether there is something to tell in quarantine.
+UNTOLD_EVERY = 5.0
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,7 @@ class Member:
                 partial(judge, app, store=store, tell=view.ledger.post_mortems.tell_soon),
                 lease_validity,
                 lambda: self.lease.identity.worker,
+                self._tell_untold,
             )
         self.lease = Lease(
             store,
@@ -123,7 +129,9 @@ class Member:
             lease_validity=lease_validity,
             rescued=self.rescuer is not None,
         )
+        self.lease.about.update(statement_of(app))
         self._said_refused = self._retired = False
+        self._look_untold_at = 0.0
         self.lease.about["broker"] = "" if claims else broker_digest(app)
         #: Identities that were lost, and that the loop has not heard of yet.
         self.lost: list[str] = []
@@ -197,6 +205,15 @@ class Member:
             "unknown_tasks": self.view.unknown_tasks(),
             "running": [f"{r.name}[{r.id}]" for r in running[:NAMED]],
         }
+
+    def _tell_untold(self) -> None:
+        """Another worker may have found it, of an app that does not know whom to tell."""
+        now = time.monotonic()
+        if now < self._look_untold_at:
+            return
+        self._look_untold_at = now + UNTOLD_EVERY
+        if self.lease.store.execute("EXISTS", [UNTOLD]):
+            self.ledger.post_mortems.tell_soon()
 
     def _on_refused(self, seconds: float) -> None:
         """It fetches nothing for that long: at a start, or after a pause, that is over soon."""

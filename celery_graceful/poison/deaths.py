@@ -11,8 +11,10 @@ says what is still to be told, so a process that dies in between costs nobody th
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
@@ -25,21 +27,25 @@ from kombu.serialization import prepare_accept_content
 
 from celery_graceful import signals
 from celery_graceful.claims.claimant import claims_key, node_of
+from celery_graceful.claims.lease import about_key
 from celery_graceful.claims.rescue import DeadClaim
 from celery_graceful.exceptions import PoisonedTask
 from celery_graceful.messages.spare_connections import bounded_connection, dispatcher
 from celery_graceful.monitors.outcome import close_dead
+from celery_graceful.poison.origin import is_told_here, origin_of, same_results
 from celery_graceful.poison.quarantine import QUARANTINE, UNTOLD, Kept, put
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import Store, find_workers_store, fork_gate, settings_of
 from celery_graceful.system.describe import describe
 from celery_graceful.system.log_thread import log
+from celery_graceful.system.per_app import PerApp
 
 __all__ = [
     "condemn",
     "count_deaths",
     "judge",
     "say_death",
+    "statement_of",
     "tell_untold",
 ]
 
@@ -53,6 +59,9 @@ TOLD_AT_ONCE, TELL_AGAIN = 20, 60
 
 #: Seconds that the broker gets to take an event.
 EVENT_TIMEOUT = 1.0
+
+#: Ids in quarantine that workers of other apps tell of.
+_others: PerApp[set[str]] = PerApp()
 
 
 def judge(
@@ -81,13 +90,19 @@ def judge(
     Raises:
         StoreAway: The broker does not answer. What was done, is done.
     """
-    store, settings = store or find_workers_store(app), settings_of(app)
-    if store is None or not settings.poison_limit or not running:
+    store = store or find_workers_store(app)
+    if store is None or not running:
         return set()
+    stated = json.loads(store.execute("GET", [about_key(worker)]) or "{}")
+    settings = _settings_for(app, stated)
+    if not settings.poison_limit:
+        return set()
+    rest: dict[str, Any] = {"why": "", "deaths": 0, "worker": worker}
+    rest |= {name: str(stated.get(name, "")) for name in ("app", "results")}
     claims = []
     for claim in running:
         try:
-            kept = Kept.of_claim(claim.list, claim.message, why="", deaths=0, worker=worker)
+            kept = Kept.of_claim(claim.list, claim.message, **rest)
         except Exception as exc:  # no task: goes back as it is
             log(logger, logging.WARNING, "A message of %s cannot be read: %r", worker, exc)
         else:
@@ -105,6 +120,21 @@ def judge(
     if taken:
         tell() if tell is not None else tell_untold(app)
     return taken
+
+
+def statement_of(app: Any) -> dict[str, Any]:
+    """What a worker says of itself while it lives, for who judges what it ran when it died."""
+    settings = settings_of(app)
+    limits = {"limit": settings.poison_limit, "window": settings.poison_window}
+    return {**origin_of(app), "poison": limits}
+
+
+def _settings_for(app: Any, stated: Mapping[str, Any]) -> Settings:
+    """Ours, or the limits of the app that the dead worker was of."""
+    settings, limits = settings_of(app), stated.get("poison")
+    if limits is None or same_results(app, stated) or stated.get("app") == origin_of(app)["app"]:
+        return settings
+    return replace(settings, poison_limit=limits["limit"], poison_window=limits["window"])
 
 
 def count_deaths(
@@ -208,16 +238,30 @@ def tell_untold(app: Any) -> None:
     """Tell of all tasks in quarantine of which it has not been done: result, errbacks, signals.
 
     What cannot be told, a result backend that is away for instance, is tried again by whoever
-    calls this a minute later.
+    calls this a minute later. What is of another app is left to its workers.
 
     Raises:
         StoreAway: The store does not answer.
     """
-    store = find_workers_store(app)
+    store, others = find_workers_store(app), _others.setdefault(app, set())
     while store is not None:
-        texts = store.run("untold", [UNTOLD, QUARANTINE], [TOLD_AT_ONCE, TELL_AGAIN])
+        args = [TOLD_AT_ONCE, TELL_AGAIN, *others]
+        texts = store.run("untold", [UNTOLD, QUARANTINE], args)
         for text in texts:
             kept = Kept.from_json(text)
+            if not is_told_here(app, kept.task, vars(kept)):
+                others.add(kept.id)
+                store.execute("ZADD", [UNTOLD], ["XX", 0, kept.id])
+                log(
+                    logger,
+                    logging.WARNING,
+                    "%s[%s] is in quarantine, and is of an app with other results (%s): that is "
+                    "told by its own workers",
+                    kept.task,
+                    kept.id,
+                    kept.app or "?",
+                )
+                continue
             try:
                 with fork_gate:  # of all times, a pool forks when a child has died
                     _tell(app, kept)

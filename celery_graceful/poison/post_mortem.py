@@ -23,6 +23,7 @@ from celery_graceful.claims.fence import CLAIM
 from celery_graceful.claims.lease_validity import EPOCH
 from celery_graceful.messages.fingerprint import fingerprint, fingerprint_as_text
 from celery_graceful.poison.deaths import condemn, count_deaths, say_death, tell_untold
+from celery_graceful.poison.origin import origin_of
 from celery_graceful.poison.quarantine import QUARANTINE, Kept
 from celery_graceful.poison.start_notes import LONG, StartNotes
 from celery_graceful.store.store import Store, StoreAway, find_workers_store, settings_of
@@ -340,7 +341,8 @@ class PostMortems:
 
     def _condemn(self, request: Delivered, deaths: int) -> bool:
         assert self.store is not None
-        rest = {"why": "", "deaths": deaths, "worker": self.worker}
+        rest: dict[str, Any] = {"why": "", "deaths": deaths, "worker": self.worker}
+        rest |= origin_of(self.app)
         claim = _claim(request)
         if claim is None:
             kept = Kept.of_message(request.message, **rest)

@@ -46,6 +46,7 @@ class Kept:
         message: The message. In Redis: ``list``, the key that it came from, and ``raw``, the
             message as it was there. Else ``exchange``, ``routing_key``, ``headers``,
             ``properties``, ``content_type``, ``content_encoding`` and ``body`` in base 64.
+        app, results: Whose it is; see ``origin``. Empty if that is not known.
     """
 
     id: str
@@ -55,6 +56,8 @@ class Kept:
     at: float
     worker: str
     message: dict[str, Any]
+    app: str = ""
+    results: str = ""
 
     @classmethod
     def of_claim(cls, key: str, raw: str, **rest: Any) -> Kept:

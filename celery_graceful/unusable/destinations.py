@@ -24,6 +24,7 @@ from celery_graceful.messages.brokers_without_acks import ends_here
 from celery_graceful.messages.delay_queues import send_aside, send_later, waited
 from celery_graceful.messages.republish import Refused, Sender
 from celery_graceful.messages.spare_connections import bounded_connection
+from celery_graceful.poison.origin import origin_of
 from celery_graceful.poison.quarantine import Kept, keep
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import Store, find_workers_store
@@ -144,6 +145,7 @@ class ClaimsDestination:
     """Beside the claims of a worker, in the Redis that is its broker.
 
     Args:
+        app: The Celery app.
         ledger: Knows with which claims it claims now.
         patience: Seconds that a message may wait.
     """
@@ -151,7 +153,8 @@ class ClaimsDestination:
     end = "goes to quarantine"
     at_once, tells = AT_ONCE, True
 
-    def __init__(self, ledger: Ledger, patience: float) -> None:
+    def __init__(self, app: Any, ledger: Ledger, patience: float) -> None:
+        self.app = app
         self.ledger = ledger
         self.patience = patience
         self._rooms: dict[int, WaitingRoom] = {}
@@ -177,7 +180,7 @@ class ClaimsDestination:
     def keep(self, case: Case, why: str, tell: bool) -> str | None:
         tag = case.tag
         if tag is None:  # fanout
-            return _keep_copy(self._room(None).store, case, why, tell)
+            return _keep_copy(self.app, self._room(None).store, case, why, tell)
         store = tag.book.store
         claimed = store.execute("HGET", [claims_key(tag.worker)], [tag.number], insist=True)
         if claimed is None:
@@ -185,7 +188,7 @@ class ClaimsDestination:
         key, _, raw = claimed.partition("\0")
         case.queue = key[len(store.prefix) :].partition("\x06\x16")[0]
         rest = {"why": _why(case, why), "deaths": 0, "worker": tag.worker}
-        kept = Kept.of_raw(key, raw, **case.label(), **rest)
+        kept = Kept.of_raw(key, raw, **case.label(), **rest, **origin_of(self.app))
         kept_as = keep(store, kept, (tag.worker, str(tag.number)), tell=tell)
         return kept_as and f"in quarantine as {kept_as}"
 
@@ -224,6 +227,7 @@ class StoreDestination:
     at_once, tells = AT_ONCE, True
 
     def __init__(self, app: Any, ledger: Ledger, store: Store, patience: float) -> None:
+        self.app = app
         self.ledger = ledger
         self.store = store
         self.patience = patience
@@ -233,14 +237,14 @@ class StoreDestination:
     def wait(self, cases: Sequence[Case]) -> list[Case]:
         strays = []
         for case in cases:
-            kept = _copy(case, "it waits for a worker that knows its task")
+            kept = _copy(self.app, case, "it waits for a worker that knows its task")
             kind = Kind(case.queue, case.name)
             strays.append(Stray(case.id, kind, "", kept.to_json(), case.redelivered))
         answers = self.room.wait("", self.patience, strays)
         return [case for case, answer in zip(cases, answers, strict=True) if answer == "over"]
 
     def keep(self, case: Case, why: str, tell: bool) -> str | None:
-        return _keep_copy(self.store, case, why, tell)
+        return _keep_copy(self.app, self.store, case, why, tell)
 
     def kinds(self) -> dict[Kind, int]:
         return self.room.kinds()
@@ -337,7 +341,7 @@ def make_destination(
         allowed: Whether Redis, if there is one, lets us do all that we want.
     """
     if ledger.claims is not None:
-        return ClaimsDestination(ledger, settings.unknown_task_patience)
+        return ClaimsDestination(app, ledger, settings.unknown_task_patience)
     store = find_workers_store(app) if allowed else None
     if store is not None:
         return StoreDestination(app, ledger, store, settings.unknown_task_patience)
@@ -354,15 +358,15 @@ def _why(case: Case, why: str) -> str:
     return f"{why}: {said}"
 
 
-def _copy(case: Case, why: str) -> Kept:
+def _copy(app: Any, case: Case, why: str) -> Kept:
     rest = {"why": _why(case, why), "deaths": 0, "worker": ""}
-    kept = Kept.of_message(case.message, **case.label(), **rest)
+    kept = Kept.of_message(case.message, **case.label(), **rest, **origin_of(app))
     kept.message["queue"] = case.queue
     return kept
 
 
-def _keep_copy(store: Store, case: Case, why: str, tell: bool) -> str | None:
-    kept_as = keep(store, _copy(case, why), tell=tell, again=case.redelivered)
+def _keep_copy(app: Any, store: Store, case: Case, why: str, tell: bool) -> str | None:
+    kept_as = keep(store, _copy(app, case, why), tell=tell, again=case.redelivered)
     return kept_as and f"in quarantine as {kept_as}"
 
 
