@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from celery.utils.log import get_logger
 
@@ -22,6 +23,21 @@ logger = get_logger(__name__)
 #: Checkpoints deleted in one step.
 BATCH = 100
 
+#: Seconds that an acknowledgement gets on its way through the worker's loop, where nobody says
+#: when it has arrived; those between looks where somebody does, and after which it has not.
+ON_ITS_WAY, LOOK_AGAIN, PATIENCE = 0.05, 0.02, 10.0
+
+
+class _Ended(NamedTuple):
+    """A task that has ended: its key, the delivery that ended it, and when that began."""
+
+    key: str
+    token: str
+    began: float
+    #: When it was said to have ended.
+    at: float
+    is_acknowledged: Callable[[], bool]
+
 
 class Discard:
     """Deletes in a thread of its own, so that the loop of the worker never waits.
@@ -33,12 +49,20 @@ class Discard:
     def __init__(self, app: Any) -> None:
         self.app = app
         self._lock = threading.Lock()
-        self._waiting: list[tuple[str, str, float]] = []
+        self._waiting: list[_Ended] = []
+        self._hurry = False
         # Not by Thread.join: eventlet's raises when its time is up, on Python 3.13.
         self._idle = threading.Event()
         self._idle.set()
 
-    def __call__(self, name: str, task_id: str, token: str, began: float | None) -> None:
+    def __call__(
+        self,
+        name: str,
+        task_id: str,
+        token: str,
+        began: float | None,
+        is_acknowledged: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Delete the checkpoint of a task soon.
 
         Args:
@@ -46,18 +70,22 @@ class Discard:
             task_id: Of the task.
             token: Of the delivery that ended it. Empty: delete it whoever wrote it.
             began: When that delivery began, on the monotonic clock.
+            is_acknowledged: Whether its message is done with; asked until it is.
         """
         if find_store(self.app) is None:
             return
         with self._lock:
-            began = time.monotonic() if began is None else began
-            self._waiting.append((key_of(name, task_id), token, began))
+            now = time.monotonic()
+            began = now if began is None else began
+            ended = _Ended(key_of(name, task_id), token, began, now, is_acknowledged)
+            self._waiting.append(ended)
             if self._idle.is_set():
                 self._idle.clear()
-                threading.Thread(target=self._delete, name="graceful-forget", daemon=True).start()
+                threading.Thread(target=self._delete, name="graceful-discard", daemon=True).start()
 
     def flush(self, timeout: float) -> None:
-        """Wait for what is being deleted, for up to ``timeout`` seconds."""
+        """Wait for what is being deleted, for up to ``timeout`` seconds; the worker stops."""
+        self._hurry = True
         self._idle.wait(timeout)
 
     def _delete(self) -> None:
@@ -65,14 +93,32 @@ class Discard:
         assert store is not None
         while True:
             with self._lock:
-                batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
-                if not batch:
+                if not self._waiting:
                     self._idle.set()
                     return
+            batch = self._take()
+            if not batch:
+                time.sleep(LOOK_AGAIN)
+                continue
             now = time.monotonic()
-            args = [arg for _, token, began in batch for arg in (token, int((now - began) * 1e6))]
+            args = [arg for e in batch for arg in (e.token, int((now - e.began) * 1e6))]
             try:
-                store.run("forget", [key for key, _, _ in batch], args)
+                store.run("forget", [ended.key for ended in batch], args)
             except StoreAway:
                 # They expire. Keeping them for later would keep ever more of them.
                 logger.debug("%d checkpoints of ended tasks are left to expire", len(batch))
+
+    def _take(self) -> list[_Ended]:
+        """Those whose message is done with. What is not, after some time, is left to expire."""
+        now = time.monotonic()
+        with self._lock:
+            first, rest = self._waiting[:BATCH], self._waiting[BATCH:]
+            ready, later = [], []
+            for ended in first:
+                has_arrived = self._hurry or now >= ended.at + ON_ITS_WAY
+                if has_arrived and ended.is_acknowledged():
+                    ready.append(ended)
+                elif now < ended.at + PATIENCE:
+                    later.append(ended)
+            self._waiting = rest + later
+        return ready

@@ -75,6 +75,10 @@ class HeldMessage(Request):
         """Seconds since the pool started it."""
         return 0.0 if self.started_at is None else time.monotonic() - self.started_at
 
+    def is_off_hands(self) -> bool:
+        """Whether nothing of its message stands at the broker any more, as far as that is known."""
+        return self.claim is None or self.claim not in self.claim.book.held
+
     @property
     def has_left(self) -> bool:
         """Whether it is not ours any more."""

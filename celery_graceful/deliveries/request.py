@@ -246,7 +246,7 @@ class GracefulRequest(Delivery):
         )
         if not self.goes_on and (marked or may_resume(self.request_dict)):
             token = self.request_dict[DELIVERY]
-            self.host.discard(self.task.name, self.id, token, self.started_at)
+            self.host.discard(self.task.name, self.id, token, self.started_at, self.is_off_hands)
 
     def _lost_to_the_stop(self, exc: BaseException) -> bool:
         """Whether the child was taken down with the worker, and not by a revoke or a limit."""

@@ -187,6 +187,26 @@ def test_deleted_for_the_delivery_that_ended_it(b):
     assert not b.saved(made, "t")
 
 
+def test_it_stays_until_the_message_is_acknowledged(b):
+    """A worker that is killed in between leaves what shows the work as done."""
+    made, discard = saver(b), Discard(b.app)
+    asked, may_go = threading.Event(), threading.Event()
+
+    def is_acknowledged():
+        asked.set()
+        return may_go.is_set()
+
+    b.deliver(made, 1, id="t", **{DELIVERY: "mine"})
+    discard(made.name, "t", "mine", time.monotonic() - 60, is_acknowledged)
+    assert asked.wait(60)
+    asked.clear()
+    assert asked.wait(60), "asked once"
+    assert b.saved(made, "t")
+    may_go.set()
+    discard.flush(60)
+    assert not b.saved(made, "t")
+
+
 def test_a_revoked_task_loses_it_whoever_wrote_it(b):
     made, forget = saver(b), Discard(b.app)
     for number in range(250):
