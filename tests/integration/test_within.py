@@ -13,6 +13,13 @@ from tests.support.workers import TIMEOUT, Worker, wait_until
 APP = "tests.apps.within"
 GRACE = 6.0
 
+#: Much time between the deadlines, where a task has something to do after the soft one.
+ROOM = {
+    "CONF_graceful_grace_period": "20.0",
+    "CONF_graceful_soft_deadline": "1.5",
+    "CONF_graceful_hard_deadline": "15.0",
+}
+
 #: Tasks that apply others, and look at no result.
 APPLYING = {
     f"{inner} by {how}": ("outer", inner, how)
@@ -47,7 +54,7 @@ def broker(redis_db: RedisDB) -> Broker:
 def test_a_task_stops_with_those_that_it_applies(pool: str, broker: Broker) -> None:
     plain = {f"plain, {inner}": ("plain_outer", inner, "apply") for inner in ("limited", "watched")}
     sent = {**APPLYING, **plain}
-    worker = start(pool, broker, len(sent), CONF_task_always_eager="True")
+    worker = start(pool, broker, len(sent), CONF_task_always_eager="True", **ROOM)
     with broker.app() as app, worker:
         worker.ready()
         for task_id, (name, *args) in sent.items():
@@ -70,7 +77,7 @@ def test_a_task_stops_with_those_that_it_applies(pool: str, broker: Broker) -> N
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_what_is_sent_in_the_place_of_a_task_comes_alone(pool: str, broker: Broker) -> None:
-    with broker.app() as app, start(pool, broker, len(SENDING)) as worker:
+    with broker.app() as app, start(pool, broker, len(SENDING), **ROOM) as worker:
         worker.ready()
         for task_id, (name, *args) in SENDING.items():
             app.send_task(f"{APP}.{name}", args, task_id=task_id)
