@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import resource
 import time
+import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from celery import Celery
+from celery.app import trace
+
 from benchmarks.tables import percentile, table
+from celery_graceful import GracefulTask
 from celery_graceful.timeline import worker_state
+from celery_graceful.timeline.board import Board
 from tests.servers import RedisServer
-from tests.support.deliveries import bench
 
 __all__ = ["iterate", "main"]
 
@@ -22,9 +27,11 @@ def iterate(redis: RedisServer, *, quick: bool) -> str:
     items = 200_000 if quick else 2_000_000
     memory = 1_000_000 if quick else 10_000_000
     saves = 300 if quick else 3_000
-    with bench(redis.client(), graceful_store=redis.url()) as b:
-        found: dict[str, Any] = {}
+    found: dict[str, Any] = {}
+    with Celery("iterate", broker="memory://", set_as_current=False) as app:
+        app.conf.graceful_store = redis.url()
 
+        @app.task(base=GracefulTask, bind=True, name="measured", ignore_result=True)
         def task(self: Any) -> None:
             # First: what comes later needs more, and the peak is that of the process.
             before = peak()
@@ -41,8 +48,7 @@ def iterate(redis: RedisServer, *, quick: bool) -> str:
             found["saves"] = [one_save(self, number) for number in range(saves)]
             found["every=1"] = fastest(lambda: self.iterate(range(saves), every=1))
 
-        state, result = b.deliver(b.task(task))
-        assert state == "SUCCESS", result
+        deliver(app, task)
     each = {name: took / items * 1e9 for name, took in found["items"].items()}
     plain = each["for over iter(range)"]
     rows = [(name, f"{cost:.0f}", f"{cost - plain:+.0f}") for name, cost in each.items()]
@@ -55,6 +61,19 @@ def iterate(redis: RedisServer, *, quick: bool) -> str:
     ]
     heads = ("one item", "ns", "over iter")
     return f"{table(heads, rows)}\n\n{table(('', 'cost'), others)}"
+
+
+def deliver(app: Celery, task: Any) -> None:
+    """Run the task in this process, as a pool's child does."""
+    worker_state.attach(Board.create())
+    try:
+        request = {"id": uuid.uuid4().hex, "retries": 0, "delivery_info": {}}
+        _, failure, *_ = trace.build_tracer(task.name, task, app=app)(
+            request["id"], (), {}, request
+        )
+        assert failure is None, failure.retval
+    finally:
+        worker_state.detach()
 
 
 def checked(source: Iterable[int]) -> Iterable[int]:

@@ -260,18 +260,18 @@ class Settings:
         return settings
 
     def _check_together(self, conf: Mapping[str, Any]) -> None:
+        beat, lease, rescue = (
+            _spelled(conf, name) for name in ("heartbeat_interval", "lease_ttl", "rescue_interval")
+        )
         rescued = self.lease_ttl + self.rescue_interval
+        together = f"{lease} and {rescue} together"
         for name, least, why in (
-            ("lease_ttl", 2 * self.heartbeat_interval, "two heartbeat intervals"),
-            (
-                "checkpoint_ttl",
-                rescued,
-                "a lease and a rescue interval, or a rescue comes too late",
-            ),
-            ("poison_window", rescued, "a lease and a rescue interval, or no two deaths are in it"),
+            ("lease_ttl", 2 * self.heartbeat_interval, f"two heartbeats ({beat})"),
+            ("checkpoint_ttl", rescued, f"{together}, or a rescue comes too late"),
+            ("poison_window", rescued, f"{together}, or no two deaths are in it"),
         ):
             if getattr(self, name) < least:
-                mend = f"give at least {why}, {least:g} s"
+                mend = f"give at least {least:g} s: {why}"
                 raise SettingsError(_spelled(conf, name), getattr(self, name), mend)
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 from celery import signals as celery_signals
 
 from celery_graceful.exceptions import SettingsError
-from celery_graceful.monitors.registry import STAMP, Monitors, monitors_of
-from celery_graceful.monitors.silent import say_what_is_silent
+from celery_graceful.monitors.registry import SENTRY_SLUG, STAMP, Monitors, monitors_of
+from celery_graceful.monitors.silent import say_what_is_silent, sentry_monitors_beat
+from celery_graceful.system import fatal
 
 __all__ = ["install"]
 
@@ -29,7 +30,9 @@ def install(sender: Any = None, signal: Any = None, **_: Any) -> None:
         monitors.check()
         monitors.know_entries()
     except SettingsError as exc:
-        raise SystemExit(str(exc)) from None
+        fatal.end(exc)
+    if not (monitors.closes_sentrys and sentry_monitors_beat()):  # else each when it fires
+        monitors.entries.say()
     if signal is celery_signals.beat_init:  # else the worker that it is part of has said it
         say_what_is_silent(monitors)
     if not hasattr(scheduler.apply_async, "_stamps"):
@@ -40,15 +43,21 @@ def install(sender: Any = None, signal: Any = None, **_: Any) -> None:
 def _stamping(apply_async: Any, monitors: Monitors) -> Any:
     failed: set[str] = set()
 
-    @wraps(apply_async)
-    def stamping(entry: Any, *args: Any, **kwargs: Any) -> Any:
+    def stamp(entry: Any, headers: dict[str, Any]) -> None:
         try:
-            _now.stamp = stamp_of(entry, monitors)
+            opened = monitors.closes_sentrys and SENTRY_SLUG in headers
+            found = stamp_of(entry, monitors, say=not opened)
         except Exception as exc:
-            _now.stamp = None
             if entry.name not in failed:  # it fires again and again
                 failed.add(entry.name)
                 logger.exception("No check-in for beat entry %s: %r", entry.name, exc)
+        else:
+            if found is not None:
+                headers[STAMP] = found
+
+    @wraps(apply_async)
+    def stamping(entry: Any, *args: Any, **kwargs: Any) -> Any:
+        _now.stamp = partial(stamp, entry)
         try:
             return apply_async(entry, *args, **kwargs)
         finally:
@@ -59,19 +68,27 @@ def _stamping(apply_async: Any, monitors: Monitors) -> Any:
 
 
 def _on_publish(headers: Any = None, **_: Any) -> None:
+    # Not before: with RedBeat Sentry's integration has its say inside of apply_async.
     stamp = getattr(_now, "stamp", None)
     if stamp is not None and headers is not None:
-        headers[STAMP] = stamp
+        stamp(headers)
 
 
-def stamp_of(entry: Any, monitors: Monitors) -> dict[str, Any] | None:
-    """What the message of an entry has to carry, if its run is monitored."""
+def stamp_of(entry: Any, monitors: Monitors, *, say: bool = True) -> dict[str, Any] | None:
+    """What the message of an entry has to carry, if its run is monitored.
+
+    Args:
+        entry: The entry.
+        monitors: Of its app.
+        say: Whether to say what people may not expect of its monitor: not where Sentry's own
+            integration has opened the check-in, with a name and a schedule of its own.
+    """
     task = monitors.app.tasks.get(entry.task)
     own = None if task is None else monitors.own(task)
     # One that is due now and then has its id from Celery, or always the same from the user.
     stamp: dict[str, Any] = {"run": str(uuid.uuid4())}
     if own is None:
-        monitor = monitors.of_entry(str(entry.name), entry.schedule, task)
+        monitor = monitors.of_entry(str(entry.name), entry.schedule, task, say=say)
         if monitor is None:
             return None
         stamp["slug"] = monitor.slug
@@ -79,7 +96,7 @@ def stamp_of(entry: Any, monitors: Monitors) -> dict[str, Any] | None:
         monitor = own.with_defaults(schedule=entry.schedule)
     else:
         return stamp
-    config = monitors.config(monitor)
+    config = monitors.config(monitor, say=say)
     if config is not None:
         stamp["schedule"] = dict(config["schedule"])
         stamp["timezone"] = config.get("timezone")

@@ -23,6 +23,8 @@ class Entries:
     def __init__(self) -> None:
         self._slugs: dict[str, str] = {}
         self._taken: dict[str, str] = {}
+        #: By slug: who reports to it, and why there is a hash in it; until that is said.
+        self._unsaid: dict[str, tuple[str, str]] = {}
 
     def take(self, slug: str, owner: str) -> str:
         """Somebody reports to ``slug``; returns who does: ``owner``, or who came before."""
@@ -34,7 +36,7 @@ class Entries:
             self.slug(name)
 
     def slug(self, name: str) -> str:
-        """What an entry reports to. Said once, where that is not what its name is written as."""
+        """What an entry reports to."""
         if name not in self._slugs:
             self._slugs[name] = self._find(name)
         return self._slugs[name]
@@ -49,12 +51,20 @@ class Entries:
             self.take(slug, owner)
         elif slug != hashed(name):
             return slug
-        log(
-            logger,
-            logging.WARNING,
-            "The monitor of %s is called %s, with a hash %s: rename the entry for another one",
-            owner,
-            slug,
-            why,
-        )
+        self._unsaid[slug] = owner, why
         return slug
+
+    def say(self, slug: str | None = None) -> None:
+        """Say once that a slug is not what the name of its entry is written as; or all of them."""
+        for one in [*self._unsaid] if slug is None else [slug]:
+            owner, why = self._unsaid.pop(one, (None, None))
+            if owner is not None:
+                log(
+                    logger,
+                    logging.WARNING,
+                    "The monitor of %s is called %s, with a hash %s: rename the entry for "
+                    "another one",
+                    owner,
+                    one,
+                    why,
+                )

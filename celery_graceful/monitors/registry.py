@@ -89,20 +89,24 @@ class Monitors:
             raise SettingsError(f"{task.name}.monitor", given, "give a slug or a Monitor")
         return with_limit(given, task)
 
-    def of_entry(self, name: str, schedule: Any, task: Any) -> Monitor | None:
+    def of_entry(self, name: str, schedule: Any, task: Any, *, say: bool = True) -> Monitor | None:
         """The monitor of a beat entry, where all entries are monitored.
 
         Args:
             name: Of the entry.
             schedule: Of the entry.
             task: Its task, if the app knows it.
+            say: Whether to say, once, what people may not expect of it.
         """
         if not self.settings.monitor_beat or self.excluded(name):
             return None
         slug = self.entries.slug(name)
+        if say:
+            self.entries.say(slug)
         if not is_known(schedule):
             kind = type(schedule).__name__
-            self._say(slug, f"a server cannot know {kind} schedules")
+            if say:
+                self._say(slug, f"a server cannot know {kind} schedules")
             schedule = None
         return with_limit(Monitor(slug, schedule), task)
 
@@ -110,10 +114,10 @@ class Monitors:
         """Whether a beat entry is not to be monitored."""
         return any(fnmatchcase(name, pattern) for pattern in self.settings.monitor_exclude)
 
-    def config(self, monitor: Monitor) -> Mapping[str, Any] | None:
+    def config(self, monitor: Monitor, *, say: bool = True) -> Mapping[str, Any] | None:
         """What Sentry's server is told; why it is told nothing is said once."""
         config, reason = monitor.config(str(self.app.timezone))
-        if reason:
+        if reason and say:
             self._say(monitor.slug, reason)
         return config
 

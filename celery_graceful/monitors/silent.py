@@ -11,7 +11,7 @@ from celery_graceful.monitors.named import named
 from celery_graceful.monitors.registry import Monitors
 from celery_graceful.system.log_thread import log
 
-__all__ = ["say_what_is_silent", "say_who_is_unknown"]
+__all__ = ["say_what_is_silent", "say_who_is_unknown", "sentry_monitors_beat"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def say_what_is_silent(monitors: Monitors) -> None:
     for name, why in (("sentry", _sentry_lacks()), ("healthchecks", _pings_lack(monitors))):
         if why and name in (monitors.settings.monitor_reporters or ()):
             _warn("graceful_monitor_reporters names %s, which reports nothing: %s", name, why)
-    if monitors.settings.monitor_beat and _sentry_monitors_beat():
+    if monitors.settings.monitor_beat and sentry_monitors_beat():
         _say_who_reports(monitors, names)
 
 
@@ -52,8 +52,8 @@ def _say_who_reports(monitors: Monitors, names: list[str]) -> None:
     if "sentry" in names:
         _warn(
             "Both graceful_monitor_beat and Sentry's monitor_beat_tasks are on: Sentry's "
-            "integration opens the check-ins of the beat entries that it knows, and "
-            "celery_graceful closes them%s",
+            "integration opens the check-ins of the beat entries that it knows, under their "
+            "names as they are, and celery_graceful closes them%s",
             "; graceful_monitor_exclude does not hold for those, exclude_beat_tasks of "
             "CeleryIntegration does"
             if monitors.settings.monitor_exclude
@@ -87,7 +87,7 @@ def _pings_lack(monitors: Monitors) -> str | None:
     return f"{_NO_URL}, and no monitor has a ping_url"
 
 
-def _sentry_monitors_beat() -> bool:
+def sentry_monitors_beat() -> bool:
     """Whether Sentry's own integration opens check-ins of beat entries."""
     module = sys.modules.get("sentry_sdk.integrations.celery")
     if module is None:

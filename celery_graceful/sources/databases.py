@@ -36,7 +36,8 @@ class queryset(_ByKey[Any]):
     """The objects of a Django queryset in the order of a key, a batch at a time.
 
     Args:
-        qs: The queryset; its order is replaced. With ``values()``, the key has to be in it.
+        qs: The queryset; its order is replaced. With ``values()``, or ``values_list()`` and
+            ``named=True``, the key has to be in it.
         by: A field that is unique and never null.
         batch: Objects a query.
     """
@@ -62,9 +63,14 @@ class queryset(_ByKey[Any]):
         return [(self._key(item), item) for item in qs[: self.batch]]
 
     def _key(self, item: Any) -> Any:
-        if isinstance(item, dict):
-            return item[self.by]
-        return getattr(item, self.by)
+        key = item.get(self.by) if isinstance(item, dict) else getattr(item, self.by, None)
+        if key is None or callable(key):  # a tuple has a method ``count``
+            raise CheckpointError(
+                f"the QuerySet has to hold its key, {self.by}, and gives a {type(item).__name__}: "
+                f"give objects, values({self.by!r}, ...) or values_list({self.by!r}, ..., "
+                "named=True)."
+            )
+        return key
 
 
 class rows(_ByKey[Any]):

@@ -5,4 +5,13 @@ Come in by the module that has the tool.
 May know nothing of workers, tasks or messages.
 """
 
-__all__ = ["arguments", "describe", "exception_chain", "log_thread", "native", "per_app", "process"]
+__all__ = [
+    "arguments",
+    "describe",
+    "exception_chain",
+    "fatal",
+    "log_thread",
+    "native",
+    "per_app",
+    "process",
+]

@@ -30,7 +30,7 @@ from celery_graceful.deliveries.stage import Stage
 from celery_graceful.messages.fields import fields_of
 from celery_graceful.messages.validation import flaw_of, has_text, reason_of
 from celery_graceful.settings import Settings
-from celery_graceful.store.store import StoreAway
+from celery_graceful.store.store import StoreAway, find_workers_store
 from celery_graceful.timeline.board import Board
 from celery_graceful.unusable.destinations import Case, make_destination
 from celery_graceful.unusable.set_aside import SetAside, where
@@ -149,10 +149,14 @@ class UnusableMessages:
         if destination is None:
             if self.patience and not self._told_none:
                 self._told_none = True
+                if find_workers_store(self.app) is None:
+                    why = "There is no Redis to keep messages in (graceful_store), so those"
+                else:  # why it is not used was said when the consumer was connected
+                    why = "For the same reason messages"
                 logger.warning(
-                    "There is no Redis to keep messages in (graceful_store), so those for "
-                    "tasks that are not known here are discarded, as in plain Celery "
-                    "(graceful_unknown_task_patience = 0 says that this is all right)"
+                    "%s for tasks that are not known here are discarded, as in plain Celery "
+                    "(graceful_unknown_task_patience = 0 says that this is all right)",
+                    why,
                 )
             self.detach()
             self.end(0.0)

@@ -22,7 +22,7 @@ from celery_graceful.monitors.silent import say_what_is_silent, say_who_is_unkno
 from celery_graceful.monitors.traced import silence_sentry
 from celery_graceful.runs import frames
 from celery_graceful.settings import Settings
-from celery_graceful.system import native
+from celery_graceful.system import fatal, native
 from celery_graceful.task.default import say_who_is_plain
 from celery_graceful.task.trace_log import install_filter
 from celery_graceful.timeline import grace_period
@@ -179,7 +179,7 @@ def _said_plainly(worker: Any) -> Iterator[None]:
         yield
     except SettingsError as exc:
         if isinstance(worker, Worker):
-            raise SystemExit(str(exc)) from None
+            fatal.end(exc)
         raise
 
 

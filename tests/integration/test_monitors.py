@@ -14,6 +14,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import celery
@@ -22,7 +23,9 @@ import sentry_sdk
 from celery import Celery
 from celery import signals as celery_signals
 from celery.app.trace import build_tracer
+from celery.beat import Scheduler
 from celery.exceptions import Ignore
+from celery.schedules import crontab
 from celery.signals import after_task_publish
 from sentry_sdk.integrations.celery import CeleryIntegration
 
@@ -35,7 +38,7 @@ from celery_graceful import (
     SettingsError,
     checkin,
 )
-from celery_graceful.monitors import dispatch, named
+from celery_graceful.monitors import beat, dispatch, named
 from celery_graceful.monitors.heartbeat import Heartbeats, interval_of
 from celery_graceful.monitors.outcome import close_dead
 from celery_graceful.monitors.registry import Monitors, monitors_of
@@ -654,6 +657,7 @@ def test_a_worker_says_so_at_its_start(redis_db: RedisDB) -> None:
     with Worker("tests.apps.monitored", env=env) as worker:
         assert worker.wait() != 0
         assert worker.count("pigeon.* cannot be used") == 1
+        assert worker.count(r"CRITICAL/MainProcess\] graceful_monitor_reporters") == 1
         assert worker.count("Traceback") == 0
 
 
@@ -752,6 +756,31 @@ def test_sentrys_own_check_ins_are_left_to_it_where_nobody_here_closes_them(
     (record,) = caplog.records
     says = "exclude does not hold for those" if ours else "by itself, celery_graceful to health"
     assert says in record.getMessage()
+
+
+def test_the_name_of_a_monitor_is_said_where_it_is_used(
+    app: Celery, sentry_with_beat: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Sentry's integration opens check-ins under names of its own, of entries that it knows."""
+    app.task(name="task", shared=False)(nothing)
+    app.conf.update(
+        graceful_monitor_beat=True,
+        beat_schedule={
+            "shop.often": {"task": "task", "schedule": 5.0},
+            "shop.nightly": {"task": "task", "schedule": crontab(minute=0, hour=4)},
+            "shop.both": {"task": "task", "schedule": crontab(day_of_month=1, day_of_week=1)},
+        },
+    )
+    scheduler = Scheduler(app)
+    scheduler.update_from_dict(app.conf.beat_schedule)
+    beat.install(SimpleNamespace(scheduler=scheduler), celery_signals.beat_embedded_init)
+    assert not caplog.records
+    for entry in list(scheduler.schedule.values()) * 2:
+        scheduler.apply_entry(entry)
+    said = [r.getMessage() for r in caplog.records if r.name.startswith("celery_graceful")]
+    assert len(said) == 2
+    assert "beat entry 'shop.often' is called shopoften-" in said[0]
+    assert re.match("Monitor shopoften-.* without a schedule", said[1])
 
 
 def _receivers(signal: Any) -> list[str]:

@@ -130,6 +130,8 @@ def test_workers(rights, server, user, tmp_path):
         first.wait_line(">> .* started")
         if rights == "no keys of ours":
             assert first.count("Reliable fetch is off.* user user.* lacks ~graceful:\\*. Mend: ACL")
+            assert first.count("For the same reason messages for tasks that are not known") == 1
+            assert not first.count("There is no Redis")
             (tmp_path / "go").touch()
         else:
             os.killpg(first.pid, signal.SIGKILL)

@@ -104,8 +104,16 @@ def servers(broker: str) -> Iterator[dict[str, str]]:
         yield env
 
 
+class NoOutcome(Exception):
+    """A suite has come to no end, and why."""
+
+
 def run(suite: Suite, folder: Path, graceful: str) -> dict[str, str]:
-    """Run a suite; the outcomes of its tests."""
+    """Run a suite; the outcomes of its tests.
+
+    Raises:
+        NoOutcome: It has taken more than ``TIMEOUT``, or has run no test.
+    """
     with servers(suite.broker) as env, tempfile.TemporaryDirectory() as temporary:
         outcomes = Path(temporary) / "outcomes"
         env = {**os.environ, **env, "GRACEFUL": graceful, "OUTCOMES": str(outcomes)}
@@ -120,19 +128,23 @@ def run(suite: Suite, folder: Path, graceful: str) -> dict[str, str]:
                 env["OWN_WORKER"] = "beside@suites"
                 stack.enter_context(beside(suite.pool, env)).ready()
             with (Path(temporary) / "log").open("wb") as log:
-                subprocess.run(
-                    [*argv, *suite.tests],
-                    cwd=folder,
-                    env=env,
-                    stdout=log,
-                    stderr=log,
-                    stdin=subprocess.DEVNULL,
-                    timeout=TIMEOUT,
-                    check=False,
-                )
+                try:
+                    subprocess.run(
+                        [*argv, *suite.tests],
+                        cwd=folder,
+                        env=env,
+                        stdout=log,
+                        stderr=log,
+                        stdin=subprocess.DEVNULL,
+                        timeout=TIMEOUT,
+                        check=False,
+                    )
+                except subprocess.TimeoutExpired:
+                    raise NoOutcome(f"has not ended within {TIMEOUT} s") from None
         found: dict[str, str] = json.loads(outcomes.read_text()) if outcomes.exists() else {}
         if not found:
-            sys.exit((Path(temporary) / "log").read_text(errors="replace")[-5000:])
+            said = (Path(temporary) / "log").read_text(errors="replace")[-5000:]
+            raise NoOutcome(f"has run no test:\n{said}")
         return found
 
 
@@ -143,28 +155,40 @@ def beside(pool: str, env: Mapping[str, str]) -> Worker:
 
 def main() -> int:
     folder = fetch()
-    failed = False
-    for suite in QUICK if os.environ.get("SUITES") == "quick" else ALL:
-        began = time.monotonic()
-        plain = run(suite, folder, "")
-        graceful = run(suite, folder, "all" if suite.broker else "apps")
-        differing = {
-            test: (plain.get(test, "not run"), graceful.get(test, "not run"))
-            for test in sorted(plain.keys() | graceful.keys())
-            if plain.get(test) != graceful.get(test)
-        }
-        counted = ", ".join(
-            f"{name} {sum(outcome == 'passed' for outcome in found.values())}/{len(found)}"
-            for name, found in (("plain", plain), ("graceful", graceful))
-        )
-        seconds = time.monotonic() - began
-        print(f"{suite.name}: {counted} passed, {len(differing)} differ, {seconds:.0f} s")
-        for test, (before, after) in differing.items():
-            why = reason_of(test)
-            failed = failed or (why is None and after != "passed")
-            print(f"  {test}: {before} -> {after}: {why or 'NOT KNOWN'}")
-        sys.stdout.flush()
-    return int(failed)
+    suites = QUICK if os.environ.get("SUITES") == "quick" else ALL
+    failed = [suite.name for suite in suites if not passes(suite, folder)]
+    return int(bool(failed))
+
+
+def passes(suite: Suite, folder: Path) -> bool:
+    """Run a suite both ways and print what differs; whether there is a reason for all of it."""
+    began = time.monotonic()
+    found: dict[str, dict[str, str]] = {}
+    for name, graceful in (("plain", ""), ("graceful", "all" if suite.broker else "apps")):
+        try:
+            found[name] = run(suite, folder, graceful)
+        except NoOutcome as exc:
+            print(f"{suite.name}: {name} {exc}", flush=True)
+            return False
+    plain, graceful_ones = found.values()
+    differing = {
+        test: (plain.get(test, "not run"), graceful_ones.get(test, "not run"))
+        for test in sorted(plain.keys() | graceful_ones.keys())
+        if plain.get(test) != graceful_ones.get(test)
+    }
+    counted = ", ".join(
+        f"{name} {sum(outcome == 'passed' for outcome in outcomes.values())}/{len(outcomes)}"
+        for name, outcomes in found.items()
+    )
+    seconds = time.monotonic() - began
+    print(f"{suite.name}: {counted} passed, {len(differing)} differ, {seconds:.0f} s")
+    known = True
+    for test, (before, after) in differing.items():
+        why = reason_of(test)
+        known = known and (why is not None or after == "passed")
+        print(f"  {test}: {before} -> {after}: {why or 'NOT KNOWN'}")
+    sys.stdout.flush()
+    return known
 
 
 if __name__ == "__main__":

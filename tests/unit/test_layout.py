@@ -92,6 +92,38 @@ def test_the_unit_tests_stand_as_the_package_does() -> None:
     assert folders - {"__pycache__"} <= set(PACKAGE.folders)
 
 
+def test_benchmarks_take_nothing_of_the_tests_but_their_servers() -> None:
+    found = {}
+    for path in (ROOT / "benchmarks").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
+        names += [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+        found[path.name] = {name for name in names if name.partition(".")[0] == "tests"}
+    assert set().union(*found.values()) == {"tests.servers"}, found
+
+
+def test_all_slots_are_on_the_page() -> None:
+    """What a process has one of, and what becomes of it in a fork."""
+    page = layout.PICTURE.read_text(encoding="utf-8")
+    written = {
+        (name, where): fork
+        for name, where, fork in re.findall(
+            r"^\| ([^|]+) \| `(\w+/\w+\.py)` \| ([^|]+) \|", page, re.M
+        )
+    }
+    declared = {
+        (ast.literal_eval(node.args[0]), f"{module.replace('.', '/')}.py"): {
+            word.arg: ast.unparse(word.value) for word in node.keywords
+        }["in_fork"]
+        for module, tree in PACKAGE.trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Slot"
+    }
+    assert written.keys() == declared.keys()
+    for slot, in_fork in declared.items():
+        assert in_fork.startswith("_") or written[slot].startswith(in_fork), slot
+
+
 def _named_in_the_journeys() -> list[tuple[str, str]]:
     """``file: function`` pairs of the design page."""
     text = layout.PICTURE.read_text(encoding="utf-8")

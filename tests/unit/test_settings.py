@@ -100,10 +100,10 @@ def test_absurd_seconds(name: str, value: float, bounds: str) -> None:
 @pytest.mark.parametrize(
     ("conf", "mend"),
     [
-        ({"lease_ttl": 3.9}, "at least two heartbeat intervals, 4 s"),
-        ({"checkpoint_ttl": 11}, "at least a lease and a rescue interval, .*, 12 s"),
-        ({"poison_window": 11}, "at least a lease and a rescue interval, .*, 12 s"),
-        ({"poison_window": 60, "lease_ttl": 60}, "at least a lease and a rescue interval, .* s"),
+        ({"lease_ttl": 3.9}, r"at least 4 s: two heartbeats \(graceful_heartbeat_interval\)"),
+        ({"checkpoint_ttl": 11}, "at least 12 s: graceful_lease_ttl and graceful_rescue_interval"),
+        ({"poison_window": 11}, "at least 12 s: graceful_lease_ttl and graceful_rescue_interval"),
+        ({"poison_window": 60, "lease_ttl": 60}, "at least 62 s: graceful_lease_ttl and"),
     ],
 )
 def test_seconds_that_do_not_fit_together(conf: dict[str, float], mend: str) -> None:
@@ -334,6 +334,7 @@ def test_one_error_at_worker_start(conf: dict[str, str], message: str) -> None:
     output = done.stdout + done.stderr
     assert done.returncode > 0, output
     assert output.count(message) == 1, output
+    assert f"CRITICAL/MainProcess] {message}" in output, output
     assert "Traceback" not in output
 
 

@@ -73,6 +73,10 @@ def test_what_a_task_reports_to_is_not_an_entrys(caplog: pytest.LogCaptureFixtur
     entries.take("nightly", "task shop.export")
     with caplog.at_level(logging.WARNING):
         slugs = [entries.slug("nightly") for _ in range(3)]
+        assert not caplog.records  # said where it is used
+        for slug in (*slugs, "another"):
+            entries.say(slug)
+        entries.say()
     assert len(set(slugs)) == 1
     assert re.fullmatch(r"nightly-[0-9a-f]{8}", slugs[0])
     assert len(caplog.records) == 1

@@ -193,6 +193,25 @@ def test_queryset_sliced(books):
         queryset(books[:3])
 
 
+def test_queryset_of_named_rows(books):
+    rows = books.values_list("id", "pk", named=True)
+    goes_on_everywhere(lambda: queryset(rows), list(rows.order_by("pk")))
+
+
+@pytest.mark.parametrize(
+    ("cut", "gives"),
+    [
+        (lambda books: books.values_list("pk", flat=True), "int"),
+        (lambda books: books.values_list("pk", "title"), "tuple"),
+        (lambda books: books.values_list("title", named=True), "Row"),
+        (lambda books: books.values("title"), "dict"),
+    ],
+)
+def test_queryset_without_its_key(books, cut, gives):
+    with pytest.raises(CheckpointError, match=f"hold its key, pk, and gives a {gives}: "):
+        next(queryset(cut(books)).pairs(None))
+
+
 def test_queryset_has_to_be_wrapped(books):
     with pytest.raises(CheckpointError, match=r"sources\.queryset"):
         base.as_source(books)
