@@ -128,6 +128,38 @@ def test_sent_again_as_it_was(redis_db):
     assert kept(app) == {}
 
 
+def use_protocol(app, protocol):
+    app.conf.task_protocol = app.amqp.task_protocol = protocol
+    app.amqp.__dict__.pop("create_task_message", None)
+
+
+@pytest.mark.parametrize("protocol", [1, 2])
+def test_what_is_sent_again_expires_no_more(redis_db, protocol):
+    """It had begun; wherever the broker, and whichever part of the message says when it expires."""
+    app = make_app(redis_db, graceful_poison_limit=1)
+    use_protocol(app, protocol)
+    app.send_task("known", task_id="bad", expires=60)
+    worker = Dead(app, redis_db, "w")
+    worker.claim()
+    assert worker.judge() == {"1"}
+    store, there = find_workers_store(app), kept(app)["bad"]
+    assert quarantine.send_again(app, store, there)
+    (raw,) = redis_db.client.lrange("celery", 0, -1)
+    assert json.loads(raw)["headers"]["redelivered"] == "begun"
+
+    rest = {"why": "", "deaths": 1, "worker": ""}
+    copy = quarantine.Kept.of_message(there.to_message(), **rest)
+    assert quarantine.put(store, copy)
+    with (
+        Celery(broker="memory://", set_as_current=False) as elsewhere,
+        elsewhere.connection_for_read() as connection,
+    ):
+        elsewhere.amqp.queues["celery"](connection.default_channel).declare()
+        assert quarantine.send_again(elsewhere, store, copy)
+        message = connection.default_channel.basic_get("celery", no_ack=True)
+    assert message.headers["redelivered"] == "begun"
+
+
 def test_a_claim_that_somebody_else_gave_back(redis_db):
     app = make_app(redis_db, graceful_poison_limit=1)
     app.send_task("known", task_id="bad")
@@ -189,9 +221,7 @@ def test_tasks_and_messages_that_nobody_knows(redis_db):
         receiver := lambda sender, task_id, **_: failed.append((sender.name, task_id)), weak=False
     )
     app.send_task("elsewhere", [1], task_id="unknown")
-    app.conf.task_protocol = 1
-    app.amqp.task_protocol = 1
-    del app.amqp.__dict__["create_task_message"]
+    use_protocol(app, 1)
     app.send_task("known", [1], task_id="first-protocol")
     redis_db.client.lpush("celery", "no message at all")
     worker = Dead(app, redis_db, "w")

@@ -69,6 +69,8 @@ NAMES: dict[str, list[str] | None] = {
     "celery.worker.state:should_stop": None,
     "celery.worker.state:should_terminate": None,
     "celery.worker.state:task_ready": ["request"],
+    "celery.worker.state:active_requests": None,
+    "celery.worker.state:reserved_requests": None,
     "celery.worker.control:Panel.meta": None,
     "celery.bin.control:control": None,
     "celery.bin.control:inspect": None,
@@ -100,6 +102,7 @@ NAMES: dict[str, list[str] | None] = {
         "p"
     ],
     "celery.worker.consumer.consumer:Consumer.create_task_handler": [],
+    "celery.worker.consumer.consumer:Consumer.update_strategies": [],
     "celery.worker.consumer.consumer:Consumer.on_decode_error": ["message", "exc"],
     "celery.worker.consumer.consumer:Consumer.on_invalid_task": ["body", "message", "exc"],
     "celery.worker.consumer.consumer:Consumer.on_unknown_message": ["body", "message"],
