@@ -16,6 +16,7 @@ imports nothing of this package, so that it stays small.
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import sys
@@ -77,7 +78,7 @@ def watch(worker: int, seconds: float, fd: int, watch_fd: int) -> None:
     while os.getppid() == worker:
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
-            os.kill(worker, signal.SIGKILL)
+            _kill(worker)
             return
         # A second at a time: a process that the worker forked may keep the pipe open.
         if poller.poll(1000 if left is None else min(1000, left * 1000)):
@@ -92,6 +93,14 @@ def watch(worker: int, seconds: float, fd: int, watch_fd: int) -> None:
                     return
             if deadline is None and any(n in (*STOP_SIGNALS, START_CLOCK) for n in numbers):
                 deadline = time.monotonic() + seconds
+
+
+def _kill(worker: int) -> None:
+    os.kill(worker, signal.SIGKILL)
+    if worker == 1 and hasattr(resource, "prlimit"):
+        # The first process of a container ignores what others in it send, SIGKILL too; not the
+        # SIGKILL of the kernel for a process that has used more of the processor than it may.
+        resource.prlimit(worker, resource.RLIMIT_CPU, (1, 1))
 
 
 if __name__ == "__main__":
