@@ -20,12 +20,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from celery.utils.log import get_logger
-from kombu.utils.json import dumps
 
 from celery_graceful.claims.begun import Begun
-from celery_graceful.claims.claimant import Claimant, claims_key, tombstone_key
-from celery_graceful.claims.lease_validity import EPOCH
-from celery_graceful.messages.redelivery import split
+from celery_graceful.claims.claimant import Claimant, claims_key
+from celery_graceful.claims.moves import entry_of, from_entry, move, read
 from celery_graceful.store.store import COMMAND_TIMEOUT, Store, StoreAway
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import log
@@ -40,11 +38,13 @@ GATHER = 0.005
 #: Seconds until what could not be sent is tried again.
 RETRY = 0.5
 
-#: Claims in one command.
+#: Acknowledgements in one command.
 BATCH = 500
 
 #: Acknowledgements that are remembered: a failover to a replica that lags undoes the last ones.
 LATELY = 10_000
+
+Step = Callable[[], object]
 
 
 class Tag(str):
@@ -269,7 +269,12 @@ class Claims:
     # -- back to the queue ---------------------------------------------------------
 
     def give_back(
-        self, tags: Iterable[Tag], *, tail: bool = False, timeout: float = COMMAND_TIMEOUT
+        self,
+        tags: Iterable[Tag],
+        *,
+        tail: bool = False,
+        timeout: float = COMMAND_TIMEOUT,
+        on_step: Step = bool,
     ) -> int:
         """Give claims back to the lists that they came from, at most once each.
 
@@ -277,6 +282,7 @@ class Claims:
             tags: Whose; the first one is the next to be delivered.
             tail: Behind all that waits.
             timeout: Seconds for each command.
+            on_step: Called when some of them went back, and again.
 
         Returns:
             How many went back; the others were acknowledged, or somebody else gave them back.
@@ -290,7 +296,8 @@ class Claims:
             numbers.setdefault(tag.worker, []).append(tag.number)
         try:
             return sum(
-                self._give_back(worker, some, tail, timeout) for worker, some in numbers.items()
+                self._give_back(worker, some, tail, timeout, on_step)
+                for worker, some in numbers.items()
             )
         except StoreAway:
             for worker, some in numbers.items():
@@ -299,32 +306,39 @@ class Claims:
                 self._give_back_soon(worker, frozenset(some))
             raise
 
-    def _give_back(self, worker: str, numbers: list[int], tail: bool, timeout: float) -> int:
-        key, moved = claims_key(worker), 0
-        keys = [key, EPOCH, tombstone_key(worker), f"graceful:back:{worker}"]
+    def _give_back(
+        self, worker: str, numbers: list[int], tail: bool, timeout: float, on_step: Step = bool
+    ) -> int:
+        moved = 0
         order = numbers if tail else numbers[::-1]  # each goes in front of the one before it
-        for start in range(0, len(order), BATCH):
-            part = order[start : start + BATCH]
-            entries = self.store.execute("HMGET", [key], part, timeout=timeout, insist=True)
-            args: list[Any] = [self.store.prefix, "LPUSH" if tail else "RPUSH"]
-            for number, entry in zip(part, entries, strict=True):
+        for found in read(self.store, worker, order, timeout=timeout, insist=True):
+            moves = []
+            for number, entry, cut in found:
+                tag = f"{worker}/{number}"
+                begun, message = tag in self.begun, self.held.get(tag) or self._let_go.get(tag)
                 if entry is not None:
-                    begun = f"{worker}/{number}" in self.begun
-                    args += [number, *split(entry, begun=begun), ""]
-                else:
-                    args += self._from_memory(worker, number)
-            if len(args) > 2:
-                moved += self.store.run("give_back", keys, args, timeout=timeout, insist=True)
+                    moves.append(from_entry(number, entry, begun=begun, cut=cut))
+                elif message is not None:
+                    epoch = self._restored.get(tag) or message.delivery_tag.epoch
+                    moves.append(from_entry(*entry_of(message), begun=begun, epoch=epoch))
+            moved += move(self.store, worker, moves, tail=tail, timeout=timeout)
             with self._lock:
-                self._off_hands(worker, part, acked=False)
-                for number in part:
+                self._off_hands(worker, [number for number, _, _ in found], acked=False)
+                for number, _, _ in found:
                     self._let_go.pop(f"{worker}/{number}", None)
+            on_step()
         return moved
 
     def is_done(self) -> bool:
         """Whether nothing is on our hands any more: held, or still to be sent."""
         with self._lock:
             return not (self.held or self._orphans or any(self._done.values()) or self._under_way)
+
+    def left(self) -> int:
+        """How many messages are known to be on our hands still; their acknowledgement too."""
+        with self._lock:
+            unsent = {f"{w}/{n}" for w, numbers in self._done.items() for n in numbers}
+            return len(unsent.union(self.held, self._let_go))
 
     def let_go_of(self, tag: str) -> None:
         """No request answers for this claim any more: it is about to go back."""
@@ -397,7 +411,7 @@ class Claims:
             self._restored.update(dict.fromkeys(lost, epoch))
             self._crossed = []
         try:
-            yield sorted(map(_entry, lost.values()))
+            yield sorted(map(entry_of, lost.values()))
         except BaseException:
             with self._lock:  # to be done again
                 self._restored.update({tag: "" for tag in lost if tag in self._restored})
@@ -423,15 +437,6 @@ class Claims:
                     self._awake = True
                     self._wake()
 
-    def _from_memory(self, worker: str, number: int) -> list[Any]:
-        """What ``give_back`` needs for a claim that is not there; nothing if we do not have it."""
-        tag = f"{worker}/{number}"
-        message = self.held.get(tag) or self._let_go.get(tag)
-        if message is None:
-            return []
-        source, text = split(_entry(message)[1], begun=tag in self.begun)
-        return [number, source, text, self._restored.get(tag) or message.delivery_tag.epoch]
-
     def _delete_again(self, worker: str, numbers: list[int]) -> list[int]:
         """Of these claims, those that were not acknowledged: the others are, once more."""
         lately = set(self._lately)
@@ -442,9 +447,3 @@ class Claims:
                 self.store.execute("HDEL", [claims_key(worker)], part, insist=True)
             log(logger, logging.INFO, "Redis had lost %d acknowledgements", len(again))
         return [number for number in numbers if f"{worker}/{number}" not in lately]
-
-
-def _entry(message: Any) -> tuple[int, str]:
-    """The number of a claim and what is written for it, as the script that claims does."""
-    tag = message.delivery_tag
-    return tag.number, f"{tag.source}\0{dumps(message._raw)}"

@@ -26,7 +26,7 @@ import logging
 import secrets
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -46,6 +46,7 @@ from celery_graceful.settings import Settings
 from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import log
+from celery_graceful.system.portions import portions
 
 __all__ = [
     "Lease",
@@ -67,9 +68,6 @@ AGAIN = 0.2
 
 #: Milliseconds for which a tombstone stands: longer than anything sleeps that wakes up again.
 TOMBSTONE = 7 * 86_400_000
-
-#: Claims that are restored in one step.
-BATCH = 500
 
 
 def about_key(worker: str) -> str:
@@ -324,16 +322,14 @@ class Lease:
     def _timeout(self) -> float:
         return max(0.1, min(1.0, self.settings.lease_ttl / 4))
 
-    def _register(
-        self, beat: str, anyway: bool, claims: list[tuple[int, str]] | None = None
-    ) -> str:
+    def _register(self, beat: str, anyway: bool, claims: Sequence[tuple[int, str]] = ()) -> str:
         """Register with these claims, for the first time or ``anyway``; what came of it."""
         worker, about = self.identity.worker, json.dumps(self.about)
         keys = [WORKERS, lease_key(worker), about_key(worker), claims_key(worker)]
         keys += [FALLEN, tombstone_key(worker), EPOCH]
         args: list[Any] = [worker, beat, int(self.settings.lease_ttl * 1000), int(anyway), about]
         args += [self.identity.epoch, secrets.token_hex(8)]
-        for claim in claims or ():
+        for claim in claims:
             args += claim
         state, self._epoch = self.store.run(
             "register", keys, args, timeout=self._timeout, insist=True
@@ -350,8 +346,8 @@ class Lease:
         """
         anyway, state = self._to_restore == 2, ""
         with self._restoring(self.identity.worker, self._epoch) as claims:
-            for start in range(0, len(claims) or 1, BATCH):
-                state = self._register(beat, anyway, claims[start : start + BATCH])
+            for portion in list(portions(claims, lambda claim: len(claim[1]))) or [()]:
+                state = self._register(beat, anyway, portion)
                 anyway = not self._rescued
                 if state != "held":
                     break

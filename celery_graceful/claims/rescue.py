@@ -21,6 +21,7 @@ from celery_graceful.claims.book import Claims, Tag
 from celery_graceful.claims.claimant import FALLEN, begun_key, claims_key
 from celery_graceful.claims.lease import about_key, dead_workers, take_for_dead
 from celery_graceful.claims.lease_validity import LeaseValidity
+from celery_graceful.claims.moves import read
 from celery_graceful.messages.fields import fields_of, parse
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import StoreAway
@@ -39,9 +40,6 @@ PUNCTUAL, LOCKED = 0.9, 0.8
 
 #: Milliseconds for one step of a rescue, before somebody else goes on with it.
 STEP = 1_000
-
-#: Claims that go back in one step: each holds Redis up for a few milliseconds.
-BATCH = 500
 
 
 class DeadClaim(NamedTuple):
@@ -156,12 +154,10 @@ class Rescuer:
         taken = self.judge(worker, running) if numbers else set()
         self.claims.begun.update(f"{worker}/{claim.number}" for claim in running if claim.begun)
         back = [number for number in numbers if str(number) not in taken]
-        moved = 0
-        # The last ones first, so that each batch goes in front of those before it.
-        for end in range(len(back), 0, -BATCH):
-            tags = [Tag(worker, number) for number in back[max(0, end - BATCH) : end]]
-            moved += self.claims.give_back(tags)
-            self.store.execute("PEXPIRE", [LOCK], [STEP])
+        tags = [Tag(worker, number) for number in back]
+        moved = self.claims.give_back(
+            tags, on_step=lambda: self.store.execute("PEXPIRE", [LOCK], [STEP])
+        )
         if not self.store.execute("EXISTS", [key]):
             self.store.execute("SREM", [FALLEN], [worker])
             self.store.execute("DEL", [about_key(worker), begun_key(worker)])
@@ -180,10 +176,8 @@ class Rescuer:
         begun = self.store.execute("SMEMBERS", [begun_key(worker)])
         ran = [number for number in numbers if str(number) in begun]
         running: list[DeadClaim] = []
-        for start in range(0, len(ran), BATCH):
-            part = ran[start : start + BATCH]
-            entries = self.store.execute("HMGET", [claims_key(worker)], part)
-            for number, entry in zip(part, entries, strict=True):
+        for found in read(self.store, worker, ran, whole=True):
+            for number, entry, _ in found:
                 if entry is not None:
                     name, _, text = entry.partition("\0")
                     fields = _fields(text)

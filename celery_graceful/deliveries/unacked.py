@@ -14,6 +14,7 @@ from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.messages.redelivery import mark_redelivered
 from celery_graceful.store.client import make_client
 from celery_graceful.system.describe import describe
+from celery_graceful.system.portions import portions
 
 __all__ = ["Unacked", "is_fanout"]
 
@@ -50,21 +51,22 @@ class Unacked:
             own_thread: The caller is not the loop.
         """
         client = self._client(channel, timeout, own_thread)
-        begun = {request.message.delivery_tag: request.has_begun for request in requests}
-        tags = list(begun)
         prefix = channel.global_keyprefix or ""
         unacked = prefix + channel.unacked_key
         index = prefix + channel.unacked_index_key
-        moves: list[Any] = []
         # Last first: each goes in front of the one before it.
-        for tag, entry in reversed(list(zip(tags, client.hmget(unacked, tags), strict=True))):
-            if entry is not None:
-                payload, queue = _decode(channel, entry, begun[tag])
-                moves += [tag, prefix + queue, payload]
-        if moves:
-            client.eval(self._script, 2, unacked, index, "LPUSH" if tail else "RPUSH", *moves)
-        for tag in tags:
-            channel.qos._quick_ack(tag)  # kombu must not restore it at exit
+        order = list(requests)[::-1]
+        for portion in portions(order, lambda request: len(request.message.body or "")):
+            begun = {request.message.delivery_tag: request.has_begun for request in portion}
+            moves: list[Any] = []
+            for tag, entry in zip(begun, client.hmget(unacked, list(begun)), strict=True):
+                if entry is not None:
+                    payload, queue = _decode(channel, entry, begun[tag])
+                    moves += [tag, prefix + queue, payload]
+            if moves:
+                client.eval(self._script, 2, unacked, index, "LPUSH" if tail else "RPUSH", *moves)
+            for tag in begun:
+                channel.qos._quick_ack(tag)  # kombu must not restore it at exit
 
     def drop(self, message: Any, timeout: float, own_thread: bool) -> None:
         """It goes nowhere. As ``give_back``."""

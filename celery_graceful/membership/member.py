@@ -170,6 +170,7 @@ class Member:
         left = max(MOMENT, callbacks.time_left() / 2)
         if self.claims is not None and self.lease.held_until:  # else it has claimed nothing
             self.claims.give_all_back(self.lease.identity.worker, min(LAST_ACKS, left))
+            self._say_left(self.claims.left())
         # A thread that still talks while the interpreter ends can take gevent down.
         if self.rescuer is not None:
             self.rescuer.end(min(LEAVE, left))
@@ -177,6 +178,19 @@ class Member:
             self.claims.end(min(LEAVE, left))
             self.claims.claim_as(None)
         self.lease.leave(min(LEAVE, left))
+
+    def _say_left(self, count: int) -> None:
+        if count:
+            self.ledger.note_failure()
+            log(
+                logger,
+                logging.CRITICAL,
+                "%d messages are still claimed by %s, which ends: they are not lost, other workers "
+                "give them back to their queues, within %g s once Redis answers",
+                count,
+                self.lease.identity.worker,
+                self.view.settings.lease_ttl + self.view.settings.rescue_interval,
+            )
 
     def _loop_lag(self) -> float:
         """Seconds that the loop took to go round when it was asked to, or has taken so far."""

@@ -13,5 +13,6 @@ __all__ = [
     "log_thread",
     "native",
     "per_app",
+    "portions",
     "process",
 ]

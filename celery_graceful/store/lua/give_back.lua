@@ -2,13 +2,14 @@
 --
 -- KEYS     claims of a worker; graceful:epoch; tombstone of the worker; its claims that went back
 --          although the server had lost them
--- ARGV     key prefix; RPUSH or LPUSH; four for each: number of the claim, its list, the message,
---          the epoch of which it is if the message is from memory, else ''
+-- ARGV     key prefix; RPUSH or LPUSH; bytes after which it stops; five for each: number of the
+--          claim, its list, the message, the epoch of which it is if the message is from memory,
+--          else ''; 'cut' if the body is missing: it is that of the claim
 --
 -- Consumers take from the right, so RPUSH is the head and LPUSH the tail. A claim that is not
 -- there is somebody else's by now, or lost with all data of its epoch: then it is only here, and
--- asked for again it does not go back twice. Returns how many were moved.
-local moved, epoch = 0, redis.call('HGET', KEYS[2], 'id')
+-- asked for again it does not go back twice. Returns how many were moved, and how many it got to.
+local moved, bytes, epoch = 0, 0, redis.call('HGET', KEYS[2], 'id')
 local function is_lost(number, of)
   if of == '' or of == epoch or redis.call('EXISTS', KEYS[3]) == 1 then
     return false
@@ -17,10 +18,21 @@ local function is_lost(number, of)
   redis.call('EXPIRE', KEYS[4], 60)
   return first
 end
-for i = 3, #ARGV, 4 do
+-- The message with the body of the claim, where `heads` has cut it.
+local function with_body(number, text)
+  local entry = redis.call('HGET', KEYS[1], number)
+  if not entry then
+    return text
+  end
+  local from = string.find(entry, '\0', 1, true) + 1
+  local quote = string.find(entry, '"', from + 10, true)
+  return string.sub(entry, from, quote - 1) .. string.sub(text, 11)
+end
+for i = 4, #ARGV, 5 do
+  local text = ARGV[i + 4] == 'cut' and with_body(ARGV[i], ARGV[i + 2]) or ARGV[i + 2]
   if redis.call('HDEL', KEYS[1], ARGV[i]) == 1 or is_lost(ARGV[i], ARGV[i + 3]) then
     local list = ARGV[i + 1]
-    redis.call(ARGV[2], list, ARGV[i + 2])
+    redis.call(ARGV[2], list, text)
     local queue = string.match(list, '^(.-)\6\22') or list
     local bell = ARGV[1] .. 'graceful:bell:' .. string.sub(queue, #ARGV[1] + 1)
     if redis.call('LPUSH', bell, '') == 1 then
@@ -30,5 +42,9 @@ for i = 3, #ARGV, 4 do
     end
     moved = moved + 1
   end
+  bytes = bytes + #text
+  if bytes >= tonumber(ARGV[3]) then
+    return { moved, (i + 1) / 5 }
+  end
 end
-return moved
+return { moved, (#ARGV - 3) / 5 }

@@ -1,0 +1,33 @@
+"""What a worker could not give back before its end is said, and comes back all the same."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from celery_graceful import Graceful
+from tests.servers import RedisServer
+from tests.support.workers import Worker, wait_until
+
+ENV = {"GRACE": "4", "CONF_graceful_lease_ttl": "2", "CONF_graceful_heartbeat_interval": "0.5"}
+
+
+def test_a_stop_that_leaves_claims_says_so(start_server):
+    """Redis hangs during the stop, and nothing runs: what is prefetched cannot go back."""
+    server = start_server(RedisServer)
+    env = {"BROKER_URL": server.url(0), "RESULT_URL": server.url(1), **ENV}
+    with Celery("claims", broker=server.url(0)) as app, server.client(0) as client:
+        Graceful(app)
+        for _ in range(3):
+            app.send_task("nap", (0,), countdown=3600)
+        with Worker("tests.apps.claims", env=env) as worker:
+            worker.ready()
+            worker.wait_line("Task nap.* received", count=3)
+            server.pause()
+            worker.term()
+            status = worker.wait()
+            assert worker.count("3 messages are still claimed by .*they are not lost") == 1
+            assert status == 1
+        server.resume()
+        with Worker("tests.apps.claims", env=env, args=("-Q", "other")) as other:
+            other.wait_line("Rescued what .* held: 3")
+            wait_until(lambda: client.llen("celery") == 3)
