@@ -15,7 +15,8 @@ the key prefix of the connection:
     has lost its data (see ``trust`` for their epoch). Then it registers again with its claims.
 ``graceful:worker:<worker>``
     What has to stay known of a worker until then, as JSON: which server has heard it last, of which
-    app it is, and from which broker its messages are, where that is not this server.
+    app it is, and from which broker its messages are, where that is not this server; and that it
+    was told to stop.
 """
 
 from __future__ import annotations
@@ -241,6 +242,11 @@ class Lease:
     def doubt(self) -> None:
         """A claim was refused: whatever we believe, ask whether we are registered."""
         self._doubted = True
+        self._bell.ring()
+
+    def stops(self) -> None:
+        """The worker was asked to stop: say so now, and until it leaves. From any thread."""
+        self.about["stops"] = True
         self._bell.ring()
 
     def start(self) -> None:

@@ -150,8 +150,10 @@ class Rescuer:
         began = time.monotonic()
         key = claims_key(worker)
         numbers = sorted(map(int, self.store.execute("HKEYS", [key])))
-        running = self._running(worker, numbers)
-        taken = self.judge(worker, running) if numbers else set()
+        about = json.loads(self.store.execute("GET", [about_key(worker)]) or "{}")
+        running = self._running(worker, numbers, about)
+        # What a stop has given up, and could not give back, has died of nothing.
+        taken = self.judge(worker, running) if numbers and not about.get("stops") else set()
         self.claims.begun.update(f"{worker}/{claim.number}" for claim in running if claim.begun)
         back = [number for number in numbers if str(number) not in taken]
         tags = [Tag(worker, number) for number in back]
@@ -165,9 +167,8 @@ class Rescuer:
         log(logger, logging.WARNING, "Rescued what %s held: %d, in %.2f s", worker, moved, took)
         return moved
 
-    def _running(self, worker: str, numbers: list[int]) -> list[DeadClaim]:
+    def _running(self, worker: str, numbers: list[int], about: dict[str, Any]) -> list[DeadClaim]:
         """What the worker was running: claims that it has noted to have begun."""
-        about = json.loads(self.store.execute("GET", [about_key(worker)]) or "{}")
         if (
             about.get("server", self.lease_validity.server) != self.lease_validity.server
             or self.lease_validity.seconds()

@@ -170,6 +170,11 @@ class Servers:
             if member.claims is not None:
                 member.claims.settle()
 
+    def stops(self) -> None:
+        """The worker was asked to stop: say so wherever it is a member. From any thread."""
+        for member in list(self.members.values()):
+            member.lease.stops()
+
     def losing(self) -> bool:
         """Whether the loop has not heard yet of an identity that was lost."""
         return any(member.lost for member in list(self.members.values()))

@@ -253,6 +253,7 @@ class Watch:
         """QUIET: tasks see the interrupt, the loop stops fetching."""
         self._begun = True
         self.adapter.notify()
+        self.places.stops()
         native.pause(TASKS_FIRST)
         self.signal_pipe.start_clock()
         self._last_resort_at = self.board.requested_at + self.deadlines.last_resort

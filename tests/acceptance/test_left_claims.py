@@ -31,3 +31,26 @@ def test_a_stop_that_leaves_claims_says_so(start_server):
         with Worker("tests.apps.claims", env=env, args=("-Q", "other")) as other:
             other.wait_line("Rescued what .* held: 3")
             wait_until(lambda: client.llen("celery") == 3)
+
+
+def test_what_a_stop_could_not_give_back_has_killed_nobody(start_server):
+    """Redis hangs after the worker was told to stop: its task is given up, and stays claimed."""
+    server = start_server(RedisServer)
+    env = {"BROKER_URL": server.url(0), "RESULT_URL": server.url(1), **ENV}
+    with Celery("claims", broker=server.url(0)) as app, server.client(0) as client:
+        Graceful(app)
+        with Worker("tests.apps.claims", env=env) as worker:
+            worker.ready()
+            app.send_task("hold", (3600,))
+            worker.wait_line("started")
+            (about,) = client.keys("graceful:worker:*")
+            wait_until(lambda: client.keys("graceful:begun:*"))
+            worker.term()
+            wait_until(lambda: '"stops": true' in client.get(about))
+            server.pause()
+            assert worker.wait() == 1
+            assert worker.count("Hard deadline: giving up hold") == 1
+        server.resume()
+        with Worker("tests.apps.claims", env=env, args=("-Q", "other")) as other:
+            other.wait_line("Rescued what .* held: 1")
+            assert not other.count("has died, death")
