@@ -12,7 +12,8 @@ the key prefix of the connection:
     Set of those who were; their claims are being rescued.
 ``graceful:tombstone:<worker>``
     Says so for a week. Who finds neither its name nor this has not been taken for dead: Redis
-    has lost its data (see ``trust`` for their epoch). Then it registers again with its claims.
+    has lost its data (see ``lease_validity`` for their epoch). Then it registers again with its
+    claims.
 ``graceful:worker:<worker>``
     What has to stay known of a worker until then, as JSON: which server has heard it last, of which
     app it is, and from which broker its messages are, where that is not this server; and that it
@@ -127,7 +128,7 @@ def take_for_dead(
 
     Args:
         store: Where leases are kept.
-        trust: What leases say there.
+        lease_validity: What leases say there.
         worker: Whom.
         own: The worker that asks; one of whom the server has not heard cannot judge.
 
@@ -191,7 +192,7 @@ class Lease:
             is surely held.
         restoring: Called there, with worker and epoch, when Redis has lost its data: a context
             in which numbers and entries of the worker's claims are written there again.
-        trust: What leases say there.
+        lease_validity: What leases say there.
         rescued: Others rescue what a dead worker holds. Not where the broker does so itself:
             there nobody takes a worker for dead, and the next one clears away what it left.
     """

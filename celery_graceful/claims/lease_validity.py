@@ -1,4 +1,4 @@
-"""Trust: from when on a lease that ran out says that its worker is dead.
+"""From when on a lease that ran out says that its worker is dead.
 
 Not on a server that has not heard the workers for as long as a lease lives: one that has just
 started, or was out of reach, or stands behind the name of another one since a failover. There

@@ -70,7 +70,7 @@ class Rescuer:
         claims: The broker's claims.
         settings: What the user set.
         judge: Decides about claims whose tasks killed their workers.
-        trust: What leases say there.
+        lease_validity: What leases say there.
         own: The id of the worker that looks; ``None`` if it is none.
         afterwards: Called after each look, whoever looked.
     """

@@ -44,7 +44,7 @@ class GracefulRequest(Delivery):
 
     Celery derives a class from this one for each task; ``__init_subclass__`` puts the checks
     around the methods that it overrides there. Whatever is raised in one of those that hear of
-    an end goes no further than the end itself (``aftermath``).
+    an end goes no further than the end itself (``handler_errors``).
     """
 
     _looked_into = False

@@ -10,7 +10,8 @@ transport of the broker:
 
   Both work over a connection of their own, with time-outs, from any thread, and move each
   message once however often they are asked.
-* Brokers that know of no acknowledgements (``kept``): what is in our memory alone is sent again.
+* Brokers that know of no acknowledgements (``brokers_without_acks``): what is in our memory alone
+  is sent again.
 * Everything else (RabbitMQ first): ``basic.reject`` with requeue on the channel that the
   message came over; RabbitMQ puts it back where it was. What is still held when the
   connection ends goes back by itself. What a quorum queue has taken back often gets a copy at
@@ -128,7 +129,7 @@ class Requeue:
                 worker is about to drop it: messages that go back with it are left alone.
             tail: To the tail of the queue instead, behind all that waits. Brokers other than
                 Redis get a copy there before the message is acknowledged.
-            standby: A connection to send again with, what has to be.
+            spare_connections: A connection to send again with, what has to be.
 
         Raises:
             NotTaken: Some were acknowledged early, and are at no broker now.

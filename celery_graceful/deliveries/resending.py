@@ -50,7 +50,7 @@ class Resender:
             broker: A connection to the broker that they came from, to open one like it.
             timeout: Seconds that it may take to answer.
             more_headers: What the copies say beside what the messages said.
-            standby: A connection that is open, to send with.
+            spare_connections: A connection that is open, to send with.
 
         Returns:
             Those that were not sent, each with the reason.

@@ -66,7 +66,7 @@ def use(spare_connections: SpareConnections | None, broker: Any, call: Use, time
     """Call ``call`` with the connection that stands by, or with a new one.
 
     Args:
-        standby: The first choice, where there is one.
+        spare_connections: The first choice, where there is one.
         broker: As for ``bounded_connection``.
         call: It gets a connection of kombu's.
         timeout: Seconds that the broker may take to answer over a new connection.
@@ -96,7 +96,7 @@ class SpareConnections:
         self._lock = native.Lock()
         self._gone = self._closing = False
         self._calls: deque[_Call] = deque()
-        native.start_thread(self._serve, "graceful-standby")
+        native.start_thread(self._serve, "graceful-spare-connections")
 
     def call(self, call: Use) -> bool:
         """Call ``call`` with the connection, and wait for it.

@@ -1,6 +1,6 @@
 """The quarantine: messages of tasks that are not run again, to be looked at and sent again.
 
-Their keys are in the legend of ``store.py``.
+Their keys are in the legend of ``store/store.py``.
 """
 
 from __future__ import annotations

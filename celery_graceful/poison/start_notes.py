@@ -59,7 +59,7 @@ class StartNotes:
 
     def run(self) -> None:
         """Start the thread that sends them."""
-        self._thread = threading.Thread(target=self._run, name="graceful-starts", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="graceful-start-notes", daemon=True)
         self._thread.start()
 
     def end_thread(self, seconds: float) -> None:

@@ -33,7 +33,7 @@ class Adapter:
     Args:
         worker: Celery's ``WorkController``.
         ledger: What the worker holds.
-        handovers: Its calls of the pool that are not of one delivery each.
+        custom_strategies: Its calls of the pool that are not of one delivery each.
         ring_loop: Makes the loop come to its part of the drain.
         read_pending: Takes what the broker has sent already. In the loop, or in its place.
     """

@@ -49,9 +49,9 @@ class PreforkAdapter(Adapter):
         if has_own_strategy(task) and not self._hands_over:
             self._hands_over = True
             pool = self.worker.pool
-            pool.apply_async = self._with_handovers(pool.apply_async)
+            pool.apply_async = self._with_custom_strategies(pool.apply_async)
 
-    def _with_handovers(self, apply_async: Callable[..., Any]) -> Callable[..., Any]:
+    def _with_custom_strategies(self, apply_async: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(apply_async)
         def guarded(
             target: Callable[..., Any], args: Any = None, kwargs: Any = None, **options: Any

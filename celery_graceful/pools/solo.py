@@ -43,13 +43,15 @@ class SoloAdapter(InProcessAdapter):
                 run.send_async(set_async_exc)
 
     def run_body(self, body: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        if self._handlers is None and self._has_signals:
+        # Elsewhere, where a pool may run it, handlers can be neither asked for nor set.
+        here = self._has_signals and threading.get_ident() == self._main
+        if here and self._handlers is None:
             self._handlers = Handlers(wakeup=True)
         self._in_body = True
         try:
             return body(*args, **kwargs)
         finally:
-            if self._handlers is not None:
+            if here and self._handlers is not None:
                 self._handlers.put_back()
             with self._connection_lock:
                 self._in_body = False

@@ -237,6 +237,8 @@ def _renew(waiting: Slot[_Waiting]) -> None:
     """What a task forks hears the bell of its parent, whose threads it has not."""
     waiting.value.lock = threading.Lock()
     waiting.value.dispatching = False
+    for callback in waiting.value.callbacks:
+        callback.leave_to_parent()
 
 
 _waiting = Slot("waiting", _Waiting, in_fork=_renew)
@@ -328,6 +330,10 @@ class _Callback:
                     fn(interrupt)
             except Exception:
                 logger.exception("Interrupt callback %s raised", name)
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: the parent's thread calls it; here only who leaves the block does."""
+        self.lock, self._begun = threading.Lock(), True
 
     def cancel(self) -> None:
         with self.lock:  # waits for a call that is under way

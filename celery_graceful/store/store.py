@@ -14,13 +14,13 @@ Keys, each after the key prefix of the connection:
     ``s:<step>``        result of a step: JSON of position and result
     ==================  ==========================================================
 
-Check-ins (``monitors/checkin.py``):
+Check-ins (``monitors/check_in.py``):
 
 ``graceful:run:<slug>:<run>``
     Hash: ``began``, milliseconds of the first worker's clock; ``closed``, how many check-ins of
     the run were closed before its end. ``graceful_checkpoint_ttl`` to live.
 
-Deaths and quarantine (``poison.py``), where the workers are known:
+Deaths and quarantine (``poison/``), where the workers are known:
 
 ``graceful:deaths:<task id>``
     Sorted set: one death of a process that ran it -> when, seconds of the server's clock.

@@ -47,6 +47,17 @@ class WorkerInterrupt(Interrupt):
     def phase(self) -> Phase:
         return Phase.RUNNING if board.value is None else board.value.phase
 
+    def __eq__(self, other: object) -> bool:
+        """It is an ``Interrupt`` to others, also to one that was made by hand."""
+        if not isinstance(other, Interrupt):
+            return NotImplemented
+        return (self.reason, self.deadline) == (other.reason, other.deadline)
+
+    __hash__ = Interrupt.__hash__
+
+    def __repr__(self) -> str:
+        return f"Interrupt(reason={self.reason!r}, deadline={self.deadline!r})"
+
 
 def is_stopping() -> bool:
     """Whether this process is a worker's, and all of its running tasks have to stop."""

@@ -85,7 +85,7 @@ class SetAside:
         self._bell, self._gone = native.Doorbell(), native.Doorbell()
         self._ended = False
         self._look_at = self._leave_by = 0.0
-        native.start_thread(self._run, "graceful-aside")
+        native.start_thread(self._run, "graceful-set-aside")
 
     def put(self, case: Case) -> None:
         """Set a message aside. In the loop."""

@@ -8,7 +8,7 @@ not the broker: some may share it):
 
 ``graceful:waiting[:<broker>]``
     Hash: queue, zero byte, task name -> how many. ``...:messages``, ``...:due``, ``...:of:<kind>``:
-    see ``lua/waiting.lua``.
+    see ``store/lua/waiting.lua``.
 ``graceful:waited:<task id>``
     When it came here for the first time; as long as it may wait, and an hour.
 """

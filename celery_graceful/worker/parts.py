@@ -54,7 +54,7 @@ logger = get_logger(__name__)
 LAST_THREADS = 1.0
 
 #: Seconds, at least, for giving back what waits for workers of a kind that is not there any more.
-LAST_MISFITS = 0.5
+LAST_UNUSABLE = 0.5
 
 
 class Parts:
@@ -230,7 +230,7 @@ class Parts:
     def _leave(self) -> None:
         self.places.leave()
         # In this order: of several that leave at once, the last one finds nobody else.
-        self.unusable.end(max(LAST_MISFITS, callbacks.time_left() / 2))
+        self.unusable.end(max(LAST_UNUSABLE, callbacks.time_left() / 2))
 
     def end(self) -> None:
         """The process goes on without the worker: end all that it began there."""

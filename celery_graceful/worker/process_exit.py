@@ -41,7 +41,7 @@ __all__ = ["ProcessExit"]
 LAST_WORDS = 0.1
 
 #: Share of the time after the hard deadline that the last resort leaves for cleanups that
-#: have not run. At 0.6 of it is the last resort, at 0.9 the sentinel's SIGKILL.
+#: have not run. At 0.6 of it is the last resort, at 0.9 the watchdog's SIGKILL.
 LAST_CLEANUPS = 0.1
 
 #: Seconds that receivers of ``worker_shutdown`` get where Celery's cold shutdown sends none.
@@ -68,7 +68,7 @@ class ProcessExit:
         adapter: Of its pool.
         places: Where it is a member.
         giving_up: What becomes of its tasks at the hard deadline.
-        hearing: Its sentinel is ended when the process goes on as another program.
+        signal_pipe: Its watchdog is ended when the process goes on as another program.
         restart: Whether it does.
         report: The last line of its log.
         log: Where that goes.
@@ -192,7 +192,7 @@ class ProcessExit:
             if self.restart.asked_for:
                 self.log(logging.WARNING, "Starting anew, as SIGHUP asks")
                 self.log.flush(LAST_WORDS)
-                self.signal_pipe.end_sentinel()
+                self.signal_pipe.end_watchdog()
                 self.restart.execute()
         except BaseException as exc:
             self.log(logging.CRITICAL, "Could not start anew: %r", exc)

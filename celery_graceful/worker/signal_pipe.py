@@ -1,6 +1,6 @@
 """Signals that are heard also while the main thread sits in a C call, where no handler runs.
 
-Python's handler in C writes their numbers to a pipe: to the bell of the watch; or to the sentinel,
+Python's handler in C writes their numbers to a pipe: to the bell of the watch; or to the watchdog,
 which passes them on, where a task may hold the interpreter for ever.
 """
 
@@ -28,27 +28,27 @@ class SignalPipe:
         self.drain = drain
         self._owner = owner
         self._in_process = in_process
-        self._sentinel: Watchdog | None = None
+        self._watchdog: Watchdog | None = None
 
     def start(self) -> None:
         """Hear all signals from now on. In the main thread."""
         fd = self.drain.bell.write_fd
         if self._in_process:
             d = self.drain.deadlines
-            self._sentinel = Watchdog(d.last_resort + 0.75 * (d.grace - d.last_resort), fd)
-            fd = self._sentinel.fd
+            self._watchdog = Watchdog(d.last_resort + 0.75 * (d.grace - d.last_resort), fd)
+            fd = self._watchdog.fd
         signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
         self._owner.fill(_hears, True)
 
     def start_clock(self) -> None:
         """The worker was asked to stop, perhaps by something else than a signal."""
-        if self._sentinel is not None:
-            self._sentinel.start_clock()
+        if self._watchdog is not None:
+            self._watchdog.start_clock()
 
-    def end_sentinel(self) -> None:
+    def end_watchdog(self) -> None:
         """The process goes on as another program."""
-        if self._sentinel is not None:
-            self._sentinel.end()
+        if self._watchdog is not None:
+            self._watchdog.end()
 
 
 def _stop_hearing(hears: Slot[bool]) -> None:

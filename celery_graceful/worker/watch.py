@@ -73,7 +73,7 @@ class Watch:
         quiesce: The loop's part of the drain.
         revocations: Running tasks that were revoked.
         giving_up: What becomes of tasks at the hard deadline.
-        hearing: Signals, numbers of which are rung here.
+        signal_pipe: Signals, numbers of which are rung here.
         leave: The last resort.
         log: Holds up nobody.
         embedded: Nobody sends signals; Celery's flags are all that says that it has to end, and a

@@ -9,7 +9,7 @@ sends SIGKILL shortly before the platform would, and only if everything else has
 What it reads it passes on to the watch, which so learns of a signal also when the main thread
 sits in a C call (Python's handlers in Python only run in that thread).
 
-Run as a script: ``python -I -S sentinel.py <worker's pid> <seconds> <fd> <fd of the watch>``. It
+Run as a script: ``python -I -S watchdog.py <worker's pid> <seconds> <fd> <fd of the watch>``. It
 imports nothing of this package, so that it stays small.
 """
 

@@ -124,6 +124,13 @@ def test_all_slots_are_on_the_page() -> None:
         assert in_fork.startswith("_") or written[slot].startswith(in_fork), slot
 
 
+def test_files_that_the_docs_name_are_there() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for name in re.findall(r"`((?!t/)(?:\w+/)+\w+\.\w+)`", page.read_text(encoding="utf-8")):
+            places = (ROOT / name, ROOT / layout.NAME / name)
+            assert any(place.exists() for place in places), f"{page.name}: {name}"
+
+
 def _named_in_the_journeys() -> list[tuple[str, str]]:
     """``file: function`` pairs of the design page."""
     text = layout.PICTURE.read_text(encoding="utf-8")
