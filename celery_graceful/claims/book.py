@@ -335,9 +335,10 @@ class Claims:
             return not (self.held or self._orphans or any(self._done.values()) or self._under_way)
 
     def left(self) -> int:
-        """How many messages are known to be on our hands still; their acknowledgement too."""
+        """How many messages may be on our hands still, as far as is known; or their acks."""
         with self._lock:
-            unsent = {f"{w}/{n}" for w, numbers in self._done.items() for n in numbers}
+            known: list[Any] = [o for o in self._orphans if isinstance(o[1], frozenset)]
+            unsent = {f"{w}/{n}" for w, some in [*self._done.items(), *known] for n in some}
             return len(unsent.union(self.held, self._let_go))
 
     def let_go_of(self, tag: str) -> None:

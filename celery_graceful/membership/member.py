@@ -14,7 +14,7 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from celery_graceful.claims.book import Claims, Tag
-from celery_graceful.claims.claimant import WORKERS, Claimant
+from celery_graceful.claims.claimant import WORKERS, Claimant, claims_key
 from celery_graceful.claims.failover import hang_up
 from celery_graceful.claims.lease import Lease, broker_digest
 from celery_graceful.claims.lease_validity import LeaseValidity
@@ -24,7 +24,7 @@ from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.poison.deaths import judge, statement_of
 from celery_graceful.poison.quarantine import UNTOLD
 from celery_graceful.settings import Settings
-from celery_graceful.store.store import Store
+from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.system.log_thread import log
 from celery_graceful.timeline.board import Board
 
@@ -170,7 +170,8 @@ class Member:
         left = max(MOMENT, callbacks.time_left() / 2)
         if self.claims is not None and self.lease.held_until:  # else it has claimed nothing
             self.claims.give_all_back(self.lease.identity.worker, min(LAST_ACKS, left))
-            self._say_left(self.claims.left())
+            if not self.claims.is_done():
+                self._say_left(self.claims, min(LEAVE, left))
         # A thread that still talks while the interpreter ends can take gevent down.
         if self.rescuer is not None:
             self.rescuer.end(min(LEAVE, left))
@@ -179,13 +180,18 @@ class Member:
             self.claims.claim_as(None)
         self.lease.leave(min(LEAVE, left))
 
-    def _say_left(self, count: int) -> None:
+    def _say_left(self, claims: Claims, seconds: float) -> None:
+        key = claims_key(self.lease.identity.worker)
+        try:
+            count = int(claims.store.execute("HLEN", [key], timeout=seconds, insist=True))
+        except StoreAway:
+            count = claims.left()
         if count:
             self.ledger.note_failure()
             log(
                 logger,
                 logging.CRITICAL,
-                "%d messages are still claimed by %s, which ends: they are not lost, other workers "
+                "Up to %d messages are still claimed by %s, which ends: they are not lost, others "
                 "give them back to their queues, within %g s once Redis answers",
                 count,
                 self.lease.identity.worker,
