@@ -99,8 +99,7 @@ class Claims:
         #: Claims of what has begun to run, and would expire.
         self.begun: set[str] = set()
         self.running = Begun(store, self._rouse)
-        self.on_no_message, self.on_room = on_no_message, on_room
-        self.on_refused = on_refused
+        self.on_no_message, self.on_room, self.on_refused = on_no_message, on_room, on_refused
         #: Since when it does, on the monotonic clock.
         self.refused_since: float | None = None
         self._lock = native.Lock()
@@ -114,9 +113,8 @@ class Claims:
         #: Of those, acknowledged while they were written: perhaps before they were.
         self._crossed: list[tuple[str, int]] | None = None
         self._lately: deque[str] = deque(maxlen=LATELY)
-        self._bell, self._settled = native.Doorbell(), native.Doorbell()
+        self._bell, self._settled, self._gone = (native.Doorbell() for _ in range(3))
         self._awake = self._hurry = self._started = self._ended = False
-        self._gone = native.Doorbell()
 
     def tag(self, worker: str, number: int, source: str = "", epoch: str = "") -> Tag:
         """The tag of one of these claims, of the list ``source``, made in that epoch."""
@@ -127,10 +125,6 @@ class Claims:
     def claim_as(self, who: Claimant | None) -> None:
         """Claim under that identity from now on; ``None``: not at all."""
         self.who = who
-
-    def accepted(self) -> None:
-        """Redis has taken a claim."""
-        self.refused_since = None
 
     def refused(self) -> None:
         """Redis has refused a claim: the worker is not registered there."""
@@ -167,8 +161,10 @@ class Claims:
             self._under_way.setdefault(worker, []).extend(numbers[:BATCH])
             return numbers[:BATCH]
 
-    def sent(self, worker: str) -> None:
-        """What ``take_done`` gave out is deleted."""
+    def sent(self, worker: str, *, accepted: bool = True) -> None:
+        """What ``take_done`` gave out is deleted; and Redis has taken the claim, or not."""
+        if accepted:
+            self.refused_since = None
         with self._lock:
             self._off_hands(worker, self._under_way.pop(worker, ()))
 
@@ -184,13 +180,14 @@ class Claims:
         with self._lock:
             for worker in list(self._under_way):
                 self._done.setdefault(worker, []).extend(self._under_way.pop(worker))
-            if not any(self._done.values()) and not self._orphans:
+            if self._is_sent():
                 return True
             self._hurry = self._awake = True
         self._settled.take()
         self._wake()
         self._settled.wait(seconds)
-        return not any(self._done.values())
+        with self._lock:
+            return self._is_sent()
 
     def end(self, seconds: float) -> None:
         """End the thread; wait for that for up to ``seconds``."""
@@ -332,7 +329,10 @@ class Claims:
     def is_done(self) -> bool:
         """Whether nothing is on our hands any more: held, or still to be sent."""
         with self._lock:
-            return not (self.held or self._orphans or any(self._done.values()) or self._under_way)
+            return not self.held and self._is_sent()
+
+    def _is_sent(self) -> bool:
+        return not (self._orphans or self._under_way or any(self._done.values()))
 
     def left(self) -> int:
         """How many messages may be on our hands still, as far as is known; or their acks."""
@@ -367,13 +367,13 @@ class Claims:
             self._awake = True
         self._wake()
 
-    def give_all_back(self, worker: str, seconds: float) -> None:
-        """The worker ends: give back whatever it still claims, in up to ``seconds``."""
+    def give_all_back(self, worker: str, seconds: float) -> bool:
+        """The worker ends: give back whatever it still claims, in up to ``seconds``; did Redis?"""
         self.settle()
         for tag in list(self.held):
             self.let_go_of(tag)
         self.give_back_others(worker, sys.maxsize)
-        self.flush(seconds)
+        return self.flush(seconds)
 
     def _send_orphans(self) -> None:
         while self._orphans:

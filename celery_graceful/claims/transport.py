@@ -272,9 +272,7 @@ class _Claiming:
             raise
         if fetch.kind == "EVALSHA":
             self._knows_script = True
-            if answer is not None:
-                fetch.book.accepted()
-            fetch.book.sent(fetch.who.worker)
+            fetch.book.sent(fetch.who.worker, accepted=answer is not None)
         return answer
 
     def _deliver_claims(self: Any, fetch: _Fetch, answer: list[Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from celery_graceful.claims.book import Claims, Tag
-from celery_graceful.claims.claimant import WORKERS, Claimant, claims_key
+from celery_graceful.claims.claimant import WORKERS, Claimant
 from celery_graceful.claims.failover import hang_up
 from celery_graceful.claims.lease import Lease, broker_digest
 from celery_graceful.claims.lease_validity import LeaseValidity
@@ -24,7 +24,7 @@ from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.poison.deaths import judge, statement_of
 from celery_graceful.poison.quarantine import UNTOLD
 from celery_graceful.settings import Settings
-from celery_graceful.store.store import Store, StoreAway
+from celery_graceful.store.store import Store
 from celery_graceful.system.log_thread import log
 from celery_graceful.timeline.board import Board
 
@@ -168,10 +168,12 @@ class Member:
     def leave(self) -> None:
         """The last thing that a worker does."""
         left = max(MOMENT, callbacks.time_left() / 2)
-        if self.claims is not None and self.lease.held_until:  # else it has claimed nothing
-            self.claims.give_all_back(self.lease.identity.worker, min(LAST_ACKS, left))
-            if not self.claims.is_done():
-                self._say_left(self.claims, min(LEAVE, left))
+        # Else it has claimed nothing; the answer that it holds its lease may be under way.
+        if self.claims is not None and (self.lease.held_until or self.claims.left()):
+            worker = self.lease.identity.worker
+            all_is_back = self.claims.give_all_back(worker, min(LAST_ACKS, left))
+            if not all_is_back:
+                self._say_left(self.claims.left())
         # A thread that still talks while the interpreter ends can take gevent down.
         if self.rescuer is not None:
             self.rescuer.end(min(LEAVE, left))
@@ -180,12 +182,7 @@ class Member:
             self.claims.claim_as(None)
         self.lease.leave(min(LEAVE, left))
 
-    def _say_left(self, claims: Claims, seconds: float) -> None:
-        key = claims_key(self.lease.identity.worker)
-        try:
-            count = int(claims.store.execute("HLEN", [key], timeout=seconds, insist=True))
-        except StoreAway:
-            count = claims.left()
+    def _say_left(self, count: int) -> None:
         if count:
             self.ledger.note_failure()
             log(

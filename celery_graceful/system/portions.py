@@ -14,9 +14,7 @@ COUNT, BYTES = 500, 4_000_000
 _Piece = TypeVar("_Piece")
 
 
-def portions(
-    pieces: Sequence[_Piece], size: Callable[[_Piece], int]
-) -> Iterator[Sequence[_Piece]]:
+def portions(pieces: Sequence[_Piece], size: Callable[[_Piece], int]) -> Iterator[Sequence[_Piece]]:
     """The pieces, in their order. One that is too large for a portion is one of its own.
 
     Args:
