@@ -184,10 +184,11 @@ class Member:
 
     def _say_left(self, count: int) -> None:
         if count:
-            self.ledger.note_failure()
+            if self._is_here:  # else that server went away before the worker was asked to stop
+                self.ledger.note_failure()
             log(
                 logger,
-                logging.CRITICAL,
+                logging.CRITICAL if self._is_here else logging.WARNING,
                 "Up to %d messages are still claimed by %s, which ends: they are not lost, others "
                 "give them back to their queues, within %g s once Redis answers",
                 count,

@@ -5,4 +5,6 @@ Come in by `store.find_store`; scripts are run by their name (`lua/`).
 May not know what is stored, or what for.
 """
 
-__all__ = ["client", "rights", "store"]
+from celery_graceful.store.store import Store, StoreAway, find_store
+
+__all__ = ["Store", "StoreAway", "client", "find_store", "rights", "store"]

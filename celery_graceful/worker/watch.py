@@ -172,13 +172,13 @@ class Watch:
         self._check_soft_limits()
         self.revocations.check()
         if QUIET in rung:
+            self.loop.ring()
             self.log(
                 logging.WARNING,
                 "Quiet, asked for by %s: fetching stops, tasks go on",
                 self.drain.asked_by,
             )
             self.drain.announce(Phase.QUIET)
-            self.loop.ring()
         if not self.drain.stopping:
             return
         now = time.monotonic()

@@ -54,7 +54,8 @@ def test_nothing_is_read_in_quiet_and_what_is_held_goes_back_at_the_hard_deadlin
         wait_until_heard(app)
         app.control.broadcast("quiet")
         worker.wait_line("Quiet, asked for")
-        assert app.control.ping(timeout=TIMEOUT, limit=1)  # the loop has gone round
+        for _ in range(2):  # the loop has gone round
+            assert app.control.ping(timeout=TIMEOUT, limit=1)
         publish(app, "two", "three")
         worker.term()
         assert worker.wait() == 0

@@ -237,11 +237,11 @@ def phases(self):
     say("started phases", self.request.id)
     seen = None
     while seen is not Phase.SOFT:
-        now = self.interrupt and self.interrupt.phase
-        if now is not seen:
-            seen = now
-            say("phase", now.name, f"{self.interrupt.time_left():.1f}")
         try:
+            now = self.interrupt and self.interrupt.phase
+            if now is not seen:
+                seen = now
+                say("phase", now.name, f"{self.interrupt.time_left():.1f}")
             time.sleep(0.02)
         except ShutdownTimeLimit:
             pass

@@ -154,7 +154,9 @@ def test_what_is_sent_again_expires_no_more(redis_db, protocol):
         Celery(broker="memory://", set_as_current=False) as elsewhere,
         elsewhere.connection_for_read() as connection,
     ):
-        elsewhere.amqp.queues["celery"](connection.default_channel).declare()
+        queue = elsewhere.amqp.queues["celery"](connection.default_channel)
+        queue.declare()
+        queue.purge()  # all of a process share it
         assert quarantine.send_again(elsewhere, store, copy)
         message = connection.default_channel.basic_get("celery", no_ack=True)
     assert message.headers["redelivered"] == "begun"
