@@ -14,7 +14,7 @@ from tests.support.broker import Broker
 from tests.support.workers import TIMEOUT, wait_until
 
 #: Seconds: of the task, and until it expires.
-LONG, EXPIRES = 4.0, 2.0
+LONG, EXPIRES = 8.0, 2.0
 
 
 @pytest.fixture(params=["redis", "rabbitmq"])
@@ -53,9 +53,9 @@ def test_what_has_begun_goes_on(
     if broker.name == "rabbitmq" and number == signal.SIGKILL:
         pytest.skip("the queue itself drops it")
     with start(broker, pool, CONF_worker_prefetch_multiplier="2", **lease()).ready() as worker:
-        sent = time.monotonic()
         long = task(app, name, LONG).apply_async(expires=EXPIRES)
         worker.wait_line(f"started {long.id}")
+        sent = time.monotonic()
         late = task(app, "part").apply_async(expires=EXPIRES)
         worker.wait_line(rf"{late.id}\] received")
         wait_until(lambda: time.monotonic() > sent + EXPIRES + 0.5, "both have expired")
