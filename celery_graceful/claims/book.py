@@ -1,8 +1,6 @@
 """Claims: messages that this worker holds, and how it lets go of them.
 
-What is acknowledged is gathered here, and sent together: along with the next claim, or 5 ms later
-from a thread of its own, over a connection of its own. So an acknowledgement depends neither on
-the connection that its message came over nor on the event loop, and is lost with neither.
+What is acknowledged is gathered (``acks``), and what goes back is moved by scripts (``moves``).
 
 When Redis has lost its data, the messages that this worker holds are nowhere else: they are
 written there again as its claims, and what goes back before that goes back from memory.
@@ -13,17 +11,17 @@ from __future__ import annotations
 import logging
 import sys
 import time
-import traceback
-from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from celery.utils.log import get_logger
 
+from celery_graceful.claims.acks import Acks
 from celery_graceful.claims.begun import Begun
 from celery_graceful.claims.claimant import Claimant, claims_key
 from celery_graceful.claims.moves import entry_of, from_entry, move, read
+from celery_graceful.claims.sending import Sending
 from celery_graceful.store.store import COMMAND_TIMEOUT, Store, StoreAway
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import log
@@ -31,18 +29,6 @@ from celery_graceful.system.log_thread import log
 __all__ = ["Claims", "Tag"]
 
 logger = get_logger(__name__)
-
-#: Seconds in which acknowledgements are gathered.
-GATHER = 0.005
-
-#: Seconds until what could not be sent is tried again.
-RETRY = 0.5
-
-#: Acknowledgements in one command.
-BATCH = 500
-
-#: Acknowledgements that are remembered: a failover to a replica that lags undoes the last ones.
-LATELY = 10_000
 
 Step = Callable[[], object]
 
@@ -98,13 +84,13 @@ class Claims:
         self.ended: set[str] = set()
         #: Claims of what has begun to run, and would expire.
         self.begun: set[str] = set()
-        self.running = Begun(store, self._rouse)
+        self._lock = native.Lock()
+        self._acks = Acks(store, self._lock, self._off_hands)
+        self._sending = Sending(self._lock, self._send, self._has_more)
+        self.running = Begun(store, self._sending.rouse)
         self.on_no_message, self.on_room, self.on_refused = on_no_message, on_room, on_refused
         #: Since when it does, on the monotonic clock.
         self.refused_since: float | None = None
-        self._lock = native.Lock()
-        self._done: dict[str, list[int]] = {}
-        self._under_way: dict[str, list[int]] = {}
         self._orphans: list[tuple[str, Container[int]]] = []
         #: Messages of claims that no request answers for any more, while they go back.
         self._let_go: dict[str, Any] = {}
@@ -112,9 +98,6 @@ class Claims:
         self._restored: dict[str, str] = {}
         #: Of those, acknowledged while they were written: perhaps before they were.
         self._crossed: list[tuple[str, int]] | None = None
-        self._lately: deque[str] = deque(maxlen=LATELY)
-        self._bell, self._settled, self._gone = (native.Doorbell() for _ in range(3))
-        self._awake = self._hurry = self._started = self._ended = False
 
     def tag(self, worker: str, number: int, source: str = "", epoch: str = "") -> Tag:
         """The tag of one of these claims, of the list ``source``, made in that epoch."""
@@ -138,12 +121,11 @@ class Claims:
     def ack(self, tag: Tag) -> None:
         """Delete a claim soon. From any thread."""
         with self._lock:
-            self._done.setdefault(tag.worker, []).append(tag.number)
+            self._acks.add(tag.worker, tag.number)
             self.running.discard(tag)
-            asleep = not self._awake
-            self._awake = True
+            asleep = self._sending.awaken()
         if asleep:
-            self._wake()
+            self._sending.wake()
 
     def settle(self) -> None:
         """Acknowledge what has ended, also what waits for a loop that may not go round again."""
@@ -153,103 +135,43 @@ class Claims:
 
     def take_done(self, worker: str) -> list[int]:
         """Numbers to delete along with the next claim; ``sent`` or ``not_sent`` has to follow."""
-        with self._lock:
-            numbers = self._done.get(worker)
-            if not numbers:
-                return []
-            self._done[worker] = numbers[BATCH:]
-            self._under_way.setdefault(worker, []).extend(numbers[:BATCH])
-            return numbers[:BATCH]
+        return self._acks.take(worker)
 
     def sent(self, worker: str, *, accepted: bool = True) -> None:
         """What ``take_done`` gave out is deleted; and Redis has taken the claim, or not."""
         if accepted:
             self.refused_since = None
-        with self._lock:
-            self._off_hands(worker, self._under_way.pop(worker, ()))
+        self._acks.sent(worker)
 
     def not_sent(self, worker: str) -> None:
         """What ``take_done`` gave out may not be deleted."""
         with self._lock:
-            self._done.setdefault(worker, []).extend(self._under_way.pop(worker, ()))
-            self._awake = True
-        self._wake()
+            self._acks.not_sent(worker)
+            self._sending.awaken()
+        self._sending.wake()
 
     def flush(self, seconds: float) -> bool:
         """Wait until everything is sent, for up to ``seconds``; whether it is."""
         with self._lock:
-            for worker in list(self._under_way):
-                self._done.setdefault(worker, []).extend(self._under_way.pop(worker))
+            self._acks.call_back()
             if self._is_sent():
                 return True
-            self._hurry = self._awake = True
-        self._settled.take()
-        self._wake()
-        self._settled.wait(seconds)
+            self._sending.hurry()
+        self._sending.wait(seconds)
         with self._lock:
             return self._is_sent()
 
     def end(self, seconds: float) -> None:
         """End the thread; wait for that for up to ``seconds``."""
-        self._ended = True
-        if self._started:
-            self._bell.ring()
-            self._gone.wait(seconds)
-        self._bell = self._settled = self._gone = native.SILENT
+        self._sending.end(seconds)
 
-    def _rouse(self) -> None:
-        with self._lock:
-            asleep, self._awake = not self._awake, True
-        if asleep:
-            self._wake()
+    def _send(self, at_once: bool) -> None:
+        self._acks.send()
+        self._send_orphans()
+        self.running.send(at_once=at_once)
 
-    def _wake(self) -> None:
-        if not self._started:
-            self._started = True
-            native.start_thread(self._send, "graceful-acks")
-        self._bell.ring()
-
-    def _send(self) -> None:
-        while not self._ended:
-            if not self._hurry:
-                if not self._awake:
-                    self._bell.wait(None)
-                native.pause(GATHER)
-            try:
-                self._send_done()
-                self._send_orphans()
-                self.running.send(at_once=self._hurry)
-            except Exception as exc:  # it must not end: nobody else sends them
-                if not isinstance(exc, StoreAway):
-                    why = traceback.format_exc()
-                    log(logger, logging.CRITICAL, "Could not acknowledge: %s", why)
-                self._bell.wait(RETRY)
-                continue
-            with self._lock:
-                more = self._orphans or self.running.has_news or any(self._done.values())
-                self._awake = bool(more)
-                if not self._awake:
-                    self._hurry = False
-            if not self._awake:
-                self._settled.ring()
-        self._gone.ring()
-
-    def _send_done(self) -> None:
-        with self._lock:
-            batch = {worker: numbers for worker, numbers in self._done.items() if numbers}
-            self._done = {}
-        try:
-            for worker in list(batch):
-                numbers = batch[worker]
-                for start in range(0, len(numbers), BATCH):
-                    part = numbers[start : start + BATCH]
-                    self.store.execute("HDEL", [claims_key(worker)], part, insist=True)
-                with self._lock:
-                    self._off_hands(worker, batch.pop(worker))
-        finally:
-            with self._lock:
-                for worker, numbers in batch.items():
-                    self._done.setdefault(worker, []).extend(numbers)
+    def _has_more(self) -> object:
+        return self._orphans or self.running.has_news or self._acks.has_more()
 
     def _off_hands(self, worker: str, numbers: Iterable[int], *, acked: bool = True) -> None:
         tags = [f"{worker}/{number}" for number in numbers]
@@ -259,7 +181,7 @@ class Claims:
         self.ended.difference_update(tags)
         self.begun.difference_update(tags)
         if acked:
-            self._lately.extend(tags)
+            self._acks.remember(tags)
         if self._restored:
             self._once_more(tags)
 
@@ -332,13 +254,15 @@ class Claims:
             return not self.held and self._is_sent()
 
     def _is_sent(self) -> bool:
-        return not (self._orphans or self._under_way or any(self._done.values()))
+        return not self._orphans and self._acks.is_sent()
 
     def left(self) -> int:
         """How many messages may be on our hands still, as far as is known; or their acks."""
         with self._lock:
             known: list[Any] = [o for o in self._orphans if isinstance(o[1], frozenset)]
-            unsent = {f"{w}/{n}" for w, some in [*self._done.items(), *known] for n in some}
+            unsent = {
+                f"{w}/{n}" for w, some in [*self._acks.unsent().items(), *known] for n in some
+            }
             return len(unsent.union(self.held, self._let_go))
 
     def let_go_of(self, tag: str) -> None:
@@ -364,8 +288,8 @@ class Claims:
     def _give_back_soon(self, worker: str, numbers: Container[int]) -> None:
         with self._lock:
             self._orphans.append((worker, numbers))
-            self._awake = True
-        self._wake()
+            self._sending.awaken()
+        self._sending.wake()
 
     def give_all_back(self, worker: str, seconds: float) -> bool:
         """The worker ends: give back whatever it still claims, in up to ``seconds``; did Redis?"""
@@ -384,7 +308,7 @@ class Claims:
             numbers = sorted(
                 n for n in found | mine if n in wanted and f"{worker}/{n}" not in self.held
             )
-            numbers = self._delete_again(worker, numbers) if numbers else []
+            numbers = self._acks.once_more(worker, numbers) if numbers else []
             if numbers:
                 moved = self._give_back(worker, numbers, False, COMMAND_TIMEOUT)
                 log(logger, logging.INFO, "Gave %d claims back that nobody here works on", moved)
@@ -421,10 +345,11 @@ class Claims:
             with self._lock:
                 crossed, self._crossed = self._crossed, None
                 for one, number in crossed:
-                    self._done.setdefault(one, []).append(number)
-                self._awake = self._awake or bool(crossed)
+                    self._acks.add(one, number)
+                if crossed:
+                    self._sending.awaken()
             if crossed:
-                self._wake()
+                self._sending.wake()
             self.running.again(worker)
 
     def _once_more(self, tags: Iterable[str]) -> None:
@@ -434,17 +359,6 @@ class Claims:
                 if self._crossed is not None:
                     self._crossed.append((worker, int(number)))
                 else:
-                    self._done.setdefault(worker, []).append(int(number))
-                    self._awake = True
-                    self._wake()
-
-    def _delete_again(self, worker: str, numbers: list[int]) -> list[int]:
-        """Of these claims, those that were not acknowledged: the others are, once more."""
-        lately = set(self._lately)
-        again = [number for number in numbers if f"{worker}/{number}" in lately]
-        if again:
-            for start in range(0, len(again), BATCH):
-                part = again[start : start + BATCH]
-                self.store.execute("HDEL", [claims_key(worker)], part, insist=True)
-            log(logger, logging.INFO, "Redis had lost %d acknowledgements", len(again))
-        return [number for number in numbers if f"{worker}/{number}" not in lately]
+                    self._acks.add(worker, int(number))
+                    self._sending.awaken()
+                    self._sending.wake()

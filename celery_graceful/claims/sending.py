@@ -1,0 +1,99 @@
+"""The thread that sends what a worker has to say of its claims, until Redis has heard it."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from celery.utils.log import get_logger
+
+from celery_graceful.store.store import StoreAway
+from celery_graceful.system import native
+from celery_graceful.system.log_thread import log
+
+__all__ = ["Sending"]
+
+logger = get_logger(__name__)
+
+#: Seconds in which is gathered what is sent together.
+GATHER = 0.005
+
+#: Seconds until what could not be sent is tried again.
+RETRY = 0.5
+
+
+class Sending:
+    """A thread that starts when there is something to send, and sleeps while there is nothing.
+
+    Args:
+        lock: Under which things to send are added, and looked for.
+        send: Sends what there is, all of it at once if it is told so; raises what kept it from it.
+        more: Whether there is still something to send; called under the lock.
+    """
+
+    def __init__(self, lock: Any, send: Callable[[bool], None], more: Callable[[], object]) -> None:
+        self._lock = lock
+        self._send, self._more = send, more
+        self._bell, self._settled, self._gone = (native.Doorbell() for _ in range(3))
+        self._awake = self._hurry = self._started = self._ended = False
+
+    def awaken(self) -> bool:
+        """There is something to send. Under the lock; whether ``wake`` has to follow, without."""
+        asleep, self._awake = not self._awake, True
+        return asleep
+
+    def wake(self) -> None:
+        """Go on. Not under the lock."""
+        if not self._started:
+            self._started = True
+            native.start_thread(self._run, "graceful-acks")
+        self._bell.ring()
+
+    def rouse(self) -> None:
+        """There is something to send: go on if it sleeps."""
+        with self._lock:
+            asleep = self.awaken()
+        if asleep:
+            self.wake()
+
+    def hurry(self) -> None:
+        """Gather no more until all is sent. Under the lock; ``wait`` has to follow, without."""
+        self._hurry = self._awake = True
+
+    def wait(self, seconds: float) -> None:
+        """Wait until all is sent, for up to ``seconds``."""
+        self._settled.take()
+        self.wake()
+        self._settled.wait(seconds)
+
+    def end(self, seconds: float) -> None:
+        """End the thread; wait for that for up to ``seconds``."""
+        self._ended = True
+        if self._started:
+            self._bell.ring()
+            self._gone.wait(seconds)
+        self._bell = self._settled = self._gone = native.SILENT
+
+    def _run(self) -> None:
+        while not self._ended:
+            if not self._hurry:
+                if not self._awake:
+                    self._bell.wait(None)
+                native.pause(GATHER)
+            try:
+                self._send(self._hurry)
+            except Exception as exc:  # it must not end: nobody else sends
+                if not isinstance(exc, StoreAway):
+                    why = traceback.format_exc()
+                    log(logger, logging.CRITICAL, "Could not acknowledge: %s", why)
+                self._bell.wait(RETRY)
+                continue
+            with self._lock:
+                self._awake = bool(self._more())
+                if not self._awake:
+                    self._hurry = False
+            if not self._awake:
+                self._settled.ring()
+        self._gone.ring()
