@@ -28,7 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("timeline",),
     ("store", "cleanup", "runs", "messages"),
     ("sources", "claims", "monitors"),
-    ("checkpoints",),
+    ("checkpoints", "batches"),
     ("task", "poison"),
     ("deliveries",),
     ("unusable", "membership", "pools"),

@@ -112,6 +112,8 @@ NAMES: dict[str, list[str] | None] = {
     "kombu.transport.virtual.base:Message.serializable": [],
     "celery.worker.request:create_request_cls": ["base", "task", "pool", "hostname", "eventer"],
     # celery: apps, tasks and pools
+    "celery.canvas:_chain": None,
+    "celery.app.task:Task.on_replace": ["sig"],
     "celery.app.base:Celery.create_task_cls": [],
     "celery.app.base:Celery.task_cls": None,
     "celery.app.task:Task.Request": None,

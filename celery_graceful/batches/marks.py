@@ -1,0 +1,128 @@
+"""What a message says of its batch: headers, on all of the tasks that a member is made of.
+
+``graceful_batch``: ``<batch>/<member>``
+    The member is the id of the task whose success ends it: of a chain or chord that of its last
+    task, whichever of its tasks carries the header.
+``graceful_batch_callback``: ``<batch>/<name>``
+    A callback of the batch, which is no member. It ends with the success of the task whose id is
+    ``callback_id``, or the failure of any.
+``graceful_copy``
+    A nonce, where several copies of a callback may be on their way: the first that starts runs.
+
+Celery carries headers over a retry and along a chain, but not to what a task is replaced by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, NamedTuple
+from uuid import NAMESPACE_URL, uuid5
+
+from celery import Signature, chord, group
+from celery.canvas import _chain, maybe_signature
+
+__all__ = [
+    "BATCH",
+    "CALLBACK",
+    "COPY",
+    "Mark",
+    "callback_id",
+    "callback_of",
+    "hand_on",
+    "mark",
+    "member_of",
+    "parts_of",
+]
+
+BATCH, CALLBACK, COPY = "graceful_batch", "graceful_batch_callback", "graceful_copy"
+
+
+class Mark(NamedTuple):
+    """What a header says: of which batch, and of what in it.
+
+    Attributes:
+        batch: Its id.
+        name: Id of the member, or name of the callback.
+    """
+
+    batch: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.batch}/{self.name}"
+
+
+def member_of(headers: Mapping[str, Any] | None) -> Mark | None:
+    """Which member a message, or a request, is part of."""
+    return _mark_in(headers, BATCH)
+
+
+def callback_of(headers: Mapping[str, Any] | None) -> Mark | None:
+    """Which callback a message, or a request, is part of."""
+    return _mark_in(headers, CALLBACK)
+
+
+def _mark_in(headers: Mapping[str, Any] | None, header: str) -> Mark | None:
+    value = headers.get(header) if headers else None
+    if not isinstance(value, str):
+        return None
+    batch, found, name = value.partition("/")
+    return Mark(batch, name) if found else None
+
+
+def callback_id(batch: str, name: str) -> str:
+    """Id of the task whose success ends a callback: the same whoever asks."""
+    return str(uuid5(NAMESPACE_URL, f"graceful:{batch}/{name}"))
+
+
+def mark(sig: Any, headers: Mapping[str, str]) -> None:
+    """Put headers on all tasks of a signature; not on what is linked to them.
+
+    Args:
+        sig: The signature; it is changed, and so are those that it is made of.
+        headers: Added to those that they have.
+    """
+    inner = parts_of(sig)
+    options = sig.options
+    # Those of a chain or a chord would take the place of those of its tasks.
+    if inner is None or "headers" in options:
+        options["headers"] = {**(options.get("headers") or {}), **headers}
+    for part in inner or ():
+        mark(part, headers)
+
+
+def parts_of(sig: Any) -> list[Any] | None:
+    """The signatures that one is made of; ``None`` for that of a single task."""
+    if isinstance(sig, chord):
+        header = sig.tasks
+        if isinstance(header, group):
+            return [header, sig.body] if sig.body is not None else [header]
+        sig.kwargs["header"] = _signatures(header)
+        return [*sig.tasks, sig.body] if sig.body is not None else [*sig.tasks]
+    if isinstance(sig, (_chain, group)):
+        sig.kwargs["tasks"] = _signatures(sig.tasks)
+        return [*sig.tasks]
+    return None
+
+
+def _signatures(tasks: Any) -> list[Any]:
+    return [one if isinstance(one, Signature) else maybe_signature(one) for one in tasks]
+
+
+def hand_on(task: Any) -> None:
+    """What replaces ``task`` while it runs is what it was: doing so twice is the same as once."""
+    on_replace: Callable[[Any], Any] = task.on_replace
+    if hasattr(on_replace, "_hands_on"):
+        return
+
+    @wraps(on_replace)
+    def replaced(sig: Any) -> Any:
+        headers = task.request.headers or {}
+        ours = {name: headers[name] for name in (BATCH, CALLBACK, COPY) if name in headers}
+        if ours:
+            mark(sig, ours)
+        return on_replace(sig)
+
+    replaced._hands_on = True  # type: ignore[attr-defined]
+    task.on_replace = replaced
