@@ -5,12 +5,14 @@ import importlib as _importlib
 from celery_graceful.cleanup.callbacks import ExitHandle
 from celery_graceful.cleanup.resource import Resource
 from celery_graceful.exceptions import (
+    BatchFinished,
     CheckpointError,
     Interrupted,
     PoisonedTask,
     SettingsError,
     ShutdownTimeLimit,
     TooManyInterruptions,
+    UnknownBatch,
 )
 from celery_graceful.monitors import Monitor, checkin
 from celery_graceful.phases import Interrupt, InterruptReason, Phase
@@ -38,6 +40,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "INTERRUPTED",
+    "BatchFinished",
     "CheckpointError",
     "ExitHandle",
     "Graceful",
@@ -52,6 +55,7 @@ __all__ = [
     "SettingsError",
     "ShutdownTimeLimit",
     "TooManyInterruptions",
+    "UnknownBatch",
     "checkin",
     "current_interrupt",
     "interrupt_callback",

@@ -9,6 +9,9 @@
         │   └── TaskInterrupted          an interruption on its way to the main process
         ├── celery.exceptions.SoftTimeLimitExceeded
         │   └── ShutdownTimeLimit        the soft deadline of a stopping worker has passed
+        ├── celery.exceptions.CeleryError
+        │   ├── BatchFinished            nothing can be added to a batch any more
+        │   └── UnknownBatch             there is no such batch, or not any more
         ├── celery.exceptions.TaskError
         │   ├── CheckpointError          what a task wants to save, or go on from, is unfit for it
         │   ├── PoisonedTask             its process died too often, the task is in quarantine
@@ -25,6 +28,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery.exceptions import (
+    CeleryError,
     Ignore,
     ImproperlyConfigured,
     SoftTimeLimitExceeded,
@@ -34,6 +38,7 @@ from celery.exceptions import (
 from celery_graceful.phases import Interrupt
 
 __all__ = [
+    "BatchFinished",
     "CheckpointError",
     "Interrupted",
     "PoisonedTask",
@@ -41,6 +46,7 @@ __all__ = [
     "ShutdownTimeLimit",
     "TaskInterrupted",
     "TooManyInterruptions",
+    "UnknownBatch",
 ]
 
 
@@ -97,6 +103,47 @@ class TaskInterrupted(Ignore):
 
     def __repr__(self) -> str:
         return f"TaskInterrupted({self.reason!r})"
+
+
+class BatchFinished(CeleryError):
+    """Nothing can be added to a batch any more: it was sent, cancelled, or has ended.
+
+    Args:
+        batch: Its id.
+        state: What it is in: ``sent``, ``done`` or ``cancelled``.
+    """
+
+    def __init__(self, batch: str, state: str) -> None:
+        super().__init__(batch, state)
+        self.batch = batch
+        self.state = state
+
+    def __str__(self) -> str:
+        if self.state == "sent":
+            return (
+                f"batch {self.batch} has been sent, nothing can be added to it from outside: add "
+                "before that, or in a member or callback of it while that runs"
+            )
+        how = "was cancelled" if self.state == "cancelled" else "has ended"
+        return f"batch {self.batch} {how}, nothing can be added to it any more: make a new one"
+
+
+class UnknownBatch(CeleryError):
+    """There is no such batch: it never was, has expired, or was dropped.
+
+    Args:
+        batch: The id that was asked for.
+    """
+
+    def __init__(self, batch: str) -> None:
+        super().__init__(batch)
+        self.batch = batch
+
+    def __str__(self) -> str:
+        return (
+            f"there is no batch {self.batch!r} in the store: look at the id, and at graceful_store "
+            "here and where it was sent; batches expire (graceful_batch_ttl, graceful_batch_linger)"
+        )
 
 
 class CheckpointError(TaskError):

@@ -127,6 +127,12 @@ def _status(name: str, value: Any) -> str:
     return str(value)
 
 
+def _repair(name: str, value: Any) -> str:
+    if value not in ("resend", "fail", "off"):
+        raise SettingsError(name, value, "give 'resend', 'fail' or 'off', or leave it out")
+    return str(value)
+
+
 def _http_url(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value.startswith(("http://", "https://")):
         raise SettingsError(name, value, "give a URL, such as https://hc-ping.com/<ping key>")
@@ -156,6 +162,11 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "poison_limit": _count,
     "poison_window": _between(1, 10 * _YEAR),
     "unknown_task_patience": _patience,
+    "batch_ttl": _between(1, 10 * _YEAR),
+    "batch_linger": _between(30, 10 * _YEAR),
+    "batch_repair": _repair,
+    "batch_missing_after": _between(0.1, 30 * _DAY),
+    "track_chords": _flag,
     "monitor_beat": _flag,
     "monitor_exclude": _names,
     "monitor_on_interrupt": _status,
@@ -195,6 +206,12 @@ class Settings:
         poison_window: Seconds in which deaths are counted together.
         unknown_task_patience: Seconds for which a message waits for a worker that knows its task,
             before it goes to quarantine; 0 to discard it at once, as Celery does.
+        batch_ttl: Seconds after the last end of a member at which a batch is forgotten.
+        batch_linger: Seconds for which a batch that has ended is remembered.
+        batch_repair: What workers do about missing members: ``"resend"`` them, have them
+            ``"fail"``, or nothing, ``"off"``; ``None``: resend those whose tasks are graceful.
+        batch_missing_after: Seconds for which a batch has to stand still before it is looked at.
+        track_chords: Keep the ledger of batches for native groups and chords as well.
         monitor_beat: Report the runs of all beat entries to monitors of the same names.
         monitor_exclude: Patterns (``fnmatch``) of beat entries that are not to be reported.
         monitor_on_interrupt: What an interrupted run's check-in is closed as, ``"ok"`` or
@@ -222,6 +239,11 @@ class Settings:
     poison_limit: int = 3
     poison_window: float = 72 * 3600.0
     unknown_task_patience: float = 3600.0
+    batch_ttl: float = 30 * 86400.0
+    batch_linger: float = 86400.0
+    batch_repair: str | None = None
+    batch_missing_after: float = 60.0
+    track_chords: bool = False
     monitor_beat: bool = False
     monitor_exclude: tuple[str, ...] = ()
     monitor_on_interrupt: str | None = None
@@ -268,6 +290,7 @@ class Settings:
         for name, least, why in (
             ("lease_ttl", 2 * self.heartbeat_interval, f"two heartbeats ({beat})"),
             ("checkpoint_ttl", rescued, f"{together}, or a rescue comes too late"),
+            ("batch_ttl", rescued, f"{together}, or a rescue comes too late"),
             ("poison_window", rescued, f"{together}, or no two deaths are in it"),
         ):
             if getattr(self, name) < least:

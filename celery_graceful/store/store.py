@@ -33,6 +33,8 @@ Deaths and quarantine (``poison/``), where the workers are known:
 ``graceful:untold``
     Sorted set: ids in quarantine whose failure has not been told yet -> when to tell it.
 
+Batches: ``batches/ledger.py``.
+
 The scripts are in ``lua/``. Besides its client only the transport and the demo import redis.
 """
 
@@ -40,6 +42,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -277,11 +280,7 @@ class Store:
 
     def _script(self, name: str) -> tuple[str, str]:
         if name not in self._scripts:
-            text = (
-                files("celery_graceful")
-                .joinpath(f"store/lua/{name}.lua")
-                .read_text(encoding="utf-8")
-            )
+            text = _read(name)
             self._scripts[name] = hashlib.sha1(text.encode()).hexdigest(), text
         return self._scripts[name]
 
@@ -318,6 +317,12 @@ _settings: PerApp[Settings] = PerApp()
 def _kind(what: str, keys: Sequence[str]) -> str:
     """A command, and the kind of keys that it is about: some of them may be forbidden."""
     return f"{what} {':'.join(keys[0].split(':')[:2])}" if keys else what
+
+
+def _read(script: str) -> str:
+    """The text of a script of ``lua/``, with those that it includes in place of saying so."""
+    text = files("celery_graceful").joinpath(f"store/lua/{script}.lua").read_text(encoding="utf-8")
+    return re.sub(r"^-- include (\w+)$", lambda found: _read(found[1]), text, flags=re.MULTILINE)
 
 
 def settings_of(app: Any) -> Settings:

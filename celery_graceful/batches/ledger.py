@@ -1,0 +1,402 @@
+"""The ledger: which members of a batch have not ended, and what has become due.
+
+A set of ids, never a counter: that an id leaves the pending ones is what counts, so ending twice is
+ending once. Each method is one script, or several that may be interrupted between them: asked
+again, each goes on where it stood.
+
+Keys, ``<id>`` being that of a batch:
+
+``graceful:batch:<id>``
+    Hash; all keys of a batch live for its ``ttl`` after each end, or its ``linger`` at the end.
+
+    =====================  =========================================================
+    ``kind``               ``batch`` or ``chord``
+    ``state``              ``open``, ``sending``, ``sent``, ``done``, ``cancelled``
+    ``total``              how many members were registered
+    ``revoked``            how many of ``failed`` were revoked
+    ``counted``            succeeded members whose set is gone, since nothing can come any more
+    ``lost``               members that Redis has lost, given up by force
+    ``missing``            how many were found missing, by the last look
+    ``created``            when it was opened; also ``moved``, ``finished``: milliseconds
+    ``outcome``            what it was to its parent when it finished
+    ``ttl``                milliseconds that it lives; also ``linger``
+    ``lingers``            it is at its end: nothing can come any more
+    ``hopes``              what is inside of it may still succeed after all
+    ``description``        the user's; also ``properties``, JSON
+    ``parent``             the batch that it is a member of
+    ``callback:<name>``    JSON of what ``batches.model.Callback`` says
+    ``fired:<name>``       ``due``, ``published``, ``ended``
+    ``copy:<name>``        which copy of its message runs
+    =====================  =========================================================
+
+``graceful:batch:<id>:pending``, ``:succeeded``, ``:failed``
+    Sets of members, the last a hash: member -> ``failed`` or ``revoked``. Each is in one of them.
+``graceful:batch:<id>:kids``
+    Set: batches inside of it whose callbacks have not ended.
+``graceful:batch:<id>:messages``
+    Hash: member -> its message, compressed, until it succeeds.
+``graceful:batches``
+    Sorted set: unfinished batch -> when it moved last, milliseconds of the server's clock.
+``graceful:batches:outbox``
+    Hash: ``<batch>:<callback>`` that is due and not published -> since when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from kombu.utils.json import dumps
+
+from celery_graceful.batches.model import Callback, Due, End
+from celery_graceful.batches.status import State, Status
+from celery_graceful.exceptions import BatchFinished, UnknownBatch
+from celery_graceful.store.store import Store
+
+__all__ = ["INDEX", "OUTBOX", "BatchLedger"]
+
+INDEX = "graceful:batches"
+OUTBOX = "graceful:batches:outbox"
+
+#: Members in one script when they are registered, and when they are given up; and the bytes of
+#: their messages; ends in one script.
+CHUNK, CHUNK_BYTES, ENDS = 500, 1024 * 1024, 100
+
+_UNKNOWN = "unknown"
+
+
+def _key(batch_id: str, part: str = "") -> str:
+    return f"graceful:batch:{batch_id}{':' if part else ''}{part}"
+
+
+class BatchLedger:
+    """What the store knows of batches. All methods but ``end`` raise ``StoreAway``, too.
+
+    Args:
+        store: Where it is kept.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    # -- before, and while, members are sent ----------------------------------------------
+
+    def create(
+        self,
+        batch_id: str,
+        *,
+        ttl: float,
+        linger: float,
+        callbacks: Mapping[str, Callback] | None = None,
+        kind: str = "batch",
+        description: str = "",
+        properties: Mapping[str, Any] | None = None,
+        parent: str | None = None,
+        inside: str | None = None,
+    ) -> None:
+        """Open a batch. It is a member of its parent from then on, under its own id.
+
+        Args:
+            batch_id: Without ``/``.
+            ttl: Seconds that it lives after each end of a member.
+            linger: Seconds that it lives after its end.
+            callbacks: By their names.
+            kind: ``"batch"`` or ``"chord"``.
+            description: For people.
+            properties: Something small, that JSON can say.
+            parent: The batch that it is inside of.
+            inside: Who adds it there; see ``add``.
+
+        Raises:
+            BatchFinished: Nothing can be added to the parent.
+            UnknownBatch: There is no such parent.
+        """
+        fields = {"kind": kind, "description": description, "properties": dumps(properties or {})}
+        for name, callback in (callbacks or {}).items():
+            fields[f"callback:{name}"] = callback.to_json()
+        lives = [_milliseconds(ttl), _milliseconds(linger)]
+        args = [parent or "", inside or "", *lives, *(x for pair in fields.items() for x in pair)]
+        refused = self._run("batch_create", batch_id, *args)
+        _check(parent or batch_id, refused)
+
+    def begin_sending(self, batch_id: str) -> None:
+        """Sending begins, or goes on after its producer has died.
+
+        Raises:
+            BatchFinished: It has been sent, or was cancelled.
+            UnknownBatch: There is no such batch.
+        """
+        _check(batch_id, self._run("batch_sending", batch_id))
+
+    def add(
+        self, batch_id: str, members: Iterable[tuple[str, bytes]], *, inside: str | None = None
+    ) -> int:
+        """Register members, before they are sent. Those that are registered stay as they are.
+
+        Args:
+            batch_id: The batch.
+            members: Their ids, and their messages for when they have to be sent again.
+            inside: Who adds them after it was sent: the id of a member that runs, or
+                ``"callback:<name>"``.
+
+        Returns:
+            How many are new.
+
+        Raises:
+            BatchFinished: It is too late for that; some chunks of 500 may be registered.
+            UnknownBatch: There is no such batch.
+        """
+        new = 0
+        for chunk in _chunks(members):
+            args = (x for pair in chunk for x in pair)
+            added = self._run("batch_add", batch_id, inside or "", *args)
+            _check(batch_id, added)
+            new += added
+        return new
+
+    def sent(self, batch_id: str) -> list[Due]:
+        """All members have been sent. An empty batch is complete here.
+
+        Raises:
+            UnknownBatch: There is no such batch.
+        """
+        return _dues(batch_id, self._run("batch_sent", batch_id))
+
+    # -- ends --------------------------------------------------------------------------------
+
+    def end(self, ends: Sequence[End]) -> list[Due]:
+        """Members end, with their claims. What is not known, or has ended, changes nothing.
+
+        Raises:
+            StoreAway: Some of it may have been done; it can be asked for again, all of it.
+        """
+        due = []
+        for start in range(0, len(ends), ENDS):
+            args: list[Any] = []
+            for batch, member, outcome, claim in ends[start : start + ENDS]:
+                args += [batch, member, outcome.value, *(claim or ("", ""))]
+            due += _dues("", self._run("batch_end", *args))
+        return due
+
+    def callback_ended(
+        self, batch_id: str, name: str, claim: tuple[str, int] | None = None
+    ) -> list[Due]:
+        """A callback has ended, whatever it came to, with its claim."""
+        return _dues("", self._run("batch_callback", batch_id, name, *(claim or ("", ""))))
+
+    def cancel(self, batch_id: str) -> list[Due]:
+        """Cancel a batch and those inside of it. Nothing, if all members have ended.
+
+        Raises:
+            UnknownBatch: There is no such batch.
+        """
+        due = _dues(batch_id, self._run("batch_cancel", batch_id))
+        waiting = [batch_id]
+        while waiting:
+            parent = waiting.pop()
+            if self.is_cancelled(parent):
+                for kid in list(self._scan(parent, "kids")):
+                    try:
+                        due += _dues(kid, self._run("batch_cancel", kid))
+                        waiting.append(kid)
+                    except UnknownBatch:
+                        pass  # it has expired, or was dropped
+        return due
+
+    def complete(self, batch_id: str) -> list[Due]:
+        """Complete a batch by force: who has not ended has failed.
+
+        Where all members have ended, callbacks that were published count as ended.
+
+        Raises:
+            UnknownBatch: There is no such batch.
+        """
+        due: list[Due] = []
+        again, left = "", 1
+        while left:
+            answer = self._run("batch_complete", batch_id, CHUNK, again)
+            if answer == _UNKNOWN:
+                raise UnknownBatch(batch_id)
+            left, again = answer[0], "1"
+            due += _dues(batch_id, answer[1:])
+        return due
+
+    def drop(self, batch_id: str) -> list[Due]:
+        """Forget a batch; to its parent it was revoked. Its members run on, and count nowhere.
+
+        Raises:
+            UnknownBatch: There is no such batch.
+        """
+        return _dues(batch_id, self._run("batch_drop", batch_id))
+
+    # -- how it stands -------------------------------------------------------------------------
+
+    def status(self, batch_id: str) -> Status:
+        """How it stands; costs the same with many members as with few.
+
+        Raises:
+            UnknownBatch: There is no such batch.
+        """
+        parts = ("", "pending", "failed", "kids", "succeeded")
+        keys = [_key(batch_id, part) for part in parts]
+        pairs, _, failed, kids, succeeded = self.store.run("batch_status", keys, [], insist=True)
+        if not pairs:
+            raise UnknownBatch(batch_id)
+        fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        return Status.of(batch_id, fields, failed=failed, kids=kids, succeeded=succeeded)
+
+    def state(self, batch_id: str) -> State | None:
+        """What it is in; ``None`` if it is not known."""
+        state = self.store.execute("HGET", [_key(batch_id)], ["state"], insist=True)
+        return None if state is None else State(state)
+
+    def is_cancelled(self, batch_id: str) -> bool:
+        """Whether it was cancelled."""
+        return self.state(batch_id) is State.CANCELLED
+
+    def members_pending(self, batch_id: str) -> Iterator[str]:
+        """Ids of members that have not ended, some perhaps twice, in steps of a few hundred."""
+        return self._scan(batch_id, "pending")
+
+    def kids(self, batch_id: str) -> Iterator[str]:
+        """Ids of batches inside of it that have not ended, some perhaps twice."""
+        return self._scan(batch_id, "kids")
+
+    def messages(self, batch_id: str, members: Sequence[str]) -> dict[str, bytes]:
+        """The messages of some of its members; without those that are not kept."""
+        found: dict[str, bytes] = {}
+        for start in range(0, len(members), CHUNK):
+            some = members[start : start + CHUNK]
+            texts = self.store.execute("HMGET", [_key(batch_id, "messages")], some, insist=True)
+            for member, text in zip(some, texts, strict=True):
+                if text is not None:
+                    found[member] = text.encode("utf-8", "surrogateescape")
+        return found
+
+    def outcomes(self, batch_id: str, members: Sequence[str]) -> dict[str, str]:
+        """Of some of its members, how they have failed: ``failed`` or ``revoked``."""
+        if not members:
+            return {}
+        found = self.store.execute("HMGET", [_key(batch_id, "failed")], members, insist=True)
+        return {member: how for member, how in zip(members, found, strict=True) if how is not None}
+
+    def stood_still(self, seconds: float) -> list[str]:
+        """Batches that have not ended, and have not moved for so long."""
+        there: list[str] = []
+        looked = CHUNK
+        while looked == CHUNK:
+            args = [_milliseconds(seconds), CHUNK, len(there)]
+            looked, *found = self._run("batch_still", *args)
+            there += found
+        return there
+
+    def note_missing(self, batch_id: str, count: int) -> None:
+        """Say how many members were found missing, for ``status``."""
+        self.store.run("batch_missing", [_key(batch_id)], [count], insist=True)
+
+    # -- callbacks -----------------------------------------------------------------------------
+
+    def outbox(self, waiting: float = 0.0) -> list[Due]:
+        """Callbacks that are due, and have been for ``waiting`` seconds."""
+        seconds, microseconds = map(int, self.store.execute("TIME", [], insist=True))
+        before = seconds * 1000 + microseconds // 1000 - _milliseconds(waiting)
+        found: dict[str, str] = {}
+        cursor = "0"
+        while True:
+            page = [cursor, "COUNT", CHUNK]
+            cursor, some = self.store.execute("HSCAN", [OUTBOX], page, insist=True)
+            is_dict = isinstance(some, dict)
+            found.update(some if is_dict else zip(some[::2], some[1::2], strict=True))
+            if str(cursor) == "0":
+                return [Due.parse(text) for text, since in found.items() if int(since) <= before]
+
+    def callback(self, due: Due) -> Callback:
+        """What to send.
+
+        Raises:
+            UnknownBatch: There is no such batch, or it has no such callback.
+        """
+        field = f"callback:{due.name}"
+        text = self.store.execute("HGET", [_key(due.batch)], [field], insist=True)
+        if text is None:
+            raise UnknownBatch(due.batch)
+        return Callback.from_json(text)
+
+    def published(
+        self,
+        due: Due,
+        *,
+        list_key: str | None = None,
+        bell: str | None = None,
+        message: str | bytes | None = None,
+    ) -> bool:
+        """Take a callback out of the outbox, since it is published, or in the step that does.
+
+        Args:
+            due: The callback.
+            list_key: The list that ``message`` goes into, without the store's prefix.
+            bell: The bell to ring for it, likewise.
+            message: As it has to stand in that list.
+
+        Returns:
+            Whether it was still there; if not, nothing was pushed.
+        """
+        keys = [INDEX, OUTBOX, *(key for key in (list_key, bell) if key)]
+        args = [self.store.prefix, due.batch, due.name, "" if message is None else message]
+        return bool(self.store.run("batch_published", keys, args, insist=True))
+
+    def may_run(self, batch_id: str, name: str, copy: str) -> bool:
+        """Whether that copy of a callback may run: it asks first, and none has ended."""
+        return bool(self.store.run("batch_copy", [_key(batch_id)], [name, copy], insist=True))
+
+    def fire(self, batch_id: str, name: str) -> list[Due]:
+        """Have a callback sent now, or again, whatever the batch waits for. Not if it has ended.
+
+        Raises:
+            UnknownBatch: There is no such batch.
+        """
+        return _dues(batch_id, self._run("batch_fire", batch_id, name))
+
+    # -- asking ----------------------------------------------------------------------------------
+
+    def _run(self, script: str, *args: Any) -> Any:
+        return self.store.run(script, [INDEX, OUTBOX], [self.store.prefix, *args], insist=True)
+
+    def _scan(self, batch_id: str, part: str) -> Iterator[str]:
+        cursor = "0"
+        while True:
+            args = [cursor, "COUNT", CHUNK]
+            cursor, found = self.store.execute("SSCAN", [_key(batch_id, part)], args, insist=True)
+            yield from found
+            if str(cursor) == "0":
+                return
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, int(seconds * 1000))
+
+
+def _check(batch_id: str, answer: Any) -> None:
+    if answer == _UNKNOWN:
+        raise UnknownBatch(batch_id)
+    if isinstance(answer, str) and answer:
+        raise BatchFinished(batch_id, answer)
+
+
+def _dues(batch_id: str, answer: Any) -> list[Due]:
+    if answer == _UNKNOWN:
+        raise UnknownBatch(batch_id)
+    return [Due.parse(text) for text in answer]
+
+
+def _chunks(members: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
+    chunk: list[tuple[str, bytes]] = []
+    size = 0
+    for member, message in members:
+        chunk.append((member, message))
+        size += len(message)
+        if len(chunk) == CHUNK or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk

@@ -1,0 +1,87 @@
+"""The words of batches: how members end, and the callbacks that follow."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from kombu.utils.json import dumps, loads
+
+__all__ = [
+    "CALLBACKS",
+    "ON_COMPLETE",
+    "ON_FAILURE",
+    "ON_SUCCESS",
+    "Callback",
+    "Due",
+    "End",
+    "Outcome",
+]
+
+ON_SUCCESS, ON_COMPLETE, ON_FAILURE = CALLBACKS = ("on_success", "on_complete", "on_failure")
+
+
+class Outcome(str, enum.Enum):
+    """How a member has ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    REVOKED = "revoked"
+
+
+class End(NamedTuple):
+    """The end of a member.
+
+    Attributes:
+        batch: Id of the batch.
+        member: Id of the member.
+        outcome: How it has ended.
+        claim: Worker and number of the claim that goes with it, where the broker is the Redis of
+            the ledger. If it is gone, this end does not count.
+    """
+
+    batch: str
+    member: str
+    outcome: Outcome
+    claim: tuple[str, int] | None = None
+
+
+class Due(NamedTuple):
+    """A callback that has become due, and is in the outbox."""
+
+    batch: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.batch}:{self.name}"
+
+    @classmethod
+    def parse(cls, text: str) -> Due:
+        """As it stands in the outbox."""
+        batch, _, name = text.rpartition(":")
+        return cls(batch, name)
+
+
+@dataclass(frozen=True)
+class Callback:
+    """What is sent when something is due.
+
+    Attributes:
+        id: Of its task, fixed when the batch is created.
+        signature: What to send, as a dict.
+        takes_summary: It gets the summary as its first argument.
+    """
+
+    id: str
+    signature: dict[str, Any]
+    takes_summary: bool = True
+
+    def to_json(self) -> str:
+        """As it is stored."""
+        return str(dumps(vars(self)))
+
+    @classmethod
+    def from_json(cls, text: str) -> Callback:
+        """What was stored."""
+        return cls(**loads(text))

@@ -1,0 +1,112 @@
+"""How a batch stands."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kombu.utils.json import loads
+
+__all__ = ["State", "Status"]
+
+
+class State(str, enum.Enum):
+    """What a batch is in."""
+
+    OPEN = "open"
+    SENDING = "sending"
+    SENT = "sent"
+    DONE = "done"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a batch stood when it was asked for. Each member is in one of four counts.
+
+    Attributes:
+        id: Of the batch.
+        state: What it is in. Of a cancelled one ``finished`` says whether all of it has ended.
+        total: How many members it has.
+        pending: How many have not ended.
+        succeeded: How many have succeeded.
+        failed: How many have failed for good.
+        revoked: How many were revoked, or have expired.
+        missing: How many of the pending were found nowhere, by the last look.
+        kids: How many batches inside of it have not ended, with their callbacks.
+        created: When, seconds since the epoch.
+        moved: When something happened to it last.
+        finished: When all of it had ended, with its callbacks; ``None`` before.
+        description: For people.
+        properties: The user's.
+        parent: The batch that it is a member of.
+        kind: ``"batch"``, or ``"chord"`` for what Celery made.
+        callbacks: Name -> ``"waiting"``, ``"due"``, ``"published"`` or ``"ended"``.
+    """
+
+    id: str
+    state: State
+    total: int
+    pending: int
+    succeeded: int
+    failed: int
+    revoked: int
+    missing: int
+    kids: int
+    created: float
+    moved: float
+    finished: float | None = None
+    description: str = ""
+    properties: dict[str, Any] = field(default_factory=dict)
+    parent: str | None = None
+    kind: str = "batch"
+    callbacks: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        batch_id: str,
+        fields: Mapping[str, str],
+        *,
+        failed: int,
+        kids: int,
+        succeeded: int,
+    ) -> Status:
+        """Of what the store knows: its fields, and how much is in its sets.
+
+        What is in none of them is pending: where Redis has lost one, nobody knows who, but that
+        they have not ended is certain.
+        """
+        total, revoked = int(fields["total"]), int(fields.get("revoked", 0))
+        lost = int(fields.get("lost", 0))
+        succeeded += int(fields.get("counted", 0))
+        pending = total - succeeded - failed - lost
+        return cls(
+            id=batch_id,
+            state=State(fields["state"]),
+            total=total,
+            pending=pending,
+            succeeded=succeeded,
+            failed=failed - revoked + lost,
+            revoked=revoked,
+            missing=min(pending, int(fields.get("missing", 0))),
+            kids=kids,
+            created=int(fields["created"]) / 1000,
+            moved=int(fields["moved"]) / 1000,
+            finished=int(fields["finished"]) / 1000 if "finished" in fields else None,
+            description=fields.get("description", ""),
+            properties=loads(fields.get("properties") or "{}"),
+            parent=fields.get("parent"),
+            kind=fields.get("kind", "batch"),
+            callbacks={
+                name: fields.get(f"fired:{name}", "waiting")
+                for label, _, name in (key.partition(":") for key in sorted(fields))
+                if label == "callback"
+            },
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """What callbacks are given: JSON, as small for many members as for few."""
+        return {**vars(self), "state": self.state.value}

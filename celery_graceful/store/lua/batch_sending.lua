@@ -1,0 +1,16 @@
+-- Sending begins, or goes on.
+--
+-- include batch_ledger
+--
+-- ARGV     key prefix; batch
+--
+-- Returns why it cannot, or ''.
+local id = ARGV[2]
+local refused = refuses(id, '')
+if refused then
+  return refused
+end
+redis.call('HSET', key(id), 'state', 'sending')
+has_moved(id)
+renew(id)
+return ''

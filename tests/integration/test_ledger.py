@@ -1,0 +1,275 @@
+"""The ledger of batches, against a real Redis: ends, callbacks, parents, time to live."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from celery import Celery
+
+from celery_graceful import BatchFinished, UnknownBatch
+from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.model import CALLBACKS, Callback, Due, End, Outcome
+from celery_graceful.batches.status import State
+from celery_graceful.store.store import find_store
+
+SUCCEEDED, FAILED, REVOKED = Outcome
+
+
+def callback(name):
+    return Callback(f"id of {name}", {"task": name, "args": [name]}, takes_summary=True)
+
+
+class Bench:
+    def __init__(self, db):
+        app = Celery(uuid.uuid4().hex, broker="memory://", set_as_current=False)
+        app.conf.graceful_store = db.url
+        app.conf.graceful_store_options = {"global_keyprefix": "p:"}
+        self.redis = db.client
+        self.ledger = BatchLedger(find_store(app))
+
+    def create(self, name="b", callbacks=CALLBACKS, **options):
+        options = {"ttl": 1000, "linger": 30, **options}
+        self.ledger.create(name, callbacks={one: callback(one) for one in callbacks}, **options)
+        return name
+
+    def add(self, *members, batch="b", **options):
+        return self.ledger.add(batch, [(m, m.encode() * 3) for m in members], **options)
+
+    def sent(self, *members, batch="b", **options):
+        self.create(batch, **options)
+        self.ledger.begin_sending(batch)
+        self.add(*members, batch=batch)
+        return self.ledger.sent(batch)
+
+    def end(self, outcome, *members, batch="b"):
+        due = self.ledger.end([End(batch, member, outcome) for member in members])
+        return [one.name if one.batch == "b" else tuple(one) for one in due]
+
+    def ended(self, *names, batch="b"):
+        due = []
+        for name in names:
+            self.ledger.published(Due(batch, name))
+            due += self.ledger.callback_ended(batch, name)
+        return due
+
+    def counts(self, batch="b"):
+        status = self.ledger.status(batch)
+        assert status.pending == self.redis.scard(f"p:graceful:batch:{batch}:pending")
+        return status.pending, status.succeeded, status.failed, status.revoked
+
+    def ttl(self, batch="b"):
+        return self.redis.ttl(f"p:graceful:batch:{batch}")
+
+
+@pytest.fixture
+def bench(redis_db):
+    bench = Bench(redis_db)
+    yield bench
+    keys = redis_db.client.keys("*")
+    assert all(key.startswith("p:graceful:") for key in keys)
+    assert [key for key in keys if redis_db.client.pttl(key) < 0] == []
+
+
+def test_a_life(bench):
+    assert bench.sent("x", "y", description="two", properties={"month": "May"}) == []
+    assert bench.counts() == (2, 0, 0, 0)
+    assert bench.ledger.stood_still(0) == ["b"]
+    assert bench.end(SUCCEEDED, "x") == []
+    assert bench.end(SUCCEEDED, "y") == ["on_complete", "on_success"]
+    assert bench.end(SUCCEEDED, "x", "y") == bench.end(FAILED, "y") == []
+    status = bench.ledger.status("b")
+    assert (status.description, status.properties) == ("two", {"month": "May"})
+    assert status.state is State.SENT
+    assert status.callbacks == {
+        "on_complete": "due",
+        "on_failure": "waiting",
+        "on_success": "due",
+    }
+    assert sorted(bench.ledger.outbox()) == [("b", "on_complete"), ("b", "on_success")]
+    assert bench.ledger.callback(Due("b", "on_success")) == callback("on_success")
+    assert bench.ledger.published(Due("b", "on_success"))
+    assert not bench.ledger.published(Due("b", "on_success"))
+    assert bench.ledger.callback_ended("b", "on_success") == []
+    assert bench.ledger.status("b").finished is None
+    bench.ended("on_complete")
+    status = bench.ledger.status("b")
+    assert status.state is State.DONE
+    assert status.finished >= status.created > 1.7e9
+    assert status.summary()["succeeded"] == 2
+    assert bench.counts() == (0, 2, 0, 0)
+    assert 25 <= bench.ttl() <= 30
+    assert bench.redis.keys("*") == ["p:graceful:batch:b"]
+
+
+def test_a_member_that_failed_and_succeeded_later(bench):
+    bench.sent("x", "y")
+    assert bench.end(FAILED, "x") == ["on_failure"]
+    assert bench.end(FAILED, "x") == []
+    assert bench.end(REVOKED, "y") == ["on_complete"]
+    bench.ended("on_failure", "on_complete")
+    assert bench.ledger.status("b").state is State.DONE
+    assert bench.counts() == (0, 0, 1, 1)
+    assert bench.ttl() > 30
+    assert bench.ledger.messages("b", ["x", "y", "z"]) == {"x": b"xxx", "y": b"yyy"}
+    assert bench.end(SUCCEEDED, "x") == []
+    assert bench.end(SUCCEEDED, "y") == ["on_success"]
+    assert bench.ledger.status("b").finished is None
+    bench.ended("on_success")
+    assert bench.ledger.status("b").state is State.DONE
+    assert bench.counts() == (0, 2, 0, 0)
+
+
+def test_empty(bench):
+    assert {one.name for one in bench.sent()} == {"on_complete", "on_success"}
+    assert bench.ledger.sent("b") == []
+
+
+def test_never_complete_while_it_is_sent(bench):
+    bench.create()
+    bench.ledger.begin_sending("b")
+    assert bench.add("x") == 1
+    assert bench.end(SUCCEEDED, "x") == []
+    assert bench.add("x", "y") == 1
+    assert bench.counts() == (1, 1, 0, 0)
+    assert bench.end(SUCCEEDED, "y") == []
+    assert len(bench.ledger.sent("b")) == 2
+
+
+def test_adding(bench):
+    bench.sent("x", "y")
+    with pytest.raises(BatchFinished, match="has been sent"):
+        bench.add("z")
+    with pytest.raises(UnknownBatch, match="no batch 'c'"):
+        bench.add("z", batch="c")
+    assert bench.add("z", inside="x") == 1
+    bench.end(SUCCEEDED, "x")
+    with pytest.raises(BatchFinished):
+        bench.add("zz", inside="x")
+    assert bench.end(SUCCEEDED, "y") == []
+    assert bench.end(SUCCEEDED, "z") == ["on_complete", "on_success"]
+    assert bench.add("late", inside="callback:on_complete") == 1
+    bench.ended("on_complete", "on_success")
+    assert bench.ledger.status("b").finished is None
+    with pytest.raises(BatchFinished):
+        bench.add("later", inside="callback:on_complete")
+    assert bench.end(SUCCEEDED, "late") == []
+    with pytest.raises(BatchFinished, match="has ended"):
+        bench.add("w", inside="late")
+
+
+def test_a_parent_waits_for_the_callbacks_of_its_kids(bench):
+    bench.create()
+    bench.create("kid", parent="b", ttl=5000, linger=60)
+    assert bench.ttl() > bench.ttl("kid") > 4990
+    bench.ledger.sent("b")
+    bench.add("k", batch="kid")
+    bench.ledger.sent("kid")
+    assert bench.end(FAILED, "k", batch="kid") == [("kid", "on_failure"), ("kid", "on_complete")]
+    assert bench.ended("on_failure", batch="kid") == []
+    assert bench.counts() == (1, 0, 0, 0)
+    assert bench.ended("on_complete", batch="kid") == [("b", "on_failure"), ("b", "on_complete")]
+    assert bench.counts() == (0, 0, 1, 0)
+    bench.ended("on_failure", "on_complete")
+    assert bench.ledger.status("b").state is State.DONE
+    assert bench.end(SUCCEEDED, "k", batch="kid") == [("kid", "on_success")]
+    assert bench.ledger.status("b").kids == 1
+    assert bench.ended("on_success", batch="kid") == [("b", "on_success")]
+    bench.ended("on_success")
+    assert bench.counts() == (0, 1, 0, 0)
+    assert bench.ledger.status("b").finished
+
+
+def test_cancelled(bench):
+    bench.create()
+    bench.create("kid", parent="b", callbacks=())
+    bench.add("k", batch="kid")
+    bench.add("x")
+    assert bench.ledger.cancel("b") == []
+    assert bench.ledger.is_cancelled("kid")
+    assert not bench.ledger.is_cancelled("unknown")
+    with pytest.raises(BatchFinished, match="was cancelled"):
+        bench.add("y")
+    bench.end(SUCCEEDED, "x")
+    assert bench.end(REVOKED, "k", batch="kid") == ["on_complete"]
+    bench.ended("on_complete")
+    assert bench.counts() == (0, 1, 0, 1)
+    assert bench.ledger.status("b").finished
+
+
+def test_complete_by_force(bench):
+    bench.create()
+    bench.ledger.add("b", [(str(number), b"") for number in range(1200)])
+    assert {one.name for one in bench.ledger.complete("b")} == {"on_failure", "on_complete"}
+    assert bench.counts() == (0, 0, 1200, 0)
+    bench.ledger.published(Due("b", "on_failure"))
+    bench.ledger.published(Due("b", "on_complete"))
+    assert bench.ledger.status("b").finished is None
+    bench.ledger.complete("b")
+    assert bench.ledger.status("b").finished
+
+
+def test_dropped(bench):
+    bench.create()
+    bench.ledger.create("kid", parent="b", ttl=100, linger=30)
+    bench.add("k", batch="kid")
+    bench.ledger.sent("b")
+    assert [one.name for one in bench.ledger.drop("kid")] == ["on_complete"]
+    bench.ended("on_complete")
+    bench.ledger.drop("b")
+    assert bench.redis.keys("*") == []
+    for ask in (bench.ledger.status, bench.ledger.drop, bench.ledger.cancel, bench.ledger.complete):
+        with pytest.raises(UnknownBatch):
+            ask("b")
+
+
+def test_claims_go_with_ends(bench):
+    bench.redis.hset("p:graceful:claims:w", mapping={"1": "x", "2": "y"})
+    bench.redis.expire("p:graceful:claims:w", 100)
+    bench.sent("x", "y")
+    ends = [
+        End("b", "x", SUCCEEDED, ("w", 1)),
+        End("b", "y", FAILED, ("w", 3)),
+        End("unknown", "y", FAILED, ("w", 2)),
+    ]
+    assert bench.ledger.end(ends) == []
+    assert bench.counts() == (1, 1, 0, 0)
+    assert not bench.redis.exists("p:graceful:claims:w")
+
+
+def test_a_callback_is_pushed_as_it_leaves_the_outbox(bench):
+    bench.sent()
+    push = {"list_key": "graceful:list", "bell": "graceful:bell:list", "message": b"m"}
+    assert bench.ledger.published(Due("b", "on_success"), **push)
+    assert not bench.ledger.published(Due("b", "on_success"), **push)
+    assert bench.redis.lrange("p:graceful:list", 0, -1) == ["m"]
+    assert bench.redis.llen("p:graceful:bell:list") == 1
+    bench.redis.delete("p:graceful:list")
+
+
+def test_of_two_copies_of_a_callback_one_runs(bench):
+    bench.sent()
+    assert bench.ledger.may_run("b", "on_success", "one")
+    assert not bench.ledger.may_run("b", "on_success", "two")
+    assert bench.ledger.may_run("b", "on_success", "one")
+    bench.ended("on_success")
+    assert not bench.ledger.may_run("b", "on_success", "one")
+
+
+def test_fired_by_hand(bench):
+    bench.sent("x")
+    assert [one.name for one in bench.ledger.fire("b", "on_complete")] == ["on_complete"]
+    bench.ledger.published(Due("b", "on_complete"))
+    assert len(bench.ledger.fire("b", "on_complete")) == 1
+    bench.ended("on_complete")
+    assert bench.ledger.fire("b", "on_complete") == []
+    assert bench.end(SUCCEEDED, "x") == ["on_success"]
+
+
+def test_what_redis_has_lost_is_not_complete(bench):
+    bench.sent("x", "y")
+    bench.redis.delete("p:graceful:batch:b:pending")
+    assert bench.end(SUCCEEDED, "x") == []
+    assert bench.ledger.status("b").pending == 2
+    assert {one.name for one in bench.ledger.complete("b")} == {"on_failure", "on_complete"}
+    assert bench.ledger.status("b").failed == 2
