@@ -30,6 +30,7 @@ from celery_graceful.system.log_thread import LogThread
 from celery_graceful.system.native import bounded, bounded_all
 from celery_graceful.timeline.board import Board
 from celery_graceful.timeline.grace_period import Deadlines
+from celery_graceful.worker.exit_handlers import ExitHandlers
 from celery_graceful.worker.giving_up import GivingUp
 from celery_graceful.worker.report import Report
 from celery_graceful.worker.restart import Restart
@@ -99,7 +100,7 @@ class ProcessExit:
         self.restart = restart
         self.report = report
         self.log = log
-        self._at_exit = False
+        self._exit_handlers = ExitHandlers()
         self._told = False
         celery_signals.worker_shutdown.connect(self._was_told, sender=self.worker)
 
@@ -132,10 +133,8 @@ class ProcessExit:
                 self.log(logging.ERROR, "Could not write the state file: %r", exc)
 
     def _run_exit_handlers(self) -> None:
-        if not self._at_exit:
-            self._at_exit = True
-            atexit.unregister(self.at_once)  # the first of them
-            atexit._run_exitfuncs()
+        atexit.unregister(self.at_once)  # the first of them
+        self._exit_handlers.run()
 
     # -- ways out ------------------------------------------------------------------------
 
@@ -143,6 +142,7 @@ class ProcessExit:
         """The worker was asked to stop, and has stopped; the process is its own."""
         # Celery's own, from a SIGHUP that came before our handlers were there.
         atexit.unregister(_reload_current_worker)
+        self._exit_handlers.expect()
         if self.giving_up.has_begun or self.restart.asked_for or _is_program():
             atexit.register(self.at_once)
 

@@ -21,8 +21,13 @@ pytestmark = pytest.mark.parametrize("broker", ["redis"], indirect=True)
 WRONG = "Traceback|CRITICAL|Could not|Bad file descriptor"
 
 
-def start(broker: Broker, pool: str, *args: str) -> Worker:
-    env = {"BROKER_URL": broker.url, "RESULT_URL": broker.backend_url, "GRACE": str(GRACE)}
+def start(broker: Broker, pool: str, *args: str, **env: str) -> Worker:
+    env = {
+        "BROKER_URL": broker.url,
+        "RESULT_URL": broker.backend_url,
+        "GRACE": str(GRACE),
+        **env,
+    }
     return Worker("tests.apps.leaving", pool=pool, env=env, args=args).ready()
 
 
@@ -55,6 +60,20 @@ def test_with_a_task_that_never_ends(
     with start(broker, pool, "--statedb", state) as worker:
         worker.wait_line(f"Discarding revoked task: .*{revoked}")
         assert worker.count(">> .* started short") == 0
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_the_interpreter_ends_while_the_last_resort_does_so(
+    pool: str, broker: Broker, app: Celery
+) -> None:
+    """Both come to the exit handlers."""
+    with start(broker, pool, GRACE="30", CONF_graceful_hard_deadline="2.0", LATE_END="1") as worker:
+        send(app, "stuck")
+        worker.wait_line(">> .* started stuck")
+        worker.term()
+        assert worker.wait() == 0
+        assert worker.count(">> .* exit handler") == 1
+        assert worker.count(WRONG) == 0
 
 
 @pytest.mark.parametrize("pool", ["prefork", "spawn", "threads"])

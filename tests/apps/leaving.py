@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import os
+import threading
+import time
 
 from celery.signals import worker_init, worker_shutdown
 
@@ -11,10 +14,21 @@ from tests.apps.lifecycle import app
 
 __all__ = ["app"]
 
+runs = threading.Event()
+
 
 @worker_init.connect
 def on_init(**_):
-    atexit.register(say, "exit handler")
+    atexit.register(on_exit)
+    if "LATE_END" in os.environ:  # the interpreter waits for such threads before its own end
+        threading.Thread(target=runs.wait).start()
+
+
+def on_exit():
+    say("exit handler")
+    runs.set()
+    if "LATE_END" in os.environ:
+        time.sleep(0.3)  # in which the main thread comes too
 
 
 @worker_shutdown.connect
