@@ -26,7 +26,13 @@ from celery_graceful.poison.deaths import condemn, count_deaths, say_death, tell
 from celery_graceful.poison.origin import origin_of
 from celery_graceful.poison.quarantine import QUARANTINE, Kept
 from celery_graceful.poison.start_notes import LONG, StartNotes
-from celery_graceful.store.store import Store, StoreAway, find_workers_store, settings_of
+from celery_graceful.store.store import (
+    Store,
+    StoreAway,
+    find_workers_store,
+    fork_gate,
+    settings_of,
+)
 from celery_graceful.system.describe import describe
 
 __all__ = ["Delivered", "PostMortems"]
@@ -259,7 +265,9 @@ class PostMortems:
         quarantined = False
         try:
             deaths = self._count(request)
-            if request.has_succeeded():
+            with fork_gate:  # of all times, a pool forks when a child has died
+                has_succeeded = request.has_succeeded()
+            if has_succeeded:
                 pass
             elif deaths >= self.settings.poison_limit:
                 quarantined = self._condemn(request, deaths)

@@ -14,6 +14,7 @@ from billiard.einfo import ExceptionInfo
 from celery.concurrency.asynpool import AsynPool
 
 from celery_graceful.exceptions import TaskInterrupted
+from celery_graceful.pools import inherited_locks
 from celery_graceful.pools.child import REFUSED, graceful_worker
 from celery_graceful.timeline import worker_state
 
@@ -56,6 +57,7 @@ class _GracefulPool:
         self.on_put_back = _nobody  # billiard keeps a joined pool for good; not the worker with it
 
     def _create_worker_process(self, index: int) -> Any:
+        inherited_locks.look()
         # It cannot die of a signal to the process group before it has its own handler.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:

@@ -27,6 +27,7 @@ from celery.worker.request import Request
 from eventlet.greenpool import GreenPool
 from gevent.pool import Pool as GeventPool
 from kombu import Connection, Consumer, Queue
+from kombu.utils.objects import cached_property
 
 import celery_graceful
 from tests.conftest import RedisDB
@@ -470,6 +471,28 @@ def test_a_pool_hears_of_more_than_billiard_says() -> None:
 def test_a_flushed_pool_forgets_which_children_are_busy() -> None:
     """What ``GracefulAsynPool.flush`` keeps is kept under these names."""
     assert {"_busy_workers", "_cache"} <= set(AsynPool.flush.__code__.co_names)
+
+
+def test_a_cached_property_is_read_under_its_lock() -> None:
+    """``inherited_locks`` puts another one there."""
+
+    class Thing:
+        @cached_property
+        def made(self) -> bool:
+            return Lock.held
+
+    class Lock:
+        held = False
+
+        def __enter__(self) -> None:
+            Lock.held = True
+
+        def __exit__(self, *exc_info: object) -> None:
+            Lock.held = False
+
+    vars(Thing)["made"].lock = Lock()
+    assert Thing().made
+    assert not Lock.held
 
 
 def test_an_exit_handler_can_run_the_others_and_leave() -> None:
