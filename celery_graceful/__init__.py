@@ -1,6 +1,7 @@
 """Celery workers that stop in time, and tasks that go on where they stopped."""
 
 import importlib as _importlib
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from celery_graceful.cleanup.callbacks import ExitHandle
 from celery_graceful.cleanup.resource import Resource
@@ -28,11 +29,21 @@ from celery_graceful.runs.interrupt import (
 )
 from celery_graceful.task.base import INTERRUPTED, GracefulTask
 
+if _TYPE_CHECKING:
+    from celery_graceful.batches.batch import Batch, current_batch
+
+_ON_DEMAND = {
+    "Batch": "celery_graceful.batches.batch",
+    "current_batch": "celery_graceful.batches.batch",
+}
+
 
 def __getattr__(name: str) -> object:
-    """``celery_graceful.aio``: who has no coroutines need not import asyncio."""
+    """What not everybody needs: who has no coroutines need not import asyncio."""
     if name == "aio":
         return _importlib.import_module("celery_graceful.aio")
+    if name in _ON_DEMAND:
+        return getattr(_importlib.import_module(_ON_DEMAND[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -40,6 +51,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "INTERRUPTED",
+    "Batch",
     "BatchFinished",
     "CheckpointError",
     "ExitHandle",
@@ -57,6 +69,7 @@ __all__ = [
     "TooManyInterruptions",
     "UnknownBatch",
     "checkin",
+    "current_batch",
     "current_interrupt",
     "interrupt_callback",
     "interrupted",

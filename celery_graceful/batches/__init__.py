@@ -6,4 +6,4 @@ message says of its batch in `marks`.
 May not know of deliveries, nor of the worker: those note ends here.
 """
 
-__all__ = ["marks"]
+__all__ = ["batch", "marks"]

@@ -17,7 +17,7 @@ OURS = {BATCH: "b/m"}
 def app() -> Celery:
     app = Celery("marks", broker="memory://", backend="cache+memory://", set_as_current=False)
 
-    @app.task(name="add", bind=True)
+    @app.task(name="add", shared=False, bind=True)
     def add(self: Any, *args: Any) -> None: ...
 
     return app

@@ -19,10 +19,10 @@ MEMBER = Mark("b", "m")
 def app() -> Celery:
     app = Celery("packing", broker="memory://", backend="cache+memory://", set_as_current=False)
 
-    @app.task(name="add")
+    @app.task(name="add", shared=False)
     def add(*args: object) -> None: ...
 
-    @app.task(name="pickled", serializer="pickle")
+    @app.task(name="pickled", shared=False, serializer="pickle")
     def pickled(*args: object) -> None: ...
 
     return app

@@ -1,0 +1,386 @@
+"""``Batch``: the user's side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
+from typing import Any
+from uuid import uuid4
+
+from celery import Signature, chunks, current_app, current_task, group
+from celery.exceptions import TimeoutError
+from celery.utils.log import get_logger
+
+from celery_graceful.batches import callbacks
+from celery_graceful.batches.eager import EagerLedger, eager_ledger
+from celery_graceful.batches.inside import adds_as, here
+from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.members import flatten, named
+from celery_graceful.batches.model import CALLBACKS
+from celery_graceful.batches.progress import Bar
+from celery_graceful.batches.properties import checked
+from celery_graceful.batches.sending import Sending
+from celery_graceful.batches.status import Status
+from celery_graceful.exceptions import BatchFinished, SettingsError
+from celery_graceful.runs.interrupt import sleep
+from celery_graceful.store.store import find_store, settings_of
+from celery_graceful.system.arguments import check_seconds
+from celery_graceful.system.describe import describe
+
+__all__ = ["Batch", "current_batch"]
+
+logger = get_logger(__name__)
+
+#: Characters that properties may take as JSON: each callback is given them.
+PROPERTIES = 16 * 1024
+
+#: Seconds between two looks of ``wait``: the first ones, and at most.
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
+
+
+class Batch:
+    """Tasks that are sent together, and callbacks that are sent once when they have ended.
+
+    Nothing is sent, or written anywhere, before ``apply_async``.
+
+    Args:
+        on_success: Signature that is sent when all members have succeeded, also where some had
+            failed before and were run again.
+        on_complete: Signature that is sent when each member has ended, however it has.
+        on_failure: Signature that is sent once, when the first member has failed for good.
+        description: For people, such as ``"invoices of May"``.
+        properties: A small dict of yours, of what JSON can say.
+        app: The Celery app; without it that of the callbacks or members, or the current one.
+
+    Each callback gets the summary, a dict, as its first argument; one that is immutable
+    (``report.si()``) gets none.
+
+    Attributes:
+        id: Of the batch; ``Batch.load`` finds it again.
+
+    Raises:
+        TypeError: A callback is no signature, or cannot be serialized; or an argument has the
+            wrong type.
+        ValueError: A callback ends in a group, or the properties are too large.
+    """
+
+    def __init__(
+        self,
+        *,
+        on_success: Any = None,
+        on_complete: Any = None,
+        on_failure: Any = None,
+        description: str = "",
+        properties: Mapping[str, Any] | None = None,
+        app: Any = None,
+    ) -> None:
+        given = zip(CALLBACKS, (on_success, on_complete, on_failure), strict=True)
+        self._callbacks = {n: callbacks.check(n, sig) for n, sig in given if sig is not None}
+        if not isinstance(description, str):
+            raise TypeError(f"description: {named(description)} is no text")
+        self.id = str(uuid4())
+        self.description = description
+        self.properties = checked(properties)
+        self._app = app or next((sig.app for sig in self._callbacks.values()), None)
+        self._waiting: list[Any] = []
+        self._is_new = True
+
+    def __repr__(self) -> str:
+        return f"<Batch {self.id}{self.description and f' ({self.description})'}>"
+
+    @classmethod
+    def load(cls, batch_id: str, *, app: Any = None) -> Batch:
+        """A batch that was sent, here or elsewhere; whether there is one, ``status`` tells.
+
+        Args:
+            batch_id: Its id.
+            app: The Celery app; without it the current one.
+
+        Raises:
+            TypeError: That is no id.
+        """
+        if not isinstance(batch_id, str):
+            raise TypeError(f"Batch.load: {named(batch_id)} is no id, give batch.id")
+        batch = cls(app=app)
+        batch.id = batch_id
+        batch._is_new = False
+        return batch
+
+    @property
+    def app(self) -> Any:
+        """The Celery app."""
+        if self._app is None:
+            self._app = current_app._get_current_object()
+        return self._app
+
+    # -- members -----------------------------------------------------------------------
+
+    def add(self, *members: Any) -> None:
+        """Add members: before it is sent, or from inside.
+
+        Before ``apply_async`` they are kept, and are sent by it. Afterwards a member that runs, a
+        callback of it, and what is in a batch inside of it, can add more: those are sent at once.
+
+        Args:
+            members: Signatures, groups, batches that were not sent, or iterables of them.
+
+        Raises:
+            BatchFinished: Nothing can be added any more.
+            UnknownBatch: There is no such batch, or not any more.
+            TypeError, ValueError: One of them is no member.
+            StoreAway: The store did not answer.
+        """
+        if not self._is_new:
+            self._send(members, inside=self._inside())
+            return
+        _look_at(members)
+        self._waiting += members
+
+    def apply_async(self, members: Any = (), *, progress: bool = False) -> Batch:
+        """Send it: what was added before, and these.
+
+        Members are registered and sent in chunks as they come, so that a generator may make any
+        number of them. They begin to run meanwhile.
+
+        Args:
+            members: Signatures, groups, batches, or any iterable of them.
+            progress: Draw a bar on the terminal, if there is one.
+
+        Returns:
+            The batch itself.
+
+        Raises:
+            BatchFinished: It was sent before.
+            SettingsError: There is no store, or a setting cannot be used. Nothing was sent.
+            TypeError, ValueError: One of them is no member. Of lists and tuples all are looked
+                at before anything is sent.
+            StoreAway, kombu.exceptions.OperationalError: The store or the broker did not answer.
+
+        Where an error, or the end of the process, comes when some have been sent, the batch stays
+        in state ``sending``: ``resume`` goes on with it, ``cancel`` and ``drop`` end it.
+        """
+        if not self._is_new:
+            raise BatchFinished(self.id, "sent")
+        _look_at(members)
+        given = flatten([*self._waiting, members], Batch)
+        if self._app is None:
+            first = list(islice(given, 1))
+            self._app = first[0].app if first else None
+            given = chain(first, given)
+        self._create(parent=None, inside=None)
+        self._send_all(given, progress=progress, size=_size([*self._waiting, members]))
+        return self
+
+    def resume(self, members: Any = (), *, progress: bool = False) -> Batch:
+        """Go on with a batch whose producer failed or died while it sent.
+
+        Args:
+            members: All of its members once more, in the same order: those that are registered
+                are known by their place, task and arguments. Or nothing: it is complete then
+                with those that it has.
+            progress: Draw a bar on the terminal, if there is one.
+
+        Returns:
+            The batch itself.
+
+        Raises:
+            BatchFinished: It has been sent, or was cancelled.
+            UnknownBatch: There is no such batch.
+            Exception: As ``apply_async``.
+        """
+        given = flatten(members, Batch)
+        self._ledger.begin_sending(self.id)
+        self._send_all(given, progress=progress, size=_size(members), again=True)
+        return self
+
+    # -- sending -----------------------------------------------------------------------
+
+    @property
+    def _ledger(self) -> BatchLedger | EagerLedger:
+        app = self.app
+        if app.conf.task_always_eager:
+            return eager_ledger(app)
+        if app.conf.task_protocol == 1:
+            mend = "leave it out: batches are known by headers, which protocol 1 has not"
+            raise SettingsError("task_protocol", 1, mend)
+        store = find_store(app)
+        if store is None:
+            mend = "batches are kept in Redis: give the URL of one, as redis://localhost/2"
+            raise SettingsError("graceful_store", None, mend)
+        return BatchLedger(store)
+
+    def _create(self, parent: str | None, inside: str | None) -> None:
+        app, settings = self.app, settings_of(self.app)
+        self._ledger.create(
+            self.id,
+            ttl=settings.batch_ttl,
+            linger=settings.batch_linger,
+            callbacks={
+                name: callbacks.made(app, self.id, name, sig)
+                for name, sig in self._callbacks.items()
+            },
+            description=self.description,
+            properties=self.properties,
+            parent=parent,
+            inside=inside,
+        )
+        self._is_new = False
+        self._ledger.begin_sending(self.id)
+
+    def _send_all(
+        self, given: Iterator[Any], *, size: int | None, progress: bool, again: bool = False
+    ) -> None:
+        ledger = self._ledger
+        with Bar(f"{self.description or 'batch'}: sent", wanted=progress) as bar:
+            sending = Sending(
+                self.app,
+                ledger,
+                self.id,
+                again=again,
+                on_sent=lambda sent: bar.draw(sent, size),
+            )
+            try:
+                sending.all(given, Batch, self._refuse_nested if again else self._send_nested)
+            except BaseException as exc:
+                logger.error(
+                    "Batch %s stays in state sending, with %d members sent: %s. Go on with "
+                    "Batch.load(id).resume(members), or end it with cancel() or drop()",
+                    self.id,
+                    sending.sent,
+                    describe(exc) if isinstance(exc, Exception) else type(exc).__name__,
+                )
+                raise
+            bar.draw(sending.sent, sending.sent, last=True)
+        ledger.sent(self.id)
+        self._waiting.clear()
+
+    def _send_nested(self, batch: Batch, inside: str | None = None) -> None:
+        if not batch._is_new:
+            raise ValueError(f"{batch!r} was sent already, it cannot become part of another batch")
+        batch._become_part_of(self, inside)
+
+    def _become_part_of(self, parent: Batch, inside: str | None) -> None:
+        self._app = parent.app
+        given = flatten(self._waiting, Batch)
+        self._create(parent.id, inside)
+        self._send_all(given, size=None, progress=False)
+
+    def _refuse_nested(self, batch: Batch) -> None:
+        raise ValueError(
+            f"{batch!r} cannot be given again: one that was inside is known by its id, and is gone "
+            "on with by its own resume(); leave it out"
+        )
+
+    def _send(self, members: tuple[Any, ...], inside: str | None) -> None:
+        _look_at(members)
+        sending = Sending(self.app, self._ledger, self.id, inside=inside)
+        sending.all(flatten(members, Batch), Batch, lambda kid: self._send_nested(kid, inside))
+
+    def _inside(self) -> str | None:
+        ledger = self._ledger
+        return adds_as(self.id, lambda batch: ledger.status(batch).parent)
+
+    # -- afterwards --------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """How it stands; as quick with many members as with few.
+
+        Raises:
+            UnknownBatch: There is no such batch, or not any more; also before it is sent.
+            StoreAway: The store did not answer.
+        """
+        return self._ledger.status(self.id)
+
+    def wait(self, timeout: float | None = None, *, progress: bool = False) -> Status:
+        """Wait until all of it has ended, with its callbacks.
+
+        In a graceful task it is a safe point, as ``sleep`` is.
+
+        Args:
+            timeout: Seconds; ``None`` for as long as it takes.
+            progress: Draw a bar on the terminal, if there is one.
+
+        Returns:
+            How it stands then.
+
+        Raises:
+            celery.exceptions.TimeoutError: It has not ended in time.
+            UnknownBatch: There is no such batch, or it was dropped meanwhile.
+            RuntimeError: A task that it waits for would wait for it.
+            Interrupted: The task that waits has to stop.
+            StoreAway: The store did not answer.
+        """
+        if timeout is not None:
+            check_seconds("wait", timeout)
+        if self._inside() is not None:
+            raise RuntimeError(f"{self!r} waits for this task, which cannot wait for it")
+        end = None if timeout is None else time.monotonic() + timeout
+        pause = FIRST_PAUSE
+        with Bar(self.description or "batch", wanted=progress) as bar:
+            while True:
+                status = self.status()
+                ended = status.total - status.pending
+                more = f"  {status.failed} failed" if status.failed else ""
+                over = status.finished is not None
+                bar.draw(ended, status.total, more, last=over)
+                if over:
+                    return status
+                left = LONGEST_PAUSE if end is None else end - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError(
+                        f"{self!r} has not ended in {timeout:g} s: {status.pending} of "
+                        f"{status.total} members are pending, {status.missing} of them missing"
+                    )
+                sleep(min(pause, left))
+                pause = min(pause * 1.5, LONGEST_PAUSE)
+
+    def cancel(self) -> None:
+        """End it: what has not started does not, and what runs is revoked.
+
+        ``on_success`` is not sent any more, ``on_complete`` is when the last member has ended.
+        So it is with the batches inside of it. Nothing, if it has ended.
+
+        Raises:
+            UnknownBatch: There is no such batch, or not any more.
+            StoreAway: The store did not answer.
+        """
+        ledger = self._ledger
+        ledger.cancel(self.id)
+
+    def drop(self) -> None:
+        """Forget it: its members run on, and no callback is sent any more.
+
+        Raises:
+            UnknownBatch: There is no such batch, or not any more.
+            StoreAway: The store did not answer.
+        """
+        self._ledger.drop(self.id)
+
+
+def current_batch() -> Batch | None:
+    """The batch that the running task is a member, or a callback, of; ``None`` if it is in none."""
+    at = here()
+    return None if at is None else Batch.load(at.batch, app=current_task.app)
+
+
+def _look_at(given: Any) -> None:
+    """Refuse what is no member before anything is sent; what makes its members makes them later.
+
+    Raises:
+        TypeError: One of them is no member.
+    """
+    if isinstance(given, (list, tuple)):
+        for one in given:
+            _look_at(one)
+    elif not isinstance(given, (Iterator, group, chunks)):
+        for _ in flatten(given, Batch):
+            pass
+
+
+def _size(given: Any) -> int | None:
+    """How many members there will be, where that can be seen without making them."""
+    if isinstance(given, (list, tuple)):
+        sizes = [_size(one) for one in given]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+    return 1 if isinstance(given, Signature) and not isinstance(given, group) else None

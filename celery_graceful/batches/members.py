@@ -1,0 +1,189 @@
+"""What users give a batch, and the members that come of it.
+
+A signature is a member, each of those in a group is one, and a batch inside of a batch is one. A
+chain or a chord is one that ends with its last task.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+from celery import Signature, chord, chunks, group
+from celery.canvas import _chain, maybe_signature
+from celery.result import ResultBase
+from celery.utils.time import maybe_make_aware
+from kombu.exceptions import EncodeError
+
+from celery_graceful.batches.marks import BATCH, Mark, parts_of
+from celery_graceful.batches.packing import bind, pack
+from celery_graceful.system.describe import describe
+
+__all__ = ["Member", "Members", "flatten", "last_of", "named"]
+
+#: Of an argument or signature that a message quotes.
+SHOWN = 100
+
+
+class Member(NamedTuple):
+    """A member that can be sent.
+
+    Attributes:
+        id: Of the task whose success ends it.
+        signature: What is sent.
+        packed: What is kept, so that it can be sent again.
+    """
+
+    id: str
+    signature: Any
+    packed: bytes
+
+
+def flatten(given: Any, nested: type) -> Iterator[Any]:
+    """The signatures and batches in what was given: one of them, or an iterable of such.
+
+    Args:
+        given: What a user gave.
+        nested: The class of batches.
+
+    Raises:
+        TypeError: There is something else among it.
+    """
+    if isinstance(given, nested):
+        yield given
+    elif isinstance(given, chunks):
+        yield from flatten(given.group(), nested)
+    elif isinstance(given, group):
+        for one in given.tasks:
+            yield from flatten(one, nested)
+    elif isinstance(given, Signature):
+        yield given
+    elif isinstance(given, Mapping):
+        if not isinstance(given.get("task"), str):
+            raise TypeError(_no_member(given))
+        yield from flatten(Signature.from_dict(dict(given)), nested)
+    elif isinstance(given, Iterable) and not isinstance(given, (str, bytes, ResultBase)):
+        for one in given:
+            yield from flatten(one, nested)
+    else:
+        raise TypeError(_no_member(given))
+
+
+def _no_member(given: Any) -> str:
+    mend = "give signatures, such as task.s(1), groups, batches, or an iterable of them"
+    if isinstance(given, ResultBase):
+        mend = "it was sent already: give the signature, task.s(...), in place of task.delay(...)"
+    elif isinstance(getattr(given, "name", None), str) and hasattr(given, "apply_async"):
+        mend = f"give its signature, such as {given.name.rpartition('.')[2]}.s(1)"
+    return f"{named(given)} is no member of a batch: {mend}"
+
+
+def named(thing: Any) -> str:
+    """How a message calls what a user gave."""
+    text = repr(thing)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+def last_of(sig: Any, what: str) -> Any:
+    """The signature of the task that is the last of all that a signature is made of.
+
+    Args:
+        sig: The signature.
+        what: What it was given as, for people.
+
+    Raises:
+        ValueError: There is none, or more than one.
+    """
+    last = sig
+    while parts_of(last) is not None:
+        if isinstance(last, chord):
+            inside, why = [last.body] * (last.body is not None), "is a chord without a body"
+        else:
+            inside, why = list(last.tasks)[-1:], "has no tasks"
+            if isinstance(last, group) and len(last.tasks) > 1:
+                inside, why = [], "ends in a group, so nobody knows which task is its last"
+        if not inside:
+            mend = "end it with a task, as in chain(first.s(), group(...), last.si())"
+            raise ValueError(f"{what} {named(sig)} {why}: {mend}")
+        (last,) = inside
+    return last
+
+
+def has_chord(sig: Any) -> bool:
+    """Whether Celery needs a result backend for it."""
+    if isinstance(sig, chord):
+        return True
+    tasks = list(sig.tasks) if isinstance(sig, _chain) else []
+    return any(has_chord(one) or isinstance(one, group) for one in tasks)
+
+
+class Members:
+    """Makes members of the signatures that are given to one batch.
+
+    Args:
+        app: The Celery app.
+        batch: Id of the batch.
+        counted: Whether ids are those that the same members, in the same order, had before:
+            a producer that died can begin anew. Else each is new.
+    """
+
+    def __init__(self, app: Any, batch: str, *, counted: bool) -> None:
+        self.app = app
+        self.batch = batch
+        self.counted = counted
+        self.count = 0
+
+    def make(self, given: Any) -> Member:
+        """One member; what was given is left as it was.
+
+        Raises:
+            TypeError: Its arguments cannot be serialized.
+            ValueError: It has no last task.
+        """
+        self.count += 1
+        what = f"member {self.count},"
+        sig = maybe_signature(given, app=self.app, clone=True)
+        last = last_of(sig, what)
+        if last is not sig and has_chord(sig):
+            self.app.backend.ensure_chords_allowed()
+        own = last.options.pop("task_id", None) or sig.options.pop("task_id", None)
+        packed = self._pack(sig, what)
+        member = Mark(self.batch, own or self._new_id(packed))
+        if last is sig and _fix_times(self.app, sig.options):
+            packed = self._pack(sig, what)
+        bind(sig, member, {BATCH: str(member)})
+        return Member(member.name, sig, packed)
+
+    def _new_id(self, packed: bytes) -> str:
+        if not self.counted:
+            return str(uuid4())
+        seed = f"{self.batch}/{self.count}/".encode() + packed
+        return str(UUID(bytes=hashlib.sha1(seed).digest()[:16], version=5))
+
+    def _pack(self, sig: Any, what: str) -> bytes:
+        try:
+            return pack(self.app, sig)
+        except EncodeError as exc:
+            raise TypeError(
+                f"{what} {named(sig)} cannot be serialized: {describe(exc)}; give arguments that "
+                "its serializer takes, such as ids in place of objects"
+            ) from exc
+
+
+def _fix_times(app: Any, options: dict[str, Any]) -> bool:
+    """Turn what counts from now into moments: it may be sent again much later."""
+    countdown, expires = options.get("countdown"), options.get("expires")
+    if countdown:
+        del options["countdown"]
+        options["eta"] = _in(app, countdown)
+    if isinstance(expires, (int, float)):
+        options["expires"] = _in(app, expires)
+    return bool(countdown) or options.get("expires") is not expires
+
+
+def _in(app: Any, seconds: float) -> datetime:
+    moment: datetime = maybe_make_aware(app.now() + timedelta(seconds=seconds), tz=app.timezone)
+    return moment

@@ -1,0 +1,43 @@
+"""The dict that a user gives a batch: small, and of what JSON can say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kombu.utils.json import dumps, loads
+
+from celery_graceful.batches.members import named
+from celery_graceful.system.describe import describe
+
+__all__ = ["checked"]
+
+#: Characters that they may take as JSON: each callback is given them.
+MOST = 16 * 1024
+
+
+def checked(properties: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The properties as they will be read again.
+
+    Raises:
+        TypeError: They are no dict of names, or hold what JSON cannot say.
+        ValueError: They are too large.
+    """
+    if properties is None:
+        return {}
+    if not isinstance(properties, Mapping) or not all(isinstance(n, str) for n in properties):
+        raise TypeError(f"properties: {named(properties)} is no dict of names and values")
+    try:
+        text = dumps(dict(properties))
+        found: dict[str, Any] = loads(text)
+    except Exception as exc:
+        raise TypeError(
+            f"properties: {named(properties)} is no JSON: {describe(exc)}; give what JSON can say, "
+            "such as ids in place of objects"
+        ) from exc
+    if len(text) > MOST:
+        raise ValueError(
+            f"properties: {len(text)} characters of JSON are too many, each callback gets them: "
+            f"keep them elsewhere, and give no more than {MOST}"
+        )
+    return found

@@ -1,0 +1,123 @@
+"""Members on their way: registered, and then published, chunk by chunk.
+
+In this order a message is never without its member. What a producer that died had registered,
+and not published, is in its last chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from celery.utils.log import get_logger
+
+from celery_graceful.batches.eager import EagerLedger
+from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.members import Member, Members
+from celery_graceful.batches.publishing import publish
+from celery_graceful.runs.interrupt import shield
+
+__all__ = ["Sending"]
+
+logger = get_logger(__name__)
+
+#: Members that are registered and sent together, and the most bytes of them.
+CHUNK, CHUNK_BYTES = 500, 1024 * 1024
+
+
+class Sending:
+    """Sends members of one batch.
+
+    Args:
+        app: The Celery app.
+        ledger: That knows of the batch.
+        batch: Id of the batch.
+        inside: Who adds them after it was sent; see ``BatchLedger.add``.
+        again: Some of them may be registered already: a producer died.
+        on_sent: Called with the number of members that were sent so far.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        ledger: BatchLedger | EagerLedger,
+        batch: str,
+        *,
+        inside: str | None = None,
+        again: bool = False,
+        on_sent: Callable[[int], None] = lambda sent: None,
+    ) -> None:
+        self.app = app
+        self.ledger = ledger
+        self.batch = batch
+        self.inside = inside
+        self.again = again
+        self.on_sent = on_sent
+        self.sent = 0
+        self._members = Members(app, batch, counted=inside is None)
+        self._chunk: dict[str, Member] = {}
+        self._bytes = 0
+        #: Registered before, and perhaps not published.
+        self._doubtful: list[Member] = []
+
+    def all(self, given: Iterable[Any], nested: type, send_nested: Callable[[Any], None]) -> None:
+        """Send all of them.
+
+        Args:
+            given: Signatures, and batches.
+            nested: The class of batches.
+            send_nested: Sends one that is inside of this one.
+
+        Raises:
+            Exception: What ``given``, the store or the broker raised; some may have been sent.
+        """
+        for one in given:
+            if isinstance(one, nested):
+                self._flush()
+                send_nested(one)
+                self.sent += 1
+            else:
+                self._take(self._members.make(one))
+        self._flush()
+        self._publish(self._still_pending(self._doubtful))
+
+    def _take(self, member: Member) -> None:
+        if member.id in self._chunk:
+            raise ValueError(f"two members have the id {member.id}: give each its own")
+        self._chunk[member.id] = member
+        self._bytes += len(member.packed)
+        if len(self._chunk) >= CHUNK or self._bytes >= CHUNK_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        chunk = list(self._chunk.values())
+        if not chunk:
+            return
+        self._chunk, self._bytes = {}, 0
+        # What interrupts a task that sends does not come in between.
+        with shield():
+            packed = ((member.id, member.packed) for member in chunk)
+            new = self.ledger.add(self.batch, packed, inside=self.inside)
+            if self.again and not new:
+                self._doubtful = chunk
+            elif self.again and (new < len(chunk) or self._doubtful):
+                self._publish(self._still_pending([*self._doubtful, *chunk]))
+                self._doubtful = []
+            else:
+                self._publish(chunk)
+        self.sent += len(chunk)
+        self.on_sent(self.sent)
+
+    def _still_pending(self, members: Sequence[Member]) -> list[Member]:
+        if not members:
+            return []
+        ids = [member.id for member in members]
+        kept = self.ledger.messages(self.batch, ids)
+        failed = self.ledger.outcomes(self.batch, ids)
+        return [one for one in members if one.id in kept and one.id not in failed]
+
+    def _publish(self, members: Sequence[Member]) -> None:
+        if isinstance(self.ledger, EagerLedger):
+            self.ledger.run(self.batch, members)
+        elif members:
+            publish(self.app, [member.signature for member in members])

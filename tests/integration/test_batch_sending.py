@@ -1,0 +1,306 @@
+"""How members are sent: registered before, in pipelines, and with bounded memory."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import uuid
+from collections import Counter
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from celery import Celery, chain
+from kombu.exceptions import OperationalError
+
+from celery_graceful import Batch, BatchFinished, Graceful
+from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.marks import Mark, member_of
+from celery_graceful.batches.packing import unpack
+from celery_graceful.batches.sending import CHUNK
+from celery_graceful.batches.status import State
+from celery_graceful.store.store import StoreAway, find_store
+from tests.conftest import RabbitVhost, RedisDB
+from tests.servers import RedisServer
+from tests.support.workers import ROOT, TIMEOUT
+
+
+def make_app(broker: str, **conf: Any) -> Celery:
+    app = Celery("sending", broker=broker, set_as_current=False)
+    app.conf.update(task_publish_retry_policy={"max_retries": 1, "interval_start": 0}, **conf)
+    Graceful(app)
+
+    @app.task(name="sending.work", shared=False)
+    def work(*args: Any) -> None: ...
+
+    return app
+
+
+@pytest.fixture
+def app(redis_db: RedisDB) -> Celery:
+    return make_app(redis_db.url, result_backend=redis_db.backend_url)
+
+
+def works(app: Celery, numbers: range) -> Any:
+    return (app.tasks["sending.work"].s(n) for n in numbers)
+
+
+def sent(db: RedisDB, queue: str = "celery") -> list[dict[str, Any]]:
+    """The messages in a queue, the first first."""
+    return [json.loads(text) for text in db.client.lrange(queue, 0, -1)][::-1]
+
+
+def ids(messages: list[dict[str, Any]]) -> list[str]:
+    return [message["headers"]["id"] for message in messages]
+
+
+def test_each_member_is_registered_and_sent(app: Celery, redis_db: RedisDB) -> None:
+    batch = Batch(app=app, description="many")
+    batch.apply_async(works(app, range(2 * CHUNK + 1)))
+    messages = sent(redis_db)
+    assert len(set(ids(messages))) == 2 * CHUNK + 1
+    assert [json.loads(_body(m))[0] for m in messages] == [[n] for n in range(2 * CHUNK + 1)]
+    pending = set(BatchLedger(find_store(app)).members_pending(batch.id))  # type: ignore[arg-type]
+    assert pending == set(ids(messages))
+    for message in messages:
+        assert member_of(message["headers"]) == Mark(batch.id, message["headers"]["id"])
+    status = batch.status()
+    assert (status.state, status.total, status.pending) == (
+        State.SENT,
+        len(messages),
+        len(messages),
+    )
+
+
+def _body(message: dict[str, Any]) -> bytes:
+    return base64.b64decode(message["body"])
+
+
+def test_registered_before_it_is_sent(app: Celery, redis_db: RedisDB) -> None:
+    """Whatever is in the queue is known; while they are sent, too."""
+    batch = Batch(app=app)
+    seen = []
+
+    def members() -> Any:
+        for n in range(3 * CHUNK):
+            if n % CHUNK == 0:
+                seen.append((len(sent(redis_db)), n and batch.status().total))
+            yield app.tasks["sending.work"].s(n)
+
+    batch.apply_async(members())
+    assert seen == [(0, 0), (CHUNK, CHUNK), (2 * CHUNK, 2 * CHUNK)]
+
+
+def test_options_are_kept(app: Celery, redis_db: RedisDB) -> None:
+    work = app.tasks["sending.work"]
+    linked = work.si("linked")
+    sig = work.s(1).set(queue="other", headers={"mine": 1}, link=[linked], link_error=[linked])
+    before = dict(sig), dict(sig.options)
+    Batch(app=app).apply_async([sig, sig, work.s(2).set(countdown=1000, expires=2000)])
+    assert (dict(sig), dict(sig.options)) == before
+    one, other = sent(redis_db, "other")
+    assert one["headers"]["id"] != other["headers"]["id"]
+    assert one["headers"]["mine"] == 1
+    embed = json.loads(_body(one))[2]
+    assert [each["args"] for each in embed["callbacks"] + embed["errbacks"]] == [["linked"]] * 2
+    assert "graceful_batch" not in json.dumps(embed)
+    (later,) = sent(redis_db)
+    assert later["headers"]["eta"] < later["headers"]["expires"]
+
+
+def test_an_id_of_the_users(app: Celery, redis_db: RedisDB) -> None:
+    sig = app.tasks["sending.work"].s(1)
+    result = sig.freeze()
+    Batch(app=app).apply_async([sig, app.tasks["sending.work"].s(2).set(task_id="mine")])
+    assert ids(sent(redis_db)) == [result.id, "mine"]
+
+
+def test_results_are_as_the_task_says(app: Celery, redis_db: RedisDB) -> None:
+    """And nobody subscribes to them, one by one."""
+    work = app.tasks["sending.work"]
+    Batch(app=app).apply_async([work.s(1), work.s(2).set(ignore_result=True)])
+    assert [m["headers"]["ignore_result"] for m in sent(redis_db)] == [False, True]
+    assert not redis_db.client.pubsub_channels("celery-task-meta-*")
+
+
+def test_what_is_kept_sends_the_same_again(app: Celery, redis_db: RedisDB) -> None:
+    work = app.tasks["sending.work"]
+    batch = Batch(app=app).apply_async([work.s(1), chain(work.s(2), work.si(3))])
+    first = sent(redis_db)
+    ledger = BatchLedger(find_store(app))  # type: ignore[arg-type]
+    members = [member_of(message["headers"]) for message in first]
+    kept = ledger.messages(batch.id, [member.name for member in members if member])
+    redis_db.client.delete("celery")
+    for member in members:
+        assert member is not None
+        unpack(app, kept[member.name], member).apply_async()
+    again = sent(redis_db)
+    assert [_mark(message) for message in again] == [_mark(message) for message in first]
+    (following,) = [embed["chain"] for m in again if (embed := json.loads(_body(m))[2])["chain"]]
+    assert Mark(batch.id, following[0]["options"]["task_id"]) in members
+
+
+def _mark(message: dict[str, Any]) -> str:
+    return str(message["headers"]["graceful_batch"])
+
+
+def test_a_store_that_is_away(app: Celery, redis_server: RedisServer, redis_db: RedisDB) -> None:
+    app.conf.graceful_store = "redis://127.0.0.1:1/0"
+    batch = Batch(app=app)
+    with pytest.raises(StoreAway, match=r"graceful_store: .*127\.0\.0\.1:1"):
+        batch.apply_async(works(app, range(3)))
+    assert sent(redis_db) == []
+
+
+def test_a_broker_that_is_away(redis_db: RedisDB) -> None:
+    app = make_app("redis://127.0.0.1:1/0", graceful_store=redis_db.url)
+    batch = Batch(app=app)
+    with pytest.raises(OperationalError):
+        batch.apply_async(works(app, range(3)))
+    assert batch.status().state is State.SENDING
+    app = make_app(redis_db.url)
+    Batch.load(batch.id, app=app).resume(works(app, range(3)))
+    assert len(sent(redis_db)) == 3
+    assert batch.status().state is State.SENT
+
+
+def test_the_connection_is_lost_meanwhile(app: Celery, redis_db: RedisDB) -> None:
+    """All are sent, some perhaps twice: each is one member."""
+
+    def members() -> Any:
+        for n in range(3 * CHUNK):
+            if n == CHUNK:
+                redis_db.client.client_kill_filter(_type="normal", skipme=True)
+            yield app.tasks["sending.work"].s(n)
+
+    batch = Batch(app=app).apply_async(members())
+    assert set(Counter(ids(sent(redis_db)))) == set(
+        BatchLedger(find_store(app)).members_pending(batch.id)  # type: ignore[arg-type]
+    )
+    assert batch.status().total == 3 * CHUNK
+
+
+# -- a producer that does not come to its end ------------------------------------------
+
+
+def fails_at(app: Celery, count: int, at: int) -> Any:
+    for n in range(count):
+        if n == at:
+            raise LookupError("the database is gone")
+        yield app.tasks["sending.work"].s(n)
+
+
+def test_members_that_fail_to_come(
+    app: Celery, redis_db: RedisDB, caplog: pytest.LogCaptureFixture
+) -> None:
+    batch = Batch(app=app)
+    with pytest.raises(LookupError):
+        batch.apply_async(fails_at(app, 2 * CHUNK, CHUNK + 7))
+    assert batch.status().state is State.SENDING
+    assert f"Batch {batch.id} stays in state sending, with {CHUNK} members sent" in caplog.text
+    Batch.load(batch.id, app=app).resume(works(app, range(2 * CHUNK)))
+    # Those of its last chunk that have not ended are sent again: who knows whether they were.
+    assert set(Counter(ids(sent(redis_db))).values()) == {1, 2}
+    assert len(set(ids(sent(redis_db)))) == 2 * CHUNK
+    status = batch.status()
+    assert (status.state, status.total) == (State.SENT, 2 * CHUNK)
+    with pytest.raises(BatchFinished):
+        batch.resume()
+
+
+def test_resumed_with_what_it_has(app: Celery, redis_db: RedisDB) -> None:
+    batch = Batch(app=app)
+    with pytest.raises(LookupError):
+        batch.apply_async(fails_at(app, 2 * CHUNK, CHUNK + 7))
+    assert batch.resume().status().total == CHUNK
+    assert batch.status().state is State.SENT
+
+
+def test_resumed_with_the_rest(app: Celery, redis_db: RedisDB) -> None:
+    """Others than those that it has are others, wherever they stand."""
+    batch = Batch(app=app)
+    with pytest.raises(LookupError):
+        batch.apply_async(fails_at(app, 2 * CHUNK, CHUNK))
+    batch.resume(works(app, range(CHUNK, 2 * CHUNK)))
+    assert len(ids(sent(redis_db))) == len(set(ids(sent(redis_db)))) == 2 * CHUNK
+
+
+@pytest.mark.parametrize("before", ["register", "publish"])
+def test_killed(app: Celery, redis_db: RedisDB, before: str) -> None:
+    """At the worst moment: nothing is lost, and nothing counts twice."""
+    batch_id, count = str(uuid.uuid4()), 3 * CHUNK
+    program = f"""
+        import os, signal
+        from celery_graceful import Batch
+        from celery_graceful.batches import sending
+        from tests.integration.test_batch_sending import make_app, works, CHUNK
+
+        app = make_app({redis_db.url!r})
+        batch = Batch(app=app)
+        batch.id = {batch_id!r}
+        calls = []
+        def die_at_the_second(call):
+            def dying(*args, **kwargs):
+                calls.append(1)
+                if len(calls) == 2:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return call(*args, **kwargs)
+            return dying
+        if {before!r} == "publish":
+            sending.publish = die_at_the_second(sending.publish)
+        else:
+            sending.BatchLedger.add = die_at_the_second(sending.BatchLedger.add)
+        batch.apply_async(works(app, range({count})))
+    """
+    argv = [sys.executable, "-c", textwrap.dedent(program)]
+    died = subprocess.run(argv, cwd=ROOT, timeout=TIMEOUT, env={**os.environ, "PYTHONPATH": "."})
+    assert died.returncode == -signal.SIGKILL
+    assert len(sent(redis_db)) == CHUNK
+    batch = Batch.load(batch_id, app=app)
+    assert batch.status().state is State.SENDING
+    batch.resume(works(app, range(count)))
+    status = batch.status()
+    assert (status.state, status.total) == (State.SENT, count)
+    assert len(set(ids(sent(redis_db)))) == count
+
+
+# -- RabbitMQ ------------------------------------------------------------------------
+
+
+def test_rabbitmq_confirms(rabbit_vhost: RabbitVhost, redis_db: RedisDB) -> None:
+    app = make_app(rabbit_vhost.url, graceful_store=redis_db.url)
+    batch = Batch(app=app).apply_async(works(app, range(CHUNK + 5)))
+    with app.connection_for_write() as connection:
+        found = connection.default_channel.queue_declare("celery", passive=True)
+    assert found.message_count == CHUNK + 5  # at once: each is confirmed
+    assert batch.status().total == CHUNK + 5
+
+
+def test_rabbitmq_that_closes_the_connection(rabbit_vhost: RabbitVhost, redis_db: RedisDB) -> None:
+    app = make_app(rabbit_vhost.url, graceful_store=redis_db.url)
+
+    def members() -> Any:
+        for n in range(2 * CHUNK):
+            if n == CHUNK:
+                for one in _connections(rabbit_vhost):
+                    rabbit_vhost.server.api("DELETE", f"connections/{one}")
+            yield app.tasks["sending.work"].s(n)
+
+    Batch(app=app).apply_async(members())
+    with app.connection_for_write() as connection:
+        found = connection.default_channel.queue_declare("celery", passive=True)
+    assert found.message_count == 2 * CHUNK
+
+
+def _connections(vhost: RabbitVhost) -> list[str]:
+    end = time.monotonic() + TIMEOUT
+    while not (found := vhost.connections()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return [quote(one["name"], safe="") for one in found]

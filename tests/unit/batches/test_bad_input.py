@@ -1,0 +1,158 @@
+"""What cannot be used is refused where it is given, by name, with the mend, and before anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from celery import Celery, chain, chord, group, signature
+
+from celery_graceful import Batch, SettingsError, UnknownBatch
+from celery_graceful.batches.batch import current_batch
+
+
+@pytest.fixture
+def app() -> Celery:
+    app = Celery("bad", broker="memory://", backend="cache+memory://", set_as_current=False)
+    app.conf.task_always_eager = True
+
+    @app.task(name="bad.work", shared=False)
+    def work(*args: Any) -> None: ...
+
+    @app.task(name="bad.alone", shared=False)
+    def alone() -> None: ...
+
+    return app
+
+
+class Unspeakable:
+    def __repr__(self) -> str:
+        return "Unspeakable()"
+
+
+def test_what_is_no_member(app: Celery) -> None:
+    work = app.tasks["bad.work"]
+    for given, why in (
+        (7, "7 is no member of a batch: give signatures"),
+        ("bad.work", "'bad.work' is no member of a batch: give signatures"),
+        (None, "None is no member"),
+        (work, r"give its signature, such as work\.s\(1\)"),
+        (work.delay(1), "it was sent already: give the signature"),
+        ({"no": "task"}, "is no member"),
+    ):
+        for members in (given, [given], [work.s(1), [given]], (one for one in [given])):
+            batch = Batch(app=app)
+            with pytest.raises(TypeError, match=why):
+                batch.apply_async(members)
+        batch = Batch(app=app)
+        with pytest.raises(TypeError, match=why):
+            batch.add(work.s(1), given)
+
+
+def test_nothing_is_begun_for_a_list_with_one_that_is_none(app: Celery) -> None:
+    batch = Batch(app=app)
+    with pytest.raises(TypeError):
+        batch.apply_async([app.tasks["bad.work"].s(1), 7])
+    with pytest.raises(UnknownBatch):
+        batch.status()
+    batch.apply_async([app.tasks["bad.work"].s(1)])
+    assert batch.status().succeeded == 1
+
+
+def test_members_without_a_last_task(app: Celery) -> None:
+    work = app.tasks["bad.work"].s
+    for given, why in (
+        (chain(work(1), group(work(2), work(3))), "ends in a group"),
+        (chord([work(1)], group(work(2), work(3))), "ends in a group"),
+        (chord([work(1)]), "is a chord without a body"),
+        (chain(), "has no tasks"),
+    ):
+        with pytest.raises(ValueError, match=f"member 2, .*{why}.*: end it with a task"):
+            Batch(app=app).apply_async([work(1), given])
+
+
+def test_a_member_that_cannot_be_serialized(app: Celery) -> None:
+    with pytest.raises(TypeError, match=r"member 1, bad\.work\(Unspeakable\(\)\) cannot be serial"):
+        Batch(app=app).apply_async([app.tasks["bad.work"].s(Unspeakable())])
+
+
+def test_ids_given_twice(app: Celery) -> None:
+    with pytest.raises(ValueError, match="two members have the id one"):
+        Batch(app=app).apply_async([app.tasks["bad.work"].s(n).set(task_id="one") for n in (1, 2)])
+
+
+@pytest.mark.parametrize("name", ["on_success", "on_complete", "on_failure"])
+def test_callbacks(app: Celery, name: str) -> None:
+    work = app.tasks["bad.work"]
+    for given, kind, why in (
+        (work, TypeError, f"{name}: .* is no signature: give a signature"),
+        ("bad.work", TypeError, "'bad.work' is no signature"),
+        (dict(work.s()), TypeError, "is no signature"),
+        (work.s(Unspeakable()), TypeError, rf"{name}: bad\.work\(Unspeakable\(\)\) cannot be ser"),
+        (group(work.s(1), work.s(2)), ValueError, f"{name}: .* ends in a group"),
+        (chain(work.s(1), group(work.s(1), work.s(2))), ValueError, "ends in a group"),
+    ):
+        with pytest.raises(kind, match=why):
+            Batch(app=app, **{name: given})
+
+
+def test_a_callback_that_takes_no_summary(app: Celery) -> None:
+    alone = app.tasks["bad.alone"]
+    for given in (alone.s(), chain(alone.s(), app.tasks["bad.work"].s())):
+        batch = Batch(on_success=given, app=app)
+        with pytest.raises(
+            TypeError, match=r"gets the summary .*, and none as alone\.si\(\.\.\.\)"
+        ):
+            batch.apply_async()
+        with pytest.raises(UnknownBatch):
+            batch.status()
+    assert Batch(on_success=alone.si(), app=app).apply_async().status().finished
+
+
+def test_a_callback_for_no_queue(app: Celery) -> None:
+    app.conf.task_create_missing_queues = False
+    batch = Batch(on_success=app.tasks["bad.work"].s().set(queue="nowhere"), app=app)
+    with pytest.raises(ValueError, match=r"on_success: .* cannot be sent: .*nowhere"):
+        batch.apply_async()
+
+
+def test_a_callback_of_another_project(app: Celery) -> None:
+    """Its task is not known here: that is no error."""
+    app.conf.task_always_eager = False
+    batch = Batch(on_success=signature("elsewhere.task", app=app), app=app)
+    with pytest.raises(SettingsError, match=r"graceful_store = None .* give the URL of one"):
+        batch.apply_async()
+
+
+def test_properties(app: Celery) -> None:
+    for given, kind, why in (
+        ([1], TypeError, "is no dict of names"),
+        ({1: 2}, TypeError, "is no dict of names"),
+        ({"it": Unspeakable()}, TypeError, r"Unspeakable\(\)} is no JSON: .* ids in place"),
+        ({"it": "x" * 20_000}, ValueError, "20010 characters of JSON are too many"),
+    ):
+        with pytest.raises(kind, match=why):
+            Batch(properties=given, app=app)  # type: ignore[arg-type]
+
+
+def test_the_rest_of_the_arguments(app: Celery) -> None:
+    with pytest.raises(TypeError, match="description: 7 is no text"):
+        Batch(description=7, app=app)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"7 is no id, give batch\.id"):
+        Batch.load(7, app=app)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="no number of seconds"):
+        Batch(app=app).wait(timeout="1")  # type: ignore[arg-type]
+
+
+def test_unknown(app: Celery) -> None:
+    with pytest.raises(UnknownBatch, match="there is no batch 'nobody'"):
+        Batch.load("nobody", app=app).status()
+    with pytest.raises(UnknownBatch):
+        Batch(app=app).status()
+    assert current_batch() is None
+
+
+def test_protocol_1(app: Celery) -> None:
+    app.conf.update(task_always_eager=False, task_protocol=1)
+    with pytest.raises(SettingsError, match="task_protocol = 1 cannot be used"):
+        Batch(app=app).apply_async()
