@@ -13,8 +13,7 @@ Keys, ``<id>`` being that of a batch:
     ``kind``               ``batch`` or ``chord``
     ``state``              ``open``, ``sending``, ``sent``, ``done``, ``cancelled``
     ``total``              how many members were registered
-    ``revoked``            how many of ``failed`` were revoked
-    ``counted``            succeeded members whose set is gone, since nothing can come any more
+    ``cleared``            the set of those that succeeded is gone: nothing can come any more
     ``lost``               members that Redis has lost, given up by force
     ``missing``            how many were found missing, by the last look
     ``created``            when it was opened; also ``moved``, ``finished``: milliseconds
@@ -29,8 +28,8 @@ Keys, ``<id>`` being that of a batch:
     ``copy:<name>``        which copy of its message runs
     =====================  =========================================================
 
-``graceful:batch:<id>:pending``, ``:succeeded``, ``:failed``
-    Sets of members, the last a hash: member -> ``failed`` or ``revoked``. Each is in one of them.
+``graceful:batch:<id>:pending``, ``:succeeded``, ``:failed``, ``:revoked``
+    Sets of members. Each is in one of them, and goes from one to another in one command.
 ``graceful:batch:<id>:kids``
     Set: batches inside of it whose callbacks have not ended.
 ``graceful:batch:<id>:messages``
@@ -48,7 +47,7 @@ from typing import Any
 
 from kombu.utils.json import dumps
 
-from celery_graceful.batches.model import Callback, Due, End
+from celery_graceful.batches.model import Callback, Due, End, Outcome
 from celery_graceful.batches.status import State, Status
 from celery_graceful.exceptions import BatchFinished, UnknownBatch
 from celery_graceful.store.store import Store
@@ -63,6 +62,7 @@ OUTBOX = "graceful:batches:outbox"
 CHUNK, CHUNK_BYTES, ENDS = 500, 1024 * 1024, 100
 
 _UNKNOWN = "unknown"
+_COUNTED = ("pending", "succeeded", "failed", "revoked", "kids")
 
 
 def _key(batch_id: str, part: str = "") -> str:
@@ -237,13 +237,12 @@ class BatchLedger:
         Raises:
             UnknownBatch: There is no such batch.
         """
-        parts = ("", "pending", "failed", "kids", "succeeded")
-        keys = [_key(batch_id, part) for part in parts]
-        pairs, _, failed, kids, succeeded = self.store.run("batch_status", keys, [], insist=True)
+        keys = [_key(batch_id), *(_key(batch_id, part) for part in _COUNTED)]
+        pairs, *counts = self.store.run("batch_status", keys, [], insist=True)
         if not pairs:
             raise UnknownBatch(batch_id)
         fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
-        return Status.of(batch_id, fields, failed=failed, kids=kids, succeeded=succeeded)
+        return Status.of(batch_id, fields, **dict(zip(_COUNTED, counts, strict=True)))
 
     def state(self, batch_id: str) -> State | None:
         """What it is in; ``None`` if it is not known."""
@@ -273,19 +272,38 @@ class BatchLedger:
                     found[member] = text.encode("utf-8", "surrogateescape")
         return found
 
-    def outcomes(self, batch_id: str, members: Sequence[str]) -> dict[str, str]:
-        """Of some of its members, how they have failed: ``failed`` or ``revoked``."""
-        if not members:
-            return {}
-        found = self.store.execute("HMGET", [_key(batch_id, "failed")], members, insist=True)
-        return {member: how for member, how in zip(members, found, strict=True) if how is not None}
+    def members(self, batch_id: str, outcome: Outcome) -> Iterator[str]:
+        """Ids of members that have ended so, some perhaps twice, in steps of a few hundred.
+
+        Of a batch that has ended for good, those that have succeeded are forgotten.
+        """
+        return self._scan(batch_id, outcome.value)
+
+    def outcomes(self, batch_id: str, members: Sequence[str]) -> dict[str, Outcome]:
+        """How some of its members have ended; without those that have not, or are unknown."""
+        found: dict[str, Outcome] = {}
+        for start in range(0, len(members), CHUNK):
+            some = members[start : start + CHUNK]
+            for how in Outcome:
+                key = _key(batch_id, how.value)
+                are = self.store.execute("SMISMEMBER", [key], some, insist=True)
+                found.update({one: how for one, is_one in zip(some, are, strict=True) if is_one})
+        return found
+
+    def look(self, batch_id: str) -> list[Due]:
+        """See whether something has been missed: an error in a script, an outbox that was lost.
+
+        Raises:
+            UnknownBatch: There is no such batch.
+        """
+        return _dues(batch_id, self._run("batch_look", batch_id))
 
     def stood_still(self, seconds: float) -> list[str]:
         """Batches that have not ended, and have not moved for so long."""
         there: list[str] = []
         looked = CHUNK
         while looked == CHUNK:
-            args = [_milliseconds(seconds), CHUNK, len(there)]
+            args = [int(seconds * 1000), CHUNK, len(there)]
             looked, *found = self._run("batch_still", *args)
             there += found
         return there
@@ -299,7 +317,7 @@ class BatchLedger:
     def outbox(self, waiting: float = 0.0) -> list[Due]:
         """Callbacks that are due, and have been for ``waiting`` seconds."""
         seconds, microseconds = map(int, self.store.execute("TIME", [], insist=True))
-        before = seconds * 1000 + microseconds // 1000 - _milliseconds(waiting)
+        before = seconds * 1000 + microseconds // 1000 - int(waiting * 1000)
         found: dict[str, str] = {}
         cursor = "0"
         while True:
@@ -346,11 +364,13 @@ class BatchLedger:
         return bool(self.store.run("batch_published", keys, args, insist=True))
 
     def may_run(self, batch_id: str, name: str, copy: str) -> bool:
-        """Whether that copy of a callback may run: it asks first, and none has ended."""
+        """Whether that copy of a callback may run: it asked first, and has not ended."""
         return bool(self.store.run("batch_copy", [_key(batch_id)], [name, copy], insist=True))
 
     def fire(self, batch_id: str, name: str) -> list[Due]:
         """Have a callback sent now, or again, whatever the batch waits for. Not if it has ended.
+
+        See before that it is not on its way: where two are, the first one that asks runs.
 
         Raises:
             UnknownBatch: There is no such batch.

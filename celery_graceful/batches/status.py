@@ -70,26 +70,31 @@ class Status:
         batch_id: str,
         fields: Mapping[str, str],
         *,
-        failed: int,
-        kids: int,
+        pending: int,
         succeeded: int,
+        failed: int,
+        revoked: int,
+        kids: int,
     ) -> Status:
-        """Of what the store knows: its fields, and how much is in its sets.
+        """Of what the store knows: its fields, and how many there are in its sets.
 
-        What is in none of them is pending: where Redis has lost one, nobody knows who, but that
-        they have not ended is certain.
+        What is in none of them is pending: where Redis has lost one, nobody knows who was in it,
+        but that they have not ended is certain. Of one that was cleared they have succeeded.
         """
-        total, revoked = int(fields["total"]), int(fields.get("revoked", 0))
         lost = int(fields.get("lost", 0))
-        succeeded += int(fields.get("counted", 0))
-        pending = total - succeeded - failed - lost
+        ended = succeeded + failed + revoked + lost
+        total = max(int(fields["total"]), pending + ended)
+        if "cleared" in fields:
+            succeeded += total - pending - ended
+        else:
+            pending = total - ended
         return cls(
             id=batch_id,
             state=State(fields["state"]),
             total=total,
             pending=pending,
             succeeded=succeeded,
-            failed=failed - revoked + lost,
+            failed=failed + lost,
             revoked=revoked,
             missing=min(pending, int(fields.get("missing", 0))),
             kids=kids,

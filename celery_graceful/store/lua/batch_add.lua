@@ -11,22 +11,27 @@ local refused = refuses(id, ARGV[3])
 if refused then
   return refused
 end
-local members = {}
+local members, has_ended = {}, {}
 for i = 4, #ARGV, 2 do
   members[#members + 1] = ARGV[i]
 end
-local failed = redis.call('HMGET', key(id, 'failed'), unpack(members))
-local succeeded = redis.call('SMISMEMBER', key(id, 'succeeded'), unpack(members))
-local new = 0
+for _, part in ipairs({ 'succeeded', 'failed', 'revoked' }) do
+  if count(id, part) > 0 then
+    for i, is in ipairs(redis.call('SMISMEMBER', key(id, part), unpack(members))) do
+      has_ended[i] = has_ended[i] or is == 1
+    end
+  end
+end
+local before, new = known(id), 0
 for i, member in ipairs(members) do
-  if not failed[i] and succeeded[i] == 0 then
+  if not has_ended[i] then
     if ARGV[2 * i + 3] ~= '' then
       redis.call('HSET', key(id, 'messages'), member, ARGV[2 * i + 3])
     end
     new = new + redis.call('SADD', key(id, 'pending'), member)
   end
 end
-redis.call('HINCRBY', key(id), 'total', new)
-has_moved(id)
-renew(id)
+recount(id, before)
+look_at(id)
+settle_all()
 return new

@@ -1,4 +1,4 @@
--- Cancel a batch, unless all of it has ended.
+-- Cancel a batch, unless all of its members have ended.
 --
 -- include batch_ledger
 --
@@ -10,10 +10,9 @@ local state = redis.call('HGET', key(id), 'state')
 if not state then
   return 'unknown'
 end
-if state == 'open' or state == 'sending' or (state == 'sent' and
-    redis.call('SCARD', key(id, 'pending')) + redis.call('SCARD', key(id, 'kids')) > 0) then
+if state ~= 'cancelled' and not is_complete(id) then
   redis.call('HSET', key(id), 'state', 'cancelled')
-  has_moved(id)
+  moved[id] = true
 end
 look_at(id)
 return settle_all()

@@ -2,35 +2,36 @@
 --
 -- include batch_ledger
 --
--- ARGV     key prefix; batch; how many members at once; '1' if it has been called before
+-- ARGV     key prefix; batch; how many members at once; '1' if this is not the first call
 --
 -- Returns how many members are left, and what has become due; or 'unknown'.
 local id = ARGV[2]
-local of = redis.call('HMGET', key(id), 'state', 'total', 'lost', 'counted')
-if not of[1] then
+local state, total = unpack(redis.call('HMGET', key(id), 'state', 'total'))
+if not state then
   return 'unknown'
 end
-if of[1] == 'open' or of[1] == 'sending' then
+if state == 'open' or state == 'sending' then
   redis.call('HSET', key(id), 'state', 'sent')
+  moved[id] = true
 end
+local outcome = state == 'cancelled' and 'revoked' or 'failed'
 local members = redis.call('SRANDMEMBER', key(id, 'pending'), ARGV[3])
 for _, member in ipairs(members) do
   redis.call('SREM', key(id, 'kids'), member)
-  finish_member(id, member, 'failed')
+  finish_member(id, member, outcome)
 end
-local left = redis.call('SCARD', key(id, 'pending'))
+local left = count(id, 'pending')
 if left == 0 then
   redis.call('UNLINK', key(id, 'kids'))
-  local known = redis.call('HLEN', key(id, 'failed')) + redis.call('SCARD', key(id, 'succeeded'))
-  local lost = tonumber(of[2]) - known - tonumber(of[4] or 0)
-  if lost ~= tonumber(of[3] or 0) then
-    redis.call('HSET', key(id), 'lost', lost)
-    fire(id, 'on_failure')
+  if redis.call('HEXISTS', key(id), 'cleared') == 0 and known(id) < tonumber(total) then
+    redis.call('HSET', key(id), 'lost', total - known(id))
+    moved[id] = true
   end
   if #members == 0 and ARGV[4] ~= '1' then
     for _, name in ipairs(CALLBACKS) do
       if redis.call('HGET', key(id), 'fired:' .. name) == 'published' then
         redis.call('HSET', key(id), 'fired:' .. name, 'ended')
+        moved[id] = true
       end
     end
   end

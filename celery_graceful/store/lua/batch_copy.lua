@@ -3,12 +3,13 @@
 -- KEYS     the batch
 -- ARGV     name of the callback; the copy
 --
--- Returns whether it is this one. A batch that is not known holds nobody up.
-if redis.call('EXISTS', KEYS[1]) == 0 then
+-- Returns whether it is this one. A batch that is not known holds nobody up, nor does a callback
+-- that only counts as ended since its batch was completed by force.
+local fired, copy = unpack(redis.call('HMGET', KEYS[1], 'fired:' .. ARGV[1], 'copy:' .. ARGV[1]))
+if not copy then
+  if redis.call('EXISTS', KEYS[1]) == 1 then
+    redis.call('HSET', KEYS[1], 'copy:' .. ARGV[1], ARGV[2])
+  end
   return 1
 end
-if redis.call('HGET', KEYS[1], 'fired:' .. ARGV[1]) == 'ended' then
-  return 0
-end
-redis.call('HSETNX', KEYS[1], 'copy:' .. ARGV[1], ARGV[2])
-return redis.call('HGET', KEYS[1], 'copy:' .. ARGV[1]) == ARGV[2] and 1 or 0
+return copy == ARGV[2] and fired ~= 'ended' and 1 or 0

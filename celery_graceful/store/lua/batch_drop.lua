@@ -6,21 +6,22 @@
 --
 -- Returns what has become due, or 'unknown'.
 local id = ARGV[2]
-local of = redis.call('HMGET', key(id), 'state', 'parent')
-if not of[1] then
+if not exists(id) then
   return 'unknown'
 end
-redis.call('UNLINK', key(id))
-for _, part in ipairs(PARTS) do
-  redis.call('UNLINK', key(id, part))
+local parent = redis.call('HGET', key(id), 'parent')
+if parent and exists(parent) then
+  redis.call('SREM', key(parent, 'kids'), id)
+  finish_member(parent, id, 'revoked')
+  look_at(parent)
+  settle_all()
 end
 redis.call('ZREM', KEYS[1], id)
 for _, name in ipairs(CALLBACKS) do
   redis.call('HDEL', KEYS[2], id .. ':' .. name)
 end
-if of[2] and redis.call('EXISTS', key(of[2])) == 1 then
-  redis.call('SREM', key(of[2], 'kids'), id)
-  finish_member(of[2], id, 'revoked')
-  look_at(of[2])
+for _, part in ipairs(PARTS) do
+  redis.call('UNLINK', key(id, part))
 end
-return settle_all()
+redis.call('UNLINK', key(id))
+return due

@@ -4,16 +4,17 @@
 --
 -- ARGV     key prefix; batch; name of the callback
 --
--- Not one that has ended. Returns what has become due, or 'unknown'.
-local id, fired = ARGV[2], 'fired:' .. ARGV[3]
-local of = redis.call('HMGET', key(id), 'state', fired, 'callback:' .. ARGV[3])
+-- Not one that has ended; and the next copy of it that asks runs. Returns what has become due, or
+-- 'unknown'.
+local id, name = ARGV[2], ARGV[3]
+local of = redis.call('HMGET', key(id), 'state', 'callback:' .. name, 'fired:' .. name)
 if not of[1] then
   return 'unknown'
 end
-if of[3] and of[2] ~= 'ended' then
-  redis.call('HDEL', key(id), fired)
-  fire(id, ARGV[3])
-  has_moved(id)
-  renew(id)
+if of[2] and of[3] ~= 'ended' then
+  redis.call('HDEL', key(id), 'fired:' .. name, 'copy:' .. name)
+  fire(id, name)
+  moved[id] = true
+  look_at(id)
 end
-return due
+return settle_all()

@@ -7,14 +7,19 @@
 --
 -- Returns whether it was there.
 local id, name = ARGV[2], ARGV[3]
-if redis.call('HDEL', KEYS[2], id .. ':' .. name) == 0 or redis.call('EXISTS', key(id)) == 0 then
+local entry = id .. ':' .. name
+if redis.call('HEXISTS', KEYS[2], entry) == 0 then
   return 0
 end
-redis.call('HSET', key(id), 'fired:' .. name, 'published', 'moved', stamp)
-redis.call('ZADD', KEYS[1], 'XX', stamp, id)
+if not exists(id) then
+  redis.call('HDEL', KEYS[2], entry)
+  return 0
+end
 if KEYS[3] then
   redis.call('LPUSH', KEYS[3], ARGV[4])
 end
+redis.call('HSET', key(id), 'fired:' .. name, 'published')
+redis.call('HDEL', KEYS[2], entry)
 if KEYS[4] then
   if redis.call('LPUSH', KEYS[4], '') == 1 then
     redis.call('PEXPIRE', KEYS[4], 10000)
@@ -22,4 +27,7 @@ if KEYS[4] then
     redis.call('LTRIM', KEYS[4], 0, 15)
   end
 end
+moved[id] = true
+look_at(id)
+settle_all()
 return 1

@@ -11,6 +11,7 @@ if refused then
   return refused
 end
 redis.call('HSET', key(id), 'state', 'sending')
-has_moved(id)
-renew(id)
+moved[id] = true
+look_at(id)
+settle_all()
 return ''

@@ -4,8 +4,8 @@
 --
 -- ARGV     key prefix; batch
 --
--- Asked again, or of one that was cancelled, it looks whether something has been missed. Returns
--- what has become due, or 'unknown'.
+-- Asked again, or of one that was cancelled, it only looks. Returns what has become due, or
+-- 'unknown'.
 local id = ARGV[2]
 local state = redis.call('HGET', key(id), 'state')
 if not state then
@@ -13,7 +13,7 @@ if not state then
 end
 if state == 'open' or state == 'sending' then
   redis.call('HSET', key(id), 'state', 'sent')
-  has_moved(id)
+  moved[id] = true
 end
 look_at(id)
 return settle_all()

@@ -1,12 +1,10 @@
 -- How a batch stands.
 --
--- KEYS     the batch; its pending, failed and kids; its succeeded
+-- KEYS     the batch; its pending, succeeded, failed, revoked and kids
 --
--- Returns its fields and their values, and how many are pending, failed, kids and succeeded.
-return {
-  redis.call('HGETALL', KEYS[1]),
-  redis.call('SCARD', KEYS[2]),
-  redis.call('HLEN', KEYS[3]),
-  redis.call('SCARD', KEYS[4]),
-  redis.call('SCARD', KEYS[5]),
-}
+-- Returns its fields and their values, and how many there are of the others.
+local answer = { redis.call('HGETALL', KEYS[1]) }
+for i = 2, #KEYS do
+  answer[i] = redis.call('SCARD', KEYS[i])
+end
+return answer
