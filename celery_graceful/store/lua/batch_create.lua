@@ -5,9 +5,11 @@
 -- ARGV     key prefix; id; its parent, or ''; who adds it there, or ''; time to live and linger, in
 --          milliseconds; its fields and their values
 --
--- Asked again it does nothing. Returns why it cannot be inside of that parent, or ''.
+-- Asked again it only looks. Returns why it cannot be inside of that parent, or ''.
 local id, parent, ttl, linger = ARGV[2], ARGV[3], tonumber(ARGV[5]), tonumber(ARGV[6])
 if exists(id) then
+  look_at(id)
+  settle_all()
   return ''
 end
 local refused = parent ~= '' and refuses(parent, ARGV[4])
