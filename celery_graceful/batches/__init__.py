@@ -1,9 +1,20 @@
 """Batches: members that are waited for together, and what follows when they have ended.
 
 What is known of a batch, in the store, is in `ledger`, in the words of `model` and `status`; what a
-message says of its batch in `marks`.
+message says of its batch in `marks`. How a worker tells it of ends is in `ends`, how callbacks are
+sent in `outbox`, and what is asked before a part of a batch runs in `running`.
 
 May not know of deliveries, nor of the worker: those note ends here.
 """
 
-__all__ = ["batch", "marks"]
+__all__ = [
+    "batch",
+    "ends",
+    "ledger",
+    "left_out",
+    "marks",
+    "model",
+    "outbox",
+    "parts",
+    "running",
+]

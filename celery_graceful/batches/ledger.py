@@ -244,9 +244,9 @@ class BatchLedger:
         fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
         return Status.of(batch_id, fields, **dict(zip(_COUNTED, counts, strict=True)))
 
-    def state(self, batch_id: str) -> State | None:
+    def state(self, batch_id: str, *, insist: bool = True) -> State | None:
         """What it is in; ``None`` if it is not known."""
-        state = self.store.execute("HGET", [_key(batch_id)], ["state"], insist=True)
+        state = self.store.execute("HGET", [_key(batch_id)], ["state"], insist=insist)
         return None if state is None else State(state)
 
     def is_cancelled(self, batch_id: str) -> bool:

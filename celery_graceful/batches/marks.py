@@ -21,6 +21,9 @@ from uuid import NAMESPACE_URL, uuid5
 
 from celery import Signature, chord, group
 from celery.canvas import _chain, maybe_signature
+from celery.exceptions import Ignore
+
+from celery_graceful.batches.left_out import Replaced
 
 __all__ = [
     "BATCH",
@@ -120,9 +123,13 @@ def hand_on(task: Any) -> None:
     def replaced(sig: Any) -> Any:
         headers = task.request.headers or {}
         ours = {name: headers[name] for name in (BATCH, CALLBACK, COPY) if name in headers}
-        if ours:
-            mark(sig, ours)
-        return on_replace(sig)
+        if not ours:
+            return on_replace(sig)
+        mark(sig, ours)
+        try:
+            return on_replace(sig)
+        except Ignore as exc:  # it is sent
+            raise Replaced(*exc.args) from None
 
     replaced._hands_on = True  # type: ignore[attr-defined]
     task.on_replace = replaced

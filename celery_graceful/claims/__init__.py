@@ -17,5 +17,6 @@ __all__ = [
     "lease",
     "lease_validity",
     "rescue",
+    "sending",
     "transports",
 ]

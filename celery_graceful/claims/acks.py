@@ -3,22 +3,25 @@
 Along with the next claim, or 5 ms later from a thread of its own, over a connection of its own. So
 an acknowledgement depends neither on the connection that its message came over nor on the event
 loop, and is lost with neither.
+
+What has to be written down with an acknowledgement, the end of a member of a batch, goes with it in
+one step: somebody above knows how.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from celery.utils.log import get_logger
 
 from celery_graceful.claims.claimant import claims_key
-from celery_graceful.store.store import Store
+from celery_graceful.store.store import Store, StoreForbidden
 from celery_graceful.system.log_thread import log
 
-__all__ = ["Acks"]
+__all__ = ["Acks", "WriteEnds"]
 
 logger = get_logger(__name__)
 
@@ -27,6 +30,9 @@ BATCH = 500
 
 #: Acknowledgements that are remembered: a failover to a replica that lags undoes the last ones.
 LATELY = 10_000
+
+#: Writes down what goes with claims, told by worker and number, and deletes them, in one step.
+WriteEnds = Callable[[Store, Sequence[tuple[Any, tuple[str, int]]]], None]
 
 
 class Acks:
@@ -38,14 +44,24 @@ class Acks:
         store: Where the claims are.
         lock: Of the book that these are part of.
         on_sent: Told, under the lock, of a worker's numbers that are claims no more.
+        write_ends: For acknowledgements that something goes with.
     """
 
     def __init__(
-        self, store: Store, lock: Any, on_sent: Callable[[str, Iterable[int]], None]
+        self,
+        store: Store,
+        lock: Any,
+        on_sent: Callable[[str, Iterable[int]], None],
+        write_ends: WriteEnds,
     ) -> None:
         self.store = store
         self._lock = lock
-        self._on_sent = on_sent
+        self._on_sent, self._write_ends = on_sent, write_ends
+        #: What goes with the acknowledgement of a claim; until it is a claim no more, and then for
+        #: as long as that is remembered.
+        self._along: dict[str, Any] = {}
+        self._lately_along: dict[str, Any] = {}
+        self._with_ends: list[tuple[Any, tuple[str, int]]] = []
         self._done: dict[str, list[int]] = {}
         self._under_way: dict[str, list[int]] = {}
         self._lately: deque[str] = deque(maxlen=LATELY)
@@ -54,11 +70,24 @@ class Acks:
 
     def add(self, worker: str, number: int) -> None:
         """Acknowledge it soon."""
-        self._done.setdefault(worker, []).append(number)
+        end = self._along.get(f"{worker}/{number}") if self._along else None
+        if end is None:
+            self._done.setdefault(worker, []).append(number)
+        else:
+            self._with_ends.append((end, (worker, number)))
+
+    def take_along(self, tag: str, end: Any) -> None:
+        """When it is acknowledged, write that down in the same step."""
+        self._along[tag] = end
+
+    @property
+    def has_ends(self) -> bool:
+        """Whether something is still to be written down."""
+        return bool(self._along)
 
     def has_more(self) -> bool:
         """Whether some are still to be sent by the thread."""
-        return any(self._done.values())
+        return bool(self._with_ends) or any(self._done.values())
 
     def is_sent(self) -> bool:
         """Whether all are sent."""
@@ -73,9 +102,16 @@ class Acks:
         for worker in list(self._under_way):
             self._done.setdefault(worker, []).extend(self._under_way.pop(worker))
 
-    def remember(self, tags: Iterable[str]) -> None:
-        """They were acknowledged."""
-        self._lately.extend(tags)
+    def forget(self, tags: Sequence[str], *, acked: bool) -> None:
+        """They are claims no more, and were acknowledged, or went back."""
+        if acked:
+            self._lately.extend(tags)
+        if self._along:
+            ends = [(tag, self._along.pop(tag)) for tag in tags if tag in self._along]
+            if acked:
+                self._lately_along.update(ends)
+            while len(self._lately_along) > LATELY:
+                del self._lately_along[next(iter(self._lately_along))]
 
     # -- along with a claim ------------------------------------------------------------
 
@@ -119,6 +155,25 @@ class Acks:
                 for worker, numbers in batch.items():
                     self._done.setdefault(worker, []).extend(numbers)
 
+    def send_ends(self) -> None:
+        """Send those that something goes with.
+
+        Raises:
+            StoreAway: As ``send``.
+        """
+        while self._with_ends:
+            with self._lock:
+                batch = self._with_ends[:BATCH]
+            try:
+                self._write_ends(self.store, batch)
+            except StoreForbidden:  # said there; waiting changes nothing
+                for _, (worker, number) in batch:
+                    self._delete(worker, [number])
+            with self._lock:
+                del self._with_ends[: len(batch)]
+                for _, (worker, number) in batch:
+                    self._on_sent(worker, [number])
+
     def once_more(self, worker: str, numbers: list[int]) -> list[int]:
         """Of these claims, those that were not acknowledged: the others are, once more.
 
@@ -128,7 +183,10 @@ class Acks:
         lately = set(self._lately)
         again = [number for number in numbers if f"{worker}/{number}" in lately]
         if again:
-            self._delete(worker, again)
+            ends = {n: e for n in again if (e := self._lately_along.get(f"{worker}/{n}"))}
+            if ends:
+                self._write_ends(self.store, [(end, (worker, n)) for n, end in ends.items()])
+            self._delete(worker, [number for number in again if number not in ends])
             log(logger, logging.INFO, "Redis had lost %d acknowledgements", len(again))
         return [number for number in numbers if f"{worker}/{number}" not in lately]
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from celery_graceful.claims.acks import Acks
+from celery_graceful.claims.acks import Acks, WriteEnds
 from celery_graceful.claims.begun import Begun
 from celery_graceful.claims.claimant import Claimant, claims_key
 from celery_graceful.claims.moves import entry_of, from_entry, move, read
@@ -64,6 +64,7 @@ class Claims:
             a claim.
         on_room: Called after an acknowledgement while nothing is fetched: there may be room again.
         on_refused: Called each time Redis refuses a claim, with the seconds for which it has.
+        write_ends: Writes down what goes with acknowledgements.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Claims:
         on_no_message: Callable[[Tag, Exception], None] = lambda tag, exc: None,
         on_room: Callable[[], None] = lambda: None,
         on_refused: Callable[[float], None] = lambda seconds: None,
+        write_ends: WriteEnds = lambda store, ends: None,
     ) -> None:
         self.store = store
         #: Under whom it claims now; ``None`` where it must not.
@@ -85,7 +87,7 @@ class Claims:
         #: Claims of what has begun to run, and would expire.
         self.begun: set[str] = set()
         self._lock = native.Lock()
-        self._acks = Acks(store, self._lock, self._off_hands)
+        self._acks = Acks(store, self._lock, self._off_hands, write_ends)
         self._sending = Sending(self._lock, self._send, self._has_more)
         self.running = Begun(store, self._sending.rouse)
         self.on_no_message, self.on_room, self.on_refused = on_no_message, on_room, on_refused
@@ -127,6 +129,11 @@ class Claims:
         if asleep:
             self._sending.wake()
 
+    def end_with(self, tag: Tag, end: Any) -> None:
+        """When that claim is acknowledged, write this down in the same step. From any thread."""
+        with self._lock:
+            self._acks.take_along(tag, end)
+
     def settle(self) -> None:
         """Acknowledge what has ended, also what waits for a loop that may not go round again."""
         for tag in list(self.ended):
@@ -167,8 +174,11 @@ class Claims:
 
     def _send(self, at_once: bool) -> None:
         self._acks.send()
-        self._send_orphans()
-        self.running.send(at_once=at_once)
+        try:
+            self._acks.send_ends()
+        finally:  # what cannot be written down keeps nobody else
+            self._send_orphans()
+            self.running.send(at_once=at_once)
 
     def _has_more(self) -> object:
         return self._orphans or self.running.has_news or self._acks.has_more()
@@ -180,8 +190,7 @@ class Claims:
             self.running.discard(tag)
         self.ended.difference_update(tags)
         self.begun.difference_update(tags)
-        if acked:
-            self._acks.remember(tags)
+        self._acks.forget(tags, acked=acked)
         if self._restored:
             self._once_more(tags)
 
@@ -247,6 +256,11 @@ class Claims:
                     self._let_go.pop(f"{worker}/{number}", None)
             on_step()
         return moved
+
+    @property
+    def has_ends(self) -> bool:
+        """Whether something is still to be written down with an acknowledgement."""
+        return self._acks.has_ends
 
     def is_done(self) -> bool:
         """Whether nothing is on our hands any more: held, or still to be sent."""

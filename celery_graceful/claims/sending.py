@@ -31,10 +31,21 @@ class Sending:
         lock: Under which things to send are added, and looked for.
         send: Sends what there is, all of it at once if it is told so; raises what kept it from it.
         more: Whether there is still something to send; called under the lock.
+        name: Of the thread.
+        what: It does, for the log.
     """
 
-    def __init__(self, lock: Any, send: Callable[[bool], None], more: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        lock: Any,
+        send: Callable[[bool], None],
+        more: Callable[[], object],
+        *,
+        name: str = "graceful-acks",
+        what: str = "acknowledge",
+    ) -> None:
         self._lock = lock
+        self._name, self._what = name, what
         self._send, self._more = send, more
         self._bell, self._settled, self._gone = (native.Doorbell() for _ in range(3))
         self._awake = self._hurry = self._started = self._ended = False
@@ -48,7 +59,7 @@ class Sending:
         """Go on. Not under the lock."""
         if not self._started:
             self._started = True
-            native.start_thread(self._run, "graceful-acks")
+            native.start_thread(self._run, self._name)
         self._bell.ring()
 
     def rouse(self) -> None:
@@ -87,7 +98,7 @@ class Sending:
             except Exception as exc:  # it must not end: nobody else sends
                 if not isinstance(exc, StoreAway):
                     why = traceback.format_exc()
-                    log(logger, logging.CRITICAL, "Could not acknowledge: %s", why)
+                    log(logger, logging.CRITICAL, f"Could not {self._what}: %s", why)
                 self._bell.wait(RETRY)
                 continue
             with self._lock:

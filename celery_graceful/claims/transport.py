@@ -20,7 +20,7 @@ of kombu are used here, and pinned in ``tests/unit/test_pins.py``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.resources import files
 from queue import Empty
 from time import monotonic
@@ -148,6 +148,8 @@ class _Claiming:
     _knows_script = False
     #: Consumers that acknowledge nothing, such as those of replies, while they consume here.
     _no_ack_tags: frozenset[str] = frozenset()
+    #: Who is given what is sent over this channel, in place of Redis.
+    _taker: Callable[[str, str, str], object] | None = None
 
     @property
     def may_claim(self: Any) -> bool:
@@ -334,6 +336,12 @@ class _Claiming:
 
     # -- sending -------------------------------------------------------------------
 
+    def hand_to(self, taker: Callable[[str, str, str], object]) -> None:
+        """Give it what is sent from now on: the keys of list and bell, without the key prefix, and
+        the message as it has to stand there. But what kombu has to do more for than that.
+        """
+        self._taker = taker
+
     def _put(self: Any, queue: str, message: Any, **kwargs: Any) -> None:
         batch = kwargs.get("_publish_batch")
         plain = queue.endswith(".pidbox") or not self.may_ring
@@ -346,6 +354,9 @@ class _Claiming:
                 batch.ring_for.add(queue)
             return
         pri = self._get_message_priority(message, reverse=False)
+        if self._taker is not None:
+            self._taker(self._q_for_pri(queue, pri), bell_of(queue), dumps(message))
+            return
         prefix = self.global_keyprefix or ""
         keys = (prefix + self._q_for_pri(queue, pri), prefix + bell_of(queue))
         try:

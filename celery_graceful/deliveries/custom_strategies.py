@@ -18,6 +18,7 @@ from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger
 from celery.worker import strategy
 
+from celery_graceful.batches.model import Outcome
 from celery_graceful.deliveries.exc_info import raised
 from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.deliveries.ledger import Ledger
@@ -201,22 +202,29 @@ class _Call:
 
     def returned(self, tell: Callable[..., Any] | None, result: Any) -> None:
         """It has ended."""
-        self._ended(tell, result)
+        self._ended(tell, result, comes_to=Outcome.SUCCEEDED)
 
     def failed(self, tell: Callable[..., Any] | None, exc_info: Any) -> None:
         """It has ended in an exception, or its process has."""
         self._ended(tell, exc_info, lost=isinstance(raised(exc_info), WorkerLostError))
 
     def _ended(
-        self, tell: Callable[..., Any] | None = None, result: Any = None, lost: bool = False
+        self,
+        tell: Callable[..., Any] | None = None,
+        result: Any = None,
+        lost: bool = False,
+        comes_to: Outcome = Outcome.FAILED,
     ) -> None:
         with self.ledger.leaving:
+            for delivery in self.deliveries:
+                delivery.comes_to(comes_to)
             try:
                 if tell is not None:
                     tell(result)
             finally:
                 for delivery in self.deliveries:
                     if delivery.acknowledged:
+                        delivery.write_end()
                         self.ledger.finish(delivery)
                     elif not lost or not self.ledger.post_mortems.child_died(
                         delivery, partial(self._after_death, delivery)

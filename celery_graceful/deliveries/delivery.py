@@ -7,11 +7,10 @@ from typing import Any
 
 from celery import states
 
+from celery_graceful.batches.model import Outcome
 from celery_graceful.checkpoints.checkpoint import may_resume
 from celery_graceful.deliveries.handler_errors import say
-from celery_graceful.deliveries.held_message import HeldMessage
-from celery_graceful.deliveries.host import Host
-from celery_graceful.deliveries.ledger import Ledger
+from celery_graceful.deliveries.member_end import MemberEnd
 from celery_graceful.deliveries.stage import UNBEGUN, Stage
 from celery_graceful.monitors import outcome
 
@@ -25,13 +24,8 @@ _OUTRANKED = {
 }
 
 
-class Delivery(HeldMessage):
+class Delivery(MemberEnd):
     """A message in the main process, from its arrival to its acknowledgement."""
-
-    #: The worker; set on the class of each task, by ``adopt``.
-    host: Host
-    #: What the worker holds; as ``host``.
-    ledger: Ledger
 
     def arrived(self) -> None:
         """The worker holds it."""
@@ -78,6 +72,15 @@ class Delivery(HeldMessage):
 
     def acknowledge(self) -> None:
         """Its message is done with; unless it went back, or is somebody else's."""
+        never_handed_over = self.stage is Stage.RECEIVED  # by others, as an end
+        if never_handed_over and self.by_others:
+            self.comes_to(Outcome.SUCCEEDED)
+        if self.part is None or self.has_left or not self._end_first(self._acknowledge):
+            self._acknowledge()
+        if never_handed_over:
+            self.ledger.finish(self)
+
+    def _acknowledge(self) -> None:
         if self.orphaned and self.host.redeliveries.owe(self):
             self.acknowledged = True
         elif self.has_left:
@@ -90,8 +93,6 @@ class Delivery(HeldMessage):
         else:
             self._note_end()
             super().acknowledge()
-        if self.stage is Stage.RECEIVED:  # others have, who never hand it over
-            self.ledger.finish(self)
 
     def _note_end(self) -> None:
         """It need not come back, whatever becomes of Celery's way to say so: through the loop."""
@@ -110,15 +111,22 @@ class Delivery(HeldMessage):
             self.acknowledged = True
             return
         self.goes_on = self.goes_on or requeue
+        means_nothing = self.stage is Stage.RECEIVED  # an ETA, for one
+        if means_nothing and not requeue:
+            self.comes_to(Outcome.FAILED)
+        if requeue or self.part is None or not self._end_first(self._reject):
+            self._reject(requeue)
+        if means_nothing:
+            self.ledger.finish(self)
+            if not self.goes_on:
+                outcome.close(self, "error", "rejected")
+
+    def _reject(self, requeue: bool = False) -> None:
         if not requeue:
             self._note_end()
         elif self.claim is not None:  # a lost connection may come first: then it goes back by that
             self.claim.book.let_go_of(self.claim)
         super().reject(requeue=requeue)
-        if self.stage is Stage.RECEIVED:  # an ETA that means nothing
-            self.ledger.finish(self)
-            if not self.goes_on:
-                outcome.close(self, "error", "rejected")
 
     def cancel(self, pool: Any, signal: Any = None, **options: Any) -> None:
         """Celery does so where a message cannot be acknowledged any more; a claim always can."""

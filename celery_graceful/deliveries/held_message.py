@@ -11,6 +11,8 @@ from typing import Any
 from celery.worker.request import Request
 from kombu.utils.objects import cached_property
 
+from celery_graceful.batches.model import Outcome
+from celery_graceful.batches.parts import part_of
 from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.claims.book import Tag
 from celery_graceful.claims.fence import CLAIM
@@ -55,6 +57,8 @@ class HeldMessage(Request):
         self.note: str | None = None
         #: The connection that it came over is gone, and the message back at the broker.
         self.orphaned = False
+        #: What it is to a batch.
+        self.part = part_of(self.request_dict)
         # Tells the deliveries of a task apart; the copies of the message cannot.
         self.request_dict[DELIVERY] = f"{_BOOT}:{next(_numbers)}"
         tag = self.message.delivery_tag
@@ -67,6 +71,12 @@ class HeldMessage(Request):
 
     def arrived(self) -> None:
         """For who keeps books: it is known now."""
+
+    def comes_to(self, outcome: Outcome | None) -> None:
+        """What it is to its batch if it is answered for good from now on; ``None``: it goes on."""
+
+    def write_end(self) -> None:
+        """Nothing more is done for it: its batch is told, if that was not done already."""
 
     # -- what is asked of it -----------------------------------------------------------
 

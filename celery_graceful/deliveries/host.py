@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from celery_graceful.batches.ends import Ends
 from celery_graceful.checkpoints.discard import Discard
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.redeliveries import Redeliveries
@@ -20,6 +21,7 @@ class Host:
     Attributes:
         ledger: What it holds.
         redeliveries: Second deliveries.
+        ends: Tells batches that their members have ended.
         discard: Deletes the checkpoints of what has ended.
         process: Hands a request to the pool.
         can_pass_by: Whether the pool lets pass by what has left.
@@ -30,6 +32,7 @@ class Host:
 
     ledger: Ledger
     redeliveries: Redeliveries
+    ends: Ends
     discard: Discard
     process: Callable[[Any], None]
     can_pass_by: bool

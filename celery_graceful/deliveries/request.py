@@ -13,12 +13,15 @@ from celery.platforms import signals
 from celery.utils.log import get_logger
 from celery.worker.request import Request
 
+from celery_graceful.batches.left_out import LeftOut, Why
+from celery_graceful.batches.model import Outcome
 from celery_graceful.checkpoints.checkpoint import DELIVERY, may_resume
 from celery_graceful.deliveries.custom_strategies import has_own_strategy
 from celery_graceful.deliveries.delivery import Delivery
 from celery_graceful.deliveries.exc_info import as_failure, as_lost, raised
 from celery_graceful.deliveries.handler_errors import LOST, let_go, put_right, requeues, say
 from celery_graceful.deliveries.host import Host
+from celery_graceful.deliveries.member_end import outcome_of
 from celery_graceful.deliveries.requeue import NotTaken
 from celery_graceful.deliveries.stage import OPEN, Stage
 from celery_graceful.exceptions import TaskInterrupted
@@ -114,12 +117,14 @@ class GracefulRequest(Delivery):
 
     def _announce_revoked(self, *args: Any, **kwargs: Any) -> None:
         dying = self.stage is Stage.RUNNING
+        self.comes_to(Outcome.REVOKED)
         try:
             super()._announce_revoked(*args, **kwargs)
         except BaseException as exc:
             self._already_revoked = True
             put_right(self, exc)
         finally:
+            self.write_end()
             outcome.close(self, "error", "revoked or expired", dying=dying)
             self.host.discard(self.task.name, self.id, "", None)
             self.ledger.finish(self)  # also where no pool will report its end
@@ -132,6 +137,7 @@ class GracefulRequest(Delivery):
         if soft:
             super().on_timeout(soft, timeout)
         elif self.has_ended():
+            self.comes_to(Outcome.FAILED)
             try:
                 super().on_timeout(soft, timeout)
                 if not self.goes_on:
@@ -140,6 +146,8 @@ class GracefulRequest(Delivery):
                     self.settle()
             except BaseException as exc:
                 put_right(self, exc, requeues(self, TimeLimitExceeded(timeout)))
+            finally:
+                self.write_end()
 
     def has_ended(self) -> bool:
         """It has ended by itself; a hard time limit is told twice, as time-out and as failure."""
@@ -188,6 +196,10 @@ class GracefulRequest(Delivery):
         if not self.has_ended():
             return
         exc = raised(exc_info)
+        if isinstance(exc, LeftOut) and exc.why is Why.CANCELLED:
+            self._announce_revoked("its batch was cancelled", False, None, False)
+            return
+        self.comes_to(None if self._already_cancelled else outcome_of(exc))
         try:
             if not self._already_revoked and not self._already_cancelled:
                 exc_info = as_lost(exc_info)
@@ -197,6 +209,8 @@ class GracefulRequest(Delivery):
             self.settle()
         except BaseException as exc_after:
             put_right(self, exc_after, requeues(self, exc))
+        finally:
+            self.write_end()
 
     def has_succeeded(self) -> bool:
         """Whether the child stored the result of its task before it died."""
@@ -207,16 +221,20 @@ class GracefulRequest(Delivery):
         ask = getattr(super(), "_success_was_stored", None)
         stored = None if ask is None else ask()
         self.is_settled = bool(stored)
+        if stored:
+            self.has_succeeded_whole()
         return stored
 
     def _retry_worker_lost(self, *args: Any) -> Any:
         """Celery tries a task again since 5.7, where it is told to, when its child is lost."""
+        self.comes_to(None)
         try:
             sent = super()._retry_worker_lost(*args)
         except BaseException:  # where it could not be sent, nothing is raised
             self.is_settled = self.goes_on = True
             raise
         self.goes_on = self.goes_on or sent
+        self.comes_to(Outcome.FAILED)
         return sent
 
     def _is_death(self, exc: BaseException) -> bool:
@@ -285,11 +303,14 @@ def _ends_once(on_success: Callable[..., Any]) -> Callable[..., Any]:
             return
         with self.ledger.leaving:
             if self.ledger.finish(self):
+                self.has_succeeded_whole()
                 try:
                     on_success(self, failed__retval__runtime, **kwargs)
                     self.settle()
                 except BaseException as exc:
                     put_right(self, exc)
+                finally:
+                    self.write_end()
 
     return guarded
 
@@ -297,6 +318,7 @@ def _ends_once(on_success: Callable[..., Any]) -> Callable[..., Any]:
 def _hands_over(execute_using_pool: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(self: GracefulRequest, pool: Any, **kwargs: Any) -> Any:
         if self.stage is Stage.FINISHED or self.host.redeliveries.settle(self):
+            let_go(self)
             raise TaskRevokedError(self.id)  # its place in the pool is free again
         if self.look_into():
             return None

@@ -13,6 +13,9 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
+from celery_graceful.batches.ends import Ends
+from celery_graceful.batches.ledger import OUTBOX
+from celery_graceful.batches.outbox import Outbox
 from celery_graceful.claims.book import Claims, Tag
 from celery_graceful.claims.claimant import WORKERS, Claimant
 from celery_graceful.claims.failover import hang_up
@@ -42,8 +45,8 @@ LAST_ACKS, LEAVE = 1.0, 1.0
 MOMENT = 0.2
 
 
-#: Seconds after which a worker looks again whether there is something to tell in quarantine.
-UNTOLD_EVERY = 5.0
+#: Seconds after which a worker looks again whether others have left something undone.
+LOOK_EVERY = 5.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class WorkerView:
         settings: What the user set.
         ledger: What it holds.
         board: What all of its processes know.
+        ends: Tells batches that their members have ended.
+        outbox: Publishes the callbacks of batches.
         ring_loop: Makes the loop go round.
         notify: Makes running tasks look at the board.
         on_room: Called where there may be room for another claim.
@@ -66,6 +71,8 @@ class WorkerView:
     settings: Settings
     ledger: Ledger
     board: Board
+    ends: Ends
+    outbox: Outbox
     ring_loop: Callable[[], None]
     notify: Callable[[], None]
     on_room: Callable[[], None]
@@ -109,6 +116,7 @@ class Member:
                 on_no_message=view.on_no_message,
                 on_room=view.on_room,
                 on_refused=self._on_refused,
+                write_ends=view.ends.write,
             )
             self.rescuer = Rescuer(
                 self.claims,
@@ -116,7 +124,7 @@ class Member:
                 partial(judge, app, store=store, tell=view.ledger.post_mortems.tell_soon),
                 lease_validity,
                 lambda: self.lease.identity.worker,
-                self._tell_untold,
+                self._look_for_others,
             )
         self.lease = Lease(
             store,
@@ -131,7 +139,9 @@ class Member:
         )
         self.lease.about.update(statement_of(app))
         self._said_refused = self._retired = False
-        self._look_untold_at = 0.0
+        self._look_at = 0.0
+        #: The outbox of batches is here, and looked at along with something else.
+        self._has_outbox = self.claims is not None and view.ends.with_claims
         self.lease.about["broker"] = "" if claims else broker_digest(app)
         #: Identities that were lost, and that the loop has not heard of yet.
         self.lost: list[str] = []
@@ -224,14 +234,19 @@ class Member:
             "running": [f"{r.name}[{r.id}]" for r in running[:NAMED]],
         }
 
-    def _tell_untold(self) -> None:
-        """Another worker may have found it, of an app that does not know whom to tell."""
+    def _look_for_others(self) -> None:
+        """What others have left undone: a failure to tell, since they do not know whom, and
+        callbacks of batches to publish.
+        """
         now = time.monotonic()
-        if now < self._look_untold_at:
+        if now < self._look_at:
             return
-        self._look_untold_at = now + UNTOLD_EVERY
-        if self.lease.store.execute("EXISTS", [UNTOLD]):
+        self._look_at = now + LOOK_EVERY
+        keys = [UNTOLD, OUTBOX] if self._has_outbox else [UNTOLD]
+        if self.lease.store.execute("EXISTS", keys):
             self.ledger.post_mortems.tell_soon()
+            if self._has_outbox:
+                self.view.outbox.look(self.lease.store)
 
     def _on_refused(self, seconds: float) -> None:
         """It fetches nothing for that long: at a start, or after a pause, that is over soon."""
@@ -261,6 +276,8 @@ class Member:
             board.hold_lease(until, self.lease.identity.worker, self.place)
         if board.has_lost and not self._losing() and not self.ledger.runs_lost:
             board.forget_lost()
+        if not self._has_outbox:
+            self.view.outbox.look_now_and_then()
 
     def _on_lost(self, old: Claimant) -> None:
         if self.claims is not None:

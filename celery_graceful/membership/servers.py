@@ -170,6 +170,12 @@ class Servers:
             if member.claims is not None:
                 member.claims.settle()
 
+    @property
+    def has_ends(self) -> bool:
+        """Whether batches have still to hear of something that ended, with its acknowledgement."""
+        members = list(self.members.values())
+        return any(m.claims is not None and m.claims.has_ends for m in members)
+
     def stops(self) -> None:
         """The worker was asked to stop: say so wherever it is a member. From any thread."""
         for member in list(self.members.values()):

@@ -15,7 +15,8 @@ from celery.app import trace
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
-from celery_graceful.batches import marks
+from celery_graceful.batches.marks import hand_on
+from celery_graceful.batches.running import ask_before
 from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.claims.begun import note_now
 from celery_graceful.cleanup import callbacks
@@ -146,7 +147,8 @@ def _install_child(app: Any, hostname: str) -> None:
             # By the module: Sentry and others have put theirs in its place there.
             task.__trace__ = trace.build_tracer(name, task, app.loader, hostname, app=app)
         traced.trace_with_check_in(task)
-        marks.hand_on(task)
+        ask_before(task)
+        hand_on(task)
     traced.silence_sentry(monitors_of(app))
     itself.fill(traced.reports_first, True)
 

@@ -28,7 +28,16 @@ from celery_graceful.worker.giving_up import GivingUp
 __all__ = ["EmbeddedWorker"]
 
 #: What a worker sets on the tasks of its app.
-_ON_TASKS = ("Request", "run", "__trace__", "apply", "retry", "replace", "add_to_chord")
+_ON_TASKS = (
+    "Request",
+    "run",
+    "__trace__",
+    "apply",
+    "retry",
+    "replace",
+    "on_replace",
+    "add_to_chord",
+)
 
 #: Seconds between looks at what is about to be given back.
 LOOK_AGAIN = 0.01

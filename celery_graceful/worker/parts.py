@@ -10,6 +10,8 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
+from celery_graceful.batches.ends import Ends
+from celery_graceful.batches.outbox import Outbox
 from celery_graceful.checkpoints.discard import Discard
 from celery_graceful.cleanup import callbacks
 from celery_graceful.deliveries.custom_strategies import CustomStrategies
@@ -53,6 +55,9 @@ logger = get_logger(__name__)
 #: Seconds that each thread of an embedded worker gets for its end.
 LAST_THREADS = 1.0
 
+#: Seconds that the end of a worker waits for what batches have to know; and at least.
+LAST_ENDS, MOMENT = 1.0, 0.2
+
 #: Seconds, at least, for giving back what waits for workers of a kind that is not there any more.
 LAST_UNUSABLE = 0.5
 
@@ -84,6 +89,10 @@ class Parts:
         self.loop = loop = Loop(worker, green=kind.is_green)
         self.log = log = LogThread(logger, through_loop=loop.ring if kind.is_green else None)
         self.owner.fill(log_thread.current, log)
+
+        # -- batches that its tasks are part of
+        self.outbox = outbox = Outbox(worker.app, loop.ring)
+        self.ends = ends = Ends(worker.app, loop.ring, outbox.due)
 
         # -- messages, from their arrival to their one outcome
         post_mortems = PostMortems(worker.app, loop.ring, in_process=kind.in_process)
@@ -117,6 +126,8 @@ class Parts:
                 settings,
                 ledger,
                 board,
+                ends,
+                outbox,
                 ring_loop=loop.ring,
                 notify=adapter.notify,
                 # A green pool has no event loop: its consumer looks every two seconds for room.
@@ -134,6 +145,7 @@ class Parts:
         self.host = Host(
             ledger,
             redeliveries,
+            ends,
             Discard(worker.app),
             process=worker._process_task,
             can_pass_by=kind.can_pass_by,
@@ -159,6 +171,8 @@ class Parts:
             others,
             revocations,
             giving_up,
+            ends,
+            outbox,
             request_stop=drain.request_stop,
         )
         self.signal_pipe = signal_pipe = SignalPipe(drain, self.owner, in_process=kind.in_process)
@@ -200,6 +214,8 @@ class Parts:
             post_mortems.on_loop,
             revocations.on_loop,
             unusable.on_loop,
+            ends.on_loop,
+            outbox.on_loop,
             quiesce.on_loop,
         ):
             loop.add_listener(on_loop)
@@ -228,7 +244,10 @@ class Parts:
             self.leaving.leave_at_exit()
 
     def _leave(self) -> None:
+        last = min(LAST_ENDS, max(MOMENT, callbacks.time_left() / 2))
+        self.ends.end(last)
         self.places.leave()
+        self.outbox.end(last)
         # In this order: of several that leave at once, the last one finds nobody else.
         self.unusable.end(max(LAST_UNUSABLE, callbacks.time_left() / 2))
 

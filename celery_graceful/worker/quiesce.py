@@ -12,6 +12,8 @@ from celery.platforms import EX_OK
 from celery.utils.log import get_logger
 from celery.worker import state
 
+from celery_graceful.batches.ends import Ends
+from celery_graceful.batches.outbox import Outbox
 from celery_graceful.deliveries.ledger import Ledger, strangers
 from celery_graceful.deliveries.redeliveries import Redeliveries
 from celery_graceful.membership.servers import Servers
@@ -38,6 +40,9 @@ LOOK_AGAIN = 0.01
 #: Seconds between looks at what handlers of others have not answered.
 LOOK_AT_OTHERS = 0.05
 
+#: Seconds that a stop waits for what batches have to hear of what has ended.
+LAST_WORDS = 2.0
+
 #: Seconds that Redis gets when the connection of the worker is gone.
 LAST_FLUSH = 0.5
 
@@ -57,6 +62,8 @@ class Quiesce:
         others: What it consumes besides its tasks.
         revocations: Its running tasks that were revoked.
         giving_up: What becomes of its tasks at the hard deadline.
+        ends: What batches have still to hear of what has ended.
+        outbox: Callbacks of batches that it publishes.
         request_stop: Begins the drain; takes what asks for it.
     """
 
@@ -73,6 +80,8 @@ class Quiesce:
         others: OtherConsumers,
         revocations: Revocations,
         giving_up: GivingUp,
+        ends: Ends,
+        outbox: Outbox,
         request_stop: Callable[[str], None],
     ) -> None:
         self.worker = worker
@@ -86,8 +95,12 @@ class Quiesce:
         self.others = others
         self.revocations = revocations
         self.giving_up = giving_up
+        self.ends = ends
+        self.outbox = outbox
         self.request_stop = request_stop
         self.done = False
+        #: Until when it waits for what batches have to hear.
+        self._patient_until = 0.0
         self._idle_seen = False
         self._fetch_ends_by = float("inf")
 
@@ -154,6 +167,9 @@ class Quiesce:
         elif self.others.held or strangers(state.active_requests):
             self._idle_seen = False
             self.worker.timer.call_after(LOOK_AT_OTHERS, self.loop.ring)
+        elif self._batches_wait():
+            self._idle_seen = False
+            self.worker.timer.call_after(LOOK_AGAIN, self.loop.ring)
         elif not self._idle_seen:
             # Acknowledgements of the last task may wait in the loop: one more turn.
             self._idle_seen = True
@@ -161,6 +177,13 @@ class Quiesce:
         elif state.should_stop is None:
             self.board.enter(Phase.EXIT)
             state.should_stop = EX_OK
+
+    def _batches_wait(self) -> bool:
+        if not (self.ends.busy or self.places.has_ends or self.outbox.busy):
+            return False
+        now = time.monotonic()
+        self._patient_until = self._patient_until or now + LAST_WORDS
+        return now < self._patient_until
 
     def consumer_lost(self) -> None:
         """The consumer left its loop: the end, or a lost connection."""
@@ -173,6 +196,7 @@ class Quiesce:
         self.loop.detach()
         self.unusable.detach()
         self.revocations.on_loop()
+        self.ends.wait_no_more()
         # Acknowledgements that wait for the loop: it may not go round again.
         self.places.settle()
         if self.ledger.claims is not None:

@@ -13,6 +13,7 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from celery_graceful.batches.marks import hand_on
+from celery_graceful.batches.running import ask_before
 from celery_graceful.checkpoints.resume import check_options
 from celery_graceful.deliveries.host import Host
 from celery_graceful.deliveries.request import adopt, is_adopted
@@ -59,6 +60,7 @@ class TaskAdoption:
             if self.adapter.in_process:  # else the children do so
                 for task in list(self.app.tasks.values()):
                     trace_with_check_in(task)
+                    ask_before(task)
                     hand_on(task)
             self.unusable.know(consumer)
 

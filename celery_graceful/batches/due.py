@@ -1,0 +1,82 @@
+"""How a callback that is due is published: once, whoever does so, and however often.
+
+Where broker and ledger are one Redis, its message is put into its queue in the step that takes it
+out of the outbox. Elsewhere it is sent, and then taken out: two may do so, or one twice. So each
+message says which copy it is (``graceful_copy``), and of several the first that starts is the one
+that runs (``running.py``).
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, NamedTuple
+
+from celery.utils.log import get_logger
+
+from celery_graceful.batches.callbacks import signature_of
+from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.marks import COPY, mark
+from celery_graceful.batches.model import Due
+from celery_graceful.exceptions import UnknownBatch
+from celery_graceful.messages.spare_connections import bounded_connection
+from celery_graceful.store.store import Store, settings_of
+
+__all__ = ["publish_due"]
+
+logger = get_logger(__name__)
+
+#: Seconds that the broker gets to take a message.
+TIMEOUT = 5.0
+
+
+class _Taken(NamedTuple):
+    """What would have gone into a list of Redis."""
+
+    list_key: str
+    bell: str
+    message: str
+
+
+def publish_due(app: Any, store: Store, due: Due) -> bool:
+    """Publish a callback that is due; whether it was still to be published.
+
+    Args:
+        app: The Celery app.
+        store: Where the ledger is.
+        due: The callback.
+
+    Raises:
+        StoreAway: The ledger does not answer.
+        Exception: It could not be sent: what its task, or the broker's client, raised. It stays in
+            the outbox.
+    """
+    ledger = BatchLedger(store)
+    try:
+        callback, status = ledger.callback(due), ledger.status(due.batch)
+    except UnknownBatch:  # it was dropped, or has expired
+        return ledger.published(due)
+    sig = signature_of(app, callback, status)
+    mark(sig, {COPY: secrets.token_hex(8)})
+    with bounded_connection(app.connection_for_write(), TIMEOUT) as connection:
+        channel = connection.default_channel
+        taken: list[_Taken] = []
+        if _is_one_step(app, channel, sig):
+            channel.hand_to(lambda *message: taken.append(_Taken(*message)))
+        producer = app.amqp.Producer(connection)
+        sig.apply_async(producer=producer, retry=False)
+        if len(taken) == 1:
+            list_key, bell, message = taken[0]
+            return ledger.published(due, list_key=list_key, bell=bell, message=message)
+        for one in taken:  # an exchange that leads to several queues
+            store.run("put", [one.list_key, one.bell], [one.message, 16, 10_000])
+    return ledger.published(due)
+
+
+def _is_one_step(app: Any, channel: Any, sig: Any) -> bool:
+    """Whether what is sent over ``channel`` can go where the ledger is, and is one message."""
+    return (
+        hasattr(channel, "hand_to")
+        and settings_of(app).store is None
+        and app.conf.broker_write_url == app.conf.broker_read_url
+        and sig.get("subtask_type") not in ("group", "chord")
+    )

@@ -1,0 +1,62 @@
+"""What a task is to a batch: one of those that a member, or a callback, is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from celery_graceful.batches.marks import BATCH, CALLBACK, Mark, callback_id, callback_of, member_of
+from celery_graceful.batches.model import End, Outcome
+
+__all__ = ["CallbackEnd", "Part", "Told", "part_of"]
+
+
+class CallbackEnd(NamedTuple):
+    """The end of a callback, whatever it came to.
+
+    Attributes:
+        batch: Id of the batch.
+        name: Of the callback.
+    """
+
+    batch: str
+    name: str
+
+
+#: What the ledger is told when a task has ended.
+Told = End | CallbackEnd
+
+
+@dataclass(frozen=True)
+class Part:
+    """One task of a member, or of a callback.
+
+    Attributes:
+        of: The member or the callback.
+        is_callback: Which of the two.
+    """
+
+    of: Mark
+    is_callback: bool
+
+    def is_last(self, task_id: str) -> bool:
+        """Whether the success of the task of that id is that of the whole."""
+        return task_id == (callback_id(*self.of) if self.is_callback else self.of.name)
+
+    def end(self, outcome: Outcome) -> Told:
+        """What the ledger is told when the whole has ended."""
+        if self.is_callback:
+            return CallbackEnd(*self.of)
+        return End(self.of.batch, self.of.name, outcome)
+
+
+def part_of(headers: Mapping[str, Any]) -> Part | None:
+    """What a task is to a batch; ``None`` for all those that are nothing to any."""
+    if BATCH in headers:
+        found = member_of(headers)
+    elif CALLBACK in headers:
+        found = callback_of(headers)
+    else:
+        return None
+    return None if found is None else Part(found, BATCH not in headers)

@@ -1,0 +1,100 @@
+"""What is asked before a part of a batch runs, in the process that runs it.
+
+A member of a cancelled batch is left out, and so is a copy of a callback of which another one
+runs. Whoever is no part of a batch pays for two looks into a dict.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from functools import wraps
+from typing import Any
+
+from billiard.einfo import ExceptionInfo
+from celery.app.trace import TraceInfo, trace_ok_t
+from celery.states import IGNORED
+
+from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.left_out import LeftOut, Why
+from celery_graceful.batches.marks import BATCH, CALLBACK, COPY
+from celery_graceful.batches.parts import Part, part_of
+from celery_graceful.batches.status import State
+from celery_graceful.store.store import StoreAway, find_store
+from celery_graceful.system.per_app import PerApp
+
+__all__ = ["ask_before"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for which a batch that was not cancelled is taken to be so still.
+FRESH = 0.02
+
+#: Batches of which that is remembered.
+MOST = 1000
+
+#: When each batch was found not to be cancelled.
+_looked: PerApp[dict[str, float]] = PerApp()
+
+
+def ask_before(task: Any) -> None:
+    """Ask before each run of ``task``; doing so twice is the same as once."""
+    trace = task.__trace__
+    if trace is None or hasattr(trace, "_asks_before"):
+        return
+
+    @wraps(trace)
+    def traced(task_id: str, args: Any, kwargs: Any, request: Any = None) -> Any:
+        if request is not None and (BATCH in request or CALLBACK in request):
+            why = _keeps(task.app, request)
+            if why is not None:
+                return _left_out(task, task_id, why)
+        return trace(task_id, args, kwargs, request)
+
+    traced._asks_before = True  # type: ignore[attr-defined]
+    task.__trace__ = traced
+
+
+def _keeps(app: Any, request: dict[str, Any]) -> Why | None:
+    """What keeps a task from running."""
+    inner = request.get("headers")
+    if isinstance(inner, dict):  # a retry carries on what is in there
+        inner.update({name: request[name] for name in (BATCH, CALLBACK, COPY) if name in request})
+    part = part_of(request)
+    store = None if part is None else find_store(app)
+    if part is None or store is None:
+        return None
+    try:
+        if part.is_callback:
+            return _keeps_copy(store, part, request)
+        return Why.CANCELLED if _is_cancelled(app, store, part.of.batch) else None
+    except StoreAway:  # said there
+        return None
+
+
+def _is_cancelled(app: Any, store: Any, batch: str) -> bool:
+    looked, now = _looked.setdefault(app, {}), time.monotonic()
+    if now < looked.get(batch, 0.0) + FRESH:
+        return False
+    if BatchLedger(store).state(batch, insist=False) is State.CANCELLED:
+        return True
+    if len(looked) >= MOST:
+        looked.clear()
+    looked[batch] = now
+    return False
+
+
+def _keeps_copy(store: Any, part: Part, request: Mapping[str, Any]) -> Why | None:
+    copy = request.get(COPY)
+    if not isinstance(copy, str) or BatchLedger(store).may_run(*part.of, copy):
+        return None
+    return Why.COPY
+
+
+def _left_out(task: Any, task_id: str, why: Why) -> Any:
+    logger.info("Task %s[%s] is left out: %s", task.name, task_id, why.value)
+    try:
+        raise LeftOut(why)
+    except LeftOut as exc:
+        return trace_ok_t(ExceptionInfo(internal=True), TraceInfo(IGNORED, exc), 0.0, None)

@@ -1,0 +1,101 @@
+"""What the end of a delivery is to the batch that it is part of, and when that is written down.
+
+Who hears of an end says what it comes to, before Celery answers the message: then the two go
+together (``batches/ends.py``). What was answered at its start, or never is, is written down when
+all else is done. Whatever goes on elsewhere, as a retry, a replacement or a message that comes
+again, comes to nothing here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from billiard.exceptions import Terminated
+from celery.exceptions import Ignore, Reject, Retry
+
+from celery_graceful.batches.left_out import LeftOut, Replaced
+from celery_graceful.batches.model import Outcome
+from celery_graceful.batches.parts import Told
+from celery_graceful.deliveries.held_message import HeldMessage
+from celery_graceful.deliveries.host import Host
+from celery_graceful.deliveries.ledger import Ledger
+
+__all__ = ["MemberEnd", "outcome_of"]
+
+
+def outcome_of(exc: BaseException) -> Outcome | None:
+    """What a task comes to that was left by ``exc``; ``None`` if it goes on."""
+    if isinstance(exc, (Retry, Replaced, LeftOut)) or (isinstance(exc, Reject) and exc.requeue):
+        return None
+    if isinstance(exc, Reject):
+        return Outcome.FAILED
+    if isinstance(exc, Ignore):
+        return Outcome.SUCCEEDED
+    return Outcome.REVOKED if isinstance(exc, Terminated) else Outcome.FAILED
+
+
+class MemberEnd(HeldMessage):
+    """A delivery that may be part of a batch."""
+
+    #: The worker; set on the class of each task, by ``adopt``.
+    host: Host
+    #: What the worker holds; as ``host``.
+    ledger: Ledger
+
+    #: What it comes to, if it is answered for good from now on.
+    _comes_to: Outcome | None = None
+    _is_written = False
+
+    def comes_to(self, outcome: Outcome | None) -> None:
+        self._comes_to = outcome
+
+    def has_succeeded_whole(self) -> None:
+        """It has succeeded: is all that it is one of done by that?"""
+        if self.part is not None:
+            self.comes_to(Outcome.SUCCEEDED if self.part.is_last(self.id) else None)
+
+    def write_end(self) -> None:
+        end = self._take_end()
+        if end is not None:
+            self.host.ends.note(end, self._ledger_at)
+
+    def _end_first(self, answer: Callable[[], None]) -> bool:
+        """It is about to be answered for good; whether ``answer`` has to wait, and follows."""
+        end = self._take_end()
+        if end is None:
+            return False
+        if self.acknowledged or self.orphaned:
+            self.host.ends.note(end, self._ledger_at)
+            return False
+        if self.claim is not None and self.host.ends.with_claims:
+            self.claim.book.end_with(self.claim, end)
+            return False
+
+        is_amqp = self.claim is None and self.ledger.requeue.is_amqp
+
+        def follow() -> None:
+            if (
+                not is_amqp or self.message.channel.is_open
+            ):  # else it is back, and known to have ended
+                self.acknowledged = False
+                answer()
+
+        if is_amqp:
+            self.host.redeliveries.answered(self)
+        self.acknowledged = True
+        self.host.ends.note(end, then=follow)
+        return True
+
+    def _take_end(self) -> Told | None:
+        """Its end, for who writes it down; nobody else will."""
+        if self.part is None or self._comes_to is None or self._is_written or self.goes_on:
+            return None
+        self._is_written = True
+        return self.part.end(self._comes_to)
+
+    @property
+    def _ledger_at(self) -> Any:
+        """The store of its batch, where it is its broker."""
+        has_claims = self.claim is not None and self.host.ends.with_claims
+        return self.claim.book.store if has_claims and self.claim is not None else None

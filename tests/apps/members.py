@@ -1,0 +1,111 @@
+"""Members of batches that end in every way, and callbacks that say so in Redis."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import redis
+from celery import Task, signals
+from celery.exceptions import Ignore, Reject
+
+from celery_graceful import Graceful, GracefulTask
+from tests.apps import make_app, say, wait_for_file
+
+app = make_app("members")
+if "PLAIN" not in os.environ:
+    Graceful(app)
+
+BASES = {"graceful": GracefulTask, "plain": Task, "late": Task}
+
+
+def _client():
+    return redis.Redis.from_url(os.environ["EFFECTS"], decode_responses=True)
+
+
+def _do(self, what, *args):
+    say("started", self.request.id, what)
+    if what == "succeed":
+        return "done"
+    if what == "fail":
+        raise ValueError("for good")
+    if what == "retry" and self.request.retries < args[0]:
+        raise self.retry(countdown=0.05, max_retries=args[0])
+    if what == "retry_too_often":
+        raise self.retry(countdown=0.01, max_retries=1, exc=ValueError("too often"))
+    if what == "ignore":
+        raise Ignore
+    if what == "reject":
+        raise Reject("not this one", requeue=False)
+    if what == "requeue" and not self.request.delivery_info["redelivered"]:
+        raise Reject("not now", requeue=True)
+    if what == "exit":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "exit_once" and not os.path.exists(args[0]):
+        open(args[0], "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "replace":
+        raise self.replace(app.signature(args[0]))
+    if what == "wait":
+        wait_for_file(args[0])
+    if what == "hang":
+        time.sleep(60)
+    return "done"
+
+
+def _make(kind, **options):
+    @app.task(base=BASES[kind], bind=True, name=kind, acks_late=kind != "plain", **options)
+    def task(self, what, *args):
+        return _do(self, what, *args)
+
+    @app.task(
+        base=BASES[kind],
+        bind=True,
+        name=f"{kind}_limited",
+        acks_late=kind != "plain",
+        time_limit=1,
+        **options,
+    )
+    def limited(self, what, *args):
+        return _do(self, what, *args)
+
+
+for _kind in BASES:
+    _make(_kind)
+
+
+@app.task(base=GracefulTask, bind=True, name="nap")
+def nap(self, seconds):
+    """Can be interrupted at any time."""
+    say("started", self.request.id, "nap")
+    self.sleep(seconds)
+
+
+@app.task(bind=True, name="lost", acks_late=True, retry_on_worker_lost=True, max_retries=1)
+def lost(self, path):
+    """Celery tries it again when its child has died."""
+    self.default_retry_delay = 0
+    if not os.path.exists(path):
+        open(path, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(name="add")
+def add(*numbers):
+    return "done"
+
+
+@app.task(name="effect")
+def effect(summary, name):
+    """A callback: what it does can be counted."""
+    client = _client()
+    with client.pipeline() as pipe:
+        pipe.rpush(f"effects:{summary['id']}:{name}", f"{summary['failed']} {summary['revoked']}")
+        pipe.incr("effects")
+        pipe.execute()
+
+
+@signals.task_revoked.connect
+def tell(request, **_):
+    say("revoked", request.id)
