@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 from uuid import uuid4
 
-from celery import Signature, chunks, current_app, current_task, group
+from celery import current_app, current_task
 from celery.exceptions import TimeoutError
 from celery.utils.log import get_logger
 
 from celery_graceful.batches import callbacks
+from celery_graceful.batches.due import publish_due
 from celery_graceful.batches.eager import EagerLedger, eager_ledger
+from celery_graceful.batches.given import flatten, look_at, named, size_of
 from celery_graceful.batches.inside import adds_as, here
 from celery_graceful.batches.ledger import BatchLedger
-from celery_graceful.batches.members import flatten, named
-from celery_graceful.batches.model import CALLBACKS
+from celery_graceful.batches.model import CALLBACKS, Due
 from celery_graceful.batches.progress import Bar
 from celery_graceful.batches.properties import checked
 from celery_graceful.batches.sending import Sending
@@ -37,6 +38,9 @@ PROPERTIES = 16 * 1024
 
 #: Seconds between two looks of ``wait``: the first ones, and at most.
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
+
+#: Batches that workers are told of at once.
+TOLD = 500
 
 
 class Batch:
@@ -134,7 +138,7 @@ class Batch:
         if not self._is_new:
             self._send(members, inside=self._inside())
             return
-        _look_at(members)
+        look_at(members, Batch)
         self._waiting += members
 
     def apply_async(self, members: Any = (), *, progress: bool = False) -> Batch:
@@ -162,14 +166,14 @@ class Batch:
         """
         if not self._is_new:
             raise BatchFinished(self.id, "sent")
-        _look_at(members)
+        look_at(members, Batch)
         given = flatten([*self._waiting, members], Batch)
         if self._app is None:
             first = list(islice(given, 1))
             self._app = first[0].app if first else None
             given = chain(first, given)
         self._create(parent=None, inside=None)
-        self._send_all(given, progress=progress, size=_size([*self._waiting, members]))
+        self._send_all(given, progress=progress, size=size_of([*self._waiting, members]))
         return self
 
     def resume(self, members: Any = (), *, progress: bool = False) -> Batch:
@@ -191,7 +195,7 @@ class Batch:
         """
         given = flatten(members, Batch)
         self._ledger.begin_sending(self.id)
-        self._send_all(given, progress=progress, size=_size(members), again=True)
+        self._send_all(given, progress=progress, size=size_of(members), again=True)
         return self
 
     # -- sending -----------------------------------------------------------------------
@@ -252,8 +256,19 @@ class Batch:
                 )
                 raise
             bar.draw(sending.sent, sending.sent, last=True)
-        ledger.sent(self.id)
         self._waiting.clear()
+        self._publish(ledger.sent(self.id))
+
+    def _publish(self, dues: Iterable[Due]) -> None:
+        """Callbacks that are due already; those that cannot be sent now are left to the workers."""
+        ledger = self._ledger
+        if isinstance(ledger, EagerLedger):
+            return
+        for due in dues:
+            try:
+                publish_due(self.app, ledger.store, due)
+            except Exception as exc:
+                logger.warning("%s of %r is left to the workers: %s", due.name, self, describe(exc))
 
     def _send_nested(self, batch: Batch, inside: str | None = None) -> None:
         if not batch._is_new:
@@ -273,7 +288,7 @@ class Batch:
         )
 
     def _send(self, members: tuple[Any, ...], inside: str | None) -> None:
-        _look_at(members)
+        look_at(members, Batch)
         sending = Sending(self.app, self._ledger, self.id, inside=inside)
         sending.all(flatten(members, Batch), Batch, lambda kid: self._send_nested(kid, inside))
 
@@ -344,9 +359,15 @@ class Batch:
         Raises:
             UnknownBatch: There is no such batch, or not any more.
             StoreAway: The store did not answer.
+            kombu.exceptions.OperationalError: It is cancelled, but what runs could not be told.
         """
         ledger = self._ledger
-        ledger.cancel(self.id)
+        self._publish(ledger.cancel(self.id))
+        if isinstance(ledger, BatchLedger):
+            cancelled = list(_with_kids(ledger, self.id))
+            for start in range(0, len(cancelled), TOLD):
+                told = {"batches": cancelled[start : start + TOLD]}
+                self.app.control.broadcast("cancel_batches", arguments=told)
 
     def drop(self) -> None:
         """Forget it: its members run on, and no callback is sent any more.
@@ -355,7 +376,7 @@ class Batch:
             UnknownBatch: There is no such batch, or not any more.
             StoreAway: The store did not answer.
         """
-        self._ledger.drop(self.id)
+        self._publish(self._ledger.drop(self.id))
 
 
 def current_batch() -> Batch | None:
@@ -364,23 +385,7 @@ def current_batch() -> Batch | None:
     return None if at is None else Batch.load(at.batch, app=current_task.app)
 
 
-def _look_at(given: Any) -> None:
-    """Refuse what is no member before anything is sent; what makes its members makes them later.
-
-    Raises:
-        TypeError: One of them is no member.
-    """
-    if isinstance(given, (list, tuple)):
-        for one in given:
-            _look_at(one)
-    elif not isinstance(given, (Iterator, group, chunks)):
-        for _ in flatten(given, Batch):
-            pass
-
-
-def _size(given: Any) -> int | None:
-    """How many members there will be, where that can be seen without making them."""
-    if isinstance(given, (list, tuple)):
-        sizes = [_size(one) for one in given]
-        return None if None in sizes else sum(size for size in sizes if size is not None)
-    return 1 if isinstance(given, Signature) and not isinstance(given, group) else None
+def _with_kids(ledger: BatchLedger, batch: str) -> Iterator[str]:
+    yield batch
+    for kid in ledger.kids(batch):
+        yield from _with_kids(ledger, kid)

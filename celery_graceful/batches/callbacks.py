@@ -9,8 +9,9 @@ from celery.canvas import _chain, maybe_signature
 from celery.exceptions import QueueNotFound
 from kombu.utils.json import dumps, loads
 
+from celery_graceful.batches.given import named
 from celery_graceful.batches.marks import CALLBACK, Mark, callback_id, parts_of
-from celery_graceful.batches.members import last_of, named
+from celery_graceful.batches.members import last_of
 from celery_graceful.batches.model import Callback
 from celery_graceful.batches.packing import bind
 from celery_graceful.batches.status import Status

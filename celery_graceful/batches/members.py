@@ -1,31 +1,26 @@
-"""What users give a batch, and the members that come of it.
+"""Members, made of the signatures that a batch is given.
 
-A signature is a member, each of those in a group is one, and a batch inside of a batch is one. A
-chain or a chord is one that ends with its last task.
+A chain or a chord is one member, that ends with its last task.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
-from celery import Signature, chord, chunks, group
+from celery import chord, group
 from celery.canvas import _chain, maybe_signature
-from celery.result import ResultBase
 from celery.utils.time import maybe_make_aware
 from kombu.exceptions import EncodeError
 
+from celery_graceful.batches.given import named
 from celery_graceful.batches.marks import BATCH, Mark, parts_of
 from celery_graceful.batches.packing import bind, pack
 from celery_graceful.system.describe import describe
 
-__all__ = ["Member", "Members", "flatten", "last_of", "named"]
-
-#: Of an argument or signature that a message quotes.
-SHOWN = 100
+__all__ = ["Member", "Members", "last_of"]
 
 
 class Member(NamedTuple):
@@ -40,51 +35,6 @@ class Member(NamedTuple):
     id: str
     signature: Any
     packed: bytes
-
-
-def flatten(given: Any, nested: type) -> Iterator[Any]:
-    """The signatures and batches in what was given: one of them, or an iterable of such.
-
-    Args:
-        given: What a user gave.
-        nested: The class of batches.
-
-    Raises:
-        TypeError: There is something else among it.
-    """
-    if isinstance(given, nested):
-        yield given
-    elif isinstance(given, chunks):
-        yield from flatten(given.group(), nested)
-    elif isinstance(given, group):
-        for one in given.tasks:
-            yield from flatten(one, nested)
-    elif isinstance(given, Signature):
-        yield given
-    elif isinstance(given, Mapping):
-        if not isinstance(given.get("task"), str):
-            raise TypeError(_no_member(given))
-        yield from flatten(Signature.from_dict(dict(given)), nested)
-    elif isinstance(given, Iterable) and not isinstance(given, (str, bytes, ResultBase)):
-        for one in given:
-            yield from flatten(one, nested)
-    else:
-        raise TypeError(_no_member(given))
-
-
-def _no_member(given: Any) -> str:
-    mend = "give signatures, such as task.s(1), groups, batches, or an iterable of them"
-    if isinstance(given, ResultBase):
-        mend = "it was sent already: give the signature, task.s(...), in place of task.delay(...)"
-    elif isinstance(getattr(given, "name", None), str) and hasattr(given, "apply_async"):
-        mend = f"give its signature, such as {given.name.rpartition('.')[2]}.s(1)"
-    return f"{named(given)} is no member of a batch: {mend}"
-
-
-def named(thing: Any) -> str:
-    """How a message calls what a user gave."""
-    text = repr(thing)
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def last_of(sig: Any, what: str) -> Any:

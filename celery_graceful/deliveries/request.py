@@ -115,6 +115,11 @@ class GracefulRequest(Delivery):
         """It was told to end, and has ended."""
         self._announce_revoked("terminated", True, int(_signal.SIGTERM), False)
 
+    def drop_cancelled(self) -> None:
+        """Its batch was cancelled; what a pool has been handed asks by itself before it begins."""
+        if self.stage is Stage.RECEIVED:
+            self._announce_revoked("its batch was cancelled", False, None, False)
+
     def _announce_revoked(self, *args: Any, **kwargs: Any) -> None:
         dying = self.stage is Stage.RUNNING
         self.comes_to(Outcome.REVOKED)

@@ -1,4 +1,4 @@
-"""Remote control: ``shutdown`` drains, ``quiet`` stops fetching."""
+"""Remote control: ``shutdown`` drains, ``quiet`` stops fetching; batches that were cancelled."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import sys
 from typing import Any
 
 from celery.worker.control import Panel, control_command
+
+from celery_graceful.worker.cancelling import cancel
 
 __all__ = ["install"]
 
@@ -33,6 +35,14 @@ def install() -> None:
             return {"error": "this worker's app is not graceful"}
         drain.request_quiet("remote control")
         return {"ok": "quiet"}
+
+    @control_command(name="cancel_batches", args=[("batches", list)])
+    def cancel_batches(state: Any, batches: Any = (), **kwargs: Any) -> Any:
+        """Revoke what runs of batches that were cancelled; ``Batch.cancel`` asks for it."""
+        parts = getattr(state.consumer.controller, "graceful", None)
+        if parts is None:
+            return {"error": "this worker's app is not graceful"}
+        return {"ok": f"{cancel(parts.ledger, state.consumer.pool, set(batches))} members"}
 
     shutdown._is_graceful = True
     _be_in_help()

@@ -1,0 +1,88 @@
+"""What users give a batch: signatures, batches, and iterables of them.
+
+A signature is a member, each of those in a group is one, and a batch inside of a batch is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from celery import Signature, chunks, group
+from celery.result import ResultBase
+
+__all__ = ["flatten", "look_at", "named", "size_of"]
+
+#: Of an argument or signature that a message quotes.
+SHOWN = 100
+
+
+def flatten(given: Any, nested: type) -> Iterator[Any]:
+    """The signatures and batches in what was given: one of them, or an iterable of such.
+
+    Args:
+        given: What a user gave.
+        nested: The class of batches.
+
+    Raises:
+        TypeError: There is something else among it.
+    """
+    if isinstance(given, nested):
+        yield given
+    elif isinstance(given, chunks):
+        yield from flatten(given.group(), nested)
+    elif isinstance(given, group):
+        for one in given.tasks:
+            yield from flatten(one, nested)
+    elif isinstance(given, Signature):
+        yield given
+    elif isinstance(given, Mapping):
+        if not isinstance(given.get("task"), str):
+            raise TypeError(_no_member(given))
+        yield from flatten(Signature.from_dict(dict(given)), nested)
+    elif isinstance(given, Iterable) and not isinstance(given, (str, bytes, ResultBase)):
+        for one in given:
+            yield from flatten(one, nested)
+    else:
+        raise TypeError(_no_member(given))
+
+
+def _no_member(given: Any) -> str:
+    mend = "give signatures, such as task.s(1), groups, batches, or an iterable of them"
+    if isinstance(given, ResultBase):
+        mend = "it was sent already: give the signature, task.s(...), in place of task.delay(...)"
+    elif isinstance(getattr(given, "name", None), str) and hasattr(given, "apply_async"):
+        mend = f"give its signature, such as {given.name.rpartition('.')[2]}.s(1)"
+    return f"{named(given)} is no member of a batch: {mend}"
+
+
+def named(thing: Any) -> str:
+    """How a message calls what a user gave."""
+    text = repr(thing)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+def look_at(given: Any, nested: type) -> None:
+    """Refuse what is no member before anything is sent; what makes its members makes them later.
+
+    Args:
+        given: What a user gave.
+        nested: The class of batches.
+
+    Raises:
+        TypeError: One of them is no member.
+    """
+    if isinstance(given, (list, tuple)):
+        for one in given:
+            look_at(one, nested)
+    elif not isinstance(given, (Iterator, group, chunks)):
+        for _ in flatten(given, nested):
+            pass
+
+
+def size_of(given: Any) -> int | None:
+    """How many members there will be, where that can be seen without making them."""
+    if isinstance(given, (list, tuple)):
+        sizes = [size_of(one) for one in given]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+    return 1 if isinstance(given, Signature) and not isinstance(given, group) else None
