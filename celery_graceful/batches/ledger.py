@@ -13,7 +13,8 @@ Keys, ``<id>`` being that of a batch:
     ``kind``               ``batch`` or ``chord``
     ``state``              ``open``, ``sending``, ``sent``, ``done``, ``cancelled``
     ``total``              how many members were registered
-    ``cleared``            the set of those that succeeded is gone: nothing can come any more
+    ``cleared``            how many were revoked, where the sets of those that succeeded or were
+                           revoked are gone: nothing can come any more
     ``lost``               members that Redis has lost, given up by force
     ``missing``            how many were found missing, by the last look
     ``created``            when it was opened; also ``moved``, ``finished``: milliseconds
@@ -275,7 +276,7 @@ class BatchLedger:
     def members(self, batch_id: str, outcome: Outcome) -> Iterator[str]:
         """Ids of members that have ended so, some perhaps twice, in steps of a few hundred.
 
-        Of a batch that has ended for good, those that have succeeded are forgotten.
+        Of a batch that has ended for good, only those that have failed are remembered.
         """
         return self._scan(batch_id, outcome.value)
 

@@ -79,9 +79,11 @@ class Status:
         """Of what the store knows: its fields, and how many there are in its sets.
 
         What is in none of them is pending: where Redis has lost one, nobody knows who was in it,
-        but that they have not ended is certain. Of one that was cleared they have succeeded.
+        but that they have not ended is certain. Of one that was cleared, all but so many that
+        were revoked have succeeded.
         """
         lost = int(fields.get("lost", 0))
+        revoked += int(fields.get("cleared", 0))
         ended = succeeded + failed + revoked + lost
         total = max(int(fields["total"]), pending + ended)
         if "cleared" in fields:

@@ -16,12 +16,5 @@ if parent and exists(parent) then
   look_at(parent)
   settle_all()
 end
-redis.call('ZREM', KEYS[1], id)
-for _, name in ipairs(CALLBACKS) do
-  redis.call('HDEL', KEYS[2], id .. ':' .. name)
-end
-for _, part in ipairs(PARTS) do
-  redis.call('UNLINK', key(id, part))
-end
-redis.call('UNLINK', key(id))
+forget(id)
 return due

@@ -10,8 +10,8 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local stamp = string.format('%.0f', now)
 
--- By which a parent outlives what is inside of it, in milliseconds.
-local MARGIN = 60000
+-- By which a parent outlives what is inside of it, and its sets a batch: milliseconds.
+local MARGIN, LATER = 60000, 600000
 local CALLBACKS = { 'on_success', 'on_complete', 'on_failure' }
 local PARTS = { 'pending', 'succeeded', 'failed', 'revoked', 'kids', 'messages' }
 -- What an outcome takes the place of: success of all, failure of what was revoked.
@@ -77,7 +77,9 @@ local function live(name, span)
   end
 end
 
--- Everything of a batch lives on, and what it is inside of lives on for longer.
+-- Everything of a batch lives on, and what it is inside of lives on for longer. Its sets do as well:
+-- there is no batch without them, and who looks for such as stand still unlinks them when they are
+-- large, which Redis by itself would not.
 local function renew(id)
   while id do
     local of = redis.call('HMGET', key(id), 'ttl', 'linger', 'lingers', 'finished', 'parent')
@@ -87,7 +89,7 @@ local function renew(id)
     local span = of[3] and of[2] or of[1]
     redis.call('PEXPIRE', key(id), span)
     for _, part in ipairs(PARTS) do
-      redis.call('PEXPIRE', key(id, part), span)
+      redis.call('PEXPIRE', key(id, part), span + LATER)
     end
     if not of[4] then
       live(KEYS[1], span)
@@ -142,8 +144,8 @@ local function finish(id, state, parent, outcome)
     look_at(parent)
   end
   if over then
-    redis.call('HSET', key(id), 'cleared', '1')
-    redis.call('UNLINK', key(id, 'succeeded'), key(id, 'messages'))
+    redis.call('HSETNX', key(id), 'cleared', count(id, 'revoked'))
+    redis.call('UNLINK', key(id, 'succeeded'), key(id, 'revoked'), key(id, 'messages'))
   end
   if hopes then
     redis.call('HDEL', key(id), 'lingers')
@@ -212,6 +214,18 @@ local function settle_all()
     i = i + 1
   end
   return due
+end
+
+-- Nothing of it is left.
+local function forget(id)
+  redis.call('ZREM', KEYS[1], id)
+  for _, name in ipairs(CALLBACKS) do
+    redis.call('HDEL', KEYS[2], id .. ':' .. name)
+  end
+  for _, part in ipairs(PARTS) do
+    redis.call('UNLINK', key(id, part))
+  end
+  redis.call('UNLINK', key(id))
 end
 
 -- Why nothing can be added: nil if it can.

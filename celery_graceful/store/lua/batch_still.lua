@@ -9,13 +9,10 @@ local found = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f',
   'LIMIT', ARGV[4], ARGV[3])
 local there = {}
 for _, id in ipairs(found) do
-  if redis.call('EXISTS', key(id)) == 1 then
+  if exists(id) then
     there[#there + 1] = id
   else
-    redis.call('ZREM', KEYS[1], id)
-    for _, name in ipairs(CALLBACKS) do
-      redis.call('HDEL', KEYS[2], id .. ':' .. name)
-    end
+    forget(id)
   end
 end
 return { #found, unpack(there) }
