@@ -58,9 +58,11 @@ __all__ = ["INDEX", "OUTBOX", "BatchLedger"]
 INDEX = "graceful:batches"
 OUTBOX = "graceful:batches:outbox"
 
-#: Members in one script when they are registered, and when they are given up; and the bytes of
-#: their messages; ends in one script.
-CHUNK, CHUNK_BYTES, ENDS = 500, 1024 * 1024, 100
+#: Members in one command, and the bytes of their messages: Redis does nothing else meanwhile.
+CHUNK, CHUNK_BYTES = 500, 1024 * 1024
+
+#: Ends in one script, and members that are given up in one.
+ENDS, GIVEN_UP = 100, 200
 
 _UNKNOWN = "unknown"
 _COUNTED = ("pending", "succeeded", "failed", "revoked", "kids")
@@ -215,7 +217,7 @@ class BatchLedger:
         due: list[Due] = []
         again, left = "", 1
         while left:
-            answer = self._run("batch_complete", batch_id, CHUNK, again)
+            answer = self._run("batch_complete", batch_id, GIVEN_UP, again)
             if answer == _UNKNOWN:
                 raise UnknownBatch(batch_id)
             left, again = answer[0], "1"

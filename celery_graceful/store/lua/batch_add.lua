@@ -22,16 +22,22 @@ for _, part in ipairs({ 'succeeded', 'failed', 'revoked' }) do
     end
   end
 end
-local before, new = known(id), 0
+local before, new, there, messages = known(id), {}, count(id, 'pending'), {}
 for i, member in ipairs(members) do
   if not has_ended[i] then
+    new[#new + 1] = member
     if ARGV[2 * i + 3] ~= '' then
-      redis.call('HSET', key(id, 'messages'), member, ARGV[2 * i + 3])
+      messages[#messages + 1], messages[#messages + 2] = member, ARGV[2 * i + 3]
     end
-    new = new + redis.call('SADD', key(id, 'pending'), member)
   end
+end
+if #messages > 0 then
+  redis.call('HSET', key(id, 'messages'), unpack(messages))
+end
+if #new > 0 then
+  redis.call('SADD', key(id, 'pending'), unpack(new))
 end
 recount(id, before)
 look_at(id)
 settle_all()
-return new
+return count(id, 'pending') - there

@@ -16,8 +16,10 @@ if state == 'open' or state == 'sending' then
 end
 local outcome = state == 'cancelled' and 'revoked' or 'failed'
 local members = redis.call('SRANDMEMBER', key(id, 'pending'), ARGV[3])
+if #members > 0 then
+  redis.call('SREM', key(id, 'kids'), unpack(members))
+end
 for _, member in ipairs(members) do
-  redis.call('SREM', key(id, 'kids'), member)
   finish_member(id, member, outcome)
 end
 local left = count(id, 'pending')

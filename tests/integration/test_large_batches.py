@@ -1,0 +1,129 @@
+"""A batch of 100,000: none of what is asked holds Redis up."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from celery import Celery
+
+from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.model import CALLBACKS, Callback, End, Outcome
+from celery_graceful.store.store import find_store
+from tests.servers import RedisServer
+
+MANY = 100_000
+
+#: Milliseconds of a processor that one command may take: time says more of the machine.
+MOST = 10.0
+
+FILL = """
+for i = ARGV[1], ARGV[2] do
+  redis.call('SADD', KEYS[1], 'member-of-the-batch-with-its-number-' .. i)
+  redis.call('HSET', KEYS[2], 'member-of-the-batch-with-its-number-' .. i, string.rep('x', 100))
+end
+"""
+
+
+MOVE = """
+for i = ARGV[1], ARGV[2] do
+  redis.call('SMOVE', KEYS[1], KEYS[2], 'member-of-the-batch-with-its-number-' .. i)
+end
+"""
+
+
+def member(number):
+    return f"member-of-the-batch-with-its-number-{number}"
+
+
+class Measured(BatchLedger):
+    """Measures each command of the store's."""
+
+    def __init__(self, store, client):
+        super().__init__(store)
+        self.client, self.took = client, {}
+        for name in ("run", "execute"):
+            setattr(store, name, self._measure(getattr(store, name)))
+        self.overhead = min(self._since(self._cpu()) for _ in range(20))
+
+    def _cpu(self):
+        used = self.client.info("cpu")
+        return used["used_cpu_user_main_thread"] + used["used_cpu_sys_main_thread"]
+
+    def _since(self, before):
+        return (self._cpu() - before) * 1000
+
+    def _measure(self, ask):
+        def measured(what, *args, **options):
+            before = self._cpu()
+            try:
+                return ask(what, *args, **options)
+            finally:
+                took = self._since(before) - self.overhead
+                self.took[what] = max(took, self.took.get(what, 0))
+
+        return measured
+
+
+@pytest.fixture
+def ledger():
+    with RedisServer() as server, server.client() as client:
+        app = Celery(uuid.uuid4().hex, broker="memory://", set_as_current=False)
+        app.conf.graceful_store = server.url()
+        ledger = Measured(find_store(app), client)
+        callbacks = {name: Callback(name, {}) for name in CALLBACKS}
+        ledger.create("b", ttl=1000, linger=30, callbacks=callbacks)
+        keys = ["graceful:batch:b:pending", "graceful:batch:b:messages"]
+        for first in range(0, MANY, 10_000):
+            client.eval(FILL, 2, *keys, first, first + 9_999)
+        client.hset("graceful:batch:b", "total", MANY)
+        yield ledger
+
+
+def end(ledger, outcome, first, last):
+    due = []
+    for number in range(first, last, 100):
+        due += ledger.end([End("b", member(i), outcome) for i in range(number, number + 100)])
+    return due
+
+
+@pytest.mark.parametrize("outcome", [Outcome.SUCCEEDED, Outcome.REVOKED])
+def test_all_end(ledger, outcome):
+    ledger.sent("b")
+    assert sum(1 for _ in ledger.members_pending("b")) >= MANY
+    assert len(ledger.messages("b", [member(i) for i in range(2000)])) == 2000
+    ledger.add("b", [(member(i), b"x" * 200) for i in range(1000)], inside=member(0))
+    if outcome is Outcome.REVOKED:
+        ledger.cancel("b")
+    due = end(ledger, outcome, 0, 5_000)
+    keys = ["graceful:batch:b:pending", f"graceful:batch:b:{outcome.value}"]
+    for first in range(5_000, MANY - 5_000, 10_000):  # as those of the others do
+        ledger.client.eval(MOVE, 2, *keys, first, first + 9_999)
+    due += end(ledger, outcome, MANY - 5_000, MANY)
+    assert ledger.status("b").pending == 0
+    assert due
+    for one in due:
+        ledger.published(one)
+        ledger.callback_ended(*one)
+    assert ledger.status("b").finished
+    assert max(ledger.took.values()) < MOST, ledger.took
+
+
+def test_by_force(ledger):
+    ledger.complete("b")
+    assert ledger.status("b").failed == MANY
+    assert sum(1 for _ in ledger.members("b", Outcome.FAILED)) >= MANY
+    ledger.drop("b")
+    assert max(ledger.took.values()) < MOST, ledger.took
+    assert ledger.client.keys("*") == []
+
+
+def test_one_that_has_expired_is_unlinked(ledger):
+    ledger.sent("b")
+    ledger.client.pexpire("graceful:batch:b", 1)
+    ledger.client.ping()
+    while ledger.client.exists("graceful:batch:b"):
+        pass
+    assert ledger.stood_still(-1) == []
+    assert ledger.client.keys("*") == []
+    assert max(ledger.took.values()) < MOST, ledger.took
