@@ -12,6 +12,8 @@ import pytest
 from celery import Celery
 
 from celery_graceful import Graceful
+from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.model import Callback, Due, End, Outcome
 from celery_graceful.claims import transport
 from celery_graceful.store.rights import missing_rights
 from celery_graceful.store.store import Store, StoreForbidden, find_store
@@ -107,6 +109,30 @@ def test_a_producer_that_may_only_send_sends(server, user, caplog, monkeypatch):
 def users_of_the_docs():
     text = Path(__file__).parents[2].joinpath("docs/reliable-fetch.md").read_text()
     return {line.split()[2]: line.split()[3:] for line in re.findall("^ACL SETUSER .*", text, re.M)}
+
+
+def test_a_producer_that_makes_batches(server, user):
+    text = Path(__file__).parents[2].joinpath("docs/reliable-fetch.md").read_text()
+    more = re.search("makes batches, .* needs `(.*?)` beside what `web` has", text)
+    ledger = BatchLedger(store_of(user(" ".join([*users_of_the_docs()["web"], more[1]]), 8)))
+    options = {"ttl": 1000, "linger": 30, "callbacks": {"on_complete": Callback("id", {})}}
+    ledger.create("b", **options)
+    ledger.create("kid", parent="b", **options)
+    ledger.begin_sending("b")
+    ledger.add("b", [("x", b"message")])
+    assert ledger.sent("b") == []
+    assert list(ledger.kids("b")) == ["kid"]
+    assert ledger.cancel("b") == [("kid", "on_complete")]
+    assert ledger.messages("b", ["x"])
+    ends = [End("b", "x", Outcome.SUCCEEDED), End("b", "kid", Outcome.FAILED)]
+    assert ledger.end(ends) == [("b", "on_complete")]
+    assert ledger.published(Due("b", "on_complete"))
+    assert ledger.may_run("b", "on_complete", "copy")
+    ledger.callback_ended("b", "on_complete")
+    assert ledger.status("b").finished
+    ledger.drop("b")
+    assert ledger.stood_still(-1) == ["kid"]
+    ledger.complete("kid")
 
 
 @pytest.mark.parametrize("rights", ["as documented", "no info", "no keys of ours"])
