@@ -27,6 +27,7 @@ Keys, ``<id>`` being that of a batch:
     ``callback:<name>``    JSON of what ``batches.model.Callback`` says
     ``fired:<name>``       ``due``, ``published``, ``ended``
     ``copy:<name>``        which copy of its message runs
+    ``again:<name>``       it may run although it counts as ended
     =====================  =========================================================
 
 ``graceful:batch:<id>:pending``, ``:succeeded``, ``:failed``, ``:revoked``
@@ -182,10 +183,23 @@ class BatchLedger:
         return due
 
     def callback_ended(
-        self, batch_id: str, name: str, claim: tuple[str, int] | None = None
+        self,
+        batch_id: str,
+        name: str,
+        claim: tuple[str, int] | None = None,
+        *,
+        kept: bool = False,
     ) -> list[Due]:
-        """A callback has ended, whatever it came to, with its claim."""
-        return _dues("", self._run("batch_callback", batch_id, name, *(claim or ("", ""))))
+        """A callback has ended, whatever it came to, with its claim.
+
+        Args:
+            batch_id: The batch.
+            name: Of the callback.
+            claim: As that of an ``End``.
+            kept: Its message is kept (in quarantine): sent again, it runs again.
+        """
+        args = ["1" if kept else "", *(claim or ("", ""))]
+        return _dues("", self._run("batch_callback", batch_id, name, *args))
 
     def cancel(self, batch_id: str) -> list[Due]:
         """Cancel a batch and those inside of it. Nothing, if all members have ended.

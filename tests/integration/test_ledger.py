@@ -256,6 +256,30 @@ def test_of_two_copies_of_a_callback_one_runs(bench):
     assert not bench.ledger.may_run("b", "on_success", "one")
 
 
+def test_a_callback_that_was_kept_runs_again(bench):
+    bench.sent(callbacks=["on_complete"])
+    bench.ledger.published(Due("b", "on_complete"))
+    assert bench.ledger.may_run("b", "on_complete", "one")
+    bench.ledger.callback_ended("b", "on_complete", kept=True)
+    assert bench.ledger.status("b").finished
+    for _ in range(2):
+        assert bench.ledger.may_run("b", "on_complete", "one")
+        assert not bench.ledger.may_run("b", "on_complete", "two")
+    bench.ledger.callback_ended("b", "on_complete")
+    assert not bench.ledger.may_run("b", "on_complete", "one")
+
+
+def test_a_callback_that_counts_as_ended_by_force_runs(bench):
+    bench.sent(callbacks=["on_complete"])
+    bench.ledger.published(Due("b", "on_complete"))
+    bench.ledger.complete("b")
+    assert bench.ledger.status("b").finished
+    for _ in range(2):
+        assert bench.ledger.may_run("b", "on_complete", "one")
+    bench.ledger.callback_ended("b", "on_complete")
+    assert not bench.ledger.may_run("b", "on_complete", "one")
+
+
 def test_fired_by_hand(bench):
     bench.sent("x")
     assert [one.name for one in bench.ledger.fire("b", "on_complete")] == ["on_complete"]

@@ -215,6 +215,13 @@ class Programs:
         if number % 5 == 0:  # it is delivered once more
             assert self.ledger.may_run(*due, copy)
         self.running.remove(found)
+        if number % 7 == 0:  # in quarantine, and sent again
+            self.ask("callback_ended", *due, kept=True)
+            assert due.batch not in self.model.books or self.ledger.may_run(*due, copy)
+            self.running.append(found)
+            if due.batch in self.model.books:
+                self.model.books[due.batch].fired[due.name] = "ended"
+            return
         self.ask("callback_ended", *due)
         if due.batch in self.model.books:
             self.model.books[due.batch].fired[due.name] = "ended"
@@ -233,9 +240,9 @@ class Programs:
         self.model.cancel(name)
 
     def complete(self, which, *_):
-        # By force callbacks count as ended that may still run.
         name = self.pick(which)
-        if "published" not in self.model.books[name].fired.values():
+        # Of one that broke off, what is left is less: the rest ends by the second call.
+        if not self.breaks_at or "published" not in self.model.books[name].fired.values():
             self.ask("complete", name)
             self.model.complete(name)
 

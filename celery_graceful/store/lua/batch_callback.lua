@@ -2,20 +2,26 @@
 --
 -- include batch_ledger
 --
--- ARGV     key prefix; batch; name of the callback; worker and number of the claim, or ''
+-- ARGV     key prefix; batch; name of the callback; '1' if its message is kept, and runs when it is
+--          sent again; worker and number of the claim, or ''
 --
 -- Returns what has become due.
-local id, name, claims = ARGV[2], ARGV[3], ARGV[1] .. 'graceful:claims:' .. ARGV[4]
-if (ARGV[4] == '' or redis.call('HEXISTS', claims, ARGV[5]) == 1)
+local id, name, kept, claims = ARGV[2], ARGV[3], ARGV[4] == '1', ARGV[1] .. 'graceful:claims:'
+if (ARGV[5] == '' or redis.call('HEXISTS', claims .. ARGV[5], ARGV[6]) == 1)
     and redis.call('HEXISTS', key(id), 'fired:' .. name) == 1 then
   redis.call('HDEL', KEYS[2], id .. ':' .. name)
-  redis.call('HSETNX', key(id), 'copy:' .. name, '')
+  if kept then
+    redis.call('HDEL', key(id), 'copy:' .. name)
+    redis.call('HSET', key(id), 'again:' .. name, '1')
+  else
+    redis.call('HDEL', key(id), 'again:' .. name)
+  end
   redis.call('HSET', key(id), 'fired:' .. name, 'ended')
   moved[id] = true
   look_at(id)
 end
 settle_all()
-if ARGV[4] ~= '' then
-  redis.call('HDEL', claims, ARGV[5])
+if ARGV[5] ~= '' then
+  redis.call('HDEL', claims .. ARGV[5], ARGV[6])
 end
 return due

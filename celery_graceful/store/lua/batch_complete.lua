@@ -4,7 +4,7 @@
 --
 -- ARGV     key prefix; batch; how many members at once; '1' if this is not the first call
 --
--- Returns how many members are left, and what has become due; or 'unknown'.
+-- Returns how many members, or batches inside, are left, and what has become due; or 'unknown'.
 local id = ARGV[2]
 local state, total = unpack(redis.call('HMGET', key(id), 'state', 'total'))
 if not state then
@@ -16,15 +16,16 @@ if state == 'open' or state == 'sending' then
 end
 local outcome = state == 'cancelled' and 'revoked' or 'failed'
 local members = redis.call('SRANDMEMBER', key(id, 'pending'), ARGV[3])
-if #members > 0 then
-  redis.call('SREM', key(id, 'kids'), unpack(members))
-end
+leave_kids(id, members)
 for _, member in ipairs(members) do
   finish_member(id, member, outcome)
 end
 local left = count(id, 'pending')
 if left == 0 then
-  redis.call('UNLINK', key(id, 'kids'))
+  leave_kids(id, redis.call('SRANDMEMBER', key(id, 'kids'), ARGV[3]))
+  left = count(id, 'kids')
+end
+if left == 0 then
   if redis.call('HEXISTS', key(id), 'cleared') == 0 and known(id) < tonumber(total) then
     redis.call('HSET', key(id), 'lost', total - known(id))
     moved[id] = true
@@ -32,7 +33,7 @@ if left == 0 then
   if #members == 0 and ARGV[4] ~= '1' then
     for _, name in ipairs(CALLBACKS) do
       if redis.call('HGET', key(id), 'fired:' .. name) == 'published' then
-        redis.call('HSET', key(id), 'fired:' .. name, 'ended')
+        redis.call('HSET', key(id), 'fired:' .. name, 'ended', 'again:' .. name, '1')
         moved[id] = true
       end
     end

@@ -3,13 +3,16 @@
 -- KEYS     the batch
 -- ARGV     name of the callback; the copy
 --
--- Returns whether it is this one. A batch that is not known holds nobody up, nor does a callback
--- that only counts as ended since its batch was completed by force.
-local fired, copy = unpack(redis.call('HMGET', KEYS[1], 'fired:' .. ARGV[1], 'copy:' .. ARGV[1]))
-if not copy then
-  if redis.call('EXISTS', KEYS[1]) == 1 then
-    redis.call('HSET', KEYS[1], 'copy:' .. ARGV[1], ARGV[2])
-  end
-  return 1
+-- Returns whether it is this one. A batch that is not known holds nobody up.
+local fired, copy, again = unpack(redis.call('HMGET', KEYS[1],
+  'fired:' .. ARGV[1], 'copy:' .. ARGV[1], 'again:' .. ARGV[1]))
+if fired == 'ended' and not again then
+  return 0
 end
-return copy == ARGV[2] and fired ~= 'ended' and 1 or 0
+if copy then
+  return copy == ARGV[2] and 1 or 0
+end
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  redis.call('HSET', KEYS[1], 'copy:' .. ARGV[1], ARGV[2])
+end
+return 1

@@ -16,7 +16,7 @@ for i = 2, #ARGV, 5 do
   if there[id] and (worker == '' or redis.call('HEXISTS', claims .. worker, ARGV[i + 4]) == 1) then
     finish_member(id, member, ARGV[i + 2])
     if has_kids[id] then
-      redis.call('SREM', key(id, 'kids'), member)
+      leave_kids(id, { member })
     end
     look_at(id)
   end

@@ -70,6 +70,13 @@ local function recount(id, before)
   moved[id] = true
 end
 
+-- Do not wait for batches inside any more; they may still come to something.
+local function leave_kids(id, kids)
+  if #kids > 0 and redis.call('SREM', key(id, 'kids'), unpack(kids)) > 0 then
+    redis.call('HSET', key(id), 'hopes', '1')
+  end
+end
+
 -- The key lives for as long, at least.
 local function live(name, span)
   if redis.call('PTTL', name) < tonumber(span) then
