@@ -8,6 +8,7 @@ import platform
 import time
 from importlib.metadata import version
 
+from benchmarks.batches import batches
 from benchmarks.full_pool import full_pool
 from benchmarks.idle import idle
 from benchmarks.iterate import iterate
@@ -32,6 +33,7 @@ BENCHMARKS = {
     "idle": idle,
     "release": release,
     "rescue": rescue,
+    "batches": batches,
 }
 
 

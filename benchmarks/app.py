@@ -112,6 +112,12 @@ def empty(*_: Any) -> None:
 
 
 @app.task
+def done(*_: Any) -> None:
+    """Follow what has ended."""
+    say("done")
+
+
+@app.task
 def busy(seconds: float) -> None:
     """Know nothing of interrupts."""
     say("running")
