@@ -289,7 +289,8 @@ class Batch:
 
     def _send(self, members: tuple[Any, ...], inside: str | None) -> None:
         look_at(members, Batch)
-        sending = Sending(self.app, self._ledger, self.id, inside=inside)
+        # The task that adds may be run again, and give the same ids.
+        sending = Sending(self.app, self._ledger, self.id, inside=inside, again=True)
         sending.all(flatten(members, Batch), Batch, lambda kid: self._send_nested(kid, inside))
 
     def _inside(self) -> str | None:

@@ -22,8 +22,9 @@ from kombu.exceptions import OperationalError
 from celery_graceful import Batch, BatchFinished, Graceful
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.marks import Mark, member_of
+from celery_graceful.batches.model import End, Outcome
 from celery_graceful.batches.packing import unpack
-from celery_graceful.batches.sending import CHUNK
+from celery_graceful.batches.sending import CHUNK, Sending
 from celery_graceful.batches.status import State
 from celery_graceful.store.store import StoreAway, find_store
 from tests.conftest import RabbitVhost, RedisDB
@@ -268,6 +269,27 @@ def test_killed(app: Celery, redis_db: RedisDB, before: str) -> None:
     status = batch.status()
     assert (status.state, status.total) == (State.SENT, count)
     assert len(set(ids(sent(redis_db)))) == count
+
+
+def test_a_member_that_is_run_again_adds_again(app: Celery, redis_db: RedisDB) -> None:
+    """The same ids are the same members: one that has ended is not sent once more."""
+    batch = Batch(app=app).apply_async([app.tasks["sending.work"].s(1).set(task_id="adds")])
+    ledger = BatchLedger(find_store(app))  # type: ignore[arg-type]
+    added = [app.tasks["sending.work"].s(n).set(task_id=f"added-{n}") for n in range(2)]
+
+    def add() -> list[str]:
+        redis_db.client.delete("celery")
+        Sending(app, ledger, batch.id, inside="adds", again=True).all(
+            added, Batch, lambda kid: None
+        )
+        return ids(sent(redis_db))
+
+    assert add() == ["added-0", "added-1"]
+    ledger.end([End(batch.id, "added-0", Outcome.SUCCEEDED)])
+    assert add() == ["added-1"]
+    ledger.end([End(batch.id, "added-1", Outcome.FAILED)])
+    assert add() == []
+    assert batch.status().total == 3
 
 
 # -- RabbitMQ ------------------------------------------------------------------------
