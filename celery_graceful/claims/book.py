@@ -173,11 +173,12 @@ class Claims:
         self._sending.end(seconds)
 
     def _send(self, at_once: bool) -> None:
+        orphans = len(self._orphans)  # what was acknowledged before is sent before they go back
         self._acks.send()
         try:
             self._acks.send_ends()
         finally:  # what cannot be written down keeps nobody else
-            self._send_orphans()
+            self._send_orphans(orphans)
             self.running.send(at_once=at_once)
 
     def _has_more(self) -> object:
@@ -308,13 +309,15 @@ class Claims:
     def give_all_back(self, worker: str, seconds: float) -> bool:
         """The worker ends: give back whatever it still claims, in up to ``seconds``; did Redis?"""
         self.settle()
+        with self._lock:
+            self._acks.call_back()
         for tag in list(self.held):
             self.let_go_of(tag)
         self.give_back_others(worker, sys.maxsize)
         return self.flush(seconds)
 
-    def _send_orphans(self) -> None:
-        while self._orphans:
+    def _send_orphans(self, count: int) -> None:
+        for _ in range(count):
             worker, wanted = self._orphans[0]
             found = set(map(int, self.store.execute("HKEYS", [claims_key(worker)], insist=True)))
             start = len(worker) + 1

@@ -109,6 +109,8 @@ def test_a_child_is_replaced_as_soon_as_it_has_ended(broker: Broker, app: Celery
     """Each child lives for one task: a missed end would cost 5 s, a late one 1 s."""
     with start(broker, worker_max_tasks_per_child=1) as worker:
         send(app, "short", 16)
-        begun = time.monotonic()
         worker.wait_line(">> .* finished", count=16)
-        assert time.monotonic() - begun < 10  # 3 s
+        begun = sorted(float(found[1]) for found in worker.find(r">> (\S+) started"))
+        gaps = sorted(b - a for a, b in zip(begun, begun[2:], strict=False))  # two children
+        # Of the quickest quarter: what takes longest is for the machine to say.
+        assert gaps[len(gaps) // 4] < 0.9  # 0.4 s

@@ -23,10 +23,10 @@ CHILDREN = ("prefork", "spawn")
 AT_ONCE = ["cooperative", "iterating", "unaware", "calling"]
 
 
-def start(pool: str, broker: Broker) -> Worker:
+def start(pool: str, broker: Broker, concurrency: int = 2) -> Worker:
     env = {"BROKER_URL": broker.url, "RESULT_URL": broker.backend_url, "GRACE": str(GRACE)}
     env["CONF_graceful_store"] = repr(broker.backend_url)
-    return Worker("tests.apps.revoked", pool=pool, concurrency=9, env=env)
+    return Worker("tests.apps.revoked", pool=pool, concurrency=concurrency, env=env)
 
 
 def send(app: Celery, name: str, *args: object, task_id: str = "") -> str:
@@ -43,7 +43,7 @@ def test_running_tasks_are_revoked(pool: str, broker: Broker, app: Celery, tmp_p
     written, ended = str(tmp_path / "written"), str(tmp_path / "ended")
     gates = {"shielded": written, "swallowing": ended, "bystander": ended}
     names = [*AT_ONCE, "handling", "failing", *gates]
-    with start(pool, broker) as worker:
+    with start(pool, broker, len(names)) as worker:
         worker.ready()
         wait_until_heard(app)
         for name in names:

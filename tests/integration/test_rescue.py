@@ -135,6 +135,28 @@ def test_what_has_ended_does_not_go_back_with_the_rest(store, redis_db):
     assert not claims.ended
 
 
+def test_what_ends_while_others_are_acknowledged_does_not_go_back(store, redis_db, monkeypatch):
+    """What is acknowledged before the rest goes back is sent before it, whatever is under way."""
+    claim(redis_db.client, "who", [message(n) for n in range(4)])
+    claims, execute, said = Claims(store), store.execute, []
+
+    def and_meanwhile(command, *args, **kwargs):
+        if command == "HDEL" and not said:
+            said.append(command)
+            claims.held = dict.fromkeys(f"who/{n}" for n in range(1, 5))
+            claims.ended = {"who/3"}
+            claims.give_all_back("who", 0)
+        return execute(command, *args, **kwargs)
+
+    monkeypatch.setattr(store, "execute", and_meanwhile)
+    claims.ack(Tag("who", 1))
+    wait_until(lambda: said, "the first acknowledgement")
+    assert claims.flush(TIMEOUT)
+    claims.end(TIMEOUT)
+    back = [loads(text)["headers"]["id"] for text in redis_db.client.lrange("q", 0, -1)]
+    assert sorted(back) == ["id-1", "id-3"]
+
+
 def test_what_had_begun_is_judged_and_what_waited_is_not(store, redis_db):
     """Whatever the order, and whatever is noted of claims that are gone."""
     claim(redis_db.client, "dead", [message(n) for n in range(4)])
