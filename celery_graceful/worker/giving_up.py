@@ -83,6 +83,9 @@ class GivingUp:
         self._to_give_back: SpareConnections | None = None
         #: What is to be given up, and is claimed.
         self._claimed: list[HeldMessage] = []
+        self._said_lock = native.Lock()
+        #: Of which has been said that they could not be given back.
+        self._said: list[HeldMessage] = []
 
     def prepare(self) -> None:
         """Connect to the broker, if there will be something to send."""
@@ -209,6 +212,9 @@ class GivingUp:
         if not requests:
             return
         self.ledger.note_failure()
+        with self._said_lock:  # a thread that took too long may still come to say the same
+            requests = [r for r in requests if r not in self._said]
+            self._said += requests
         gone = [r for r in requests if lost or self._is_off_its_queue(r)]
         held = [r for r in requests if r not in gone]
         if gone:
