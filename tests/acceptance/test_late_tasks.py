@@ -44,7 +44,9 @@ def register(worker: Worker, broker: Broker, app: Celery, pool: str) -> None:
     wait_until_heard(app)
     if pool == "prefork":
         options = {"modules": [PLUGIN], "reload": False}
-        assert app.control.broadcast("pool_restart", arguments=options, reply=True, limit=1)
+        assert app.control.broadcast(
+            "pool_restart", arguments=options, reply=True, timeout=TIMEOUT, limit=1
+        )
         worker.wait_line(">> .* child", 2)  # the old one is replaced
     else:
         app.send_task("import_plugin").get(timeout=TIMEOUT)
