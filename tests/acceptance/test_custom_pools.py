@@ -6,9 +6,10 @@ import pytest
 from celery import Celery
 
 from tests.support.broker import Broker
-from tests.support.workers import Worker
+from tests.support.workers import TIMEOUT, Worker
 
-GRACE = 6.0
+#: Seconds. Much room after each deadline: the machine may be slow.
+GRACE, SOFT, HARD = 9.0, 1.5, 3.0
 
 pytestmark = pytest.mark.parametrize("broker", ["redis"], indirect=True)
 
@@ -18,6 +19,8 @@ def start(broker: Broker, pool: str, **env: str) -> Worker:
         BROKER_URL=broker.url,
         RESULT_URL=broker.backend_url,
         GRACE=str(GRACE),
+        CONF_graceful_soft_deadline=str(SOFT),
+        CONF_graceful_hard_deadline=str(HARD),
         CELERY_CUSTOM_WORKER_POOL=f"tests.apps.pools:{pool}",
         short_sleeps="1",
     )
@@ -37,7 +40,7 @@ def test_derived_from_one_of_celerys(pool: str, broker: Broker, app: Celery) -> 
     alone = pool in ("Solo", "Elsewhere")
     kinds = ["handling"] if alone else ["handling", "cooperative"]
     with start(broker, pool, **env) as worker:
-        app.AsyncResult(send(app, "short")).get(timeout=60)
+        app.AsyncResult(send(app, "short")).get(timeout=TIMEOUT)
         sent = {kind: send(app, kind) for kind in kinds}
         for kind in kinds:
             worker.wait_line(f">> .* started {kind}")
@@ -45,7 +48,7 @@ def test_derived_from_one_of_celerys(pool: str, broker: Broker, app: Celery) -> 
         worker.term()
         assert worker.wait() == 0
         assert worker.took < GRACE
-        assert app.AsyncResult(sent["handling"]).get(timeout=1) == "handled"
+        assert app.AsyncResult(sent["handling"]).get(timeout=TIMEOUT) == "handled"
         assert worker.count("derived from none") == 0
         assert worker.count("Traceback|CRITICAL|Could not") == 0
         assert (worker.count(">> a child of our own") > 0) is (pool == "Prefork")
@@ -56,7 +59,7 @@ def test_derived_from_one_of_celerys(pool: str, broker: Broker, app: Celery) -> 
 def test_derived_from_none_of_them(broker: Broker, app: Celery) -> None:
     """One warning, and nothing is put around it: what does not end in time goes back."""
     with start(broker, "Unknown") as worker:
-        app.AsyncResult(send(app, "short")).get(timeout=60)
+        app.AsyncResult(send(app, "short")).get(timeout=TIMEOUT)
         sent = {kind: send(app, kind) for kind in ("cooperative", "swallowing")}
         short = send(app, "short")
         worker.wait_line(">> .* started", count=4)  # the first short one, too
@@ -64,7 +67,7 @@ def test_derived_from_none_of_them(broker: Broker, app: Celery) -> None:
         assert worker.wait() == 0
         assert worker.took < GRACE
         assert worker.count("tests.apps.pools.Unknown is derived from none of Celery's") == 1
-        assert app.AsyncResult(short).get(timeout=1) == "done"
+        assert app.AsyncResult(short).get(timeout=TIMEOUT) == "done"
     assert sorted(broker.drain_queue(app)) == sorted(sent.values())
 
 

@@ -13,7 +13,7 @@ from celery.result import AsyncResult
 
 from tests.acceptance.test_poison import start, task
 from tests.support.broker import Broker
-from tests.support.workers import TIMEOUT, Worker, wait_until
+from tests.support.workers import TIMEOUT, Worker, end_leases, wait_until
 
 #: Seconds: of the task, and until it expires.
 LONG, EXPIRES = 8.0, 2.0
@@ -33,7 +33,7 @@ def app(broker: Broker) -> Iterator[Celery]:
 
 
 def lease() -> dict[str, str]:
-    return {"CONF_graceful_lease_ttl": "1.5", "CONF_graceful_heartbeat_interval": "0.5"}
+    return {"CONF_graceful_lease_ttl": "5", "CONF_graceful_heartbeat_interval": "0.5"}
 
 
 def begin(worker: Worker, app: Celery, name: str) -> tuple[AsyncResult, float]:
@@ -73,6 +73,7 @@ def test_what_has_begun_goes_on(
         wait_until(lambda: time.monotonic() > expires_at, "both have expired")
         worker.signal(number)
         worker.wait()
+    end_leases(broker.client)
     with start(broker, pool, **lease()) as worker:
         assert long.get(timeout=TIMEOUT) == long.id
         assert worker.count(f"started {long.id}") == 1

@@ -19,7 +19,8 @@ from tests.support.broker import Broker
 from tests.support.raw import LOSES_EVENTS, Events
 from tests.support.workers import Worker, wait_until_heard
 
-GRACE = 6.0
+#: Seconds. Much room after each deadline: the machine may be slow.
+GRACE, SOFT, HARD = 9.0, 1.5, 3.0
 
 CONCURRENT = ["prefork", "spawn", "threads", "gevent", "eventlet"]
 GREEN = ["gevent", "eventlet"]
@@ -49,6 +50,7 @@ def stop(worker: Worker, how: str, app: Celery) -> None:
 
 def start(pool: str, broker: Broker, how: str, concurrency: int, **env: str) -> Worker:
     env.update(BROKER_URL=broker.url, RESULT_URL=broker.backend_url, GRACE=str(GRACE))
+    env.update(CONF_graceful_soft_deadline=str(SOFT), CONF_graceful_hard_deadline=str(HARD))
     if how == "remap":
         env["REMAP_SIGTERM"] = "SIGQUIT"
     if pool == "threads":

@@ -17,7 +17,8 @@ from tests.support.command import CELERY
 from tests.support.peers import Project
 from tests.support.workers import ROOT, TIMEOUT, Worker, wait_until_heard
 
-GRACE = 6.0
+#: Seconds. Much room after the hard deadline: the machine may be slow.
+GRACE, HARD = 9.0, 3.0
 
 ANY = {"prefork", "spawn", "threads", "gevent", "eventlet", "solo"}
 CHILDREN = {"prefork", "spawn"}
@@ -63,6 +64,7 @@ def env_of(url: str, backend: str, project: Project, how: str, **more: str) -> d
         "BROKER_URL": url,
         "RESULT_URL": backend,
         "GRACE": str(GRACE),
+        "CONF_graceful_hard_deadline": str(HARD),
         "SENTRY_DSN": project.dsn,
         "MONITORS": how,
         **more,
@@ -139,7 +141,7 @@ def test_every_end(pool: str, how: str, redis_db: RedisDB, project: Project) -> 
 def test_kill_9_then_another_worker(
     pool: str, how: str, redis_db: RedisDB, project: Project
 ) -> None:
-    lease = {"CONF_graceful_heartbeat_interval": "0.3", "CONF_graceful_lease_ttl": "1.0"}
+    lease = {"CONF_graceful_heartbeat_interval": "0.3", "CONF_graceful_lease_ttl": "2.0"}
     env = env_of(redis_db.url, redis_db.backend_url, project, how, **lease)
     opened = 2 if how == "sentry" else 1  # beat has opened it
     with Celery("test", broker=redis_db.url, set_as_current=False) as app:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import redis
 from celery import Celery
 from celery.exceptions import TimeoutError as NotYet
 
@@ -16,7 +17,7 @@ from tests.acceptance.test_poison import start as start_worker
 from tests.apps import quorum_queues
 from tests.conftest import RabbitVhost
 from tests.support.broker import Broker
-from tests.support.workers import TIMEOUT, Worker, wait_until
+from tests.support.workers import TIMEOUT, Worker, end_leases, wait_until
 
 
 @pytest.fixture(params=["rabbitmq", "quorum"])
@@ -35,20 +36,18 @@ def app(broker: Broker, app: Celery) -> Celery:
 
 
 def start(broker: Broker, pool: str = "prefork", concurrency: int = 1, **env: str) -> Worker:
-    """One that is known to be dead soon."""
-    env = {"CONF_graceful_lease_ttl": "1.5", "CONF_graceful_heartbeat_interval": "0.5", **env}
+    env = {"CONF_graceful_lease_ttl": "5", "CONF_graceful_heartbeat_interval": "0.5", **env}
     return start_worker(broker, pool, concurrency, **env)
 
 
-def store(broker: Broker) -> object:
-    import redis
-
+def store(broker: Broker) -> redis.Redis:
     return redis.Redis.from_url(broker.backend_url, decode_responses=True)
 
 
-def kill(worker: Worker) -> None:
+def kill(worker: Worker, broker: Broker) -> None:
     worker.signal(signal.SIGKILL, group=True)
     worker.wait()
+    end_leases(store(broker))
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
@@ -72,7 +71,7 @@ def test_workers_that_die(pool: str, broker: Broker, app: Celery) -> None:
             # have run: killed before that was said, they would rightly be counted.
             wait_until(lambda: data.keys("graceful:started:*") == ["graceful:started:poison"])
             assert data.zcard("graceful:deaths:poison") == deaths
-            kill(worker)
+            kill(worker, broker)
     with start(broker, pool) as worker:
         with pytest.raises(PoisonedTask, match="died 3 times"):
             poison.get(timeout=TIMEOUT)
@@ -99,6 +98,7 @@ def test_a_task_that_kills_its_worker_at_once(app: Celery, broker: Broker) -> No
             if worker.count(f"quarantined {poison.id}"):
                 break
             worker.wait()
+            end_leases(store(broker))
             runs += 1
     assert runs in (3, 4)
 

@@ -11,7 +11,7 @@ from celery_graceful import PoisonedTask
 from tests.acceptance.test_poison import quarantined, task
 from tests.acceptance.test_poison import start as start_worker
 from tests.support.broker import Broker
-from tests.support.workers import TIMEOUT, Worker, wait_until, wait_until_heard
+from tests.support.workers import TIMEOUT, Worker, end_leases, wait_until, wait_until_heard
 
 
 @pytest.fixture(params=["redis"])
@@ -21,14 +21,20 @@ def broker(request: pytest.FixtureRequest) -> Broker:
 
 
 def start(broker: Broker, pool: str, concurrency: int, *args: str, **env: str) -> Worker:
-    """One that is known to be dead soon."""
     env = {
-        "CONF_graceful_lease_ttl": "1.5",
+        "CONF_graceful_lease_ttl": "5",
         "CONF_graceful_heartbeat_interval": "0.5",
+        "CONF_graceful_rescue_interval": "0.3",
         "CONF_worker_prefetch_multiplier": "4",
         **env,
     }
     return start_worker(broker, pool, concurrency, *args, **env)
+
+
+def kill(worker: Worker, broker: Broker) -> None:
+    worker.signal(signal.SIGKILL, group=True)
+    worker.wait()
+    end_leases(broker.client)
 
 
 def noted(broker: Broker) -> int:
@@ -62,8 +68,7 @@ def test_workers_that_die(pool: str, args: tuple[str, ...], broker: Broker, app:
             if not deaths:
                 wait_until(lambda: broker.held() > at_once)
             wait_until(lambda: noted(broker) == at_once)
-            worker.signal(signal.SIGKILL, group=True)
-            worker.wait()
+            kill(worker, broker)
     with start(broker, pool, 4, *args) as worker:
         for one in sent:
             with pytest.raises(PoisonedTask, match="died 3 times"):
@@ -84,8 +89,7 @@ def test_a_pool_that_was_shrunk(broker: Broker, app: Celery) -> None:
         sent = {task(app, "stubborn", 60).apply_async().id for _ in range(4)}
         worker.wait_line("received", 4)
         wait_until(lambda: noted(broker) == 1)
-        worker.signal(signal.SIGKILL, group=True)
-        worker.wait()
+        kill(worker, broker)
         assert worker.count("started") == 1
     with start(broker, "solo", 4, CONF_graceful_poison_limit="1") as other:
         other.wait_line("goes to quarantine")
@@ -108,6 +112,7 @@ def test_a_task_that_kills_its_worker_at_once(
             if worker.count(f"quarantined {poison.id}"):
                 break
             worker.wait()
+            end_leases(broker.client)
             runs += 1
     assert runs in (3, 4)
     assert quarantined(app).keys() == {poison.id}

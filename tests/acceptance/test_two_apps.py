@@ -18,7 +18,7 @@ from tests.support.workers import TIMEOUT, Worker, wait_until
 #: One knows the tasks of `tests.apps.poison`, and the other does not.
 OURS, THEIRS = "tests.apps.poison", "tests.apps.claims"
 
-SOON = {"CONF_graceful_lease_ttl": "1.5", "CONF_graceful_heartbeat_interval": "0.5"}
+SOON = {"CONF_graceful_lease_ttl": "2.5", "CONF_graceful_heartbeat_interval": "0.5"}
 
 
 @pytest.fixture

@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+import redis
 from celery import Celery
 
 from tests.support.command import CELERY
 
-__all__ = ["TIMEOUT", "Worker", "wait_until", "wait_until_heard"]
+__all__ = ["TIMEOUT", "Worker", "end_leases", "wait_until", "wait_until_heard"]
 
 #: Seconds; many times what anything waited for here takes.
 TIMEOUT = float(os.environ.get("TEST_TIMEOUT", 60))
@@ -38,6 +39,12 @@ def wait_until_heard(app: Celery) -> None:
     end = time.monotonic() + TIMEOUT
     while not app.control.ping(timeout=0.5, limit=1):
         assert time.monotonic() < end, "no worker answers"
+
+
+def end_leases(client: redis.Redis) -> None:
+    """As if the time of those who are gone were up; while they live it is long enough for them."""
+    for key in client.keys("graceful:lease:*"):
+        client.delete(key)
 
 
 class Worker:
