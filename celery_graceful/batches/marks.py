@@ -14,7 +14,7 @@ Celery carries headers over a retry and along a chain, but not to what a task is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from typing import Any, NamedTuple
 from uuid import NAMESPACE_URL, uuid5
@@ -30,6 +30,7 @@ __all__ = [
     "CALLBACK",
     "COPY",
     "Mark",
+    "all_of",
     "callback_id",
     "callback_of",
     "hand_on",
@@ -79,7 +80,7 @@ def callback_id(batch: str, name: str) -> str:
     return str(uuid5(NAMESPACE_URL, f"graceful:{batch}/{name}"))
 
 
-def mark(sig: Any, headers: Mapping[str, str]) -> None:
+def mark(sig: Any, headers: Mapping[str, Any]) -> None:
     """Put headers on all tasks of a signature; not on what is linked to them.
 
     Args:
@@ -107,6 +108,13 @@ def parts_of(sig: Any) -> list[Any] | None:
         sig.kwargs["tasks"] = _signatures(sig.tasks)
         return [*sig.tasks]
     return None
+
+
+def all_of(sig: Any) -> Iterator[Any]:
+    """A signature, and all that it is made of."""
+    yield sig
+    for part in parts_of(sig) or ():
+        yield from all_of(part)
 
 
 def _signatures(tasks: Any) -> list[Any]:

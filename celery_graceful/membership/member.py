@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from celery_graceful.batches.ends import Ends
+from celery_graceful.batches.holders import Holder, membership_of
 from celery_graceful.batches.ledger import OUTBOX
 from celery_graceful.batches.outbox import Outbox
 from celery_graceful.claims.book import Claims, Tag
@@ -27,7 +28,7 @@ from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.poison.deaths import judge, statement_of
 from celery_graceful.poison.quarantine import UNTOLD
 from celery_graceful.settings import Settings
-from celery_graceful.store.store import Store
+from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.system.log_thread import log
 from celery_graceful.timeline.board import Board
 
@@ -138,6 +139,7 @@ class Member:
             rescued=self.rescuer is not None,
         )
         self.lease.about.update(statement_of(app))
+        self._holder = Holder(store, self._aboard, settings.lease_ttl)
         self._said_refused = self._retired = False
         self._look_at = 0.0
         #: The outbox of batches is here, and looked at along with something else.
@@ -234,6 +236,14 @@ class Member:
             "running": [f"{r.name}[{r.id}]" for r in running[:NAMED]],
         }
 
+    def _aboard(self) -> Iterator[str]:
+        """What it holds of batches and no claim says: without claims, or acknowledged early."""
+        for request in self.ledger.open_requests():
+            if request.claim is None or request.acknowledged:
+                membership = membership_of(request.message.headers)
+                if membership is not None:
+                    yield membership
+
     def _look_for_others(self) -> None:
         """What others have left undone: a failure to tell, since they do not know whom, and
         callbacks of batches to publish.
@@ -278,6 +288,10 @@ class Member:
             board.forget_lost()
         if not self._has_outbox:
             self.view.outbox.look_now_and_then()
+        try:
+            self._holder.say(self.lease.identity.worker)
+        except StoreAway:
+            pass  # said there; the next heartbeat says it
 
     def _on_lost(self, old: Claimant) -> None:
         if self.claims is not None:

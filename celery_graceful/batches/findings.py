@@ -1,0 +1,83 @@
+"""What was found missing of a batch, for who asks: the last look of a worker, or of a command.
+
+Key: ``graceful:batch:<id>:missing``, a hash: member -> JSON of why, and whether that is sure. It
+expires soon: what nobody looks for any more is not known to be missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.standing import still_open
+
+__all__ = ["Missing", "note", "noted"]
+
+#: Members in one command.
+CHUNK = 500
+
+
+class Missing(NamedTuple):
+    """A member that was found nowhere.
+
+    Attributes:
+        member: Its id; ``callback:<name>`` of a callback.
+        why: What is known of it, for people.
+        sure: It is in no queue and no worker holds it; else it may be somewhere all the same.
+    """
+
+    member: str
+    why: str
+    sure: bool = True
+
+
+def _key(batch: str) -> str:
+    return f"graceful:batch:{batch}:missing"
+
+
+def note(ledger: BatchLedger, batch: str, found: Sequence[Missing], seconds: float) -> None:
+    """Write down what was found, in the place of what was found before.
+
+    Args:
+        ledger: Of the batch.
+        batch: Its id.
+        found: All that is missing.
+        seconds: For which it is known.
+
+    Raises:
+        StoreAway: Some of it may be written.
+    """
+    store, key = ledger.store, [_key(batch)]
+    store.execute("UNLINK", key, insist=True)
+    for start in range(0, len(found), CHUNK):
+        args = [
+            text
+            for member, why, sure in found[start : start + CHUNK]
+            for text in (member, json.dumps([why, sure]))
+        ]
+        store.execute("HSET", key, args, insist=True)
+        store.execute("PEXPIRE", key, [int(seconds * 1000)], insist=True)
+    ledger.note_missing(batch, len(found))
+
+
+def noted(ledger: BatchLedger, batch: str) -> Iterator[Missing]:
+    """What was found missing by the last look, and has not ended since; in no order.
+
+    Raises:
+        StoreAway: The store does not answer.
+    """
+    store, cursor = ledger.store, "0"
+    while True:
+        args = [cursor, "COUNT", CHUNK]
+        cursor, found = store.execute("HSCAN", [_key(batch)], args, insist=True)
+        pairs = dict(found.items() if isinstance(found, dict) else _pairs(found))
+        for member in still_open(ledger, batch, list(pairs)):
+            yield Missing(member, *json.loads(pairs[member]))
+        if str(cursor) == "0":
+            return
+
+
+def _pairs(found: Sequence[str]) -> Iterable[tuple[str, str]]:
+    return zip(found[::2], found[1::2], strict=True)

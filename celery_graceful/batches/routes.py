@@ -1,0 +1,56 @@
+"""Which queues the members of a batch are sent to, by what is kept of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.marks import Mark, all_of
+from celery_graceful.batches.packing import unpack
+
+__all__ = ["Routes"]
+
+#: Members that are looked at: those of one batch are mostly sent the same way.
+SAMPLE = 1000
+
+#: What says where a task is sent, in its options and on its class.
+ROUTING = ("queue", "exchange", "routing_key")
+
+
+class Routes:
+    """The routes of an app.
+
+    Args:
+        app: The Celery app.
+        ledger: Where its batches are known.
+    """
+
+    def __init__(self, app: Any, ledger: BatchLedger) -> None:
+        self.app, self.ledger = app, ledger
+
+    def of(self, batch: str, members: set[str]) -> list[str]:
+        """Queues that some members of a batch are in, if they are in one: those of its app too.
+
+        Raises:
+            StoreAway: The store does not answer.
+        """
+        queues = dict.fromkeys(self.app.amqp.queues)
+        some = [member for member, _ in zip(members, range(SAMPLE), strict=False)]
+        for member, packed in self.ledger.messages(batch, some).items():
+            try:
+                sigs = [*all_of(unpack(self.app, packed, Mark(batch, member)))] if packed else []
+            except Exception:  # it may be another app's
+                continue
+            for sig in sigs:
+                queues.update(dict.fromkeys(self._of(sig)))
+        return list(queues)
+
+    def _of(self, sig: Any) -> list[str]:
+        task = self.app.tasks.get(sig.task)
+        options = {name: getattr(task, name, None) for name in ROUTING}
+        options.update({name: sig.options[name] for name in ROUTING if name in sig.options})
+        options = {name: value for name, value in options.items() if value is not None}
+        route = self.app.amqp.router.route(options, sig.task, sig.args, sig.kwargs)
+        queue = route.get("queue")
+        names = [getattr(queue, "name", queue), route.get("routing_key")]
+        return [name for name in names if isinstance(name, str)]

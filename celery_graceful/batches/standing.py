@@ -1,0 +1,70 @@
+"""How a batch stands, as far as who looks for its members has to know: cheap, for many batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.model import CALLBACKS
+from celery_graceful.batches.sought import callback_member, callback_name
+from celery_graceful.batches.status import State
+
+__all__ = ["Standing", "standing_of", "still_open"]
+
+#: Members in one command.
+CHUNK = 500
+
+PUBLISHED = "published"
+
+
+class Standing(NamedTuple):
+    """How a batch stands.
+
+    Attributes:
+        state: What it is in.
+        moved: When it moved last, seconds of the server's clock.
+        broker: Where its members are sent; empty if that is not known.
+        callbacks: Those that are published and have not ended.
+    """
+
+    state: State
+    moved: float
+    broker: str
+    callbacks: tuple[str, ...]
+
+
+def standing_of(ledger: BatchLedger, batch: str) -> Standing | None:
+    """How a batch stands; ``None`` if it is not known.
+
+    Raises:
+        StoreAway: The store does not answer.
+    """
+    fields = ["state", "moved", "broker", *(f"fired:{name}" for name in CALLBACKS)]
+    found = ledger.store.execute("HMGET", [f"graceful:batch:{batch}"], fields, insist=True)
+    state, moved, broker, *fired = found
+    if state is None:
+        return None
+    callbacks = [name for name, is_ in zip(CALLBACKS, fired, strict=True) if is_ == PUBLISHED]
+    return Standing(State(state), int(moved) / 1000, broker or "", tuple(callbacks))
+
+
+def still_open(ledger: BatchLedger, batch: str, members: Sequence[str]) -> list[str]:
+    """Of members and callbacks of a batch, those that have not ended.
+
+    Raises:
+        StoreAway: The store does not answer.
+    """
+    left: list[str] = []
+    callbacks = [member for member in members if callback_name(member)]
+    if callbacks:
+        now = standing_of(ledger, batch)
+        published = () if now is None else map(callback_member, now.callbacks)
+        left += set(published).intersection(callbacks)
+    rest = [member for member in members if not callback_name(member)]
+    key = [f"graceful:batch:{batch}:pending"]
+    for start in range(0, len(rest), CHUNK):
+        chunk = rest[start : start + CHUNK]
+        pending = ledger.store.execute("SMISMEMBER", key, chunk, insist=True)
+        left += [member for member, is_ in zip(chunk, pending, strict=True) if is_]
+    return left

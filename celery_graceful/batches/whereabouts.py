@@ -1,0 +1,182 @@
+"""Where a message of a member may be: all places of one broker, looked through for some members.
+
+What stands in one of them is not missing: it waits in a queue, for its ETA, a retry or a worker
+that knows its task, or a worker holds it. Who looks twice sees also what moved the first time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+from celery_graceful.batches.aboard import TooLong, Walk
+from celery_graceful.batches.holders import ask_holders
+from celery_graceful.batches.queues import AGE, Queues
+from celery_graceful.batches.sought import Doubt, Sought
+from celery_graceful.claims.claimant import FALLEN, WORKERS, claims_key
+from celery_graceful.claims.lease import broker_digest
+from celery_graceful.store.store import (
+    Store,
+    broker_places,
+    broker_store,
+    find_store,
+    find_workers_store,
+    is_kombus_redis,
+)
+
+__all__ = ["Whereabouts", "broker_of", "whereabouts_of"]
+
+#: Keys that are looked at in one step, and those that hold no messages.
+KEYS_AT_ONCE = 500
+NO_QUEUES = re.compile(r"graceful:|_kombu\.|celery-task")
+
+
+class Whereabouts(Protocol):
+    """Where messages of one app can be."""
+
+    def look(self, sought: Sought, *, again: bool) -> None:
+        """Find members.
+
+        Args:
+            sought: What is looked for; what is found is taken out, and doubts are noted.
+            again: They were not found before: now look everywhere.
+
+        Raises:
+            StoreAway: Redis did not answer.
+        """
+
+
+class _OnRedis:
+    """One Redis that is the broker, or one of several.
+
+    Args:
+        app: The Celery app.
+        store: The Redis.
+        rest: See ``Walk``.
+    """
+
+    def __init__(self, app: Any, store: Store, rest: Callable[[float], object]) -> None:
+        self.store = store
+        self._rest = rest
+        options = app.conf.broker_transport_options or {}
+        separator = options.get("sep", "\x06\x16")
+        endings = ["", *(f"{separator}{step}" for step in options.get("priority_steps", _STEPS))]
+        #: Lists in which something was found, or may well be.
+        self._known = {name + ending: None for name in app.amqp.queues for ending in endings}
+        self._hashes = [
+            options.get("unacked_key", "unacked"),
+            "graceful:waiting:messages",
+            f"graceful:waiting:{broker_digest(app)}:messages",
+        ]
+
+    def look(self, sought: Sought, *, again: bool) -> None:
+        walk = Walk(self.store, self._rest)
+        for turn in ("before", "after"):
+            for key in self._claims():
+                self._find(walk, sought, key, "hash")
+            for key in self._hashes:
+                self._find(walk, sought, key, "hash")
+            if turn == "after":  # a claim may have gone back to its queue, and been claimed again
+                break
+            for key in self._lists() if again else list(self._known):
+                if not sought:
+                    break
+                try:
+                    if self._find(walk, sought, key, "list"):
+                        self._known[key] = None
+                except TooLong as exc:
+                    for batch, _ in sought:
+                        sought.doubt(batch, Doubt(str(exc), AGE))
+
+    def _find(self, walk: Walk, sought: Sought, key: str, kind: str) -> int:
+        count = 0
+        for memberships in walk.messages_of(key, kind) if sought else ():
+            count += sought.found(memberships)
+            if not sought:
+                break
+        return count
+
+    def _claims(self) -> list[str]:
+        workers = {
+            worker
+            for key in (WORKERS, FALLEN)
+            for worker in self.store.execute("SMEMBERS", [key], insist=True)
+        }
+        return [claims_key(worker) for worker in sorted(workers)]
+
+    def _lists(self) -> Iterator[str]:
+        """All lists that may be queues, those of other apps too: a retry may go to any."""
+        prefix = self.store.prefix
+        pattern = re.sub(r"([\\\[\]*?^-])", r"\\\1", prefix) + "*"
+        cursor, seen = "0", set()
+        while True:
+            args = [cursor, "MATCH", pattern, "COUNT", KEYS_AT_ONCE, "TYPE", "list"]
+            cursor, names = self.store.execute("SCAN", [], args, insist=True)
+            for name in names:
+                key = name[len(prefix) :]
+                if key not in seen and not NO_QUEUES.match(key):
+                    seen.add(key)
+                    yield key
+            if str(cursor) == "0":
+                return
+
+
+#: Kombu's default.
+_STEPS = (0, 3, 6, 9)
+
+
+class _Everywhere:
+    """All brokers of an app, and its living workers.
+
+    Args:
+        brokers: Its servers.
+        workers: Where its workers are known, and by which broker.
+    """
+
+    def __init__(
+        self, brokers: Iterable[Whereabouts], workers: Iterable[tuple[Store, str]]
+    ) -> None:
+        self._brokers, self._workers = list(brokers), list(workers)
+
+    def look(self, sought: Sought, *, again: bool) -> None:
+        self._ask(sought)
+        for broker in self._brokers if sought else ():
+            broker.look(sought, again=again)
+        self._ask(sought)
+
+    def _ask(self, sought: Sought) -> None:
+        for store, broker in self._workers if sought else ():
+            ask_holders(store, sought, broker)
+
+
+def broker_of(app: Any) -> str:
+    """Tells brokers apart that share a store; empty where the store is the broker itself."""
+    store = find_store(app)
+    if store is not None and store is broker_store(app):
+        return ""
+    prefix = (app.conf.broker_transport_options or {}).get("global_keyprefix") or ""
+    return f"{broker_digest(app)}{prefix}"
+
+
+def whereabouts_of(
+    app: Any,
+    rest: Callable[[float], object],
+    routes: Callable[[str, set[str]], Iterable[str]],
+) -> Whereabouts:
+    """Where messages of an app can be.
+
+    Args:
+        app: The Celery app.
+        rest: Waits for so many seconds, so that a server is left alone now and then.
+        routes: The queues that members of a batch are sent to.
+    """
+    if is_kombus_redis(app.connection_for_read().transport):
+        stores = [store for place in broker_places(app) if (store := broker_store(app, place))]
+        return _Everywhere(
+            [_OnRedis(app, store, rest) for store in stores],
+            [(store, broker) for store in stores for broker in ("", broker_digest(app))],
+        )
+    store = find_workers_store(app)
+    workers = [] if store is None else [(store, broker_digest(app))]
+    return _Everywhere([Queues(app, store, routes)], workers)

@@ -1,0 +1,126 @@
+"""RabbitMQ does not say what is in its queues, but how much: members are missing all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_graceful import Graceful, GracefulTask
+from celery_graceful.batches.findings import Missing
+from celery_graceful.batches.holders import Holder
+from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.missing import NOWHERE, Scan
+from celery_graceful.batches.packing import pack
+from celery_graceful.batches.queues import AGE, DELAYED
+from celery_graceful.batches.routes import Routes
+from celery_graceful.batches.whereabouts import whereabouts_of
+from celery_graceful.claims.claimant import WORKERS, lease_key
+from celery_graceful.claims.lease import about_key, broker_digest
+from celery_graceful.store.store import find_store
+from tests.conftest import RabbitVhost, RedisDB
+from tests.support.workers import wait_until
+
+
+class Place:
+    """An app, its ledger, and its queues."""
+
+    def __init__(self, vhost: RabbitVhost, db: RedisDB) -> None:
+        self.client, self.vhost = db.client, vhost
+        self.app = Celery("missing", broker=vhost.url, set_as_current=False)
+        self.app.conf.graceful_store = db.url
+        Graceful(self.app)
+
+        @self.app.task(base=GracefulTask, name="one")
+        def one() -> None: ...
+
+        @self.app.task(base=GracefulTask, name="elsewhere", queue="other")
+        def elsewhere() -> None: ...
+
+        self.one, self.elsewhere = one, elsewhere
+        store = find_store(self.app)
+        assert store is not None
+        self.store, self.ledger = store, BatchLedger(store)
+
+    def batch(self, **members: Any) -> None:
+        self.ledger.create("b", ttl=60, linger=60)
+        self.ledger.begin_sending("b")
+        self.ledger.add("b", [(name, pack(self.app, sig)) for name, sig in members.items()])
+        self.ledger.sent("b")
+
+    def missing(self) -> list[Missing]:
+        routes = Routes(self.app, self.ledger)
+        where = whereabouts_of(self.app, lambda seconds: None, routes.of)
+        return Scan(self.ledger, where, lambda seconds: True, 0).look(["b"])["b"]
+
+    def put(self, queue: str) -> None:
+        with self.app.connection_for_write() as connection:
+            connection.SimpleQueue(queue).put("something")
+        wait_until(lambda: self.vhost.queue_length(queue))
+
+    def living(self, worker: str) -> None:
+        self.client.sadd(WORKERS, worker)
+        self.client.set(lease_key(worker), "{}")
+        self.client.set(about_key(worker), f'{{"broker": "{broker_digest(self.app)}"}}')
+
+
+@pytest.fixture
+def place(rabbit_vhost: RabbitVhost, redis_db: RedisDB) -> Iterator[Place]:
+    one = Place(rabbit_vhost, redis_db)
+    yield one
+    one.app.close()
+
+
+def test_queues_that_are_empty(place: Place) -> None:
+    """Or that do not exist."""
+    place.batch(one=place.one.s(), two=place.elsewhere.s())
+    assert place.missing() == [Missing("one", NOWHERE), Missing("two", NOWHERE)]
+
+
+@pytest.mark.parametrize("queue", ["celery", "other", DELAYED[5]])
+def test_queues_that_are_not(place: Place, queue: str) -> None:
+    """It may be in there, for long; after an age it is said to be missing, perhaps."""
+    place.batch(one=place.one.s(), two=place.elsewhere.s())
+    place.put(queue)
+    if queue in DELAYED:
+        place.put(DELAYED[0])
+    assert place.missing() == []
+    moved = int(place.client.hget("graceful:batch:b", "moved") or 0)
+    place.client.hset("graceful:batch:b", "moved", moved - int(AGE * 1000) - 10_000)
+    found = place.missing()
+    assert [(one.member, one.sure) for one in found] == [("one", False), ("two", False)]
+    assert "is not empty" in found[0].why
+
+
+def test_a_queue_that_none_of_them_is_sent_to(place: Place) -> None:
+    place.put("somebodys")
+    place.batch(one=place.one.s())
+    assert place.missing() == [Missing("one", NOWHERE)]
+
+
+def test_what_living_workers_hold(place: Place) -> None:
+    place.batch(one=place.one.s(), two=place.one.s(), three=place.one.s(), four=place.one.s())
+    place.living("w:1")
+    Holder(place.store, lambda: ["b/one"], 10).say("w:1")
+    place.client.set("graceful:started:two", "w:1|delivery")
+    place.client.set("graceful:started:three", "=it has ended")
+    assert place.missing() == [Missing("four", NOWHERE), Missing("three", NOWHERE)]
+    place.client.set("graceful:started:four", "w:2|delivery")
+    assert place.missing() == [], "RabbitMQ may not have heard yet that its worker is gone"
+
+
+def test_other_brokers_cannot_be_looked_into(redis_db: RedisDB) -> None:
+    app = Celery("missing", broker="memory://", set_as_current=False)
+    app.conf.graceful_store = redis_db.url
+    Graceful(app)
+    store = find_store(app)
+    assert store is not None
+    ledger = BatchLedger(store)
+    ledger.create("b", ttl=60, linger=60)
+    ledger.add("b", [("one", b"")])
+    ledger.sent("b")
+    where = whereabouts_of(app, lambda seconds: None, Routes(app, ledger).of)
+    assert Scan(ledger, where, lambda seconds: True, 0).look(["b"]) == {"b": []}
+    app.close()
