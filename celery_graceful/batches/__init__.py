@@ -10,11 +10,13 @@ May not know of deliveries, nor of the worker: those note ends here.
 __all__ = [
     "batch",
     "ends",
+    "holders",
     "ledger",
     "left_out",
     "marks",
     "model",
     "outbox",
     "parts",
+    "rounds",
     "running",
 ]

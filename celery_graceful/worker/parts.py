@@ -12,6 +12,7 @@ from celery.utils.log import get_logger
 
 from celery_graceful.batches.ends import Ends
 from celery_graceful.batches.outbox import Outbox
+from celery_graceful.batches.rounds import Rounds
 from celery_graceful.checkpoints.discard import Discard
 from celery_graceful.cleanup import callbacks
 from celery_graceful.deliveries.custom_strategies import CustomStrategies
@@ -31,6 +32,7 @@ from celery_graceful.store.store import disconnect
 from celery_graceful.system import log_thread
 from celery_graceful.system.log_thread import LogThread
 from celery_graceful.system.process import Owner
+from celery_graceful.task.base import GracefulTask
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.board import Board
 from celery_graceful.timeline.grace_period import Deadlines
@@ -93,6 +95,14 @@ class Parts:
         # -- batches that its tasks are part of
         self.outbox = outbox = Outbox(worker.app, loop.ring)
         self.ends = ends = Ends(worker.app, loop.ring, outbox.due)
+
+        self.rounds = Rounds(
+            worker.app,
+            settings,
+            worker.hostname,
+            outbox.due,
+            lambda name: isinstance(worker.app.tasks.get(name), GracefulTask),
+        )
 
         # -- messages, from their arrival to their one outcome
         post_mortems = PostMortems(worker.app, loop.ring, in_process=kind.in_process)
@@ -228,6 +238,7 @@ class Parts:
             self.signal_pipe.start()
         self.watch.start()
         self.ledger.post_mortems.start()
+        self.rounds.start()
 
     def stopped(self) -> None:
         """Celery has stopped all of the worker."""
@@ -245,6 +256,7 @@ class Parts:
 
     def _leave(self) -> None:
         last = min(LAST_ENDS, max(MOMENT, callbacks.time_left() / 2))
+        self.rounds.end(last)
         self.ends.end(last)
         self.places.leave()
         self.outbox.end(last)

@@ -1,0 +1,229 @@
+"""The caretaker of batches that stand still: each worker has one, and one of them works at a time.
+
+Where no batch stands still a worker asks for one command in a while, and that is all. Keys, after
+the prefix of the store; ``<broker>`` is where the messages of the app are: some may share a store.
+
+``graceful:batches:look:<broker>``
+    Who looks now; kept until it is time for the next look.
+``graceful:batches:looked``
+    Sorted set: batch -> before when it need not be looked at again, seconds of the server's clock.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from celery.utils.log import get_logger
+
+from celery_graceful.batches.findings import Missing, note
+from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.missing import MOST, Scan
+from celery_graceful.batches.repair import Repair, Repaired
+from celery_graceful.batches.routes import Routes
+from celery_graceful.batches.standing import standing_of
+from celery_graceful.batches.status import State
+from celery_graceful.batches.whereabouts import broker_of, whereabouts_of
+from celery_graceful.settings import Settings
+from celery_graceful.system.log_thread import log
+
+__all__ = ["PAUSE", "Caretaker"]
+
+logger = get_logger(__name__)
+
+LOOKED = "graceful:batches:looked"
+
+#: Shares of ``graceful_batch_missing_after``: how long a batch stands still until it is looked at,
+#: how long it is not looked at again when nothing was missing, and between two questions whether
+#: one stands still. All together, and the pause between two looks, are less than all of it.
+STILL, PAUSE = 0.4, 0.1
+
+#: Seconds for which who looks keeps the others away, until it says again that it does; and for
+#: which what was found is known, unless it is found again.
+AT_WORK, KNOWN = 6.0, 600.0
+
+#: How much longer than it was busy a worker leaves the servers alone.
+SELDOM = 20.0
+
+#: Seconds for which a batch is left alone that was repaired often, and stands still again.
+LONGEST = 3600.0
+
+
+class Caretaker:
+    """Looks after the batches of one app, on behalf of one worker.
+
+    Args:
+        app: The Celery app.
+        settings: What the user set.
+        repair: Makes repairs.
+        is_fenced: Whether a task of that name is one whose runs are fenced.
+        over: Set when the worker ends.
+        tell: Tells others of a repair: the batch, and what was done.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        settings: Settings,
+        repair: Repair,
+        is_fenced: Callable[[str], bool],
+        over: threading.Event,
+        tell: Callable[[str, Repaired], None] = lambda batch, done: None,
+    ) -> None:
+        self.app, self.settings, self.repair = app, settings, repair
+        self.ledger: BatchLedger = repair.ledger
+        self.store = self.ledger.store
+        self._is_fenced, self._tell = is_fenced, tell
+        self.broker = broker_of(app)
+        self._name = secrets.token_hex(8)
+        self._lock_at = self._idle = 0.0
+        self._over = over
+        #: What was said of a batch last.
+        self._said: dict[str, int] = {}
+        self._scan: Scan | None = None
+
+    # -- a look ------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Look at what stands still, unless somebody else does.
+
+        Raises:
+            StoreAway: The store, or the broker's Redis, does not answer.
+            Exception: What the broker's client raised.
+        """
+        after = self.settings.batch_missing_after
+        still = self.ledger.stood_still(after * STILL)
+        if not still or not self._lock():
+            return
+        began, self._idle = time.monotonic(), 0.0
+        try:
+            for batches in self._portions(self._due(still)):
+                if not self._look_at(batches):
+                    return
+        finally:
+            busy = time.monotonic() - began - self._idle
+            self._keep_lock(max(after * PAUSE * 0.8, busy * SELDOM))
+
+    def _look_at(self, batches: Sequence[str]) -> bool:
+        """Look at some; whether to go on."""
+        found = self._scanner().look(batches)
+        now = self._now()
+        for batch, missing in found.items():
+            if self._over.is_set() or not self._keep_lock(AT_WORK):
+                return False
+            self._note(batch, missing)
+            pause = self.settings.batch_missing_after * STILL
+            if missing:
+                pause = self._mend(batch, missing, pause)
+            self.store.execute("ZADD", [LOOKED], [now + pause, batch])
+        self.store.execute("ZREMRANGEBYSCORE", [LOOKED], ["-inf", now - LONGEST])
+        return bool(found)
+
+    def _mend(self, batch: str, missing: Sequence[Missing], pause: float) -> float:
+        """Repair, or say that it is to be repaired; seconds until it is looked at again."""
+        now, how = standing_of(self.ledger, batch), self.settings.batch_repair
+        sure = [one for one in missing if one.sure]
+        # What a producer has registered, and not sent yet, may still be sent.
+        if now is None or now.state is State.SENDING or how == "off" or not sure:
+            self._say(batch, missing, None)
+            return pause
+        may_resend = self._is_fenced if how is None else lambda name: True
+        done = self.repair.mend(batch, now, sure, may_resend, fail=how == "fail")
+        self._say(batch, missing, done)
+        if not done:
+            return pause
+        dealt_with = {*done.resent, *done.ended, *done.failed, *done.called}
+        self._note(batch, [one for one in missing if one.member not in dealt_with])
+        self._tell(batch, done)
+        times = int(self.store.run("batch_repaired", [f"graceful:batch:{batch}"], []))
+        return float(min(LONGEST, pause * 2 ** min(times - 1, 20)))
+
+    def _note(self, batch: str, missing: Sequence[Missing]) -> None:
+        seconds = max(KNOWN, 10 * self.settings.batch_missing_after)
+        note(self.ledger, batch, missing, seconds)
+
+    def _say(self, batch: str, missing: Sequence[Missing], done: Repaired | None) -> None:
+        if not done and self._said.get(batch) == len(missing):
+            return
+        self._said[batch] = len(missing)
+        log(
+            logger,
+            logging.WARNING,
+            "Batch %s: %d missing (%s%s): %s. See celery graceful batches show %s",
+            batch,
+            len(missing),
+            missing[0].why,
+            "" if missing[0].sure else ", unsure",
+            "nothing done" if done is None else done,
+            batch,
+        )
+
+    # -- which batches -----------------------------------------------------------------
+
+    def _due(self, still: Sequence[str]) -> Iterator[str]:
+        now = self._now()
+        looked = set(self.store.execute("ZRANGEBYSCORE", [LOOKED], [f"({now}", "+inf"]))
+        for batch in still:
+            if batch not in looked:
+                stands = standing_of(self.ledger, batch)
+                if (
+                    stands is not None
+                    and stands.state is not State.OPEN
+                    and stands.broker == self.broker
+                ):
+                    yield batch
+
+    def _portions(self, batches: Iterator[str]) -> Iterator[list[str]]:
+        portion, members = [], 0
+        for batch in batches:
+            portion.append(batch)
+            members += int(self.store.execute("SCARD", [f"graceful:batch:{batch}:pending"]))
+            if members >= MOST or len(portion) >= 500:
+                yield portion
+                portion, members = [], 0
+        if portion:
+            yield portion
+
+    def _now(self) -> float:
+        seconds, microseconds = map(int, self.store.execute("TIME", []))
+        return seconds + microseconds / 1e6
+
+    # -- one at a time -----------------------------------------------------------------
+
+    def _key(self) -> list[str]:
+        return [f"graceful:batches:look:{self.broker}"]
+
+    def _lock(self) -> bool:
+        args = [self._name, "NX", "PX", int(AT_WORK * 1000)]
+        self._lock_at = time.monotonic()
+        return bool(self.store.execute("SET", self._key(), args))
+
+    def _keep_lock(self, seconds: float) -> bool:
+        """For so long from now on; False: it is somebody else's."""
+        if self.store.execute("GET", self._key(), insist=True) != self._name:
+            return False
+        self._lock_at = time.monotonic()
+        return bool(self.store.execute("PEXPIRE", self._key(), [int(seconds * 1000)], insist=True))
+
+    def _rest(self, seconds: float) -> None:
+        if time.monotonic() - self._lock_at > AT_WORK / 3:
+            self._keep_lock(AT_WORK)
+        self._idle += seconds
+        time.sleep(seconds)
+
+    def _wait(self, seconds: float) -> bool:
+        self._keep_lock(seconds + AT_WORK)
+        self._idle += seconds
+        return not self._over.wait(seconds)
+
+    def _scanner(self) -> Scan:
+        if self._scan is None:
+            routes = Routes(self.app, self.ledger)
+            where = whereabouts_of(self.app, self._rest, routes.of)
+            pause = 1.5 * self.settings.heartbeat_interval
+            self._scan = Scan(self.ledger, where, self._wait, pause)
+        return self._scan

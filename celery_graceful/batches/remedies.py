@@ -1,0 +1,119 @@
+"""The remedies for a batch that does not end, for people: what ``celery graceful batches`` does.
+
+``resend`` what is missing, or what is named; run a ``callback`` now; ``complete`` it by force;
+``drop`` it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from celery_graceful.batches.findings import Missing, note
+from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.missing import Scan
+from celery_graceful.batches.model import Due
+from celery_graceful.batches.repair import Publish, Repair, Repaired
+from celery_graceful.batches.routes import Routes
+from celery_graceful.batches.standing import standing_of
+from celery_graceful.batches.status import Status
+from celery_graceful.batches.whereabouts import whereabouts_of
+from celery_graceful.exceptions import UnknownBatch
+from celery_graceful.store.store import settings_of
+
+__all__ = ["Remedies"]
+
+#: Seconds for which what was found is known.
+KNOWN = 600.0
+
+
+class Remedies:
+    """What people can do about the batches of an app. All of it raises ``StoreAway``, too.
+
+    Args:
+        app: The Celery app.
+        ledger: Where its batches are known.
+        publish: Sends callbacks that have become due.
+    """
+
+    def __init__(self, app: Any, ledger: BatchLedger, publish: Publish) -> None:
+        self.app, self.ledger, self.publish = app, ledger, publish
+        self._repair = Repair(app, ledger, publish)
+        where = whereabouts_of(app, time.sleep, Routes(app, ledger).of)
+        # Workers say what they hold with each heartbeat.
+        self._scan = Scan(ledger, where, _wait, 1.5 * settings_of(app).heartbeat_interval)
+
+    def unfinished(self) -> Iterator[Status]:
+        """All batches that have not ended, that which has stood still for longest first."""
+        for batch in self.ledger.stood_still(0):
+            try:
+                yield self.ledger.status(batch)
+            except UnknownBatch:
+                pass  # it has ended meanwhile, and was forgotten
+
+    def look(self, batch: str) -> list[Missing]:
+        """What is missing of a batch, as it is now: that takes some seconds.
+
+        Raises:
+            UnknownBatch: There is no such batch.
+            Exception: What the broker's client raised.
+        """
+        found = self._scan.look([batch]).get(batch)
+        if found is None:
+            raise UnknownBatch(batch)
+        note(self.ledger, batch, found, KNOWN)
+        return found
+
+    def resend(self, batch: str, members: Sequence[str] = (), *, unsure: bool = False) -> Repaired:
+        """Send missing members again, under their old ids; or end them as their results say.
+
+        Args:
+            batch: The batch.
+            members: Those, wherever they are. Without: what is missing, as it is now.
+            unsure: Also those that may be somewhere all the same.
+
+        Raises:
+            UnknownBatch: There is no such batch.
+            Exception: What the broker's client raised.
+        """
+        now = standing_of(self.ledger, batch)
+        if now is None:
+            raise UnknownBatch(batch)
+        missing = [Missing(member, "") for member in members] or self.look(batch)
+        chosen = [one for one in missing if one.sure or unsure]
+        done = self._repair.mend(batch, now, chosen, lambda task: True)
+        done.left.update((one.member, one.why) for one in missing if one not in chosen)
+        return done
+
+    def callback(self, batch: str, name: str) -> bool:
+        """Run a callback now, whatever the batch waits for; False if it has ended.
+
+        Raises:
+            UnknownBatch: There is no such batch, or it has no such callback.
+        """
+        self.ledger.callback(Due(batch, name))
+        due = self.ledger.fire(batch, name)
+        self.publish(due)
+        return bool(due)
+
+    def complete(self, batch: str) -> None:
+        """End a batch by force: who has not ended has failed.
+
+        Raises:
+            UnknownBatch: There is no such batch.
+        """
+        self.publish(self.ledger.complete(batch))
+
+    def drop(self, batch: str) -> None:
+        """Forget a batch; to the one that it is inside of it was revoked.
+
+        Raises:
+            UnknownBatch: There is no such batch.
+        """
+        self.publish(self.ledger.drop(batch))
+
+
+def _wait(seconds: float) -> bool:
+    time.sleep(seconds)
+    return True

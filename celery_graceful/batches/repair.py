@@ -1,0 +1,224 @@
+"""Repairs of a batch that cannot end by itself: what a worker does, and people by a command.
+
+A member that was only slow and now runs twice ends once; it is the ledger that says so. What has
+ended without anybody counting it, in a worker without this package, is not run again: it ends as
+its result says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from celery import Signature, chord, states
+from celery.backends.base import Backend
+from celery.backends.rpc import RPCBackend
+from celery.utils.log import get_logger
+
+from celery_graceful.batches.aboard import Walk
+from celery_graceful.batches.findings import Missing
+from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.marks import Mark, all_of, mark, parts_of
+from celery_graceful.batches.model import Due, End, Outcome
+from celery_graceful.batches.packing import unpack
+from celery_graceful.batches.sought import callback_member, callback_name
+from celery_graceful.batches.standing import Standing
+from celery_graceful.batches.status import State
+from celery_graceful.checkpoints.checkpoint import SENT_AGAIN
+from celery_graceful.store.store import fork_gate
+from celery_graceful.system.describe import describe
+
+__all__ = ["Repair", "Repaired"]
+
+logger = get_logger(__name__)
+
+#: What a result says of a member that has ended, seen or not.
+ENDED = {
+    states.SUCCESS: Outcome.SUCCEEDED,
+    states.FAILURE: Outcome.FAILED,
+    states.REVOKED: Outcome.REVOKED,
+}
+
+Publish = Callable[[Sequence[Due]], None]
+
+
+class Repaired(NamedTuple):
+    """What was done for a batch.
+
+    Attributes:
+        ended: Members that had ended unseen, by their results or in quarantine.
+        resent: Members that were sent again.
+        failed: Members that were given up.
+        called: Callbacks that were sent again.
+        left: Of the others, why nothing was done.
+    """
+
+    ended: list[str]
+    resent: list[str]
+    failed: list[str]
+    called: list[str]
+    left: dict[str, str]
+
+    @classmethod
+    def nothing(cls) -> Repaired:
+        """Nothing yet."""
+        return cls([], [], [], [], {})
+
+    def __bool__(self) -> bool:
+        return bool(self.ended or self.resent or self.failed or self.called)
+
+    def __str__(self) -> str:
+        words = (
+            (self.ended, "had ended unseen"),
+            (self.resent, "sent again"),
+            (self.failed, "given up"),
+            (self.called, "callbacks sent again"),
+            (self.left, "left alone"),
+        )
+        return ", ".join(f"{len(some)} {what}" for some, what in words if some) or "nothing done"
+
+
+class Repair:
+    """Repairs of one app's batches.
+
+    Args:
+        app: The Celery app.
+        ledger: Where they are known.
+        publish: Sends callbacks that have become due.
+    """
+
+    def __init__(self, app: Any, ledger: BatchLedger, publish: Publish) -> None:
+        self.app, self.ledger, self.publish = app, ledger, publish
+
+    def mend(
+        self,
+        batch: str,
+        now: Standing,
+        missing: Sequence[Missing],
+        may_resend: Callable[[str], bool],
+        *,
+        fail: bool = False,
+    ) -> Repaired:
+        """Do for missing members what has to be done.
+
+        Args:
+            batch: The batch.
+            now: How it stands.
+            missing: What was found missing.
+            may_resend: Whether a task of that name may be sent again.
+            fail: Give up who cannot be said to have ended, instead of sending it again.
+
+        Raises:
+            StoreAway: The store does not answer; some of it may have been done.
+        """
+        done = Repaired.nothing()
+        members = [one.member for one in missing if callback_name(one.member) is None]
+        self._end_unseen(batch, members, done)
+        ended = set(done.ended)
+        rest = [member for member in members if member not in ended]
+        if fail or now.state is State.CANCELLED:
+            outcome = Outcome.FAILED if now.state is not State.CANCELLED else Outcome.REVOKED
+            self._end(batch, dict.fromkeys(rest, outcome))
+            done.failed.extend(rest)
+        else:
+            self._resend(batch, rest, may_resend, done)
+        for one in missing:
+            name = callback_name(one.member)
+            if name is not None:
+                self._call(batch, name, may_resend, done)
+        return done
+
+    # -- what has ended unseen --------------------------------------------------------
+
+    def _end_unseen(self, batch: str, members: Sequence[str], done: Repaired) -> None:
+        ends = {m: how for m in members if (how := self._outcome_of(m)) is not None}
+        if len(ends) < len(members):
+            prefix = f"{batch}/"
+            for memberships in Walk(self.ledger.store).messages_of("graceful:quarantine", "hash"):
+                kept = {text[len(prefix) :] for text in memberships if text.startswith(prefix)}
+                ends.update(dict.fromkeys(kept.intersection(members), Outcome.FAILED))
+        self._end(batch, ends)
+        done.ended.extend(ends)
+
+    def _outcome_of(self, task_id: str) -> Outcome | None:
+        """What its result says; ``None`` if that says nothing, or nobody can ask."""
+        backend = self.app.backend
+        if isinstance(backend, RPCBackend):  # who asks takes the result away
+            return None
+        try:
+            with fork_gate:
+                return ENDED.get(backend.get_task_meta(task_id, cache=False)["status"])
+        except Exception as exc:  # none, or away
+            logger.debug("No result of %s: %s", task_id, describe(exc))
+            return None
+
+    def _end(self, batch: str, ends: dict[str, Outcome]) -> None:
+        if ends:
+            due = self.ledger.end([End(batch, member, how) for member, how in ends.items()])
+            self.publish(due)
+
+    # -- what is sent again -----------------------------------------------------------
+
+    def _resend(
+        self,
+        batch: str,
+        members: Sequence[str],
+        may_resend: Callable[[str], bool],
+        done: Repaired,
+    ) -> None:
+        kept = self.ledger.messages(batch, members)
+        for member in members:
+            why = ""
+            if not kept.get(member):
+                why = "its message was not kept"
+            else:
+                try:
+                    sig = unpack(self.app, kept[member], Mark(batch, member))
+                    why = self._why_not(sig, may_resend)
+                    if not why:
+                        self._send(sig)
+                except Exception as exc:
+                    why = f"it cannot be sent: {describe(exc)}"
+            if why:
+                done.left[member] = why
+            else:
+                done.resent.append(member)
+
+    def _why_not(self, sig: Any, may_resend: Callable[[str], bool]) -> str:
+        if any(isinstance(part, chord) for part in all_of(sig)) and self._polls_chords():
+            return "its body may wait in a celery.chord_unlock, which says nothing of it"
+        return _refusal(sig, may_resend)
+
+    def _polls_chords(self) -> bool:
+        """Whether a task looks again and again if a chord has ended, instead of a counter."""
+        apply_chord = self.app.backend.apply_chord
+        return getattr(apply_chord, "__func__", None) is Backend.apply_chord
+
+    def _send(self, sig: Any) -> None:
+        mark(sig, {SENT_AGAIN: True})
+        with fork_gate:
+            sig.apply_async()
+
+    def _call(
+        self, batch: str, name: str, may_resend: Callable[[str], bool], done: Repaired
+    ) -> None:
+        callback = self.ledger.callback(Due(batch, name))
+        if self._outcome_of(callback.id) is not None:
+            self.publish(self.ledger.callback_ended(batch, name))
+            done.ended.append(callback_member(name))
+            return
+        refusal = _refusal(Signature.from_dict(callback.signature, app=self.app), may_resend)
+        if refusal:
+            done.left[callback_member(name)] = refusal
+            return
+        self.publish(self.ledger.fire(batch, name))
+        done.called.append(callback_member(name))
+
+
+def _refusal(sig: Any, may_resend: Callable[[str], bool]) -> str:
+    """Why a signature is not sent again by itself; empty if it may be."""
+    tasks = {part.task for part in all_of(sig) if parts_of(part) is None}
+    refused = sorted(task for task in tasks if not may_resend(task))
+    if not refused:
+        return ""
+    return f"not graceful, so sent again by hand only: {', '.join(refused)}"

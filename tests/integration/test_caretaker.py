@@ -1,0 +1,268 @@
+"""What workers do about missing members: one at a time, and nothing where nothing stands still."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from celery import Celery, Task, chain, chord, states
+
+from celery_graceful import Graceful, GracefulTask
+from celery_graceful.batches.caretaker import Caretaker
+from celery_graceful.batches.findings import noted
+from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.model import Callback, Due
+from celery_graceful.batches.packing import pack
+from celery_graceful.batches.repair import Repair, Repaired
+from celery_graceful.poison.quarantine import Kept, put
+from celery_graceful.settings import Settings
+from celery_graceful.store.store import find_store
+from tests.conftest import RedisDB
+
+
+class Shop:
+    """An app without workers, and a caretaker for its batches."""
+
+    def __init__(self, db: RedisDB) -> None:
+        self.client = db.client
+        self.app = Celery("shop", broker=db.url, backend=db.backend_url, set_as_current=False)
+        Graceful(self.app)
+
+        @self.app.task(base=GracefulTask, name="graceful")
+        def graceful(*args: Any) -> None: ...
+
+        @self.app.task(base=Task, name="plain")
+        def plain(*args: Any) -> None: ...
+
+        self.graceful, self.plain = graceful, plain
+        store = find_store(self.app)
+        assert store is not None
+        self.ledger = BatchLedger(store)
+        self.published: list[Due] = []
+        self.told: list[tuple[str, Repaired]] = []
+
+    def batch(self, batch: str, _sent: bool = True, **members: Any) -> None:
+        """All of whose members are missing."""
+        callback = Callback("callback-id", dict(self.graceful.s()))
+        callbacks = {"on_complete": callback, "on_success": callback}
+        self.ledger.create(batch, ttl=60, linger=60, callbacks=callbacks)
+        self.ledger.begin_sending(batch)
+        self.ledger.add(batch, [(name, pack(self.app, sig)) for name, sig in members.items()])
+        if _sent:
+            self.ledger.sent(batch)
+
+    def caretaker(self, **settings: Any) -> Caretaker:
+        settings = {
+            "batch_missing_after": 0.1,
+            "heartbeat_interval": 0.05,
+            "lease_ttl": 0.5,
+            **settings,
+        }
+        return Caretaker(
+            self.app,
+            Settings(**settings),
+            Repair(self.app, self.ledger, self.published.extend),
+            lambda name: name == "graceful",
+            threading.Event(),
+            lambda batch, done: self.told.append((batch, done)),
+        )
+
+    def look(self, **settings: Any) -> None:
+        """When all have stood still for long enough."""
+        time.sleep(0.05)
+        self.client.delete("graceful:batches:look:", "graceful:batches:looked")
+        self.caretaker(**settings).look()
+
+    def sent(self) -> list[dict[str, Any]]:
+        """Headers of what is in the queue; it is taken out."""
+        found = []
+        while raw := self.client.rpop("celery"):
+            found.append(json.loads(raw)["headers"])
+        return found
+
+    def missing(self, batch: str) -> dict[str, str]:
+        return {one.member: one.why for one in noted(self.ledger, batch)}
+
+
+@pytest.fixture
+def shop(redis_db: RedisDB) -> Iterator[Shop]:
+    one = Shop(redis_db)
+    yield one
+    one.app.close()
+
+
+def test_what_is_graceful_is_sent_again(shop: Shop) -> None:
+    shop.batch("b", one=shop.graceful.s(1), two=shop.plain.s(2))
+    shop.look()
+    (headers,) = shop.sent()
+    assert headers["id"] == "one"
+    assert headers["graceful_batch"] == "b/one"
+    assert headers["graceful_sent_again"] is True
+    assert set(shop.missing("b")) == {"two"}
+    assert shop.ledger.status("b").missing == 1
+    ((batch, done),) = shop.told
+    assert (batch, done.resent, list(done.left)) == ("b", ["one"], ["two"])
+
+
+@pytest.mark.parametrize(("how", "sent"), [("resend", 2), ("fail", 0), ("off", 0)])
+def test_as_it_is_set(shop: Shop, how: str, sent: int) -> None:
+    shop.batch("b", one=shop.graceful.s(1), two=shop.plain.s(2))
+    shop.look(batch_repair=how)
+    assert len(shop.sent()) == sent
+    status = shop.ledger.status("b")
+    assert status.failed == (2 if how == "fail" else 0)
+    assert status.missing == (2 if how == "off" else 0)
+    assert shop.published == ([Due("b", "on_complete")] if how == "fail" else [])
+
+
+def test_what_ended_unseen_ends_as_its_result_says(shop: Shop) -> None:
+    """In a worker without this package."""
+    names = ("good", "bad", "revoked", "started")
+    shop.batch("b", **{name: shop.plain.s() for name in names})
+    backend = shop.app.backend
+    backend.store_result("good", 1, states.SUCCESS)
+    backend.store_result("bad", ValueError("no"), states.FAILURE)
+    backend.store_result("revoked", ValueError("no"), states.REVOKED)
+    backend.store_result("started", None, states.STARTED)
+    shop.look()
+    status = shop.ledger.status("b")
+    assert (status.succeeded, status.failed, status.revoked) == (1, 1, 1)
+    assert not shop.sent()
+    assert set(shop.missing("b")) == {"started"}
+    ((_, done),) = shop.told
+    assert (set(done.ended), set(done.left)) == ({"good", "bad", "revoked"}, {"started"})
+
+
+def test_what_is_in_quarantine_has_failed(shop: Shop) -> None:
+    shop.batch("b", one=shop.graceful.s())
+    raw = json.dumps(
+        {
+            "body": "",
+            "headers": {"id": "one", "task": "graceful", "graceful_batch": "b/one"},
+            "properties": {},
+        }
+    )
+    kept = Kept("one", "graceful", "why", 3, 0, "w", {"list": "celery", "raw": raw})
+    put(shop.ledger.store, kept)
+    shop.look()
+    assert shop.ledger.status("b").failed == 1
+    assert not shop.sent()
+
+
+def test_a_cancelled_batch(shop: Shop) -> None:
+    shop.batch("b", one=shop.graceful.s())
+    shop.ledger.cancel("b")
+    shop.look()
+    assert shop.ledger.status("b").revoked == 1
+    assert not shop.sent()
+
+
+def test_a_producer_may_still_send(shop: Shop) -> None:
+    shop.batch("b", _sent=False, one=shop.graceful.s())
+    shop.look()
+    assert set(shop.missing("b")) == {"one"}
+    assert not shop.sent()
+
+
+def test_chains_and_chords(shop: Shop) -> None:
+    g, p = shop.graceful, shop.plain
+    shop.batch(
+        "b",
+        chain=chain(g.si(1), g.si(2)),
+        mixed=chain(g.si(1), p.si(2)),
+        chord=chord([g.si(1), g.si(2)], g.s()),
+    )
+    shop.look()
+    sent = shop.sent()
+    assert len(sent) == 3
+    assert {headers["graceful_batch"] for headers in sent} == {"b/chain", "b/chord"}
+    ((_, done),) = shop.told
+    assert set(done.left) == {"mixed"}
+
+
+def test_a_lost_callback_is_sent_again(shop: Shop) -> None:
+    shop.batch("b")
+    for name in ("on_complete", "on_success"):
+        assert shop.ledger.published(Due("b", name))
+    shop.look()
+    assert sorted(due.name for due in shop.published) == ["on_complete", "on_success"]
+    assert sorted(shop.told[0][1].called) == [
+        "callback:on_complete",
+        "callback:on_success",
+    ]
+
+
+def test_a_callback_that_ended_unseen(shop: Shop) -> None:
+    shop.batch("b")
+    for name in ("on_complete", "on_success"):
+        assert shop.ledger.published(Due("b", name))
+    shop.app.backend.store_result("callback-id", 1, states.SUCCESS)
+    shop.look()
+    assert not shop.published
+    assert shop.ledger.status("b").finished is not None
+
+
+def test_what_cannot_be_sent_is_left_alone(shop: Shop) -> None:
+    """And nothing else with it."""
+    shop.batch("b", one=shop.graceful.s())
+    shop.ledger.add("b", [("none", b""), ("broken", b"\xff\x00broken")], inside="one")
+    shop.look()
+    assert [headers["id"] for headers in shop.sent()] == ["one"]
+    ((_, done),) = shop.told
+    assert set(done.left) == {"none", "broken"}
+
+
+def test_one_at_a_time(shop: Shop) -> None:
+    shop.batch("b", **{f"m{number}": shop.graceful.s(number) for number in range(200)})
+    time.sleep(0.05)
+    several = [shop.caretaker() for _ in range(4)]
+    threads = [threading.Thread(target=one.look) for one in several]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(shop.sent()) == 200
+    assert len(shop.told) == 1
+
+
+def test_who_stands_still_again_is_looked_at_later(shop: Shop) -> None:
+    shop.batch("b", one=shop.graceful.s())
+    for times in range(4):
+        shop.look(batch_missing_after=10)  # not yet
+        assert not shop.sent()
+        shop.look()
+        assert len(shop.sent()) == 1
+        left = float(shop.client.zscore("graceful:batches:looked", "b") or 0) - time.time()
+        assert left <= 0.04 * 2**times
+
+
+def test_where_nothing_stands_still_nothing_is_asked(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.batch("b", one=shop.graceful.s())
+    asked: list[str] = []
+
+    def spy(what: Callable[..., Any]) -> Callable[..., Any]:
+        def call(name: str, *args: Any, **kwargs: Any) -> Any:
+            asked.append(name)
+            return what(name, *args, **kwargs)
+
+        return call
+
+    caretaker = shop.caretaker(batch_missing_after=60)
+    for name in ("run", "execute"):
+        monkeypatch.setattr(caretaker.store, name, spy(getattr(caretaker.store, name)))
+    caretaker.look()
+    assert asked == ["batch_still"]
+
+
+def test_another_apps_batch(shop: Shop) -> None:
+    """Whose messages are elsewhere: it is not looked at here."""
+    shop.batch("b", one=shop.graceful.s())
+    shop.client.hset("graceful:batch:b", "broker", "another")
+    shop.look()
+    assert not shop.missing("b")
