@@ -9,7 +9,9 @@ May not know of deliveries, nor of the worker: those note ends here.
 
 __all__ = [
     "batch",
+    "due",
     "ends",
+    "findings",
     "holders",
     "ledger",
     "left_out",
@@ -17,6 +19,8 @@ __all__ = [
     "model",
     "outbox",
     "parts",
+    "remedies",
     "rounds",
     "running",
+    "status",
 ]

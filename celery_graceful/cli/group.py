@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from celery_graceful.cli.batches import batches
 from celery_graceful.cli.quarantine import quarantine
 from celery_graceful.cli.rescue import rescue
 
@@ -15,5 +16,6 @@ def graceful() -> None:
     """Graceful workers: what they hold, and what they keep away."""
 
 
+graceful.add_command(batches)
 graceful.add_command(quarantine)
 graceful.add_command(rescue)

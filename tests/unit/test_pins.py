@@ -228,7 +228,7 @@ INSTANCE = {
 }
 
 #: Private names of the standard library.
-STDLIB = {"_current_exceptions", "_exit", "_run_exitfuncs"}
+STDLIB = {"_asdict", "_current_exceptions", "_exit", "_run_exitfuncs"}
 
 
 def find(path: str) -> Any:
