@@ -9,6 +9,7 @@ that runs (``running.py``).
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from celery.utils.log import get_logger
@@ -19,9 +20,10 @@ from celery_graceful.batches.marks import COPY, mark
 from celery_graceful.batches.model import Due
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.messages.spare_connections import bounded_connection
-from celery_graceful.store.store import Store, settings_of
+from celery_graceful.store.store import Store, find_store, settings_of
+from celery_graceful.system.describe import describe
 
-__all__ = ["publish_due"]
+__all__ = ["publish_all", "publish_due"]
 
 logger = get_logger(__name__)
 
@@ -80,3 +82,19 @@ def _is_one_step(app: Any, channel: Any, sig: Any) -> bool:
         and app.conf.broker_write_url == app.conf.broker_read_url
         and sig.get("subtask_type") not in ("group", "chord")
     )
+
+
+def publish_all(app: Any, due: Iterable[Due]) -> None:
+    """Publish what has become due here. What cannot be stays in the outbox: workers look there."""
+    store = find_store(app)
+    for one in due:
+        assert store is not None  # where it has become due
+        try:
+            publish_due(app, store, one)
+        except Exception as exc:
+            logger.warning(
+                "The callback %s of batch %s could not be sent: %s. A worker does so",
+                one.name,
+                one.batch,
+                describe(exc),
+            )

@@ -14,14 +14,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from celery.utils.log import get_logger
 
 from celery_graceful.batches.ledger import BatchLedger
-from celery_graceful.batches.model import Due, End
-from celery_graceful.batches.parts import Told
+from celery_graceful.batches.model import Due, End, Outcome
+from celery_graceful.batches.parts import Told, part_of
 from celery_graceful.claims.sending import Sending
 from celery_graceful.store.store import (
     Store,
@@ -33,7 +33,7 @@ from celery_graceful.store.store import (
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import log
 
-__all__ = ["Ends", "write_ends"]
+__all__ = ["Ends", "has_failed", "write_ends"]
 
 logger = get_logger(__name__)
 
@@ -77,6 +77,26 @@ def write_ends(store: Store, ends: Sequence[tuple[Told, tuple[str, int] | None]]
         if not isinstance(end, End):
             due += ledger.callback_ended(end.batch, end.name, claim)
     return due
+
+
+def has_failed(app: Any, headers: Mapping[str, Any]) -> list[Due]:
+    """A message is not run any more: what it is to a batch has failed.
+
+    Args:
+        app: The Celery app.
+        headers: Of the message.
+
+    Returns:
+        Callbacks that have become due.
+
+    Raises:
+        StoreAway: As ``write_ends``.
+    """
+    part = part_of(headers)
+    store = None if part is None else find_store(app)
+    if part is None or store is None:
+        return []
+    return write_ends(store, [(part.end(Outcome.FAILED), None)])
 
 
 class Ends:
@@ -140,6 +160,26 @@ class Ends:
         due = write_ends(store, ends)
         if due:
             self.on_due(store, due)
+
+    def write_failed(self, headers: Mapping[str, Any]) -> None:
+        """A message is not run any more; who says so waits, or ``note_failed``.
+
+        Args:
+            headers: Of the message.
+
+        Raises:
+            StoreAway: As ``write_ends``.
+        """
+        due = has_failed(self.app, headers)
+        store = find_store(self.app)
+        if due and store is not None:
+            self.on_due(store, due)
+
+    def note_failed(self, headers: Mapping[str, Any]) -> None:
+        """As ``write_failed``, soon."""
+        part = part_of(headers)
+        if part is not None:
+            self.note(part.end(Outcome.FAILED))
 
     # -- a stop ------------------------------------------------------------------------
 

@@ -202,7 +202,7 @@ class GracefulRequest(Delivery):
             return
         exc = raised(exc_info)
         if isinstance(exc, LeftOut) and exc.why is Why.CANCELLED:
-            self._announce_revoked("its batch was cancelled", False, None, False)
+            self._announce_revoked(exc.why.value, False, None, False)
             return
         self.comes_to(None if self._already_cancelled else outcome_of(exc))
         try:

@@ -26,10 +26,13 @@ from celery.worker.strategy import proto1_to_proto2
 from kombu.serialization import prepare_accept_content
 
 from celery_graceful import signals
+from celery_graceful.batches.due import publish_all
+from celery_graceful.batches.ends import has_failed
 from celery_graceful.claims.claimant import claims_key, node_of
 from celery_graceful.claims.lease import about_key
 from celery_graceful.claims.rescue import DeadClaim
 from celery_graceful.exceptions import PoisonedTask
+from celery_graceful.messages.fields import fields_of
 from celery_graceful.messages.spare_connections import bounded_connection, dispatcher
 from celery_graceful.monitors.outcome import close_dead
 from celery_graceful.poison.origin import is_told_here, origin_of, same_results
@@ -235,7 +238,7 @@ def condemn(
 
 
 def tell_untold(app: Any) -> None:
-    """Tell of all tasks in quarantine of which it has not been done: result, errbacks, signals.
+    """Tell of all tasks in quarantine of which it has not been done: batch, result, signals.
 
     What cannot be told, a result backend that is away for instance, is tried again by whoever
     calls this a minute later. What is of another app is left to its workers.
@@ -281,6 +284,7 @@ def tell_untold(app: Any) -> None:
 
 
 def _tell(app: Any, kept: Kept) -> None:
+    publish_all(app, has_failed(app, fields_of(kept.to_message())))
     request = _request_of(app, kept)
     task, context = request.task, request._context
     exc: Exception = NotRegistered(kept.task)

@@ -23,6 +23,7 @@ from celery.utils.log import get_logger
 from celery.worker import state
 from kombu.exceptions import ContentDisallowed, DecodeError, OperationalError
 
+from celery_graceful.batches.ends import Ends
 from celery_graceful.claims.arrival import deliver
 from celery_graceful.claims.book import Tag
 from celery_graceful.deliveries.ledger import Ledger
@@ -57,6 +58,7 @@ class UnusableMessages:
         settings: What the user set.
         ledger: What the worker holds.
         board: Says when nothing is fetched any more.
+        ends: Has to know of members of batches that nobody will run.
         queue_of: The queue that a consumer tag of the worker stands for.
         ring_loop: Makes the loop call ``on_loop``.
     """
@@ -67,6 +69,7 @@ class UnusableMessages:
         settings: Settings,
         ledger: Ledger,
         board: Board,
+        ends: Ends,
         *,
         queue_of: Callable[[Any], str | None],
         ring_loop: Callable[[], None],
@@ -75,6 +78,7 @@ class UnusableMessages:
         self.settings = settings
         self.ledger = ledger
         self.board = board
+        self.ends = ends
         self.queue_of = queue_of
         self.ring_loop = ring_loop
         self.patience = settings.unknown_task_patience
@@ -126,8 +130,8 @@ class UnusableMessages:
             "on_invalid_task": self._on_invalid_task,
             "on_decode_error": self._on_decode_error,
         }
-        if self.patience and self.set_aside is not None:
-            hooks["on_unknown_task"] = self._on_unknown_task
+        waits = self.patience and self.set_aside is not None
+        hooks["on_unknown_task"] = self._on_unknown_task if waits else self._discard
         for name, hook in hooks.items():
             # A consumer of the user's own (worker_consumer) may know what to do with them.
             if getattr(type(consumer), name) is getattr(Consumer, name):
@@ -164,7 +168,7 @@ class UnusableMessages:
             return
         if self.set_aside is None:
             self.set_aside = SetAside(
-                destination, self.ledger, self.board, self.patience, self.ring_loop
+                destination, self.ledger, self.board, self.patience, self.ends, self.ring_loop
             )
         self.set_aside.attach(destination, self._consumer)
 
@@ -247,13 +251,17 @@ class UnusableMessages:
         elif not has_text(name):
             self._hold(message, "the name of its task is none")
         elif queue is None or self._is_fanout(queue):
-            # A copy for this worker alone: nobody else waits for it.
-            from celery.worker.consumer.consumer import Consumer
-
-            Consumer.on_unknown_task(self._consumer, body, message, exc)
+            self._discard(body, message, exc)  # a copy for this worker: nobody else waits for it
         else:
             self._say_once(name)
             self._put(Case(message, tag, queue, name, task_id))
+
+    def _discard(self, body: Any, message: Any, exc: Exception) -> None:
+        """As Celery does."""
+        from celery.worker.consumer.consumer import Consumer
+
+        self.ends.note_failed(fields_of(message))
+        Consumer.on_unknown_task(self._consumer, body, message, exc)
 
     def _say_once(self, name: str) -> None:
         if name in self._named or len(self._named) > NAMED:
@@ -287,6 +295,7 @@ class UnusableMessages:
             self.set_aside.put(case)
         else:
             logger.error("A message from %s cannot be used: %s. Rejected", case.queue, why)
+            self.ends.note_failed(fields)
             message.reject_log_error(logger, self._consumer.connection_errors)
             self._tell(case)
 

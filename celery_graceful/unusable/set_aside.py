@@ -15,8 +15,10 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
+from celery_graceful.batches.ends import Ends
 from celery_graceful.claims.book import Tag
 from celery_graceful.deliveries.ledger import Ledger
+from celery_graceful.messages.fields import fields_of
 from celery_graceful.messages.validation import flaw_of
 from celery_graceful.store.store import StoreAway
 from celery_graceful.system import native
@@ -53,6 +55,7 @@ class SetAside:
         ledger: What the worker holds.
         board: Says when nothing is fetched any more.
         patience: Seconds that a message may wait for a worker that knows its task.
+        ends: Has to know of members of batches that nobody will run, and nobody tells of.
         ring_loop: Makes the loop take what is done and what has arrived.
     """
 
@@ -62,12 +65,14 @@ class SetAside:
         ledger: Ledger,
         board: Board,
         patience: float,
+        ends: Ends,
         ring_loop: Callable[[], None],
     ) -> None:
         self.destination = destination
         self.ledger = ledger
         self.board = board
         self.patience = patience
+        self.ends = ends
         self.ring_loop = ring_loop
         #: Celery's consumer, while it is connected.
         self.consumer: Any = None
@@ -179,6 +184,8 @@ class SetAside:
         )
         # A failure can be told where its callbacks can be read.
         tell = not case.why and flaw_of(case.message) is None
+        if not tell and case.message is not None:
+            self.ends.write_failed(fields_of(case.message))
         place = self.destination.keep(case, why, tell)
         if place is None:
             return

@@ -1,4 +1,4 @@
-"""Batches that were cancelled: what a worker holds of their members.
+"""Batches that were cancelled, and members that were revoked: what a worker holds of them.
 
 What has not begun is dropped where it begins, in whatever process; but an ETA may be far away, and
 what runs has begun.
@@ -17,7 +17,7 @@ from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.request import GracefulRequest
 from celery_graceful.deliveries.stage import Stage
 
-__all__ = ["cancel"]
+__all__ = ["cancel", "drop_revoked"]
 
 logger = get_logger(__name__)
 
@@ -50,3 +50,13 @@ def cancel(ledger: Ledger, pool: Any, batches: Collection[str]) -> int:
         elif isinstance(request, GracefulRequest):
             request.drop_cancelled()
     return count
+
+
+def drop_revoked(ledger: Ledger) -> None:
+    """Tasks were revoked: end the members among them that wait. In the loop.
+
+    Celery does so when their turn comes; their batch would wait for that.
+    """
+    for request in ledger.open_requests():
+        if request.part is not None and request.stage is Stage.RECEIVED:
+            request.revoked()

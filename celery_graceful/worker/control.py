@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from celery.worker.control import Panel, control_command
 
-from celery_graceful.worker.cancelling import cancel
+from celery_graceful.worker.cancelling import cancel, drop_revoked
 
 __all__ = ["install"]
+
+#: Celery's commands by which something that waits may be revoked.
+REVOKING = {"revoke", "terminate", "revoke_by_stamped_headers", "terminate_by_stamped_headers"}
 
 
 def install() -> None:
@@ -44,8 +49,24 @@ def install() -> None:
             return {"error": "this worker's app is not graceful"}
         return {"ok": f"{cancel(parts.ledger, state.consumer.pool, set(batches))} members"}
 
+    for name in REVOKING & Panel.data.keys():
+        Panel.data[name] = _and_drop(Panel.data[name])
     shutdown._is_graceful = True
     _be_in_help()
+
+
+def _and_drop(revoke: Callable[..., Any]) -> Callable[..., Any]:
+    """Celery's command, and members that wait for their time do not wait for that any more."""
+
+    @wraps(revoke)
+    def and_drop(state: Any, *args: Any, **kwargs: Any) -> Any:
+        answer = revoke(state, *args, **kwargs)
+        parts = getattr(state.consumer.controller, "graceful", None)
+        if parts is not None:
+            drop_revoked(parts.ledger)
+        return answer
+
+    return and_drop
 
 
 def _drain(state: Any) -> Any:

@@ -127,6 +127,7 @@ class Parts:
             settings,
             ledger,
             board,
+            ends,
             queue_of=loop.queue_of,
             ring_loop=loop.ring,
         )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import celery.app.task
 import pytest
 import redis
 from celery import Celery, chain, chord, group
 
+from celery_graceful import Batch
 from tests.support.batches import Made
 from tests.support.broker import Broker
 from tests.support.workers import Worker, wait_until
@@ -35,13 +38,13 @@ def app(broker: Broker, app: Celery) -> Celery:
     return app
 
 
-def start(broker: Broker, pool: str, concurrency: int = 2, **env: str) -> Worker:
+def start(broker: Broker, pool: str, *args: str, **env: str) -> Worker:
     if broker.name != "redis":
         env["CONF_graceful_store"] = repr(broker.backend_url)
     return Worker(
         "tests.apps.members",
         pool=pool,
-        concurrency=concurrency,
+        args=args,
         env={
             "BROKER_URL": broker.url,
             "RESULT_URL": broker.backend_url,
@@ -117,3 +120,114 @@ def test_ends(pool: str, broker: Broker, app: Celery, store: redis.Redis) -> Non
         }
         worker.term()
         worker.wait()
+
+
+def marker(tmp_path: Path, name: str) -> str:
+    """Of a task that does something only once."""
+    return str(tmp_path / name)
+
+
+def test_deaths_and_limits(broker: Broker, app: Celery, tmp_path: Path) -> None:
+    """Of children of a pool of processes; what comes again ends when it does."""
+    env = {"CONF_graceful_poison_limit": "2", "CONF_task_reject_on_worker_lost": "False"}
+    with start(broker, "prefork", **env).ready() as worker:
+        made = Made(app, *CALLBACKS)
+        members = {}
+        for kind in ("graceful", "plain", "late"):
+            limited = f"{kind}_limited"
+            members[f"failed {kind} at its hard limit"] = made.send(do(app, limited, "hang"))
+        members |= {
+            # Rejected to come again, twice: the second death takes it to quarantine.
+            "failed graceful poison": made.send(do(app, "graceful", "exit")),
+            "failed late death": made.send(do(app, "late", "exit")),
+            "failed plain death": made.send(do(app, "plain", "exit")),
+            "succeeded graceful after a death": made.send(
+                do(app, "graceful", "exit_once", marker(tmp_path, "once"))
+            ),
+        }
+        if "retry_on_worker_lost" in vars(celery.app.task.Task):  # since Celery 5.7
+            lost = app.signature("lost", args=[marker(tmp_path, "lost")])
+            members["succeeded by a retry after a death"] = made.send(lost)
+        made.sent()
+        check(made, members)
+        worker.term()
+        worker.wait()
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_revoked(pool: str, broker: Broker, app: Celery, tmp_path: Path) -> None:
+    """What waits for its time ends at once; what runs, and what waits in the pool, when it can."""
+    gate = tmp_path / "gate"
+    with start(broker, pool).ready():
+        made = Made(app, *CALLBACKS)
+        running = {}
+        if pool != "solo":
+            running = {
+                "revoked running": made.send(app.signature("nap", args=[60])),
+                "succeeded waits for it": made.send(do(app, "graceful", "wait", str(gate))),
+            }
+        later = {
+            f"revoked {kind} at its time": made.send(do(app, kind, "succeed"), countdown=3600)
+            for kind in KINDS
+        }
+        waiting = {}
+        if pool != "solo":
+            wait_until(lambda: app.control.inspect().active(), "a worker that answers")
+            waiting = {"revoked waiting": made.send(do(app, "late", "succeed"))}
+        made.sent()
+        wait_until(lambda: _held(app) >= len(running) + len(waiting) + len(later), "all are there")
+        app.control.revoke([*later.values(), *waiting.values()])
+        wait_until(lambda: set(made.outcomes(later).values()) == {"revoked"}, "those that wait")
+        app.control.revoke(
+            [m for n, m in running.items() if n == "revoked running"], terminate=True
+        )
+        wait_until(lambda: made.status.pending <= len(waiting) + len(running) // 2, "that runs")
+        gate.touch()
+        check(made, {**running, **later, **waiting})
+
+
+def _held(app: Celery) -> int:
+    inspect = app.control.inspect()
+    found = [inspect.active(), inspect.reserved(), inspect.scheduled()]
+    return sum(len(some) for answer in found for some in (answer or {}).values())
+
+
+def test_quarantined_for_other_reasons(broker: Broker, app: Celery) -> None:
+    """What nobody knows, and what nobody can read."""
+    env = {"CONF_graceful_unknown_task_patience": "1.0"}
+    with start(broker, "threads", **env).ready():
+        made = Made(app, *CALLBACKS)
+        members = {
+            "failed unknown": made.send(do(app, "nobody_knows", "succeed")),
+            "succeeded": made.send(do(app, "late", "succeed")),
+        }
+        broken = made.send(do(app, "late", "succeed"), shadow=7)
+        made.sent()
+        check(made, members)
+        assert made.outcome(broken) in ("failed", "succeeded")
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_cancelled(pool: str, broker: Broker, app: Celery, store: redis.Redis) -> None:
+    """What runs is revoked, what has not begun is left out, and `on_complete` comes once."""
+    with start(broker, pool).ready() as worker:
+        made = Made(app, *CALLBACKS)
+        naps = [made.send(app.signature("nap", args=[60])) for _ in range(pool != "solo" and 2)]
+        worker.wait_line("started .* nap", count=len(naps)) if naps else None
+        later = [made.send(do(app, "late", "succeed"), countdown=3600)]
+        if naps:
+            later += [made.send(do(app, kind, "succeed")) for kind in KINDS for _ in range(4)]
+            wait_until(lambda: _held(app) > len(naps), "some wait")
+        else:
+            wait_until(lambda: _held(app), "it waits")
+        made.register("late")
+        made.sent()
+        Batch.load(made.id, app=app).cancel()
+        later.append(made.send_registered(do(app, "late", "succeed"), "late"))
+        status = made.wait(pending=0)
+        assert status.state.value == "cancelled"
+        assert {made.outcome(member) for member in [*naps, *later]} == {"revoked"}
+        wait_until(lambda: made.status.finished, "its end")
+        assert store.llen(f"effects:{made.id}:on_complete") == 1
+        assert store.get("effects") == "1"
+        assert not worker.count("started .* succeed")

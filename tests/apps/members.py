@@ -11,11 +11,28 @@ from celery import Task, signals
 from celery.exceptions import Ignore, Reject
 
 from celery_graceful import Graceful, GracefulTask
+from celery_graceful.batches import outbox
+from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.membership import member
 from tests.apps import make_app, say, wait_for_file
 
 app = make_app("members")
 if "PLAIN" not in os.environ:
     Graceful(app)
+
+if "SWEEP" in os.environ:  # others are looked after soon
+    outbox.LEFT, outbox.LOOK_EVERY, member.LOOK_EVERY = 0.2, 0.3, 0.3
+if "STOP_AT" in os.environ:
+    _at = os.environ["STOP_AT"]
+
+    def _stop(*args, **kwargs):
+        say("stops,", _at)
+        time.sleep(600)
+
+    if _at == "due":
+        outbox.publish_due = _stop
+    else:  # where the broker is not the store's Redis, it is sent by then
+        BatchLedger.published = _stop
 
 BASES = {"graceful": GracefulTask, "plain": Task, "late": Task}
 
@@ -82,10 +99,16 @@ def nap(self, seconds):
     self.sleep(seconds)
 
 
-@app.task(bind=True, name="lost", acks_late=True, retry_on_worker_lost=True, max_retries=1)
+@app.task(
+    bind=True,
+    name="lost",
+    acks_late=True,
+    retry_on_worker_lost=True,
+    max_retries=1,
+    default_retry_delay=0,
+)
 def lost(self, path):
     """Celery tries it again when its child has died."""
-    self.default_retry_delay = 0
     if not os.path.exists(path):
         open(path, "w").close()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -101,7 +124,8 @@ def effect(summary, name):
     """A callback: what it does can be counted."""
     client = _client()
     with client.pipeline() as pipe:
-        pipe.rpush(f"effects:{summary['id']}:{name}", f"{summary['failed']} {summary['revoked']}")
+        seen = " ".join(str(summary[what]) for what in ("pending", "failed", "revoked"))
+        pipe.rpush(f"effects:{summary['id']}:{name}", seen)
         pipe.incr("effects")
         pipe.execute()
 

@@ -43,6 +43,10 @@ class Made:
             sig = self.app.signature(sig)
         member = member or uuid.uuid4().hex
         self.register(member)
+        return self.send_registered(sig, member, **options)
+
+    def send_registered(self, sig: Any, member: str, **options: Any) -> str:
+        """Send a member that is registered."""
         mark(sig, {BATCH: str(Mark(self.id, member))})
         sig.freeze(member)
         sig.apply_async(**options)
