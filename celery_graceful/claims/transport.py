@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from importlib.resources import files
 from queue import Empty
 from time import monotonic
@@ -175,6 +176,26 @@ class _Claiming:
 
     # -- fetching ------------------------------------------------------------------
 
+    @property
+    def active_queues(self: Any) -> Any:
+        """As kombu's, which the loop asks for at each turn, and more than once."""
+        if self.active_fanout_queues:
+            return super().active_queues  # type: ignore[misc]
+        return list(dict.fromkeys(self._active_queues))
+
+    @cached_property
+    def _keys(self) -> dict[str, tuple[str, ...]]:
+        """Of the queues that it fetches from: their bells, and their lists by priority."""
+        return {}
+
+    def _keys_of(self: Any, queue: str) -> tuple[str, ...]:
+        keys: tuple[str, ...] | None = self._keys.get(queue)
+        if keys is None:
+            prefix = self.global_keyprefix or ""
+            lists = [self._q_for_pri(queue, pri) for pri in self.priority_steps]
+            keys = self._keys[queue] = tuple(prefix + key for key in (bell_of(queue), *lists))
+        return keys
+
     def _brpop_start(self: Any, timeout: float | None = None) -> None:
         book: Claims | None = self._book
         who = None if book is None else book.who
@@ -183,33 +204,29 @@ class _Claiming:
             # Its default differs between versions; None would wait for ever in the older ones.
             super()._brpop_start(*(() if timeout is None else (timeout,)))  # type: ignore[misc]
             return
-        queues = self._queue_cycle.consume(len(self.active_queues))
+        queues = self._queue_cycle.consume(len(self._active_queues))
         if not queues:
             return
         fetch = _Fetch(self._next, who, book, queues)
-        prefix = self.global_keyprefix or ""
-        bells = [prefix + bell_of(queue) for queue in queues]
+        # By priority, and in each by queue; the bells come first.
+        keys = [key for column in zip(*map(self._keys_of, queues), strict=True) for key in column]
+        bells = len(queues)
         if fetch.kind == "BRPOP":
-            command: Iterable[Any] = (*bells, self._wait)
+            command: Iterable[Any] = (*keys[:bells], self._wait)
         else:
-            lists = [
-                prefix + self._q_for_pri(queue, pri)
-                for pri in self.priority_steps
-                for queue in queues
-            ]
-            command = fetch.lists = lists
+            command = fetch.lists = keys[bells:]
             if fetch.kind == "EVALSHA":
-                command = self._claim(fetch, prefix, bells + lists)
-        self._in_poll = self.client.connection
+                command = self._claim(fetch, keys)
+        connection = self._in_poll = self.client.connection
         self._brpop_sent_at = monotonic()
         self._fetch = fetch
         name = fetch.kind
         if name == "EVALSHA" and not self._knows_script:
             name = "EVAL"
-        self.client.connection.send_command(name, *command)
+        connection.send_command(name, *command)
 
-    def _claim(self: Any, fetch: _Fetch, prefix: str, keys: list[str]) -> list[Any]:
-        worker, room = fetch.who.worker, self._room()
+    def _claim(self: Any, fetch: _Fetch, keys: list[str]) -> list[Any]:
+        worker, room, prefix = fetch.who.worker, self._room(), self.global_keyprefix or ""
         fetch.first = fetch.who.take_numbers(room)
         keys = [prefix + WORKERS, prefix + claims_key(worker), *keys]
         in_turn = self.queue_order_strategy == "round_robin"
