@@ -14,7 +14,7 @@ from celery import Celery
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from celery_graceful import BatchFinished
+from celery_graceful import BatchFinished, UnknownBatch
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import Callback, Due, End, Outcome
 from celery_graceful.store.store import StoreRefused, find_store
@@ -53,6 +53,7 @@ STEPS = {
     "cancel": 1,
     "complete": 1,
     "drop": 1,
+    "expire": 1,
     "fire": 1,
     "look": 1,
 }
@@ -77,6 +78,8 @@ class Programs:
         self.numbers = itertools.count()
         self.queue, self.running, self.ran = [], [], Counter()
         self.breaks_at = None
+        #: Dropped, or expired.
+        self.gone = []
 
     # -- steps ---------------------------------------------------------------------------
 
@@ -158,8 +161,9 @@ class Programs:
     def end(self, which, member, outcome, more):
         ends = []
         for i in range(more % 3 + 1):
-            name = self.pick(which + i)
-            members = {f"m{j}" for j in range(9)} | set(self.model.books[name].members)
+            name = self.pick(which + i, [*self.model.books, *self.gone])
+            book = self.model.books.get(name)
+            members = {f"m{j}" for j in range(9)} | set(book.members if book else ())
             one = self.pick(member + i, sorted(members - self.model.books.keys()))
             how = OUTCOMES[(outcome + i) % 4 % 3]
             claim = None
@@ -172,7 +176,9 @@ class Programs:
         counts = [one for one in ends if one.claim is None or outcome % 11]
         self.ask("end", ends)
         for one in counts:
-            self.model.books[one.batch].end(one.member, one.outcome.value)
+            if one.batch in self.model.books:
+                self.model.books[one.batch].end(one.member, one.outcome.value)
+                self.model.books[one.batch].kids.discard(one.member)
         assert not self.client.exists("graceful:claims:w")
 
     def publish(self, number, *_):
@@ -248,8 +254,18 @@ class Programs:
 
     def drop(self, which, *_):
         name = self.pick(which)
-        self.ask("drop", name)
+        with suppress(*[UnknownBatch] if self.breaks_at else []):
+            self.ask("drop", name)
         self.model.drop(name)
+        self.gone.append(name)
+
+    def expire(self, which, *_):
+        name = self.pick(which)
+        if not self.model.books[name].finished:
+            self.client.delete(f"graceful:batch:{name}")
+            del self.model.books[name]
+            self.gone.append(name)
+            assert name not in self.ledger.stood_still(-1)
 
     def fire(self, which, number, *_):
         name = self.pick(which)

@@ -7,6 +7,7 @@
 -- Returns what has become due, or 'unknown'.
 local id = ARGV[2]
 if not exists(id) then
+  forget(id)
   return 'unknown'
 end
 local parent = redis.call('HGET', key(id), 'parent')

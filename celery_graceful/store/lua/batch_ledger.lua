@@ -225,14 +225,14 @@ end
 
 -- Nothing of it is left.
 local function forget(id)
-  redis.call('ZREM', KEYS[1], id)
-  for _, name in ipairs(CALLBACKS) do
-    redis.call('HDEL', KEYS[2], id .. ':' .. name)
-  end
+  redis.call('UNLINK', key(id))
   for _, part in ipairs(PARTS) do
     redis.call('UNLINK', key(id, part))
   end
-  redis.call('UNLINK', key(id))
+  for _, name in ipairs(CALLBACKS) do
+    redis.call('HDEL', KEYS[2], id .. ':' .. name)
+  end
+  redis.call('ZREM', KEYS[1], id)
 end
 
 -- Why nothing can be added: nil if it can.
