@@ -2,44 +2,7 @@
 
 A set of ids, never a counter: that an id leaves the pending ones is what counts, so ending twice is
 ending once. Each method is one script, or several that may be interrupted between them: asked
-again, each goes on where it stood.
-
-Keys, ``<id>`` being that of a batch:
-
-``graceful:batch:<id>``
-    Hash; all keys of a batch live for its ``ttl`` after each end, or its ``linger`` at the end.
-
-    =====================  =========================================================
-    ``kind``               ``batch`` or ``chord``
-    ``state``              ``open``, ``sending``, ``sent``, ``done``, ``cancelled``
-    ``total``              how many members were registered
-    ``cleared``            how many were revoked, where the sets of those that succeeded or were
-                           revoked are gone: nothing can come any more
-    ``lost``               members that Redis has lost, given up by force
-    ``missing``            how many were found missing, by the last look
-    ``created``            when it was opened; also ``moved``, ``finished``: milliseconds
-    ``outcome``            what it was to its parent when it finished
-    ``ttl``                milliseconds that it lives; also ``linger``
-    ``lingers``            it is at its end: nothing can come any more
-    ``hopes``              what is inside of it may still succeed after all
-    ``description``        the user's; also ``properties``, JSON
-    ``parent``             the batch that it is a member of
-    ``callback:<name>``    JSON of what ``batches.model.Callback`` says
-    ``fired:<name>``       ``due``, ``published``, ``ended``
-    ``copy:<name>``        which copy of its message runs
-    ``again:<name>``       it may run although it counts as ended
-    =====================  =========================================================
-
-``graceful:batch:<id>:pending``, ``:succeeded``, ``:failed``, ``:revoked``
-    Sets of members. Each is in one of them, and goes from one to another in one command.
-``graceful:batch:<id>:kids``
-    Set: batches inside of it whose callbacks have not ended.
-``graceful:batch:<id>:messages``
-    Hash: member -> its message, compressed, until it succeeds.
-``graceful:batches``
-    Sorted set: unfinished batch -> when it moved last, milliseconds of the server's clock.
-``graceful:batches:outbox``
-    Hash: ``<batch>:<callback>`` that is due and not published -> since when.
+again, each goes on where it stood. Their keys are in ``keys.py``.
 """
 
 from __future__ import annotations
@@ -49,6 +12,7 @@ from typing import Any
 
 from kombu.utils.json import dumps
 
+from celery_graceful.batches.keys import INDEX, OUTBOX, key_of
 from celery_graceful.batches.model import Callback, Due, End, Outcome
 from celery_graceful.batches.status import State, Status
 from celery_graceful.exceptions import BatchFinished, UnknownBatch
@@ -56,21 +20,14 @@ from celery_graceful.store.store import Store
 
 __all__ = ["INDEX", "OUTBOX", "BatchLedger"]
 
-INDEX = "graceful:batches"
-OUTBOX = "graceful:batches:outbox"
-
 #: Members in one command, and the bytes of their messages: Redis does nothing else meanwhile.
 CHUNK, CHUNK_BYTES = 500, 1024 * 1024
 
-#: Ends in one script, and members that are given up in one.
-ENDS, GIVEN_UP = 100, 200
+#: Ends in one script, and of how many batches; members that are given up in one.
+ENDS, ENDING, GIVEN_UP = 100, 20, 200
 
 _UNKNOWN = "unknown"
 _COUNTED = ("pending", "succeeded", "failed", "revoked", "kids")
-
-
-def _key(batch_id: str, part: str = "") -> str:
-    return f"graceful:batch:{batch_id}{':' if part else ''}{part}"
 
 
 class BatchLedger:
@@ -174,10 +131,10 @@ class BatchLedger:
         Raises:
             StoreAway: Some of it may have been done; it can be asked for again, all of it.
         """
-        due = []
-        for start in range(0, len(ends), ENDS):
+        due: list[Due] = []
+        for some in _ends_at_once(ends):
             args: list[Any] = []
-            for batch, member, outcome, claim in ends[start : start + ENDS]:
+            for batch, member, outcome, claim in some:
                 args += [batch, member, outcome.value, *(claim or ("", ""))]
             due += _dues("", self._run("batch_end", *args))
         return due
@@ -254,7 +211,7 @@ class BatchLedger:
         Raises:
             UnknownBatch: There is no such batch.
         """
-        keys = [_key(batch_id), *(_key(batch_id, part) for part in _COUNTED)]
+        keys = [key_of(batch_id), *(key_of(batch_id, part) for part in _COUNTED)]
         pairs, *counts = self.store.run("batch_status", keys, [], insist=True)
         if not pairs:
             raise UnknownBatch(batch_id)
@@ -263,7 +220,7 @@ class BatchLedger:
 
     def state(self, batch_id: str, *, insist: bool = True) -> State | None:
         """What it is in; ``None`` if it is not known."""
-        state = self.store.execute("HGET", [_key(batch_id)], ["state"], insist=insist)
+        state = self.store.execute("HGET", [key_of(batch_id)], ["state"], insist=insist)
         return None if state is None else State(state)
 
     def is_cancelled(self, batch_id: str) -> bool:
@@ -283,7 +240,7 @@ class BatchLedger:
         found: dict[str, bytes] = {}
         for start in range(0, len(members), CHUNK):
             some = members[start : start + CHUNK]
-            texts = self.store.execute("HMGET", [_key(batch_id, "messages")], some, insist=True)
+            texts = self.store.execute("HMGET", [key_of(batch_id, "messages")], some, insist=True)
             for member, text in zip(some, texts, strict=True):
                 if text is not None:
                     found[member] = text.encode("utf-8", "surrogateescape")
@@ -302,7 +259,7 @@ class BatchLedger:
         for start in range(0, len(members), CHUNK):
             some = members[start : start + CHUNK]
             for how in Outcome:
-                key = _key(batch_id, how.value)
+                key = key_of(batch_id, how.value)
                 are = self.store.execute("SMISMEMBER", [key], some, insist=True)
                 found.update({one: how for one, is_one in zip(some, are, strict=True) if is_one})
         return found
@@ -327,7 +284,7 @@ class BatchLedger:
 
     def note_missing(self, batch_id: str, count: int) -> None:
         """Say how many members were found missing, for ``status``."""
-        self.store.run("batch_missing", [_key(batch_id)], [count], insist=True)
+        self.store.run("batch_missing", [key_of(batch_id)], [count], insist=True)
 
     # -- callbacks -----------------------------------------------------------------------------
 
@@ -352,7 +309,7 @@ class BatchLedger:
             UnknownBatch: There is no such batch, or it has no such callback.
         """
         field = f"callback:{due.name}"
-        text = self.store.execute("HGET", [_key(due.batch)], [field], insist=True)
+        text = self.store.execute("HGET", [key_of(due.batch)], [field], insist=True)
         if text is None:
             raise UnknownBatch(due.batch)
         return Callback.from_json(text)
@@ -382,7 +339,7 @@ class BatchLedger:
 
     def may_run(self, batch_id: str, name: str, copy: str) -> bool:
         """Whether that copy of a callback may run: it asked first, and has not ended."""
-        return bool(self.store.run("batch_copy", [_key(batch_id)], [name, copy], insist=True))
+        return bool(self.store.run("batch_copy", [key_of(batch_id)], [name, copy], insist=True))
 
     def fire(self, batch_id: str, name: str) -> list[Due]:
         """Have a callback sent now, or again, whatever the batch waits for. Not if it has ended.
@@ -403,7 +360,7 @@ class BatchLedger:
         cursor = "0"
         while True:
             args = [cursor, "COUNT", CHUNK]
-            cursor, found = self.store.execute("SSCAN", [_key(batch_id, part)], args, insist=True)
+            cursor, found = self.store.execute("SSCAN", [key_of(batch_id, part)], args, insist=True)
             yield from found
             if str(cursor) == "0":
                 return
@@ -424,6 +381,19 @@ def _dues(batch_id: str, answer: Any) -> list[Due]:
     if answer == _UNKNOWN:
         raise UnknownBatch(batch_id)
     return [Due.parse(text) for text in answer]
+
+
+def _ends_at_once(ends: Sequence[End]) -> Iterator[list[End]]:
+    some: list[End] = []
+    batches: set[str] = set()
+    for end in ends:
+        if len(some) == ENDS or (len(batches) == ENDING and end.batch not in batches):
+            yield some
+            some, batches = [], set()
+        some.append(end)
+        batches.add(end.batch)
+    if some:
+        yield some
 
 
 def _chunks(members: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:

@@ -109,6 +109,23 @@ def test_all_end(ledger, outcome):
     assert max(ledger.took.values()) < MOST, ledger.took
 
 
+def test_many_batches_end_together(ledger):
+    ends = []
+    for number in range(40):
+        parent = None
+        for depth in range(3):
+            name = f"batch-{number}-{depth}"
+            ledger.create(name, ttl=1000, linger=30, parent=parent)
+            parent = name
+        ledger.add(name, [("x", b"")])
+        for depth in range(3):
+            ledger.sent(f"batch-{number}-{depth}")
+        ends.append(End(name, "x", Outcome.SUCCEEDED))
+    ledger.end(ends)
+    assert all(ledger.status(f"batch-{number}-0").finished for number in range(40))
+    assert max(ledger.took.values()) < MOST, ledger.took
+
+
 def test_by_force(ledger):
     ledger.complete("b")
     assert ledger.status("b").failed == MANY

@@ -6,11 +6,12 @@
 --
 -- Returns what has become due, or 'unknown'.
 local id = ARGV[2]
-local state = redis.call('HGET', key(id), 'state')
+local state, total, lost, cleared = unpack(redis.call('HMGET', key(id),
+  'state', 'total', 'lost', 'cleared'))
 if not state then
   return 'unknown'
 end
-if state ~= 'cancelled' and not is_complete(id) then
+if state ~= 'cancelled' and not is_complete(id, state, total, lost, cleared) then
   redis.call('HSET', key(id), 'state', 'cancelled')
   moved[id] = true
 end

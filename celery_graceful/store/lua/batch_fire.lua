@@ -13,7 +13,7 @@ if not of[1] then
 end
 if of[2] and of[3] ~= 'ended' then
   redis.call('HDEL', key(id), 'fired:' .. name, 'copy:' .. name)
-  fire(id, name)
+  fire(id, name, false)
   moved[id] = true
   look_at(id)
 end

@@ -87,8 +87,10 @@ end
 -- Everything of a batch lives on, and what it is inside of lives on for longer. Its sets do as well:
 -- there is no batch without them, and who looks for such as stand still unlinks them when they are
 -- large, which Redis by itself would not.
+local renewed = {}
 local function renew(id)
-  while id do
+  while id and not renewed[id] do
+    renewed[id] = true
     local of = redis.call('HMGET', key(id), 'ttl', 'linger', 'lingers', 'finished', 'parent')
     if not of[1] then
       return
@@ -105,35 +107,27 @@ local function renew(id)
   end
 end
 
--- A callback is due, the first time that it is; it is in the outbox until it is published.
+-- A callback is due, the first time that it is; it is in the outbox until it is published. Returns
+-- what becomes of it.
 local due = {}
-local function fire(id, name)
-  local of = redis.call('HMGET', key(id), 'callback:' .. name, 'fired:' .. name, 'ttl')
+local function fire(id, name, fired)
   local entry = id .. ':' .. name
-  if of[1] and (not of[2] or (of[2] == 'due' and redis.call('HEXISTS', KEYS[2], entry) == 0)) then
+  if (fired and fired ~= 'due') or redis.call('HEXISTS', key(id), 'callback:' .. name) == 0 then
+    return fired
+  end
+  if not fired or redis.call('HEXISTS', KEYS[2], entry) == 0 then
     redis.call('HSET', KEYS[2], entry, stamp)
-    live(KEYS[2], of[3])
+    live(KEYS[2], redis.call('HGET', key(id), 'ttl'))
     redis.call('HSET', key(id), 'fired:' .. name, 'due')
     due[#due + 1] = entry
   end
-end
-
--- All callbacks that were due have ended.
-local function is_quiet(id)
-  local of = redis.call('HMGET', key(id), 'fired:on_success', 'fired:on_complete', 'fired:on_failure')
-  for i = 1, 3 do
-    if of[i] and of[i] ~= 'ended' then
-      return false
-    end
-  end
-  return true
+  return 'due'
 end
 
 -- All members have ended, and what is inside. Where Redis has lost a set, that cannot be known.
-local function is_complete(id)
-  local of = redis.call('HMGET', key(id), 'state', 'total', 'lost', 'cleared')
-  return of[1] ~= 'open' and of[1] ~= 'sending' and count(id, 'pending') == 0
-    and count(id, 'kids') == 0 and (of[4] or known(id) + (of[3] or 0) >= tonumber(of[2]))
+local function is_complete(id, state, total, lost, cleared)
+  return state ~= 'open' and state ~= 'sending' and count(id, 'pending') == 0
+    and count(id, 'kids') == 0 and (cleared or known(id) + (lost or 0) >= tonumber(total))
 end
 
 -- It has ended, with its callbacks. What it is inside of hears it.
@@ -176,23 +170,24 @@ end
 
 -- What follows from how a batch stands.
 local function settle(id)
-  if not exists(id) then
+  local state, total, lost, cleared, parent, finished, was, success, completion, failure =
+    unpack(redis.call('HMGET', key(id), 'state', 'total', 'lost', 'cleared', 'parent', 'finished',
+      'outcome', 'fired:on_success', 'fired:on_complete', 'fired:on_failure'))
+  if not state then
     return
   end
-  local state, lost = unpack(redis.call('HMGET', key(id), 'state', 'lost'))
-  local failed, complete = count(id, 'failed') + (lost or 0), is_complete(id)
-  local clean = failed == 0 and count(id, 'revoked') == 0 and state ~= 'cancelled'
+  local failed, clean = count(id, 'failed') + (lost or 0), false
+  local complete = is_complete(id, state, total, lost, cleared)
   if failed > 0 then
-    fire(id, 'on_failure')
+    failure = fire(id, 'on_failure', failure)
   end
   if complete then
-    fire(id, 'on_complete')
-    if clean then
-      fire(id, 'on_success')
-    end
+    completion = fire(id, 'on_complete', completion)
+    clean = failed == 0 and state ~= 'cancelled' and count(id, 'revoked') == 0
+    success = clean and fire(id, 'on_success', success) or success
   end
-  local parent, finished, was = unpack(redis.call('HMGET', key(id), 'parent', 'finished', 'outcome'))
-  if complete and is_quiet(id) then
+  if complete and (success or 'ended') == 'ended' and (completion or 'ended') == 'ended'
+      and (failure or 'ended') == 'ended' then
     local outcome = clean and 'succeeded' or failed > 0 and 'failed' or 'revoked'
     if not finished or was ~= outcome then
       finish(id, state, parent, outcome)
@@ -209,7 +204,6 @@ local function settle(id)
     redis.call('HSET', key(id), 'moved', stamp)
     redis.call('ZADD', KEYS[1], 'XX', stamp, id)
   end
-  renew(id)
 end
 
 -- Look at all that has to be looked at. Returns what has become due.
@@ -219,6 +213,9 @@ local function settle_all()
     queued[queue[i]] = nil
     settle(queue[i])
     i = i + 1
+  end
+  for _, id in ipairs(queue) do
+    renew(id)
   end
   return due
 end

@@ -1,0 +1,51 @@
+"""Where batches are in Redis.
+
+Keys, ``<id>`` being that of a batch:
+
+``graceful:batch:<id>``
+    Hash; all keys of a batch live for its ``ttl`` after each end, or its ``linger`` at the end.
+
+    =====================  =========================================================
+    ``kind``               ``batch`` or ``chord``
+    ``state``              ``open``, ``sending``, ``sent``, ``done``, ``cancelled``
+    ``total``              how many members were registered
+    ``cleared``            how many were revoked, where the sets of those that succeeded or were
+                           revoked are gone: nothing can come any more
+    ``lost``               members that Redis has lost, given up by force
+    ``missing``            how many were found missing, by the last look
+    ``created``            when it was opened; also ``moved``, ``finished``: milliseconds
+    ``outcome``            what it was to its parent when it finished
+    ``ttl``                milliseconds that it lives; also ``linger``
+    ``lingers``            it is at its end: nothing can come any more
+    ``hopes``              what is inside of it may still succeed after all
+    ``description``        the user's; also ``properties``, JSON
+    ``parent``             the batch that it is a member of
+    ``callback:<name>``    JSON of what ``batches.model.Callback`` says
+    ``fired:<name>``       ``due``, ``published``, ``ended``
+    ``copy:<name>``        which copy of its message runs
+    ``again:<name>``       it may run although it counts as ended
+    =====================  =========================================================
+
+``graceful:batch:<id>:pending``, ``:succeeded``, ``:failed``, ``:revoked``
+    Sets of members. Each is in one of them, and goes from one to another in one command.
+``graceful:batch:<id>:kids``
+    Set: batches inside of it whose callbacks have not ended.
+``graceful:batch:<id>:messages``
+    Hash: member -> its message, compressed, until it succeeds.
+``graceful:batches``
+    Sorted set: unfinished batch -> when it moved last, milliseconds of the server's clock.
+``graceful:batches:outbox``
+    Hash: ``<batch>:<callback>`` that is due and not published -> since when.
+"""
+
+from __future__ import annotations
+
+__all__ = ["INDEX", "OUTBOX", "key_of"]
+
+INDEX = "graceful:batches"
+OUTBOX = "graceful:batches:outbox"
+
+
+def key_of(batch_id: str, part: str = "") -> str:
+    """The key of a batch, or of one of its sets."""
+    return f"graceful:batch:{batch_id}{':' if part else ''}{part}"
