@@ -14,6 +14,9 @@ from tests.servers import RedisServer
 from tests.support.processes import free_port
 from tests.support.workers import Worker, wait_until
 
+#: Seconds: many times what an answer takes.
+PATIENCE = 1.0
+
 KINDS = ["plain", "tls", "unix", "sentinel", "backend", "backend by sentinel"]
 
 
@@ -71,27 +74,27 @@ def test_nobody_gets_the_answer_to_another_question(kind, request, monkeypatch):
         def ask(word, **options):
             return store.execute("ECHO", [], [word], insist=True, **options)
 
-        assert ask("first", timeout=0.3) == "first"
+        assert ask("first", timeout=PATIENCE) == "first"
         server.pause()
         with pytest.raises(StoreAway, match="TimeoutError"):
-            ask("too late", timeout=0.3)
+            ask("too late", timeout=PATIENCE)
         server.resume()
         for number in range(5):
-            assert ask(f"next {number}", timeout=0.3) == f"next {number}"
+            assert ask(f"next {number}", timeout=PATIENCE) == f"next {number}"
 
         # What comes from outside may come at any moment: before the answer is waited for, too.
-        client = store._client(0.3)
+        client = store._client(PATIENCE)
         with monkeypatch.context() as patched:
             patched.setattr(client, "parse_response", raise_interrupt)
             with pytest.raises(KeyboardInterrupt):
-                store.execute("BLPOP", ["nothing"], [0.2], insist=True, timeout=0.3)
-        assert ask("after an interrupt", timeout=0.3) == "after an interrupt"
+                store.execute("BLPOP", ["nothing"], [0.2], insist=True, timeout=PATIENCE)
+        assert ask("after an interrupt", timeout=PATIENCE) == "after an interrupt"
         with monkeypatch.context() as patched:
             (connection,) = client.connection_pool._available_connections
             patched.setattr(connection._parser, "read_response", raise_interrupt)
             with pytest.raises(KeyboardInterrupt):
-                store.execute("BLPOP", ["nothing"], [0.2], insist=True, timeout=0.3)
-        assert ask("after another", timeout=0.3) == "after another"
+                store.execute("BLPOP", ["nothing"], [0.2], insist=True, timeout=PATIENCE)
+        assert ask("after another", timeout=PATIENCE) == "after another"
 
 
 def raise_interrupt(*args, **options):

@@ -140,7 +140,7 @@ def test_closed_at_the_interruption(
 def test_heartbeats(pool: str, redis_db: RedisDB, project: Project) -> None:
     """While it runs, and through the drain."""
     with sender(redis_db.url) as app:
-        env = {"HEARTBEAT": "0.4", "CONF_graceful_hard_deadline": "3.5"}
+        env = {"HEARTBEAT": "0.4", "GRACE": "20"}
         with start(redis_db.url, redis_db.backend_url, project.dsn, pool=pool, **env) as worker:
             app.send_task("beating", [2.0])
             worker.wait_line("started beating")
@@ -301,18 +301,18 @@ def test_a_peer_that_is_away(pool: str, how: str, says: str, redis_db: RedisDB) 
         ) as worker,
     ):
         began = time.monotonic()
-        for _ in range(12):
+        for _ in range(30):
             app.send_task("success")
-        worker.wait_line("success.* succeeded", 12)
+        worker.wait_line("success.* succeeded", 30)
         took = time.monotonic() - began
         app.send_task("interrupted")
         worker.wait_line("started interrupted")
         worker.term()
         assert worker.wait() == 0
-        print(f"{pool} {how}: 12 tasks {took:.2f} s, drain {worker.took:.2f} s")
+        print(f"{pool} {how}: 30 tasks {took:.2f} s, drain {worker.took:.2f} s")
         # A report may take a second, and a task waits for it in a pool's child alone: in each
-        # of the two once. Six would be 6 s.
-        assert took < 5.0
+        # of the two once. Fifteen would be 15 s.
+        assert took < 12.0
         assert worker.took < GRACE
         processes = 3 if pool == "prefork" else 1
         assert 1 <= worker.count(says) <= processes, "said once by each process"

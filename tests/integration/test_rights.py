@@ -18,13 +18,13 @@ from celery_graceful.claims import transport
 from celery_graceful.store.rights import missing_rights
 from celery_graceful.store.store import Store, StoreForbidden, find_store
 from tests.servers import RedisServer
-from tests.support.workers import Worker
+from tests.support.workers import TIMEOUT, Worker
 
 #: A user as many have it, but for what is ours.
 PLAIN = "on >secret &* +@all -@dangerous ~celery* ~_kombu* ~unacked* ~*.pidbox*"
 
 QUICK = {
-    "CONF_graceful_lease_ttl": "1",
+    "CONF_graceful_lease_ttl": "2",
     "CONF_graceful_heartbeat_interval": "0.3",
     "CONF_graceful_rescue_interval": "0.3",
 }
@@ -164,13 +164,13 @@ def test_workers(rights, server, user, tmp_path):
             with Worker("tests.apps.claims", env=env) as second:
                 second.wait_line(">> .* started")
                 (tmp_path / "go").touch()
-                assert result.get(timeout=60) == result.id
+                assert result.get(timeout=TIMEOUT) == result.id
                 second.term()
                 assert second.wait() == 0
                 assert second.count("Mend: ACL SETUSER .* [+]info") == (rights == "no info")
                 assert not second.count("lacks|refuses|does not work|Traceback")
             return
-        assert result.get(timeout=60) == result.id
+        assert result.get(timeout=TIMEOUT) == result.id
         first.term()
         assert first.wait() == 0
         assert not first.count("does not work|Traceback")
