@@ -240,5 +240,8 @@ def _on_beat(sender: Any = None, **options: Any) -> None:
     """Beat has a scheduler now."""
     if hasattr(sender.app, "_plain_create_task_cls"):  # one of ours
         from celery_graceful.monitors.beat import install
+        from celery_graceful.system.beat_stop import ends_when_told
 
         install(sender, **options)
+        if options.get("signal") is beat_init:
+            ends_when_told(sender)

@@ -7,6 +7,7 @@ May know nothing of workers, tasks or messages.
 
 __all__ = [
     "arguments",
+    "beat_stop",
     "describe",
     "exception_chain",
     "fatal",

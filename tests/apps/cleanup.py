@@ -9,7 +9,7 @@ import os
 import sys
 import time
 
-from celery import bootsteps, signals
+from celery import beat, bootsteps, signals
 
 from celery_graceful import Graceful, GracefulTask
 from tests.apps import make_app, say
@@ -74,6 +74,17 @@ def started(**_):
 @signals.beat_init.connect
 def beat_started(**_):
     say("BEAT", "started", os.getpid())
+
+
+class Swallows(beat.Scheduler):
+    """As libraries do that beat is in the middle of when it is told to end."""
+
+    def tick(self, *args, **kwargs):
+        try:
+            say("BEAT", "ticks", os.getpid())
+            time.sleep(3600)
+        except BaseException:
+            return 3600.0
 
 
 @app.task(base=GracefulTask, bind=True)

@@ -238,7 +238,7 @@ def test_a_script():
     assert "hangs did not end within 0.2 s" in process.stderr
 
 
-def terminated_at(text, redis_db, argv, status):
+def terminated_at(text, redis_db, argv, status, number=signal.SIGTERM):
     """Run a program, tell it to stop when it says `text`; its id, and all it said."""
     process = subprocess.Popen(
         argv,
@@ -252,7 +252,7 @@ def terminated_at(text, redis_db, argv, status):
         for line in process.stderr:
             seen += line
             if text in line:
-                process.terminate()
+                process.send_signal(number)
         assert process.wait(TIMEOUT) == status, seen
     return process.pid, seen
 
@@ -261,6 +261,14 @@ def test_beat(redis_db, tmp_path):
     argv = [*CELERY, "-A", APP, "beat", "-s", str(tmp_path / "schedule")]
     pid, seen = terminated_at("BEAT started", redis_db, argv, status=0)
     assert ends_of(seen, str(pid)) == TROUBLE, seen
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_beat_in_which_somebody_swallows_that_it_has_to_end(redis_db, number):
+    argv = [*CELERY, "-A", APP, "beat", "-S", f"{APP}:Swallows", "--pidfile="]
+    pid, seen = terminated_at("BEAT ticks", redis_db, argv, status=0, number=number)
+    assert ends_of(seen, str(pid)) == TROUBLE, seen
+    assert seen.count("BEAT ticks") == 1
 
 
 PROGRAM = """
