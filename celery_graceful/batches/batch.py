@@ -23,6 +23,7 @@ from celery_graceful.batches.progress import Bar
 from celery_graceful.batches.properties import checked
 from celery_graceful.batches.sending import Sending
 from celery_graceful.batches.status import Status
+from celery_graceful.batches.whereabouts import broker_of
 from celery_graceful.exceptions import BatchFinished, SettingsError
 from celery_graceful.runs.interrupt import sleep
 from celery_graceful.store.store import find_store, settings_of
@@ -228,6 +229,7 @@ class Batch:
             properties=self.properties,
             parent=parent,
             inside=inside,
+            broker=broker_of(app),
         )
         self._is_new = False
         self._ledger.begin_sending(self.id)

@@ -28,6 +28,7 @@ from celery_graceful.batches.routes import Routes
 from celery_graceful.batches.standing import standing_of
 from celery_graceful.batches.status import State
 from celery_graceful.batches.whereabouts import broker_of, whereabouts_of
+from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.settings import Settings
 from celery_graceful.system.log_thread import log
 
@@ -82,6 +83,8 @@ class Caretaker:
         self._name = secrets.token_hex(8)
         self._lock_at = self._idle = 0.0
         self._over = over
+        #: Brokers whose batches are looked after elsewhere.
+        self._elsewhere: set[str] = set()
         #: What was said of a batch last.
         self._said: dict[str, int] = {}
         self._scan: Scan | None = None
@@ -110,6 +113,11 @@ class Caretaker:
 
     def _look_at(self, batches: Sequence[str]) -> bool:
         """Look at some; whether to go on."""
+        for batch in batches:
+            try:
+                self.repair.publish(self.ledger.look(batch))
+            except UnknownBatch:
+                pass  # it has ended meanwhile, and was forgotten
         found = self._scanner().look(batches)
         now = self._now()
         for batch, missing in found.items():
@@ -170,12 +178,23 @@ class Caretaker:
         for batch in still:
             if batch not in looked:
                 stands = standing_of(self.ledger, batch)
-                if (
-                    stands is not None
-                    and stands.state is not State.OPEN
-                    and stands.broker == self.broker
-                ):
+                if stands is None or stands.state is State.OPEN:
+                    continue
+                if stands.broker in ("", self.broker):
                     yield batch
+                else:
+                    self._say_elsewhere(stands.broker)
+
+    def _say_elsewhere(self, broker: str) -> None:
+        if broker not in self._elsewhere:
+            self._elsewhere.add(broker)
+            log(
+                logger,
+                logging.WARNING,
+                "Batches of another broker are in this store (%s): workers of that one look after "
+                "them. If it is this one, by another name: give the same URL to all",
+                self.store.source,
+            )
 
     def _portions(self, batches: Iterator[str]) -> Iterator[list[str]]:
         portion, members = [], 0

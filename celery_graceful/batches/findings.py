@@ -13,10 +13,13 @@ from typing import NamedTuple
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.standing import still_open
 
-__all__ = ["Missing", "note", "noted"]
+__all__ = ["LOST_BATCH", "Missing", "note", "noted"]
 
 #: Members in one command.
 CHUNK = 500
+
+#: Why a member that is a batch itself cannot end.
+LOST_BATCH = "the batch that it is has expired, or was lost"
 
 
 class Missing(NamedTuple):

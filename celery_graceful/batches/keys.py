@@ -19,6 +19,8 @@ Keys, ``<id>`` being that of a batch:
     ``lingers``            it is at its end: nothing can come any more
     ``hopes``              what is inside of it may still succeed after all
     ``description``        the user's; also ``properties``, JSON
+    ``broker``             where members are sent, if several brokers share the store
+    ``repairs``            how often missing members were dealt with by workers
     ``parent``             the batch that it is a member of
     ``callback:<name>``    JSON of what ``batches.model.Callback`` says
     ``fired:<name>``       ``due``, ``published``, ``ended``

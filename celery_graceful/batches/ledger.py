@@ -54,6 +54,7 @@ class BatchLedger:
         properties: Mapping[str, Any] | None = None,
         parent: str | None = None,
         inside: str | None = None,
+        broker: str = "",
     ) -> None:
         """Open a batch. It is a member of its parent from then on, under its own id.
 
@@ -67,12 +68,14 @@ class BatchLedger:
             properties: Something small, that JSON can say.
             parent: The batch that it is inside of.
             inside: Who adds it there; see ``add``.
+            broker: Where its members are sent, if several brokers share the store.
 
         Raises:
             BatchFinished: Nothing can be added to the parent.
             UnknownBatch: There is no such parent.
         """
         fields = {"kind": kind, "description": description, "properties": dumps(properties or {})}
+        fields |= {"broker": broker} if broker else {}
         for name, callback in (callbacks or {}).items():
             fields[f"callback:{name}"] = callback.to_json()
         lives = [_milliseconds(ttl), _milliseconds(linger)]

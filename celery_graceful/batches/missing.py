@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from celery_graceful.batches.findings import Missing
+from celery_graceful.batches.findings import LOST_BATCH, Missing
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.sought import Sought, callback_member
 from celery_graceful.batches.standing import Standing, standing_of, still_open
@@ -24,7 +24,6 @@ MOST = 200_000
 LISTED = 10_000
 
 NOWHERE = "in no queue, and no worker holds it"
-LOST_BATCH = "the batch that it is has expired, or was lost"
 
 
 class Scan:

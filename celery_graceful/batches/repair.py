@@ -16,7 +16,7 @@ from celery.backends.rpc import RPCBackend
 from celery.utils.log import get_logger
 
 from celery_graceful.batches.aboard import Walk
-from celery_graceful.batches.findings import Missing
+from celery_graceful.batches.findings import LOST_BATCH, Missing
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.marks import Mark, all_of, mark, parts_of
 from celery_graceful.batches.model import Due, End, Outcome
@@ -112,7 +112,14 @@ class Repair:
             StoreAway: The store does not answer; some of it may have been done.
         """
         done = Repaired.nothing()
-        members = [one.member for one in missing if callback_name(one.member) is None]
+        lost = [one.member for one in missing if one.why == LOST_BATCH]
+        self._end(batch, dict.fromkeys(lost, Outcome.FAILED))
+        done.failed.extend(lost)
+        members = [
+            one.member
+            for one in missing
+            if callback_name(one.member) is None and one.why != LOST_BATCH
+        ]
         self._end_unseen(batch, members, done)
         ended = set(done.ended)
         rest = [member for member in members if member not in ended]

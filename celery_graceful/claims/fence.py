@@ -84,10 +84,9 @@ def may_start(task: Any) -> bool:
 
 def holds_claim(task: Any) -> bool:
     """Whether the delivery that ``task`` runs is ours: not taken away, its claim ``still_mine``."""
-    board = worker_state.board.value
-    if board is None:
+    if worker_state.board.value is None:
         return True
-    if board.taken_away and was_taken_away(task.request):
+    if was_taken_away(task.request):
         return False
     claim = claim_of(task)
     return claim is None or still_mine(task.app, claim)

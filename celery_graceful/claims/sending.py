@@ -63,9 +63,7 @@ class Sending:
         self._bell.ring()
 
     def rouse(self) -> None:
-        """There is something to send, added before: go on if it sleeps. Not under the lock."""
-        if self._awake:  # it looks again before it sleeps
-            return
+        """There is something to send: go on if it sleeps."""
         with self._lock:
             asleep = self.awaken()
         if asleep:
@@ -104,10 +102,8 @@ class Sending:
                 self._bell.wait(RETRY)
                 continue
             with self._lock:
-                self._awake = False  # before it looks: who comes later finds it asleep
-                if self._more():
-                    self._awake = True
-                else:
+                self._awake = bool(self._more())
+                if not self._awake:
                     self._hurry = False
             if not self._awake:
                 self._settled.ring()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
 
 from celery import Task
@@ -33,6 +34,11 @@ def hold_early(self, gate):
     say("started", self.request.id)
     wait_for_file(gate)
     say("ended", self.request.id)
+
+
+@app.task(base=base, name="nap")
+def nap(seconds):
+    time.sleep(seconds)
 
 
 @app.task(base=base, name="total")

@@ -266,3 +266,20 @@ def test_another_apps_batch(shop: Shop) -> None:
     shop.client.hset("graceful:batch:b", "broker", "another")
     shop.look()
     assert not shop.missing("b")
+
+
+def test_a_batch_inside_that_is_lost_has_failed(shop: Shop) -> None:
+    shop.ledger.create("outer", ttl=60, linger=60)
+    shop.ledger.create("kid", ttl=60, linger=60, parent="outer")
+    shop.ledger.sent("outer")
+    shop.client.delete("graceful:batch:kid")
+    shop.look()
+    assert shop.ledger.status("outer").failed == 1
+    assert shop.ledger.status("outer").finished is not None
+
+
+def test_an_outbox_that_was_lost(shop: Shop) -> None:
+    shop.batch("b")
+    shop.client.delete("graceful:batches:outbox")
+    shop.look()
+    assert sorted(due.name for due in shop.published) == ["on_complete", "on_success"]

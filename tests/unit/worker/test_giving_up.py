@@ -36,5 +36,3 @@ def test_each_is_named_once() -> None:
     assert ["one" in text for text in said] == [True, False]
     assert ["two" in text for text in said] == [True, False]
     assert "three" in said[1]
-
-
