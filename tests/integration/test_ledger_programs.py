@@ -207,9 +207,10 @@ class Programs:
         copy = self.pick(number, self.queue)
         if copy is None:
             return
-        self.queue.remove(copy)
         due = Due.parse(copy.partition("/")[0])
-        if self.ask("may_run", *due, copy):
+        may_run = self.ask("may_run", *due, copy)
+        self.queue.remove(copy)
+        if may_run:
             self.ran[str(due)] += 1
             self.running.append((due, copy))
 
@@ -220,15 +221,14 @@ class Programs:
         due, copy = found
         if number % 5 == 0:  # it is delivered once more
             assert self.ledger.may_run(*due, copy)
-        self.running.remove(found)
         if number % 7 == 0:  # in quarantine, and sent again
             self.ask("callback_ended", *due, kept=True)
             assert due.batch not in self.model.books or self.ledger.may_run(*due, copy)
-            self.running.append(found)
             if due.batch in self.model.books:
                 self.model.books[due.batch].fired[due.name] = "ended"
             return
         self.ask("callback_ended", *due)
+        self.running.remove(found)
         if due.batch in self.model.books:
             self.model.books[due.batch].fired[due.name] = "ended"
             assert not self.ledger.may_run(*due, copy)
