@@ -75,12 +75,12 @@ def write_ends(store: Store, ends: Sequence[tuple[Told, tuple[str, int] | None]]
         due += ledger.end(members[start : start + BATCH])
     for end, claim in ends:
         if not isinstance(end, End):
-            due += ledger.callback_ended(end.batch, end.name, claim)
+            due += ledger.callback_ended(end.batch, end.name, claim, kept=end.kept)
     return due
 
 
 def has_failed(app: Any, headers: Mapping[str, Any]) -> list[Due]:
-    """A message is not run any more: what it is to a batch has failed.
+    """A message is kept in quarantine: what it is to a batch has failed.
 
     Args:
         app: The Celery app.
@@ -96,7 +96,10 @@ def has_failed(app: Any, headers: Mapping[str, Any]) -> list[Due]:
     store = None if part is None else find_store(app)
     if part is None or store is None:
         return []
-    return write_ends(store, [(part.end(Outcome.FAILED), None)])
+    end = part.end(Outcome.FAILED)
+    if not isinstance(end, End):
+        end = end._replace(kept=True)
+    return write_ends(store, [(end, None)])
 
 
 class Ends:

@@ -18,10 +18,12 @@ class CallbackEnd(NamedTuple):
     Attributes:
         batch: Id of the batch.
         name: Of the callback.
+        kept: Its message is kept in quarantine, and runs when it is sent again.
     """
 
     batch: str
     name: str
+    kept: bool = False
 
 
 #: What the ledger is told when a task has ended.

@@ -12,6 +12,8 @@ import redis
 from celery import Celery, chain, chord, group
 
 from celery_graceful import Batch
+from celery_graceful.poison import quarantine
+from celery_graceful.store.store import find_workers_store
 from tests.support.batches import Made
 from tests.support.broker import Broker
 from tests.support.workers import Worker, wait_until
@@ -205,6 +207,24 @@ def test_quarantined_for_other_reasons(broker: Broker, app: Celery) -> None:
         made.sent()
         check(made, members)
         assert made.outcome(broken) in ("failed", "succeeded")
+
+
+def test_a_callback_comes_back_from_quarantine(
+    broker: Broker, app: Celery, tmp_path: Path
+) -> None:
+    """It counts as ended there; sent again it runs, whatever is said of copies."""
+    with start(broker, "prefork", CONF_graceful_poison_limit="1").ready():
+        args = ["exit_once", marker(tmp_path, "once")]
+        callback = app.signature("graceful", args=args, immutable=True)
+        batch = Batch(on_complete=callback, app=app)
+        batch.apply_async([])
+        wait_until(lambda: batch.status().finished, "its end")
+        store = find_workers_store(app)
+        assert store is not None
+        wait_until(lambda: list(quarantine.entries(store)), "the quarantine")
+        (kept,) = quarantine.entries(store)
+        assert quarantine.send_again(app, store, kept)
+        wait_until(lambda: app.AsyncResult(kept.id).state == "SUCCESS", "its run")
 
 
 @pytest.mark.parametrize("pool", POOLS)

@@ -15,18 +15,16 @@ if not exists(id) then
   redis.call('HDEL', KEYS[2], entry)
   return 0
 end
+if KEYS[4] then
+  redis.call('LPUSH', KEYS[4], '')
+  redis.call('LTRIM', KEYS[4], 0, 15)
+  redis.call('PEXPIRE', KEYS[4], 10000)
+end
 if KEYS[3] then
   redis.call('LPUSH', KEYS[3], ARGV[4])
 end
 redis.call('HSET', key(id), 'fired:' .. name, 'published')
 redis.call('HDEL', KEYS[2], entry)
-if KEYS[4] then
-  if redis.call('LPUSH', KEYS[4], '') == 1 then
-    redis.call('PEXPIRE', KEYS[4], 10000)
-  else
-    redis.call('LTRIM', KEYS[4], 0, 15)
-  end
-end
 moved[id] = true
 look_at(id)
 settle_all()
