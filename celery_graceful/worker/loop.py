@@ -12,7 +12,9 @@ from typing import Any
 
 from celery.utils.log import get_logger
 from celery.worker import state
+from kombu.message import Message
 
+from celery_graceful.claims.book import Tag
 from celery_graceful.system import native
 
 __all__ = ["Loop"]
@@ -63,6 +65,7 @@ class Loop:
     def attach(self, consumer: Any) -> None:
         """A consumer is about to enter its loop."""
         _restore_in_loop(consumer)
+        _acknowledge_at_once(consumer)
         if consumer.hub is None:
             self._attach_synloop(consumer)
             self.alive = True
@@ -239,6 +242,27 @@ def _restore_in_loop(consumer: Any) -> None:
     consumer._restore_prefetch_count_after_connection_restart = partial(
         consumer.call_soon, partial(restore, consumer)
     )
+
+
+def _acknowledge_at_once(consumer: Any) -> None:
+    """In the loop's own thread, where a pool of processes tells of ends, a claim need not wait.
+
+    Its acknowledgement is written down and nothing more; Celery leaves it to the next turn of the
+    loop, which is made for it then.
+    """
+    later = getattr(consumer, "call_soon_ack", None)  # since Celery 5.7
+    if later is None or consumer.hub is None:
+        return
+    loop, ack = threading.get_ident(), Message.ack_log_error
+
+    def call_soon_ack(p: Any, *args: Any, **kwargs: Any) -> Any:
+        is_ack = getattr(p, "__func__", None) is ack
+        at_once = (
+            is_ack and threading.get_ident() == loop and isinstance(p.__self__.delivery_tag, Tag)
+        )
+        return p(*args, **kwargs) if at_once else later(p, *args, **kwargs)
+
+    consumer.call_soon_ack = call_soon_ack
 
 
 def _is_amqp(connection: Any) -> bool:

@@ -1,0 +1,76 @@
+"""The loop of a worker: what is acknowledged in it at once."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from celery.worker.consumer.consumer import Consumer
+from kombu.message import Message
+
+from celery_graceful.claims.book import Tag
+from celery_graceful.worker.loop import Loop
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(Consumer, "call_soon_ack"), reason="Celery before 5.7 leaves all to the loop"
+)
+
+
+class Channel:
+    no_ack_consumers = None
+
+    def __init__(self) -> None:
+        self.acked: list[Any] = []
+
+    def basic_ack(self, delivery_tag: Any, multiple: bool = False) -> None:
+        self.acked.append(delivery_tag)
+
+
+@pytest.fixture
+def left() -> list[Any]:
+    """What is left to the loop."""
+    return []
+
+
+class LoopsConsumer:
+    """As far as the loop changes it."""
+
+    hub = "there is one"
+
+    def __init__(self, left: list[Any]) -> None:
+        self.call_soon = left.append
+        self.call_soon_ack = lambda p, *_: left.append(p)
+
+    def _restore_prefetch_count_after_connection_restart(self) -> None: ...
+
+
+@pytest.fixture
+def consumer(left: list[Any]) -> Any:
+    return LoopsConsumer(left)
+
+
+def message(channel: Channel, tag: Any) -> Message:
+    return Message(body="", delivery_tag=tag, channel=channel)
+
+
+def test_a_claim_is_acknowledged_at_once_in_the_loops_own_thread(
+    consumer: Any, left: list[Any]
+) -> None:
+    channel, tag = Channel(), Tag("worker", 1)
+    Loop(None, green=False).attach(consumer)
+    consumer.call_soon_ack(message(channel, tag).ack_log_error, None, ())
+    assert (channel.acked, left) == ([tag], [])
+
+
+def test_all_else_is_left_to_the_loop(consumer: Any, left: list[Any]) -> None:
+    channel = Channel()
+    claim, other = message(channel, Tag("worker", 1)), message(channel, "1")
+    Loop(None, green=False).attach(consumer)
+    calls = [other.ack_log_error, claim.reject_log_error, claim.ack_log_error]
+    for call in calls[:2]:
+        consumer.call_soon_ack(call, None, ())
+    thread = threading.Thread(target=consumer.call_soon_ack, args=(calls[2], None, ()))
+    thread.start()
+    thread.join(10)
+    assert (channel.acked, left) == ([], calls)
