@@ -14,7 +14,7 @@ from kombu.utils.json import dumps
 
 from celery_graceful.batches.keys import INDEX, OUTBOX, key_of
 from celery_graceful.batches.model import Callback, Due, End, Outcome
-from celery_graceful.batches.status import State, Status
+from celery_graceful.batches.status import FIELDS, State, Status
 from celery_graceful.exceptions import BatchFinished, UnknownBatch
 from celery_graceful.store.store import Store
 
@@ -215,7 +215,7 @@ class BatchLedger:
             UnknownBatch: There is no such batch.
         """
         keys = [key_of(batch_id), *(key_of(batch_id, part) for part in _COUNTED)]
-        pairs, *counts = self.store.run("batch_status", keys, [], insist=True)
+        pairs, *counts = self.store.run("batch_status", keys, FIELDS, insist=True)
         if not pairs:
             raise UnknownBatch(batch_id)
         fields = dict(zip(pairs[::2], pairs[1::2], strict=True))

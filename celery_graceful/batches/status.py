@@ -9,7 +9,16 @@ from typing import Any
 
 from kombu.utils.json import loads
 
-__all__ = ["State", "Status"]
+from celery_graceful.batches.model import CALLBACKS
+
+__all__ = ["FIELDS", "State", "Status"]
+
+#: What has to be known of a batch to say how it stands.
+FIELDS = (
+    *("kind", "state", "total", "cleared", "lost", "missing", "created", "moved", "finished"),
+    *("description", "properties", "parent"),
+    *(f"{what}:{name}" for what in ("callback", "fired") for name in CALLBACKS),
+)
 
 
 class State(str, enum.Enum):

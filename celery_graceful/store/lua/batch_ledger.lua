@@ -26,7 +26,7 @@ local function key(id, part)
 end
 
 local function exists(id)
-  return redis.call('EXISTS', key(id)) == 1
+  return redis.call('HEXISTS', key(id), 'state') == 1
 end
 
 -- How many there are in a set of a batch.
