@@ -8,6 +8,7 @@ its result says.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from celery import Signature, chord, states
@@ -22,7 +23,7 @@ from celery_graceful.batches.marks import Mark, all_of, mark, parts_of
 from celery_graceful.batches.model import Due, End, Outcome
 from celery_graceful.batches.packing import unpack
 from celery_graceful.batches.sought import callback_member, callback_name
-from celery_graceful.batches.standing import Standing
+from celery_graceful.batches.standing import Standing, still_open
 from celery_graceful.batches.status import State
 from celery_graceful.checkpoints.checkpoint import SENT_AGAIN
 from celery_graceful.store.store import fork_gate
@@ -120,7 +121,7 @@ class Repair:
             for one in missing
             if callback_name(one.member) is None and one.why != LOST_BATCH
         ]
-        self._end_unseen(batch, members, done)
+        self._end_unseen(batch, now, members, done)
         ended = set(done.ended)
         rest = [member for member in members if member not in ended]
         if fail or now.state is State.CANCELLED:
@@ -132,13 +133,17 @@ class Repair:
         for one in missing:
             name = callback_name(one.member)
             if name is not None:
-                self._call(batch, name, may_resend, done)
+                self._call(batch, name, now, may_resend, done)
         return done
 
     # -- what has ended unseen --------------------------------------------------------
 
-    def _end_unseen(self, batch: str, members: Sequence[str], done: Repaired) -> None:
-        ends = {m: how for m in members if (how := self._outcome_of(m)) is not None}
+    def _end_unseen(
+        self, batch: str, now: Standing, members: Sequence[str], done: Repaired
+    ) -> None:
+        # Of one that is known to have failed neither says anything new.
+        members = still_open(self.ledger, batch, members)
+        ends = {m: how for m in members if (how := self._outcome_of(m, now)) is not None}
         if len(ends) < len(members):
             prefix = f"{batch}/"
             for memberships in Walk(self.ledger.store).messages_of("graceful:quarantine", "hash"):
@@ -147,14 +152,20 @@ class Repair:
         self._end(batch, ends)
         done.ended.extend(ends)
 
-    def _outcome_of(self, task_id: str) -> Outcome | None:
-        """What its result says; ``None`` if that says nothing, or nobody can ask."""
+    def _outcome_of(self, task_id: str, now: Standing) -> Outcome | None:
+        """What its result says; ``None`` if that says nothing, or nobody can ask.
+
+        One that is older than the batch is of another task: ids of one's own may come again.
+        """
         backend = self.app.backend
         if isinstance(backend, RPCBackend):  # who asks takes the result away
             return None
         try:
             with fork_gate:
-                return ENDED.get(backend.get_task_meta(task_id, cache=False)["status"])
+                result = backend.get_task_meta(task_id, cache=False)
+            done = _moment(result.get("date_done"))
+            is_older = done is not None and done < now.created
+            return None if is_older else ENDED.get(result["status"])
         except Exception as exc:  # none, or away
             logger.debug("No result of %s: %s", task_id, describe(exc))
             return None
@@ -207,10 +218,15 @@ class Repair:
             sig.apply_async()
 
     def _call(
-        self, batch: str, name: str, may_resend: Callable[[str], bool], done: Repaired
+        self,
+        batch: str,
+        name: str,
+        now: Standing,
+        may_resend: Callable[[str], bool],
+        done: Repaired,
     ) -> None:
         callback = self.ledger.callback(Due(batch, name))
-        if self._outcome_of(callback.id) is not None:
+        if self._outcome_of(callback.id, now) is not None:
             self.publish(self.ledger.callback_ended(batch, name))
             done.ended.append(callback_member(name))
             return
@@ -229,3 +245,12 @@ def _refusal(sig: Any, may_resend: Callable[[str], bool]) -> str:
     if not refused:
         return ""
     return f"not graceful, so sent again by hand only: {', '.join(refused)}"
+
+
+def _moment(date_done: Any) -> float | None:
+    """When a result was written, in seconds; backends give it in several ways, or not at all."""
+    if isinstance(date_done, str):
+        date_done = datetime.fromisoformat(date_done)
+    if not isinstance(date_done, datetime):
+        return None
+    return (date_done if date_done.tzinfo else date_done.replace(tzinfo=timezone.utc)).timestamp()

@@ -23,12 +23,14 @@ class Standing(NamedTuple):
 
     Attributes:
         state: What it is in.
-        moved: When it moved last, seconds of the server's clock.
+        created: When it was made, seconds of the server's clock.
+        moved: When it moved last, likewise.
         broker: Where its members are sent; empty if that is not known.
         callbacks: Those that are published and have not ended.
     """
 
     state: State
+    created: float
     moved: float
     broker: str
     callbacks: tuple[str, ...]
@@ -40,13 +42,14 @@ def standing_of(ledger: BatchLedger, batch: str) -> Standing | None:
     Raises:
         StoreAway: The store does not answer.
     """
-    fields = ["state", "moved", "broker", *(f"fired:{name}" for name in CALLBACKS)]
+    fields = ["state", "created", "moved", "broker", *(f"fired:{name}" for name in CALLBACKS)]
     found = ledger.store.execute("HMGET", [f"graceful:batch:{batch}"], fields, insist=True)
-    state, moved, broker, *fired = found
+    state, created, moved, broker, *fired = found
     if state is None:
         return None
     callbacks = [name for name, is_ in zip(CALLBACKS, fired, strict=True) if is_ == PUBLISHED]
-    return Standing(State(state), int(moved) / 1000, broker or "", tuple(callbacks))
+    at = int(created) / 1000, int(moved) / 1000
+    return Standing(State(state), *at, broker or "", tuple(callbacks))
 
 
 def still_open(ledger: BatchLedger, batch: str, members: Sequence[str]) -> list[str]:

@@ -15,8 +15,9 @@ from celery_graceful import Graceful, GracefulTask
 from celery_graceful.batches.caretaker import Caretaker
 from celery_graceful.batches.findings import noted
 from celery_graceful.batches.ledger import BatchLedger
-from celery_graceful.batches.model import Callback, Due
+from celery_graceful.batches.model import Callback, Due, End, Outcome
 from celery_graceful.batches.packing import pack
+from celery_graceful.batches.remedies import Remedies
 from celery_graceful.batches.repair import Repair, Repaired
 from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.settings import Settings
@@ -283,3 +284,25 @@ def test_an_outbox_that_was_lost(shop: Shop) -> None:
     shop.client.delete("graceful:batches:outbox")
     shop.look()
     assert sorted(due.name for due in shop.published) == ["on_complete", "on_success"]
+
+
+def test_a_result_that_is_older_than_the_batch_is_of_another_task(shop: Shop) -> None:
+    """An id of one's own, as ``page-1``, which another batch had as well."""
+    shop.app.backend.store_result("page-1", 1, states.SUCCESS)
+    time.sleep(0.01)
+    shop.batch("b", **{"page-1": shop.graceful.s()})
+    shop.look()
+    assert shop.ledger.status("b").succeeded == 0
+    assert [headers["id"] for headers in shop.sent()] == ["page-1"]
+
+
+def test_one_that_has_failed_is_sent_again_when_somebody_says_so(shop: Shop) -> None:
+    """Though there is a result, and that says so: it is known already."""
+    shop.batch("b", one=shop.plain.s(), two=shop.plain.s())
+    shop.app.backend.store_result("one", ValueError("no"), states.FAILURE)
+    shop.ledger.end([End("b", "one", Outcome.FAILED), End("b", "two", Outcome.SUCCEEDED)])
+    remedies = Remedies(shop.app, shop.ledger, shop.published.extend)
+    done = remedies.resend("b", ["one", "two"])
+    assert done.resent == ["one"]
+    assert set(done.left) == {"two"}
+    assert [headers["id"] for headers in shop.sent()] == ["one"]
