@@ -294,6 +294,8 @@ class GracefulRequest(Delivery):
                 "Could not give %s back: %s", self.humaninfo(), describe(exc), exc_info=True
             )
         if started:
+            # Not before: it may wait for a broker of its own, which must not keep the message. So
+            # the next worker's `task-started` may overtake it.
             try:
                 self.send_event("task-interrupted")
             except Exception as exc:

@@ -105,12 +105,15 @@ def test_what_no_child_has_read_is_not_given_up(broker: Broker, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
-def test_a_child_is_replaced_as_soon_as_it_has_ended(broker: Broker, app: Celery) -> None:
-    """Each child lives for one task: a missed end would cost 5 s, a late one 1 s."""
+def test_a_child_is_replaced_as_soon_as_it_has_ended(
+    broker: Broker, app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each child lives for one task: a missed end would cost 5 s, a late one half a minute."""
+    monkeypatch.setenv("LONG_SECOND", "1")
     with start(broker, worker_max_tasks_per_child=1) as worker:
         send(app, "short", 16)
         worker.wait_line(">> .* finished", count=16)
         begun = sorted(float(found[1]) for found in worker.find(r">> (\S+) started"))
         gaps = sorted(b - a for a, b in zip(begun, begun[2:], strict=False))  # two children
         # Of the quickest quarter: what takes longest is for the machine to say.
-        assert gaps[len(gaps) // 4] < 0.9  # 0.4 s
+        assert gaps[len(gaps) // 4] < 4  # 0.4 s

@@ -5,6 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+from types import SimpleNamespace
+
+from billiard import pool
+from celery.signals import worker_process_init
 
 from celery_graceful import Graceful, GracefulTask, Phase, ShutdownTimeLimit
 from tests.apps import make_app, say, swallow
@@ -15,6 +19,15 @@ Graceful(app)
 LONG = 60.0
 app.conf.short_sleeps = "short_sleeps" in os.environ
 task = app.task(base=GracefulTask, bind=True)
+
+
+if "LONG_SECOND" in os.environ:
+
+    @worker_process_init.connect
+    def on_child(**_):
+        """The second that billiard's children wait for at their end takes half a minute."""
+        wait = {"sleep": lambda seconds: time.sleep(30 if seconds == 1 else seconds)}
+        pool.time = SimpleNamespace(**{**vars(time), **wait})
 
 
 @task
