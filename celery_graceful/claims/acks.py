@@ -11,6 +11,7 @@ one step: somebody above knows how.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -27,6 +28,10 @@ logger = get_logger(__name__)
 
 #: Acknowledgements in one command.
 BATCH = 500
+
+#: Seconds in which ends are gathered, or until there are so many: each step of theirs costs a round
+#: trip, where other acknowledgements go along with the next claim.
+GATHER_ENDS, MANY_ENDS = 0.015, 50
 
 #: Acknowledgements that are remembered: a failover to a replica that lags undoes the last ones.
 LATELY = 10_000
@@ -62,6 +67,8 @@ class Acks:
         self._along: dict[str, Any] = {}
         self._lately_along: dict[str, Any] = {}
         self._with_ends: list[tuple[Any, tuple[str, int]]] = []
+        #: Since when the first of them waits, on the monotonic clock.
+        self._ends_since = 0.0
         self._done: dict[str, list[int]] = {}
         self._under_way: dict[str, list[int]] = {}
         self._lately: deque[str] = deque(maxlen=LATELY)
@@ -74,6 +81,8 @@ class Acks:
         if end is None:
             self._done.setdefault(worker, []).append(number)
         else:
+            if not self._with_ends:
+                self._ends_since = time.monotonic()
             self._with_ends.append((end, (worker, number)))
 
     def take_along(self, tag: str, end: Any) -> None:
@@ -155,12 +164,18 @@ class Acks:
                 for worker, numbers in batch.items():
                     self._done.setdefault(worker, []).extend(numbers)
 
-    def send_ends(self) -> None:
-        """Send those that something goes with.
+    def send_ends(self, *, at_once: bool) -> None:
+        """Send those that something goes with, if they have been gathered for long enough.
+
+        Args:
+            at_once: Anyway.
 
         Raises:
             StoreAway: As ``send``.
         """
+        young = time.monotonic() < self._ends_since + GATHER_ENDS
+        if young and len(self._with_ends) < MANY_ENDS and not at_once:
+            return
         while self._with_ends:
             with self._lock:
                 batch = self._with_ends[:BATCH]

@@ -176,7 +176,7 @@ class Claims:
         orphans = len(self._orphans)  # what was acknowledged before is sent before they go back
         self._acks.send()
         try:
-            self._acks.send_ends()
+            self._acks.send_ends(at_once=at_once)
         finally:  # what cannot be written down keeps nobody else
             self._send_orphans(orphans)
             self.running.send(at_once=at_once)

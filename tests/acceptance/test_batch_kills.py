@@ -36,6 +36,7 @@ def effects(store: redis.Redis, made: Made) -> dict[str, list[str]]:
     return {name: store.lrange(f"effects:{made.id}:{name}", 0, -1) for name in CALLBACKS}
 
 
+@pytest.mark.timeout(180 + 30 * KILLS)
 @pytest.mark.parametrize("at", ["due", "published"])
 def test_killed_before_a_callback_is_published(
     at: str, broker: Broker, app: Celery, store: redis.Redis

@@ -1,0 +1,184 @@
+"""Ends of members on their way: with acknowledgements, before them, and while a store is away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_graceful.batches import ends as ends_module
+from celery_graceful.batches.ends import Ends
+from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.model import Due, End, Outcome
+from celery_graceful.claims.book import Claims
+from celery_graceful.store.store import Store, StoreAway, StoreForbidden, broker_store
+from tests.conftest import RedisDB
+from tests.servers import RedisServer
+from tests.support.workers import wait_until
+
+END = End("batch", "member", Outcome.SUCCEEDED)
+
+
+def app_of(url: str, **conf: Any) -> Celery:
+    app = Celery("acks", broker=url, set_as_current=False)
+    app.conf.update(conf)
+    return app
+
+
+class Writer:
+    """Takes ends, and refuses them as long as it is told to."""
+
+    def __init__(self) -> None:
+        self.written: list[Any] = []
+        self.raises: list[Exception] = []
+
+    def __call__(self, store: Store, ends: Sequence[tuple[Any, tuple[str, int]]]) -> None:
+        if self.raises:
+            raise self.raises.pop(0)
+        self.written += ends
+        for _, (worker, number) in ends:
+            store.execute("HDEL", [f"graceful:claims:{worker}"], [number])
+
+
+@pytest.fixture
+def writer() -> Writer:
+    return Writer()
+
+
+@pytest.fixture
+def claims(redis_db: RedisDB, writer: Writer) -> Any:
+    store = broker_store(app_of(redis_db.url))
+    assert store is not None
+    claims = Claims(store, write_ends=writer)
+    redis_db.client.hset("graceful:claims:me", mapping={str(n): "celery\0{}" for n in range(1, 5)})
+    yield claims
+    claims.end(5.0)
+
+
+def left(redis_db: RedisDB) -> set[str]:
+    return set(redis_db.client.hkeys("graceful:claims:me"))
+
+
+def test_an_end_goes_with_its_acknowledgement(
+    claims: Claims, writer: Writer, redis_db: RedisDB
+) -> None:
+    tags = [claims.tag("me", number) for number in (1, 2)]
+    claims.end_with(tags[0], END)
+    claims.ended.update(tags)
+    for tag in tags:
+        claims.ack(tag)
+    claims.settle()  # the connection was lost as well: it is said twice
+    assert claims.flush(10.0)
+    assert left(redis_db) == {"3", "4"}
+    assert set(writer.written) == {(END, ("me", 1))}
+    assert not claims.has_ends
+
+
+def test_an_end_that_cannot_be_written_keeps_its_claim(
+    claims: Claims, writer: Writer, redis_db: RedisDB
+) -> None:
+    """And nobody else's."""
+    writer.raises += [StoreAway("not now")] * 2
+    claims.end_with(claims.tag("me", 1), END)
+    claims.ack(claims.tag("me", 1))
+    claims.ack(claims.tag("me", 2))
+    wait_until(lambda: left(redis_db) == {"1", "3", "4"}, "the other one")
+    wait_until(lambda: left(redis_db) == {"3", "4"}, "both")
+    assert writer.written == [(END, ("me", 1))]
+
+
+def test_an_end_that_is_forbidden_keeps_nobody(
+    claims: Claims, writer: Writer, redis_db: RedisDB
+) -> None:
+    writer.raises.append(StoreForbidden("never"))
+    claims.end_with(claims.tag("me", 1), END)
+    claims.ack(claims.tag("me", 1))
+    assert claims.flush(10.0)
+    assert left(redis_db) == {"2", "3", "4"}
+
+
+def test_what_goes_back_has_not_ended(claims: Claims, writer: Writer, redis_db: RedisDB) -> None:
+    claims.end_with(claims.tag("me", 1), END)
+    assert claims.give_back([claims.tag("me", 1)]) == 1
+    assert not claims.has_ends
+    assert writer.written == []
+
+
+def test_ends_that_a_failover_has_undone_are_written_again(
+    claims: Claims, writer: Writer, redis_db: RedisDB
+) -> None:
+    claims.end_with(claims.tag("me", 1), END)
+    claims.ack(claims.tag("me", 1))
+    assert claims.flush(10.0)
+    redis_db.client.hset("graceful:claims:me", "1", "celery\0{}")  # a replica that lagged
+    claims.give_back_others("me", 2)
+    assert claims.flush(10.0)
+    assert left(redis_db) == {"2", "3", "4"}
+    assert writer.written == [(END, ("me", 1))] * 2
+    assert redis_db.client.llen("celery") == 0
+
+
+def batch_of(store: Store, *members: str) -> BatchLedger:
+    ledger = BatchLedger(store)
+    ledger.create("batch", ttl=60, linger=30)
+    ledger.begin_sending("batch")
+    ledger.add("batch", [(member, b"") for member in members])
+    ledger.sent("batch")
+    return ledger
+
+
+def answered(ends: Ends, answers: list[int]) -> Callable[[], bool]:
+    def look() -> bool:
+        ends.on_loop()
+        return bool(answers)
+
+    return look
+
+
+def test_the_answer_follows_the_end(redis_db: RedisDB) -> None:
+    app = app_of(redis_db.url)
+    store, answers, due = broker_store(app), [], []
+    assert store is not None
+    ledger = batch_of(store, "member")
+    ends = Ends(app, lambda: None, lambda store, some: due.extend(some))
+    ends.note(END, then=lambda: answers.append(ledger.status("batch").pending))
+    assert ends.busy
+    wait_until(answered(ends, answers), "the answer")
+    assert answers == [0]
+    assert due == list[Due]()
+    ends.end(5.0)
+    assert not ends.busy
+
+
+def test_a_store_that_is_away_holds_up_no_answer_for_long(
+    start_server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ends_module, "PATIENCE", 0.5)
+    server = start_server(RedisServer)
+    app = app_of(server.url())
+    store = broker_store(app)
+    assert store is not None
+    ledger = batch_of(store, "member", "another")
+    ends, answers = Ends(app, lambda: None, lambda store, some: None), []
+    server.pause()
+    try:
+        ends.note(END, then=lambda: answers.append(1))
+        wait_until(answered(ends, answers), "the answer")
+        ends.note(END._replace(member="another"), then=lambda: answers.append(2))
+        ends.on_loop()
+        assert answers == [1, 2]
+    finally:
+        server.resume()
+    wait_until(lambda: ledger.status("batch").succeeded == 2, "both")
+    ends.end(5.0)
+
+
+def test_without_a_store_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    app = Celery("acks", broker="memory://", set_as_current=False)
+    ends, answers = Ends(app, lambda: None, lambda store, some: None), []
+    ends.note(END, then=lambda: answers.append(1))
+    ends.on_loop()
+    assert answers == [1]
+    assert not ends.busy
