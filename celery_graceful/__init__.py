@@ -31,9 +31,11 @@ from celery_graceful.task.base import INTERRUPTED, GracefulTask
 
 if _TYPE_CHECKING:
     from celery_graceful.batches.batch import Batch, current_batch
+    from celery_graceful.store import StoreAway
 
 _ON_DEMAND = {
     "Batch": "celery_graceful.batches.batch",
+    "StoreAway": "celery_graceful.store",
     "current_batch": "celery_graceful.batches.batch",
 }
 
@@ -66,6 +68,7 @@ __all__ = [
     "Resource",
     "SettingsError",
     "ShutdownTimeLimit",
+    "StoreAway",
     "TooManyInterruptions",
     "UnknownBatch",
     "checkin",

@@ -19,14 +19,14 @@ import pytest
 from celery import Celery, chain
 from kombu.exceptions import OperationalError
 
-from celery_graceful import Batch, BatchFinished, Graceful
+from celery_graceful import Batch, BatchFinished, Graceful, StoreAway
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.marks import Mark, member_of
 from celery_graceful.batches.model import End, Outcome
 from celery_graceful.batches.packing import unpack
 from celery_graceful.batches.sending import CHUNK, Sending
 from celery_graceful.batches.status import State
-from celery_graceful.store.store import StoreAway, find_store
+from celery_graceful.store.store import find_store
 from tests.conftest import RabbitVhost, RedisDB
 from tests.servers import RedisServer
 from tests.support.workers import ROOT, TIMEOUT
