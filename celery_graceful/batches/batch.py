@@ -162,8 +162,9 @@ class Batch:
                 at before anything is sent.
             StoreAway, kombu.exceptions.OperationalError: The store or the broker did not answer.
 
-        Where an error, or the end of the process, comes when some have been sent, the batch stays
-        in state ``sending``: ``resume`` goes on with it, ``cancel`` and ``drop`` end it.
+        Where an error comes before the first chunk is sent, there is no batch. Where one, or the
+        end of the process, comes later, it stays in state ``sending``: ``resume`` goes on with it,
+        ``cancel`` and ``drop`` end it.
         """
         if not self._is_new:
             raise BatchFinished(self.id, "sent")
@@ -174,7 +175,8 @@ class Batch:
             self._app = first[0].app if first else None
             given = chain(first, given)
         self._create(parent=None, inside=None)
-        self._send_all(given, progress=progress, size=size_of([*self._waiting, members]))
+        size = size_of([*self._waiting, members])
+        self._send_all(given, progress=progress, size=size, alone=True)
         return self
 
     def resume(self, members: Any = (), *, progress: bool = False) -> Batch:
@@ -235,7 +237,13 @@ class Batch:
         self._ledger.begin_sending(self.id)
 
     def _send_all(
-        self, given: Iterator[Any], *, size: int | None, progress: bool, again: bool = False
+        self,
+        given: Iterator[Any],
+        *,
+        size: int | None,
+        progress: bool,
+        again: bool = False,
+        alone: bool = False,
     ) -> None:
         ledger = self._ledger
         with Bar(f"{self.description or 'batch'}: sent", wanted=progress) as bar:
@@ -249,6 +257,8 @@ class Batch:
             try:
                 sending.all(given, Batch, self._refuse_nested if again else self._send_nested)
             except BaseException as exc:
+                if alone and not sending.has_begun and self._is_undone():
+                    raise
                 logger.error(
                     "Batch %s stays in state sending, with %d members sent: %s. Go on with "
                     "Batch.load(id).resume(members), or end it with cancel() or drop()",
@@ -260,6 +270,16 @@ class Batch:
             bar.draw(sending.sent, sending.sent, last=True)
         self._waiting.clear()
         self._publish(ledger.sent(self.id))
+
+    def _is_undone(self) -> bool:
+        """Forget a batch that has no members yet; whether it could be."""
+        try:
+            self._ledger.drop(self.id)
+        except Exception as exc:
+            logger.debug("%r is not forgotten: %s", self, describe(exc))
+            return False
+        self._is_new = True
+        return True
 
     def _publish(self, dues: Iterable[Due]) -> None:
         """Callbacks that are due already; those that cannot be sent now are left to the workers."""

@@ -6,12 +6,14 @@ A chain or a chord is one member, that ends with its last task.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 from celery import chord, group
 from celery.canvas import _chain, maybe_signature
+from celery.exceptions import QueueNotFound
 from celery.utils.time import maybe_make_aware
 from kombu.exceptions import EncodeError
 
@@ -62,6 +64,36 @@ def last_of(sig: Any, what: str) -> Any:
     return last
 
 
+def _sent_of(sig: Any) -> Iterator[Any]:
+    """The tasks that are sent with a signature, with all of their arguments."""
+    inner = parts_of(sig)
+    if inner is None:
+        yield sig
+    elif not sig.args and sig.kwargs.keys() <= _PARTS and not sig.kwargs.get("kwargs"):
+        many = inner[:-1] if isinstance(sig, chord) else inner[:1]
+        for part in inner if isinstance(sig, group) else many:
+            yield from _sent_of(part)
+
+
+#: Of chains, groups and chords: with more than that their tasks are called with more, too.
+_PARTS = frozenset(("tasks", "header", "body", "kwargs"))
+
+
+def _check(app: Any, sig: Any, what: str) -> None:
+    """Celery refuses it where it is sent: a member would be registered by then."""
+    task = app.tasks.get(sig.task)
+    takes = getattr(task, "__header__", None)
+    try:
+        if takes is not None and task.typing:
+            takes(*sig.args, **sig.kwargs)
+        if not app.conf.task_create_missing_queues:
+            app.amqp.router.route(dict(sig.options), sig.task, sig.args, sig.kwargs)
+    except TypeError as exc:
+        raise TypeError(f"{what} {named(sig)} cannot be called: {exc}") from exc
+    except QueueNotFound as exc:
+        raise ValueError(f"{what} {named(sig)} cannot be sent: {describe(exc)}") from exc
+
+
 def has_chord(sig: Any) -> bool:
     """Whether Celery needs a result backend for it."""
     if isinstance(sig, chord):
@@ -90,13 +122,15 @@ class Members:
         """One member; what was given is left as it was.
 
         Raises:
-            TypeError: Its arguments cannot be serialized.
-            ValueError: It has no last task.
+            TypeError: Its arguments cannot be serialized, or its task does not take them.
+            ValueError: It has no last task, or there is no such queue.
         """
         self.count += 1
         what = f"member {self.count},"
         sig = maybe_signature(given, app=self.app, clone=True)
         last = last_of(sig, what)
+        for first in _sent_of(sig):
+            _check(self.app, first, what)
         if last is not sig and has_chord(sig):
             self.app.backend.ensure_chords_allowed()
         own = last.options.pop("task_id", None) or sig.options.pop("task_id", None)

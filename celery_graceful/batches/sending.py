@@ -54,6 +54,8 @@ class Sending:
         self.again = again
         self.on_sent = on_sent
         self.sent = 0
+        #: The ledger knows of one of them.
+        self.has_begun = False
         self._members = Members(app, batch, counted=inside is None)
         self._chunk: dict[str, Member] = {}
         self._bytes = 0
@@ -74,6 +76,7 @@ class Sending:
         for one in given:
             if isinstance(one, nested):
                 self._flush()
+                self.has_begun = True
                 send_nested(one)
                 self.sent += 1
             else:
@@ -96,6 +99,7 @@ class Sending:
         self._chunk, self._bytes = {}, 0
         # What interrupts a task that sends does not come in between.
         with shield():
+            self.has_begun = True
             packed = ((member.id, member.packed) for member in chunk)
             new = self.ledger.add(self.batch, packed, inside=self.inside)
             if self.again and not new:

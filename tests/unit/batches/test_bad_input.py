@@ -76,6 +76,42 @@ def test_a_member_that_cannot_be_serialized(app: Celery) -> None:
         Batch(app=app).apply_async([app.tasks["bad.work"].s(Unspeakable())])
 
 
+def test_a_member_that_cannot_be_called(app: Celery) -> None:
+    """Celery says so where it is sent: it would be registered by then, and never end."""
+    work, alone = app.tasks["bad.work"], app.tasks["bad.alone"]
+    for given in (
+        alone.s(1),
+        chain(alone.s(1), work.s()),
+        chord([work.s(1), alone.s(1)], work.s()),
+        chain(group(work.s(1), chain(alone.s(1), work.s())), work.s()),
+    ):
+        for members in ([work.s(1), given], (one for one in [work.s(1), given])):
+            batch = Batch(app=app)
+            with pytest.raises(
+                TypeError, match=r"member 2, bad\.alone\(1\) cannot be called: .*0 pos"
+            ):
+                batch.apply_async(members)
+            with pytest.raises(UnknownBatch):
+                batch.status()
+    for given in (chain(work.s(), alone.si()), chain(alone.s(), work.s()), alone.s()):
+        assert Batch(app=app).apply_async([given]).status().succeeded == 1
+
+
+def test_a_member_for_a_queue_that_is_none(app: Celery) -> None:
+    app.conf.task_create_missing_queues = False
+    with pytest.raises(ValueError, match=r"member 1, .* cannot be sent: .*nowhere"):
+        Batch(app=app).apply_async([app.tasks["bad.work"].s().set(queue="nowhere")])
+
+
+def test_what_fails_before_anything_is_sent_can_be_sent_then(app: Celery) -> None:
+    work, alone = app.tasks["bad.work"], app.tasks["bad.alone"]
+    batch = Batch(app=app)
+    batch.add(work.s(1))
+    with pytest.raises(TypeError):
+        batch.apply_async([alone.s(1)])
+    assert batch.apply_async([alone.s()]).status().succeeded == 2
+
+
 def test_ids_given_twice(app: Celery) -> None:
     with pytest.raises(ValueError, match="two members have the id one"):
         Batch(app=app).apply_async([app.tasks["bad.work"].s(n).set(task_id="one") for n in (1, 2)])
