@@ -38,6 +38,8 @@ Keys, ``<id>`` being that of a batch:
     Sorted set: unfinished batch -> when it moved last, milliseconds of the server's clock.
 ``graceful:batches:outbox``
     Hash: ``<batch>:<callback>`` that is due and not published -> since when.
+
+Missing members: see ``findings.py``, ``caretaker.py``, ``holders.py``.
 """
 
 from __future__ import annotations

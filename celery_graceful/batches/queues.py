@@ -13,7 +13,7 @@ from typing import Any
 from celery_graceful.batches.sought import Doubt, Sought
 from celery_graceful.claims.claimant import WORKERS, lease_key
 from celery_graceful.messages.spare_connections import bounded_connection
-from celery_graceful.store.store import Store
+from celery_graceful.store.store import Store, fork_gate
 
 __all__ = ["Queues"]
 
@@ -57,7 +57,7 @@ class Queues:
                 why = f"the queues of {broker.transport.driver_type} cannot be looked into"
                 sought.doubt(batch, Doubt(why, AGE))
             return
-        with bounded_connection(broker, TIMEOUT) as connection:
+        with fork_gate, bounded_connection(broker, TIMEOUT) as connection:
             lengths = _Lengths(connection)
             delayed = lengths.first_not_empty(DELAYED) if lengths.exists(DELAYED[0]) else None
             for batch, members in sought:

@@ -65,13 +65,21 @@ class Remedies:
         note(self.ledger, batch, found, KNOWN)
         return found
 
-    def resend(self, batch: str, members: Sequence[str] = (), *, unsure: bool = False) -> Repaired:
+    def resend(
+        self,
+        batch: str,
+        members: Sequence[str] = (),
+        *,
+        unsure: bool = False,
+        close: bool = False,
+    ) -> Repaired:
         """Send missing members again, under their old ids; or end them as their results say.
 
         Args:
             batch: The batch.
             members: Those, wherever they are. Without: what is missing, as it is now.
             unsure: Also those that may be somewhere all the same.
+            close: Its producer is dead: it is complete with the members that it has.
 
         Raises:
             UnknownBatch: There is no such batch.
@@ -84,6 +92,8 @@ class Remedies:
         chosen = [one for one in missing if one.sure or unsure]
         done = self._repair.mend(batch, now, chosen, lambda task: True)
         done.left.update((one.member, one.why) for one in missing if one not in chosen)
+        if close:
+            self.publish(self.ledger.sent(batch))
         return done
 
     def callback(self, batch: str, name: str) -> bool:

@@ -16,7 +16,7 @@ from celery_graceful.batches.model import Due
 from celery_graceful.batches.repair import Repair, Repaired
 from celery_graceful.messages.spare_connections import bounded_connection, dispatcher
 from celery_graceful.settings import Settings
-from celery_graceful.store.store import Store, StoreAway, find_store
+from celery_graceful.store.store import Store, StoreAway, find_store, fork_gate
 from celery_graceful.system.describe import describe
 from celery_graceful.system.log_thread import log
 
@@ -89,7 +89,8 @@ class Rounds:
     def _tell(self, batch: str, done: Repaired) -> None:
         counts = {name: len(some) for name, some in done._asdict().items()}
         try:
-            with bounded_connection(self.app.connection_for_write(), EVENT_TIMEOUT) as connection:
+            broker = self.app.connection_for_write()
+            with fork_gate, bounded_connection(broker, EVENT_TIMEOUT) as connection:
                 events = dispatcher(connection, self.app, self.hostname)
                 events.send("batch-repaired", uuid=batch, **counts)
         except Exception as exc:  # events may be lost

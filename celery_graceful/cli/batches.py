@@ -16,7 +16,7 @@ from celery_graceful.batches.findings import noted
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import CALLBACKS, Due
 from celery_graceful.batches.remedies import Remedies
-from celery_graceful.batches.status import Status
+from celery_graceful.batches.status import State, Status
 from celery_graceful.cli.app import app_of
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.store.store import StoreAway, find_store
@@ -83,6 +83,9 @@ def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> None:
 @JSON
 @click.option("--member", "members", multiple=True, help="This one, wherever it is.")
 @click.option("--unsure", is_flag=True, help="Also those that may be in a queue all the same.")
+@click.option(
+    "--close", is_flag=True, help="Its producer is dead, and it has all its members."
+)
 @click.pass_context
 def resend(
     ctx: click.Context,
@@ -90,6 +93,7 @@ def resend(
     as_json: bool,
     members: Sequence[str],
     unsure: bool,
+    close: bool,
 ) -> None:
     """Send missing members again, under their old ids.
 
@@ -99,13 +103,17 @@ def resend(
     remedies = _remedies(ctx)
     for batch_id in batch_ids:
         with _errors():
-            done = remedies.resend(batch_id, members, unsure=unsure)
+            done = remedies.resend(batch_id, members, unsure=unsure, close=close)
         if as_json:
             click.echo(json.dumps({"id": batch_id, **done._asdict()}))
             continue
         click.echo(f"{batch_id} {done}")
         for member, why in done.left.items():
             click.echo(f"  {member} left alone: {why}")
+        if remedies.ledger.state(batch_id) is State.SENDING:
+            click.echo(
+                "  it is being sent; if its producer is dead: Batch.resume(), or --close"
+            )
 
 
 @batches.command(cls=CeleryCommand)

@@ -12,10 +12,12 @@ import pytest
 from celery import Celery, Task, chain, chord, states
 
 from celery_graceful import Graceful, GracefulTask
+from celery_graceful.batches.callbacks import made
 from celery_graceful.batches.caretaker import Caretaker
 from celery_graceful.batches.findings import noted
 from celery_graceful.batches.ledger import BatchLedger
-from celery_graceful.batches.model import Callback, Due, End, Outcome
+from celery_graceful.batches.marks import callback_id
+from celery_graceful.batches.model import Due, End, Outcome
 from celery_graceful.batches.packing import pack
 from celery_graceful.batches.remedies import Remedies
 from celery_graceful.batches.repair import Repair, Repaired
@@ -23,6 +25,7 @@ from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import find_store
 from tests.conftest import RedisDB
+from tests.support.broker import graceful_command
 
 
 class Shop:
@@ -48,8 +51,10 @@ class Shop:
 
     def batch(self, batch: str, _sent: bool = True, **members: Any) -> None:
         """All of whose members are missing."""
-        callback = Callback("callback-id", dict(self.graceful.s()))
-        callbacks = {"on_complete": callback, "on_success": callback}
+        callbacks = {
+            name: made(self.app, batch, name, self.graceful.s())
+            for name in ("on_complete", "on_success")
+        }
         self.ledger.create(batch, ttl=60, linger=60, callbacks=callbacks)
         self.ledger.begin_sending(batch)
         self.ledger.add(batch, [(name, pack(self.app, sig)) for name, sig in members.items()])
@@ -201,7 +206,8 @@ def test_a_callback_that_ended_unseen(shop: Shop) -> None:
     shop.batch("b")
     for name in ("on_complete", "on_success"):
         assert shop.ledger.published(Due("b", name))
-    shop.app.backend.store_result("callback-id", 1, states.SUCCESS)
+    for name in ("on_complete", "on_success"):
+        shop.app.backend.store_result(callback_id("b", name), 1, states.SUCCESS)
     shop.look()
     assert not shop.published
     assert shop.ledger.status("b").finished is not None
@@ -306,3 +312,39 @@ def test_one_that_has_failed_is_sent_again_when_somebody_says_so(shop: Shop) -> 
     assert done.resent == ["one"]
     assert set(done.left) == {"two"}
     assert [headers["id"] for headers in shop.sent()] == ["one"]
+
+
+class TestFromAShell:
+    @pytest.fixture
+    def command(self, redis_db: RedisDB) -> Callable[..., str]:
+        env = {
+            "BROKER_URL": redis_db.url,
+            "CONF_graceful_heartbeat_interval": "0.05",
+            "CONF_graceful_lease_ttl": "0.5",
+        }
+
+        def run(*args: str, status: int = 0) -> str:
+            return graceful_command("tests.apps.ghost", "batches", *args, env=env, status=status)
+
+        return run
+
+    def test_a_producer_that_has_died(self, shop: Shop, command: Callable[..., str]) -> None:
+        shop.batch("b", _sent=False, one=shop.graceful.s())
+        assert "sending: 1 of 1 pending" in command("list")
+        assert "--close" in command("resend", "b")
+        assert [headers["id"] for headers in shop.sent()] == ["one"]
+        done = json.loads(command("resend", "b", "--close", "--json"))
+        assert done["resent"] == ["one"]
+        assert shop.ledger.status("b").state == "sent"
+
+    def test_remedies(self, shop: Shop, command: Callable[..., str]) -> None:
+        shop.batch("b", one=shop.graceful.s())
+        assert "one  in no queue" in command("show", "b", "--look")
+        assert json.loads(command("list", "--missing", "--json"))["missing"] == 1
+        assert command("callback", "b", "on_complete") == "b on_complete sent\n"
+        assert [headers["graceful_batch_callback"] for headers in shop.sent()] == ["b/on_complete"]
+        assert command("complete", "b") == "b completed\n"
+        assert json.loads(command("show", "b", "--json"))["failed"] == 1
+        assert command("drop", "b") == "b dropped\n"
+        assert "there is no batch 'b'" in command("show", "b", status=1)
+        assert "no batch is unfinished" in command("list")
