@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, overload
 
 from celery import Celery
+from celery.app import backends
 from celery.local import Proxy
 from celery.signals import beat_embedded_init, beat_init
 
@@ -58,6 +59,8 @@ class Graceful:
         if not hasattr(app, "_plain_create_task_cls"):
             app._plain_create_task_cls = app.create_task_cls
             app.create_task_cls = self._create_task_cls
+            app._plain_get_backend = app._get_backend
+            app._get_backend = self._get_backend
 
         named.know(app)
         if "celery.worker.control" in sys.modules:  # a worker, or ``celery control``
@@ -220,6 +223,16 @@ class Graceful:
 
             make_default(self.app)
         return self.app._plain_create_task_cls()
+
+    def _get_backend(self) -> Any:
+        """With ``graceful_track_chords``, one that says what it does with chords."""
+        app = self.app
+        if not app.conf.get("graceful_track_chords"):
+            return app._plain_get_backend()
+        from celery_graceful.batches.chord_counter import tracked
+
+        kind, url = backends.by_url(app.backend_cls or app.conf.result_backend, app.loader)
+        return tracked(kind)(app=app, url=url)
 
 
 def _where_it_is(given: Any) -> str:

@@ -2,13 +2,15 @@
 
 What is known of a batch, in the store, is in `ledger`, in the words of `model` and `status`; what a
 message says of its batch in `marks`. How a worker tells it of ends is in `ends`, how callbacks are
-sent in `outbox`, and what is asked before a part of a batch runs in `running`.
+sent in `outbox`, and what is asked before a part of a batch runs in `running`. Celery's chords are
+entered by `chord_groups`, and followed by `chord_counter`.
 
 May not know of deliveries, nor of the worker: those note ends here.
 """
 
 __all__ = [
     "batch",
+    "chord_counter",
     "due",
     "ends",
     "findings",

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from celery.utils.log import get_logger
 
 from celery_graceful.batches.callbacks import signature_of
+from celery_graceful.batches.chord_gathering import gathered
+from celery_graceful.batches.chord_ledger import ChordLedger
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.marks import COPY, mark
 from celery_graceful.batches.model import Due
@@ -57,7 +59,12 @@ def publish_due(app: Any, store: Store, due: Due) -> bool:
         callback, status = ledger.callback(due), ledger.status(due.batch)
     except UnknownBatch:  # it was dropped, or has expired
         return ledger.published(due)
-    sig = signature_of(app, callback, status)
+    if callback.gathers:
+        sig = gathered(app, ChordLedger(store), due, callback)
+        if sig is None:
+            return False
+    else:
+        sig = signature_of(app, callback, status)
     mark(sig, {COPY: secrets.token_hex(8)})
     with bounded_connection(app.connection_for_write(), TIMEOUT) as connection:
         channel = connection.default_channel

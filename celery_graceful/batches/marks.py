@@ -6,6 +6,8 @@
 ``graceful_batch_callback``: ``<batch>/<name>``
     A callback of the batch, which is no member. It ends with the success of the task whose id is
     ``callback_id``, or the failure of any.
+``graceful_last``
+    The id of that task, where it is another one: of what Celery made, not this package.
 ``graceful_copy``
     A nonce, where several copies of a callback may be on their way: the first that starts runs.
 
@@ -29,10 +31,13 @@ __all__ = [
     "BATCH",
     "CALLBACK",
     "COPY",
+    "LAST",
+    "OURS",
     "Mark",
     "all_of",
     "callback_id",
     "callback_of",
+    "first_headers",
     "hand_on",
     "mark",
     "member_of",
@@ -40,6 +45,10 @@ __all__ = [
 ]
 
 BATCH, CALLBACK, COPY = "graceful_batch", "graceful_batch_callback", "graceful_copy"
+LAST = "graceful_last"
+
+#: What is carried on to whatever goes on in the place of a task.
+OURS = (BATCH, CALLBACK, LAST, COPY)
 
 
 class Mark(NamedTuple):
@@ -96,6 +105,14 @@ def mark(sig: Any, headers: Mapping[str, Any]) -> None:
         mark(part, headers)
 
 
+def first_headers(sig: Any) -> Mapping[str, Any]:
+    """The headers of the first task of a signature, or of what stands for one in a message."""
+    while sig and sig.get("subtask_type"):
+        parts = parts_of(maybe_signature(sig))
+        sig = parts[0] if parts else None
+    return ((sig or {}).get("options") or {}).get("headers") or {}
+
+
 def parts_of(sig: Any) -> list[Any] | None:
     """The signatures that one is made of; ``None`` for that of a single task."""
     if isinstance(sig, chord):
@@ -130,7 +147,7 @@ def hand_on(task: Any) -> None:
     @wraps(on_replace)
     def replaced(sig: Any) -> Any:
         headers = task.request.headers or {}
-        ours = {name: headers[name] for name in (BATCH, CALLBACK, COPY) if name in headers}
+        ours = {name: headers[name] for name in OURS if name in headers}
         if not ours:
             return on_replace(sig)
         mark(sig, ours)

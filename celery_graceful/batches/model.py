@@ -71,11 +71,13 @@ class Callback:
         id: Of its task, fixed when the batch is created.
         signature: What to send, as a dict.
         takes_summary: It gets the summary as its first argument.
+        gathers: It is the body of a chord: it gets the results of the header.
     """
 
     id: str
     signature: dict[str, Any]
     takes_summary: bool = True
+    gathers: bool = False
 
     def to_json(self) -> str:
         """As it is stored."""

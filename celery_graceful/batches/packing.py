@@ -15,7 +15,7 @@ from kombu import serialization
 
 from celery_graceful.batches.marks import BATCH, Mark, mark, parts_of
 
-__all__ = ["bind", "pack", "unpack"]
+__all__ = ["bind", "load", "pack", "unpack"]
 
 #: Of zlib: the first does nearly as much as the last, in a third of the time.
 LEVEL = 1
@@ -40,12 +40,17 @@ def unpack(app: Any, packed: bytes, member: Mark) -> Any:
         kombu.exceptions.ContentDisallowed: The app does not accept what it was serialized with.
         kombu.exceptions.DecodeError: It cannot be read.
     """
+    sig = load(app, packed)
+    bind(sig, member, {BATCH: str(member)})
+    return sig
+
+
+def load(app: Any, packed: bytes) -> Any:
+    """A signature as it was packed. Raises what ``unpack`` does."""
     head, _, data = zlib.decompress(packed).partition(b"\n")
     kind, encoding = head.decode().split(" ")
     accept = serialization.prepare_accept_content(app.conf.accept_content)
-    sig = Signature.from_dict(serialization.loads(data, kind, encoding, accept=accept), app=app)
-    bind(sig, member, {BATCH: str(member)})
-    return sig
+    return Signature.from_dict(serialization.loads(data, kind, encoding, accept=accept), app=app)
 
 
 def bind(sig: Any, member: Mark, headers: dict[str, str]) -> None:

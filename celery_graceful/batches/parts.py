@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from celery_graceful.batches.marks import BATCH, CALLBACK, Mark, callback_id, callback_of, member_of
+from celery_graceful.batches.marks import (
+    BATCH,
+    CALLBACK,
+    LAST,
+    Mark,
+    callback_id,
+    callback_of,
+    member_of,
+)
 from celery_graceful.batches.model import End, Outcome
 
 __all__ = ["CallbackEnd", "Part", "Told", "part_of"]
@@ -37,14 +45,16 @@ class Part:
     Attributes:
         of: The member or the callback.
         is_callback: Which of the two.
+        last: Id of the task by whose success a callback has ended.
     """
 
     of: Mark
     is_callback: bool
+    last: str = ""
 
     def is_last(self, task_id: str) -> bool:
         """Whether the success of the task of that id is that of the whole."""
-        return task_id == (callback_id(*self.of) if self.is_callback else self.of.name)
+        return task_id == (self.last if self.is_callback else self.of.name)
 
     def end(self, outcome: Outcome) -> Told:
         """What the ledger is told when the whole has ended."""
@@ -61,4 +71,6 @@ def part_of(headers: Mapping[str, Any]) -> Part | None:
         found = callback_of(headers)
     else:
         return None
-    return None if found is None else Part(found, BATCH not in headers)
+    if found is None or BATCH in headers:
+        return found and Part(found, False)
+    return Part(found, True, headers.get(LAST) or callback_id(*found))

@@ -17,6 +17,7 @@ from celery.backends.rpc import RPCBackend
 from celery.utils.log import get_logger
 
 from celery_graceful.batches.aboard import Walk
+from celery_graceful.batches.chord_counter import return_part
 from celery_graceful.batches.findings import LOST_BATCH, Missing
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.marks import Mark, all_of, mark, parts_of
@@ -149,8 +150,20 @@ class Repair:
             for memberships in Walk(self.ledger.store).messages_of("graceful:quarantine", "hash"):
                 kept = {text[len(prefix) :] for text in memberships if text.startswith(prefix)}
                 ends.update(dict.fromkeys(kept.intersection(members), Outcome.FAILED))
+        self._return_parts(batch, list(ends))
         self._end(batch, ends)
         done.ended.extend(ends)
+
+    def _return_parts(self, batch: str, members: Sequence[str]) -> None:
+        """Of a chord: whoever died with them may not have told Celery's counter."""
+        for member, packed in self.ledger.messages(batch, members).items():
+            try:
+                with fork_gate:
+                    return_part(self.app, unpack(self.app, packed, Mark(batch, member)))
+            except Exception as exc:
+                logger.warning(
+                    "Part %s of chord %s is not counted: %s", member, batch, describe(exc)
+                )
 
     def _outcome_of(self, task_id: str, now: Standing) -> Outcome | None:
         """What its result says; ``None`` if that says nothing, or nobody can ask.

@@ -18,7 +18,7 @@ from celery.states import IGNORED
 
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.left_out import LeftOut, Why
-from celery_graceful.batches.marks import BATCH, CALLBACK, COPY
+from celery_graceful.batches.marks import BATCH, CALLBACK, COPY, OURS
 from celery_graceful.batches.parts import Part, part_of
 from celery_graceful.batches.status import State
 from celery_graceful.store.store import StoreAway, find_store
@@ -60,7 +60,7 @@ def _keeps(app: Any, request: dict[str, Any]) -> Why | None:
     """What keeps a task from running."""
     inner = request.get("headers")
     if isinstance(inner, dict):  # a retry carries on what is in there
-        inner.update({name: request[name] for name in (BATCH, CALLBACK, COPY) if name in request})
+        inner.update({name: request[name] for name in OURS if name in request})
     part = part_of(request)
     store = None if part is None else find_store(app)
     if part is None or store is None:

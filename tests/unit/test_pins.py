@@ -16,11 +16,13 @@ import textwrap
 import threading
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
+import celery
 import pytest
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
-from celery import Celery
+from celery import Celery, chord, group
+from celery.app.task import Context
 from celery.concurrency.asynpool import AsynPool
 from celery.events.state import State as CeleryState
 from celery.worker.request import Request
@@ -179,6 +181,17 @@ NAMES: dict[str, list[str] | None] = {
     "kombu.connection:Connection._info": ["resolve"],
     "kombu.connection:ConnectionPool.new": [],
     "celery.app.base:Celery.amqp_cls": None,
+    # celery: chords
+    "celery.app.base:Celery._get_backend": [],
+    "celery.app.backends:by_url": ["backend", "loader"],
+    "celery.backends.base:Backend.chord_error_from_stack": ["callback", "exc"],
+    "celery.backends.base:Backend.on_chord_part_return": ["request", "state", "result"],
+    "celery.backends.base:Backend.set_chord_size": ["group_id", "chord_size"],
+    "celery.backends.redis:RedisBackend._chord_zset": None,
+    "celery.backends.redis:RedisBackend._unpack_chord_result": ["tup", "decode"],
+    "celery.backends.redis:RedisBackend.get_key_for_group": ["group_id", "key"],
+    "celery.canvas:group._apply_tasks": ["tasks", "producer", "app", "p", "chord"],
+    "celery.result:ResultSet._failed_join_report": [],
     "celery.app.amqp:AMQP.Connection": None,
     "kombu.transport.pyamqp:Transport.driver_type": None,
     "billiard.pool:ApplyResult._write_to": None,
@@ -405,6 +418,41 @@ def test_redis_channels_fetch_as_the_transport_counts_on(redis_db: RedisDB) -> N
         assert channel.qos.can_consume_max_estimate() is None
         channel.qos.prefetch_count = 3
         assert channel.qos.can_consume_max_estimate() == 3
+
+
+def test_chords_are_counted_as_those_that_are_tracked_count_on(redis_db: RedisDB) -> None:
+    """What a backend is told, and the keys of its counter; since 5.7 a script knows the parts."""
+    app = Celery("pins", broker=redis_db.url, backend=redis_db.backend_url, set_as_current=False)
+
+    @app.task(name="pins.chord", shared=False, ignore_result=True)
+    def task(*args: Any) -> None: ...
+
+    backend, sizes, tasks = app.backend, [], []
+    backend.set_chord_size = lambda *args: sizes.append(args)
+    apply_tasks = group._apply_tasks
+
+    def applying(self: group, todo: Any, *args: Any, **options: Any) -> Any:
+        tasks.extend(todo := list(todo))
+        assert options["chord"]["options"]["task_id"] == result_id
+        return apply_tasks(self, iter(todo), *args, **options)
+
+    result_id = "body"
+    with patch.object(group, "_apply_tasks", applying):
+        result = chord([task.s(), task.s()], task.s()).apply_async(task_id=result_id)
+    group_id = result.parent.id
+    assert sizes == [(group_id, 2)]
+    assert [(sig.options["task_id"], gid) for sig, _, gid in tasks] == [
+        (one.id, group_id) for one in result.parent.results
+    ]
+    request = Context(id="a", group=group_id, group_index=0, chord=task.s())
+    backend.client.set(backend.get_key_for_group(group_id, ".s"), 2)
+    backend.on_chord_part_return(request, "SUCCESS", 7)
+    (part,) = backend.client.zrange(backend.get_key_for_group(group_id, ".j"), 0, -1)
+    assert backend.decode(part)[1:] == ["a", "SUCCESS", 7]
+    by_script = tuple(map(int, celery.__version__.split(".")[:2])) >= (5, 7)
+    assert hasattr(backend, "_chord_part_return_script") == by_script
+    assert backend.client.exists(backend.get_key_for_group(group_id, ".d")) == by_script
+    app.close()
 
 
 def test_a_fetch_that_is_under_way_can_be_found(redis_db: RedisDB) -> None:

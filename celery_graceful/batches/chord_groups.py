@@ -1,0 +1,257 @@
+"""Native groups and chords: entered into the ledger where Celery sends their tasks.
+
+The id is that of the group. A chord's body is its ``on_complete``, and what it is given is counted
+by the result backend, as ever (``chord_counter.py``). What a member is made of, such as a group in
+a chain of the header, is no chord of its own: its tasks say that they belong to the member.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from itertools import chain, islice
+from typing import Any
+from uuid import uuid4
+
+from celery.canvas import group, maybe_signature
+from celery.result import GroupResult
+from celery.utils.log import get_logger
+
+from celery_graceful.batches.chord_ledger import ChordLedger
+from celery_graceful.batches.marks import (
+    BATCH,
+    CALLBACK,
+    LAST,
+    Mark,
+    callback_of,
+    first_headers,
+    mark,
+    member_of,
+    parts_of,
+)
+from celery_graceful.batches.model import ON_COMPLETE, Callback
+from celery_graceful.batches.packing import pack
+from celery_graceful.exceptions import BatchFinished
+from celery_graceful.store.store import Store, StoreAway, find_store, settings_of
+from celery_graceful.system.log_thread import log
+from celery_graceful.system.per_app import PerApp
+
+__all__ = ["SEVERAL", "counts_itself", "last_id", "sent_for", "track"]
+
+logger = get_logger(__name__)
+
+#: Members that are registered together, before they are sent.
+CHUNK = 500
+
+#: How the id of a member begins that ends in a group: no task has it, and it ends with the header.
+SEVERAL = "several-"
+
+#: What the tasks of a group have already, or is no option of theirs.
+FROZEN = {"args", "kwargs", "add_to_parent", "chord", "group_id", "root_id", "parent_id", "task_id"}
+
+#: Where it is tracked, of apps that have said that they are.
+_stores: PerApp[Store | None] = PerApp()
+
+#: The chord for a member of which tasks are being sent.
+_sent_for: ContextVar[str | None] = ContextVar("graceful_sent_for", default=None)
+
+
+def track() -> None:
+    """Look at each group that is sent from now on; doing so twice is the same as once."""
+    plain = group._apply_tasks
+    if hasattr(plain, "_tracks"):
+        return
+
+    @wraps(plain)
+    def apply_tasks(
+        self: Any, tasks: Any, producer: Any = None, app: Any = None, *args: Any, **options: Any
+    ) -> Iterator[Any]:
+        app = app or self.app
+        store = _store_of(app) if _is_tracked(app) else None
+        if store is None:
+            return iter(plain(self, tasks, producer, app, *args, **options))
+        return _apply(store, plain, self, iter(tasks), producer, app, args, options)
+
+    apply_tasks._tracks = True  # type: ignore[attr-defined]
+    group._apply_tasks = apply_tasks
+
+
+def _is_tracked(app: Any) -> bool:
+    """Whether the app wants it: one of ours, for another one may share its process."""
+    return hasattr(app, "_plain_get_backend") and settings_of(app).track_chords
+
+
+def _store_of(app: Any) -> Store | None:
+    if app not in _stores:
+        store = find_store(app) if app.conf.task_protocol != 1 else None
+        if store is None:
+            log(
+                logger,
+                logging.ERROR,
+                "graceful_track_chords: chords are not tracked, for %s",
+                "headers say what belongs to a chord, which task_protocol 1 has not"
+                if app.conf.task_protocol == 1
+                else "there is no Redis to do so in: give the URL of one as graceful_store",
+            )
+        _stores[app] = store
+    return _stores[app]
+
+
+def sent_for() -> str | None:
+    """The chord for a member of which tasks are being sent here and now."""
+    return _sent_for.get()
+
+
+@contextmanager
+def _sending_for(chord: str) -> Iterator[None]:
+    token = _sent_for.set(chord)
+    try:
+        yield
+    finally:
+        _sent_for.reset(token)
+
+
+def _apply(
+    store: Store,
+    plain: Any,
+    of: Any,
+    tasks: Iterator[Any],
+    producer: Any,
+    app: Any,
+    args: Sequence[Any],
+    options: dict[str, Any],
+) -> Iterator[Any]:
+    """Send the tasks of a group as Celery does, each registered before."""
+    first = list(islice(tasks, 1))
+    if not first:
+        return
+    headers = first_headers(first[0][0])
+    inside = member_of(headers) or callback_of(headers)
+    tasks = chain(first, tasks)
+    if inside is not None:
+        with _sending_for(inside.batch):
+            yield from plain(of, tasks, producer, app, *args, **options)
+        return
+    entry = _Entry(app, ChordLedger(store), first[0][2], options)
+    entry.create(first[0][0])
+    yield from plain(of, entry.members(tasks), producer, app, *args, **options)
+    entry.sent()
+
+
+class _Entry:
+    """A group, or the header of a chord, on its way.
+
+    Args:
+        app: The Celery app.
+        ledger: That hears of it.
+        group_id: Its id, in the ledger as in Celery.
+        options: What Celery sends each task with. Headers among them are taken over by the tasks,
+            whose own they would replace.
+    """
+
+    def __init__(
+        self, app: Any, ledger: ChordLedger, group_id: str, options: dict[str, Any]
+    ) -> None:
+        self.app, self.ledger, self.id = app, ledger, group_id
+        self.headers = options.pop("headers", None) or {}
+        self.options = options
+        self.body: Any = None
+        #: Why not all of it is known to the ledger.
+        self.lost: StoreAway | None = None
+        self.results: list[Any] | None = None
+
+    def members(self, tasks: Iterator[Any]) -> Iterator[Any]:
+        """Their tasks, marked; each is registered before it is given away."""
+        while chunk := list(islice(tasks, CHUNK)):
+            members = [self._member(sig, result) for sig, result, _ in chunk]
+            if self.lost is None:
+                try:
+                    self.ledger.add(self.id, members)
+                except StoreAway as exc:
+                    self._lose(exc)
+            yield from chunk
+
+    def create(self, first: Any) -> None:
+        """Open it in the ledger, before any of its tasks."""
+        body = self.options.get("chord") or first.options.get("chord")
+        callbacks = {}
+        if body is not None:
+            self.body = self._marked(body)
+            self.results = None if counts_itself(self.app.backend) else []
+            if self.options.get("chord"):
+                self.options["chord"] = self.body
+            packed = base64.b64encode(pack(self.app, self.body)).decode()
+            last = last_id(self.body)
+            callbacks[ON_COMPLETE] = Callback(last, {"packed": packed}, False, gathers=True)
+        settings = settings_of(self.app)
+        try:
+            for _ in range(2):
+                self.ledger.create(
+                    self.id,
+                    kind="chord",
+                    callbacks=callbacks,
+                    ttl=settings.batch_ttl,
+                    linger=settings.batch_linger,
+                )
+                try:
+                    return self.ledger.begin_sending(self.id)
+                except BatchFinished:  # one that is frozen can be sent again, under its id
+                    self.ledger.drop(self.id)
+        except StoreAway as exc:
+            self._lose(exc)
+
+    def _marked(self, body: Any) -> Any:
+        sig = maybe_signature(body, app=self.app, clone=True)
+        mark(sig, {CALLBACK: str(Mark(self.id, ON_COMPLETE)), LAST: last_id(sig)})
+        return sig
+
+    def _member(self, sig: Any, result: Any) -> tuple[str, bytes]:
+        if self.body is not None:
+            sig.options["chord"] = self.body
+        if self.results is not None:
+            self.results.append(result.as_tuple())
+        several = isinstance(result, GroupResult)
+        member = f"{SEVERAL}{uuid4()}" if several else str(result.id)
+        mark(sig, {**self.headers, BATCH: str(Mark(self.id, member))})
+        args, kwargs = self.options.get("args"), self.options.get("kwargs")
+        given = {name: self.options[name] for name in self.options.keys() - FROZEN}
+        whole = sig.clone(args or (), kwargs or {}, **given) if args or kwargs or given else sig
+        return member, pack(self.app, whole)
+
+    def sent(self) -> None:
+        """All of it has been sent."""
+        if self.lost is not None:
+            return
+        try:
+            if self.results is not None:
+                self.ledger.keep_results(self.id, self.results)
+            self.ledger.sent(self.id)
+        except StoreAway as exc:
+            self._lose(exc)
+
+    def _lose(self, exc: StoreAway) -> None:
+        self.lost = exc
+        log(
+            logger,
+            logging.WARNING,
+            "Chord %s is sent, and not all of it is tracked: %s",
+            self.id,
+            exc,
+        )
+
+
+def counts_itself(backend: Any) -> bool:
+    """Whether the backend keeps the results of a header beside its counter."""
+    return hasattr(backend, "_unpack_chord_result")
+
+
+def last_id(sig: Any) -> str:
+    """Id of the task by whose success all of a frozen signature has ended."""
+    last = sig
+    while (parts := parts_of(last)) is not None and parts:
+        last = parts[-1]
+    return str(last.options.get("task_id"))

@@ -1,0 +1,157 @@
+"""Chords of real workers, in the ledger: each ends, and its body runs once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery, chain, chord, group
+
+from celery_graceful import Graceful
+from celery_graceful.batches.ledger import INDEX, BatchLedger
+from celery_graceful.batches.status import State
+from celery_graceful.store.store import find_store
+from tests.conftest import RedisDB
+from tests.support.workers import ROOT, TIMEOUT, Worker, wait_until
+
+POOLS = ("prefork", "threads", "gevent")
+
+#: A worker that is gone is found in a moment.
+TUNED = {
+    "CONF_graceful_track_chords": "True",
+    "CONF_graceful_lease_ttl": "1.0",
+    "CONF_graceful_heartbeat_interval": "0.2",
+    "CONF_graceful_rescue_interval": "0.2",
+}
+
+
+def worker(db: RedisDB, pool: str, **env: str) -> Worker:
+    env = {"BROKER_URL": db.url, "RESULT_URL": db.backend_url, **TUNED, **env}
+    return Worker("tests.apps.chords", pool=pool, env=env)
+
+
+@pytest.fixture
+def client(redis_db: RedisDB) -> Celery:
+    app = Celery("client", broker=redis_db.url, backend=redis_db.backend_url, set_as_current=False)
+    app.conf.graceful_track_chords = True
+    Graceful(app)
+    return app
+
+
+def do(app: Celery, name: str, *args: Any, **options: Any) -> Any:
+    return app.signature(name, args=args, **options)
+
+
+def ended(app: Celery, result: Any) -> None:
+    """Its ledger says so; nothing is left in the outbox."""
+    store = find_store(app)
+    assert store is not None
+    ledger = BatchLedger(store)
+    wait_until(
+        lambda: ledger.status(result.parent.id).state is State.DONE,
+        f"the end of chord {result.parent.id}",
+    )
+    assert ledger.outbox() == []
+
+
+def unfinished(app: Celery) -> list[str]:
+    """Chords and groups that have not ended."""
+    store = find_store(app)
+    assert store is not None
+    left: list[str] = store.execute("ZRANGE", [INDEX], [0, -1])
+    return left
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_dispatcher_that_is_killed(
+    pool: str, client: Celery, redis_db: RedisDB, tmp_path: Path
+) -> None:
+    """Between its decision to send the body and the sending: that is done when its header is."""
+    hold = tmp_path / "hold"
+    hold.touch()
+    with worker(redis_db, pool, HOLD=str(hold)) as first:
+        first.ready()
+        result = chord([do(client, "part", i) for i in range(4)], do(client, "total")).apply_async()
+        first.wait_line(">> .* dispatches")
+        first.signal(signal.SIGKILL, group=True)
+        first.wait()
+    hold.unlink()
+    with worker(redis_db, pool) as second:
+        assert result.get(timeout=TIMEOUT) == 6
+        ended(client, result)
+        assert second.count(">> .* total 0 1 2 3") == 1
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_what_chords_are_made_of(pool: str, client: Celery, redis_db: RedisDB) -> None:
+    """Chains, chords in chains, groups at the end of a chain, bodies that are chains or groups."""
+    header = [
+        do(client, "part", 1),
+        chain(do(client, "part", 2), do(client, "part")),
+        chain(
+            do(client, "part", 3),
+            group(do(client, "part"), do(client, "part")),
+            do(client, "total"),
+        ),
+    ]
+    with worker(redis_db, pool) as one:
+        one.ready()
+        result = chord(header, do(client, "total")).apply_async()
+        assert result.get(timeout=TIMEOUT) == 9
+        ended(client, result)
+        body = chain(do(client, "total"), do(client, "part"))
+        result = chord([do(client, "part", 1), do(client, "part", 2)], body).apply_async()
+        assert result.get(timeout=TIMEOUT) == 3
+        wait_until(lambda: not unfinished(client), "the end of it")
+        body = group(do(client, "total"), do(client, "total"))
+        result = chord([do(client, "part", 4), do(client, "part", 5)], body).apply_async()
+        assert result.get(timeout=TIMEOUT) == [9, 9]
+        wait_until(lambda: not unfinished(client), "the end of it")
+        sig = do(client, "total").on_error(do(client, "errback"))
+        result = chord([do(client, "part", 6), do(client, "fails")], sig).apply_async()
+        one.wait_line(">> .* errback")
+        ended(client, result)
+        assert one.count(">> .* errback") == 1
+
+
+def test_those_of_a_database(redis_db: RedisDB, client: Celery, tmp_path: Path) -> None:
+    """Its counter forgets the chord before the body is sent: a kill then leaves it pending."""
+    pytest.importorskip("django_celery_results")
+    hold, database = tmp_path / "hold", tmp_path / "database"
+    env = {"BROKER_URL": redis_db.url, "DATABASE": str(database), **TUNED}
+    run = partial(subprocess.run, check=True, timeout=TIMEOUT, cwd=ROOT, env={**os.environ, **env})
+    run([sys.executable, "-m", "tests.apps.django_chords"])
+    send = "from tests.apps.django_chords import *; from celery import chord;"
+    send += "chord([part.s(i) for i in range(4)], total.s()).apply_async()"
+    hold.touch()
+    run([sys.executable, "-c", send])
+    with Worker("tests.apps.django_chords", env={**env, "HOLD": str(hold)}) as first:
+        first.wait_line(">> .* dispatches")
+        first.signal(signal.SIGKILL, group=True)
+        first.wait()
+    with Worker("tests.apps.django_chords", env=env) as second:
+        second.wait_line(">> .* total 0 1 2 3")
+        run([sys.executable, "-c", send])
+        second.wait_line(">> .* total 0 1 2 3", count=2)
+        wait_until(lambda: not unfinished(client), "their ends")
+        assert second.count(">> .* total") == 2
+
+
+def test_tasks_of_celery_batches(redis_db: RedisDB, client: Celery) -> None:
+    """They gather calls as ever, and each call is a member."""
+    pytest.importorskip("celery_batches")
+    env = {"BROKER_URL": redis_db.url, "RESULT_URL": redis_db.backend_url, **TUNED}
+    with Worker("tests.apps.celery_batches", pool="threads", env=env) as one:
+        one.ready()
+        group(do(client, "gathers", i) for i in range(6)).apply_async()
+        one.wait_line(">> .* gathered", count=2)
+        wait_until(lambda: not unfinished(client), "the end of all calls")
+        assert sorted(
+            word for found in one.find(">> .* gathered (.*)") for word in found[1].split()
+        ) == list("012345")

@@ -1,0 +1,229 @@
+"""Chords in the ledger of batches: each ends, and its body runs once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import chain, chord, group, states
+
+from celery_graceful.batches.chord_ledger import ChordLedger
+from celery_graceful.batches.findings import Missing
+from celery_graceful.batches.marks import Mark
+from celery_graceful.batches.model import ON_COMPLETE, Due, Outcome
+from celery_graceful.batches.packing import unpack
+from celery_graceful.batches.repair import Repair
+from celery_graceful.batches.standing import standing_of
+from celery_graceful.batches.status import State
+from tests.conftest import RedisDB
+from tests.integration.test_plain_chords import dies, stands_still
+from tests.support.chords import ByHand, Killed, by_hand
+
+
+@pytest.fixture
+def tracked(redis_db: RedisDB) -> Iterator[ByHand]:
+    with by_hand(redis_db, tracked=True) as one:
+        yield one
+
+
+def ended(one: ByHand, body: str, *given: Any) -> None:
+    """The body runs once, and with it the chord has ended."""
+    (context,) = one.bodies(body)
+    assert context.args[0] == list(given)
+    one.ends(context)
+    status = one.status(context.graceful_batch_callback.partition("/")[0])
+    assert status.state is State.DONE, status
+    assert status.pending == 0
+    assert one.take() == []
+    assert one.ledger.outbox() == []
+
+
+def test_a_chord(tracked: ByHand) -> None:
+    """It is a batch, under the id of its group; its body is sent by Celery."""
+    body = tracked.apply(chord([tracked.add.s(i) for i in range(3)], tracked.add.s()))
+    contexts = tracked.take()
+    status = tracked.status(contexts[0].group)
+    assert (status.kind, status.state, status.total) == ("chord", State.SENT, 3)
+    for number, context in enumerate(contexts):
+        tracked.ends(context, number)
+    assert tracked.status(contexts[0].group).callbacks == {ON_COMPLETE: "published"}
+    ended(tracked, body, 0, 1, 2)
+
+
+def test_a_group(tracked: ByHand) -> None:
+    """It has no body, and ends with its last task."""
+    tracked.apply(group(tracked.add.s(i) for i in range(3)))
+    contexts = tracked.take()
+    for context in contexts:
+        assert tracked.status(context.group).state is State.SENT
+        tracked.ends(context)
+    assert tracked.status(contexts[0].group).state is State.DONE
+
+
+def test_a_lost_header(tracked: ByHand) -> None:
+    """What is sent again is what was lost, and the chord goes on."""
+    body = tracked.apply(chord([tracked.add.s(i) for i in range(3)], tracked.add.s()))
+    first, lost, third = tracked.take()
+    tracked.ends(first, 1)
+    tracked.ends(third, 3)
+    (pending,) = tracked.ledger.members_pending(first.group)
+    packed = tracked.ledger.messages(first.group, [pending])[pending]
+    unpack(tracked.app, packed, Mark(first.group, pending)).apply_async()
+    (again,) = tracked.take()
+    assert (again.id, again.args, again.group_index) == (lost.id, lost.args, lost.group_index)
+    tracked.ends(again, 2)
+    ended(tracked, body, 1, 2, 3)
+
+
+def test_a_dispatcher_that_dies(tracked: ByHand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger has the body sent as soon as the header that comes again has ended."""
+    body = tracked.apply(chord([tracked.add.s(i) for i in range(2)], tracked.add.s()))
+    first, second = tracked.take()
+    tracked.ends(first)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tracked.app.backend), "_unpack_chord_result", dies)
+        with pytest.raises(Killed):
+            tracked.returns(second)
+    tracked.ends(tracked.comes_again(second))
+    ended(tracked, body, 1, 1)
+
+
+def test_a_dispatcher_that_stands_still(tracked: ByHand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two bodies one runs."""
+    body = tracked.apply(chord([tracked.add.s(i) for i in range(2)], tracked.add.s()))
+    first, second = tracked.take()
+    tracked.ends(first)
+    stands_still(tracked, monkeypatch, second)
+    tracked.ends(second)
+    ended(tracked, body, 1, 1)
+
+
+def test_who_sent_the_body_dies_before_it_says_so(
+    tracked: ByHand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left to send it with, and nothing is done."""
+    body = tracked.apply(chord([tracked.add.s(i) for i in range(2)], tracked.add.s()))
+    first, second = tracked.take()
+    tracked.ends(first)
+    with monkeypatch.context() as patch:
+        patch.setattr(ChordLedger, "sent_by_celery", lambda *args, **kwargs: None)
+        tracked.ends(second)
+    assert tracked.status(first.group).callbacks == {ON_COMPLETE: "published"}
+    ended(tracked, body, 1, 1)
+
+
+def test_a_body_that_is_lost(tracked: ByHand) -> None:
+    """Its results are gone: its errbacks run."""
+    sig = chord([tracked.add.s(i) for i in range(2)], tracked.add.s().on_error(tracked.errback.s()))
+    body = tracked.apply(sig)
+    contexts = tracked.take()
+    for context in contexts:
+        tracked.ends(context)
+    tracked.take()
+    for _ in range(2):  # once it may have been sent
+        tracked.publish(tracked.ledger.fire(contexts[0].group, ON_COMPLETE))
+    assert len(tracked.failed) == 1
+    assert tracked.app.backend.get_state(body) == states.FAILURE
+    assert tracked.status(contexts[0].group).state is State.DONE
+
+
+def test_a_group_in_a_chain_of_the_header(tracked: ByHand) -> None:
+    """It is one member, and ends with the header."""
+    inner = chain(tracked.add.s(3), group(tracked.add.s(), tracked.add.s()))
+    body = tracked.apply(chord([tracked.add.s(1), tracked.add.s(2), inner], tracked.add.s()))
+    first, second, third = tracked.take()
+    tracked.ends(third)
+    left = tracked.take()
+    tracked.ends(first)
+    tracked.ends(second)
+    assert tracked.given(body) == []
+    for one in left:
+        assert tracked.status(first.group).pending == 1
+        tracked.ends(one)
+    ended(tracked, body, 1, 1, [1, 1])
+
+
+def test_a_chord_in_a_chain_of_the_header(tracked: ByHand) -> None:
+    """It is part of a member, which ends with the last task of the chain."""
+    inner = chain(tracked.add.s(3), group(tracked.add.s(), tracked.add.s()), tracked.add.s())
+    body = tracked.apply(chord([tracked.add.s(1), inner], tracked.add.s()))
+    first, second = tracked.take()
+    tracked.ends(first)
+    tracked.ends(second)
+    for one in tracked.take():
+        assert tracked.status(first.group).pending == 1
+        tracked.ends(one)
+    (last,) = tracked.take()
+    tracked.ends(last, 7)
+    ended(tracked, body, 1, 7)
+
+
+def test_a_header_that_comes_again(tracked: ByHand) -> None:
+    """It counts once."""
+    body = tracked.apply(chord([tracked.add.s(i) for i in range(3)], tracked.add.s()))
+    first, second, third = tracked.take()
+    tracked.returns(first, 1)
+    tracked.ends(tracked.comes_again(first), 1)
+    tracked.ends(second, 3)
+    assert tracked.given(body) == []
+    tracked.ends(third, 4)
+    ended(tracked, body, 1, 3, 4)
+
+
+def test_a_header_that_returns_something_else(tracked: ByHand) -> None:
+    """That does not count twice, either."""
+    body = tracked.apply(chord([tracked.add.s(i) for i in range(3)], tracked.add.s()))
+    first, second, third = tracked.take()
+    tracked.returns(first, 1)
+    tracked.ends(tracked.comes_again(first), 2)
+    tracked.ends(second, 3)
+    assert tracked.given(body) == []
+    tracked.ends(third, 4)
+    (context,) = tracked.bodies(body)
+    assert context.args[0][1:] == [3, 4]
+
+
+def test_a_header_that_fails(tracked: ByHand) -> None:
+    """The errbacks of the body run once, by Celery."""
+    sig = chord([tracked.add.s(i) for i in range(2)], tracked.add.s().on_error(tracked.errback.s()))
+    body = tracked.apply(sig)
+    first, second = tracked.take()
+    tracked.ends(first)
+    tracked.app.backend.mark_as_failure(second.id, ValueError("no"), request=second)
+    tracked.acknowledged(second, Outcome.FAILED)
+    assert len(tracked.failed) == 1
+    assert tracked.app.backend.get_state(body) == states.FAILURE
+    assert tracked.status(first.group).state is State.DONE
+    assert tracked.ledger.outbox() == []
+
+
+def test_a_header_that_leaves_no_result(tracked: ByHand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Celery waits for ever for one that was ignored or rejected: here the errbacks run."""
+    sig = chord([tracked.add.s(i) for i in range(2)], tracked.add.s().on_error(tracked.errback.s()))
+    body = tracked.apply(sig)
+    first, second = tracked.take()
+    tracked.ends(first)
+    tracked.acknowledged(second)
+    due = Due(first.group, ON_COMPLETE)
+    assert tracked.ledger.outbox() == [due]
+    assert tracked.failed == []
+    monkeypatch.setattr("celery_graceful.batches.chord_gathering.PATIENCE", 0.0)
+    tracked.publish([due])
+    assert len(tracked.failed) == 1
+    assert tracked.app.backend.get_state(body) == states.FAILURE
+    assert tracked.status(first.group).state is State.DONE
+
+
+def test_a_header_that_was_lost_with_its_result_stored(tracked: ByHand) -> None:
+    """It does not run again: its result is counted."""
+    body = tracked.apply(chord([tracked.add.s(i) for i in range(2)], tracked.add.s()))
+    first, second = tracked.take()
+    tracked.ends(second, 2)
+    tracked.app.backend.store_result(first.id, 1, states.SUCCESS)
+    standing = standing_of(tracked.ledger, first.group)
+    assert standing is not None
+    repair = Repair(tracked.app, tracked.ledger, tracked.publish)
+    done = repair.mend(first.group, standing, [Missing(first.id, "")], lambda name: True)
+    assert done.ended == [first.id]
+    ended(tracked, body, 1, 2)
