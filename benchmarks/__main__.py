@@ -9,6 +9,7 @@ import time
 from importlib.metadata import version
 
 from benchmarks.batches import batches
+from benchmarks.chords import chords
 from benchmarks.full_pool import full_pool
 from benchmarks.idle import idle
 from benchmarks.iterate import iterate
@@ -30,6 +31,7 @@ BENCHMARKS = {
     "variants": variants,
     "full_pool": full_pool,
     "publishing": publishing,
+    "chords": chords,
     "idle": idle,
     "release": release,
     "rescue": rescue,

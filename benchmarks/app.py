@@ -23,6 +23,7 @@ app.conf.update(
     worker_prefetch_multiplier=int(os.environ.get("BENCH_PREFETCH", "4")),
     worker_redirect_stdouts=False,
     graceful_grace_period=30,
+    graceful_track_chords=bool(os.environ.get("BENCH_CHORDS")),
 )
 if os.environ.get("BENCH_LEASE"):
     ttl, interval = map(float, os.environ["BENCH_LEASE"].split())

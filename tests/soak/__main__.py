@@ -1,4 +1,8 @@
-"""``python -m tests.soak``: see ``make soak``."""
+"""``python -m tests.soak``: see ``make soak``.
+
+With ``--kill`` workers are not replaced but killed with -9, and what is asked is less: a task may
+run again, but each ends, and so does each chord. They are tracked, unless ``--untracked`` says so.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,22 @@ import argparse
 import itertools
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import redis
 from celery import Celery, chain, chord, group
 from celery.canvas import Signature
 
+from celery_graceful import Graceful
+from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.store.store import find_store
 from tests.servers import RabbitServer, RedisServer
 from tests.support.workers import Worker
 
@@ -27,6 +36,10 @@ WORKERS, CONCURRENCY = 3, 4
 
 #: Seconds between two deploys of one worker, as in a rolling deploy that never ends.
 REPLACE_EVERY = 2.0
+
+#: Seconds between two kills; what is dead is found a moment later.
+KILL_EVERY = 2.5
+TUNED = {"lease_ttl": 2.0, "heartbeat_interval": 0.5, "rescue_interval": 0.5, "poison_limit": 0}
 
 #: Seconds without any progress after which what has not ended stays open.
 PATIENCE = 30.0
@@ -40,7 +53,10 @@ class Outcome:
     """What became of the tasks of one run."""
 
     sent: int = 0
+    chords: int = 0
     stops: int = 0
+    #: Bodies that ran again.
+    again: int = 0
     slowest_stop: float = 0.0
     faults: list[str] = field(default_factory=list)
 
@@ -55,17 +71,42 @@ class Soak:
         seconds: How long tasks are sent.
         seed: Of all that is random.
         folder: For journal and logs.
+        kills: Workers are killed.
+        tracked: Chords are in the ledger of batches.
+        chords: Go on until so many were sent.
     """
 
     def __init__(
-        self, pool: str, broker: str, results: str, *, seconds: float, seed: int, folder: Path
+        self,
+        pool: str,
+        broker: str,
+        results: str,
+        *,
+        seconds: float,
+        seed: int,
+        folder: Path,
+        kills: bool = False,
+        tracked: bool = False,
+        chords: int = 0,
     ) -> None:
+        self.kills, self.tracked, self.chords = kills, tracked, chords
+        #: Group and body of each.
+        self.bodies: dict[str, str] = {}
         self.pool, self.seconds, self.folder = pool, seconds, folder
         self.rng = random.Random(f"{seed} {pool}")
         self.journal = folder / "journal"
         self.journal.touch()
         self.env = {"BROKER_URL": broker, "RESULT_URL": results, "SOAK_JOURNAL": str(self.journal)}
+        if kills:
+            self.env |= {f"CONF_graceful_{name}": str(value) for name, value in TUNED.items()}
         self.app = Celery("soak", broker=broker, backend=results, set_as_current=False)
+        if tracked:
+            self.env["CONF_graceful_track_chords"] = "True"
+            self.app.conf.graceful_track_chords = True
+            if not broker.startswith("redis"):
+                self.app.conf.graceful_store = results
+                self.env["CONF_graceful_store"] = repr(results)
+            Graceful(self.app)
         self.expected: Counter[str] = Counter()
         self.loops: list[str] = []
         self.outcome = Outcome()
@@ -103,15 +144,18 @@ class Soak:
     def _deploys(self) -> None:
         began = time.monotonic()
         end, half, replace_at = began + self.seconds, began + self.seconds / 2, began
-        while (now := time.monotonic()) < end:
+        while (now := time.monotonic()) < end or len(self.bodies) < self.chords:
             new = now > half
             self._send(new)
             if now >= replace_at and all(worker.count("READY") for worker in self.workers):
-                replace_at = now + REPLACE_EVERY
+                replace_at = now + (KILL_EVERY if self.kills else REPLACE_EVERY)
                 old = self.workers.pop(0)
-                old.term()
+                old.signal(signal.SIGKILL if self.kills else signal.SIGTERM, group=self.kills)
                 self.workers.append(self._start(new=new))
-                self._end(old)
+                if self.kills:
+                    self._note_end(old)
+                else:
+                    self._end(old)
             time.sleep(0.1)
         if not self._knows_new:  # a short run: somebody has to
             self.workers.append(self._start(new=True))
@@ -123,8 +167,18 @@ class Soak:
         self.outcome.slowest_stop = max(self.outcome.slowest_stop, worker.took)
         if status != 0:
             self.outcome.faults.append(f"worker {worker.pid} ended with status {status}")
-        for line in worker.find(r".*(Traceback|CRITICAL|ERROR).*"):
-            self.outcome.faults.append(f"worker {worker.pid}: {line.group(0)[:160]}")
+        if not self.kills:
+            for line in worker.find(r".*(Traceback|CRITICAL|ERROR).*"):
+                self.outcome.faults.append(f"worker {worker.pid}: {line.group(0)[:160]}")
+        self._keep_log(worker)
+
+    def _note_end(self, worker: Worker) -> None:
+        worker.wait()
+        self.outcome.stops += 1
+        self._keep_log(worker)
+        worker.kill()
+
+    def _keep_log(self, worker: Worker) -> None:
         (self.folder / str(worker.pid)).write_text(worker.output)
 
     # -- load --------------------------------------------------------------------------
@@ -150,10 +204,14 @@ class Soak:
         ]
         if new:
             plans.append(self._one("new"))
+        if self.chords:
+            plans += [plans[7]] * 7
         plan = self.rng.choice(plans)
         result = plan.apply_async()
         if plan.task == "tests.soak.app.loop":
             self.loops.append(result.id)
+        elif plan.task == "celery.chord":
+            self.bodies[result.parent.id] = result.id
         self._expect(result)
 
     def _expect(self, result: object) -> None:
@@ -179,13 +237,19 @@ class Soak:
     def _settle(self) -> None:
         size, since = -1, time.monotonic()
         while time.monotonic() - since < PATIENCE:
-            if {task_id for task_id, _ in self._lines("E")} >= set(self.expected):
+            kinds = ("E", "F") if self.kills else ("E",)
+            if {task_id for kind in kinds for task_id, _ in self._lines(kind)} >= set(
+                self.expected
+            ):
                 return
             if self.journal.stat().st_size != size:
                 size, since = self.journal.stat().st_size, time.monotonic()
             time.sleep(0.2)
 
     def _judge(self) -> None:
+        if self.kills:
+            self._judge_kills()
+            return
         faults = self.outcome.faults
         ended = Counter(task_id for task_id, _ in self._lines("E"))
         for task_id in self.expected:
@@ -197,6 +261,38 @@ class Soak:
         for task_id in self.loops:
             if [rows[task_id, str(item)] for item in range(ITEMS)] != [1] * ITEMS:
                 faults.append(f"{task_id} did some of its rows twice, or not at all")
+
+    def _judge_kills(self) -> None:
+        """Each chord has ended; what ran twice was killed before anybody knew that it had ended."""
+        self.outcome.chords = len(self.bodies)
+        over = {task_id for kind in "EF" for task_id, _ in self._lines(kind)}
+        for chord_id, body in self.bodies.items():
+            if body not in over and not self.app.AsyncResult(body).ready():
+                self.outcome.faults.append(
+                    f"chord {chord_id} has not ended: {self._counter(chord_id)}"
+                )
+        bodies = set(self.bodies.values())
+        ran = Counter(task_id for task_id, _ in self._lines("E"))
+        self.outcome.faults += [
+            f"{one} has not ended" for one in self.expected if one not in over and one not in bodies
+        ]
+        self.outcome.again = sum(ran[body] - 1 for body in bodies if ran[body] > 1)
+
+    def _counter(self, chord_id: str) -> str:
+        """What Celery's counter and the ledger know of it."""
+        backend, found = self.app.backend, {}
+        for end in (".j", ".t", ".s", ".c"):
+            key = backend.get_key_for_group(chord_id, end)
+            kind = backend.client.type(key)
+            found[end] = backend.client.get(key) if kind == b"string" else backend.client.zcard(key)
+        if not self.tracked:
+            return f"{found}"
+        store = find_store(self.app)
+        assert store is not None
+        try:
+            return f"{found}, {BatchLedger(store).status(chord_id)}"
+        except Exception as exc:
+            return f"{found}, {exc!r}"
 
 
 def left_in_redis(client: redis.Redis) -> list[str]:
@@ -217,19 +313,27 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(os.environ.get("SOAK_SEED") or 0))
     parser.add_argument("--pool", action="append", choices=POOLS, help="one of them, or more")
     parser.add_argument("--broker", action="append", choices=BROKERS, help="one of them, or more")
+    parser.add_argument("--kill", action="store_true", help="kill -9 instead of SIGTERM")
+    parser.add_argument("--chords", type=int, default=0, help="with --kill: send so many, at least")
+    parser.add_argument("--untracked", action="store_true", help="with --kill: do not track them")
     options = parser.parse_args()
+    how: dict[str, Any] = {}
+    if options.kill:
+        how = {"kills": True, "tracked": not options.untracked, "chords": options.chords}
     seed = options.seed or random.SystemRandom().randrange(1, 10**6)
     print(f"seed {seed} (again: SOAK_SEED={seed})", flush=True)
     print("broker   pool     |  sent stops slowest | faults", flush=True)
     good = True
     for name in options.broker or BROKERS:
         for pool in options.pool or POOLS:
-            outcome, folder = soak(name, pool, options.seconds, seed)
+            outcome, folder = soak(name, pool, options.seconds, seed, **how)
             print(
                 f"{name:8} {pool:8} | {outcome.sent:5} {outcome.stops:5} "
                 f"{outcome.slowest_stop:5.1f} s | {len(outcome.faults)}",
                 flush=True,
             )
+            if options.kill:
+                print(f"  {outcome.chords} chords; bodies that ran again: {outcome.again}")
             if outcome.faults:
                 good = False
                 print(*(f"  {fault}" for fault in outcome.faults[:10]), sep="\n")
@@ -237,24 +341,31 @@ def main() -> int:
     return 0 if good else 1
 
 
-def soak(name: str, pool: str, seconds: float, seed: int) -> tuple[Outcome, Path]:
+def soak(name: str, pool: str, seconds: float, seed: int, **how: Any) -> tuple[Outcome, Path]:
     """One pool on one broker, with servers of its own."""
     folder = Path(tempfile.mkdtemp(prefix=f"soak-{name}-{pool}-"))
+    how |= {"seconds": seconds, "seed": seed, "folder": folder}
+    kills = how.get("kills", False)
     with RedisServer() as server, server.client() as client:
         if name == "redis":
-            outcome = Soak(
-                pool, server.url(), server.url(), seconds=seconds, seed=seed, folder=folder
-            ).run()
+            outcome = Soak(pool, server.url(), server.url(), **how).run()
         else:
             with RabbitServer() as rabbit:
                 vhost = rabbit.vhost()
                 outcome = Soak(
-                    pool, rabbit.url(vhost), server.url(), seconds=seconds, seed=seed, folder=folder
+                    pool,
+                    rabbit.url(vhost),
+                    server.url(),
+                    seconds=seconds,
+                    seed=seed,
+                    folder=folder,
+                    **how,
                 ).run()
                 left = rabbit.queue_length("celery", vhost)
-                if left:
+                if left and not kills:
                     outcome.faults.append(f"{left} messages left in the queue")
-        outcome.faults += [f"left in Redis: {key}" for key in left_in_redis(client)]
+        if not kills:
+            outcome.faults += [f"left in Redis: {key}" for key in left_in_redis(client)]
     return outcome, folder
 
 

@@ -2,9 +2,10 @@
 
 They are those of the source distribution of the Celery that is installed, from PyPI. Unit tests are
 run with every app made graceful; integration tests, embedded and against a worker of its own, with
-every task graceful as well. A difference that is not in `known.py` is a failure.
+every task graceful as well. Those of chords are also run with `graceful_track_chords` and without.
+A difference that is not in `known.py` is a failure.
 
-SUITES=quick: the quickest third, for CI.
+SUITES=quick: the quickest third, for CI. SUITES=chords: those of chords.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ TIMEOUT = 1800
 
 UNIT = ("t/unit/worker", "t/unit/tasks", "t/unit/app")
 INTEGRATION = ("t/integration",)
+CANVAS = ("t/integration/test_canvas.py",)
 QUICK_UNIT = ("t/unit/worker",)
 QUICK_INTEGRATION = ("t/integration/test_inspect.py",)
 
@@ -48,19 +50,28 @@ class Suite:
     broker: str = ""
     #: Pool of the worker beside the tests; without one it is embedded.
     pool: str = ""
+    #: What is compared: what is plain in each run, and what is made graceful.
+    modes: tuple[tuple[str, str], ...] = (("plain", ""), ("graceful", "all"))
 
 
 QUICK = (
-    Suite("unit", QUICK_UNIT),
+    Suite("unit", QUICK_UNIT, modes=(("plain", ""), ("graceful", "apps"))),
     Suite("embedded, Redis", QUICK_INTEGRATION, "redis"),
 )
+#: What differs is whether chords are tracked.
+TRACKED = (("untracked", "all"), ("tracked", "chords"))
+CHORDS = tuple(
+    Suite(f"chords, {pool or 'embedded'}, redis", CANVAS, "redis", pool, TRACKED)
+    for pool in ("", "prefork", "threads")
+)
 ALL = (
-    Suite("unit", UNIT),
+    Suite("unit", UNIT, modes=(("plain", ""), ("graceful", "apps"))),
     *(
         Suite(f"{pool or 'embedded'}, {broker}", INTEGRATION, broker, pool)
         for broker in ("redis", "rabbitmq")
         for pool in ("", "prefork", "threads")
     ),
+    *CHORDS,
 )
 
 
@@ -155,7 +166,7 @@ def beside(pool: str, env: Mapping[str, str]) -> Worker:
 
 def main() -> int:
     folder = fetch()
-    suites = QUICK if os.environ.get("SUITES") == "quick" else ALL
+    suites = {"quick": QUICK, "chords": CHORDS}.get(os.environ.get("SUITES", ""), ALL)
     failed = [suite.name for suite in suites if not passes(suite, folder)]
     return int(bool(failed))
 
@@ -164,7 +175,7 @@ def passes(suite: Suite, folder: Path) -> bool:
     """Run a suite both ways and print what differs; whether there is a reason for all of it."""
     began = time.monotonic()
     found: dict[str, dict[str, str]] = {}
-    for name, graceful in (("plain", ""), ("graceful", "all" if suite.broker else "apps")):
+    for name, graceful in suite.modes:
         try:
             found[name] = run(suite, folder, graceful)
         except NoOutcome as exc:

@@ -20,13 +20,17 @@ _outcomes: dict[str, str] = {}
 
 def pytest_configure(config: Any) -> None:
     if os.environ.get("GRACEFUL"):
-        make_all_graceful(default=os.environ["GRACEFUL"] == "all")
+        make_all_graceful(os.environ["GRACEFUL"])
     if os.environ.get("OWN_WORKER"):
         take_no_embedded_worker()
 
 
-def make_all_graceful(*, default: bool) -> None:
-    """Every app from now on; with ``default`` all tasks that name no base, too."""
+def make_all_graceful(what: str) -> None:
+    """Every app from now on.
+
+    Args:
+        what: ``apps`` alone, ``all`` for tasks that name no base too, ``chords`` to track them.
+    """
     from celery_graceful import Graceful
 
     plain = Celery.__init__
@@ -34,8 +38,10 @@ def make_all_graceful(*, default: bool) -> None:
     @wraps(plain)
     def __init__(self: Celery, *args: Any, **kwargs: Any) -> None:
         plain(self, *args, **kwargs)
-        if default:
-            self.add_defaults({"graceful_default_task": True})
+        if what != "apps":
+            self.add_defaults(
+                {"graceful_default_task": True, "graceful_track_chords": what == "chords"}
+            )
         Graceful(self)
 
     Celery.__init__ = __init__

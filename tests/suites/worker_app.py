@@ -9,7 +9,7 @@ from celery import Celery
 from tests.suites.plugin import make_all_graceful
 
 if os.environ.get("GRACEFUL"):
-    make_all_graceful(default=os.environ["GRACEFUL"] == "all")
+    make_all_graceful(os.environ["GRACEFUL"])
 
 app = Celery("celery.tests", broker=os.environ["TEST_BROKER"], backend=os.environ["TEST_BACKEND"])
 app.conf.update(result_extended=True, task_create_missing_queues=False)
