@@ -101,7 +101,9 @@ class _Tells:
     def on_chord_part_return(self, request: Any, state: Any, result: Any, **kwargs: Any) -> Any:
         """A part of a header has ended."""
         body = callback_of(first_headers(request.chord))
-        store = None if body is None else find_store(self.app)
+        # A body may be a chord itself, whose parts belong to another group.
+        is_its_own = body is not None and body.batch == request.group
+        store = find_store(self.app) if is_its_own else None
         if store is None:
             return super().on_chord_part_return(request, state, result, **kwargs)  # type: ignore[misc]
         if not self._counts_once(request):

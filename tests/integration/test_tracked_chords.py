@@ -10,9 +10,10 @@ from celery import chain, chord, group, states
 
 from celery_graceful.batches.chord_ledger import ChordLedger
 from celery_graceful.batches.findings import Missing
-from celery_graceful.batches.marks import Mark
+from celery_graceful.batches.marks import COPY, Mark
 from celery_graceful.batches.model import ON_COMPLETE, Due, Outcome
 from celery_graceful.batches.packing import unpack
+from celery_graceful.batches.parts import part_of
 from celery_graceful.batches.repair import Repair
 from celery_graceful.batches.standing import standing_of
 from celery_graceful.batches.status import State
@@ -157,6 +158,33 @@ def test_a_chord_in_a_chain_of_the_header(tracked: ByHand) -> None:
     (last,) = tracked.take()
     tracked.ends(last, 7)
     ended(tracked, body, 1, 7)
+
+
+def test_a_body_that_is_a_chord(tracked: ByHand) -> None:
+    """It is part of the first one, which ends with the last task."""
+    pair = [tracked.add.si(1), tracked.add.si(2)]
+    body = tracked.apply(chain(group(pair), group(pair), group(pair), tracked.add.s()))
+    contexts = tracked.take()
+    chord_id = contexts[0].group
+    for _ in range(3):
+        assert len(contexts) == 2
+        for context in contexts:
+            assert may_run(tracked, context)
+            tracked.ends(context)
+        contexts = tracked.take()
+    (last,) = contexts
+    assert last.id == body
+    assert may_run(tracked, last)
+    tracked.ends(last)
+    assert tracked.status(chord_id).state is State.DONE
+    assert tracked.take() == []
+
+
+def may_run(one: ByHand, context: Any) -> bool:
+    """Whether the gate lets it pass, if it stands before one."""
+    copy, part = getattr(context, COPY, None), part_of(vars(context))
+    assert part is not None
+    return copy is None or one.ledger.may_run(*part.of, copy)
 
 
 def test_a_header_that_comes_again(tracked: ByHand) -> None:
