@@ -23,13 +23,14 @@ from celery_graceful.batches.chord_groups import SEVERAL, last_id, sent_for, tra
 from celery_graceful.batches.chord_ledger import ChordLedger
 from celery_graceful.batches.marks import (
     CALLBACK,
+    CHORD,
     COPY,
     Mark,
     callback_of,
     first_headers,
     member_of,
 )
-from celery_graceful.batches.model import End, Outcome
+from celery_graceful.batches.model import ON_COMPLETE, End, Outcome
 from celery_graceful.store.store import StoreAway, find_store
 
 __all__ = ["return_part", "tracked"]
@@ -47,13 +48,13 @@ class _Returning:
         self.copy = secrets.token_hex(8)
         self.sent: set[Mark] = set()
 
-    def on_sent(self, body: Mark) -> None:
+    def on_sent(self, body: Mark, *, ended: bool) -> None:
         """The body of a chord is on its way: what is still waited for has returned its part."""
         if body in self.sent:  # one of several tasks that it is made of
             return
         self.sent.add(body)
         try:
-            if self.ledger.sent_by_celery(*body):
+            if self.ledger.sent_by_celery(*body, ended=ended):
                 pending = self.ledger.members_pending(body.batch)
                 self.ledger.end(
                     [
@@ -69,6 +70,12 @@ class _Returning:
 _returning: ContextVar[_Returning | None] = ContextVar("graceful_returning", default=None)
 
 
+def _body_of(headers: Any) -> Mark | None:
+    """The chord whose body a task begins."""
+    chord = headers.get(CHORD) if headers else None
+    return callback_of(headers) or (Mark(chord, ON_COMPLETE) if isinstance(chord, str) else None)
+
+
 def _before_publish(headers: Any = None, **_: Any) -> None:
     if not headers or CALLBACK not in headers or COPY in headers:
         return
@@ -81,9 +88,9 @@ def _before_publish(headers: Any = None, **_: Any) -> None:
 
 def _after_publish(headers: Any = None, **_: Any) -> None:
     now = _returning.get()
-    body = None if now is None else callback_of(headers)
+    body = None if now is None else _body_of(headers)
     if now is not None and body is not None:
-        now.on_sent(body)
+        now.on_sent(body, ended=CALLBACK not in headers)
 
 
 class _Tells:
@@ -100,7 +107,7 @@ class _Tells:
 
     def on_chord_part_return(self, request: Any, state: Any, result: Any, **kwargs: Any) -> Any:
         """A part of a header has ended."""
-        body = callback_of(first_headers(request.chord))
+        body = _body_of(first_headers(request.chord))
         # A body may be a chord itself, whose parts belong to another group.
         is_its_own = body is not None and body.batch == request.group
         store = find_store(self.app) if is_its_own else None
@@ -117,7 +124,7 @@ class _Tells:
             return super().chord_error_from_stack(callback, exc)  # type: ignore[misc]
         finally:
             headers = first_headers(callback)
-            body, member = callback_of(headers), member_of(headers)
+            body, member = _body_of(headers), member_of(headers)
             store = find_store(self.app) if body or member else None
             if store is not None:
                 self._say_failed(ChordLedger(store), body, member)
@@ -178,7 +185,7 @@ def return_part(app: Any, sig: Any) -> None:
         sig: As it would be sent again, with its id.
     """
     options, backend = sig.options, app.backend
-    if not options.get("chord") or not callback_of(first_headers(options["chord"])):
+    if not options.get("chord") or not _body_of(first_headers(options["chord"])):
         return
     last = last_id(sig)
     meta = backend.get_task_meta(last, cache=False)

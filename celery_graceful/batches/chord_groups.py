@@ -17,7 +17,7 @@ from itertools import chain, islice
 from typing import Any
 from uuid import uuid4
 
-from celery.canvas import group, maybe_signature
+from celery.canvas import _chain, group, maybe_signature
 from celery.result import GroupResult
 from celery.utils.log import get_logger
 
@@ -25,6 +25,7 @@ from celery_graceful.batches.chord_ledger import ChordLedger
 from celery_graceful.batches.marks import (
     BATCH,
     CALLBACK,
+    CHORD,
     LAST,
     Mark,
     callback_of,
@@ -205,8 +206,18 @@ class _Entry:
             self._lose(exc)
 
     def _marked(self, body: Any) -> Any:
-        sig = maybe_signature(body, app=self.app, clone=True)
-        mark(sig, {CALLBACK: str(Mark(self.id, ON_COMPLETE)), LAST: last_id(sig)})
+        """Its first task is the callback. Where it begins with several, it ends when they are sent.
+
+        What follows, also another chord, stands for itself.
+        """
+        sig = first = maybe_signature(body, app=self.app, clone=True)
+        while isinstance(first, _chain) and (parts := parts_of(first)):
+            first = parts[0]
+        if parts_of(first) is None:
+            mine = Mark(self.id, ON_COMPLETE)
+            mark(first, {CALLBACK: str(mine), LAST: str(first.options.get("task_id"))})
+        else:
+            mark(first, {CHORD: self.id})
         return sig
 
     def _member(self, sig: Any, result: Any) -> tuple[str, bytes]:

@@ -10,6 +10,8 @@
     The id of that task, where it is another one: of what Celery made, not this package.
 ``graceful_copy``
     A nonce, where several copies of a callback may be on their way: the first that starts runs.
+``graceful_chord``
+    Id of a chord whose body begins with several tasks: it ends when they are sent.
 
 Celery carries headers over a retry and along a chain, but not to what a task is replaced by.
 """
@@ -30,6 +32,7 @@ from celery_graceful.batches.left_out import Replaced
 __all__ = [
     "BATCH",
     "CALLBACK",
+    "CHORD",
     "COPY",
     "LAST",
     "OURS",
@@ -45,7 +48,7 @@ __all__ = [
 ]
 
 BATCH, CALLBACK, COPY = "graceful_batch", "graceful_batch_callback", "graceful_copy"
-LAST = "graceful_last"
+LAST, CHORD = "graceful_last", "graceful_chord"
 
 #: What is carried on to whatever goes on in the place of a task.
 OURS = (BATCH, CALLBACK, LAST, COPY)

@@ -10,10 +10,9 @@ from celery import chain, chord, group, states
 
 from celery_graceful.batches.chord_ledger import ChordLedger
 from celery_graceful.batches.findings import Missing
-from celery_graceful.batches.marks import COPY, Mark
+from celery_graceful.batches.marks import Mark
 from celery_graceful.batches.model import ON_COMPLETE, Due, Outcome
 from celery_graceful.batches.packing import unpack
-from celery_graceful.batches.parts import part_of
 from celery_graceful.batches.repair import Repair
 from celery_graceful.batches.standing import standing_of
 from celery_graceful.batches.status import State
@@ -161,30 +160,32 @@ def test_a_chord_in_a_chain_of_the_header(tracked: ByHand) -> None:
 
 
 def test_a_body_that_is_a_chord(tracked: ByHand) -> None:
-    """It is part of the first one, which ends with the last task."""
+    """It is in the ledger itself, and the first one ends when it is sent."""
     pair = [tracked.add.si(1), tracked.add.si(2)]
     body = tracked.apply(chain(group(pair), group(pair), group(pair), tracked.add.s()))
-    contexts = tracked.take()
-    chord_id = contexts[0].group
+    contexts, chords = tracked.take(), set()
     for _ in range(3):
         assert len(contexts) == 2
         for context in contexts:
-            assert may_run(tracked, context)
             tracked.ends(context)
+        chords.add(context.group)
         contexts = tracked.take()
     (last,) = contexts
     assert last.id == body
-    assert may_run(tracked, last)
     tracked.ends(last)
-    assert tracked.status(chord_id).state is State.DONE
-    assert tracked.take() == []
+    assert len(chords) == 3
+    assert [tracked.status(one).state for one in chords] == [State.DONE] * 3
 
 
-def may_run(one: ByHand, context: Any) -> bool:
-    """Whether the gate lets it pass, if it stands before one."""
-    copy, part = getattr(context, COPY, None), part_of(vars(context))
-    assert part is not None
-    return copy is None or one.ledger.may_run(*part.of, copy)
+def test_a_body_that_is_a_group(tracked: ByHand) -> None:
+    """Each of its tasks runs, whichever fails."""
+    tracked.apply(chord([tracked.add.s(1)], group(tracked.add.s() for _ in range(3))))
+    (context,) = tracked.take()
+    tracked.ends(context)
+    assert tracked.status(context.group).state is State.DONE
+    bodies = tracked.take()
+    assert [one.args for one in bodies] == [[[1]]] * 3
+    assert len({one.group for one in bodies}) == 1
 
 
 def test_a_header_that_comes_again(tracked: ByHand) -> None:
