@@ -210,7 +210,7 @@ class Settings:
         batch_linger: Seconds for which a batch that has ended is remembered.
         batch_repair: What workers do about missing members: ``"resend"`` them, have them
             ``"fail"``, or nothing, ``"off"``; ``None``: resend those whose tasks are graceful.
-        batch_missing_after: Seconds for which a batch has to stand still before it is looked at.
+        batch_missing_after: Seconds in which a batch that stands still has what is missing listed.
         track_chords: Keep the ledger of batches for native groups and chords as well.
         monitor_beat: Report the runs of all beat entries to monitors of the same names.
         monitor_exclude: Patterns (``fnmatch``) of beat entries that are not to be reported.

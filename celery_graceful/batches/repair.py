@@ -27,7 +27,7 @@ from celery_graceful.batches.sought import callback_member, callback_name
 from celery_graceful.batches.standing import Standing, still_open
 from celery_graceful.batches.status import State
 from celery_graceful.checkpoints.checkpoint import SENT_AGAIN
-from celery_graceful.store.store import fork_gate
+from celery_graceful.store.store import find_workers_store, fork_gate
 from celery_graceful.system.describe import describe
 
 __all__ = ["Repair", "Repaired"]
@@ -146,8 +146,8 @@ class Repair:
         members = still_open(self.ledger, batch, members)
         ends = {m: how for m in members if (how := self._outcome_of(m, now)) is not None}
         if len(ends) < len(members):
-            prefix = f"{batch}/"
-            for memberships in Walk(self.ledger.store).messages_of("graceful:quarantine", "hash"):
+            prefix, store = f"{batch}/", find_workers_store(self.app) or self.ledger.store
+            for memberships in Walk(store).messages_of("graceful:quarantine", "hash"):
                 kept = {text[len(prefix) :] for text in memberships if text.startswith(prefix)}
                 ends.update(dict.fromkeys(kept.intersection(members), Outcome.FAILED))
         self._return_parts(batch, list(ends))

@@ -83,9 +83,7 @@ def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> None:
 @JSON
 @click.option("--member", "members", multiple=True, help="This one, wherever it is.")
 @click.option("--unsure", is_flag=True, help="Also those that may be in a queue all the same.")
-@click.option(
-    "--close", is_flag=True, help="Its producer is dead, and it has all its members."
-)
+@click.option("--close", is_flag=True, help="Its producer is dead, and it has all its members.")
 @click.pass_context
 def resend(
     ctx: click.Context,
@@ -111,9 +109,7 @@ def resend(
         for member, why in done.left.items():
             click.echo(f"  {member} left alone: {why}")
         if remedies.ledger.state(batch_id) is State.SENDING:
-            click.echo(
-                "  it is being sent; if its producer is dead: Batch.resume(), or --close"
-            )
+            click.echo("  it is being sent; if its producer is dead: Batch.resume(), or --close")
 
 
 @batches.command(cls=CeleryCommand)
