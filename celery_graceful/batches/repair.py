@@ -7,6 +7,7 @@ its result says.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
@@ -197,7 +198,7 @@ class Repair:
         may_resend: Callable[[str], bool],
         done: Repaired,
     ) -> None:
-        kept = self.ledger.messages(batch, members)
+        kept, expired = self.ledger.messages(batch, members), []
         for member in members:
             why = ""
             if not kept.get(member):
@@ -205,6 +206,9 @@ class Repair:
             else:
                 try:
                     sig = unpack(self.app, kept[member], Mark(batch, member))
+                    if _has_expired(sig):  # RabbitMQ drops it by itself, before any worker sees it
+                        expired.append(member)
+                        continue
                     why = self._why_not(sig, may_resend)
                     if not why:
                         self._send(sig)
@@ -214,6 +218,8 @@ class Repair:
                 done.left[member] = why
             else:
                 done.resent.append(member)
+        self._end(batch, dict.fromkeys(expired, Outcome.REVOKED))
+        done.ended.extend(expired)
 
     def _why_not(self, sig: Any, may_resend: Callable[[str], bool]) -> str:
         if any(isinstance(part, chord) for part in all_of(sig)) and self._polls_chords():
@@ -258,6 +264,11 @@ def _refusal(sig: Any, may_resend: Callable[[str], bool]) -> str:
     if not refused:
         return ""
     return f"not graceful, so sent again by hand only: {', '.join(refused)}"
+
+
+def _has_expired(sig: Any) -> bool:
+    until = None if parts_of(sig) else _moment(sig.options.get("expires"))
+    return until is not None and until < time.time()
 
 
 def _moment(date_done: Any) -> float | None:

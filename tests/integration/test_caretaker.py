@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -348,3 +349,12 @@ class TestFromAShell:
         assert command("drop", "b") == "b dropped\n"
         assert "there is no batch 'b'" in command("show", "b", status=1)
         assert "no batch is unfinished" in command("list")
+
+
+def test_what_has_expired_was_revoked(shop: Shop) -> None:
+    """RabbitMQ drops it in its queue: no worker hears of it."""
+    past = datetime.now(timezone.utc) - timedelta(seconds=5)
+    shop.batch("b", one=shop.plain.s().set(expires=past), two=shop.graceful.s().set(expires=past))
+    shop.look()
+    assert shop.ledger.status("b").revoked == 2
+    assert not shop.sent()
