@@ -124,10 +124,8 @@ class Claims:
         """Delete a claim soon. From any thread."""
         with self._lock:
             self._acks.add(tag.worker, tag.number)
-            self.running.discard(tag)
-            asleep = self._sending.awaken()
-        if asleep:
-            self._sending.wake()
+        self.running.discard(tag)
+        self._sending.rouse()
 
     def end_with(self, tag: Tag, end: Any) -> None:
         """When that claim is acknowledged, write this down in the same step. From any thread."""
@@ -188,7 +186,8 @@ class Claims:
         tags = [f"{worker}/{number}" for number in numbers]
         for tag in tags:
             self.held.pop(tag, None)
-            self.running.discard(tag)
+            if not acked:  # else that was done when it was
+                self.running.discard(tag)
         self.ended.difference_update(tags)
         self.begun.difference_update(tags)
         self._acks.forget(tags, acked=acked)

@@ -84,9 +84,10 @@ def may_start(task: Any) -> bool:
 
 def holds_claim(task: Any) -> bool:
     """Whether the delivery that ``task`` runs is ours: not taken away, its claim ``still_mine``."""
-    if worker_state.board.value is None:
+    board = worker_state.board.value
+    if board is None:
         return True
-    if was_taken_away(task.request):
+    if board.taken_away and was_taken_away(task.request):
         return False
     claim = claim_of(task)
     return claim is None or still_mine(task.app, claim)

@@ -63,7 +63,9 @@ class Sending:
         self._bell.ring()
 
     def rouse(self) -> None:
-        """There is something to send: go on if it sleeps."""
+        """There is something to send, added before: go on if it sleeps. Not under the lock."""
+        if self._awake:  # it looks again before it sleeps
+            return
         with self._lock:
             asleep = self.awaken()
         if asleep:
@@ -102,8 +104,10 @@ class Sending:
                 self._bell.wait(RETRY)
                 continue
             with self._lock:
-                self._awake = bool(self._more())
-                if not self._awake:
+                self._awake = False  # before it looks: who comes later finds it asleep
+                if self._more():
+                    self._awake = True
+                else:
                     self._hurry = False
             if not self._awake:
                 self._settled.ring()

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from importlib.resources import files
 from queue import Empty
 from time import monotonic
@@ -33,10 +34,10 @@ from kombu.utils.json import dumps
 from redis.exceptions import NoScriptError
 
 from celery_graceful.claims.arrival import deliver
-from celery_graceful.claims.book import Claims, Tag
+from celery_graceful.claims.book import Claims
 from celery_graceful.claims.claimant import WORKERS, Claimant, claims_key
+from celery_graceful.claims.qos import QoS
 from celery_graceful.store.client import dropping, is_answer, is_forbidden
-from celery_graceful.store.store import StoreAway
 from celery_graceful.system.describe import describe
 
 __all__ = ["Channel", "SentinelChannel", "SentinelTransport", "Transport", "bell_of"]
@@ -72,50 +73,6 @@ class Script:
 
 
 CLAIM, PUT = Script("claim"), Script("put")
-
-
-class QoS(kombu_redis.QoS):
-    """Claimed messages are in Redis already: nothing is written when they arrive."""
-
-    def append(self, message: Any, delivery_tag: str) -> None:
-        if isinstance(delivery_tag, Tag):
-            super(kombu_redis.QoS, self).append(message, delivery_tag)
-        else:
-            super().append(message, delivery_tag)
-
-    def ack(self, delivery_tag: str) -> None:
-        if isinstance(delivery_tag, Tag):
-            delivery_tag.book.ack(delivery_tag)
-            self._quick_ack(delivery_tag)
-            if not self.channel._in_poll:
-                delivery_tag.book.on_room()
-        else:
-            super().ack(delivery_tag)
-
-    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        if not isinstance(delivery_tag, Tag):
-            super().reject(delivery_tag, requeue=requeue)
-        elif requeue:
-            try:
-                delivery_tag.book.give_back([delivery_tag])
-            except StoreAway:  # said once, by the store
-                logger.warning("%s goes back when Redis answers", delivery_tag)
-            self._quick_ack(delivery_tag)
-        else:
-            self.ack(delivery_tag)
-
-    def restore_unacked(self, client: Any = None) -> None:
-        self._forget_claims()
-        super().restore_unacked(client)
-
-    def restore_unacked_once(self, stderr: Any = None) -> None:
-        self._forget_claims()
-        super().restore_unacked_once(stderr)
-
-    def _forget_claims(self) -> None:
-        """They stay claimed when the connection ends, and the process gives them back itself."""
-        for tag in [tag for tag in self._delivered if isinstance(tag, Tag)]:
-            del self._delivered[tag]
 
 
 class _Fetch:
@@ -175,6 +132,26 @@ class _Claiming:
 
     # -- fetching ------------------------------------------------------------------
 
+    @property
+    def active_queues(self: Any) -> Any:
+        """As kombu's, which the loop asks for at each turn, and more than once."""
+        if self.active_fanout_queues:
+            return super().active_queues  # type: ignore[misc]
+        return list(dict.fromkeys(self._active_queues))
+
+    @cached_property
+    def _keys(self) -> dict[str, tuple[str, ...]]:
+        """Of the queues that it fetches from: their bells, and their lists by priority."""
+        return {}
+
+    def _keys_of(self: Any, queue: str) -> tuple[str, ...]:
+        keys: tuple[str, ...] | None = self._keys.get(queue)
+        if keys is None:
+            prefix = self.global_keyprefix or ""
+            lists = [self._q_for_pri(queue, pri) for pri in self.priority_steps]
+            keys = self._keys[queue] = tuple(prefix + key for key in (bell_of(queue), *lists))
+        return keys
+
     def _brpop_start(self: Any, timeout: float | None = None) -> None:
         book: Claims | None = self._book
         who = None if book is None else book.who
@@ -183,33 +160,29 @@ class _Claiming:
             # Its default differs between versions; None would wait for ever in the older ones.
             super()._brpop_start(*(() if timeout is None else (timeout,)))  # type: ignore[misc]
             return
-        queues = self._queue_cycle.consume(len(self.active_queues))
+        queues = self._queue_cycle.consume(len(self._active_queues))
         if not queues:
             return
         fetch = _Fetch(self._next, who, book, queues)
-        prefix = self.global_keyprefix or ""
-        bells = [prefix + bell_of(queue) for queue in queues]
+        # By priority, and in each by queue; the bells come first.
+        keys = [key for column in zip(*map(self._keys_of, queues), strict=True) for key in column]
+        bells = len(queues)
         if fetch.kind == "BRPOP":
-            command: Iterable[Any] = (*bells, self._wait)
+            command: Iterable[Any] = (*keys[:bells], self._wait)
         else:
-            lists = [
-                prefix + self._q_for_pri(queue, pri)
-                for pri in self.priority_steps
-                for queue in queues
-            ]
-            command = fetch.lists = lists
+            command = fetch.lists = keys[bells:]
             if fetch.kind == "EVALSHA":
-                command = self._claim(fetch, prefix, bells + lists)
-        self._in_poll = self.client.connection
+                command = self._claim(fetch, keys)
+        connection = self._in_poll = self.client.connection
         self._brpop_sent_at = monotonic()
         self._fetch = fetch
         name = fetch.kind
         if name == "EVALSHA" and not self._knows_script:
             name = "EVAL"
-        self.client.connection.send_command(name, *command)
+        connection.send_command(name, *command)
 
-    def _claim(self: Any, fetch: _Fetch, prefix: str, keys: list[str]) -> list[Any]:
-        worker, room = fetch.who.worker, self._room()
+    def _claim(self: Any, fetch: _Fetch, keys: list[str]) -> list[Any]:
+        worker, room, prefix = fetch.who.worker, self._room(), self.global_keyprefix or ""
         fetch.first = fetch.who.take_numbers(room)
         keys = [prefix + WORKERS, prefix + claims_key(worker), *keys]
         in_turn = self.queue_order_strategy == "round_robin"

@@ -8,11 +8,11 @@ from typing import Any
 from celery import states
 
 from celery_graceful.batches.model import Outcome
-from celery_graceful.checkpoints.checkpoint import may_resume
 from celery_graceful.deliveries.handler_errors import say
 from celery_graceful.deliveries.member_end import MemberEnd
 from celery_graceful.deliveries.stage import UNBEGUN, Stage
 from celery_graceful.monitors import outcome
+from celery_graceful.monitors.registry import Monitors
 
 __all__ = ["Delivery"]
 
@@ -27,6 +27,9 @@ _OUTRANKED = {
 class Delivery(MemberEnd):
     """A message in the main process, from its arrival to its acknowledgement."""
 
+    #: Of the task's app; as ``host``.
+    monitors: Monitors
+
     def arrived(self) -> None:
         """The worker holds it."""
         self.ledger.enter(self)
@@ -37,7 +40,7 @@ class Delivery(MemberEnd):
         To them ``INTERRUPTED`` is a state that they do not know, and Celery lets such a one stand
         until the task succeeds or fails.
         """
-        if type in _OUTRANKED and self.wants_events and may_resume(self.context):
+        if self.came_before and type in _OUTRANKED and self.wants_events:
             fields["state"] = _OUTRANKED[type]
         super().send_event(type, **fields)
 
@@ -52,7 +55,7 @@ class Delivery(MemberEnd):
         self.started_at = time.monotonic()
         if self.expires and self.claim is not None:
             self.claim.book.begun.add(str(self.claim))
-        if self.check_in is not None:
+        if self.monitors.may_have(self.task, self.request_dict) and self.check_in is not None:
             self.host.on_check_in()
         self.note = self.ledger.post_mortems.begins(self)
         return True

@@ -13,7 +13,7 @@ from kombu.utils.objects import cached_property
 
 from celery_graceful.batches.model import Outcome
 from celery_graceful.batches.parts import part_of
-from celery_graceful.checkpoints.checkpoint import DELIVERY
+from celery_graceful.checkpoints.checkpoint import DELIVERY, may_resume
 from celery_graceful.claims.book import Tag
 from celery_graceful.claims.fence import CLAIM
 from celery_graceful.deliveries.stage import LEFT, Stage
@@ -36,6 +36,24 @@ class HeldMessage(Request):
     #: Its task hands it to the pool by itself.
     by_others = False
 
+    # As of its arrival: what changes it has said so itself.
+    stage = Stage.RECEIVED
+    started_at: float | None = None
+    #: It goes on as another delivery, or another try.
+    goes_on = False
+    #: Its success was stored, or its retry sent, before its process was lost.
+    is_settled = False
+    #: It was revoked while it ran, and was told so.
+    told_to_end = False
+    #: Others took the worker for dead, and have the message.
+    lost = False
+    #: What the store was told of its start.
+    note: str | None = None
+    #: The connection that it came over is gone, and the message back at the broker.
+    orphaned = False
+    #: The claim of its message, on Redis.
+    claim: Tag | None = None
+
     _check_in: CheckIn | None
     _message: Any
     _on_ack: Any
@@ -43,30 +61,18 @@ class HeldMessage(Request):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.stage = Stage.RECEIVED
-        self.started_at: float | None = None
-        #: It goes on as another delivery, or another try.
-        self.goes_on = False
-        #: Its success was stored, or its retry sent, before its process was lost.
-        self.is_settled = False
-        #: It was revoked while it ran, and was told so.
-        self.told_to_end = False
-        #: Others took the worker for dead, and have the message.
-        self.lost = False
-        #: What the store was told of its start.
-        self.note: str | None = None
-        #: The connection that it came over is gone, and the message back at the broker.
-        self.orphaned = False
+        fields, message = self.request_dict, self.message
         #: What it is to a batch.
-        self.part = part_of(self.request_dict)
+        self.part = part_of(fields)
         # Tells the deliveries of a task apart; the copies of the message cannot.
-        self.request_dict[DELIVERY] = f"{_BOOT}:{next(_numbers)}"
-        tag = self.message.delivery_tag
-        #: The claim of its message, on Redis.
-        self.claim = tag if isinstance(tag, Tag) else None
-        if self.claim is not None:
-            self.request_dict[CLAIM] = str(tag)
-            self.claim.book.held[self.claim] = self.message
+        fields[DELIVERY] = f"{_BOOT}:{next(_numbers)}"
+        #: An earlier delivery, or try, may have begun.
+        self.came_before = may_resume(fields)
+        tag = message.delivery_tag
+        if isinstance(tag, Tag):
+            self.claim = tag
+            fields[CLAIM] = str(tag)
+            tag.book.held[tag] = message
         self.arrived()
 
     def arrived(self) -> None:

@@ -172,7 +172,8 @@ class Ledger:
             # The hard deadline has its own thread, and sends what it has to say itself.
             ran = request.running_for if stage is Stage.FINISHED else 0.0
             self.post_mortems.ends(request.id, request.note, ran, wake=stage is not Stage.GIVEN_UP)
-        self.changed()
+        if not self.leaving.count:  # else who is on the way out says so at the end of it
+            self.changed()
         return True
 
     def finish(self, request: HeldMessage) -> bool:

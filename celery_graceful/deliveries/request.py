@@ -15,7 +15,7 @@ from celery.worker.request import Request
 
 from celery_graceful.batches.left_out import LeftOut, Why
 from celery_graceful.batches.model import Outcome
-from celery_graceful.checkpoints.checkpoint import DELIVERY, may_resume
+from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.deliveries.custom_strategies import has_own_strategy
 from celery_graceful.deliveries.delivery import Delivery
 from celery_graceful.deliveries.exc_info import as_failure, as_lost, raised
@@ -26,6 +26,7 @@ from celery_graceful.deliveries.requeue import NotTaken
 from celery_graceful.deliveries.stage import OPEN, Stage
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.monitors import outcome
+from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.phases import InterruptReason
 from celery_graceful.system.describe import describe
 from celery_graceful.task.base import GracefulTask
@@ -65,6 +66,8 @@ class GracefulRequest(Delivery):
 
     def revoked(self) -> bool:
         """Asked before anything is started: also where a drain stops a request."""
+        if self.stage is Stage.HANDED_OVER and not self.by_others:
+            return False  # it was asked a moment ago, and there is no way back
         if self.has_left:
             return True
         if super().revoked():
@@ -264,10 +267,9 @@ class GracefulRequest(Delivery):
 
     def settle(self) -> None:
         """It has ended; if that was for good, its checkpoint is of no use any more."""
-        marked = worker_state.board.value is not None and worker_state.board.value.take_mark(
-            self.id
-        )
-        if not self.goes_on and (marked or may_resume(self.request_dict)):
+        board = worker_state.board.value
+        marked = board is not None and board.take_mark(self.id)
+        if not self.goes_on and (marked or self.came_before):
             token = self.request_dict[DELIVERY]
             self.host.discard(self.task.name, self.id, token, self.started_at, self.is_off_hands)
 
@@ -310,24 +312,28 @@ def _ends_once(on_success: Callable[..., Any]) -> Callable[..., Any]:
             return
         with self.ledger.leaving:
             if self.ledger.finish(self):
-                self.has_succeeded_whole()
+                if self.part is not None:
+                    self.has_succeeded_whole()
                 try:
                     on_success(self, failed__retval__runtime, **kwargs)
                     self.settle()
                 except BaseException as exc:
                     put_right(self, exc)
                 finally:
-                    self.write_end()
+                    if self.part is not None:
+                        self.write_end()
 
     return guarded
 
 
 def _hands_over(execute_using_pool: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(self: GracefulRequest, pool: Any, **kwargs: Any) -> Any:
-        if self.stage is Stage.FINISHED or self.host.redeliveries.settle(self):
+        if self.stage is Stage.FINISHED or (
+            self.came_before and self.host.redeliveries.settle(self)
+        ):
             let_go(self)
             raise TaskRevokedError(self.id)  # its place in the pool is free again
-        if self.look_into():
+        if self.came_before and self.look_into():
             return None
         if not self.host.can_pass_by and not self.revoked():  # no way back from here
             with self.ledger.lock:
@@ -355,5 +361,6 @@ def adopt(task: Any, host: Host) -> None:
     base = symbol_by_name(task.Request)
     base = vars(base).get("plain", base)  # another worker of this process has adopted it
     bases = (GracefulRequest,) if base is Request else (GracefulRequest, base)
-    own = {"host": host, "ledger": host.ledger, "by_others": has_own_strategy(task)}
-    task.Request = type("GracefulRequest", bases, {**own, "plain": base})
+    own = {"host": host, "ledger": host.ledger, "monitors": monitors_of(task.app)}
+    own |= {"by_others": has_own_strategy(task), "plain": base}
+    task.Request = type("GracefulRequest", bases, own)

@@ -10,6 +10,8 @@ __all__ = ["LEFT", "OPEN", "UNBEGUN", "Stage"]
 class Stage(enum.Enum):
     """Where a delivery stands. Only the first three can change."""
 
+    __hash__ = object.__hash__  # there is one of each; that of enums is made of their names
+
     RECEIVED = "received"
     HANDED_OVER = "handed over"
     RUNNING = "running"

@@ -20,7 +20,9 @@ __all__ = ["flaw_of", "has_text", "reason_of"]
 #: Longest id and name of a task that can be used.
 LONGEST = 1000
 
+# What most messages say there.
 _NO_LIMITS = [None, None]
+_NOTHING_FOLLOWS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 #: Years at whose ends another time zone is beyond what a date can say.
 _EDGES = ("0001", "9999")
@@ -92,9 +94,9 @@ def _flaw_of_payload(payload: Any) -> str | None:
         return "its body is not args, kwargs and options"
     if not isinstance(args, (list, tuple)):
         return "its args are no list"
-    if not _are_names(kwargs):
+    if kwargs != {} and not _are_names(kwargs):
         return "its kwargs are no names with values"
-    if not embed:
+    if not embed or embed == _NOTHING_FOLLOWS:
         return None
     if not _are_names(embed):
         return "its options are no names with values"

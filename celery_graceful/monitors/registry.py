@@ -173,6 +173,11 @@ class Monitors:
 
     # -- one run ---------------------------------------------------------------------
 
+    def may_have(self, task: Any, headers: Mapping[str, Any]) -> bool:
+        """Whether a delivery may have a check-in; cheap, as it is asked of each."""
+        asked = self._own.get(task.name, True)
+        return asked is not None or STAMP in headers or SENTRY_SLUG in headers
+
     def of_run(self, task: Any, task_id: str, headers: Mapping[str, Any]) -> CheckIn | None:
         """The check-in of a delivery, if it has one.
 

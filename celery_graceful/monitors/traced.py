@@ -48,7 +48,9 @@ def trace_with_check_in(task: Any) -> None:
 
     @wraps(trace)
     def traced(task_id: str, args: Any, kwargs: Any, request: Any = None) -> Any:
-        check_in = _find(monitors, task, task_id, request)
+        check_in = None
+        if request is None or monitors.may_have(task, request):
+            check_in = _find(monitors, task, task_id, request)
         if check_in is None:
             return trace(task_id, args, kwargs, request)
         if not _will_not_start(task):

@@ -100,9 +100,11 @@ class _GracefulChild:
                     return None
             if message:
                 nonlocal first
-                for request in _deliveries(message[1][3]):
-                    note_now(self.initargs[0], request, first=first, in_child=True)
-                    first = False
+                for arg in message[1][3]:  # as in ``_deliveries``, which is for few
+                    if isinstance(arg, dict) and DELIVERY in arg:
+                        if first or (arg.get("delivery_info") or {}).get("redelivered"):
+                            note_now(self.initargs[0], arg, first=first, in_child=True)
+                        first = False
             return message
 
         self.wait_for_job = wait_for_job

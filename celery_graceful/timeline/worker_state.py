@@ -73,6 +73,9 @@ def worker_interrupt() -> Interrupt | None:
 
 def holds(worker: str) -> bool | None:
     """Whether claims of that identity are held. ``None``: only the store knows."""
+    first = board.value
+    if first is not None and first.holds(worker):
+        return True
     answers = [each.holds(worker) for each in board.values if each is not None]
     if True in answers:
         return True

@@ -215,6 +215,7 @@ NAMES: dict[str, list[str] | None] = {
 #: Private names that are set on instances only: the tests below this table have them.
 INSTANCE = {
     "_accepted",
+    "_active_queues",
     "_active_tags",
     "_available_connections",
     "_busy_workers",
@@ -412,6 +413,8 @@ def test_redis_channels_fetch_as_the_transport_counts_on(redis_db: RedisDB) -> N
         consumer.consume()
         assert channel.handlers["BRPOP"] == channel._brpop_read
         assert channel._queue_cycle.consume(1) == ["pins"]
+        assert list(channel.active_queues) == channel._active_queues == ["pins"]
+        assert channel.active_fanout_queues == set()
         channel._queue_cycle.rotate("pins")
         channel.connection.cycle.on_poll_start()
         assert channel._in_poll is channel.client.connection

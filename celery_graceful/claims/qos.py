@@ -1,0 +1,59 @@
+"""What a channel has delivered, and not acknowledged: of claims the book knows it better."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.utils.log import get_logger
+from kombu.transport import redis as kombu_redis
+
+from celery_graceful.claims.book import Tag
+from celery_graceful.store.store import StoreAway
+
+__all__ = ["QoS"]
+
+logger = get_logger(__name__)
+
+
+class QoS(kombu_redis.QoS):
+    """Claimed messages are in Redis already: nothing is written when they arrive."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        if isinstance(delivery_tag, Tag):
+            super(kombu_redis.QoS, self).append(message, delivery_tag)
+        else:
+            super().append(message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        if isinstance(delivery_tag, Tag):
+            delivery_tag.book.ack(delivery_tag)
+            self._quick_ack(delivery_tag)
+            if not self.channel._in_poll:
+                delivery_tag.book.on_room()
+        else:
+            super().ack(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        if not isinstance(delivery_tag, Tag):
+            super().reject(delivery_tag, requeue=requeue)
+        elif requeue:
+            try:
+                delivery_tag.book.give_back([delivery_tag])
+            except StoreAway:  # said once, by the store
+                logger.warning("%s goes back when Redis answers", delivery_tag)
+            self._quick_ack(delivery_tag)
+        else:
+            self.ack(delivery_tag)
+
+    def restore_unacked(self, client: Any = None) -> None:
+        self._forget_claims()
+        super().restore_unacked(client)
+
+    def restore_unacked_once(self, stderr: Any = None) -> None:
+        self._forget_claims()
+        super().restore_unacked_once(stderr)
+
+    def _forget_claims(self) -> None:
+        """They stay claimed when the connection ends, and the process gives them back itself."""
+        for tag in [tag for tag in self._delivered if isinstance(tag, Tag)]:
+            del self._delivered[tag]
