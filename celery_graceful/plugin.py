@@ -15,7 +15,7 @@ from celery_graceful.cleanup import callbacks
 from celery_graceful.cleanup.callbacks import ExitHandle, Scope
 from celery_graceful.cleanup.resource import Resource
 from celery_graceful.exceptions import SettingsError
-from celery_graceful.monitors import Monitor, named
+from celery_graceful.monitors import Monitor, named_monitors
 from celery_graceful.settings import Settings
 from celery_graceful.system.process import itself
 
@@ -54,7 +54,7 @@ class Graceful:
         app.steps["worker"].add(_WORKER_STEP)
         app.steps["consumer"].add(_CONSUMER_STEP)
         if app.amqp_cls == "celery.app.amqp:AMQP":
-            app.amqp_cls = "celery_graceful.claims.amqp:GracefulAMQP"
+            app.amqp_cls = "celery_graceful.claims.app_amqp:GracefulAMQP"
             app.__dict__.pop("amqp", None)  # made before it was configured
         if not hasattr(app, "_plain_create_task_cls"):
             app._plain_create_task_cls = app.create_task_cls
@@ -62,7 +62,7 @@ class Graceful:
             app._plain_get_backend = app._get_backend
             app._get_backend = self._get_backend
 
-        named.know(app)
+        named_monitors.know(app)
         if "celery.worker.control" in sys.modules:  # a worker, or ``celery control``
             from celery_graceful.worker import control
 
@@ -211,7 +211,7 @@ class Graceful:
         name = task if isinstance(task, str) else getattr(task, "name", None)
         if not isinstance(name, str) or not name:
             raise SettingsError("Graceful.monitor", task, "give a task, or the name of one")
-        named.name(self.app, name, monitor)
+        named_monitors.name(self.app, name, monitor)
 
     def _exit_timeout(self) -> float:
         return self.settings.exit_timeout
@@ -219,7 +219,7 @@ class Graceful:
     def _create_task_cls(self) -> Any:
         """The base of tasks that name none: with ``graceful_default_task``, a graceful one."""
         if self.app.conf.get("graceful_default_task"):
-            from celery_graceful.task.default import make_default
+            from celery_graceful.task.default_base import make_default
 
             make_default(self.app)
         return self.app._plain_create_task_cls()

@@ -8,7 +8,7 @@ from typing import Any
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import object_hook
 
-from celery_graceful.claims.book import Tag
+from celery_graceful.claims.held_claims import Tag
 
 __all__ = ["deliver"]
 

@@ -13,7 +13,7 @@ from kombu.utils.json import dumps
 
 from celery_graceful.claims.claimant import claims_key, tombstone_key
 from celery_graceful.claims.lease_validity import EPOCH
-from celery_graceful.messages.redelivery import split
+from celery_graceful.messages.redelivered_flag import split
 from celery_graceful.store.store import COMMAND_TIMEOUT, Store
 from celery_graceful.system.portions import BYTES, COUNT, portions
 

@@ -7,7 +7,7 @@ from typing import Any
 from celery.utils.log import get_logger
 from kombu.transport import redis as kombu_redis
 
-from celery_graceful.claims.book import Tag
+from celery_graceful.claims.held_claims import Tag
 from celery_graceful.store.store import StoreAway
 
 __all__ = ["QoS"]

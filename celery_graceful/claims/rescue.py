@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from celery.utils.log import get_logger
 
-from celery_graceful.claims.book import Claims, Tag
 from celery_graceful.claims.claimant import FALLEN, begun_key, claims_key
+from celery_graceful.claims.held_claims import Claims, Tag
 from celery_graceful.claims.lease import about_key, dead_workers, take_for_dead
 from celery_graceful.claims.lease_validity import LeaseValidity
 from celery_graceful.claims.moves import read

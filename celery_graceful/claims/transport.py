@@ -34,8 +34,8 @@ from kombu.utils.json import dumps
 from redis.exceptions import NoScriptError
 
 from celery_graceful.claims.arrival import deliver
-from celery_graceful.claims.book import Claims
 from celery_graceful.claims.claimant import WORKERS, Claimant, claims_key
+from celery_graceful.claims.held_claims import Claims
 from celery_graceful.claims.qos import QoS
 from celery_graceful.store.client import dropping, is_answer, is_forbidden
 from celery_graceful.system.describe import describe

@@ -9,8 +9,8 @@ import click
 from celery.bin.base import CeleryCommand
 from kombu.transport import virtual
 
-from celery_graceful.claims.book import Claims
 from celery_graceful.claims.claimant import FALLEN, claims_key
+from celery_graceful.claims.held_claims import Claims
 from celery_graceful.claims.lease import dead_workers
 from celery_graceful.claims.rescue import Rescuer
 from celery_graceful.cli.app import app_of

@@ -7,11 +7,11 @@ May not know of pools, or of the drain: who wants to hear of an end says so to t
 
 __all__ = [
     "custom_strategies",
+    "duplicates",
     "held_message",
-    "host",
     "ledger",
-    "redeliveries",
     "request",
     "requeue",
     "stage",
+    "worker_services",
 ]

@@ -9,7 +9,7 @@ from weakref import WeakSet
 from celery.worker import state
 from celery.worker.request import Request
 
-from celery_graceful.claims.book import Claims, Tag
+from celery_graceful.claims.held_claims import Claims, Tag
 from celery_graceful.deliveries.handler_errors import let_go
 from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.deliveries.requeue import Requeue

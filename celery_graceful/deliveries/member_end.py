@@ -18,8 +18,8 @@ from celery_graceful.batches.left_out import LeftOut, Replaced
 from celery_graceful.batches.model import Outcome
 from celery_graceful.batches.parts import Told
 from celery_graceful.deliveries.held_message import HeldMessage
-from celery_graceful.deliveries.host import Host
 from celery_graceful.deliveries.ledger import Ledger
+from celery_graceful.deliveries.worker_services import WorkerServices
 
 __all__ = ["MemberEnd", "outcome_of"]
 
@@ -39,7 +39,7 @@ class MemberEnd(HeldMessage):
     """A delivery that may be part of a batch."""
 
     #: The worker; set on the class of each task, by ``adopt``.
-    host: Host
+    host: WorkerServices
     #: What the worker holds; as ``host``.
     ledger: Ledger
 

@@ -20,10 +20,10 @@ from celery_graceful.deliveries.custom_strategies import has_own_strategy
 from celery_graceful.deliveries.delivery import Delivery
 from celery_graceful.deliveries.exc_info import as_failure, as_lost, raised
 from celery_graceful.deliveries.handler_errors import LOST, let_go, put_right, requeues, say
-from celery_graceful.deliveries.host import Host
 from celery_graceful.deliveries.member_end import outcome_of
 from celery_graceful.deliveries.requeue import NotTaken
 from celery_graceful.deliveries.stage import OPEN, Stage
+from celery_graceful.deliveries.worker_services import WorkerServices
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.monitors import outcome
 from celery_graceful.monitors.registry import monitors_of
@@ -344,12 +344,12 @@ def _hands_over(execute_using_pool: Callable[..., Any]) -> Callable[..., Any]:
     return guarded
 
 
-def is_adopted(task: Any, host: Host) -> bool:
+def is_adopted(task: Any, host: WorkerServices) -> bool:
     """Whether ``task`` uses requests of that worker."""
     return getattr(task.Request, "host", None) is host
 
 
-def adopt(task: Any, host: Host) -> None:
+def adopt(task: Any, host: WorkerServices) -> None:
     """Make ``task`` use graceful requests, on top of the request class that it has.
 
     Args:

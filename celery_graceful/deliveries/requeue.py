@@ -31,7 +31,7 @@ from typing import Any, Protocol
 from celery.utils.log import get_logger
 
 from celery_graceful.checkpoints.checkpoint import SENT_AGAIN
-from celery_graceful.claims.book import Claims, Tag
+from celery_graceful.claims.held_claims import Claims, Tag
 from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.deliveries.resending import Resender
 from celery_graceful.deliveries.unacked import Unacked, is_fanout

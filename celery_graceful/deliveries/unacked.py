@@ -11,7 +11,7 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 
 from celery_graceful.deliveries.held_message import HeldMessage
-from celery_graceful.messages.redelivery import mark_redelivered
+from celery_graceful.messages.redelivered_flag import mark_redelivered
 from celery_graceful.store.client import make_client
 from celery_graceful.system.describe import describe
 from celery_graceful.system.portions import portions

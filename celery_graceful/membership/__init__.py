@@ -1,8 +1,8 @@
 """A worker among others: on which servers it is a member, and what it says of itself there.
 
-Come in by `servers`.
+Come in by `broker_servers`.
 
 May not know of the drain.
 """
 
-__all__ = ["member", "servers"]
+__all__ = ["broker_servers", "member"]

@@ -17,9 +17,9 @@ from celery_graceful.batches.ends import Ends
 from celery_graceful.batches.holders import Holder, membership_of
 from celery_graceful.batches.ledger import OUTBOX
 from celery_graceful.batches.outbox import Outbox
-from celery_graceful.claims.book import Claims, Tag
 from celery_graceful.claims.claimant import WORKERS, Claimant
 from celery_graceful.claims.failover import hang_up
+from celery_graceful.claims.held_claims import Claims, Tag
 from celery_graceful.claims.lease import Lease, broker_digest
 from celery_graceful.claims.lease_validity import LeaseValidity
 from celery_graceful.claims.rescue import Rescuer

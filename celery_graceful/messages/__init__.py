@@ -10,7 +10,7 @@ __all__ = [
     "delay_queues",
     "fields",
     "fingerprint",
-    "redelivery",
+    "redelivered_flag",
     "republish",
     "spare_connections",
     "validation",

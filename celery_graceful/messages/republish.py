@@ -8,7 +8,7 @@ from typing import Any
 from amqp.exceptions import MessageNacked
 from kombu.transport.pyamqp import Channel as AmqpChannel
 
-from celery_graceful.messages.redelivery import has_begun
+from celery_graceful.messages.redelivered_flag import has_begun
 
 __all__ = ["COUNT", "Refused", "Sender"]
 

@@ -1,6 +1,6 @@
 """Check-ins of scheduled runs with cron monitors: closed once, and truthfully.
 
-Come in by `traced` (where a task runs), `outcome` (in the main process), and `registry` (which
+Come in by `tracer` (where a task runs), `outcome` (in the main process), and `registry` (which
 monitors an app has); users by `Monitor` and `checkin`.
 
 May not know of requests: what is needed of one, `outcome` says.
@@ -15,9 +15,9 @@ __all__ = [
     "check_in",
     "checkin",
     "heartbeat",
-    "named",
+    "named_monitors",
     "outcome",
     "registry",
-    "silent",
-    "traced",
+    "start_checks",
+    "tracer",
 ]

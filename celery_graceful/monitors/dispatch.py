@@ -11,9 +11,9 @@ from typing import Any
 
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors.check_in import CheckIn
-from celery_graceful.monitors.endings import Endings, wait_for_death
 from celery_graceful.monitors.outbox import Outbox
 from celery_graceful.monitors.report import IN_PROGRESS, Report, Reporter
+from celery_graceful.monitors.report_order import Endings, wait_for_death
 from celery_graceful.settings import Settings
 
 __all__ = ["Dispatch"]

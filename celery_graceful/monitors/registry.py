@@ -12,9 +12,9 @@ from typing import Any
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors.check_in import CheckIn
 from celery_graceful.monitors.dispatch import Dispatch
-from celery_graceful.monitors.entries import Entries
+from celery_graceful.monitors.entry_slugs import Entries
 from celery_graceful.monitors.monitor import Monitor
-from celery_graceful.monitors.named import named
+from celery_graceful.monitors.named_monitors import named
 from celery_graceful.monitors.schedule import is_known
 from celery_graceful.settings import Settings
 from celery_graceful.system.log_thread import log

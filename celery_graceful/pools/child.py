@@ -20,10 +20,10 @@ from celery_graceful.batches.running import ask_before
 from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.claims.begun import note_now
 from celery_graceful.cleanup import callbacks
-from celery_graceful.monitors import traced
+from celery_graceful.monitors import tracer
 from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.phases import Phase
-from celery_graceful.pools import wakeup
+from celery_graceful.pools import wake_signal
 from celery_graceful.pools.base import watch_plain_task
 from celery_graceful.pools.handlers import Handlers
 from celery_graceful.runs import frames, interrupt
@@ -138,7 +138,7 @@ def _install_child(app: Any, hostname: str) -> None:
     interrupt.begin()
     install_filter()
     frames.install()
-    signal.signal(wakeup.SIGNAL, _on_wake)
+    signal.signal(wake_signal.SIGNAL, _on_wake)
     signal.signal(signal.SIGTERM, _on_term)
     signal.signal(signal.SIGHUP, _on_term)
     if SIG_SOFT_TIMEOUT is not None:
@@ -148,11 +148,11 @@ def _install_child(app: Any, hostname: str) -> None:
         if watch_plain_task(task):
             # By the module: Sentry and others have put theirs in its place there.
             task.__trace__ = trace.build_tracer(name, task, app.loader, hostname, app=app)
-        traced.trace_with_check_in(task)
+        tracer.trace_with_check_in(task)
         ask_before(task)
         hand_on(task)
-    traced.silence_sentry(monitors_of(app))
-    itself.fill(traced.reports_first, True)
+    tracer.silence_sentry(monitors_of(app))
+    itself.fill(tracer.reports_first, True)
 
 
 def _load_now(app: Any) -> None:
@@ -184,7 +184,7 @@ def _leave(on_exit: Callable[[int, int], Any] | None, pid: int, exitcode: int) -
 @contextmanager
 def _deaf() -> Iterator[None]:
     """It is leaving already: being told so again must not cut its cleanups short."""
-    told = [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, wakeup.SIGNAL]
+    told = [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, wake_signal.SIGNAL]
     if SIG_SOFT_TIMEOUT is not None:
         told.append(SIG_SOFT_TIMEOUT)
     kept = [(number, signal.signal(number, signal.SIG_IGN)) for number in told]
@@ -199,7 +199,7 @@ def _on_wake(signum: int, frame: Any) -> None:
     assert worker_state.board.value is not None
     if worker_state.board.value.is_target(os.getpid()):
         _shutdown_cleanup(signal.SIGTERM, frame)
-    wakeup.look()
+    wake_signal.look()
 
 
 def _on_term(signum: int, frame: Any) -> None:
@@ -224,4 +224,4 @@ def _on_soft_limit(signum: int, frame: Any) -> None:
     if run is None:
         raise SoftTimeLimitExceeded
     run.soft_limit_hit = True
-    wakeup.look()
+    wake_signal.look()

@@ -8,7 +8,7 @@ from typing import Any
 
 import greenlet
 
-from celery_graceful.pools import wakeup
+from celery_graceful.pools import wake_signal
 from celery_graceful.pools.base import InProcessAdapter
 from celery_graceful.pools.handlers import Handlers
 from celery_graceful.runs import run as _run
@@ -23,7 +23,7 @@ class GreenAdapter(InProcessAdapter):
         super().prepare(owner)
         owner.fill(_run.get_greenlet, greenlet.getcurrent)
         self._main = native.thread_ident()
-        self._has_signals = wakeup.install()
+        self._has_signals = wake_signal.install()
         #: Of the worker, which has all of them when the first task begins.
         self._handlers: Handlers | None = None
 
@@ -40,7 +40,7 @@ class GreenAdapter(InProcessAdapter):
         super().notify()
         self.ring_loop()
         # A greenlet that computes lets nobody else run; the signal's handler runs in it.
-        signal.pthread_kill(self._main, wakeup.SIGNAL)
+        signal.pthread_kill(self._main, wake_signal.SIGNAL)
 
     def on_loop(self) -> None:
         for run in list(_run.runs.values()):

@@ -11,7 +11,7 @@ from typing import Any
 from celery_graceful.deliveries.custom_strategies import has_own_strategy
 from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.deliveries.request import GracefulRequest
-from celery_graceful.pools import wakeup
+from celery_graceful.pools import wake_signal
 from celery_graceful.pools.base import Adapter
 from celery_graceful.pools.processes import graceful
 from celery_graceful.system.process import Owner
@@ -96,7 +96,7 @@ class PreforkAdapter(Adapter):
 
     def notify(self) -> None:
         for pid in self.pids():
-            _kill(pid, wakeup.SIGNAL)
+            _kill(pid, wake_signal.SIGNAL)
 
     def take_away(self, requests: Sequence[HeldMessage]) -> None:
         pool = getattr(self.worker.pool, "_pool", None)
@@ -126,7 +126,7 @@ class PreforkAdapter(Adapter):
             if signum is None or signum == signal.SIGTERM:
                 assert worker_state.board.value is not None
                 worker_state.board.value.aim(pid)
-                signum = wakeup.SIGNAL
+                signum = wake_signal.SIGNAL
             elif signum == signal.SIGHUP:
                 assert worker_state.board.value is not None
                 worker_state.board.value.aim(pid)
@@ -141,7 +141,7 @@ class PreforkAdapter(Adapter):
         def gently(process: Any) -> None:
             assert worker_state.board.value is not None
             worker_state.board.value.aim(process.pid)
-            _kill(process.pid, wakeup.SIGNAL)
+            _kill(process.pid, wake_signal.SIGNAL)
             if not process._popen.wait(timeout=0.1):
                 trywaitkill(process)
 

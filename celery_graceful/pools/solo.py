@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from celery_graceful.pools import wakeup
+from celery_graceful.pools import wake_signal
 from celery_graceful.pools.base import InProcessAdapter
 from celery_graceful.pools.handlers import Handlers
 from celery_graceful.pools.threads import set_async_exc
@@ -29,14 +29,14 @@ class SoloAdapter(InProcessAdapter):
         self._in_body = False
         #: Who uses the broker connection: the main thread outside of tasks, or the watch.
         self._connection_lock = native.Lock()
-        self._has_signals = wakeup.install()
+        self._has_signals = wake_signal.install()
         #: Of the worker, which has all of them when the first task begins.
         self._handlers: Handlers | None = None
 
     def notify(self) -> None:
         super().notify()
         if self._has_signals:
-            signal.pthread_kill(self._main, wakeup.SIGNAL)
+            signal.pthread_kill(self._main, wake_signal.SIGNAL)
         for run in list(runs.values()):
             # Embedded, or of a pool that waits here for what it runs elsewhere.
             if not self._has_signals or run.ident != self._main:

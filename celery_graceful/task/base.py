@@ -34,7 +34,7 @@ from celery_graceful.runs.run import Run, current, execute
 from celery_graceful.system.describe import describe
 from celery_graceful.system.process import Slot, emptied
 from celery_graceful.task import successor
-from celery_graceful.task.composed import base_of, bases
+from celery_graceful.task.composed_base import base_of, bases
 from celery_graceful.task.eager import INTERRUPTED, applied, call_eagerly
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.worker_state import WorkerInterrupt
@@ -123,7 +123,7 @@ class GracefulTask(resume.Resumable, celery.Task):
         Raises:
             Interrupted: It was applied by a task that has to stop: that one goes back.
         """
-        from celery_graceful.monitors.traced import eager
+        from celery_graceful.monitors.tracer import eager
 
         return eager(self, partial(applied, super().apply), args, kwargs)
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from celery.utils.log import get_logger
 from kombu.utils.json import dumps
 
-from celery_graceful.claims.book import Claims, Tag
 from celery_graceful.claims.claimant import claims_key
+from celery_graceful.claims.held_claims import Claims, Tag
 from celery_graceful.claims.lease import broker_digest, live_workers
 from celery_graceful.messages.brokers_without_acks import ends_here
 from celery_graceful.messages.delay_queues import send_aside, send_later, waited

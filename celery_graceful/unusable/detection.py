@@ -25,7 +25,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError, OperationalError
 
 from celery_graceful.batches.ends import Ends
 from celery_graceful.claims.arrival import deliver
-from celery_graceful.claims.book import Tag
+from celery_graceful.claims.held_claims import Tag
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.stage import Stage
 from celery_graceful.messages.fields import fields_of

@@ -16,7 +16,7 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from celery_graceful.batches.ends import Ends
-from celery_graceful.claims.book import Tag
+from celery_graceful.claims.held_claims import Tag
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.messages.fields import fields_of
 from celery_graceful.messages.validation import flaw_of

@@ -19,8 +19,8 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from celery_graceful.claims.book import Claims
 from celery_graceful.claims.claimant import WORKERS, claims_key
+from celery_graceful.claims.held_claims import Claims
 from celery_graceful.poison.quarantine import Kept
 from celery_graceful.store.store import Store
 

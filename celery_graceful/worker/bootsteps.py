@@ -18,20 +18,20 @@ from celery_graceful.checkpoints.resume import check_options
 from celery_graceful.cleanup import callbacks
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors.registry import monitors_of
-from celery_graceful.monitors.silent import say_what_is_silent, say_who_is_unknown
-from celery_graceful.monitors.traced import silence_sentry
+from celery_graceful.monitors.start_checks import say_what_is_silent, say_who_is_unknown
+from celery_graceful.monitors.tracer import silence_sentry
 from celery_graceful.runs import frames
 from celery_graceful.settings import Settings
 from celery_graceful.system import fatal, native
-from celery_graceful.task.default import say_who_is_plain
+from celery_graceful.task.default_base import say_who_is_plain
 from celery_graceful.task.trace_log import install_filter
 from celery_graceful.timeline import grace_period
 from celery_graceful.worker import control
 from celery_graceful.worker.drain import Drain
 from celery_graceful.worker.embedded import EmbeddedWorker
-from celery_graceful.worker.parts import Parts
 from celery_graceful.worker.process_exit import LAST_RECEIVERS
 from celery_graceful.worker.watch import Watch
+from celery_graceful.worker.wiring import Parts
 
 __all__ = ["ConsumerStep", "WorkerStep"]
 

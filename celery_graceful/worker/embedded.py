@@ -18,7 +18,7 @@ from celery.worker import state
 
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.monitors.registry import monitors_of
-from celery_graceful.monitors.traced import silence_sentry
+from celery_graceful.monitors.tracer import silence_sentry
 from celery_graceful.runs import interrupt
 from celery_graceful.system import native
 from celery_graceful.task.trace_log import remove_filter

@@ -14,7 +14,7 @@ from celery.utils.log import get_logger
 from celery.worker import state
 from kombu.message import Message
 
-from celery_graceful.claims.book import Tag
+from celery_graceful.claims.held_claims import Tag
 from celery_graceful.system import native
 
 __all__ = ["Loop"]

@@ -24,7 +24,7 @@ from celery.platforms import EX_FAILURE, EX_OK
 
 from celery_graceful.cleanup import callbacks, time_limit
 from celery_graceful.deliveries.ledger import Ledger
-from celery_graceful.membership.servers import Servers
+from celery_graceful.membership.broker_servers import Servers
 from celery_graceful.pools import Adapter
 from celery_graceful.system.log_thread import LogThread
 from celery_graceful.system.native import bounded, bounded_all

@@ -14,9 +14,9 @@ from celery.worker import state
 
 from celery_graceful.batches.ends import Ends
 from celery_graceful.batches.outbox import Outbox
+from celery_graceful.deliveries.duplicates import Duplicates
 from celery_graceful.deliveries.ledger import Ledger, strangers
-from celery_graceful.deliveries.redeliveries import Redeliveries
-from celery_graceful.membership.servers import Servers
+from celery_graceful.membership.broker_servers import Servers
 from celery_graceful.phases import Phase
 from celery_graceful.pools import Adapter
 from celery_graceful.system.describe import describe
@@ -73,7 +73,7 @@ class Quiesce:
         board: Board,
         loop: Loop,
         ledger: Ledger,
-        redeliveries: Redeliveries,
+        redeliveries: Duplicates,
         adapter: Adapter,
         places: Servers,
         unusable: UnusableMessages,

@@ -15,11 +15,11 @@ from celery.utils.log import get_logger
 from celery_graceful.batches.marks import hand_on
 from celery_graceful.batches.running import ask_before
 from celery_graceful.checkpoints.resume import check_options
-from celery_graceful.deliveries.host import Host
 from celery_graceful.deliveries.request import adopt, is_adopted
+from celery_graceful.deliveries.worker_services import WorkerServices
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors.registry import monitors_of
-from celery_graceful.monitors.traced import trace_with_check_in
+from celery_graceful.monitors.tracer import trace_with_check_in
 from celery_graceful.pools import Adapter
 from celery_graceful.unusable.detection import UnusableMessages
 
@@ -38,7 +38,9 @@ class TaskAdoption:
         unusable: Has to know which messages are for tasks as Celery makes them.
     """
 
-    def __init__(self, app: Any, host: Host, adapter: Adapter, unusable: UnusableMessages) -> None:
+    def __init__(
+        self, app: Any, host: WorkerServices, adapter: Adapter, unusable: UnusableMessages
+    ) -> None:
         self.app = app
         self.host = host
         self.adapter = adapter

@@ -19,7 +19,7 @@ from celery.worker import state
 
 from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.deliveries.ledger import Ledger
-from celery_graceful.membership.servers import Servers
+from celery_graceful.membership.broker_servers import Servers
 from celery_graceful.phases import Phase
 from celery_graceful.pools import Adapter
 from celery_graceful.runs import run as _run

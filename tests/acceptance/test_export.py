@@ -20,7 +20,7 @@ from celery import Celery
 
 from celery_graceful.checkpoints.checkpoint import key_of
 from celery_graceful.checkpoints.codec import decode
-from celery_graceful.claims.book import Claims
+from celery_graceful.claims.held_claims import Claims
 from celery_graceful.claims.rescue import Rescuer
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import broker_store

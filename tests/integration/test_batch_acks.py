@@ -12,7 +12,7 @@ from celery_graceful.batches import ends as ends_module
 from celery_graceful.batches.ends import Ends
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import Due, End, Outcome
-from celery_graceful.claims.book import Claims
+from celery_graceful.claims.held_claims import Claims
 from celery_graceful.store.store import Store, StoreAway, StoreForbidden, broker_store
 from tests.conftest import RedisDB
 from tests.servers import RedisServer

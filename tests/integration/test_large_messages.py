@@ -6,9 +6,9 @@ import pytest
 from celery import Celery
 from kombu.utils.json import dumps, loads
 
-from celery_graceful.claims.book import Claims
+from celery_graceful.claims.held_claims import Claims
 from celery_graceful.claims.rescue import Rescuer
-from celery_graceful.messages.redelivery import mark_redelivered
+from celery_graceful.messages.redelivered_flag import mark_redelivered
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import broker_store
 from celery_graceful.system.portions import BYTES

@@ -38,13 +38,13 @@ from celery_graceful import (
     SettingsError,
     checkin,
 )
-from celery_graceful.monitors import beat, dispatch, named
+from celery_graceful.monitors import beat, dispatch, named_monitors
 from celery_graceful.monitors.heartbeat import Heartbeats, interval_of
 from celery_graceful.monitors.outcome import close_dead
 from celery_graceful.monitors.registry import Monitors, monitors_of
 from celery_graceful.monitors.report import Report
-from celery_graceful.monitors.silent import say_what_is_silent, say_who_is_unknown
-from celery_graceful.monitors.traced import silence_sentry, trace_with_check_in
+from celery_graceful.monitors.start_checks import say_what_is_silent, say_who_is_unknown
+from celery_graceful.monitors.tracer import silence_sentry, trace_with_check_in
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.board import Board
 from tests.apps import entries
@@ -706,10 +706,10 @@ def test_apps_without_a_name_share_no_monitors() -> None:
     one, other = (Celery(broker="memory://", set_as_current=False) for _ in range(2))
     Graceful(one).monitor("export", "ones")
     Graceful(other)
-    assert set(named.named(one)) == {"export"}
-    assert set(named.named(other)) == set()
+    assert set(named_monitors.named(one)) == {"export"}
+    assert set(named_monitors.named(other)) == set()
     copy = pickle.loads(pickle.dumps(one))  # as a child that is spawned gets it
-    assert set(named.named(copy)) == {"export"}
+    assert set(named_monitors.named(copy)) == {"export"}
 
 
 @pytest.mark.parametrize("task", [None, 5, "", object()])

@@ -9,7 +9,7 @@ from celery import Celery
 from kombu.utils.json import dumps, loads
 
 from celery_graceful import Graceful, SettingsError
-from celery_graceful.claims.book import Claims, Tag
+from celery_graceful.claims.held_claims import Claims, Tag
 from celery_graceful.claims.lease import Lease, check_server
 from celery_graceful.claims.rescue import DeadClaim, Rescuer
 from celery_graceful.settings import Settings

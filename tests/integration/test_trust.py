@@ -13,8 +13,8 @@ from kombu.utils.json import dumps, loads
 
 from celery_graceful import Graceful
 from celery_graceful.claims import lease_validity
-from celery_graceful.claims.book import Claims
 from celery_graceful.claims.claimant import Claimant
+from celery_graceful.claims.held_claims import Claims
 from celery_graceful.claims.lease import Lease
 from celery_graceful.claims.lease_validity import LeaseValidity
 from celery_graceful.claims.rescue import Rescuer

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from celery_graceful.membership import servers
-from celery_graceful.membership.servers import Servers
+from celery_graceful.membership import broker_servers
+from celery_graceful.membership.broker_servers import Servers
 
 
 def test_the_loop_that_looks_while_the_consumer_arrives_takes_nothing_away(
@@ -40,10 +40,10 @@ def test_the_loop_that_looks_while_the_consumer_arrives_takes_nothing_away(
         def is_done(self) -> bool:
             return True
 
-    monkeypatch.setattr(servers, "Member", Member)
+    monkeypatch.setattr(broker_servers, "Member", Member)
     for name in ("find_store", "find_workers_store"):
-        monkeypatch.setattr(servers, name, lambda app: Fake(source="the store"))
-    monkeypatch.setattr(servers, "is_allowed", lambda *args: True)
+        monkeypatch.setattr(broker_servers, name, lambda app: Fake(source="the store"))
+    monkeypatch.setattr(broker_servers, "is_allowed", lambda *args: True)
     ledger = Fake(
         requeue=Fake(connected=lambda connection: None),
         connected=lambda claims: None,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_graceful import Monitor
-from celery_graceful.monitors.entries import Entries
+from celery_graceful.monitors.entry_slugs import Entries
 from celery_graceful.monitors.slug import slug_of_entry, slugify
 
 

@@ -28,7 +28,7 @@ from celery.exceptions import Retry
 from celery_graceful import interruptible, shield
 from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
 from celery_graceful.phases import InterruptReason, Phase
-from celery_graceful.pools import wakeup
+from celery_graceful.pools import wake_signal
 from celery_graceful.pools.threads import set_async_exc
 from celery_graceful.runs.run import Run, current, execute, runs
 from celery_graceful.task import successor
@@ -69,7 +69,7 @@ def notify_async() -> None:
 
 
 def notify_signal() -> None:
-    signal.pthread_kill(threading.main_thread().ident, wakeup.SIGNAL)
+    signal.pthread_kill(threading.main_thread().ident, wake_signal.SIGNAL)
 
 
 def notify_timer() -> None:
@@ -403,8 +403,8 @@ DELIVERIES = {"async": notify_async, "signal": notify_signal, "timer": notify_ti
 def main(delivery: str, scenario: str, count: int) -> None:
     worker_state.attach(board)
     sys.setswitchinterval(1e-6)
-    wakeup.install()
-    signal.signal(signal.SIGALRM, wakeup.look)
+    wake_signal.install()
+    signal.signal(signal.SIGALRM, wake_signal.look)
     plan = SCENARIOS[scenario]()
     over = False
     end = time.monotonic() + SECONDS

@@ -11,7 +11,7 @@ from celery import Celery, Task, _state, shared_task
 from celery.contrib.django.task import DjangoTask
 
 from celery_graceful import Graceful, GracefulTask
-from celery_graceful.task.default import say_who_is_plain
+from celery_graceful.task.default_base import say_who_is_plain
 
 in_context: ContextVar[bool] = ContextVar("in_context", default=False)
 

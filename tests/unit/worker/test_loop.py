@@ -9,7 +9,7 @@ import pytest
 from celery.worker.consumer.consumer import Consumer
 from kombu.message import Message
 
-from celery_graceful.claims.book import Tag
+from celery_graceful.claims.held_claims import Tag
 from celery_graceful.worker.loop import Loop
 
 pytestmark = pytest.mark.skipif(

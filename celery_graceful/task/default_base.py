@@ -8,7 +8,7 @@ from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger
 
 from celery_graceful.task.base import GracefulTask
-from celery_graceful.task.composed import base_of, bases
+from celery_graceful.task.composed_base import base_of, bases
 
 __all__ = ["make_default", "say_who_is_plain"]
 

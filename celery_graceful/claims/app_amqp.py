@@ -24,7 +24,7 @@ class _OurTransport:
         transport = super().get_transport_cls()  # type: ignore[misc]
         redis = sys.modules.get("kombu.transport.redis")
         if redis is not None and issubclass(transport, redis.Transport):
-            from celery_graceful.claims.transports import with_claims
+            from celery_graceful.claims.claiming_transports import with_claims
 
             return with_claims(transport)
         return transport

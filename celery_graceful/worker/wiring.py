@@ -16,12 +16,12 @@ from celery_graceful.batches.rounds import Rounds
 from celery_graceful.checkpoints.discard import Discard
 from celery_graceful.cleanup import callbacks
 from celery_graceful.deliveries.custom_strategies import CustomStrategies
-from celery_graceful.deliveries.host import Host
+from celery_graceful.deliveries.duplicates import Duplicates
 from celery_graceful.deliveries.ledger import Ledger
-from celery_graceful.deliveries.redeliveries import Redeliveries
 from celery_graceful.deliveries.requeue import Requeue
+from celery_graceful.deliveries.worker_services import WorkerServices
+from celery_graceful.membership.broker_servers import Servers
 from celery_graceful.membership.member import WorkerView
-from celery_graceful.membership.servers import Servers
 from celery_graceful.monitors.heartbeat import Heartbeats
 from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.poison.post_mortem import PostMortems
@@ -107,7 +107,7 @@ class Parts:
         # -- messages, from their arrival to their one outcome
         post_mortems = PostMortems(worker.app, loop.ring, in_process=kind.in_process)
         self.ledger = ledger = Ledger(Requeue(worker.app, loop), post_mortems)
-        redeliveries = Redeliveries(ledger)
+        redeliveries = Duplicates(ledger)
         self.heartbeats = Heartbeats(ledger.check_ins, monitors_of(worker.app).dispatch.heartbeat)
 
         # -- the pool, and what is asked of the worker
@@ -153,7 +153,7 @@ class Parts:
             ledger, adapter, board, deadlines.hard, ring_watch=drain.ring
         )
         #: What the worker does for its deliveries.
-        self.host = Host(
+        self.host = WorkerServices(
             ledger,
             redeliveries,
             ends,

@@ -8,14 +8,14 @@ from typing import Any
 
 from celery_graceful.batches.ends import Ends
 from celery_graceful.checkpoints.discard import Discard
+from celery_graceful.deliveries.duplicates import Duplicates
 from celery_graceful.deliveries.ledger import Ledger
-from celery_graceful.deliveries.redeliveries import Redeliveries
 
-__all__ = ["Host"]
+__all__ = ["WorkerServices"]
 
 
 @dataclass(frozen=True)
-class Host:
+class WorkerServices:
     """The worker, as its deliveries see it.
 
     Attributes:
@@ -31,7 +31,7 @@ class Host:
     """
 
     ledger: Ledger
-    redeliveries: Redeliveries
+    redeliveries: Duplicates
     ends: Ends
     discard: Discard
     process: Callable[[Any], None]

@@ -140,7 +140,7 @@ class Servers:
     def _say_why_not(self, transport: Any, channel: Any) -> None:
         if transport.driver_type == "amqp" or not self.view.settings.reliable_fetch:
             return  # the broker itself gives back; or nobody asked for it
-        from celery_graceful.claims.transports import what_keeps_from_claiming
+        from celery_graceful.claims.claiming_transports import what_keeps_from_claiming
 
         cls = type(transport)
         logger.warning(

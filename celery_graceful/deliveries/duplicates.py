@@ -22,7 +22,7 @@ from celery_graceful.deliveries.stage import OPEN, Stage
 from celery_graceful.messages.fingerprint import Fingerprint, fingerprint, fingerprint_as_text
 from celery_graceful.system import native
 
-__all__ = ["Redeliveries"]
+__all__ = ["Duplicates"]
 
 logger = get_logger(__name__)
 
@@ -35,7 +35,7 @@ ANSWERED, OWED = 1000, 1000
 IN_DOUBT, COMING = 10.0, 300.0
 
 
-class Redeliveries:
+class Duplicates:
     """The copies of one worker's deliveries.
 
     Args:

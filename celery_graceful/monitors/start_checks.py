@@ -7,7 +7,7 @@ import logging
 import sys
 from typing import Any
 
-from celery_graceful.monitors.named import named
+from celery_graceful.monitors.named_monitors import named
 from celery_graceful.monitors.registry import Monitors
 from celery_graceful.system.log_thread import log
 
