@@ -3,7 +3,7 @@ VENV ?= .venv
 # A Celery series to test with, such as 5.5; the newest that we support when empty.
 CELERY ?=
 # More workers than cores: most tests wait for something.
-PYTEST_ARGS ?= -n 6 --dist worksteal
+PYTEST_ARGS ?= -n 8 --dist worksteal
 
 BIN := $(VENV)/bin
 USE := $(VENV)/.installed

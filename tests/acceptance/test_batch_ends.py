@@ -246,7 +246,9 @@ def test_cancelled(pool: str, broker: Broker, app: Celery, store: redis.Redis) -
         later.append(made.send_registered(do(app, "late", "succeed"), "late"))
         status = made.wait(pending=0)
         assert status.state.value == "cancelled"
-        assert {made.outcome(member) for member in [*naps, *later]} == {"revoked"}
+        # One by one they may be forgotten by now: it is at its end.
+        revoked = len(naps) + len(later)
+        assert (status.succeeded, status.failed, status.revoked) == (0, 0, revoked)
         wait_until(lambda: made.status.finished, "its end")
         assert store.llen(f"effects:{made.id}:on_complete") == 1
         assert store.get("effects") == "1"

@@ -131,11 +131,13 @@ def test_those_of_a_database(redis_db: RedisDB, client: Celery, tmp_path: Path) 
     send += "chord([part.s(i) for i in range(4)], total.s()).apply_async()"
     hold.touch()
     run([sys.executable, "-c", send])
-    with Worker("tests.apps.django_chords", env={**env, "HOLD": str(hold)}) as first:
+    # SQLite refuses who writes while another one does.
+    start = partial(Worker, "tests.apps.django_chords", concurrency=1)
+    with start(env={**env, "HOLD": str(hold)}) as first:
         first.wait_line(">> .* dispatches")
         first.signal(signal.SIGKILL, group=True)
         first.wait()
-    with Worker("tests.apps.django_chords", env=env) as second:
+    with start(env=env) as second:
         second.wait_line(">> .* total 0 1 2 3")
         run([sys.executable, "-c", send])
         second.wait_line(">> .* total 0 1 2 3", count=2)

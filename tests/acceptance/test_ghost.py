@@ -71,9 +71,9 @@ class TestPlainCelery:
         self, app: Celery, start: Start, redis_db: RedisDB, tmp_path: Path
     ) -> None:
         gate = str(tmp_path / "gate")
-        header = [app.signature("hold", (gate,)) for _ in range(20)]
+        header = [app.signature("ghost.hold", (gate,)) for _ in range(20)]
         first = start(PLAIN="1")
-        result = chord(header, app.signature("total")).apply_async()
+        result = chord(header, app.signature("ghost.total")).apply_async()
         result.backend.result_consumer.stop()
         first.wait_line(">> .* started", 2)
         left = lose_what_it_claims(first, redis_db)
@@ -93,8 +93,12 @@ class TestPlainCelery:
     ) -> None:
         """Before 5.7 it counts twice: the body runs while another one has not ended."""
         gate = str(tmp_path / "gate")
-        header = [app.signature("hold"), app.signature("hold"), app.signature("hold", (gate,))]
-        chord(header, app.signature("total")).apply_async().backend.result_consumer.stop()
+        header = [
+            app.signature("ghost.hold"),
+            app.signature("ghost.hold"),
+            app.signature("ghost.hold", (gate,)),
+        ]
+        chord(header, app.signature("ghost.total")).apply_async().backend.result_consumer.stop()
         again = redis_db.client.lindex("celery", -1)
         redis_db.client.rpush("celery", again)
         worker = start(PLAIN="1")
@@ -126,9 +130,9 @@ class TestOurs:
 
         def make(**env: str) -> tuple[Batch, int, Worker]:
             gate = str(tmp_path / "gate")
-            batch = Batch(on_success=ours.signature("called"), app=ours)
+            batch = Batch(on_success=ours.signature("ghost.called"), app=ours)
             first = start(**OURS, **env)
-            batch.apply_async(ours.signature("hold", (gate,)) for _ in range(100))
+            batch.apply_async(ours.signature("ghost.hold", (gate,)) for _ in range(100))
             first.wait_line(">> .* started", 2)
             left = lose_what_it_claims(first, redis_db)
             assert 0 < left < 100

@@ -49,7 +49,9 @@ class Site:
         return self.stack.enter_context(worker)
 
     def batch(self, *members: Any) -> Batch:
-        return Batch(on_complete=self.app.signature("called"), app=self.app).apply_async(members)
+        return Batch(on_complete=self.app.signature("ghost.called"), app=self.app).apply_async(
+            members
+        )
 
     def wait_looks(self, batch: Batch, count: int) -> None:
         """Wait until it was looked at so often."""
@@ -78,10 +80,10 @@ def test_who_is_held_is_not_missing(site: Site, tmp_path: Path) -> None:
     gate = str(tmp_path / "gate")
     worker = site.start().ready()
     batch = site.batch(
-        site.app.signature("hold_early", (gate,)),
-        site.app.signature("hold", (gate,)),
-        site.app.signature("hold", countdown=600),
-        *[site.app.signature("hold") for _ in range(4)],
+        site.app.signature("ghost.hold_early", (gate,)),
+        site.app.signature("ghost.hold", (gate,)),
+        site.app.signature("ghost.hold", countdown=600),
+        *[site.app.signature("ghost.hold") for _ in range(4)],
     )
     worker.wait_line(">> .* started", 2)
     site.wait_looks(batch, 4)
@@ -96,7 +98,7 @@ def test_who_is_held_is_not_missing(site: Site, tmp_path: Path) -> None:
 def test_who_was_acknowledged_early_by_a_dead_worker_is(site: Site, tmp_path: Path) -> None:
     gate = str(tmp_path / "gate")
     first = site.start().ready()
-    batch = site.batch(site.app.signature("hold_early", (gate,)))
+    batch = site.batch(site.app.signature("ghost.hold_early", (gate,)))
     first.wait_line(">> .* started")
     site.wait_looks(batch, 2)  # it is acknowledged long since
     os.killpg(first.pid, signal.SIGKILL)
@@ -125,7 +127,9 @@ def test_who_is_rescued_is_never_missing(pool: str, redis_db: RedisDB) -> None:
         workers = [site.start(pool) for _ in range(2)]
         for worker in workers:
             worker.ready()
-        naps = [site.app.signature("nap", (rng.uniform(0.1, 1.5),)) for _ in range(12 * KILLS)]
+        naps = [
+            site.app.signature("ghost.nap", (rng.uniform(0.1, 1.5),)) for _ in range(12 * KILLS)
+        ]
         batches = [site.batch(*naps[start : start + 6]) for start in range(0, len(naps), 6)]
         for number in range(KILLS):
             until = time.monotonic() + 1

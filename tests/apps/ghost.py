@@ -18,7 +18,7 @@ app.conf.task_acks_late = True
 base = Task if "PLAIN" in os.environ else GracefulTask
 
 
-@app.task(base=base, bind=True, name="hold")
+@app.task(base=base, bind=True, name="ghost.hold")
 def hold(self, gate=None):
     """Each run has a result of its own."""
     say("started", self.request.id)
@@ -28,7 +28,7 @@ def hold(self, gate=None):
     return uuid.uuid4().hex
 
 
-@app.task(base=Task, bind=True, name="hold_early", acks_late=False)
+@app.task(base=Task, bind=True, name="ghost.hold_early", acks_late=False)
 def hold_early(self, gate):
     """Nothing at the broker tells of it while it runs."""
     say("started", self.request.id)
@@ -36,17 +36,17 @@ def hold_early(self, gate):
     say("ended", self.request.id)
 
 
-@app.task(base=base, name="nap")
+@app.task(base=base, name="ghost.nap")
 def nap(seconds):
     time.sleep(seconds)
 
 
-@app.task(base=base, name="total")
+@app.task(base=base, name="ghost.total")
 def total(results):
     say("total", len(results))
     return len(results)
 
 
-@app.task(base=base, name="called")
+@app.task(base=base, name="ghost.called")
 def called(summary, what="called"):
     say(what, summary["id"], summary["succeeded"], summary["failed"])
