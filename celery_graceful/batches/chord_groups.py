@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -45,8 +46,9 @@ __all__ = ["SEVERAL", "counts_itself", "last_id", "sent_for", "track"]
 
 logger = get_logger(__name__)
 
-#: Members that are registered together, before they are sent.
-CHUNK = 500
+#: Members that are registered together, before they are sent; and seconds that they may take to
+#: come: a header that is made by a generator begins to run before that has ended.
+CHUNK, MOMENT = 500, 0.05
 
 #: How the id of a member begins that ends in a group: no task has it, and it ends with the header.
 SEVERAL = "several-"
@@ -167,7 +169,7 @@ class _Entry:
 
     def members(self, tasks: Iterator[Any]) -> Iterator[Any]:
         """Their tasks, marked; each is registered before it is given away."""
-        while chunk := list(islice(tasks, CHUNK)):
+        while chunk := _at_once(tasks):
             members = [self._member(sig, result) for sig, result, _ in chunk]
             if self.lost is None:
                 try:
@@ -253,6 +255,17 @@ class _Entry:
             self.id,
             exc,
         )
+
+
+def _at_once(tasks: Iterator[Any]) -> list[Any]:
+    """Some of the tasks: those that come in a moment, and one at least."""
+    chunk = []
+    end = time.monotonic() + MOMENT
+    for one in islice(tasks, CHUNK):
+        chunk.append(one)
+        if time.monotonic() >= end:
+            break
+    return chunk
 
 
 def counts_itself(backend: Any) -> bool:

@@ -51,6 +51,23 @@ def test_a_chord(tracked: ByHand) -> None:
     ended(tracked, body, 0, 1, 2)
 
 
+def test_a_header_that_takes_its_time(tracked: ByHand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is sent as it is made, as Celery does."""
+    monkeypatch.setattr("celery_graceful.batches.chord_groups.MOMENT", 0.0)
+    waiting = []
+
+    def header() -> Iterator[Any]:
+        for number in range(8):
+            waiting.append(tracked.client.llen("celery"))
+            yield tracked.add.s(number)
+
+    body = tracked.apply(chord(header(), tracked.add.s()))
+    assert waiting[-1] > 0
+    for context in tracked.take():
+        tracked.ends(context, context.args[0])
+    ended(tracked, body, *range(8))
+
+
 def test_a_group(tracked: ByHand) -> None:
     """It has no body, and ends with its last task."""
     tracked.apply(group(tracked.add.s(i) for i in range(3)))
