@@ -141,7 +141,8 @@ def _apply(
         return
     entry = _Entry(app, ChordLedger(store), first[0][2], options)
     entry.create(first[0][0])
-    yield from plain(of, entry.members(tasks), producer, app, *args, **options)
+    is_there = type(of.tasks) in (list, tuple)  # what Celery makes of a generator is a list, too
+    yield from plain(of, entry.members(tasks, is_there=is_there), producer, app, *args, **options)
     entry.sent()
 
 
@@ -167,9 +168,16 @@ class _Entry:
         self.lost: StoreAway | None = None
         self.results: list[Any] | None = None
 
-    def members(self, tasks: Iterator[Any]) -> Iterator[Any]:
-        """Their tasks, marked; each is registered before it is given away."""
-        while chunk := _at_once(tasks):
+    def members(self, tasks: Iterator[Any], *, is_there: bool) -> Iterator[Any]:
+        """Their tasks, marked; each is registered before it is given away.
+
+        Args:
+            tasks: As Celery prepares them.
+            is_there: All are there; else a generator makes them.
+        """
+        count = 0
+        while chunk := _at_once(tasks, CHUNK if is_there else min(CHUNK, count or 1)):
+            count += len(chunk)
             members = [self._member(sig, result) for sig, result, _ in chunk]
             if self.lost is None:
                 try:
@@ -257,11 +265,11 @@ class _Entry:
         )
 
 
-def _at_once(tasks: Iterator[Any]) -> list[Any]:
+def _at_once(tasks: Iterator[Any], most: int) -> list[Any]:
     """Some of the tasks: those that come in a moment, and one at least."""
     chunk = []
     end = time.monotonic() + MOMENT
-    for one in islice(tasks, CHUNK):
+    for one in islice(tasks, most):
         chunk.append(one)
         if time.monotonic() >= end:
             break
