@@ -37,6 +37,7 @@ from celery_graceful.batches.marks import (
 )
 from celery_graceful.batches.model import ON_COMPLETE, Callback
 from celery_graceful.batches.packing import pack
+from celery_graceful.batches.whereabouts import broker_of
 from celery_graceful.exceptions import BatchFinished
 from celery_graceful.store.store import Store, StoreAway, find_store, settings_of
 from celery_graceful.system.log_thread import log
@@ -207,6 +208,7 @@ class _Entry:
                     callbacks=callbacks,
                     ttl=settings.batch_ttl,
                     linger=settings.batch_linger,
+                    broker=broker_of(self.app),
                 )
                 try:
                     return self.ledger.begin_sending(self.id)

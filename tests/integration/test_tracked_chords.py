@@ -16,6 +16,7 @@ from celery_graceful.batches.packing import unpack
 from celery_graceful.batches.repair import Repair
 from celery_graceful.batches.standing import standing_of
 from celery_graceful.batches.status import State
+from celery_graceful.batches.whereabouts import broker_of
 from tests.conftest import RedisDB
 from tests.integration.test_plain_chords import dies, stands_still
 from tests.support.chords import ByHand, Killed, by_hand
@@ -66,6 +67,17 @@ def test_a_header_that_takes_its_time(tracked: ByHand, monkeypatch: pytest.Monke
     for context in tracked.take():
         tracked.ends(context, context.args[0])
     ended(tracked, body, *range(8))
+
+
+def test_a_store_beside_the_broker(redis_db: RedisDB) -> None:
+    """It says which broker its tasks are sent to: workers of that one look for what is missing."""
+    with by_hand(redis_db, tracked=True) as one:
+        one.app.conf.graceful_store = redis_db.backend_url
+        one.apply(chord([one.add.s(1)], one.add.s()))
+        (context,) = one.take()
+        standing = standing_of(one.ledger, context.group)
+        assert standing is not None
+        assert standing.broker == broker_of(one.app) != ""
 
 
 def test_a_group(tracked: ByHand) -> None:
