@@ -256,7 +256,8 @@ def leaves_nothing() -> None:
     ours, plain = growth(False, WORKERS), growth(True, 2)
     print("left by one worker: threads, files, apps, objects:", plain, ours)
     for what, of_plain, of_ours in zip(("threads", "files", "apps"), plain, ours, strict=False):
-        assert of_ours <= max(0.0, of_plain) + 0.3, what
+        # One file more or less of two plain ones is half a file.
+        assert of_ours <= max(0.0, of_plain) + 0.6, what
     # Of a prefork worker Celery itself keeps all there is.
     assert ours[3] <= 1.1 * max(0.0, plain[3]) + 60, "objects"
 

@@ -37,10 +37,10 @@ class Shop:
         self.app = Celery("shop", broker=db.url, backend=db.backend_url, set_as_current=False)
         Graceful(self.app)
 
-        @self.app.task(base=GracefulTask, name="graceful")
+        @self.app.task(base=GracefulTask, name="graceful", shared=False)
         def graceful(*args: Any) -> None: ...
 
-        @self.app.task(base=Task, name="plain")
+        @self.app.task(base=Task, name="plain", shared=False)
         def plain(*args: Any) -> None: ...
 
         self.graceful, self.plain = graceful, plain

@@ -33,10 +33,10 @@ class Place:
         self.app.conf.graceful_store = db.url
         Graceful(self.app)
 
-        @self.app.task(base=GracefulTask, name="one")
+        @self.app.task(base=GracefulTask, name="one", shared=False)
         def one() -> None: ...
 
-        @self.app.task(base=GracefulTask, name="elsewhere", queue="other")
+        @self.app.task(base=GracefulTask, name="elsewhere", queue="other", shared=False)
         def elsewhere() -> None: ...
 
         self.one, self.elsewhere = one, elsewhere
