@@ -9,6 +9,7 @@ from typing import Any
 
 from celery.worker.control import Panel, control_command
 
+from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.worker.cancelling import cancel, drop_revoked
 
 __all__ = ["install"]
@@ -62,8 +63,9 @@ def _and_drop(revoke: Callable[..., Any]) -> Callable[..., Any]:
     def and_drop(state: Any, *args: Any, **kwargs: Any) -> Any:
         answer = revoke(state, *args, **kwargs)
         parts = getattr(state.consumer.controller, "graceful", None)
-        if parts is not None:
-            drop_revoked(parts.ledger)
+        ledger = getattr(parts, "ledger", None)
+        if isinstance(ledger, Ledger):  # tests of Celery's have a consumer that is none
+            drop_revoked(ledger)
         return answer
 
     return and_drop
