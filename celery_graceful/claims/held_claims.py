@@ -174,7 +174,7 @@ class Claims:
         orphans = len(self._orphans)  # what was acknowledged before is sent before they go back
         self._acks.send()
         try:
-            self._acks.send_ends(at_once=at_once)
+            self._acks.send_ends(at_once=at_once or orphans > 0)
         finally:  # what cannot be written down keeps nobody else
             self._send_orphans(orphans)
             self.running.send(at_once=at_once)

@@ -75,11 +75,10 @@ class MemberEnd(HeldMessage):
         is_amqp = self.claim is None and self.ledger.requeue.is_amqp
 
         def follow() -> None:
-            if (
-                not is_amqp or self.message.channel.is_open
-            ):  # else it is back, and known to have ended
-                self.acknowledged = False
-                answer()
+            if is_amqp and not self.message.channel.is_open:
+                return  # it is back at the broker, and known to have ended
+            self.acknowledged = False
+            answer()
 
         if is_amqp:
             self.host.redeliveries.answered(self)
@@ -97,5 +96,5 @@ class MemberEnd(HeldMessage):
     @property
     def _ledger_at(self) -> Any:
         """The store of its batch, where it is its broker."""
-        has_claims = self.claim is not None and self.host.ends.with_claims
-        return self.claim.book.store if has_claims and self.claim is not None else None
+        claim = self.claim
+        return claim.book.store if claim is not None and self.host.ends.with_claims else None

@@ -9,8 +9,9 @@ from typing import Any
 
 from celery.worker.control import Panel, control_command
 
-from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.worker.cancelling import cancel, drop_revoked
+from celery_graceful.worker.drain import Drain
+from celery_graceful.worker.wiring import Parts
 
 __all__ = ["install"]
 
@@ -45,7 +46,7 @@ def install() -> None:
     @control_command(name="cancel_batches", args=[("batches", list)])
     def cancel_batches(state: Any, batches: Any = (), **kwargs: Any) -> Any:
         """Revoke what runs of batches that were cancelled; ``Batch.cancel`` asks for it."""
-        parts = getattr(state.consumer.controller, "graceful", None)
+        parts = _parts(state)
         if parts is None:
             return {"error": "this worker's app is not graceful"}
         return {"ok": f"{cancel(parts.ledger, state.consumer.pool, set(batches))} members"}
@@ -62,17 +63,22 @@ def _and_drop(revoke: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(revoke)
     def and_drop(state: Any, *args: Any, **kwargs: Any) -> Any:
         answer = revoke(state, *args, **kwargs)
-        parts = getattr(state.consumer.controller, "graceful", None)
-        ledger = getattr(parts, "ledger", None)
-        if isinstance(ledger, Ledger):  # tests of Celery's have a consumer that is none
-            drop_revoked(ledger)
+        parts = _parts(state)
+        if parts is not None:
+            drop_revoked(parts.ledger)
         return answer
 
     return and_drop
 
 
-def _drain(state: Any) -> Any:
-    return getattr(getattr(state.consumer.controller, "graceful", None), "drain", None)
+def _parts(state: Any) -> Parts | None:
+    parts = getattr(state.consumer.controller, "graceful", None)
+    return parts if isinstance(parts, Parts) else None  # a stand-in for a consumer has anything
+
+
+def _drain(state: Any) -> Drain | None:
+    parts = _parts(state)
+    return None if parts is None else parts.drain
 
 
 def _be_in_help() -> None:

@@ -14,6 +14,7 @@ from celery_graceful.claims.lease import Lease, check_server
 from celery_graceful.claims.rescue import DeadClaim, Rescuer
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import broker_store
+from celery_graceful.system import native
 from tests.servers import RedisServer
 from tests.support.workers import TIMEOUT, wait_until
 
@@ -155,6 +156,27 @@ def test_what_ends_while_others_are_acknowledged_does_not_go_back(store, redis_d
     claims.end(TIMEOUT)
     back = [loads(text)["headers"]["id"] for text in redis_db.client.lrange("q", 0, -1)]
     assert sorted(back) == ["id-1", "id-3"]
+
+
+def test_what_ends_with_its_acknowledgement_does_not_go_back(store, redis_db, monkeypatch):
+    """Ends are gathered for longer than other acknowledgements, but not when the rest goes back."""
+    monkeypatch.setattr(native, "start_thread", lambda *args: None)  # it is the test that sends
+    claim(redis_db.client, "who", [message(n) for n in range(4)])
+    written = []
+
+    def write_ends(store, ends):
+        for end, (worker, number) in ends:
+            written.append(end)
+            redis_db.client.hdel(f"graceful:claims:{worker}", number)
+
+    claims = Claims(store, write_ends=write_ends)
+    claims.end_with(Tag("who", 3), "its end")
+    claims.ack(Tag("who", 3))
+    claims.give_back_others("who", 1000)
+    claims._send(False)
+    assert written == ["its end"]
+    back = [loads(text)["headers"]["id"] for text in redis_db.client.lrange("q", 0, -1)]
+    assert sorted(back) == ["id-0", "id-1", "id-3"]
 
 
 def test_what_had_begun_is_judged_and_what_waited_is_not(store, redis_db):
