@@ -84,7 +84,7 @@ class Delivery(MemberEnd):
             self.ledger.finish(self)
 
     def _acknowledge(self) -> None:
-        if self.orphaned and self.host.redeliveries.owe(self):
+        if self.orphaned and self.host.duplicates.owe(self):
             self.acknowledged = True
         elif self.has_left:
             return
@@ -104,13 +104,13 @@ class Delivery(MemberEnd):
         if self.claim is not None:
             self.claim.book.ended.add(self.claim)
         elif self.ledger.requeue.is_amqp:
-            self.host.redeliveries.answered(self)
+            self.host.duplicates.answered(self)
 
     def reject(self, requeue: bool = False) -> None:
         """Its message goes back, or is done with without a success."""
         if self.has_left:
             return
-        if self.orphaned and (requeue or self.host.redeliveries.owe(self)):
+        if self.orphaned and (requeue or self.host.duplicates.owe(self)):
             self.acknowledged = True
             return
         self.goes_on = self.goes_on or requeue

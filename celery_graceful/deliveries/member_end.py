@@ -81,7 +81,7 @@ class MemberEnd(HeldMessage):
             answer()
 
         if is_amqp:
-            self.host.redeliveries.answered(self)
+            self.host.duplicates.answered(self)
         self.acknowledged = True
         self.host.ends.note(end, then=follow)
         return True

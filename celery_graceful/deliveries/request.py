@@ -328,9 +328,7 @@ def _ends_once(on_success: Callable[..., Any]) -> Callable[..., Any]:
 
 def _hands_over(execute_using_pool: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(self: GracefulRequest, pool: Any, **kwargs: Any) -> Any:
-        if self.stage is Stage.FINISHED or (
-            self.came_before and self.host.redeliveries.settle(self)
-        ):
+        if self.stage is Stage.FINISHED or (self.came_before and self.host.duplicates.settle(self)):
             let_go(self)
             raise TaskRevokedError(self.id)  # its place in the pool is free again
         if self.came_before and self.look_into():

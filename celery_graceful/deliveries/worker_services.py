@@ -20,7 +20,7 @@ class WorkerServices:
 
     Attributes:
         ledger: What it holds.
-        redeliveries: Second deliveries.
+        duplicates: Second deliveries.
         ends: Tells batches that their members have ended.
         discard: Deletes the checkpoints of what has ended.
         process: Hands a request to the pool.
@@ -31,7 +31,7 @@ class WorkerServices:
     """
 
     ledger: Ledger
-    redeliveries: Duplicates
+    duplicates: Duplicates
     ends: Ends
     discard: Discard
     process: Callable[[Any], None]

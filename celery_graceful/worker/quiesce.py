@@ -55,7 +55,7 @@ class Quiesce:
         board: Where the worker stands on its way to a stop.
         loop: Its loop.
         ledger: What it holds.
-        redeliveries: Second deliveries of what runs here.
+        duplicates: Second deliveries of what runs here.
         adapter: Of its pool.
         places: Where it claims.
         unusable: What it sets aside.
@@ -73,7 +73,7 @@ class Quiesce:
         board: Board,
         loop: Loop,
         ledger: Ledger,
-        redeliveries: Duplicates,
+        duplicates: Duplicates,
         adapter: Adapter,
         places: Servers,
         unusable: UnusableMessages,
@@ -88,7 +88,7 @@ class Quiesce:
         self.board = board
         self.loop = loop
         self.ledger = ledger
-        self.redeliveries = redeliveries
+        self.duplicates = duplicates
         self.adapter = adapter
         self.places = places
         self.unusable = unusable
@@ -206,7 +206,7 @@ class Quiesce:
         self.ledger.forget_unstarted()
         self.ledger.keep_claims()
         if self.ledger.requeue.is_amqp:
-            self.redeliveries.connection_lost(heard=heard)
+            self.duplicates.connection_lost(heard=heard)
         self._flush(timeout=LAST_FLUSH, own_thread=True)
         if self.board.interrupted and state.should_stop is None:
             state.should_stop = EX_OK  # there is nothing to connect for

@@ -107,7 +107,7 @@ class Parts:
         # -- messages, from their arrival to their one outcome
         post_mortems = PostMortems(worker.app, loop.ring, in_process=kind.in_process)
         self.ledger = ledger = Ledger(Requeue(worker.app, loop), post_mortems)
-        redeliveries = Duplicates(ledger)
+        duplicates = Duplicates(ledger)
         self.heartbeats = Heartbeats(ledger.check_ins, monitors_of(worker.app).dispatch.heartbeat)
 
         # -- the pool, and what is asked of the worker
@@ -155,7 +155,7 @@ class Parts:
         #: What the worker does for its deliveries.
         self.host = WorkerServices(
             ledger,
-            redeliveries,
+            duplicates,
             ends,
             Discard(worker.app),
             process=worker._process_task,
@@ -175,7 +175,7 @@ class Parts:
             board,
             loop,
             ledger,
-            redeliveries,
+            duplicates,
             adapter,
             places,
             unusable,
