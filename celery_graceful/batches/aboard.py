@@ -39,8 +39,6 @@ class Walk:
     def __init__(self, store: Store, rest: Callable[[float], object] = time.sleep) -> None:
         self.store = store
         self._rest = rest
-        #: Messages that were looked at.
-        self.messages = 0
 
     def messages_of(self, key: str, kind: str) -> Iterator[list[str]]:
         """What the messages in a key belong to, some at a time.
@@ -62,7 +60,6 @@ class Walk:
             if further == "long":
                 raise TooLong(f"{key} is too long to be looked through")
             took = time.monotonic() - began
-            self.messages += int(number)
             yield found
             if further != "":
                 self._rest(min(took * REST, LONGEST_REST))

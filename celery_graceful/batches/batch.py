@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 from uuid import uuid4
@@ -13,7 +13,7 @@ from celery.exceptions import TimeoutError
 from celery.utils.log import get_logger
 
 from celery_graceful.batches import callbacks
-from celery_graceful.batches.due import publish_due
+from celery_graceful.batches.due import publish_all
 from celery_graceful.batches.eager import EagerLedger, eager_ledger
 from celery_graceful.batches.given import flatten, look_at, named, size_of
 from celery_graceful.batches.inside import adds_as, here
@@ -33,9 +33,6 @@ from celery_graceful.system.describe import describe
 __all__ = ["Batch", "current_batch"]
 
 logger = get_logger(__name__)
-
-#: Characters that properties may take as JSON: each callback is given them.
-PROPERTIES = 16 * 1024
 
 #: Seconds between two looks of ``wait``: the first ones, and at most.
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
@@ -281,16 +278,10 @@ class Batch:
         self._is_new = True
         return True
 
-    def _publish(self, dues: Iterable[Due]) -> None:
+    def _publish(self, dues: list[Due]) -> None:
         """Callbacks that are due already; those that cannot be sent now are left to the workers."""
-        ledger = self._ledger
-        if isinstance(ledger, EagerLedger):
-            return
-        for due in dues:
-            try:
-                publish_due(self.app, ledger.store, due)
-            except Exception as exc:
-                logger.warning("%s of %r is left to the workers: %s", due.name, self, describe(exc))
+        if dues:  # never where all is eager
+            publish_all(self.app, dues)
 
     def _send_nested(self, batch: Batch, inside: str | None = None) -> None:
         if not batch._is_new:

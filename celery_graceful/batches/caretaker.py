@@ -21,6 +21,7 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from celery_graceful.batches.findings import Missing, note
+from celery_graceful.batches.keys import key_of
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.missing import MOST, Scan
 from celery_graceful.batches.repair import Repair, Repaired
@@ -147,7 +148,7 @@ class Caretaker:
         dealt_with = {*done.resent, *done.ended, *done.failed, *done.called}
         self._note(batch, [one for one in missing if one.member not in dealt_with])
         self._tell(batch, done)
-        times = int(self.store.run("batch_repaired", [f"graceful:batch:{batch}"], []))
+        times = int(self.store.run("batch_repaired", [key_of(batch)], []))
         return float(min(LONGEST, pause * 2 ** min(times - 1, 20)))
 
     def _note(self, batch: str, missing: Sequence[Missing]) -> None:
@@ -200,7 +201,7 @@ class Caretaker:
         portion, members = [], 0
         for batch in batches:
             portion.append(batch)
-            members += int(self.store.execute("SCARD", [f"graceful:batch:{batch}:pending"]))
+            members += int(self.store.execute("SCARD", [key_of(batch, "pending")]))
             if members >= MOST or len(portion) >= 500:
                 yield portion
                 portion, members = [], 0

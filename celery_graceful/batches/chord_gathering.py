@@ -116,7 +116,7 @@ def _of_group(app: Any, ledger: ChordLedger, group_id: str) -> list[Any]:
         raise _NotYet("it is not known which results they are")
     group = app.GroupResult(group_id, [result_from_tuple(one, app=app) for one in kept])
     waiting = [one for one in group.results if not one.ready()]
-    failed = next((one for one in group._failed_join_report()), None)
+    failed = next(group._failed_join_report(), None)
     if failed is None and waiting:
         raise _NotYet(f"{len(waiting)} of {len(kept)} tasks have ended without a result")
     if failed is not None:

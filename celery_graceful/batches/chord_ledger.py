@@ -14,6 +14,7 @@ from zlib import compress, decompress
 
 from kombu.utils.json import dumps, loads
 
+from celery_graceful.batches.keys import key_of
 from celery_graceful.batches.ledger import OUTBOX, BatchLedger
 from celery_graceful.batches.model import Due
 
@@ -52,4 +53,4 @@ class ChordLedger(BatchLedger):
         return 0.0 if since is None else seconds + microseconds / 1e6 - int(since) / 1000
 
     def _ask(self, command: str, chord_id: str, *args: Any) -> Any:
-        return self.store.execute(command, [f"graceful:batch:{chord_id}"], args, insist=True)
+        return self.store.execute(command, [key_of(chord_id)], args, insist=True)

@@ -56,10 +56,11 @@ def publish_due(app: Any, store: Store, due: Due) -> bool:
     """
     ledger = BatchLedger(store)
     try:
-        callback, status = ledger.callback(due), ledger.status(due.batch)
+        callback = ledger.callback(due)
+        status = None if callback.gathers else ledger.status(due.batch)
     except UnknownBatch:  # it was dropped, or has expired
         return ledger.published(due)
-    if callback.gathers:
+    if status is None:
         sig = gathered(app, ChordLedger(store), due, callback)
         if sig is None:
             return False

@@ -69,10 +69,8 @@ def write_ends(store: Store, ends: Sequence[tuple[Told, tuple[str, int] | None]]
     Raises:
         StoreAway: Some of it may have been done; it can be asked for again, all of it.
     """
-    ledger, due = BatchLedger(store), []
-    members = [end._replace(claim=claim) for end, claim in ends if isinstance(end, End)]
-    for start in range(0, len(members), BATCH):
-        due += ledger.end(members[start : start + BATCH])
+    ledger = BatchLedger(store)
+    due = ledger.end([end._replace(claim=claim) for end, claim in ends if isinstance(end, End)])
     for end, claim in ends:
         if not isinstance(end, End):
             due += ledger.callback_ended(end.batch, end.name, claim, kept=end.kept)

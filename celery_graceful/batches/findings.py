@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from celery_graceful.batches.keys import key_of
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.standing import still_open
 
@@ -36,10 +37,6 @@ class Missing(NamedTuple):
     sure: bool = True
 
 
-def _key(batch: str) -> str:
-    return f"graceful:batch:{batch}:missing"
-
-
 def note(ledger: BatchLedger, batch: str, found: Sequence[Missing], seconds: float) -> None:
     """Write down what was found, in the place of what was found before.
 
@@ -52,7 +49,7 @@ def note(ledger: BatchLedger, batch: str, found: Sequence[Missing], seconds: flo
     Raises:
         StoreAway: Some of it may be written.
     """
-    store, key = ledger.store, [_key(batch)]
+    store, key = ledger.store, [key_of(batch, "missing")]
     store.execute("UNLINK", key, insist=True)
     for start in range(0, len(found), CHUNK):
         args = [
@@ -74,7 +71,7 @@ def noted(ledger: BatchLedger, batch: str) -> Iterator[Missing]:
     store, cursor = ledger.store, "0"
     while True:
         args = [cursor, "COUNT", CHUNK]
-        cursor, found = store.execute("HSCAN", [_key(batch)], args, insist=True)
+        cursor, found = store.execute("HSCAN", [key_of(batch, "missing")], args, insist=True)
         pairs = dict(found.items() if isinstance(found, dict) else _pairs(found))
         for member in still_open(ledger, batch, list(pairs)):
             yield Missing(member, *json.loads(pairs[member]))

@@ -10,15 +10,13 @@ two of them is mostly not said at all. Key, after the prefix of where workers ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
-from celery_graceful.batches.marks import callback_of, member_of
-from celery_graceful.batches.sought import Sought, callback_member
+from celery_graceful.batches.sought import Sought
 from celery_graceful.claims.lease import live_workers
 from celery_graceful.store.store import Store
 
-__all__ = ["Holder", "ask_holders", "membership_of"]
+__all__ = ["Holder", "ask_holders"]
 
 #: Members in one command.
 CHUNK = 500
@@ -29,15 +27,6 @@ KEPT = 10
 
 def _key(worker: str) -> str:
     return f"graceful:aboard:{worker}"
-
-
-def membership_of(headers: Mapping[str, Any] | None) -> str | None:
-    """What a message is of a batch, as it is looked for."""
-    member = member_of(headers)
-    if member is not None:
-        return str(member)
-    callback = callback_of(headers)
-    return None if callback is None else f"{callback.batch}/{callback_member(callback.name)}"
 
 
 class Holder:

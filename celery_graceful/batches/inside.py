@@ -7,10 +7,9 @@ from collections.abc import Callable
 from celery import current_task
 
 from celery_graceful.batches.marks import Mark, callback_of, member_of
+from celery_graceful.batches.sought import callback_member
 
 __all__ = ["adds_as", "here"]
-
-_CALLBACK = "callback:"
 
 
 def here() -> Mark | None:
@@ -18,7 +17,7 @@ def here() -> Mark | None:
     headers = current_task.request.headers if current_task else None
     callback = callback_of(headers)
     if callback is not None:
-        return Mark(callback.batch, _CALLBACK + callback.name)
+        return Mark(callback.batch, callback_member(callback.name))
     return member_of(headers)
 
 

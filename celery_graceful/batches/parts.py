@@ -16,6 +16,7 @@ from celery_graceful.batches.marks import (
     member_of,
 )
 from celery_graceful.batches.model import End, Outcome
+from celery_graceful.batches.sought import callback_member
 
 __all__ = ["CallbackEnd", "Part", "Told", "part_of"]
 
@@ -51,6 +52,12 @@ class Part:
     of: Mark
     is_callback: bool
     last: str = ""
+
+    @property
+    def membership(self) -> str:
+        """What it is of a batch, as it is looked for."""
+        name = callback_member(self.of.name) if self.is_callback else self.of.name
+        return f"{self.of.batch}/{name}"
 
     def is_last(self, task_id: str) -> bool:
         """Whether the success of the task of that id is that of the whole."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from typing import IO
 
 __all__ = ["Bar"]
 
@@ -21,12 +20,11 @@ class Bar:
     Args:
         label: What it is about.
         wanted: Whether it was asked for.
-        stream: Where to; the standard error, if it is left out.
     """
 
-    def __init__(self, label: str, *, wanted: bool, stream: IO[str] | None = None) -> None:
+    def __init__(self, label: str, *, wanted: bool) -> None:
         self.label = label
-        self.stream = stream or sys.stderr
+        self.stream = sys.stderr
         self.on = wanted and bool(getattr(self.stream, "isatty", bool)())
         self._next = 0.0
 

@@ -50,10 +50,6 @@ class Sought:
     def __iter__(self) -> Iterator[tuple[str, set[str]]]:
         return iter(list(self._members.items()))
 
-    def of(self, batch: str) -> set[str]:
-        """Those of one batch that are left."""
-        return self._members.get(batch, set())
-
     def doubt(self, batch: str, doubt: Doubt) -> None:
         """What is left of a batch may be somewhere; the doubt that lasts longest counts."""
         if batch not in self.doubts or self.doubts[batch].age < doubt.age:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from celery_graceful.batches.keys import key_of
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import CALLBACKS
 from celery_graceful.batches.sought import callback_member, callback_name
@@ -43,7 +44,7 @@ def standing_of(ledger: BatchLedger, batch: str) -> Standing | None:
         StoreAway: The store does not answer.
     """
     fields = ["state", "created", "moved", "broker", *(f"fired:{name}" for name in CALLBACKS)]
-    found = ledger.store.execute("HMGET", [f"graceful:batch:{batch}"], fields, insist=True)
+    found = ledger.store.execute("HMGET", [key_of(batch)], fields, insist=True)
     state, created, moved, broker, *fired = found
     if state is None:
         return None
@@ -65,7 +66,7 @@ def still_open(ledger: BatchLedger, batch: str, members: Sequence[str]) -> list[
         published = () if now is None else map(callback_member, now.callbacks)
         left += set(published).intersection(callbacks)
     rest = [member for member in members if not callback_name(member)]
-    key = [f"graceful:batch:{batch}:pending"]
+    key = [key_of(batch, "pending")]
     for start in range(0, len(rest), CHUNK):
         chunk = rest[start : start + CHUNK]
         pending = ledger.store.execute("SMISMEMBER", key, chunk, insist=True)

@@ -14,7 +14,7 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from celery_graceful.batches.ends import Ends
-from celery_graceful.batches.holders import Holder, membership_of
+from celery_graceful.batches.holders import Holder
 from celery_graceful.batches.ledger import OUTBOX
 from celery_graceful.batches.outbox import Outbox
 from celery_graceful.claims.claimant import WORKERS, Claimant
@@ -239,10 +239,9 @@ class Member:
     def _aboard(self) -> Iterator[str]:
         """What it holds of batches and no claim says: without claims, or acknowledged early."""
         for request in self.ledger.open_requests():
-            if request.claim is None or request.acknowledged:
-                membership = membership_of(request.message.headers)
-                if membership is not None:
-                    yield membership
+            unclaimed = request.claim is None or request.acknowledged
+            if unclaimed and request.part is not None:
+                yield request.part.membership
 
     def _look_for_others(self) -> None:
         """What others have left undone: a failure to tell, since they do not know whom, and

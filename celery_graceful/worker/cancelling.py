@@ -12,7 +12,6 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from celery_graceful.batches.marks import member_of
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.request import GracefulRequest
 from celery_graceful.deliveries.stage import Stage
@@ -35,8 +34,8 @@ def cancel(ledger: Ledger, pool: Any, batches: Collection[str]) -> int:
     """
     count = 0
     for request in ledger.open_requests():
-        member = member_of(request.request_dict)
-        if member is None or member.batch not in batches:
+        part = request.part
+        if part is None or part.is_callback or part.of.batch not in batches:
             continue
         count += 1
         if request.stage is Stage.RUNNING:

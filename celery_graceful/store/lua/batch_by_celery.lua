@@ -10,8 +10,8 @@ if redis.call('HEXISTS', key(id), 'callback:' .. ARGV[3]) == 0 then
   return 0
 end
 if redis.call('HGET', key(id), fired) ~= 'ended' then
-  redis.call('HSET', key(id), fired, ARGV[4], 'moved', stamp)
-  redis.call('ZADD', KEYS[1], 'XX', stamp, id)
+  redis.call('HSET', key(id), fired, ARGV[4])
+  moved[id] = true
 end
 redis.call('HDEL', KEYS[2], id .. ':' .. ARGV[3])
 look_at(id)

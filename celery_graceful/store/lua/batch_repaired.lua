@@ -1,4 +1,4 @@
--- A batch was repaired: it has moved.
+-- A batch was repaired: count it.
 --
 -- KEYS     the batch
 --
