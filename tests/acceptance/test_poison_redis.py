@@ -89,6 +89,7 @@ def test_a_pool_that_was_shrunk(broker: Broker, app: Celery) -> None:
         sent = {task(app, "stubborn", 60).apply_async().id for _ in range(4)}
         worker.wait_line("received", 4)
         wait_until(lambda: noted(broker) == 1)
+        worker.wait_line("started")
         kill(worker, broker)
         assert worker.count("started") == 1
     with start(broker, "solo", 4, CONF_graceful_poison_limit="1") as other:

@@ -119,11 +119,14 @@ def add(*numbers):
     return "done"
 
 
-@app.task(name="effect")
-def effect(summary, name):
-    """A callback: what it does can be counted."""
-    client = _client()
+@app.task(bind=True, name="effect", acks_late=True)
+def effect(self, summary, name):
+    """A callback: what it does can be counted, once a message, however often that is delivered."""
+    client, done = _client(), f"done:{self.request.id}"
+    if self.request.delivery_info["redelivered"] and client.exists(done):
+        return
     with client.pipeline() as pipe:
+        pipe.set(done, 1)
         seen = " ".join(str(summary[what]) for what in ("pending", "failed", "revoked"))
         pipe.rpush(f"effects:{summary['id']}:{name}", seen)
         pipe.incr("effects")
