@@ -1,0 +1,177 @@
+"""What commands print, and what they exit with.
+
+==========  =======================================================================
+``FINE``    0: nothing is wrong
+``FOUND``   1: something was found that somebody should look at
+``USAGE``   2: the command line cannot be used
+``AWAY``    3: what has to be asked cannot be reached, or there is nothing to ask
+==========  =======================================================================
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import errno
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import click
+from celery.bin.base import CeleryCommand
+
+from celery_graceful.messages.spare_connections import BrokerAway
+from celery_graceful.store.store import StoreAway
+
+__all__ = [
+    "AWAY",
+    "FINE",
+    "FOUND",
+    "JSON",
+    "USAGE",
+    "YES",
+    "CannotReach",
+    "Command",
+    "ask",
+    "duration",
+    "moment",
+    "paint",
+    "say_json",
+    "table",
+    "terminal_width",
+]
+
+FINE, FOUND, USAGE, AWAY = 0, 1, 2, 3
+
+#: As a shell says it of who died of SIGINT, and of SIGPIPE.
+_INTERRUPTED, _PIPE_CLOSED = 130, 141
+
+JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+YES = click.option("--yes", is_flag=True, help="Do not ask.")
+
+#: In the place of what was cut off.
+_CUT = "..."
+
+
+class CannotReach(click.ClickException):
+    """What has to be asked does not answer, or there is nothing to ask."""
+
+    exit_code = AWAY
+
+
+class Command(CeleryCommand):
+    """A command that returns what it exits with; nothing stands for ``FINE``.
+
+    A store or a broker that is away is one line, and ``AWAY``. Who closes the pipe that it writes
+    to, or types Ctrl-C, hears nothing more of it.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it, and exit."""
+        # What cannot be reached is said below, in words for who has asked.
+        logging.getLogger("celery").addHandler(logging.NullHandler())
+        try:
+            status = super().invoke(ctx)
+            sys.stdout.flush()
+        except (StoreAway, BrokerAway) as exc:
+            raise CannotReach(str(exc)) from exc
+        except KeyboardInterrupt:
+            status = _INTERRUPTED
+        except OSError as exc:
+            if exc.errno != errno.EPIPE:
+                raise
+            _write_nowhere()
+            status = _PIPE_CLOSED
+        ctx.exit(status or FINE)
+
+
+def _write_nowhere() -> None:
+    """Python writes the rest of its buffer when it ends."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def ask(question: str, yes: bool) -> None:
+    """Ask before something that cannot be taken back.
+
+    Raises:
+        click.UsageError: The answer was no, or nobody is there to give one.
+    """
+    try:
+        if yes or click.confirm(question, err=True):
+            return
+    except click.Abort:
+        click.echo(err=True)
+    raise click.UsageError("nothing was done; --yes does not ask")
+
+
+def say_json(document: Any) -> None:
+    """Print a document: what ``to_dict()`` of a record says."""
+    click.echo(json.dumps(document, indent=2, default=str))
+
+
+def paint(text: str, colour: str) -> str:
+    """In that colour, on a terminal that has some; ``click.echo`` leaves it out elsewhere."""
+    context = click.get_current_context(silent=True)
+    plain = getattr(context.obj if context else None, "no_color", False)
+    return text if plain or os.environ.get("NO_COLOR") else click.style(text, fg=colour)
+
+
+def terminal_width() -> int:
+    """Columns that there are; 80 where nobody says."""
+    return shutil.get_terminal_size((80, 24)).columns
+
+
+def table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    width: int,
+    *,
+    right: Sequence[int] = (),
+    elastic: int = 0,
+) -> Iterator[str]:
+    """Lines of a table.
+
+    Args:
+        head: Of the columns.
+        rows: Their cells; colours take no room.
+        width: Columns of the terminal.
+        right: Which columns are flush right.
+        elastic: The column that is cut where the table would be too wide.
+    """
+    lines = [head, *rows]
+    widths = [max(len(click.unstyle(line[at])) for line in lines) for at in range(len(head))]
+    over = sum(widths) + 2 * (len(widths) - 1) - width
+    if over > 0:
+        widths[elastic] = max(len(head[elastic]), len(_CUT) + 1, widths[elastic] - over)
+    for line in lines:
+        cells = []
+        for at, cell in enumerate(line):
+            if len(click.unstyle(cell)) > widths[at]:
+                cell = click.unstyle(cell)[: widths[at] - len(_CUT)] + _CUT
+            blank = " " * (widths[at] - len(click.unstyle(cell)))
+            cells.append(blank + cell if at in right else cell + blank)
+        yield "  ".join(cells).rstrip()
+
+
+def duration(seconds: float | None) -> str:
+    """For people, as short as it can be; ``-`` for none."""
+    if seconds is None:
+        return "-"
+    seconds = max(0.0, seconds)
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for size, unit, rest, part in ((86400, "d", 3600, "h"), (3600, "h", 60, "min")):
+        if whole >= size:
+            more = whole % size // rest
+            return f"{whole // size} {unit}" + (f" {more} {part}" if more else "")
+    return f"{whole // 60} min" if whole >= 120 else f"{whole} s"
+
+
+def moment(at: dt.datetime) -> str:
+    """A time, as it stands in all that is printed: UTC."""
+    return at.astimezone(dt.timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")

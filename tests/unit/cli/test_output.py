@@ -1,0 +1,115 @@
+"""What commands print, and what they exit with."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from celery_graceful.cli import output
+from celery_graceful.messages.spare_connections import BrokerAway
+from celery_graceful.store.store import StoreAway
+
+
+def raising(exc: BaseException) -> Callable[[], None]:
+    def run() -> None:
+        raise exc
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("run", "status", "said"),
+    [
+        (lambda: None, output.FINE, ""),
+        (lambda: output.FOUND, output.FOUND, ""),
+        (raising(StoreAway("the broker: refused")), output.AWAY, "Error: the broker: refused\n"),
+        (raising(BrokerAway("amqp: refused")), output.AWAY, "Error: amqp: refused\n"),
+        (raising(KeyboardInterrupt()), 130, ""),
+        (raising(click.UsageError("name one")), output.USAGE, "Error: name one\n"),
+    ],
+)
+def test_what_it_exits_with(run: Callable[[], Any], status: int, said: str) -> None:
+    ended = CliRunner().invoke(output.Command("c", callback=run), [])
+    assert ended.exit_code == status
+    assert ended.output.endswith(said)
+    assert said or not ended.output
+
+
+def test_a_closed_pipe_is_no_news() -> None:
+    program = (
+        "from celery_graceful.cli.output import Command\n"
+        "import click\n"
+        "def run():\n    [click.echo('x' * 99) for _ in range(9999)]\n"
+        "Command('c', callback=run)([])"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], stdout=write, stderr=subprocess.PIPE, timeout=60
+    )
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize(
+    ("yes", "typed", "status"),
+    [(True, "", 0), (False, "y\n", 0), (False, "n\n", 2), (False, "", 2)],
+)
+def test_it_asks_before_what_cannot_be_taken_back(yes: bool, typed: str, status: int) -> None:
+    command = output.Command("c", callback=lambda: output.ask("Drop it?", yes))
+    ended = CliRunner().invoke(command, [], input=typed)
+    assert ended.exit_code == status
+    assert ("nothing was done" in ended.output) == bool(status)
+
+
+def test_a_table_is_cut_where_it_may_be() -> None:
+    rows = [
+        ["w1@" + "host" * 10, "running", "3"],
+        ["w2@host", click.style("quiet", fg="red"), "12"],
+    ]
+    lines = list(output.table(["WORKER", "PHASE", "CLAIMS"], rows, 40, right=[2]))
+    assert [click.unstyle(line) for line in lines] == [
+        "WORKER                   PHASE    CLAIMS",
+        "w1@hosthosthosthosth...  running       3",
+        "w2@host                  quiet        12",
+    ]
+    wide = list(output.table(["WORKER", "PHASE", "CLAIMS"], rows, 200, right=[2]))
+    assert rows[0][0] in wide[1]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (None, "-"),
+        (-1, "0.0 s"),
+        (0.44, "0.4 s"),
+        (9.96, "10 s"),
+        (119, "119 s"),
+        (150, "2 min"),
+        (3600, "1 h"),
+        (7500, "2 h 5 min"),
+        (100_000, "1 d 3 h"),
+    ],
+)
+def test_durations_are_short(seconds: float | None, said: str) -> None:
+    assert output.duration(seconds) == said
+
+
+def test_times_are_utc() -> None:
+    at = dt.datetime(2025, 1, 2, 3, 4, 5, tzinfo=dt.timezone(dt.timedelta(hours=1)))
+    assert output.moment(at) == "2025-01-02 02:04:05Z"
+
+
+def test_colours_are_left_out_where_nobody_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert output.paint("red", "red") != "red"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert output.paint("red", "red") == "red"
