@@ -33,7 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("task", "poison"),
     ("deliveries",),
     ("unusable", "membership", "pools"),
-    ("worker",),
+    ("worker", "doctor"),
     ("cli", "demo"),
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
 from celery.utils.log import get_task_logger
@@ -29,6 +29,7 @@ __all__ = [
     "failed",
     "interrupted",
     "left",
+    "unfit_options",
 ]
 
 T = TypeVar("T")
@@ -165,6 +166,12 @@ def check_options(tasks: Iterable[Any]) -> None:
     Raises:
         SettingsError: One of them cannot be used. It names the task and the option.
     """
+    for unfit in unfit_options(tasks):
+        raise unfit
+
+
+def unfit_options(tasks: Iterable[Any]) -> Iterator[SettingsError]:
+    """The class options that cannot be used, each with the task, its value and the mend."""
     graceful: list[Any] = [task for task in tasks if isinstance(task, Resumable)]
     for task in sorted(graceful, key=lambda task: str(task.name)):
         for option, (kinds, least, optional, mend) in _OPTIONS.items():
@@ -173,7 +180,7 @@ def check_options(tasks: Iterable[Any]) -> None:
                 continue
             of_kind = isinstance(value, kinds) and not isinstance(value, bool)
             if not of_kind or not (math.isfinite(value) and value >= least):
-                raise SettingsError(f"{task.name}.{option}", value, mend)
+                yield SettingsError(f"{task.name}.{option}", value, mend)
 
 
 #: Class options: their types, their least value, whether they may be ``None``, and the mend.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from celery_graceful.cli.batches import batches
+from celery_graceful.cli.doctor import doctor
 from celery_graceful.cli.quarantine import quarantine
 from celery_graceful.cli.rescue import rescue
 
@@ -17,5 +18,6 @@ def graceful() -> None:
 
 
 graceful.add_command(batches)
+graceful.add_command(doctor)
 graceful.add_command(quarantine)
 graceful.add_command(rescue)

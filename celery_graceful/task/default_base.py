@@ -10,7 +10,7 @@ from celery.utils.log import get_logger
 from celery_graceful.task.base import GracefulTask
 from celery_graceful.task.composed_base import base_of, bases
 
-__all__ = ["make_default", "say_who_is_plain"]
+__all__ = ["make_default", "say_who_is_plain", "who_is_plain"]
 
 logger = get_logger(__name__)
 
@@ -27,18 +27,23 @@ def make_default(app: Any) -> None:
         app.task_cls = type("GracefulTask", composed, {"abstract": True})
 
 
-def say_who_is_plain(app: Any) -> None:
-    """Name the tasks that were made, or whose base was, before the setting could act."""
+def who_is_plain(app: Any) -> list[str]:
+    """The tasks that were made, or whose base was, before the setting could act."""
     base = base_of(app)
     if not app.conf.get("graceful_default_task") or issubclass(base, GracefulTask):
-        return
-    plain = sorted(
+        return []
+    return sorted(
         name
         for name, task in app.tasks.items()
         if base in type(task).__bases__
         and not isinstance(task, GracefulTask)
         and not name.startswith("celery.")
     )
+
+
+def say_who_is_plain(app: Any) -> None:
+    """Name the tasks for which the setting came too late."""
+    base, plain = base_of(app), who_is_plain(app)
     if plain:
         logger.warning(
             "graceful_default_task came too late for %s: app.Task is %s.%s, made or set before it. "

@@ -60,13 +60,14 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from celery_graceful.exceptions import SettingsError
+from celery_graceful.settings import Settings
 
-__all__ = ["Deadlines", "GracePeriod", "deadlines", "detect"]
+__all__ = ["Deadlines", "GracePeriod", "deadlines", "deadlines_of", "detect", "superseded"]
 
 Run: TypeAlias = Callable[[Sequence[str]], str]
 
@@ -78,10 +79,13 @@ class GracePeriod:
     Attributes:
         seconds: Its length in seconds.
         source: Where it was read, for people: "Heroku's default (DYNO is set)".
+        assumed_of: Whose default that is, where somebody may have set another one. Docker's mark
+            says little: it is found where nobody ever stops a worker, too.
     """
 
     seconds: float
     source: str
+    assumed_of: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -247,6 +251,34 @@ def deadlines(
     return Deadlines(grace=end, soft=soft, hard=hard, source=grace.source)
 
 
+def deadlines_of(
+    settings: Settings, detected: Callable[[], GracePeriod] = detect
+) -> tuple[GracePeriod, Deadlines]:
+    """The grace period of a worker with these settings, and its deadlines.
+
+    Args:
+        settings: What the user set.
+        detected: Finds the platform's grace period, where the user has set none.
+
+    Raises:
+        SettingsError: As for ``detect`` and ``deadlines``.
+    """
+    if settings.grace_period is None:
+        grace = detected()
+    else:
+        grace = GracePeriod(settings.grace_period, "graceful_grace_period")
+    return grace, deadlines(grace, soft=settings.soft_deadline, hard=settings.hard_deadline)
+
+
+def superseded(conf: Any) -> list[tuple[str, Any]]:
+    """Celery's own ways to a quicker or softer stop that are set, and have no effect."""
+    from billiard.common import REMAP_SIGTERM
+
+    ways = [("REMAP_SIGTERM", REMAP_SIGTERM)]
+    ways.append(("worker_soft_shutdown_timeout", conf.get("worker_soft_shutdown_timeout")))
+    return [(name, value) for name, value in ways if value]
+
+
 def _default_hard(grace: float) -> float:
     return grace - max(grace / 6, min(3.0, 0.4 * grace))
 
@@ -268,7 +300,8 @@ def _present(
 ) -> Iterator[GracePeriod]:
     for owner, seconds, marks in bounds:
         if all(_is_there(mark, environ, root) for mark in marks):
-            yield GracePeriod(float(seconds), f"{owner}'s default ({_because(marks)})")
+            assumed_of = "" if marks[0].startswith("/") else owner
+            yield GracePeriod(float(seconds), f"{owner}'s default ({_because(marks)})", assumed_of)
 
 
 def _is_there(mark: str, environ: Mapping[str, str], root: Path) -> bool:

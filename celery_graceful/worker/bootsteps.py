@@ -53,13 +53,7 @@ class WorkerStep(bootsteps.StartStopStep):
 
     def _configure(self, conf: Any) -> None:
         self.settings = Settings.from_conf(conf)
-        if self.settings.grace_period is None:
-            grace = grace_period.detect()
-        else:
-            grace = grace_period.GracePeriod(self.settings.grace_period, "graceful_grace_period")
-        self.deadlines = grace_period.deadlines(
-            grace, soft=self.settings.soft_deadline, hard=self.settings.hard_deadline
-        )
+        _, self.deadlines = grace_period.deadlines_of(self.settings)
 
     def include(self, worker: Any) -> bool:
         # Not by ``requires``: the signal handlers have to be there before the pool starts,
@@ -218,13 +212,7 @@ def _handle(number: int, request: Callable[[], object]) -> None:
 
 
 def _warn_superseded(conf: Any) -> None:
-    from billiard.common import REMAP_SIGTERM
-
-    superseded = []
-    if REMAP_SIGTERM:
-        superseded.append(f"REMAP_SIGTERM={REMAP_SIGTERM}")
-    if conf.get("worker_soft_shutdown_timeout"):
-        superseded.append(f"worker_soft_shutdown_timeout={conf.worker_soft_shutdown_timeout}")
+    superseded = [f"{name}={value}" for name, value in grace_period.superseded(conf)]
     if superseded:
         logger.warning(
             "%s: superseded by celery_graceful's drain, whose timeline is the same for all "

@@ -1,0 +1,96 @@
+"""``celery graceful doctor``: what is wrong with app and environment, before a worker finds out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import textwrap
+from collections.abc import Iterator
+
+import click
+from celery.bin.base import CeleryCommand
+
+from celery_graceful.cli.app import app_of
+from celery_graceful.doctor.examination import Examination
+from celery_graceful.doctor.findings import Finding, Severity
+from celery_graceful.doctor.report import Report, examine
+
+__all__ = ["doctor"]
+
+#: Columns that a line may take.
+WIDTH = 80
+
+
+@click.command(cls=CeleryCommand)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.option(
+    "--prestop",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="What a hook takes before SIGTERM is sent, such as preStop on Kubernetes.",
+)
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool, prestop: float) -> None:
+    """Check app and environment, without starting a worker.
+
+    Each finding has a section in docs/doctor.md. Exit status: 1 if there are errors, 3 if no server
+    that has to be asked could be reached, else 0.
+    """
+    app = app_of(ctx)
+    logging.getLogger("celery_graceful").setLevel(logging.CRITICAL)  # the report says it
+    report = examine(Examination(app, prestop=prestop))
+    if as_json:
+        click.echo(json.dumps(report.to_dict(), indent=2))
+    else:
+        for line in _lines(report):
+            click.echo(line)
+    ctx.exit(report.status)
+
+
+def _lines(report: Report) -> Iterator[str]:
+    d = report.deadlines
+    if d is not None:
+        yield from _wrapped(
+            f"Grace period: {d.grace:g} s ({d.source}); soft deadline {d.soft:.3g} s, "
+            f"hard deadline {d.hard:.3g} s after the signal."
+        )
+        yield ""
+    for finding in report.findings:
+        yield from _of(finding)
+        yield ""
+    for what, why in report.unchecked.items():
+        yield from _wrapped(f"could not be checked: {what}: {why}")
+    if report.unchecked:
+        yield ""
+    yield _summary(report)
+
+
+def _of(finding: Finding) -> Iterator[str]:
+    yield from _wrapped(
+        f"{finding.code} {finding.severity.value}: {finding.thing} = {finding.value!r}"
+    )
+    yield from _wrapped(f"why:  {finding.why}", "  ", "        ")
+    yield from _wrapped(f"mend: {finding.mend}", "  ", "        ")
+    yield f"  see:  {finding.link}"
+
+
+def _wrapped(text: str, first: str = "", others: str = "  ") -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=others,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _summary(report: Report) -> str:
+    counts = report.to_dict()["counts"]
+    named = [
+        f"{counts[s.value]} {s.value}{'s' * (counts[s.value] != 1)}"
+        for s in Severity
+        if counts[s.value]
+    ]
+    return f"{', '.join(named)}." if named else "Nothing was found."

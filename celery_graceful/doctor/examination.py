@@ -1,0 +1,190 @@
+"""What the checks look at: an app and its environment, each part looked up when first asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from celery_graceful.doctor.servers import CONNECT, RabbitServer, RedisServer
+from celery_graceful.exceptions import SettingsError
+from celery_graceful.monitors.registry import Monitors
+from celery_graceful.settings import Settings
+from celery_graceful.store.store import Store, broker_places, broker_store, find_store
+from celery_graceful.timeline.grace_period import Deadlines, GracePeriod, deadlines_of, detect
+
+__all__ = ["CannotCheck", "Examination"]
+
+
+class CannotCheck(Exception):
+    """A check cannot be made.
+
+    Args:
+        what: What could not be checked, for people.
+        why: What it lacks.
+    """
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what}: {why}")
+        self.what, self.why = what, why
+
+
+class Examination:
+    """One app, looked at once, without a worker.
+
+    Args:
+        app: The Celery app, graceful.
+        prestop: Seconds that a hook takes before SIGTERM is sent.
+        dockerfile: The file that the worker's image is built from.
+        command: The command line that the platform starts.
+        environ: That of the worker; this process's when ``None``.
+        root: Where ``/proc`` and the like are.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        *,
+        prestop: float = 0.0,
+        dockerfile: Path | None = None,
+        command: str | None = None,
+        environ: Mapping[str, str] | None = None,
+        root: Path = Path("/"),
+    ) -> None:
+        self.app = app
+        self.prestop = prestop
+        self.dockerfile = dockerfile
+        self.command = command
+        self.environ = os.environ if environ is None else environ
+        self.root = root
+        #: What could not be checked, and why.
+        self.unchecked: dict[str, str] = {}
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The ``graceful_*`` settings.
+
+        Raises:
+            CannotCheck: One of them cannot be used, which is a finding of its own.
+        """
+        try:
+            return Settings.from_conf(self.app.conf)
+        except SettingsError as exc:
+            raise CannotCheck("what depends on the settings", f"{exc.name} cannot be used") from exc
+
+    def detect(self) -> GracePeriod:
+        """The platform's grace period.
+
+        Raises:
+            SettingsError: A variable of the environment cannot be used.
+        """
+        return detect(self.environ, root=self.root)
+
+    @cached_property
+    def grace(self) -> tuple[GracePeriod, Deadlines]:
+        """The grace period that a worker here has, and its deadlines.
+
+        Raises:
+            CannotCheck: They cannot be computed, which is a finding of its own.
+        """
+        try:
+            return deadlines_of(self.settings, self.detect)
+        except SettingsError as exc:
+            raise CannotCheck("what depends on the grace period", f"{exc.name} is unfit") from exc
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """When a worker here gets stricter.
+
+        Raises:
+            CannotCheck: They cannot be computed.
+        """
+        return self.grace[1]
+
+    @cached_property
+    def import_error(self) -> Exception | None:
+        """Why the modules of the app, which a worker imports, cannot be imported."""
+        try:
+            self.app.loader.import_default_modules()
+            self.app.finalize(auto=True)
+        except Exception as exc:  # users' code may raise anything
+            return exc
+        return None
+
+    @cached_property
+    def tasks(self) -> list[Any]:
+        """The app's tasks, without Celery's own, by name.
+
+        Raises:
+            CannotCheck: They cannot be imported, which is a finding of its own.
+        """
+        if self.import_error is not None:
+            raise CannotCheck("the tasks", "the app's modules cannot be imported")
+        tasks = self.app.tasks
+        return [tasks[name] for name in sorted(tasks) if not name.startswith("celery.")]
+
+    @cached_property
+    def monitors(self) -> Monitors:
+        """The monitors, for nobody to report to.
+
+        Raises:
+            CannotCheck: The settings cannot be used.
+        """
+        assert self.settings is not None
+        return Monitors(self.app)
+
+    # -- servers -----------------------------------------------------------------------
+
+    @cached_property
+    def store(self) -> Store | None:
+        """Where checkpoints are kept; need not answer.
+
+        Raises:
+            CannotCheck: The settings cannot be used.
+        """
+        assert self.settings is not None
+        return find_store(self.app)
+
+    @cached_property
+    def broker(self) -> Store | None:
+        """The broker, where it is a Redis; the first of several. Need not answer."""
+        return broker_store(self.app)
+
+    @cached_property
+    def servers(self) -> list[RedisServer]:
+        """The Redis servers that workers use and that answer; others are told as unchecked."""
+        stores = [broker_store(self.app, place) for place in broker_places(self.app)]
+        try:
+            stores += [self.store] if self.store not in stores else []
+        except CannotCheck:
+            pass  # a finding of its own
+        asked = [RedisServer(store) for store in stores if store is not None]
+        answering = []
+        for server in asked:
+            away = server.away()
+            if away is None:
+                answering.append(server)
+            else:
+                self.unchecked[server.name] = away
+        return answering
+
+    @cached_property
+    def rabbit(self) -> RabbitServer | None:
+        """RabbitMQ, where it is the broker and answers; else it is told as unchecked."""
+        connection = self.app.connection_for_read(connect_timeout=CONNECT)
+        if connection.transport.driver_type != "amqp":
+            return None
+        server = RabbitServer(connection)
+        away = server.away()
+        if away is None:
+            return server
+        self.unchecked[server.name] = away
+        return None
+
+    @property
+    def reached_nothing(self) -> bool:
+        """Whether there are servers that have to be asked, and none answered."""
+        reached = [*self.servers, *([self.rabbit] if self.rabbit else [])]
+        return not reached and bool(self.unchecked)

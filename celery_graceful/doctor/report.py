@@ -1,0 +1,83 @@
+"""All checks, made, and what came of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from celery_graceful.doctor import grace, tasks
+from celery_graceful.doctor.examination import CannotCheck, Examination
+from celery_graceful.doctor.findings import Check, Finding, Severity
+from celery_graceful.system.describe import describe
+from celery_graceful.timeline.grace_period import Deadlines
+
+__all__ = ["CHECKS", "Report", "examine"]
+
+logger = logging.getLogger(__name__)
+
+#: The subjects, in the order in which they are printed.
+CHECKS: tuple[Check, ...] = (*grace.CHECKS, *tasks.CHECKS)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an examination has found.
+
+    Attributes:
+        findings: The worst first.
+        unchecked: What could not be checked, and why.
+        deadlines: Of a worker here; ``None`` if they cannot be computed.
+        reached_nothing: There are servers that had to be asked, and none of them answered.
+    """
+
+    findings: tuple[Finding, ...]
+    unchecked: dict[str, str]
+    deadlines: Deadlines | None
+    reached_nothing: bool
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether one of the findings is an error."""
+        return any(one.severity is Severity.ERROR for one in self.findings)
+
+    @property
+    def status(self) -> int:
+        """Exit status: 1 for errors; 3 if no server could be asked; else 0."""
+        return 1 if self.has_errors else 3 if self.reached_nothing else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As ``--json`` prints it."""
+        counts = {s.value: sum(f.severity is s for f in self.findings) for s in Severity}
+        d = self.deadlines
+        return {
+            "grace": d and {"seconds": d.grace, "soft": d.soft, "hard": d.hard, "source": d.source},
+            "findings": [one.to_dict() for one in self.findings],
+            "unchecked": [{"what": what, "why": why} for what, why in self.unchecked.items()],
+            "counts": counts,
+        }
+
+
+def examine(exam: Examination, checks: tuple[Check, ...] = CHECKS) -> Report:
+    """Make all checks. What cannot be checked keeps nothing else from being checked."""
+    findings = [finding for check in checks for finding in _found(exam, check)]
+    findings.sort(key=lambda one: list(Severity).index(one.severity))
+    try:
+        deadlines = exam.deadlines
+    except CannotCheck:
+        deadlines = None
+    reached_nothing = exam.reached_nothing  # asks them, if no check has
+    return Report(tuple(findings), exam.unchecked, deadlines, reached_nothing)
+
+
+def _found(exam: Examination, check: Check) -> Iterator[Finding]:
+    try:
+        for one in check.find(exam):
+            severity = one.severity or check.severity
+            yield Finding(check.code, severity, one.thing, one.value, one.why, one.mend)
+    except CannotCheck as exc:
+        exam.unchecked.setdefault(exc.what, exc.why)
+    except Exception as exc:
+        logger.debug("%s", check.code, exc_info=True)
+        exam.unchecked[check.code] = describe(exc)

@@ -1,0 +1,100 @@
+"""The servers that workers use: what they say of themselves, each asked with a time-out."""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+from typing import Any
+
+from celery_graceful.claims.lease_validity import server_info
+from celery_graceful.store.store import Store, StoreAway, StoreRefused
+from celery_graceful.system.describe import describe
+
+__all__ = ["CONNECT", "RabbitServer", "RedisServer"]
+
+#: Seconds that a connect to RabbitMQ may take.
+CONNECT = 2.0
+
+#: How often the way to a server is measured.
+PINGS = 10
+
+
+class RedisServer:
+    """A Redis.
+
+    Args:
+        store: How it is asked.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._info: dict[str, dict[str, Any]] = {}
+        try:
+            self.name = f"Redis at {store.address} ({store.source})"
+        except Exception:  # a URL that cannot be used, or a Sentinel that is away
+            self.name = f"Redis ({store.source})"
+
+    def away(self) -> str | None:
+        """Why it cannot be asked; ``None`` if it can."""
+        try:
+            self.store.execute("PING", [], insist=True, quiet=True)
+        except StoreRefused as exc:
+            return None if "NOAUTH" not in str(exc) and "WRONGPASS" not in str(exc) else str(exc)
+        except StoreAway as exc:
+            return str(exc)
+        return None
+
+    def info(self, section: str) -> dict[str, Any]:
+        """A section of ``INFO``; empty where it must not be asked."""
+        if section not in self._info:
+            self._info[section] = server_info(self.store, section)
+        return self._info[section]
+
+    def setting(self, name: str) -> str | None:
+        """A directive of its configuration; ``None`` where it must not be asked."""
+        try:
+            found = self.store.execute("CONFIG", [], ["GET", name], quiet=True)
+        except StoreRefused:  # managed ones have no such command
+            return None
+        pairs = (
+            found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
+        )
+        return next((str(value) for key, value in pairs if key == name), None)
+
+    @cached_property
+    def round_trip(self) -> float:
+        """Seconds that a question takes at the least: what is slow now and then is load."""
+        taken = []
+        for _ in range(PINGS):
+            began = time.monotonic()
+            self.store.execute("PING", [], quiet=True)
+            taken.append(time.monotonic() - began)
+        return min(taken)
+
+
+class RabbitServer:
+    """A RabbitMQ.
+
+    Args:
+        connection: To it, not connected.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.name = f"RabbitMQ at {connection.as_uri()}"
+        self._properties: dict[str, Any] = {}
+
+    def away(self) -> str | None:
+        """Why it cannot be asked; ``None`` if it can."""
+        try:
+            with self._connection as connection:
+                connection.connect()
+                self._properties = dict(connection.connection.server_properties or {})
+        except Exception as exc:  # the driver has errors of many kinds
+            return describe(exc)
+        return None
+
+    @property
+    def version(self) -> str:
+        """Its version, as it says it; empty if it does not."""
+        return str(self._properties.get("version", ""))

@@ -1,0 +1,106 @@
+"""What the doctor says as a whole."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace as Fake
+from typing import Any
+
+import pytest
+from celery import Celery
+from click.testing import CliRunner
+
+from celery_graceful.cli.doctor import doctor
+from celery_graceful.doctor.report import CHECKS
+from tests.conftest import RedisDB
+from tests.support.doctor import add_task, graceful_app
+
+DOCS = (Path(__file__).parents[3] / "docs" / "doctor.md").read_text(encoding="utf-8")
+
+
+def run(app: Any, *args: str, grace: str = "30") -> tuple[int, str]:
+    """Exit status and output of the command."""
+    runner = CliRunner(env={"GRACEFUL_GRACE_PERIOD": grace})
+    ended = runner.invoke(doctor, args, obj=Fake(app=app), catch_exceptions=False)
+    return ended.exit_code, ended.output
+
+
+def conforms(value: Any, schema: dict[str, Any]) -> bool:
+    """As much of JSON Schema as the docs use."""
+    names = {"object": dict, "array": list, "string": str, "number": (int, float)}
+    names |= {"integer": int, "boolean": bool, "null": type(None)}
+    kinds = schema.get("type", [])
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if kinds and not any(isinstance(value, names[kind]) for kind in kinds):
+        return False
+    if "enum" in schema and value not in schema["enum"]:
+        return False
+    if "pattern" in schema and not re.search(schema["pattern"], value):
+        return False
+    if isinstance(value, dict):
+        fields, others = schema.get("properties", {}), schema.get("additionalProperties", {})
+        return value.keys() >= {*schema.get("required", [])} and all(
+            conforms(one, fields.get(name, others)) for name, one in value.items()
+        )
+    return not isinstance(value, list) or all(conforms(one, schema["items"]) for one in value)
+
+
+def test_each_code_has_a_section_and_each_section_a_code() -> None:
+    codes = [check.code for check in CHECKS]
+    assert sorted(re.findall(r"^### (CG\d{3})$", DOCS, re.MULTILINE)) == sorted(codes)
+    assert len({*codes}) == len(codes)
+    for check in CHECKS:
+        assert (check.find.__doc__ or "").startswith(f"{check.code}: ")
+
+
+@pytest.fixture
+def readme_app(redis_db: RedisDB) -> Celery:
+    """That of the README's quick start, with a server that keeps its data, as Redis does."""
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    code = readme.split("Save as `shop.py`")[1].split("```python\n")[1].split("```")[0]
+    code = code.replace("redis://localhost/0", redis_db.url)
+    code = code.replace("redis://localhost/1", redis_db.backend_url)
+    module: dict[str, Any] = {"__name__": "shop"}
+    exec(code, module)
+    app: Celery = module["app"]
+    return app
+
+
+def test_nothing_is_found_in_the_app_of_the_readme(readme_app: Celery) -> None:
+    status, output = run(readme_app)
+    assert output.splitlines()[-1] == "Nothing was found."
+    assert "could not be checked" not in output
+    assert status == 0
+
+
+def test_json_is_as_the_docs_say() -> None:
+    app = add_task(graceful_app(worker_soft_shutdown_timeout=3), time_limit=100)
+    status, output = run(app, "--json", "--prestop", "20")
+    said = json.loads(output)
+    schema = json.loads(DOCS.split("```json\n")[1].split("```")[0])
+    assert conforms(said, schema)
+    assert not conforms({**said, "findings": [{}]}, schema)
+    assert status == 1
+    assert said["counts"]["error"] >= 1
+    assert said["findings"][0]["code"] == "CG106"
+    assert said["findings"][0]["link"] == "docs/doctor.md#cg106"
+    assert said["grace"]["hard"] == 25
+
+
+def test_lines_are_no_longer_than_80_columns() -> None:
+    app = add_task(graceful_app(worker_soft_shutdown_timeout=3), time_limit=100)
+    _, output = run(app, "--prestop", "20")
+    assert "CG106 error: --prestop = 20.0" in output
+    assert max(map(len, output.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "amqp://127.0.0.1:1//"])
+def test_a_server_that_is_away(url: str) -> None:
+    status, output = run(graceful_app(url))
+    assert "could not be checked: R" in output
+    assert "127.0.0.1:1" in output
+    assert status == 3
+    status, _ = run(graceful_app(url), "--prestop", "20")
+    assert status == 1, "errors come first"
