@@ -19,4 +19,5 @@ __all__ = [
     "lease_validity",
     "rescue",
     "sending",
+    "server_checks",
 ]

@@ -43,7 +43,8 @@ from celery_graceful.claims.claimant import (
     lease_key,
     tombstone_key,
 )
-from celery_graceful.claims.lease_validity import EPOCH, LeaseValidity, server_info
+from celery_graceful.claims.lease_validity import EPOCH, LeaseValidity
+from celery_graceful.claims.server_checks import check_server
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.system import native
@@ -54,16 +55,12 @@ __all__ = [
     "Lease",
     "about_key",
     "broker_digest",
-    "check_server",
     "dead_workers",
     "live_workers",
     "take_for_dead",
 ]
 
 logger = get_logger(__name__)
-
-#: Redis of which we need RPOP with a count, among others.
-OLDEST = (6, 2)
 
 #: Seconds until a worker that could not register tries again.
 AGAIN = 0.2
@@ -142,37 +139,6 @@ def take_for_dead(
     keys += [lease_key(own)] if own is not None else []
     answer = int(store.run("fall", keys, [worker, TOMBSTONE, lease_validity.server]))
     return None if answer < 0 else bool(answer)
-
-
-def check_server(store: Store) -> None:
-    """Say in the log what is wrong with a server that claims are to be safe on."""
-    try:
-        server, memory = server_info(store, "server"), server_info(store, "memory")
-    except StoreAway:
-        return
-    if not server:
-        log(
-            logger,
-            logging.WARNING,
-            "Redis does not say which server it is, nor for how long it has been up: for a lease's "
-            "time after its start, and longer after each lost connection, this worker takes nobody "
-            "for dead. Mend: ACL SETUSER %s +info",
-            store.user,
-        )
-    version = str(server.get("redis_version", ""))
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if "valkey_version" not in server and numbers and numbers < OLDEST:
-        log(logger, logging.ERROR, "Redis %s is too old: claims need 6.2 or later", version)
-    policy = memory.get("maxmemory_policy", "noeviction")
-    if policy != "noeviction":
-        log(
-            logger,
-            logging.WARNING,
-            "Redis has maxmemory-policy %s and may drop keys when its memory is full, leases and "
-            "%s: set noeviction",
-            policy,
-            "checkpoints" if policy.startswith("volatile") else "queues, claims and checkpoints",
-        )
 
 
 Restoring = AbstractContextManager[list[tuple[int, str]]]

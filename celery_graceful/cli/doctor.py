@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import textwrap
 from collections.abc import Iterator
 
 import click
-from celery.bin.base import CeleryCommand
 
 from celery_graceful.cli.app import app_of
+from celery_graceful.cli.output import AWAY, FINE, FOUND, JSON, Command, say_json
 from celery_graceful.doctor.examination import Examination
 from celery_graceful.doctor.findings import Finding, Severity
 from celery_graceful.doctor.report import Report, examine
@@ -21,8 +19,8 @@ __all__ = ["doctor"]
 WIDTH = 80
 
 
-@click.command(cls=CeleryCommand)
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.command(cls=Command)
+@JSON
 @click.option(
     "--prestop",
     type=click.FloatRange(min=0),
@@ -31,21 +29,19 @@ WIDTH = 80
     help="What a hook takes before SIGTERM is sent, such as preStop on Kubernetes.",
 )
 @click.pass_context
-def doctor(ctx: click.Context, as_json: bool, prestop: float) -> None:
+def doctor(ctx: click.Context, as_json: bool, prestop: float) -> int:
     """Check app and environment, without starting a worker.
 
     Each finding has a section in docs/doctor.md. Exit status: 1 if there are errors, 3 if no server
     that has to be asked could be reached, else 0.
     """
-    app = app_of(ctx)
-    logging.getLogger("celery_graceful").setLevel(logging.CRITICAL)  # the report says it
-    report = examine(Examination(app, prestop=prestop))
+    report = examine(Examination(app_of(ctx), prestop=prestop))
     if as_json:
-        click.echo(json.dumps(report.to_dict(), indent=2))
+        say_json(report.to_dict())
     else:
         for line in _lines(report):
             click.echo(line)
-    ctx.exit(report.status)
+    return FOUND if report.has_errors else AWAY if report.reached_nothing else FINE
 
 
 def _lines(report: Report) -> Iterator[str]:

@@ -12,7 +12,14 @@ from celery_graceful.doctor.servers import CONNECT, RabbitServer, RedisServer
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors.registry import Monitors
 from celery_graceful.settings import Settings
-from celery_graceful.store.store import Store, broker_places, broker_store, find_store
+from celery_graceful.store.connections import unconnected_channel
+from celery_graceful.store.store import (
+    Store,
+    broker_places,
+    broker_store,
+    find_store,
+    is_kombus_redis,
+)
 from celery_graceful.timeline.grace_period import Deadlines, GracePeriod, deadlines_of, detect
 
 __all__ = ["CannotCheck", "Examination"]
@@ -171,12 +178,25 @@ class Examination:
         return answering
 
     @cached_property
+    def connection(self) -> Any:
+        """One to the broker that workers read from, as they make it; not connected."""
+        return self.app.connection_for_read(connect_timeout=CONNECT)
+
+    @cached_property
+    def claims(self) -> bool:
+        """Whether workers claim what they fetch."""
+        transport = self.connection.transport
+        if not is_kombus_redis(transport):
+            return False
+        with unconnected_channel(transport) as channel:
+            return bool(getattr(channel, "may_claim", False))
+
+    @cached_property
     def rabbit(self) -> RabbitServer | None:
         """RabbitMQ, where it is the broker and answers; else it is told as unchecked."""
-        connection = self.app.connection_for_read(connect_timeout=CONNECT)
-        if connection.transport.driver_type != "amqp":
+        if self.connection.transport.driver_type != "amqp":
             return None
-        server = RabbitServer(connection)
+        server = RabbitServer(self.connection)
         away = server.away()
         if away is None:
             return server

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from celery_graceful.doctor import grace, tasks
+from celery_graceful.doctor import grace, redis, tasks
 from celery_graceful.doctor.examination import CannotCheck, Examination
 from celery_graceful.doctor.findings import Check, Finding, Severity
 from celery_graceful.system.describe import describe
@@ -18,7 +18,7 @@ __all__ = ["CHECKS", "Report", "examine"]
 logger = logging.getLogger(__name__)
 
 #: The subjects, in the order in which they are printed.
-CHECKS: tuple[Check, ...] = (*grace.CHECKS, *tasks.CHECKS)
+CHECKS: tuple[Check, ...] = (*grace.CHECKS, *redis.CHECKS, *tasks.CHECKS)
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,6 @@ class Report:
     def has_errors(self) -> bool:
         """Whether one of the findings is an error."""
         return any(one.severity is Severity.ERROR for one in self.findings)
-
-    @property
-    def status(self) -> int:
-        """Exit status: 1 for errors; 3 if no server could be asked; else 0."""
-        return 1 if self.has_errors else 3 if self.reached_nothing else 0
 
     def to_dict(self) -> dict[str, Any]:
         """As ``--json`` prints it."""

@@ -87,8 +87,8 @@ class RabbitServer:
     def away(self) -> str | None:
         """Why it cannot be asked; ``None`` if it can."""
         try:
-            with self._connection as connection:
-                connection.connect()
+            with self._connection.clone() as connection:
+                connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
                 self._properties = dict(connection.connection.server_properties or {})
         except Exception as exc:  # the driver has errors of many kinds
             return describe(exc)

@@ -16,7 +16,7 @@ from celery.utils.log import get_logger
 from celery_graceful.cleanup import callbacks
 from celery_graceful.membership.member import MOMENT, Member, WorkerView
 from celery_graceful.messages.brokers_without_acks import promise
-from celery_graceful.store.rights import missing_rights
+from celery_graceful.store.rights import lists_of, missing_rights
 from celery_graceful.store.store import (
     Store,
     StoreAway,
@@ -30,13 +30,6 @@ from celery_graceful.timeline.board import PLACES
 __all__ = ["Servers"]
 
 logger = get_logger(__name__)
-
-
-def lists_of(consumer: Any) -> list[str]:
-    """Of the queues that it consumes from, without key prefix: of the first and last priority."""
-    channel = consumer.channel
-    priorities = {channel.priority_steps[0], channel.priority_steps[-1]}
-    return [channel._q_for_pri(queue.name, pri) for queue in consumer.queues for pri in priorities]
 
 
 def is_allowed(store: Store, off: str, lists: Sequence[str] = ()) -> bool:
@@ -131,7 +124,8 @@ class Servers:
             is_allowed(tasks, "Checkpoints are not saved")
         if store is not None:
             off = "Reliable fetch is off, and kill -9 of this worker loses messages"
-            if not is_allowed(store, off, lists_of(consumer)):
+            lists = lists_of(consumer.channel, [queue.name for queue in consumer.queues])
+            if not is_allowed(store, off, lists):
                 return None
         if known is None or not (store or is_allowed(known, "Deaths of tasks are not counted")):
             return None

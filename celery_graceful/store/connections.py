@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["backend_pool", "backend_prefix", "kombu_pool", "timeouts"]
+__all__ = ["backend_pool", "backend_prefix", "kombu_pool", "timeouts", "unconnected_channel"]
 
 
 def timeouts(timeout: float) -> dict[str, Any]:
@@ -20,14 +22,20 @@ class _NoClient:
         """Not now."""
 
 
-def kombu_pool(connection: Any) -> Any:
-    """A pool with the parameters of a kombu connection: TLS, Sentinel and all."""
-    transport = connection.transport
+@contextmanager
+def unconnected_channel(transport: Any) -> Iterator[Any]:
+    """A channel of kombu's for Redis that asks the server for nothing."""
     channel = type("Channel", (transport.Channel,), {"client": _NoClient()})(transport)
     try:
-        return channel._get_pool()
+        yield channel
     finally:
         channel.close()
+
+
+def kombu_pool(connection: Any) -> Any:
+    """A pool with the parameters of a kombu connection: TLS, Sentinel and all."""
+    with unconnected_channel(connection.transport) as channel:
+        return channel._get_pool()
 
 
 def backend_pool(backend: Any, timeout: float) -> Any:

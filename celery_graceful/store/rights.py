@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from celery_graceful.store.store import Store, StoreForbidden
 
-__all__ = ["COMMANDS", "missing_rights"]
+__all__ = ["COMMANDS", "lists_of", "missing_rights"]
 
 #: What is asked of Redis, in scripts or by itself, with arguments with which it does nothing to a
 #: string, or nothing that matters.
@@ -64,6 +65,12 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }
 
 _COMMAND = re.compile(r"run the '([^']+)' command")
+
+
+def lists_of(channel: Any, queues: Iterable[str]) -> list[str]:
+    """Of queues, without key prefix: of the first and last priority."""
+    priorities = {channel.priority_steps[0], channel.priority_steps[-1]}
+    return [channel._q_for_pri(queue, pri) for queue in queues for pri in priorities]
 
 
 def missing_rights(store: Store, lists: Iterable[str] = ()) -> list[str]:

@@ -10,8 +10,9 @@ from kombu.utils.json import dumps, loads
 
 from celery_graceful import Graceful, SettingsError
 from celery_graceful.claims.held_claims import Claims, Tag
-from celery_graceful.claims.lease import Lease, check_server
+from celery_graceful.claims.lease import Lease
 from celery_graceful.claims.rescue import DeadClaim, Rescuer
+from celery_graceful.claims.server_checks import check_server
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import broker_store
 from celery_graceful.system import native

@@ -6,16 +6,19 @@ import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace as Fake
 from typing import Any
 
 from celery import Celery
+from click.testing import CliRunner
 
 from celery_graceful import Graceful
+from celery_graceful.cli.doctor import doctor
 from celery_graceful.doctor.examination import Examination
 from celery_graceful.doctor.findings import Finding
 from celery_graceful.doctor.report import CHECKS, examine
 
-__all__ = ["Case", "add_task", "found", "graceful_app", "look"]
+__all__ = ["Case", "add_task", "found", "graceful_app", "look", "run"]
 
 _numbers = itertools.count()
 
@@ -52,6 +55,13 @@ def found(app: Celery, code: str, **options: Any) -> list[Finding]:
     findings, unchecked = look(app, code, **options)
     assert not unchecked, unchecked
     return findings
+
+
+def run(app: Celery, *args: str, grace: str = "30") -> tuple[int, str]:
+    """Exit status and output of the command."""
+    runner = CliRunner(env={"GRACEFUL_GRACE_PERIOD": grace})
+    ended = runner.invoke(doctor, args, obj=Fake(app=app), catch_exceptions=False)
+    return ended.exit_code, ended.output
 
 
 @dataclass(frozen=True)

@@ -5,26 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from types import SimpleNamespace as Fake
 from typing import Any
 
 import pytest
-from celery import Celery
-from click.testing import CliRunner
 
-from celery_graceful.cli.doctor import doctor
 from celery_graceful.doctor.report import CHECKS
-from tests.conftest import RedisDB
-from tests.support.doctor import add_task, graceful_app
+from tests.support.doctor import add_task, graceful_app, run
 
 DOCS = (Path(__file__).parents[3] / "docs" / "doctor.md").read_text(encoding="utf-8")
-
-
-def run(app: Any, *args: str, grace: str = "30") -> tuple[int, str]:
-    """Exit status and output of the command."""
-    runner = CliRunner(env={"GRACEFUL_GRACE_PERIOD": grace})
-    ended = runner.invoke(doctor, args, obj=Fake(app=app), catch_exceptions=False)
-    return ended.exit_code, ended.output
 
 
 def conforms(value: Any, schema: dict[str, Any]) -> bool:
@@ -53,26 +41,6 @@ def test_each_code_has_a_section_and_each_section_a_code() -> None:
     assert len({*codes}) == len(codes)
     for check in CHECKS:
         assert (check.find.__doc__ or "").startswith(f"{check.code}: ")
-
-
-@pytest.fixture
-def readme_app(redis_db: RedisDB) -> Celery:
-    """That of the README's quick start, with a server that keeps its data, as Redis does."""
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-    code = readme.split("Save as `shop.py`")[1].split("```python\n")[1].split("```")[0]
-    code = code.replace("redis://localhost/0", redis_db.url)
-    code = code.replace("redis://localhost/1", redis_db.backend_url)
-    module: dict[str, Any] = {"__name__": "shop"}
-    exec(code, module)
-    app: Celery = module["app"]
-    return app
-
-
-def test_nothing_is_found_in_the_app_of_the_readme(readme_app: Celery) -> None:
-    status, output = run(readme_app)
-    assert output.splitlines()[-1] == "Nothing was found."
-    assert "could not be checked" not in output
-    assert status == 0
 
 
 def test_json_is_as_the_docs_say() -> None:

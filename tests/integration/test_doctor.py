@@ -1,0 +1,178 @@
+"""What the doctor finds on servers: each finding by an app that has it, and by one that has not."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_graceful import Batch, GracefulTask
+from celery_graceful.doctor.servers import RedisServer as Examined
+from tests.conftest import RedisDB
+from tests.servers import RedisServer
+from tests.support.distance import far_away
+from tests.support.doctor import add_task, found, graceful_app, look, run
+
+
+def app_on(db: RedisDB, **conf: Any) -> Celery:
+    return graceful_app(db.url, db.backend_url, **conf)
+
+
+def app_with(db: RedisDB, conf: dict[str, Any] | None = None, **options: Any) -> Celery:
+    return add_task(app_on(db, **(conf or {})), base=GracefulTask, **options)
+
+
+def values(app: Celery, code: str) -> list[Any]:
+    return [one.value for one in found(app, code)]
+
+
+@pytest.fixture
+def configured(redis_db: RedisDB) -> Iterator[Callable[[str, str], None]]:
+    """Sets directives of the server, until the test ends."""
+    before = {}
+
+    def configure(name: str, value: str) -> None:
+        before.setdefault(name, redis_db.client.config_get(name)[name])
+        redis_db.client.config_set(name, value)
+
+    yield configure
+    for name, value in before.items():
+        redis_db.client.config_set(name, value)
+
+
+@pytest.fixture
+def user(redis_db: RedisDB) -> Callable[[str], RedisDB]:
+    """The same databases, for a new user with these rights."""
+
+    def make(rights: str) -> RedisDB:
+        name = f"user{uuid.uuid4().hex[:8]}"
+        redis_db.client.execute_command("ACL", "SETUSER", name, "on", ">secret", *rights.split())
+        urls = [
+            url.replace("//", f"//{name}:secret@") for url in (redis_db.url, redis_db.backend_url)
+        ]
+        return RedisDB(*urls, redis_db.client)
+
+    return make
+
+
+# -- stores ------------------------------------------------------------------------------------
+
+
+def test_cg201_no_store(redis_db: RedisDB) -> None:
+    assert values(graceful_app(), "CG201") == [None]
+    assert values(graceful_app(graceful_store=redis_db.url), "CG201") == []
+
+
+def test_cg202_another_store(redis_db: RedisDB) -> None:
+    elsewhere = redis_db.url.replace("127.0.0.1", "localhost")
+    (finding,) = found(app_on(redis_db, graceful_store=elsewhere), "CG202")
+    assert finding.severity.value == "note"
+    assert values(app_on(redis_db), "CG202") == []
+    assert values(app_on(redis_db, graceful_store=redis_db.backend_url), "CG202") == []
+
+
+def test_cg203_version(redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert values(app_on(redis_db), "CG203") == []
+    monkeypatch.setattr(Examined, "info", lambda self, section: {"redis_version": "6.0.16"})
+    assert values(app_on(redis_db), "CG203") == ["6.0.16"]
+
+
+def test_cg204_eviction(redis_db: RedisDB, configured: Callable[[str, str], None]) -> None:
+    assert values(app_on(redis_db), "CG204") == []
+    for policy, severity in (("allkeys-lru", "error"), ("volatile-ttl", "warning")):
+        configured("maxmemory-policy", policy)
+        (finding,) = found(app_on(redis_db), "CG204")
+        assert (finding.value, finding.severity.value) == (policy, severity)
+
+
+def test_cg205_persistence(
+    redis_db: RedisDB, configured: Callable[[str, str], None], user: Callable[[str], RedisDB]
+) -> None:
+    assert values(app_on(redis_db), "CG205") == ["off"]
+    _, unchecked = look(app_on(user("~* &* +@all -config")), "CG205")
+    assert list(unchecked.values()) == ["CONFIG GET is not allowed"]
+    configured("save", "3600 1")
+    assert values(app_on(redis_db), "CG205") == []
+
+
+def test_cg206_distance(
+    redis_db: RedisDB, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with far_away(redis_server.port, 0.02) as port:
+        away = RedisDB(redis_db.url.replace(str(redis_server.port), str(port)), "", redis_db.client)
+        (finding,) = found(graceful_app(away.url), "CG206")
+    assert float(finding.value.removesuffix(" ms")) >= 40
+    monkeypatch.setattr(Examined, "round_trip", 0.0009)  # the machine that tests run on is busy
+    assert values(app_on(redis_db), "CG206") == []
+
+
+def test_cg207_rights(redis_db: RedisDB, user: Callable[[str], RedisDB]) -> None:
+    assert values(app_on(user("~celery* ~graceful:* &* +@all")), "CG207") == []
+    few = app_on(user("~celery* &* +@all -hset"), task_default_queue="other")
+    (finding,) = found(few, "CG207")
+    assert "~graceful:*" in finding.value
+    assert "~other*" in finding.value
+    assert finding.mend.startswith("ACL SETUSER user")
+
+
+def test_cg208_info(redis_db: RedisDB, user: Callable[[str], RedisDB]) -> None:
+    assert values(app_on(user("~* &* +@all -info")), "CG208") == ["lacks +info"]
+    assert values(app_on(redis_db), "CG208") == []
+
+
+def test_cg209_replicas(
+    redis_db: RedisDB,
+    redis_server: RedisServer,
+    start_server: Callable[..., Any],
+    configured: Callable[[str, str], None],
+) -> None:
+    assert values(app_on(redis_db), "CG209") == []
+    start_server(RedisServer, options={"replicaof": f"127.0.0.1 {redis_server.port}"})
+    assert values(app_on(redis_db), "CG209") == [0]
+    configured("min-replicas-to-write", "1")
+    assert values(app_on(redis_db), "CG209") == []
+
+
+def test_cg210_results(redis_db: RedisDB) -> None:
+    app = app_with(redis_db, {"result_expires": 50}, time_limit=60)
+    assert values(app, "CG210") == [50]
+    assert values(app_with(redis_db, {"result_expires": 70}, time_limit=60), "CG210") == []
+    app = app_with(redis_db, {"result_expires": 0.001})
+    assert values(app, "CG210") == []
+    batch = Batch(app=app).apply_async([app.tasks["one"].s()])
+    (finding,) = found(app, "CG210")
+    assert batch.id in finding.why
+
+
+def test_cg211_visibility_timeout(redis_db: RedisDB) -> None:
+    off = {"graceful_reliable_fetch": False}
+    assert values(app_with(redis_db, off), "CG211") == [3600]
+    assert values(app_with(redis_db, off, time_limit=3600), "CG211") == []
+    assert values(app_with(redis_db), "CG211") == []
+    conf = {**off, "broker_transport_options": {"visibility_timeout": 10}}
+    assert values(app_with(redis_db, conf, time_limit=11), "CG211") == [10]
+
+
+# -- all in all --------------------------------------------------------------------------------
+
+
+def test_nothing_is_found_in_the_app_of_the_readme(
+    redis_db: RedisDB,
+    configured: Callable[[str, str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    code = readme.split("Save as `shop.py`")[1].split("```python\n")[1].split("```")[0]
+    code = code.replace("redis://localhost/0", redis_db.url)
+    code = code.replace("redis://localhost/1", redis_db.backend_url)
+    module: dict[str, Any] = {"__name__": "shop"}
+    exec(code, module)
+    configured("save", "3600 1")  # as Redis comes
+    monkeypatch.setattr(Examined, "round_trip", 0.0005)
+    status, output = run(module["app"])
+    assert output.splitlines()[3:] == ["Nothing was found."], output
+    assert status == 0
