@@ -11,10 +11,11 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import psutil
+
+from tests.support.processes import ProcessGroup
 
 __all__ = ["POOLS", "Said", "Worker", "send"]
 
@@ -35,7 +36,7 @@ class Said:
     value: str
 
 
-class Worker:
+class Worker(ProcessGroup):
     """A worker of ``benchmarks.app`` with a queue of its own; use it as a context manager.
 
     Args:
@@ -64,7 +65,7 @@ class Worker:
         name = f"{queue_name.partition(',')[0]}@bench"
         argv += ["-P", pool, "-c", str(concurrency), "-Q", queue_name, "-n", name]
         argv += ["--without-mingle", "--without-gossip"]
-        self.process = subprocess.Popen(
+        super().__init__(
             argv,
             cwd=_ROOT,
             env={
@@ -74,26 +75,13 @@ class Worker:
                 "BENCH_PREFETCH": str(prefetch),
                 **(env or {}),
             },
-            stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            start_new_session=True,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.kill()
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -145,12 +133,7 @@ class Worker:
         return used
 
     def kill(self) -> None:
-        """End it and its children at once."""
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.process.wait()
+        super().kill()
         self._reader.join(TIMEOUT)
 
 

@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from celery import Celery
 
+from tests.conftest import RedisDB
 from tests.support.broker import Broker
 
 
+@pytest.fixture
+def make_broker(
+    request: pytest.FixtureRequest,
+    redis_db: RedisDB,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[str], Broker]:
+    """A broker by its kind: Redis, RabbitMQ (or its quorum queues), or a database of SQLAlchemy."""
+
+    def make(name: str) -> Broker:
+        if name == "sqla":
+            url = f"sqla+sqlite:///{tmp_path}/broker.db"
+        elif name in ("rabbitmq", "quorum"):
+            url = request.getfixturevalue("rabbit_vhost").url
+        else:
+            url = redis_db.url
+        if name == "quorum":
+            monkeypatch.setenv("QUORUM", "20")
+        return Broker(name, url, redis_db.backend_url, redis_db.client)
+
+    return make
+
+
 @pytest.fixture(params=["redis", "rabbitmq"])
-def broker(request: pytest.FixtureRequest) -> Broker:
-    db = request.getfixturevalue("redis_db")
-    url = db.url
-    if request.param == "rabbitmq":
-        url = request.getfixturevalue("rabbit_vhost").url
-    return Broker(request.param, url, db.backend_url, db.client)
+def broker(request: pytest.FixtureRequest, make_broker: Callable[[str], Broker]) -> Broker:
+    return make_broker(request.param)
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ SETUPS += [("prefork", "rabbitmq")]
 @pytest.mark.parametrize(("pool", "broker"), SETUPS, indirect=["broker"])
 def test_what_is_raised_at_the_end_of_a_task(pool: str, broker: Broker, app: Celery) -> None:
     runs = RUNS if pool != "prefork" else RUNS | OF_CHILDREN
-    env = {"BROKER_URL": broker.url, "RESULT_URL": broker.backend_url, "GRACE": "10"}
+    env = {**broker.env, "GRACE": "10"}
     env["CONF_worker_prefetch_multiplier"] = "1"
     with Worker("tests.apps.mishaps", pool=pool, env=env) as worker:
         worker.ready()

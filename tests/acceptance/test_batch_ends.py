@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,8 @@ CALLBACKS = ("on_success", "on_complete", "on_failure")
 
 
 @pytest.fixture(params=["redis", "redis with another store", "rabbitmq"])
-def broker(request: pytest.FixtureRequest) -> Broker:
-    db = request.getfixturevalue("redis_db")
-    url = db.url
-    if request.param == "rabbitmq":
-        url = request.getfixturevalue("rabbit_vhost").url
-    return Broker(request.param, url, db.backend_url, db.client)
+def broker(request: pytest.FixtureRequest, make_broker: Callable[[str], Broker]) -> Broker:
+    return make_broker(request.param)
 
 
 @pytest.fixture
@@ -48,8 +44,7 @@ def start(broker: Broker, pool: str, *args: str, **env: str) -> Worker:
         pool=pool,
         args=args,
         env={
-            "BROKER_URL": broker.url,
-            "RESULT_URL": broker.backend_url,
+            **broker.env,
             "EFFECTS": broker.backend_url,
             **env,
         },

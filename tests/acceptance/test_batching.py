@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 def test_batches(pool: str, broker: Broker, name: str, app: Celery, tmp_path: Path) -> None:
     """What has been processed has left, what runs ends, and what is buffered goes back once."""
     hold, flush = tmp_path / "hold", tmp_path / "flush"
-    env = {"BROKER_URL": broker.url, "RESULT_URL": broker.backend_url, "GRACE": "8"}
+    env = {**broker.env, "GRACE": "8"}
     env |= {"HOLD": str(hold), "FLUSH": str(flush), "CONF_worker_prefetch_multiplier": "10"}
     with Worker("tests.apps.batching", pool=pool, env=env) as worker:
         worker.ready()
@@ -61,7 +61,7 @@ def test_a_batch_that_does_not_end(broker: Broker, name: str, app: Celery, tmp_p
     """It is given up whole."""
     hold = tmp_path / "hold"
     hold.touch()
-    env = {"BROKER_URL": broker.url, "RESULT_URL": broker.backend_url, "GRACE": "4"}
+    env = {**broker.env, "GRACE": "4"}
     env |= {"HOLD": str(hold), "FLUSH": str(tmp_path / "flush")}
     with Worker("tests.apps.batching", env=env) as worker:
         worker.ready()

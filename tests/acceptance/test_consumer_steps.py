@@ -20,7 +20,7 @@ MANY = 300
 
 
 def start(broker: Broker, pool: str) -> Worker:
-    env = {"BROKER_URL": broker.url, "RESULT_URL": broker.backend_url, "GRACE": str(GRACE)}
+    env = {**broker.env, "GRACE": str(GRACE)}
     return Worker("tests.apps.consuming", pool=pool, env=env).ready()
 
 

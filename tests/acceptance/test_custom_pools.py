@@ -16,8 +16,7 @@ pytestmark = pytest.mark.parametrize("broker", ["redis"], indirect=True)
 
 def start(broker: Broker, pool: str, **env: str) -> Worker:
     env.update(
-        BROKER_URL=broker.url,
-        RESULT_URL=broker.backend_url,
+        **broker.env,
         GRACE=str(GRACE),
         CONF_graceful_soft_deadline=str(SOFT),
         CONF_graceful_hard_deadline=str(HARD),
@@ -73,7 +72,7 @@ def test_derived_from_none_of_them(broker: Broker, app: Celery) -> None:
 
 def test_greenlets_in_a_process_that_is_not_patched(broker: Broker, app: Celery) -> None:
     """Celery overlooks ``-Pgevent``."""
-    env = {"BROKER_URL": broker.url, "RESULT_URL": broker.backend_url, "GRACE": str(GRACE)}
+    env = {**broker.env, "GRACE": str(GRACE)}
     with Worker("tests.apps.lifecycle", pool="solo", env=env, args=["-Pgevent"]).ready() as worker:
         worker.term()
         assert worker.wait() == 0

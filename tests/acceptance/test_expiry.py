@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
 from celery import Celery
@@ -17,19 +16,6 @@ from tests.support.workers import TIMEOUT, Worker, end_leases, wait_until
 
 #: Seconds: of the task, and until it expires.
 LONG, EXPIRES = 8.0, 2.0
-
-
-@pytest.fixture(params=["redis", "rabbitmq"])
-def broker(request: pytest.FixtureRequest) -> Broker:
-    db = request.getfixturevalue("redis_db")
-    url = db.url if request.param == "redis" else request.getfixturevalue("rabbit_vhost").url
-    return Broker(request.param, url, db.backend_url, db.client)
-
-
-@pytest.fixture
-def app(broker: Broker) -> Iterator[Celery]:
-    with broker.app() as app:
-        yield app
 
 
 def lease() -> dict[str, str]:

@@ -31,8 +31,7 @@ def start(pool: str, broker: Broker, concurrency: int = 4, **env: str) -> Worker
         pool=pool,
         concurrency=concurrency,
         env={
-            "BROKER_URL": broker.url,
-            "RESULT_URL": broker.backend_url,
+            **broker.env,
             "GRACE": str(GRACE),
             **env,
         },

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from celery import Celery
 
-from tests.conftest import RedisDB
 from tests.support.broker import Broker
 from tests.support.workers import TIMEOUT, Worker, wait_until, wait_until_heard
 
@@ -16,18 +15,12 @@ PLUGIN = "tests.apps.late_plugin"
 
 
 @pytest.fixture
-def broker(redis_db: RedisDB) -> Broker:
-    return Broker("redis", redis_db.url, redis_db.backend_url, redis_db.client)
-
-
-@pytest.fixture
-def app(broker: Broker) -> Iterator[Celery]:
-    with broker.app() as app:
-        yield app
+def broker(make_broker: Callable[[str], Broker]) -> Broker:
+    return make_broker("redis")
 
 
 def start(broker: Broker, pool: str, *args: str) -> Worker:
-    env = {"BROKER_URL": broker.url, "RESULT_URL": broker.backend_url, "GRACE": "10"}
+    env = {**broker.env, "GRACE": "10"}
     # Celery replaces an idle child only when it has something else to do.
     concurrency = 1 if pool == "prefork" else 2
     return Worker("tests.apps.late", pool=pool, concurrency=concurrency, env=env, args=args)

@@ -23,8 +23,7 @@ WRONG = "Traceback|CRITICAL|Could not|Bad file descriptor"
 
 def start(broker: Broker, pool: str, *args: str, **env: str) -> Worker:
     env = {
-        "BROKER_URL": broker.url,
-        "RESULT_URL": broker.backend_url,
+        **broker.env,
         "GRACE": str(GRACE),
         **env,
     }

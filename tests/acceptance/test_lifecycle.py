@@ -49,7 +49,7 @@ def stop(worker: Worker, how: str, app: Celery) -> None:
 
 
 def start(pool: str, broker: Broker, how: str, concurrency: int, **env: str) -> Worker:
-    env.update(BROKER_URL=broker.url, RESULT_URL=broker.backend_url, GRACE=str(GRACE))
+    env.update(**broker.env, GRACE=str(GRACE))
     env.update(CONF_graceful_soft_deadline=str(SOFT), CONF_graceful_hard_deadline=str(HARD))
     if how == "remap":
         env["REMAP_SIGTERM"] = "SIGQUIT"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,6 @@ LONG = 6.0
 @pytest.fixture
 def broker(rabbit_vhost: RabbitVhost, redis_db: RedisDB) -> Broker:
     return Broker("rabbitmq", rabbit_vhost.url, redis_db.backend_url, redis_db.client)
-
-
-@pytest.fixture
-def app(broker: Broker) -> Iterator[Celery]:
-    with broker.app() as app:
-        yield app
 
 
 def deaf(broker: Broker, **env: str) -> Worker:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 from celery import Celery, chord, signature
@@ -21,8 +21,7 @@ def start(
     broker: Broker, pool: str = "prefork", concurrency: int = 1, *args: str, **env: str
 ) -> Worker:
     env = {
-        "BROKER_URL": broker.url,
-        "RESULT_URL": broker.backend_url,
+        **broker.env,
         "GRACE": "10",
         "CONF_worker_prefetch_multiplier": "1",
         "CONF_worker_lost_wait": "0.1",
@@ -43,20 +42,8 @@ def quarantined(app: Celery) -> dict[str, quarantine.Kept]:
 
 
 @pytest.fixture(params=["redis", "rabbitmq", "quorum"])
-def broker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Broker:
-    db = request.getfixturevalue("redis_db")
-    url = db.url
-    if request.param != "redis":
-        url = request.getfixturevalue("rabbit_vhost").url
-    if request.param == "quorum":
-        monkeypatch.setenv("QUORUM", "20")
-    return Broker(request.param, url, db.backend_url, db.client)
-
-
-@pytest.fixture
-def app(broker: Broker) -> Iterator[Celery]:
-    with broker.app() as app:
-        yield app
+def broker(request: pytest.FixtureRequest, make_broker: Callable[[str], Broker]) -> Broker:
+    return make_broker(request.param)
 
 
 def test_children_that_die(broker: Broker, app: Celery) -> None:

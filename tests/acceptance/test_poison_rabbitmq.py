@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,8 @@ from tests.support.workers import TIMEOUT, Worker, end_leases, wait_until
 
 
 @pytest.fixture(params=["rabbitmq", "quorum"])
-def broker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Broker:
-    if request.param == "quorum":
-        monkeypatch.setenv("QUORUM", "20")
-    db = request.getfixturevalue("redis_db")
-    url = request.getfixturevalue("rabbit_vhost").url
-    return Broker(request.param, url, db.backend_url, db.client)
+def broker(request: pytest.FixtureRequest, make_broker: Callable[[str], Broker]) -> Broker:
+    return make_broker(request.param)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 
 import pytest
 from celery import Celery
@@ -14,10 +15,9 @@ from tests.support.broker import Broker
 from tests.support.workers import TIMEOUT, Worker, end_leases, wait_until, wait_until_heard
 
 
-@pytest.fixture(params=["redis"])
-def broker(request: pytest.FixtureRequest) -> Broker:
-    db = request.getfixturevalue("redis_db")
-    return Broker("redis", db.url, db.backend_url, db.client)
+@pytest.fixture
+def broker(make_broker: Callable[[str], Broker]) -> Broker:
+    return make_broker("redis")
 
 
 def start(broker: Broker, pool: str, concurrency: int, *args: str, **env: str) -> Worker:

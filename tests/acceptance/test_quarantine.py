@@ -11,7 +11,7 @@ from tests.support.broker import Broker, graceful_command
 
 
 def celery(broker: Broker, *args: str, status: int = 0) -> str:
-    urls = {"BROKER_URL": broker.url, "RESULT_URL": broker.backend_url}
+    urls = broker.env
     return graceful_command("tests.apps.poison", *args, env=urls, status=status)
 
 

@@ -23,8 +23,7 @@ PREFETCHED, SENT = 20, 40
 def start(broker: Broker, **conf: object) -> Worker:
     env = {f"CONF_{key}": repr(value) for key, value in conf.items()}
     env.update(
-        BROKER_URL=broker.url,
-        RESULT_URL=broker.backend_url,
+        **broker.env,
         GRACE=str(GRACE),
         CONF_task_track_started="True",
         CONF_worker_prefetch_multiplier=str(PREFETCHED // 2),

@@ -24,7 +24,7 @@ AT_ONCE = ["cooperative", "iterating", "unaware", "calling"]
 
 
 def start(pool: str, broker: Broker, concurrency: int = 2) -> Worker:
-    env = {"BROKER_URL": broker.url, "RESULT_URL": broker.backend_url, "GRACE": str(GRACE)}
+    env = {**broker.env, "GRACE": str(GRACE)}
     env["CONF_graceful_store"] = repr(broker.backend_url)
     return Worker("tests.apps.revoked", pool=pool, concurrency=concurrency, env=env)
 

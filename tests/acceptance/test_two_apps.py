@@ -41,7 +41,7 @@ def app(ours: Broker) -> Iterator[Celery]:
 
 
 def env_of(broker: Broker, queue: str) -> dict[str, str]:
-    return {"BROKER_URL": broker.url, "RESULT_URL": broker.backend_url, "QUEUE": queue}
+    return {**broker.env, "QUEUE": queue}
 
 
 def start(module: str, broker: Broker, queue: str, pool: str = "solo", **env: str) -> Worker:

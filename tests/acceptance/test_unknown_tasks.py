@@ -6,7 +6,7 @@ import json
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -24,35 +24,12 @@ EVENTS = {"CONF_worker_send_task_events": "True"}
 
 
 @pytest.fixture
-def make_broker(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str], Broker]:
-    def make(name: str) -> Broker:
-        db = request.getfixturevalue("redis_db")
-        if name == "sqla":
-            url = f"sqla+sqlite:///{request.getfixturevalue('tmp_path')}/broker.db"
-        else:
-            url = db.url if name == "redis" else request.getfixturevalue("rabbit_vhost").url
-        if name == "quorum":
-            monkeypatch.setenv("QUORUM", "20")
-        return Broker(name, url, db.backend_url, db.client)
-
-    return make
-
-
-@pytest.fixture
 def broker(request: pytest.FixtureRequest, make_broker: Callable[[str], Broker]) -> Broker:
     return make_broker(getattr(request, "param", "redis"))
 
 
-@pytest.fixture
-def app(broker: Broker) -> Iterator[Celery]:
-    with broker.app() as app:
-        yield app
-
-
 def start(broker: Broker, pool: str = "threads", knows: bool = False, **env: str) -> Worker:
-    env = {"BROKER_URL": broker.url, "RESULT_URL": broker.backend_url, "GRACE": "10", **env}
+    env = {**broker.env, "GRACE": "10", **env}
     if knows:
         env["KNOWS"] = "1"
     return Worker(APP, pool=pool, env=env)
@@ -213,7 +190,7 @@ def test_the_last_to_leave_gives_back_what_waits(broker: Broker, app: Celery) ->
 
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"], indirect=True)
 def test_patience_ends_in_quarantine(broker: Broker, app: Celery) -> None:
-    urls = {"BROKER_URL": broker.url, "RESULT_URL": broker.backend_url}
+    urls = broker.env
     with start(broker, CONF_graceful_unknown_task_patience="2.5", **EVENTS) as old:
         old.ready()
         sent = [app.send_task("new", task_id=name, args=("secret",)) for name in "abc"]

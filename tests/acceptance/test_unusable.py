@@ -27,7 +27,7 @@ MESSAGES = 1000
 
 
 def start(broker: Broker, pool: str, **env: str) -> Worker:
-    env = {"BROKER_URL": broker.url, "RESULT_URL": broker.backend_url, "GRACE": "10", **env}
+    env = {**broker.env, "GRACE": "10", **env}
     return Worker(APP, pool=pool, env=env)
 
 
@@ -74,7 +74,7 @@ def test_each_kind_goes_to_quarantine(pool: str, broker: Broker, app: Celery) ->
 
 def check_the_command_line(broker: Broker, app: Celery, count: int) -> None:
     """They are listed and shown, and go back to their queue as they were."""
-    urls = {"BROKER_URL": broker.url, "RESULT_URL": broker.backend_url}
+    urls = broker.env
     listed = graceful_command(APP, "quarantine", "list", env=urls)
     assert len(listed.splitlines()) == count
     telling = next(name for name, kept in quarantined(app).items() if SECRET in str(kept.message))

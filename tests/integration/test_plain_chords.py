@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import celery
 import pytest
 from celery import chain, chord, group, states
 
 from tests.conftest import RedisDB
-from tests.support.chords import ByHand, Killed, by_hand
+from tests.support.chords import ByHand, Killed, by_hand, claim_runs_out, dies, stands_still
 
 #: Since 5.7 parts are counted by a script that knows whose they are.
 BY_SCRIPT = tuple(map(int, celery.__version__.split(".")[:2])) >= (5, 7)
@@ -22,19 +21,9 @@ def plain(redis_db: RedisDB) -> Iterator[ByHand]:
         yield one
 
 
-def dies(*args: Any, **kwargs: Any) -> None:
-    raise Killed
-
-
-def claim_runs_out(one: ByHand, group_id: str) -> None:
-    """What a dispatcher has to itself since 5.7, for 10 s by default."""
-    one.app.backend.client.delete(one.app.backend.get_key_for_group(group_id, ".c"))
-
-
 def test_a_lost_header(plain: ByHand) -> None:
     """The chord waits for ever."""
-    body = plain.apply(chord([plain.add.s(i) for i in range(3)], plain.add.s()))
-    first, _, third = plain.take()
+    body, first, _, third = plain.chord(3)
     plain.ends(first)
     plain.ends(third)
     assert plain.given(body) == []
@@ -43,8 +32,7 @@ def test_a_lost_header(plain: ByHand) -> None:
 
 def test_a_dispatcher_that_dies(plain: ByHand, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody sends the body unless that header comes again, and 5.7 wants that to come late."""
-    body = plain.apply(chord([plain.add.s(i) for i in range(2)], plain.add.s()))
-    first, second = plain.take()
+    body, first, second = plain.chord(2)
     plain.ends(first)
     with monkeypatch.context() as patch:
         patch.setattr(type(plain.app.backend), "_unpack_chord_result", dies)
@@ -64,27 +52,11 @@ def test_a_dispatcher_that_stands_still(plain: ByHand, monkeypatch: pytest.Monke
 
     Since 5.7 only where that takes longer than its claim lasts: it is renewed before.
     """
-    body = plain.apply(chord([plain.add.s(i) for i in range(2)], plain.add.s()))
-    first, second = plain.take()
+    body, first, second = plain.chord(2)
     plain.ends(first)
     stands_still(plain, monkeypatch, second)
     plain.ends(second)
     assert plain.given(body) == [[1, 1], [1, 1]]
-
-
-def stands_still(one: ByHand, monkeypatch: pytest.MonkeyPatch, context: Any) -> None:
-    """Between its decision to send the body and the sending, the header comes again elsewhere."""
-    sent: list[Any] = []
-    send = one.app.amqp.send_task_message
-
-    def late(*args: Any, **kwargs: Any) -> Any:
-        if not sent:
-            sent.append(None)
-            claim_runs_out(one, context.group)
-            one.returns(context)
-        return send(*args, **kwargs)
-
-    monkeypatch.setitem(one.app.amqp.__dict__, "send_task_message", late)
 
 
 def test_a_group_in_a_chain_of_the_header(plain: ByHand) -> None:
@@ -108,8 +80,7 @@ def test_a_group_in_a_chain_of_the_header(plain: ByHand) -> None:
 
 def test_a_header_that_counts_twice(plain: ByHand) -> None:
     """Where it is delivered again, and returns something else: before 5.7."""
-    body = plain.apply(chord([plain.add.s(i) for i in range(3)], plain.add.s()))
-    first, second, _ = plain.take()
+    body, first, second, _ = plain.chord(3)
     plain.ends(first, 1)
     plain.ends(first, 2)
     plain.ends(second, 3)

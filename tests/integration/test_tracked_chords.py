@@ -18,8 +18,7 @@ from celery_graceful.batches.standing import standing_of
 from celery_graceful.batches.status import State
 from celery_graceful.batches.whereabouts import broker_of
 from tests.conftest import RedisDB
-from tests.integration.test_plain_chords import dies, stands_still
-from tests.support.chords import ByHand, Killed, by_hand
+from tests.support.chords import ByHand, Killed, by_hand, dies, stands_still
 
 
 @pytest.fixture
@@ -42,8 +41,7 @@ def ended(one: ByHand, body: str, *given: Any) -> None:
 
 def test_a_chord(tracked: ByHand) -> None:
     """It is a batch, under the id of its group; its body is sent by Celery."""
-    body = tracked.apply(chord([tracked.add.s(i) for i in range(3)], tracked.add.s()))
-    contexts = tracked.take()
+    body, *contexts = tracked.chord(3)
     status = tracked.status(contexts[0].group)
     assert (status.kind, status.state, status.total) == ("chord", State.SENT, 3)
     for number, context in enumerate(contexts):
@@ -92,8 +90,7 @@ def test_a_group(tracked: ByHand) -> None:
 
 def test_a_lost_header(tracked: ByHand) -> None:
     """What is sent again is what was lost, and the chord goes on."""
-    body = tracked.apply(chord([tracked.add.s(i) for i in range(3)], tracked.add.s()))
-    first, lost, third = tracked.take()
+    body, first, lost, third = tracked.chord(3)
     tracked.ends(first, 1)
     tracked.ends(third, 3)
     (pending,) = tracked.ledger.members_pending(first.group)
@@ -107,8 +104,7 @@ def test_a_lost_header(tracked: ByHand) -> None:
 
 def test_a_dispatcher_that_dies(tracked: ByHand, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ledger has the body sent as soon as the header that comes again has ended."""
-    body = tracked.apply(chord([tracked.add.s(i) for i in range(2)], tracked.add.s()))
-    first, second = tracked.take()
+    body, first, second = tracked.chord(2)
     tracked.ends(first)
     with monkeypatch.context() as patch:
         patch.setattr(type(tracked.app.backend), "_unpack_chord_result", dies)
@@ -120,8 +116,7 @@ def test_a_dispatcher_that_dies(tracked: ByHand, monkeypatch: pytest.MonkeyPatch
 
 def test_a_dispatcher_that_stands_still(tracked: ByHand, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two bodies one runs."""
-    body = tracked.apply(chord([tracked.add.s(i) for i in range(2)], tracked.add.s()))
-    first, second = tracked.take()
+    body, first, second = tracked.chord(2)
     tracked.ends(first)
     stands_still(tracked, monkeypatch, second)
     tracked.ends(second)
@@ -132,8 +127,7 @@ def test_who_sent_the_body_dies_before_it_says_so(
     tracked: ByHand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is left to send it with, and nothing is done."""
-    body = tracked.apply(chord([tracked.add.s(i) for i in range(2)], tracked.add.s()))
-    first, second = tracked.take()
+    body, first, second = tracked.chord(2)
     tracked.ends(first)
     with monkeypatch.context() as patch:
         patch.setattr(ChordLedger, "sent_by_celery", lambda *args, **kwargs: None)
@@ -144,9 +138,7 @@ def test_who_sent_the_body_dies_before_it_says_so(
 
 def test_a_body_that_is_lost(tracked: ByHand) -> None:
     """Its results are gone: its errbacks run."""
-    sig = chord([tracked.add.s(i) for i in range(2)], tracked.add.s().on_error(tracked.errback.s()))
-    body = tracked.apply(sig)
-    contexts = tracked.take()
+    body, *contexts = tracked.chord(2, errback=True)
     for context in contexts:
         tracked.ends(context)
     tracked.take()
@@ -221,8 +213,7 @@ def test_a_body_that_is_a_group(tracked: ByHand) -> None:
 
 def test_a_header_that_comes_again(tracked: ByHand) -> None:
     """It counts once."""
-    body = tracked.apply(chord([tracked.add.s(i) for i in range(3)], tracked.add.s()))
-    first, second, third = tracked.take()
+    body, first, second, third = tracked.chord(3)
     tracked.returns(first, 1)
     tracked.ends(tracked.comes_again(first), 1)
     tracked.ends(second, 3)
@@ -233,8 +224,7 @@ def test_a_header_that_comes_again(tracked: ByHand) -> None:
 
 def test_a_header_that_returns_something_else(tracked: ByHand) -> None:
     """That does not count twice, either."""
-    body = tracked.apply(chord([tracked.add.s(i) for i in range(3)], tracked.add.s()))
-    first, second, third = tracked.take()
+    body, first, second, third = tracked.chord(3)
     tracked.returns(first, 1)
     tracked.ends(tracked.comes_again(first), 2)
     tracked.ends(second, 3)
@@ -246,9 +236,7 @@ def test_a_header_that_returns_something_else(tracked: ByHand) -> None:
 
 def test_a_header_that_fails(tracked: ByHand) -> None:
     """The errbacks of the body run once, by Celery."""
-    sig = chord([tracked.add.s(i) for i in range(2)], tracked.add.s().on_error(tracked.errback.s()))
-    body = tracked.apply(sig)
-    first, second = tracked.take()
+    body, first, second = tracked.chord(2, errback=True)
     tracked.ends(first)
     tracked.app.backend.mark_as_failure(second.id, ValueError("no"), request=second)
     tracked.acknowledged(second, Outcome.FAILED)
@@ -260,9 +248,7 @@ def test_a_header_that_fails(tracked: ByHand) -> None:
 
 def test_a_header_that_leaves_no_result(tracked: ByHand, monkeypatch: pytest.MonkeyPatch) -> None:
     """Celery waits for ever for one that was ignored or rejected: here the errbacks run."""
-    sig = chord([tracked.add.s(i) for i in range(2)], tracked.add.s().on_error(tracked.errback.s()))
-    body = tracked.apply(sig)
-    first, second = tracked.take()
+    body, first, second = tracked.chord(2, errback=True)
     tracked.ends(first)
     tracked.acknowledged(second)
     due = Due(first.group, ON_COMPLETE)
@@ -277,8 +263,7 @@ def test_a_header_that_leaves_no_result(tracked: ByHand, monkeypatch: pytest.Mon
 
 def test_a_header_that_was_lost_with_its_result_stored(tracked: ByHand) -> None:
     """It does not run again: its result is counted."""
-    body = tracked.apply(chord([tracked.add.s(i) for i in range(2)], tracked.add.s()))
-    first, second = tracked.take()
+    body, first, second = tracked.chord(2)
     tracked.ends(second, 2)
     tracked.app.backend.store_result(first.id, 1, states.SUCCESS)
     standing = standing_of(tracked.ledger, first.group)

@@ -41,7 +41,7 @@ SENDING = {
 
 
 def start(pool: str, broker: Broker, concurrency: int = 1, **env: str) -> Worker:
-    env.update(BROKER_URL=broker.url, RESULT_URL=broker.backend_url, GRACE=str(GRACE))
+    env.update(**broker.env, GRACE=str(GRACE))
     return Worker(APP, pool=pool, concurrency=concurrency, env=env)
 
 

@@ -26,6 +26,11 @@ class Broker:
     backend_url: str
     client: Any
 
+    @property
+    def env(self) -> dict[str, str]:
+        """Where the apps in `tests/apps` find it."""
+        return {"BROKER_URL": self.url, "RESULT_URL": self.backend_url}
+
     def app(self) -> Celery:
         app = Celery("lifecycle", broker=self.url, backend=self.backend_url)
         app.conf.update(task_default_queue="celery", broker_connection_timeout=TIMEOUT)

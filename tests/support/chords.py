@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from celery import Celery, _state
+import pytest
+from celery import Celery, _state, chord
 from celery.app.task import Context
 
 from celery_graceful import Graceful
@@ -20,7 +21,7 @@ from celery_graceful.batches.status import Status
 from celery_graceful.store.store import find_store
 from tests.conftest import RedisDB
 
-__all__ = ["ByHand", "Killed", "by_hand"]
+__all__ = ["ByHand", "Killed", "by_hand", "claim_runs_out", "dies", "stands_still"]
 
 
 class Killed(BaseException):
@@ -60,6 +61,13 @@ class ByHand:
         result = signature.apply_async()
         self.results.append(result)
         return str(result.id)
+
+    def chord(self, size: int, *, errback: bool = False) -> tuple[Any, ...]:
+        """Send one whose header is so many tasks; the id of its body, and their messages."""
+        body = self.add.s()
+        if errback:
+            body = body.on_error(self.errback.s())
+        return self.apply(chord([self.add.s(i) for i in range(size)], body)), *self.take()
 
     def take(self) -> list[Context]:
         """All messages in the queue, as what their tasks ask for."""
@@ -143,3 +151,27 @@ def by_hand(db: RedisDB, *, tracked: bool) -> Iterator[ByHand]:
         before.set_current()
         one.results.clear()
         one.app.close()
+
+
+def dies(*args: Any, **kwargs: Any) -> None:
+    raise Killed
+
+
+def claim_runs_out(one: ByHand, group_id: str) -> None:
+    """What a dispatcher has to itself since 5.7, for 10 s by default."""
+    one.app.backend.client.delete(one.app.backend.get_key_for_group(group_id, ".c"))
+
+
+def stands_still(one: ByHand, monkeypatch: pytest.MonkeyPatch, context: Any) -> None:
+    """Between its decision to send the body and the sending, the header comes again elsewhere."""
+    sent: list[Any] = []
+    send = one.app.amqp.send_task_message
+
+    def late(*args: Any, **kwargs: Any) -> Any:
+        if not sent:
+            sent.append(None)
+            claim_runs_out(one, context.group)
+            one.returns(context)
+        return send(*args, **kwargs)
+
+    monkeypatch.setitem(one.app.amqp.__dict__, "send_task_message", late)

@@ -1,7 +1,7 @@
 """Processes that end with the one that started them, whatever ends that.
 
 A small guard process per process reads from a pipe: when the pipe breaks, it kills the process
-and removes its folder.
+with its children, and removes its folder.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
 
 LOOPBACK = "127.0.0.1"
 
@@ -41,6 +43,52 @@ def free_port() -> int:
                 continue
         _taken.append(mark)
         return port
+
+
+Self = TypeVar("Self", bound="ProcessGroup")
+
+
+class ProcessGroup:
+    """A process with its children, in a group of its own; as a context manager, it ends with it.
+
+    Args:
+        argv: The command line.
+        options: Of ``Popen``: ``env``, ``cwd``, where its output goes.
+    """
+
+    GUARD = 'read -r _ || kill -9 "-$0"'
+
+    def __init__(self, argv: Sequence[str], **options: Any) -> None:
+        self.process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, start_new_session=True, **options
+        )
+        self.pid = self.process.pid
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", self.GUARD, str(self.pid)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """End it and its children at once, if they run."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+        self._guard.communicate(b"\n")
 
 
 class GuardedProcess:

@@ -17,6 +17,7 @@ import redis
 from celery import Celery
 
 from tests.support.command import CELERY
+from tests.support.processes import ProcessGroup
 
 __all__ = ["TIMEOUT", "Worker", "end_leases", "wait_until", "wait_until_heard"]
 
@@ -47,7 +48,7 @@ def end_leases(client: redis.Redis) -> None:
         client.delete(key)
 
 
-class Worker:
+class Worker(ProcessGroup):
     """A `celery worker` (or another celery command) in a process group of its own.
 
     Args:
@@ -87,32 +88,15 @@ class Worker:
         if alone:
             argv += ["--without-mingle", "--without-gossip"]
         argv += ["-n", hostname or f"w{os.getpid()}-{id(self)}@test", *args]
-        self.process = subprocess.Popen(
-            argv,
-            env=environ,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
+        super().__init__(
+            argv, env=environ, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        self.pid = self.process.pid
         assert self.process.stdout is not None
         self._stdout = self.process.stdout
         os.set_blocking(self._stdout.fileno(), False)
-        # Kills the worker's group when the test's own process is gone, however it went.
-        self._guard = subprocess.Popen(
-            ["/bin/sh", "-c", 'read -r _ || kill -9 "-$0"', str(self.pid)],
-            stdin=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
         self.stopped_at = 0.0
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-
-    def __enter__(self) -> Worker:
-        return self
 
     def __exit__(
         self,
@@ -120,7 +104,7 @@ class Worker:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.kill()
+        super().__exit__(kind, exc, traceback)
         print(f"--- output of worker {self.pid}", *self.lines, sep="\n")  # for a test that fails
 
     def _read(self) -> None:
@@ -213,11 +197,5 @@ class Worker:
         return status
 
     def kill(self) -> None:
-        """End it and its children at once, if they run."""
-        try:
-            os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.process.wait()
-        self._guard.communicate(b"\n")
+        super().kill()
         self._reader.join(5)
