@@ -24,7 +24,17 @@ KINDS = ["graceful", "plain", "late"]
 CALLBACKS = ("on_success", "on_complete", "on_failure")
 
 
-@pytest.fixture(params=["redis", "redis with another store", "rabbitmq"])
+BROKERS = ["redis", "redis with another store", "rabbitmq"]
+
+#: Each pool, and each broker. How ends are written by all pools to all brokers: see `test_ends`.
+EACH = pytest.mark.parametrize(
+    ("pool", "broker"),
+    [*((pool, "redis") for pool in POOLS), *(("threads", broker) for broker in BROKERS[1:])],
+    indirect=["broker"],
+)
+
+
+@pytest.fixture(params=BROKERS)
 def broker(request: pytest.FixtureRequest, make_broker: Callable[[str], Broker]) -> Broker:
     return make_broker(request.param)
 
@@ -153,7 +163,7 @@ def test_deaths_and_limits(broker: Broker, app: Celery, tmp_path: Path) -> None:
         worker.wait()
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@EACH
 def test_revoked(pool: str, broker: Broker, app: Celery, tmp_path: Path) -> None:
     """What waits for its time ends at once; what runs, and what waits in the pool, when it can."""
     gate = tmp_path / "gate"
@@ -225,7 +235,7 @@ def test_a_callback_comes_back_from_quarantine(broker: Broker, app: Celery, tmp_
         wait_until(lambda: app.AsyncResult(kept.id).state == "SUCCESS", "its run")
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@EACH
 def test_cancelled(pool: str, broker: Broker, app: Celery, store: redis.Redis) -> None:
     """What runs is revoked, what has not begun is left out, and `on_complete` comes once."""
     with start(broker, pool).ready() as worker:

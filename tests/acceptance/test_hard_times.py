@@ -12,7 +12,7 @@ import pytest
 from celery import Celery
 from celery.exceptions import TaskError
 
-from tests.servers import RabbitServer, RedisServer
+from tests.servers import RedisServer
 from tests.support.broker import Broker
 from tests.support.distance import far_away
 from tests.support.raw import Events
@@ -23,6 +23,9 @@ pytestmark = pytest.mark.slow
 GRACE, HARD = 5.0, 3.0
 POOLS = ["prefork", "spawn", "threads", "gevent", "eventlet", "solo"]
 IN_PROCESS = POOLS[2:]
+
+#: For what has nothing to do with the broker: how a message goes back is seen elsewhere.
+on_redis = pytest.mark.parametrize("broker", ["redis"], indirect=True)
 
 
 def start(pool: str, broker: Broker, concurrency: int = 4, **env: str) -> Worker:
@@ -56,6 +59,7 @@ def gone_in_time(worker: Worker, status: int = 0) -> None:
 # -- tasks ---------------------------------------------------------------------------
 
 
+@on_redis
 @pytest.mark.parametrize("pool", IN_PROCESS)
 def test_the_gil_is_held_for_seconds(pool: str, broker: Broker, app: Celery) -> None:
     with start(pool, broker) as worker:
@@ -81,6 +85,7 @@ def test_the_gil_is_held_for_ever(pool: str, broker: Broker, app: Celery) -> Non
         assert broker.held() == 1  # until the visibility timeout gives it back
 
 
+@on_redis
 @pytest.mark.parametrize("pool", IN_PROCESS)
 def test_a_task_that_is_left_by_no_exception(pool: str, broker: Broker, app: Celery) -> None:
     """It has failed, and nothing of it is left when the worker stops."""
@@ -127,6 +132,7 @@ def test_solo_with_prefetched_tasks_that_stay(broker: Broker, app: Celery) -> No
     assert broker.drain_queue(app, at_least=1 - finished) == [second] * (1 - finished)
 
 
+@on_redis
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_task_that_waits_for_a_subprocess(pool: str, broker: Broker, app: Celery) -> None:
     with start(pool, broker) as worker:
@@ -149,6 +155,7 @@ def test_a_child_that_dies_while_stopping(broker: Broker, app: Celery) -> None:
     assert app.AsyncResult(task_id).state in ("PENDING", "INTERRUPTED")
 
 
+@on_redis
 @pytest.mark.parametrize("pool", POOLS)
 def test_hooks_and_callbacks(pool: str, broker: Broker, app: Celery) -> None:
     """What takes long is named, what raises is logged, and neither costs the deadline."""
@@ -188,6 +195,7 @@ def test_phases_and_time_left(broker: Broker, app: Celery) -> None:
 # -- signals -------------------------------------------------------------------------
 
 
+@on_redis
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_second_term_changes_nothing(pool: str, broker: Broker, app: Celery) -> None:
     with start(pool, broker) as worker:
@@ -203,11 +211,11 @@ def test_a_second_term_changes_nothing(pool: str, broker: Broker, app: Celery) -
     assert broker.drain_queue(app) == []
 
 
+@on_redis
 @pytest.mark.parametrize("how", ["quit at once", "quit while stopping", "two interrupts"])
 @pytest.mark.parametrize("pool", POOLS)
-def test_a_jump_to_the_hard_deadline(pool: str, how: str, redis_db) -> None:
-    broker = Broker("redis", redis_db.url, redis_db.backend_url, redis_db.client)
-    with broker.app() as app, start(pool, broker, GRACE="60") as worker:
+def test_a_jump_to_the_hard_deadline(pool: str, how: str, broker: Broker, app: Celery) -> None:
+    with start(pool, broker, GRACE="60") as worker:
         worker.ready()
         task_id = send_and_wait(app, worker, "swallowing")
         if how == "quit at once":
@@ -417,12 +425,18 @@ def test_redis_is_silent_while_a_claim_goes_back(
     assert broker.held() == 0
 
 
-@pytest.mark.parametrize("kind", [RedisServer, RabbitServer])
 @pytest.mark.parametrize("pool", POOLS)
-def test_the_broker_is_silent(pool: str, kind, start_server, redis_db) -> None:
+@pytest.mark.parametrize("kind", ["redis", "rabbitmq"])
+def test_the_broker_is_silent(
+    pool: str, kind: str, request: pytest.FixtureRequest, start_server, redis_db
+) -> None:
     """Stopped in its tracks (SIGSTOP): connections are open and nothing answers."""
-    server = start_server(kind)
-    url = server.url(0) if kind is RedisServer else server.url(server.vhost())
+    if kind == "redis":  # one beside that of the results
+        server = start_server(RedisServer)
+        url = server.url(0)
+    else:
+        vhost = request.getfixturevalue("rabbit_vhost")
+        server, url = vhost.server, vhost.url
     broker = Broker("any", url, redis_db.backend_url, None)
     with broker.app() as app, start(pool, broker, concurrency=2) as worker:
         worker.ready()
@@ -433,7 +447,7 @@ def test_the_broker_is_silent(pool: str, kind, start_server, redis_db) -> None:
         assert worker.wait() in (0, 1)
         assert worker.took < GRACE
         server.resume()
-        if kind is RabbitServer:
+        if kind == "rabbitmq":
             assert sorted(broker.drain_queue(app, at_least=len(ids))) == sorted(ids)
 
 
@@ -488,11 +502,11 @@ def test_the_main_thread_hangs(broker: Broker, app: Celery) -> None:
 # -- limits and warnings -------------------------------------------------------------
 
 
+@on_redis
 @pytest.mark.parametrize("pool", POOLS)
-def test_ordinary_soft_time_limits(pool: str, redis_db) -> None:
-    broker = Broker("redis", redis_db.url, redis_db.backend_url, redis_db.client)
+def test_ordinary_soft_time_limits(pool: str, broker: Broker, app: Celery) -> None:
     ways = ["naps", "computes"] if pool == "threads" else ["sleeps", "naps", "computes"]
-    with broker.app() as app, start(pool, broker, concurrency=1) as worker:
+    with start(pool, broker, concurrency=1) as worker:
         worker.ready()
         for way in ways:
             task_id = send(app, "limited", way)
@@ -504,10 +518,10 @@ def test_ordinary_soft_time_limits(pool: str, redis_db) -> None:
         gone_in_time(worker)
 
 
-def test_what_is_superseded_is_said_once(redis_db) -> None:
-    broker = Broker("redis", redis_db.url, redis_db.backend_url, redis_db.client)
+@on_redis
+def test_what_is_superseded_is_said_once(broker: Broker, app: Celery) -> None:
     env = {"REMAP_SIGTERM": "SIGQUIT", "CONF_worker_soft_shutdown_timeout": "30"}
-    with broker.app() as app, start("prefork", broker, **env) as worker:
+    with start("prefork", broker, **env) as worker:
         worker.ready()
         task_id = send_and_wait(app, worker, "waiting")
         worker.term()

@@ -1,4 +1,4 @@
-"""The lifecycle table: pool x task x stop x broker, with real workers and real signals.
+"""The lifecycle table: pool x task x stop, and each with each broker, by real workers and signals.
 
 Each case ends with: the worker gone within its grace, exit status 0, each message finished
 exactly once or in the queue exactly once, events and states truthful. To keep it short a
@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 from celery import Celery
@@ -23,8 +23,11 @@ from tests.support.workers import Worker, wait_until_heard
 GRACE, SOFT, HARD = 9.0, 1.5, 3.0
 
 CONCURRENT = ["prefork", "spawn", "threads", "gevent", "eventlet"]
+POOLS = [*CONCURRENT, "solo"]
 GREEN = ["gevent", "eventlet"]
-STOPS = ["term", "group", "int", "remote", "remap"]
+# The signal to a group comes first: it reaches children, who have inherited the broker's socket.
+SIGNALS = ["group", "remap", "int", "term"]
+STOPS = [*SIGNALS, "remote"]
 KINDS = {
     # What becomes of it, and its state in the backend.
     "cooperative": ("requeued", "INTERRUPTED"),
@@ -35,6 +38,18 @@ KINDS = {
     "swallowing": ("requeued", "INTERRUPTED"),
     "stuck": ("requeued", "INTERRUPTED"),
 }
+
+
+def table(rows: Iterable[str], stops: Sequence[str] = STOPS) -> list[tuple[str, str, str]]:
+    """Each row with each stop on Redis; on RabbitMQ with the stop that comes by it, and a signal.
+
+    No signal has to do with the broker before the drain has begun, and then all are the same one:
+    so the signals take turns there.
+    """
+    rows = list(rows)
+    cases = [(row, how, "redis") for row in rows for how in stops]
+    cases += [(row, SIGNALS[turn % len(SIGNALS)], "rabbitmq") for turn, row in enumerate(rows)]
+    return cases + [(row, "remote", "rabbitmq") for row in rows if "remote" in stops]
 
 
 def stop(worker: Worker, how: str, app: Celery) -> None:
@@ -103,8 +118,7 @@ def send(app: Celery, kind: str) -> str:
     return str(app.send_task(f"tests.apps.lifecycle.{kind}").id)
 
 
-@pytest.mark.parametrize("how", STOPS)
-@pytest.mark.parametrize("pool", CONCURRENT)
+@pytest.mark.parametrize(("pool", "how", "broker"), table(CONCURRENT), indirect=["broker"])
 def test_all_kinds_at_once(pool: str, how: str, broker: Broker, app: Celery) -> None:
     # A C call in a greenlet holds up all of them: that is a case of its own.
     kinds = [kind for kind in KINDS if not (pool in GREEN and kind == "stuck")]
@@ -127,8 +141,7 @@ def test_all_kinds_at_once(pool: str, how: str, broker: Broker, app: Celery) -> 
         )
 
 
-@pytest.mark.parametrize("how", STOPS)
-@pytest.mark.parametrize("pool", [*CONCURRENT, "solo"])
+@pytest.mark.parametrize(("pool", "how", "broker"), table(POOLS), indirect=["broker"])
 def test_short_tasks(pool: str, how: str, broker: Broker, app: Celery) -> None:
     """Tasks that end within the grace do end; what did not start goes back."""
     events = Events(app)
@@ -140,8 +153,7 @@ def test_short_tasks(pool: str, how: str, broker: Broker, app: Celery) -> None:
         check(worker, broker, app, events, sent, lambda kind: ("either", ""))
 
 
-@pytest.mark.parametrize("how", STOPS)
-@pytest.mark.parametrize("pool", [*CONCURRENT, "solo"])
+@pytest.mark.parametrize(("pool", "how", "broker"), table(POOLS), indirect=["broker"])
 def test_idle(pool: str, how: str, broker: Broker, app: Celery) -> None:
     events = Events(app)
     with start(pool, broker, how, concurrency=2) as worker:
@@ -150,8 +162,7 @@ def test_idle(pool: str, how: str, broker: Broker, app: Celery) -> None:
         check(worker, broker, app, events, {}, KINDS.__getitem__)
 
 
-@pytest.mark.parametrize("how", [how for how in STOPS if how != "remote"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "how", "broker"), table(KINDS, SIGNALS), indirect=["broker"])
 def test_solo(kind: str, how: str, broker: Broker, app: Celery) -> None:
     """One task at a time, in the loop itself: remote control does not reach it meanwhile."""
     events = Events(app)
@@ -171,8 +182,7 @@ def test_solo(kind: str, how: str, broker: Broker, app: Celery) -> None:
         )
 
 
-@pytest.mark.parametrize("how", ["term", "group", "int", "remap"])
-@pytest.mark.parametrize("pool", GREEN)
+@pytest.mark.parametrize(("pool", "how", "broker"), table(GREEN, SIGNALS), indirect=["broker"])
 def test_green_pool_stuck_in_a_c_call(pool: str, how: str, broker: Broker, app: Celery) -> None:
     events = Events(app)
     with start(pool, broker, how, concurrency=2) as worker:

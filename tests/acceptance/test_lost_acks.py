@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 from celery import Celery
 
 from tests.acceptance.test_poison import start, task
-from tests.conftest import RabbitVhost, RedisDB
+from tests.conftest import RabbitVhost, RedisDB, require
 from tests.servers import RabbitServer
 from tests.support.broker import Broker
 from tests.support.workers import TIMEOUT, Worker, wait_until
@@ -91,15 +91,22 @@ def broker_store(broker: Broker) -> Any:
     return redis.Redis.from_url(broker.backend_url, decode_responses=True)
 
 
+@pytest.fixture(scope="module")
+def impatient_server() -> Iterator[RabbitServer]:
+    require(RabbitServer)
+    options = {"consumer_timeout": 3000, "channel_tick_interval": 1000}
+    with RabbitServer(options=options) as server:
+        yield server
+
+
+@pytest.mark.rabbitmq
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_the_brokers_own_limit(
-    pool: str, redis_db: RedisDB, start_server: Callable[..., Any], tmp_path: Path
+    pool: str, redis_db: RedisDB, impatient_server: RabbitServer, tmp_path: Path
 ) -> None:
     """RabbitMQ's ``consumer_timeout`` ends the worker, as a stop does: what runs goes on."""
-    server = start_server(
-        RabbitServer, options={"consumer_timeout": 3000, "channel_tick_interval": 1000}
-    )
-    broker = Broker("rabbitmq", server.url(), redis_db.backend_url, redis_db.client)
+    url = impatient_server.url(impatient_server.vhost())
+    broker = Broker("rabbitmq", url, redis_db.backend_url, redis_db.client)
     gate = tmp_path / "gate"
     with (
         broker.app() as app,

@@ -136,8 +136,10 @@ def test_every_end(pool: str, how: str, redis_db: RedisDB, project: Project) -> 
     assert redis_db.client.keys("graceful:run:*") == []
 
 
-@pytest.mark.parametrize("how", ["own", "beat", "sentry"])
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize(
+    ("pool", "how"),
+    [*((pool, "own") for pool in POOLS), ("prefork", "beat"), ("threads", "sentry")],
+)
 def test_kill_9_then_another_worker(
     pool: str, how: str, redis_db: RedisDB, project: Project
 ) -> None:

@@ -19,6 +19,13 @@ HARD = 3.6  # of that grace
 POOLS = ["prefork", "spawn", "threads", "gevent", "eventlet"]
 CHILDREN = ("prefork", "spawn")
 
+#: All pools on Redis; on RabbitMQ one whose tasks run in children, and one whose do not.
+EACH = pytest.mark.parametrize(
+    ("pool", "broker"),
+    [*((pool, "redis") for pool in POOLS), ("prefork", "rabbitmq"), ("threads", "rabbitmq")],
+    indirect=["broker"],
+)
+
 #: Those that end as revoked, at once.
 AT_ONCE = ["cooperative", "iterating", "unaware", "calling"]
 
@@ -38,7 +45,7 @@ def is_revoked(app: Celery, name: str) -> None:
         app.AsyncResult(name).get(timeout=TIMEOUT)
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@EACH
 def test_running_tasks_are_revoked(pool: str, broker: Broker, app: Celery, tmp_path: Path) -> None:
     written, ended = str(tmp_path / "written"), str(tmp_path / "ended")
     gates = {"shielded": written, "swallowing": ended, "bystander": ended}
@@ -98,7 +105,7 @@ def test_running_tasks_are_revoked(pool: str, broker: Broker, app: Celery, tmp_p
     assert broker.client.keys("graceful:checkpoint:*") == []
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@EACH
 def test_revoked_while_the_worker_stops(
     pool: str, broker: Broker, app: Celery, tmp_path: Path
 ) -> None:
@@ -123,7 +130,7 @@ def test_revoked_while_the_worker_stops(
     assert broker.held() == 0
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@EACH
 def test_revoked_and_still_there_at_the_end(
     pool: str, broker: Broker, app: Celery, tmp_path: Path
 ) -> None:

@@ -7,8 +7,8 @@ moments that nobody chose:
 * `signal`: SIGURG by `pthread_kill`, as in prefork and solo; the tasks run in the main thread;
 * `timer`: SIGURG's handler, driven by `setitimer`; the tasks run in the main thread.
 
-Usage: `python -m tests.unit.runs.stress_run <delivery> <scenario> <runs>`. Prints "ok" and what was
-seen, or raises.
+Usage: `python -m tests.unit.runs.stress_run <delivery> <runs> <scenario>...`. Prints "ok" and what
+was seen of each scenario, or raises.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.board import Board
 from celery_graceful.timeline.grace_period import Deadlines
 
-#: Seconds that a run of the stress takes at most: a slow machine gets fewer tasks.
+#: Seconds that a scenario takes at most: a slow machine gets fewer tasks.
 SECONDS = 4.0
 
 #: Seconds after which an exception that has not come is lost.
@@ -400,11 +400,9 @@ SCENARIOS = {
 DELIVERIES = {"async": notify_async, "signal": notify_signal, "timer": notify_timer}
 
 
-def main(delivery: str, scenario: str, count: int) -> None:
-    worker_state.attach(board)
-    sys.setswitchinterval(1e-6)
-    wake_signal.install()
-    signal.signal(signal.SIGALRM, wake_signal.look)
+def stress(delivery: str, scenario: str, count: int) -> None:
+    seen.clear()
+    all_over()
     plan = SCENARIOS[scenario]()
     over = False
     end = time.monotonic() + SECONDS
@@ -442,8 +440,17 @@ def main(delivery: str, scenario: str, count: int) -> None:
     attacker.join()
     for exc in crash:
         raise exc
-    print("ok", delivery, scenario, *(f"{what}={times}" for what, times in seen.items()))
+    print("ok", scenario, *(f"{what}={times}" for what, times in seen.items()), flush=True)
+
+
+def main(delivery: str, count: str, *scenarios: str) -> None:
+    worker_state.attach(board)
+    sys.setswitchinterval(1e-6)
+    wake_signal.install()
+    signal.signal(signal.SIGALRM, wake_signal.look)
+    for scenario in scenarios:
+        stress(delivery, scenario, int(count))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(*sys.argv[1:])
