@@ -459,10 +459,10 @@ def test_nothing_is_paid_for_nothing():
     process = script("""
         say(len(threading.enumerate()), "ctypes" in sys.modules and "loaded by others")
         fds = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
-        before = time.perf_counter()
+        before, used = time.monotonic(), time.process_time()
         callbacks.run()
-        took = time.perf_counter() - before
-        assert took < 0.01, took
+        assert time.process_time() - used < 0.01
+        assert time.monotonic() - before < 1  # it waits for nothing; others use the processor
         assert threading.active_count() == 1
         """)
     assert process.returncode == 0, process.stderr
