@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 from celery import Signature
@@ -13,11 +14,11 @@ from celery_graceful.batches.given import named
 from celery_graceful.batches.marks import CALLBACK, Mark, callback_id, parts_of
 from celery_graceful.batches.members import last_of
 from celery_graceful.batches.model import Callback
-from celery_graceful.batches.packing import bind
+from celery_graceful.batches.packing import bind, load
 from celery_graceful.batches.status import Status
 from celery_graceful.system.describe import describe
 
-__all__ = ["check", "made", "signature_of"]
+__all__ = ["check", "kept_signature", "made", "signature_of"]
 
 
 def check(name: str, sig: Any) -> Any:
@@ -102,7 +103,18 @@ def signature_of(app: Any, callback: Callback, status: Status) -> Any:
     Returns:
         A signature with its id, headers and the summary: ``apply_async()`` sends it.
     """
-    sig = maybe_signature(Signature.from_dict(callback.signature, app=app), app=app)
+    sig = kept_signature(app, callback)
     if callback.takes_summary:
         sig.args = (status.summary(), *sig.args)
     return sig
+
+
+def kept_signature(app: Any, callback: Callback) -> Any:
+    """The signature of a callback as the ledger keeps it: without what it is given.
+
+    Raises:
+        Exception: The body of a chord cannot be read; see ``unpack``.
+    """
+    if callback.gathers:
+        return load(app, base64.b64decode(callback.signature["packed"]))
+    return maybe_signature(Signature.from_dict(callback.signature, app=app), app=app)

@@ -6,17 +6,16 @@ kept of the header is what the body gets; if that is not all, or one has failed,
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
 from celery.exceptions import ChordError
 from celery.result import GroupResult, allow_join_result, result_from_tuple
 from celery.utils.log import get_logger
 
+from celery_graceful.batches.callbacks import kept_signature
 from celery_graceful.batches.chord_groups import counts_itself
 from celery_graceful.batches.chord_ledger import ChordLedger
 from celery_graceful.batches.model import Callback, Due
-from celery_graceful.batches.packing import load
 
 __all__ = ["gathered", "let_go"]
 
@@ -51,7 +50,7 @@ def gathered(app: Any, ledger: ChordLedger, due: Due, callback: Callback) -> Any
         StoreAway: The ledger does not answer.
         Exception: What the result backend raised.
     """
-    body = load(app, base64.b64decode(callback.signature["packed"]))
+    body = kept_signature(app, callback)
     backend = app.backend
     try:
         with allow_join_result():

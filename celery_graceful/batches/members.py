@@ -129,14 +129,16 @@ class Members:
         what = f"member {self.count},"
         sig = maybe_signature(given, app=self.app, clone=True)
         last = last_of(sig, what)
-        for first in _sent_of(sig):
+        firsts = list(_sent_of(sig))
+        for first in firsts:
             _check(self.app, first, what)
         if last is not sig and has_chord(sig):
             self.app.backend.ensure_chords_allowed()
         own = last.options.pop("task_id", None) or sig.options.pop("task_id", None)
         packed = self._pack(sig, what)
         member = Mark(self.batch, own or self._new_id(packed))
-        if last is sig and _fix_times(self.app, sig.options):
+        # Of all that is sent at once; seconds of what comes later count from then.
+        if sum(_fix_times(self.app, first) for first in firsts):
             packed = self._pack(sig, what)
         bind(sig, member, {BATCH: str(member)})
         return Member(member.name, sig, packed)
@@ -157,15 +159,18 @@ class Members:
             ) from exc
 
 
-def _fix_times(app: Any, options: dict[str, Any]) -> bool:
+def _fix_times(app: Any, sig: Any) -> bool:
     """Turn what counts from now into moments: it may be sent again much later."""
-    countdown, expires = options.get("countdown"), options.get("expires")
+    options = sig.options
+    countdown = options.get("countdown")
+    expires = options.get("expires", getattr(app.tasks.get(sig.task), "expires", None))
     if countdown:
         del options["countdown"]
         options["eta"] = _in(app, countdown)
     if isinstance(expires, (int, float)):
         options["expires"] = _in(app, expires)
-    return bool(countdown) or options.get("expires") is not expires
+        return True
+    return bool(countdown)
 
 
 def _in(app: Any, seconds: float) -> datetime:

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
-from celery import Signature, chord, states
+from celery import chord, states
 from celery.backends.base import Backend
 from celery.backends.rpc import RPCBackend
 from celery.utils.log import get_logger
 
 from celery_graceful.batches.aboard import Walk
+from celery_graceful.batches.callbacks import kept_signature
 from celery_graceful.batches.chord_counter import return_part
 from celery_graceful.batches.findings import LOST_BATCH, Missing
 from celery_graceful.batches.ledger import BatchLedger
@@ -245,11 +246,17 @@ class Repair:
         done: Repaired,
     ) -> None:
         callback = self.ledger.callback(Due(batch, name))
-        if self._outcome_of(callback.id, now) is not None:
+        try:
+            sig = kept_signature(self.app, callback)
+        except Exception as exc:
+            done.left[callback_member(name)] = f"it cannot be sent: {describe(exc)}"
+            return
+        # It has been sent when the batch moved last, or before.
+        if self._outcome_of(callback.id, now) is not None or _has_expired(sig, now.moved):
             self.publish(self.ledger.callback_ended(batch, name))
             done.ended.append(callback_member(name))
             return
-        refusal = _refusal(Signature.from_dict(callback.signature, app=self.app), may_resend)
+        refusal = _refusal(sig, may_resend)
         if refusal:
             done.left[callback_member(name)] = refusal
             return
@@ -266,15 +273,28 @@ def _refusal(sig: Any, may_resend: Callable[[str], bool]) -> str:
     return f"not graceful, so sent again by hand only: {', '.join(refused)}"
 
 
-def _has_expired(sig: Any) -> bool:
-    until = None if parts_of(sig) else _moment(sig.options.get("expires"))
-    return until is not None and until < time.time()
+def _has_expired(sig: Any, sent: float | None = None) -> bool:
+    """Whether a task would not run that it is, or is made of: then it cannot succeed any more.
+
+    Args:
+        sig: The signature.
+        sent: When it was sent, which is what seconds count from; those of tasks that come later
+            count from who knows when, and each time anew.
+    """
+    moments = [_moment(part.options.get("expires")) for part in all_of(sig)]
+    if parts_of(sig) is None and sent is not None:
+        task = sig.app.tasks.get(sig.task)
+        seconds = sig.options.get("expires", getattr(task, "expires", None))
+        moments += [sent + seconds] if isinstance(seconds, (int, float)) else []
+    return any(until is not None and until < time.time() for until in moments)
 
 
-def _moment(date_done: Any) -> float | None:
-    """When a result was written, in seconds; backends give it in several ways, or not at all."""
-    if isinstance(date_done, str):
-        date_done = datetime.fromisoformat(date_done)
-    if not isinstance(date_done, datetime):
+def _moment(said: Any) -> float | None:
+    """A time in seconds; results and signatures give it in several ways, or not at all."""
+    try:
+        said = datetime.fromisoformat(said) if isinstance(said, str) else said
+    except ValueError:
         return None
-    return (date_done if date_done.tzinfo else date_done.replace(tzinfo=timezone.utc)).timestamp()
+    if not isinstance(said, datetime):
+        return None
+    return (said if said.tzinfo else said.replace(tzinfo=timezone.utc)).timestamp()

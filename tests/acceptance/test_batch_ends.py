@@ -154,6 +154,8 @@ def test_deaths_and_limits(broker: Broker, app: Celery, tmp_path: Path) -> None:
                 do(app, "graceful", "exit_once", marker(tmp_path, "once"))
             ),
         }
+        put_back = do(app, "put_back", "hang_once", marker(tmp_path, "limit"))
+        members["succeeded after a hard limit that puts it back"] = made.send(put_back)
         if "retry_on_worker_lost" in vars(celery.app.task.Task):  # since Celery 5.7
             lost = app.signature("lost", args=[marker(tmp_path, "lost")])
             members["succeeded by a retry after a death"] = made.send(lost)

@@ -66,7 +66,9 @@ def _do(self, what, *args):
         raise self.replace(app.signature(args[0]))
     if what == "wait":
         wait_for_file(args[0])
-    if what == "hang":
+    if what == "hang" or (what == "hang_once" and not os.path.exists(args[0])):
+        if args:
+            open(args[0], "w").close()
         time.sleep(60)
     return "done"
 
@@ -90,6 +92,14 @@ def _make(kind, **options):
 
 for _kind in BASES:
     _make(_kind)
+
+
+@app.task(
+    bind=True, name="put_back", acks_late=True, acks_on_failure_or_timeout=False, time_limit=1
+)
+def put_back(self, what, *args):
+    """Its message goes back to the queue at its hard limit."""
+    return _do(self, what, *args)
 
 
 @app.task(base=GracefulTask, bind=True, name="nap")

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from celery import Celery, chain
+from celery import Celery, chain, chord
 from kombu.exceptions import OperationalError
 
 from celery_graceful import Batch, BatchFinished, Graceful, StoreAway
@@ -113,6 +113,26 @@ def test_options_are_kept(app: Celery, redis_db: RedisDB) -> None:
     assert "graceful_batch" not in json.dumps(embed)
     (later,) = sent(redis_db)
     assert later["headers"]["eta"] < later["headers"]["expires"]
+
+
+def test_times_of_what_is_sent_at_once_stay(app: Celery, redis_db: RedisDB) -> None:
+    """Sent again, it comes due and expires when it would have."""
+    work = app.tasks["sending.work"]
+    work.expires = 3000
+    soon = work.si(1).set(countdown=1000, expires=2000)
+    parts = chain(soon, soon), chord([soon], soon), work.s(2)
+    given = soon.clone()
+    batch = Batch(app=app)
+    batch.apply_async(parts)
+    assert soon == given
+    first = [{name: one["headers"][name] for name in ("eta", "expires")} for one in sent(redis_db)]
+    ledger = BatchLedger(find_store(app))
+    members = list(ledger.members_pending(batch.id))
+    for member, packed in ledger.messages(batch.id, members).items():
+        unpack(app, packed, Mark(batch.id, member)).apply_async()
+    again = [{name: one["headers"][name] for name in ("eta", "expires")} for one in sent(redis_db)]
+    assert len(again) == 2 * len(first) == 6
+    assert all(again.count(times) == 2 * first.count(times) for times in first)
 
 
 def test_an_id_of_the_users(app: Celery, redis_db: RedisDB) -> None:

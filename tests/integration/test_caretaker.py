@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 import time
@@ -18,7 +19,7 @@ from celery_graceful.batches.caretaker import Caretaker
 from celery_graceful.batches.findings import noted
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.marks import callback_id
-from celery_graceful.batches.model import Due, End, Outcome
+from celery_graceful.batches.model import Callback, Due, End, Outcome
 from celery_graceful.batches.packing import pack
 from celery_graceful.batches.remedies import Remedies
 from celery_graceful.batches.repair import Repair, Repaired
@@ -354,7 +355,49 @@ class TestFromAShell:
 def test_what_has_expired_was_revoked(shop: Shop) -> None:
     """RabbitMQ drops it in its queue: no worker hears of it."""
     past = datetime.now(timezone.utc) - timedelta(seconds=5)
-    shop.batch("b", one=shop.plain.s().set(expires=past), two=shop.graceful.s().set(expires=past))
+    late = shop.graceful.si().set(expires=past)
+    shop.batch(
+        "b",
+        one=shop.plain.s().set(expires=past),
+        two=shop.graceful.s().set(expires=past),
+        chain=chain(shop.graceful.si(), late, shop.graceful.si()),
+        chord=chord([shop.graceful.si(), shop.graceful.si()], late),
+    )
     shop.look()
-    assert shop.ledger.status("b").revoked == 2
+    assert shop.ledger.status("b").revoked == 4
     assert not shop.sent()
+
+
+def test_a_callback_that_has_expired_has_ended(shop: Shop) -> None:
+    """Seconds count from when it was sent at the latest."""
+    past = datetime.now(timezone.utc) - timedelta(seconds=5)
+    late = shop.graceful.si().set(expires=past)
+    given = {
+        "on_complete": chain(shop.graceful.si(), late),
+        "on_success": shop.graceful.si().set(expires=0.01),
+        "on_failure": shop.graceful.si().set(expires=60),
+    }
+    callbacks = {name: made(shop.app, "b", name, sig) for name, sig in given.items()}
+    shop.ledger.create("b", ttl=60, linger=60, callbacks=callbacks)
+    shop.ledger.begin_sending("b")
+    shop.ledger.sent("b")
+    shop.ledger.fire("b", "on_failure")
+    for name in given:
+        assert shop.ledger.published(Due("b", name))
+    shop.look()
+    ((_, done),) = shop.told
+    assert set(done.ended) == {"callback:on_complete", "callback:on_success"}
+    assert done.called == ["callback:on_failure"]
+
+
+def test_the_lost_body_of_a_chord(shop: Shop) -> None:
+    """It is not kept as other callbacks are."""
+    for batch, task in (("b", shop.graceful), ("c", shop.plain)):
+        packed = base64.b64encode(pack(shop.app, task.s())).decode()
+        body = Callback(f"body of {batch}", {"packed": packed}, False, gathers=True)
+        shop.ledger.create(batch, ttl=60, linger=60, callbacks={"on_complete": body})
+        shop.ledger.begin_sending(batch)
+        shop.ledger.sent(batch)
+        assert shop.ledger.published(Due(batch, "on_complete"))
+    shop.look()
+    assert shop.published == [Due("b", "on_complete")]
