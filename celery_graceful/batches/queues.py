@@ -13,6 +13,7 @@ from typing import Any
 from celery_graceful.batches.sought import Doubt, Sought
 from celery_graceful.claims.claimant import WORKERS, lease_key
 from celery_graceful.messages.spare_connections import bounded_connection
+from celery_graceful.store.run_note import RunNote
 from celery_graceful.store.store import Store, fork_gate
 
 __all__ = ["Queues"]
@@ -78,12 +79,13 @@ class Queues:
             for start in range(0, len(members), CHUNK):
                 chunk = members[start : start + CHUNK]
                 keys = [f"graceful:started:{member}" for member in chunk]
-                for member, note in zip(chunk, store.execute("MGET", keys), strict=True):
-                    if note is None or note.startswith("="):
+                for member, text in zip(chunk, store.execute("MGET", keys), strict=True):
+                    note = RunNote.parse(text)
+                    if note is None:
                         continue
-                    if note.partition("|")[0] in living:
+                    if note.worker in living:
                         sought.found([f"{batch}/{member}"])
-                    else:
+                    elif note.may_come_back:
                         why = "the worker that ran it is gone, and RabbitMQ may give it back"
                         sought.doubt(batch, Doubt(why, GIVES_BACK))
 

@@ -26,6 +26,7 @@ from celery_graceful.poison.deaths import condemn, count_deaths, say_death, tell
 from celery_graceful.poison.origin import origin_of
 from celery_graceful.poison.quarantine import QUARANTINE, Kept
 from celery_graceful.poison.start_notes import LONG, StartNotes
+from celery_graceful.store.run_note import note_of
 from celery_graceful.store.store import (
     Store,
     StoreAway,
@@ -193,7 +194,8 @@ class PostMortems:
             return None
         if self.start_notes is None:
             return None
-        note = f"{self.worker}|{request.request_dict[DELIVERY]}"
+        delivery = request.request_dict[DELIVERY]
+        note = note_of(self.worker, delivery, acks_late=request.task.acks_late)
         if self.in_process and request.delivery_info.get("redelivered"):
             # It may be what killed the one before us, and will kill us before a thread gets
             # to say so.

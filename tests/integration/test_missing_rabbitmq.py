@@ -19,6 +19,7 @@ from celery_graceful.batches.routes import Routes
 from celery_graceful.batches.whereabouts import whereabouts_of
 from celery_graceful.claims.claimant import WORKERS, lease_key
 from celery_graceful.claims.lease import about_key, broker_digest
+from celery_graceful.store.run_note import note_of
 from celery_graceful.store.store import find_store
 from tests.conftest import RabbitVhost, RedisDB
 from tests.support.workers import wait_until
@@ -107,7 +108,10 @@ def test_what_living_workers_hold(place: Place) -> None:
     place.client.set("graceful:started:two", "w:1|delivery")
     place.client.set("graceful:started:three", "=it has ended")
     assert place.missing() == [Missing("four", NOWHERE), Missing("three", NOWHERE)]
-    place.client.set("graceful:started:four", "w:2|delivery")
+    place.client.set("graceful:started:three", note_of("w:2", "delivery", acks_late=False))
+    assert place.missing() == [Missing("four", NOWHERE), Missing("three", NOWHERE)]
+    place.client.set("graceful:started:three", note_of("w:1", "delivery", acks_late=False))
+    place.client.set("graceful:started:four", note_of("w:2", "delivery", acks_late=True))
     assert place.missing() == [], "RabbitMQ may not have heard yet that its worker is gone"
 
 
