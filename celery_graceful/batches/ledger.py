@@ -344,6 +344,12 @@ class BatchLedger:
         """Whether that copy of a callback may run: it asked first, and has not ended."""
         return bool(self.store.run("batch_copy", [key_of(batch_id)], [name, copy], insist=True))
 
+    def has_begun(self, due: Due) -> bool:
+        """Whether a copy of a callback has begun, and not ended: it runs, or its worker died."""
+        fields = [f"copy:{due.name}", f"fired:{due.name}"]
+        copy, fired = self.store.execute("HMGET", [key_of(due.batch)], fields, insist=True)
+        return copy is not None and fired != "ended"
+
     def fire(self, batch_id: str, name: str) -> list[Due]:
         """Have a callback sent now, or again, whatever the batch waits for. Not if it has ended.
 

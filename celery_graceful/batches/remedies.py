@@ -16,16 +16,36 @@ from celery_graceful.batches.missing import Scan
 from celery_graceful.batches.model import Due
 from celery_graceful.batches.repair import Publish, Repair, Repaired
 from celery_graceful.batches.routes import Routes
+from celery_graceful.batches.sought import Sought, callback_member
 from celery_graceful.batches.standing import standing_of
 from celery_graceful.batches.status import Status
 from celery_graceful.batches.whereabouts import whereabouts_of
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.store.store import settings_of
 
-__all__ = ["Remedies"]
+__all__ = ["CallbackRuns", "Remedies"]
 
 #: Seconds for which what was found is known.
 KNOWN = 600.0
+
+
+class CallbackRuns(Exception):
+    """A callback is not sent by hand: it has begun, and goes on.
+
+    Args:
+        batch: Id of the batch.
+        name: Of the callback.
+    """
+
+    def __init__(self, batch: str, name: str) -> None:
+        super().__init__(batch, name)
+        self.batch, self.name = batch, name
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} of batch {self.batch} has begun, and is not lost: a worker runs it, or "
+            "it is in a queue and comes again. Sent now it would run twice; --force does so"
+        )
 
 
 class Remedies:
@@ -40,9 +60,9 @@ class Remedies:
     def __init__(self, app: Any, ledger: BatchLedger, publish: Publish) -> None:
         self.app, self.ledger, self.publish = app, ledger, publish
         self._repair = Repair(app, ledger, publish)
-        where = whereabouts_of(app, time.sleep, Routes(app, ledger).of)
+        self._where = whereabouts_of(app, time.sleep, Routes(app, ledger).of)
         # Workers say what they hold with each heartbeat.
-        self._scan = Scan(ledger, where, _wait, 1.5 * settings_of(app).heartbeat_interval)
+        self._scan = Scan(ledger, self._where, _wait, 1.5 * settings_of(app).heartbeat_interval)
 
     def unfinished(self) -> Iterator[Status]:
         """All batches that have not ended, that which has stood still for longest first."""
@@ -96,16 +116,36 @@ class Remedies:
             self.publish(self.ledger.sent(batch))
         return done
 
-    def callback(self, batch: str, name: str) -> bool:
+    def callback(self, batch: str, name: str, *, force: bool = False) -> bool:
         """Run a callback now, whatever the batch waits for; False if it has ended.
+
+        Args:
+            batch: The batch.
+            name: Of the callback.
+            force: Also while it runs: then it runs twice.
 
         Raises:
             UnknownBatch: There is no such batch, or it has no such callback.
+            CallbackRuns: It has begun, and a worker that lives has it, or a queue: it comes again.
+            Exception: What the broker's client raised.
         """
-        self.ledger.callback(Due(batch, name))
-        due = self.ledger.fire(batch, name)
-        self.publish(due)
-        return bool(due)
+        due = Due(batch, name)
+        self.ledger.callback(due)
+        if not force and self.ledger.has_begun(due) and self._goes_on(due):
+            raise CallbackRuns(batch, name)
+        fired = self.ledger.fire(batch, name)
+        self.publish(fired)
+        return bool(fired)
+
+    def _goes_on(self, due: Due) -> bool:
+        """Whether what has begun is somewhere. Workers say what they hold with each heartbeat."""
+        for pause in (self._scan.pause, 0.0):
+            sought = Sought({due.batch: [callback_member(due.name)]})
+            self._where.look(sought, again=True)
+            if not sought:
+                return True
+            _wait(pause)
+        return False
 
     def complete(self, batch: str) -> None:
         """End a batch by force: who has not ended has failed.

@@ -15,7 +15,7 @@ from celery_graceful.batches.due import publish_due
 from celery_graceful.batches.findings import noted
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import CALLBACKS, Due
-from celery_graceful.batches.remedies import Remedies
+from celery_graceful.batches.remedies import CallbackRuns, Remedies
 from celery_graceful.batches.status import State, Status
 from celery_graceful.cli.app import app_of
 from celery_graceful.exceptions import UnknownBatch
@@ -116,11 +116,15 @@ def resend(
 @click.argument("batch_id")
 @click.argument("name", type=click.Choice(CALLBACKS))
 @JSON
+@click.option("--force", is_flag=True, help="Also if it runs: it runs twice then.")
 @click.pass_context
-def callback(ctx: click.Context, batch_id: str, name: str, as_json: bool) -> None:
-    """Run a callback now, whatever the batch waits for."""
+def callback(ctx: click.Context, batch_id: str, name: str, as_json: bool, force: bool) -> None:
+    """Run a callback now, whatever the batch waits for.
+
+    Not while a worker runs it: its work would be done twice.
+    """
     with _errors():
-        sent = _remedies(ctx).callback(batch_id, name)
+        sent = _remedies(ctx).callback(batch_id, name, force=force)
     _say(batch_id, f"{name} {'sent' if sent else 'has ended, or is about to be sent'}", as_json)
 
 
@@ -176,7 +180,7 @@ def _remedies(ctx: click.Context) -> Remedies:
 def _errors() -> Iterator[None]:
     try:
         yield
-    except (StoreAway, UnknownBatch) as exc:
+    except (StoreAway, UnknownBatch, CallbackRuns) as exc:
         raise click.ClickException(str(exc)) from exc
 
 

@@ -18,11 +18,12 @@ from celery_graceful.batches.callbacks import made
 from celery_graceful.batches.caretaker import Caretaker
 from celery_graceful.batches.findings import noted
 from celery_graceful.batches.ledger import BatchLedger
-from celery_graceful.batches.marks import callback_id
+from celery_graceful.batches.marks import CALLBACK, callback_id
 from celery_graceful.batches.model import Callback, Due, End, Outcome
 from celery_graceful.batches.packing import pack
-from celery_graceful.batches.remedies import Remedies
+from celery_graceful.batches.remedies import CallbackRuns, Remedies
 from celery_graceful.batches.repair import Repair, Repaired
+from celery_graceful.claims.claimant import WORKERS, claims_key, lease_key
 from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import find_store
@@ -91,6 +92,14 @@ class Shop:
         while raw := self.client.rpop("celery"):
             found.append(json.loads(raw)["headers"])
         return found
+
+    def runs(self, batch: str, name: str) -> None:
+        """A callback has begun, with a worker that lives."""
+        assert self.ledger.may_run(batch, name, "a copy")
+        self.client.sadd(WORKERS, "w:1")
+        self.client.set(lease_key("w:1"), "{}")
+        headers = {CALLBACK: f"{batch}/{name}"}
+        self.client.hset(claims_key("w:1"), "1", json.dumps({"headers": headers}))
 
     def missing(self, batch: str) -> dict[str, str]:
         return {one.member: one.why for one in noted(self.ledger, batch)}
@@ -316,6 +325,24 @@ def test_one_that_has_failed_is_sent_again_when_somebody_says_so(shop: Shop) -> 
     assert [headers["id"] for headers in shop.sent()] == ["one"]
 
 
+def test_a_callback_that_runs_is_not_sent_by_hand(shop: Shop) -> None:
+    """Unless it has not begun: of two the first runs; or it died with its worker."""
+    shop.batch("b")
+    remedies = Remedies(shop.app, shop.ledger, shop.published.extend)
+    remedies._scan.pause = 0.0
+    shop.ledger.published(Due("b", "on_complete"))
+    assert remedies.callback("b", "on_complete")
+    shop.ledger.published(Due("b", "on_complete"))
+    shop.runs("b", "on_complete")
+    with pytest.raises(CallbackRuns):
+        remedies.callback("b", "on_complete")
+    assert remedies.callback("b", "on_complete", force=True)
+    shop.ledger.published(Due("b", "on_complete"))
+    shop.ledger.may_run("b", "on_complete", "a copy")
+    shop.client.delete(claims_key("w:1"))
+    assert remedies.callback("b", "on_complete")
+
+
 class TestFromAShell:
     @pytest.fixture
     def command(self, redis_db: RedisDB) -> Callable[..., str]:
@@ -343,8 +370,10 @@ class TestFromAShell:
         shop.batch("b", one=shop.graceful.s())
         assert "one  in no queue" in command("show", "b", "--look")
         assert json.loads(command("list", "--missing", "--json"))["missing"] == 1
-        assert command("callback", "b", "on_complete") == "b on_complete sent\n"
+        assert command("callback", "b", "on_complete", "--force") == "b on_complete sent\n"
         assert [headers["graceful_batch_callback"] for headers in shop.sent()] == ["b/on_complete"]
+        shop.runs("b", "on_complete")
+        assert "it would run twice; --force" in command("callback", "b", "on_complete", status=1)
         assert command("complete", "b") == "b completed\n"
         assert json.loads(command("show", "b", "--json"))["failed"] == 1
         assert command("drop", "b") == "b dropped\n"
