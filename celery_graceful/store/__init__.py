@@ -7,4 +7,13 @@ May not know what is stored, or what for.
 
 from celery_graceful.store.store import Store, StoreAway, find_store
 
-__all__ = ["Store", "StoreAway", "client", "connections", "find_store", "rights", "store"]
+__all__ = [
+    "Store",
+    "StoreAway",
+    "client",
+    "connections",
+    "find_store",
+    "rights",
+    "run_note",
+    "store",
+]
