@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from celery import Celery
 from celery.app import backends
@@ -18,6 +18,9 @@ from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors import Monitor, named_monitors
 from celery_graceful.settings import Settings
 from celery_graceful.system.process import itself
+
+if TYPE_CHECKING:
+    from celery_graceful.operations import Operations
 
 __all__ = ["Graceful"]
 
@@ -78,6 +81,13 @@ class Graceful:
             SettingsError: One of them cannot be used.
         """
         return Settings.from_conf(self.app.conf)
+
+    @property
+    def operations(self) -> Operations:
+        """What operators see and do: workers, claims, checkpoints; quiet, resume, stop."""
+        from celery_graceful.operations import Operations
+
+        return Operations(self.app)
 
     # -- cleanups --------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("batches",),
     ("task", "poison"),
     ("deliveries",),
-    ("unusable", "membership", "pools"),
+    ("unusable", "membership", "pools", "operations"),
     ("worker", "doctor"),
     ("cli", "demo"),
 )

@@ -6,4 +6,4 @@ Come in by `resume.Resumable` (in a task), `checkpoint.Checkpoint` (one delivery
 May not know which pool runs the task, or how its message goes back.
 """
 
-__all__ = ["checkpoint", "discard", "resume"]
+__all__ = ["checkpoint", "codec", "discard", "resume"]

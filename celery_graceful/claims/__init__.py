@@ -17,6 +17,7 @@ __all__ = [
     "held_claims",
     "lease",
     "lease_validity",
+    "moves",
     "rescue",
     "sending",
     "server_checks",

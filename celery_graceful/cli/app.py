@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
 
-__all__ = ["app_of"]
+__all__ = ["app_of", "command_of"]
 
 
 def app_of(ctx: click.Context) -> Any:
@@ -24,3 +25,13 @@ def app_of(ctx: click.Context) -> Any:
             else f"{app!r} is not graceful: where it is made, say celery_graceful.Graceful(app)"
         )
     return app
+
+
+def command_of(ctx: click.Context) -> str:
+    """How a command line begins that does something else with the same app."""
+    for at, word in enumerate(sys.argv[:-1]):
+        if word in ("-A", "--app"):
+            return f"celery -A {sys.argv[at + 1]} graceful "
+        if word.startswith("--app="):
+            return f"celery -A {word[6:]} graceful "
+    return f"celery -A {app_of(ctx).main or 'APP'} graceful "

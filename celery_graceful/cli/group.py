@@ -5,9 +5,12 @@ from __future__ import annotations
 import click
 
 from celery_graceful.cli.batches import batches
+from celery_graceful.cli.checkpoints import checkpoints
+from celery_graceful.cli.claims import claims
 from celery_graceful.cli.doctor import doctor
 from celery_graceful.cli.quarantine import quarantine
 from celery_graceful.cli.rescue import rescue
+from celery_graceful.cli.status import status
 
 __all__ = ["graceful"]
 
@@ -19,5 +22,8 @@ def graceful() -> None:
 
 graceful.add_command(batches)
 graceful.add_command(doctor)
+graceful.add_command(checkpoints)
+graceful.add_command(claims)
 graceful.add_command(quarantine)
 graceful.add_command(rescue)
+graceful.add_command(status)

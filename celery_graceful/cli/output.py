@@ -52,8 +52,8 @@ _INTERRUPTED, _PIPE_CLOSED = 130, 141
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 YES = click.option("--yes", is_flag=True, help="Do not ask.")
 
-#: In the place of what was cut off.
-_CUT = "..."
+#: In the place of what was cut off; and columns that are left at least.
+_CUT, _LEAST = "...", 12
 
 
 class CannotReach(click.ClickException):
@@ -131,7 +131,7 @@ def table(
     width: int,
     *,
     right: Sequence[int] = (),
-    elastic: int = 0,
+    elastic: Sequence[int] = (0,),
 ) -> Iterator[str]:
     """Lines of a table.
 
@@ -140,13 +140,16 @@ def table(
         rows: Their cells; colours take no room.
         width: Columns of the terminal.
         right: Which columns are flush right.
-        elastic: The column that is cut where the table would be too wide.
+        elastic: The columns that are cut where the table would be too wide, one after the other.
     """
     lines = [head, *rows]
     widths = [max(len(click.unstyle(line[at])) for line in lines) for at in range(len(head))]
     over = sum(widths) + 2 * (len(widths) - 1) - width
-    if over > 0:
-        widths[elastic] = max(len(head[elastic]), len(_CUT) + 1, widths[elastic] - over)
+    for at in elastic:
+        if over > 0:
+            left = max(len(head[at]), _LEAST, widths[at] - over)
+            over -= widths[at] - left
+            widths[at] = left
     for line in lines:
         cells = []
         for at, cell in enumerate(line):

@@ -147,7 +147,8 @@ class Member:
         self.lease.about["broker"] = "" if claims else broker_digest(app)
         #: Identities that were lost, and that the loop has not heard of yet.
         self.lost: list[str] = []
-        self._began = time.time()
+        self._began = self._phase_since = time.time()
+        self._phase = self.board.phase
         #: When the loop was asked to go round, and when it did.
         self._asked_at = self._turned_at = time.monotonic()
 
@@ -220,12 +221,16 @@ class Member:
     def _heartbeat(self) -> dict[str, Any]:
         worker, board = self.view.worker, self.board
         running = [r for r in self.ledger.active() if r.started_at is not None]
+        named, phase = running[:NAMED], board.phase
+        if phase is not self._phase:
+            self._phase, self._phase_since = phase, time.time()
         return {
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "at": time.time(),
             "since": self._began,
-            "phase": board.phase.name,
+            "phase": phase.name,
+            "phase_since": self._phase_since,
             "seconds_left": round(board.hard_at - time.monotonic(), 1)
             if board.interrupted
             else None,
@@ -233,7 +238,10 @@ class Member:
             "concurrency": worker.concurrency,
             "loop_lag": round(self._loop_lag(), 3),
             "unknown_tasks": self.view.unknown_tasks(),
-            "running": [f"{r.name}[{r.id}]" for r in running[:NAMED]],
+            "queues": sorted(worker.app.amqp.queues.consume_from)[:NAMED],
+            "running": [f"{r.name}[{r.id}]" for r in named],
+            "running_for": [round(r.running_for, 1) for r in named],
+            "running_count": len(running),
         }
 
     def _aboard(self) -> Iterator[str]:

@@ -23,7 +23,7 @@ from celery_graceful.messages.republish import Sender
 from celery_graceful.messages.spare_connections import bounded_connection
 from celery_graceful.store.store import Store
 
-__all__ = ["Kept", "delete", "entries", "find", "keep", "put", "send_again"]
+__all__ = ["Kept", "count", "delete", "entries", "find", "keep", "put", "send_again"]
 
 QUARANTINE = "graceful:quarantine"
 UNTOLD = "graceful:untold"
@@ -194,6 +194,15 @@ def entries(store: Store) -> Iterator[Kept]:
             yield Kept.from_json(text)
         if str(cursor) == "0":
             return
+
+
+def count(store: Store) -> int:
+    """How many are in quarantine.
+
+    Raises:
+        StoreAway: The store does not answer.
+    """
+    return int(store.execute("HLEN", [QUARANTINE], insist=True))
 
 
 def find(store: Store, task_id: str) -> Kept | None:

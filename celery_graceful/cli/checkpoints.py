@@ -1,0 +1,106 @@
+"""``celery graceful checkpoints``: what tasks have saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import click
+
+from celery_graceful.cli.app import app_of
+from celery_graceful.cli.output import (
+    FINE,
+    FOUND,
+    JSON,
+    YES,
+    Command,
+    ask,
+    duration,
+    say_json,
+    table,
+    terminal_width,
+)
+from celery_graceful.operations import Operations
+from celery_graceful.operations.records import Checkpoint
+
+__all__ = ["checkpoints", "lines_of"]
+
+HEAD = ["TASK", "ID", "INTERRUPTED", "BYTES"]
+
+
+@click.group()
+def checkpoints() -> None:
+    """What tasks have saved, to go on from when they run again."""
+
+
+@checkpoints.command("list", cls=Command)
+@JSON
+@click.pass_context
+def list_(ctx: click.Context, as_json: bool) -> int:
+    """All of them. This walks through all keys of the store."""
+    found = sorted(Operations(app_of(ctx)).checkpoints(), key=lambda one: (one.task, one.id))
+    if as_json:
+        say_json([one.to_dict() for one in found])
+        return FINE
+    for line in lines_of(found, terminal_width()):
+        click.echo(line)
+    if not found:
+        click.echo("nothing is saved", err=True)
+    return FINE
+
+
+@checkpoints.command(cls=Command)
+@click.argument("task_id")
+@JSON
+@click.pass_context
+def show(ctx: click.Context, task_id: str, as_json: bool) -> int:
+    """One of them: loops, steps, state. Exits with 1 if there is none."""
+    found = Operations(app_of(ctx)).checkpoint(task_id)
+    if found is None:
+        click.echo(f"nothing is saved of {task_id}", err=True)
+        return FOUND
+    if as_json:
+        say_json(found.to_dict())
+        return FINE
+    said = found.to_dict()
+    click.echo(f"{found.task}  {found.id}  {found.where}".rstrip())
+    click.echo(f"  interrupted: {found.interruptions}")
+    for loop in said["loops"]:
+        state = "has ended" if loop["ended"] else f"has done {loop['cursor']}"
+        click.echo(f"  loop {loop['name']}: {state}")
+    for step in found.steps:
+        click.echo(f"  step {step}: done")
+    if found.state is not None:
+        click.echo(f"  state: {said['state']}")
+    click.echo(f"  {found.bytes} bytes, forgotten in {duration(found.expires_in)}")
+    return FINE
+
+
+@checkpoints.command(cls=Command)
+@click.argument("task_id")
+@YES
+@click.pass_context
+def clear(ctx: click.Context, task_id: str, yes: bool) -> int:
+    """Delete one: the task's next run starts over."""
+    operations = Operations(app_of(ctx))
+    found = operations.checkpoint(task_id)
+    if found is not None:
+        where = found.where or "what it has done"
+        ask(f"{found.task} {task_id} ({where}) will start over. Delete what it has saved?", yes)
+    if found is None or not operations.clear_checkpoint(task_id):
+        click.echo(f"nothing is saved of {task_id}", err=True)
+        return FOUND
+    click.echo(f"{task_id} cleared")
+    return FINE
+
+
+def lines_of(found: Sequence[Checkpoint], width: int) -> Iterator[str]:
+    """What is printed of them."""
+    if not found:
+        return
+    rows = [[one.task, one.id, str(one.interruptions), str(one.bytes)] for one in found]
+    head, *lines = table(HEAD, rows, width, right=(2, 3))
+    yield head
+    for line, one in zip(lines, found, strict=True):
+        yield line
+        if one.where:
+            yield f"  {one.where}"[:width]

@@ -1,0 +1,64 @@
+"""``celery graceful claims``: which messages workers hold."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+
+import click
+
+from celery_graceful.cli.app import app_of
+from celery_graceful.cli.output import (
+    FINE,
+    JSON,
+    Command,
+    duration,
+    paint,
+    say_json,
+    table,
+    terminal_width,
+)
+from celery_graceful.operations import Operations
+from celery_graceful.operations.records import Claim
+
+__all__ = ["claims", "lines_of"]
+
+
+@click.command(cls=Command)
+@click.argument("worker", required=False)
+@JSON
+@click.pass_context
+def claims(ctx: click.Context, worker: str | None, as_json: bool) -> int:
+    """Messages that workers hold, or one WORKER: what runs, and what waits for what.
+
+    Of the dead, too, until others have given them back to their queues.
+    """
+    found = list(Operations(app_of(ctx)).claims(worker))
+    if as_json:
+        say_json([claim.to_dict() for claim in found])
+        return FINE
+    now = dt.datetime.now(dt.timezone.utc)
+    for line in lines_of(found, now, terminal_width()):
+        click.echo(line)
+    if not found:
+        click.echo("no message is claimed", err=True)
+    return FINE
+
+
+def lines_of(claims: Sequence[Claim], now: dt.datetime, width: int) -> Iterator[str]:
+    """What is printed of them, worker by worker."""
+    for worker in dict.fromkeys(claim.worker for claim in claims):
+        some = [claim for claim in claims if claim.worker == worker]
+        alive = "" if some[0].worker_lives else paint("  dead: they wait to be given back", "red")
+        yield f"{worker}  {len(some)} claims{alive}".replace("  1 claims", "  1 claim")
+        rows = [[f"  {c.task or '?'}", c.id or "?", c.queue, _state(c, now)] for c in some]
+        _, *lines = table(["", "", "", ""], rows, width, elastic=(0, 2))
+        yield from lines
+
+
+def _state(claim: Claim, now: dt.datetime) -> str:
+    if claim.begun:
+        return "begun"
+    if claim.eta is not None and claim.eta > now:
+        return f"in {duration((claim.eta - now).total_seconds())}"
+    return "waits"

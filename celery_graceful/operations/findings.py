@@ -1,0 +1,65 @@
+"""What somebody should look at, and the command that mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from celery_graceful.operations.records import DeadWorker, Finding, Worker
+
+__all__ = ["findings_of"]
+
+#: Heartbeats after which a worker that was not heard is frozen, or cut off; a slow one is late.
+SILENT = 2.5
+
+#: Seconds that a loop may take to go round.
+LAG = 5.0
+
+
+def findings_of(
+    workers: Sequence[Worker],
+    dead: Sequence[DeadWorker],
+    quarantined: int,
+    batches_missing: Sequence[str],
+    *,
+    heartbeat: float,
+) -> Iterator[Finding]:
+    """What is wrong with workers, and what waits for somebody.
+
+    Args:
+        workers: Those that live.
+        dead: Those that do not.
+        quarantined: How many tasks are in quarantine.
+        batches_missing: Batches that miss members.
+        heartbeat: Seconds between two of a worker.
+    """
+    if not workers:
+        yield Finding("no worker is running", "start one: celery worker", is_command=False)
+    for worker in workers:
+        yield from _of(worker, heartbeat)
+    for one in dead:
+        if one.claims:
+            held = _count(one.claims, "message")
+            yield Finding(f"{one.name} is dead and holds {held}", "rescue")
+    if quarantined:
+        yield Finding(f"{_count(quarantined, 'task')} in quarantine", "quarantine list")
+    if batches_missing:
+        named = _count(len(batches_missing), "batch", "batches")
+        yield Finding(f"{named} with missing members", "batches list --missing")
+
+
+def _of(worker: Worker, heartbeat: float) -> Iterator[Finding]:
+    process = f"look at process {worker.pid} on {worker.host}"
+    if worker.heard > SILENT * heartbeat:
+        what = f"{worker.name} was not heard for {worker.heard:.0f} s"
+        yield Finding(what, f"{process}: it is frozen, or cut off", is_command=False)
+    elif worker.loop_lag > LAG:
+        what = f"the loop of {worker.name} has not gone round for {worker.loop_lag:.0f} s"
+        yield Finding(what, f"{process}: something holds it", is_command=False)
+    if worker.unknown_tasks:
+        waiting = _count(worker.unknown_tasks, "message")
+        mend = "deploy a worker that knows their tasks"
+        yield Finding(f"{waiting} of unknown tasks at {worker.name}", mend, is_command=False)
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"

@@ -1,0 +1,56 @@
+"""Where an app has what operators ask for."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from celery_graceful.claims.lease import broker_digest
+from celery_graceful.store.store import (
+    Store,
+    StoreAway,
+    broker_places,
+    broker_store,
+    find_store,
+    find_workers_store,
+)
+
+__all__ = ["NoStore", "Places", "places_of"]
+
+
+class NoStore(StoreAway):
+    """There is no Redis: nothing is known of workers, but what they answer themselves."""
+
+
+class Places(NamedTuple):
+    """The stores of one app.
+
+    Attributes:
+        workers: Where workers are known: servers of the broker if it is Redis, else the store.
+        with_claims: Whether those are where messages are claimed, too.
+        store: Of checkpoints and batches.
+        brokers: By which broker a worker there may say that its messages are.
+    """
+
+    workers: tuple[Store, ...]
+    with_claims: bool
+    store: Store
+    brokers: tuple[str, ...]
+
+
+def places_of(app: Any) -> Places:
+    """Where an app has its workers and what they keep.
+
+    Raises:
+        NoStore: Nowhere.
+        SettingsError: A ``graceful_*`` setting cannot be used.
+    """
+    app.connection_for_read().transport  # noqa: B018 -- loads it: then its kind is known
+    brokers = [store for place in broker_places(app) if (store := broker_store(app, place))]
+    store, digest = find_store(app), broker_digest(app)
+    workers = brokers or [s for s in (find_workers_store(app),) if s is not None]
+    if store is None or not workers:
+        raise NoStore(
+            "there is no Redis to ask: neither the broker nor the result backend is one, and "
+            "graceful_store is not set"
+        )
+    return Places(tuple(workers), bool(brokers), store, ("", digest) if brokers else (digest,))

@@ -1,0 +1,283 @@
+"""What operations return: frozen records, seconds as floats, times in UTC.
+
+Each has ``to_dict()``, with names that stay as they are: what ``--json`` prints.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+__all__ = [
+    "Answer",
+    "Checkpoint",
+    "Claim",
+    "DeadWorker",
+    "Finding",
+    "Loop",
+    "Record",
+    "RunningTask",
+    "Status",
+    "Why",
+    "Worker",
+    "utc",
+]
+
+
+def utc(seconds: float) -> dt.datetime:
+    """A time, of seconds since the epoch."""
+    return dt.datetime.fromtimestamp(seconds, dt.timezone.utc)
+
+
+class Record:
+    """What all of them can do."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can have it: times as text in ISO format."""
+        return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}  # type: ignore[arg-type]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.to_dict()
+    if isinstance(value, dt.datetime):
+        return value.isoformat()
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+@dataclass(frozen=True)
+class Loop(Record):
+    """A loop of a task.
+
+    Attributes:
+        name: Its path: loops inside of others have theirs in front.
+        cursor: Of the last item that was done.
+        ended: It has done all of its items.
+    """
+
+    name: str
+    cursor: Any
+    ended: bool
+
+
+@dataclass(frozen=True)
+class Checkpoint(Record):
+    """What is saved of a task.
+
+    Attributes:
+        id: Of the task.
+        task: Its name.
+        interruptions: How often it was interrupted.
+        loops: Its loops, in the order in which they were begun.
+        steps: Those that it has done, in their order.
+        state: What it has saved itself.
+        bytes: That all of it takes.
+        expires_in: Seconds until it is forgotten.
+    """
+
+    id: str
+    task: str
+    interruptions: int
+    loops: tuple[Loop, ...] = ()
+    steps: tuple[str, ...] = ()
+    state: Any = None
+    bytes: int = 0
+    expires_in: float | None = None
+
+    @property
+    def where(self) -> str:
+        """Where it stands, in few words; empty if it has saved no place."""
+        under_way = [loop for loop in self.loops if not loop.ended]
+        if under_way:
+            innermost = max(under_way, key=lambda loop: loop.name.count("@"))
+            name = innermost.name.rpartition("/")[2]
+            return f"at {_plain(innermost.cursor)} of {name}"
+        return f"after step {self.steps[-1]}" if self.steps else ""
+
+
+@dataclass(frozen=True)
+class RunningTask(Record):
+    """A task that runs, as its worker has said with its last heartbeat.
+
+    Attributes:
+        id: Of the task.
+        task: Its name.
+        seconds: For which it has run; ``None`` if its worker does not say.
+        checkpoint: What it has saved; ``None`` for nothing.
+    """
+
+    id: str
+    task: str
+    seconds: float | None = None
+    checkpoint: Checkpoint | None = None
+
+
+@dataclass(frozen=True)
+class Worker(Record):
+    """A worker whose lease runs.
+
+    Attributes:
+        id: Of this boot; it has another one after the next.
+        name: Of its node, as Celery knows it.
+        host, pid: Of its main process.
+        app: Whose it is.
+        phase: ``running``, ``quiet``, ``soft``, ``hard`` or ``exit``.
+        phase_since: Since when; ``None`` if it does not say.
+        since: When it started.
+        seconds_left: Until it gives up what still runs; ``None`` while nobody asked it to stop.
+        heard: Seconds since its last heartbeat.
+        pool, concurrency: Of its pool.
+        loop_lag: Seconds that its event loop took to go round.
+        queues: That it consumes.
+        running: What runs; ``running_count`` says how many, where only some are named.
+        running_count: How many tasks run.
+        claims: Messages that it holds; ``None`` where the broker knows that alone.
+        unknown_tasks: Messages that wait for a worker that knows their task.
+    """
+
+    id: str
+    name: str
+    host: str
+    pid: int
+    app: str
+    phase: str
+    phase_since: dt.datetime | None
+    since: dt.datetime
+    seconds_left: float | None
+    heard: float
+    pool: str
+    concurrency: int
+    loop_lag: float
+    queues: tuple[str, ...] = ()
+    running: tuple[RunningTask, ...] = ()
+    running_count: int = 0
+    claims: int | None = None
+    unknown_tasks: int = 0
+
+
+@dataclass(frozen=True)
+class DeadWorker(Record):
+    """A worker whose lease has run out: it has died, or is frozen, or cut off.
+
+    Attributes:
+        id: Of that boot.
+        name: Of its node.
+        claims: Messages that it held, and that wait to be given back.
+        taken_for_dead: Somebody has found it, and gives them back.
+    """
+
+    id: str
+    name: str
+    claims: int
+    taken_for_dead: bool
+
+
+@dataclass(frozen=True)
+class Finding(Record):
+    """Something that somebody should look at.
+
+    Attributes:
+        what: It is.
+        mend: Arguments of ``celery -A app graceful`` that mend it, or say more; or, where no
+            command does, what to do.
+        is_command: Whether ``mend`` is one.
+    """
+
+    what: str
+    mend: str
+    is_command: bool = True
+
+
+@dataclass(frozen=True)
+class Status(Record):
+    """All workers, and what waits for somebody.
+
+    Attributes:
+        at: When it was asked for.
+        workers: Whose leases run.
+        dead: Whose leases have run out.
+        quarantined: How many tasks are in quarantine.
+        batches_missing: Batches that miss members.
+        findings: What somebody should look at.
+    """
+
+    at: dt.datetime
+    workers: tuple[Worker, ...]
+    dead: tuple[DeadWorker, ...]
+    quarantined: int
+    batches_missing: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class Claim(Record):
+    """A message that a worker holds.
+
+    Attributes:
+        worker: The id of the worker.
+        worker_lives: Whether its lease runs.
+        number: Of the claim.
+        id: Of the task; empty if the message is none of Celery's.
+        task: Its name.
+        queue: That it came from.
+        begun: A run of it has begun.
+        eta: When it may start; ``None`` for at once.
+        redelivered: It was delivered before.
+    """
+
+    worker: str
+    worker_lives: bool
+    number: int
+    id: str
+    task: str
+    queue: str
+    begun: bool
+    eta: dt.datetime | None = None
+    redelivered: bool = False
+
+
+@dataclass(frozen=True)
+class Answer(Record):
+    """What a worker has answered.
+
+    Attributes:
+        worker: Name of its node.
+        ok: Whether it does what was asked for.
+        said: Its words; or that it has not answered.
+    """
+
+    worker: str
+    ok: bool
+    said: str
+
+
+@dataclass(frozen=True)
+class Why(Record):
+    """Where a task is, and why it does not run.
+
+    Attributes:
+        id: Of the task.
+        task: Its name, where it is known.
+        state: ``queued``, ``claimed``, ``running``, ``quarantined``, ``done`` or ``unknown``.
+        sentences: For people; the first one says where it is.
+        worker: That has it.
+        queue: That it waits in.
+        place: In that queue; 1 is the next.
+        mend: Arguments of ``celery -A app graceful`` that mend it.
+        details: More, by name.
+    """
+
+    id: str
+    task: str
+    state: str
+    sentences: tuple[str, ...]
+    worker: str = ""
+    queue: str = ""
+    place: int | None = None
+    mend: str = ""
+    details: dict[str, Any] = field(default_factory=dict)

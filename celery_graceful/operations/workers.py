@@ -1,0 +1,114 @@
+"""Who works, and who has died: read from leases, which need no worker to answer."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from celery_graceful.claims.claimant import FALLEN, WORKERS, claims_key, lease_key, node_of
+from celery_graceful.claims.lease import about_key
+from celery_graceful.operations.checkpoints import read
+from celery_graceful.operations.places import Places
+from celery_graceful.operations.records import DeadWorker, RunningTask, Worker, utc
+from celery_graceful.store.store import Store
+
+__all__ = ["dead_of", "workers_of"]
+
+#: How a heartbeat names what runs.
+_NAMED = re.compile(r"(.*)\[(.*)\]", re.DOTALL)
+
+
+def workers_of(places: Places, lease_ttl: float) -> list[Worker]:
+    """Workers whose lease runs, by name.
+
+    Args:
+        places: Where they are known.
+        lease_ttl: Seconds that a lease lives: what is missing of it, it was not heard for.
+
+    Raises:
+        StoreAway: No server answers.
+    """
+    found = [
+        _worker(places, store, worker, json.loads(beat), about, lease_ttl)
+        for store in places.workers
+        for worker, beat, about in _known(store)
+        if beat is not None and about.get("broker", "") in places.brokers
+    ]
+    return sorted(found, key=lambda worker: (worker.name, worker.since))
+
+
+def dead_of(places: Places) -> list[DeadWorker]:
+    """Workers whose lease has run out, and those that were taken for dead and hold claims.
+
+    Raises:
+        StoreAway: No server answers.
+    """
+    found = []
+    for store in places.workers:
+        fallen = store.execute("SMEMBERS", [FALLEN], insist=True)
+        gone = {
+            worker
+            for worker, beat, about in _known(store)
+            if beat is None and about.get("broker", "") in places.brokers
+        }
+        for worker in sorted(gone.union(fallen)):
+            claims = int(store.execute("HLEN", [claims_key(worker)], insist=True))
+            found.append(DeadWorker(worker, node_of(worker), claims, worker in fallen))
+    return found
+
+
+def _known(store: Store) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
+    """Who has registered: its id, its heartbeat, and what stays known of it."""
+    workers = sorted(store.execute("SMEMBERS", [WORKERS], insist=True))
+    if not workers:
+        return
+    beats: Sequence[str | None] = store.execute("MGET", list(map(lease_key, workers)))
+    abouts = store.execute("MGET", list(map(about_key, workers)))
+    for worker, beat, about in zip(workers, beats, abouts, strict=True):
+        yield worker, beat, json.loads(about or "{}")
+
+
+def _worker(
+    places: Places,
+    store: Store,
+    worker: str,
+    beat: Mapping[str, Any],
+    about: Mapping[str, Any],
+    lease_ttl: float,
+) -> Worker:
+    left = int(store.execute("PTTL", [lease_key(worker)])) / 1000
+    claims = int(store.execute("HLEN", [claims_key(worker)])) if places.with_claims else None
+    changed = beat.get("phase_since")
+    named = list(_running(places.store, beat))
+    return Worker(
+        id=worker,
+        name=node_of(worker),
+        host=str(beat.get("host", "")),
+        pid=int(beat.get("pid", 0)),
+        app=str(about.get("app", "")),
+        phase=str(beat.get("phase", "")).lower(),
+        phase_since=None if changed is None else utc(changed),
+        since=utc(float(beat.get("since", 0))),
+        seconds_left=beat.get("seconds_left"),
+        heard=max(0.0, lease_ttl - left),
+        pool=str(beat.get("pool", "")),
+        concurrency=int(beat.get("concurrency") or 1),
+        loop_lag=float(beat.get("loop_lag", 0)),
+        queues=tuple(beat.get("queues", ())),
+        running=tuple(named),
+        running_count=int(beat.get("running_count", len(named))),
+        claims=claims,
+        unknown_tasks=int(beat.get("unknown_tasks", 0)),
+    )
+
+
+def _running(store: Store, beat: Mapping[str, Any]) -> Iterator[RunningTask]:
+    seconds = beat.get("running_for", ())
+    for at, text in enumerate(beat.get("running", ())):
+        named = _NAMED.fullmatch(text)
+        if named is not None:
+            name, task_id = named.groups()
+            lasted = seconds[at] if at < len(seconds) else None
+            yield RunningTask(task_id, name, lasted, read(store, name, task_id))

@@ -1,0 +1,152 @@
+"""What commands print of records, at 80 columns."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import click
+
+from celery_graceful.cli import checkpoints, claims, status
+from celery_graceful.operations.findings import findings_of
+from celery_graceful.operations.records import (
+    Checkpoint,
+    Claim,
+    DeadWorker,
+    Loop,
+    RunningTask,
+    Status,
+    Worker,
+)
+
+AT = dt.datetime(2025, 3, 1, 3, 0, tzinfo=dt.timezone.utc)
+IDS = [f"{number}f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b1{number}" for number in range(5)]
+EXPORT = Checkpoint(IDS[0], "shop.export", 2, (Loop("rows", 300, False),), ("copy",), None, 90, 60)
+
+
+def ago(**time: float) -> dt.datetime:
+    return AT - dt.timedelta(**time)
+
+
+def worker(name: str, **more: Any) -> Worker:
+    said: dict[str, Any] = {
+        "id": f"{name}:0123456789abcdef",
+        "name": name,
+        "host": name.partition("@")[2],
+        "pid": 7,
+        "app": "shop",
+        "phase": "running",
+        "phase_since": ago(hours=2, minutes=5),
+        "since": ago(hours=2, minutes=5),
+        "seconds_left": None,
+        "heard": 0.5,
+        "pool": "prefork",
+        "concurrency": 4,
+        "loop_lag": 0.0,
+        "claims": 3,
+    }
+    return Worker(**{**said, **more})
+
+
+def printed(lines: Any) -> str:
+    lines = [click.unstyle(line) for line in lines]
+    assert all(len(line) <= 80 for line in lines)
+    return "\n".join(lines)
+
+
+def test_status() -> None:
+    workers = (
+        worker(
+            "w1@shop-worker-7d9f8b6c5-x2x4z.production.svc.cluster.local",
+            running=(
+                RunningTask(IDS[0], "shop.export", 12.0, EXPORT),
+                RunningTask(IDS[1], "shop.reports.tasks.send_monthly_invoices", 3.4),
+            ),
+            running_count=3,
+        ),
+        worker("w2@b", phase="soft", phase_since=ago(seconds=20), seconds_left=4.2, heard=6.0),
+        worker("w3@c", phase="quiet", claims=None, loop_lag=7.5, unknown_tasks=1),
+    )
+    dead = (DeadWorker("w4@d:1", "w4@d", 12, False), DeadWorker("w5@e:1", "w5@e", 0, True))
+    found = findings_of(workers, dead, 1, ["b1", "b2"], heartbeat=2.0)
+    shown = Status(AT, workers, dead, 1, ("b1", "b2"), tuple(found))
+    assert (
+        printed(status.lines_of(shown, 80, "celery -A shop graceful "))
+        == """\
+2025-03-01 03:00:00Z  3 workers, 3 running
+WORKER                            PHASE    SINCE       LEFT  RUNS  CLAIMS    LAG
+w1@shop-worker-7d9f8b6c5-x2x4...  running  2 h 5 min      -   3/4       3  0.0 s
+  shop.export                        0f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b10   12 s
+    at 300 of rows, interrupted 2 times
+  shop.reports.tasks.send_monthl...  1f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b11  3.4 s
+  and 1 more
+w2@b                              soft     20 s       4.2 s   0/4       3  0.0 s
+w3@c                              quiet    2 h 5 min      -   0/4       -  7.5 s
+
+w2@b was not heard for 6 s
+  -> look at process 7 on b: it is frozen, or cut off
+
+the loop of w3@c has not gone round for 8 s
+  -> look at process 7 on c: something holds it
+
+1 message of unknown tasks at w3@c
+  -> deploy a worker that knows their tasks
+
+w4@d is dead and holds 12 messages
+  -> celery -A shop graceful rescue
+
+1 task in quarantine
+  -> celery -A shop graceful quarantine list
+
+2 batches with missing members
+  -> celery -A shop graceful batches list --missing"""
+    )
+
+
+def test_nobody_works() -> None:
+    found = tuple(findings_of((), (), 0, (), heartbeat=2.0))
+    shown = Status(AT, (), (), 0, (), found)
+    assert (
+        printed(status.lines_of(shown, 80, "celery -A shop graceful "))
+        == """\
+2025-03-01 03:00:00Z  0 workers, 0 running
+
+no worker is running
+  -> start one: celery worker"""
+    )
+
+
+def test_claims() -> None:
+    found = [
+        Claim("w1@a:01", True, 1, IDS[0], "shop.export", "celery", True),
+        Claim("w1@a:01", True, 2, IDS[1], "shop." + "long" * 9, "q" * 30, False, AT),
+        Claim("w1@a:01", True, 3, IDS[2], "shop.later", "celery", False, AT + dt.timedelta(1)),
+        Claim("w2@b:02", False, 1, "", "", "celery", False),
+    ]
+    assert (
+        printed(claims.lines_of(found, AT, 80))
+        == """\
+w1@a:01  3 claims
+  shop.ex...  0f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b10  celery                begun
+  shop.lo...  1f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b11  qqqqqqqqqqqqqqqqq...  waits
+  shop.later  2f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b12  celery                in 1 d
+w2@b:02  1 claim  dead: they wait to be given back
+  ?  ?  celery  waits"""
+    )
+
+
+def test_checkpoints() -> None:
+    assert (
+        printed(checkpoints.lines_of([EXPORT], 80))
+        == """\
+TASK         ID                                    INTERRUPTED  BYTES
+shop.export  0f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b10            2     90
+  at 300 of rows"""
+    )
+
+
+def test_where_it_stands() -> None:
+    loops = (Loop("years", 2024, False), Loop("years@2024/rows", 17, False), Loop("old", 9, True))
+    assert Checkpoint("a", "t", 0, loops).where == "at 17 of rows"
+    assert Checkpoint("a", "t", 0, loops[2:], ("first", "second")).where == "after step second"
+    assert Checkpoint("a", "t", 0).where == ""
