@@ -1,54 +1,92 @@
 """Batches that were cancelled, and members that were revoked: what a worker holds of them.
 
 What has not begun is dropped where it begins, in whatever process; but an ETA may be far away, and
-what runs has begun.
+what runs has begun. A process that has looked a moment ago begins once more, in between: it is
+found at a second look.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Collection
+from collections import deque
+from collections.abc import Callable, Collection
+from time import monotonic
 from typing import Any
 
 from celery.utils.log import get_logger
 
+from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.request import GracefulRequest
 from celery_graceful.deliveries.stage import Stage
 
-__all__ = ["cancel", "drop_revoked"]
+__all__ = ["Cancelling", "drop_revoked"]
 
 logger = get_logger(__name__)
 
+#: Seconds until the second look: many times what a process remembers (``batches.running``).
+AGAIN = 1.0
 
-def cancel(ledger: Ledger, pool: Any, batches: Collection[str]) -> int:
-    """Revoke what runs of the members of some batches, and drop what waits. In the loop.
+
+class Cancelling:
+    """What one worker does about batches that were cancelled. In the loop.
 
     Args:
+        worker: Celery's ``WorkController``.
         ledger: What the worker holds.
-        pool: Celery's.
-        batches: Their ids.
-
-    Returns:
-        How many members that were.
+        ring_loop: Makes the loop call ``on_loop``.
     """
-    count = 0
-    for request in ledger.open_requests():
-        part = request.part
-        if part is None or part.is_callback or part.of.batch not in batches:
-            continue
-        count += 1
-        if request.stage is Stage.RUNNING:
-            try:
-                request.terminate(pool, signal.SIGTERM)
-            except NotImplementedError:
-                logger.warning(
-                    "%s goes on, though its batch was cancelled: its pool ends no plain task",
-                    request.humaninfo(),
-                )
-        elif isinstance(request, GracefulRequest):
-            request.drop_cancelled()
-    return count
+
+    def __init__(self, worker: Any, ledger: Ledger, ring_loop: Callable[[], None]) -> None:
+        self.worker, self.ledger = worker, ledger
+        self._ring_loop = ring_loop
+        #: When to look again, at which batches, and what ran of them already.
+        self._again: deque[tuple[float, Collection[str], list[HeldMessage]]] = deque()
+
+    def cancel(self, batches: Collection[str]) -> int:
+        """Revoke what runs of the members of some batches, and drop what waits.
+
+        Args:
+            batches: Their ids.
+
+        Returns:
+            How many members that were.
+        """
+        ran: list[HeldMessage] = []
+        count = self._look(batches, ran)
+        self._again.append((monotonic() + AGAIN, batches, ran))
+        self.worker.timer.call_after(AGAIN, self._ring_loop)
+        return count
+
+    def on_loop(self) -> None:
+        """Look a second time, when it is time for that."""
+        while self._again and self._again[0][0] <= monotonic():
+            _, batches, ran = self._again.popleft()
+            self._look(batches, ran)
+
+    def _look(self, batches: Collection[str], ran: list[HeldMessage]) -> int:
+        count = 0
+        for request in self.ledger.open_requests():
+            part = request.part
+            if part is None or part.is_callback or part.of.batch not in batches:
+                continue
+            count += 1
+            if request.stage is not Stage.RUNNING:
+                if isinstance(request, GracefulRequest):
+                    request.drop_cancelled()
+            elif not any(request is one for one in ran):
+                ran.append(request)
+                self._revoke(request)
+        return count
+
+    def _revoke(self, request: HeldMessage) -> None:
+        try:
+            request.terminate(self.worker.consumer.pool, signal.SIGTERM)
+        except NotImplementedError:
+            logger.warning(
+                "%s goes on, though its batch was cancelled: its pool ends no plain task",
+                request.humaninfo(),
+            )
 
 
 def drop_revoked(ledger: Ledger) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from celery.worker.control import Panel, control_command
 
-from celery_graceful.worker.cancelling import cancel, drop_revoked
+from celery_graceful.worker.cancelling import drop_revoked
 from celery_graceful.worker.drain import Drain
 from celery_graceful.worker.wiring import Parts
 
@@ -49,7 +49,7 @@ def install() -> None:
         parts = _parts(state)
         if parts is None:
             return {"error": "this worker's app is not graceful"}
-        return {"ok": f"{cancel(parts.ledger, state.consumer.pool, set(batches))} members"}
+        return {"ok": f"{parts.cancelling.cancel(set(batches))} members"}
 
     for name in REVOKING & Panel.data.keys():
         Panel.data[name] = _and_drop(Panel.data[name])

@@ -37,6 +37,7 @@ from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.board import Board
 from celery_graceful.timeline.grace_period import Deadlines
 from celery_graceful.unusable.detection import UnusableMessages
+from celery_graceful.worker.cancelling import Cancelling
 from celery_graceful.worker.drain import LIMIT, STOPPED, Drain
 from celery_graceful.worker.giving_up import GivingUp
 from celery_graceful.worker.loop import Loop
@@ -152,6 +153,7 @@ class Parts:
         self.revocations = revocations = Revocations(
             ledger, adapter, board, deadlines.hard, ring_watch=drain.ring
         )
+        self.cancelling = cancelling = Cancelling(worker, ledger, loop.ring)
         #: What the worker does for its deliveries.
         self.host = WorkerServices(
             ledger,
@@ -224,6 +226,7 @@ class Parts:
             log.write_pending,
             post_mortems.on_loop,
             revocations.on_loop,
+            cancelling.on_loop,
             unusable.on_loop,
             ends.on_loop,
             outbox.on_loop,

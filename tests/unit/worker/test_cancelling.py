@@ -1,0 +1,46 @@
+"""Batches that were cancelled, in a worker."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from celery_graceful.deliveries.stage import Stage
+from celery_graceful.worker import cancelling
+from celery_graceful.worker.cancelling import Cancelling
+
+
+class Member:
+    """One that the worker holds."""
+
+    def __init__(self, batch: str, stage: Stage = Stage.RUNNING) -> None:
+        self.part = SimpleNamespace(is_callback=False, of=SimpleNamespace(batch=batch))
+        self.stage = stage
+        self.ended = 0
+
+    def terminate(self, pool: Any, signum: int) -> None:
+        self.ended += 1
+
+
+def test_what_begins_at_that_moment_is_revoked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process had looked before, or had been handed it; and nothing is revoked twice."""
+    now, asked = [0.0], []
+    monkeypatch.setattr(cancelling, "monotonic", lambda: now[0])
+    runs, handed, other = Member("b"), Member("b", Stage.HANDED_OVER), Member("c")
+    held = [runs, handed, other]
+    timer = SimpleNamespace(call_after=lambda seconds, ring: asked.append(seconds))
+    worker = SimpleNamespace(timer=timer, consumer=SimpleNamespace(pool=None))
+    ledger: Any = SimpleNamespace(open_requests=lambda: list(held))
+    one = Cancelling(worker, ledger, lambda: None)
+    assert one.cancel({"b"}) == 2
+    handed.stage = Stage.RUNNING
+    late = Member("b")
+    held.append(late)
+    one.on_loop()
+    assert [member.ended for member in held] == [1, 0, 0, 0]
+    now[0] += asked.pop()
+    for _ in range(2):
+        one.on_loop()
+    assert [member.ended for member in held] == [1, 1, 0, 1]
