@@ -21,7 +21,7 @@ from celery_graceful.batches.left_out import LeftOut, Why
 from celery_graceful.batches.marks import BATCH, CALLBACK, COPY, OURS
 from celery_graceful.batches.parts import Part, part_of
 from celery_graceful.batches.status import State
-from celery_graceful.store.store import StoreAway, find_store
+from celery_graceful.store.store import StoreAway, StoreForbidden, find_store
 from celery_graceful.system.per_app import PerApp
 
 __all__ = ["ask_before"]
@@ -30,6 +30,10 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for which a batch that was not cancelled is taken to be so still.
 FRESH = 0.02
+
+#: Seconds for which a callback waits for a store that is away: nobody else says whether another
+#: copy of it runs. Then it runs. And between two questions.
+PATIENCE, PAUSE = 5.0, 0.1
 
 #: Batches of which that is remembered.
 MOST = 1000
@@ -87,9 +91,18 @@ def _is_cancelled(app: Any, store: Any, batch: str) -> bool:
 
 def _keeps_copy(store: Any, part: Part, request: Mapping[str, Any]) -> Why | None:
     copy = request.get(COPY)
-    if not isinstance(copy, str) or BatchLedger(store).may_run(*part.of, copy):
+    if not isinstance(copy, str):
         return None
-    return Why.COPY
+    ledger, end = BatchLedger(store), time.monotonic() + PATIENCE
+    while True:
+        try:
+            return None if ledger.may_run(*part.of, copy) else Why.COPY
+        except StoreForbidden:
+            raise
+        except StoreAway:
+            if time.monotonic() > end:
+                raise
+            time.sleep(PAUSE)
 
 
 def _left_out(task: Any, task_id: str, why: Why) -> Any:
