@@ -34,6 +34,8 @@ Keys, ``<id>`` being that of a batch:
     Set: batches inside of it whose callbacks have not ended.
 ``graceful:batch:<id>:messages``
     Hash: member -> its message, compressed, until it succeeds.
+``graceful:batch:<id>:unsent``
+    Set: members that a member or callback added, and then could not send. It expires by itself.
 ``graceful:batches``
     Sorted set: unfinished batch -> when it moved last, milliseconds of the server's clock.
 ``graceful:batches:outbox``

@@ -118,6 +118,16 @@ class BatchLedger:
             new += added
         return new
 
+    def note_unsent(self, batch_id: str, members: Sequence[str], is_so: bool = True) -> None:
+        """Members were registered, and it is not known that they were sent; or now it is."""
+        for start in range(0, len(members), CHUNK):
+            some = members[start : start + CHUNK]
+            self._run("batch_unsent", batch_id, "1" if is_so else "", *some)
+
+    def unsent(self, batch_id: str, members: Sequence[str]) -> set[str]:
+        """Of some members, those of which it is not known that they were sent."""
+        return self._those_in(batch_id, "unsent", members)
+
     def sent(self, batch_id: str) -> list[Due]:
         """All members have been sent. An empty batch is complete here.
 
@@ -259,12 +269,8 @@ class BatchLedger:
     def outcomes(self, batch_id: str, members: Sequence[str]) -> dict[str, Outcome]:
         """How some of its members have ended; without those that have not, or are unknown."""
         found: dict[str, Outcome] = {}
-        for start in range(0, len(members), CHUNK):
-            some = members[start : start + CHUNK]
-            for how in Outcome:
-                key = key_of(batch_id, how.value)
-                are = self.store.execute("SMISMEMBER", [key], some, insist=True)
-                found.update({one: how for one, is_one in zip(some, are, strict=True) if is_one})
+        for how in Outcome:
+            found.update(dict.fromkeys(self._those_in(batch_id, how.value, members), how))
         return found
 
     def look(self, batch_id: str) -> list[Due]:
@@ -364,6 +370,14 @@ class BatchLedger:
 
     def _run(self, script: str, *args: Any) -> Any:
         return self.store.run(script, [INDEX, OUTBOX], [self.store.prefix, *args], insist=True)
+
+    def _those_in(self, batch_id: str, part: str, members: Sequence[str]) -> set[str]:
+        found: set[str] = set()
+        for start in range(0, len(members), CHUNK):
+            some = members[start : start + CHUNK]
+            are = self.store.execute("SMISMEMBER", [key_of(batch_id, part)], some, insist=True)
+            found.update(one for one, is_one in zip(some, are, strict=True) if is_one)
+        return found
 
     def _scan(self, batch_id: str, part: str) -> Iterator[str]:
         cursor = "0"

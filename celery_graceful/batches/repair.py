@@ -200,6 +200,8 @@ class Repair:
         done: Repaired,
     ) -> None:
         kept, expired = self.ledger.messages(batch, members), []
+        # They have not begun anywhere: whoever added them could not send them.
+        unsent = self.ledger.unsent(batch, members)
         for member in members:
             why = ""
             if not kept.get(member):
@@ -210,7 +212,7 @@ class Repair:
                     if _has_expired(sig):  # RabbitMQ drops it by itself, before any worker sees it
                         expired.append(member)
                         continue
-                    why = self._why_not(sig, may_resend)
+                    why = "" if member in unsent else self._why_not(sig, may_resend)
                     if not why:
                         self._send(sig)
                 except Exception as exc:
@@ -219,6 +221,7 @@ class Repair:
                 done.left[member] = why
             else:
                 done.resent.append(member)
+        self.ledger.note_unsent(batch, sorted(unsent.intersection(done.resent)), False)
         self._end(batch, dict.fromkeys(expired, Outcome.REVOKED))
         done.ended.extend(expired)
 

@@ -16,6 +16,8 @@ from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.members import Member, Members
 from celery_graceful.batches.publishing import publish
 from celery_graceful.runs.interrupt import shield
+from celery_graceful.store.store import StoreAway
+from celery_graceful.system.describe import describe
 
 __all__ = ["Sending"]
 
@@ -82,7 +84,7 @@ class Sending:
             else:
                 self._take(self._members.make(one))
         self._flush()
-        self._publish(self._still_pending(self._doubtful))
+        self._publish_again(self._doubtful)
 
     def _take(self, member: Member) -> None:
         if member.id in self._chunk:
@@ -105,7 +107,7 @@ class Sending:
             if self.again and not new:
                 self._doubtful = chunk
             elif self.again and (new < len(chunk) or self._doubtful):
-                self._publish(self._still_pending([*self._doubtful, *chunk]))
+                self._publish_again([*self._doubtful, *chunk])
                 self._doubtful = []
             else:
                 self._publish(chunk)
@@ -120,8 +122,30 @@ class Sending:
         failed = self.ledger.outcomes(self.batch, ids)
         return [one for one in members if one.id in kept and one.id not in failed]
 
+    def _publish_again(self, doubtful: Sequence[Member]) -> None:
+        members = self._still_pending(doubtful)
+        self._publish(members)
+        if members and self.inside is not None and isinstance(self.ledger, BatchLedger):
+            self.ledger.note_unsent(self.batch, [one.id for one in members], False)
+
     def _publish(self, members: Sequence[Member]) -> None:
         if isinstance(self.ledger, EagerLedger):
             self.ledger.run(self.batch, members)
         elif members:
-            publish(self.app, [member.signature for member in members])
+            try:
+                publish(self.app, [member.signature for member in members])
+            except Exception:
+                if self.inside is not None:  # else its producer can go on with it
+                    self._note_unsent(self.ledger, [member.id for member in members])
+                raise
+
+    def _note_unsent(self, ledger: BatchLedger, members: Sequence[str]) -> None:
+        try:
+            ledger.note_unsent(self.batch, members)
+        except StoreAway as exc:
+            logger.error(
+                "Batch %s: %d members may not be sent: %s. See celery graceful batches resend",
+                self.batch,
+                len(members),
+                describe(exc),
+            )

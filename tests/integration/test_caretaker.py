@@ -9,11 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from celery import Celery, Task, chain, chord, states
+from kombu.exceptions import OperationalError
 
-from celery_graceful import Graceful, GracefulTask
+from celery_graceful import Batch, Graceful, GracefulTask
+from celery_graceful.batches import sending
 from celery_graceful.batches.callbacks import made
 from celery_graceful.batches.caretaker import Caretaker
 from celery_graceful.batches.findings import noted
@@ -323,6 +326,34 @@ def test_one_that_has_failed_is_sent_again_when_somebody_says_so(shop: Shop) -> 
     assert done.resent == ["one"]
     assert set(done.left) == {"two"}
     assert [headers["id"] for headers in shop.sent()] == ["one"]
+
+
+def test_what_was_added_while_the_broker_was_away(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has run nowhere: a plain task is sent again by itself, once."""
+    shop.batch("b", one=shop.graceful.s())
+    added = shop.plain.si(), shop.plain.si().set(task_id="fixed")
+
+    def add(*signatures: Any) -> None:
+        task = sending.Sending(shop.app, shop.ledger, "b", inside="one", again=True)
+        task.all(signatures, Batch, lambda kid: None)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sending, "publish", Mock(side_effect=OperationalError("away")))
+        with pytest.raises(OperationalError):
+            add(*added)
+    add(added[1])  # the task tries again
+    assert [headers["id"] for headers in shop.sent()] == ["fixed"]
+    shop.ledger.end([End("b", "one", Outcome.FAILED)])
+    (member,) = set(shop.ledger.members_pending("b")) - {"fixed"}
+    shop.look()
+    assert [headers["id"] for headers in shop.sent()] == [member]
+    shop.look()
+    assert not shop.sent(), "what was sent may have run"
+    assert shop.missing("b")
+    shop.ledger.drop("b")
+    assert not shop.client.keys("graceful:batch:b*")
 
 
 def test_a_callback_that_runs_is_not_sent_by_hand(shop: Shop) -> None:

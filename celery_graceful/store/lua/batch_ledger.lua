@@ -222,7 +222,7 @@ end
 
 -- Nothing of it is left.
 local function forget(id)
-  redis.call('UNLINK', key(id), key(id, 'missing'))
+  redis.call('UNLINK', key(id), key(id, 'missing'), key(id, 'unsent'))
   for _, part in ipairs(PARTS) do
     redis.call('UNLINK', key(id, part))
   end
