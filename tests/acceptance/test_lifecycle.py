@@ -26,8 +26,10 @@ CONCURRENT = ["prefork", "spawn", "threads", "gevent", "eventlet"]
 POOLS = [*CONCURRENT, "solo"]
 GREEN = ["gevent", "eventlet"]
 # The signal to a group comes first: it reaches children, who have inherited the broker's socket.
-SIGNALS = ["group", "remap", "int", "term"]
+SIGNALS = ["group", "term", "int", "remap"]
 STOPS = [*SIGNALS, "remote"]
+# Those that children see nothing of: how these were started is all that is special in this pool.
+NOT_WHERE = {"spawn": ("int", "remap")}
 KINDS = {
     # What becomes of it, and its state in the backend.
     "cooperative": ("requeued", "INTERRUPTED"),
@@ -46,10 +48,13 @@ def table(rows: Iterable[str], stops: Sequence[str] = STOPS) -> list[tuple[str, 
     No signal has to do with the broker before the drain has begun, and then all are the same one:
     so the signals take turns there.
     """
-    rows = list(rows)
-    cases = [(row, how, "redis") for row in rows for how in stops]
-    cases += [(row, SIGNALS[turn % len(SIGNALS)], "rabbitmq") for turn, row in enumerate(rows)]
-    return cases + [(row, "remote", "rabbitmq") for row in rows if "remote" in stops]
+    cases = []
+    for turn, row in enumerate(rows):
+        cases += [(row, how, "redis") for how in stops if how not in NOT_WHERE.get(row, ())]
+        cases.append((row, SIGNALS[turn % len(SIGNALS)], "rabbitmq"))
+        if "remote" in stops:
+            cases.append((row, "remote", "rabbitmq"))
+    return cases
 
 
 def stop(worker: Worker, how: str, app: Celery) -> None:

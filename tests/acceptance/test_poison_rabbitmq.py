@@ -47,11 +47,16 @@ def kill(worker: Worker, broker: Broker) -> None:
     end_leases(store(broker))
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+@pytest.mark.parametrize(
+    ("pool", "broker"),
+    [
+        *((pool, "rabbitmq") for pool in ("prefork", "threads", "gevent")),
+        ("prefork", "quorum"),  # the same code as with a classic queue, in all pools
+    ],
+    indirect=["broker"],
+)
 def test_workers_that_die(pool: str, broker: Broker, app: Celery) -> None:
     """What ran is counted, what was prefetched is not; the third death is the last."""
-    if pool == "gevent" and broker.name == "quorum":
-        pytest.skip("the same code as with a classic queue")
     data, notes, prefetched = store(broker), [None], []
     poison = task(app, "stubborn", 60).apply_async(task_id="poison")
     for deaths in range(3):
@@ -83,10 +88,9 @@ def test_workers_that_die(pool: str, broker: Broker, app: Celery) -> None:
     assert broker.drain_queue(app) == []
 
 
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
 def test_a_task_that_kills_its_worker_at_once(app: Celery, broker: Broker) -> None:
     """Nothing that a thread sends gets out in time: from the second run on it is waited for."""
-    if broker.name == "quorum":
-        pytest.skip("the same code as with a classic queue")
     poison = task(app, "dying", "exit").apply_async()
     runs = 0
     while runs < 5:
@@ -100,10 +104,9 @@ def test_a_task_that_kills_its_worker_at_once(app: Celery, broker: Broker) -> No
     assert runs in (3, 4)
 
 
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
 def test_a_lease_that_lives_puts_the_verdict_off(app: Celery, broker: Broker) -> None:
     """A worker that lost no more than its connection costs its task nothing."""
-    if broker.name == "quorum":
-        pytest.skip("the same code as with a classic queue")
     data, now = store(broker), time.time()
     for name, alive in (("dead", 0.7), ("alive", 60)):
         data.set(f"graceful:lease:{name}", "{}", px=int(alive * 1000))
@@ -164,12 +167,11 @@ def test_a_lost_connection(
         assert broker.drain_queue(app) == []
 
 
+@pytest.mark.parametrize("broker", ["quorum"], indirect=True)
 def test_what_is_given_back_often(
     app: Celery, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Deploys do not use up the delivery limit of a quorum queue."""
-    if broker.name != "quorum":
-        pytest.skip("a classic queue has no limit")
+    """Deploys do not use up the delivery limit of a quorum queue; a classic one has none."""
     stops = 13
     monkeypatch.setenv("QUORUM", "12")
     app.conf.task_queues = quorum_queues()

@@ -120,7 +120,8 @@ ENDS = ["TERM", "group TERM", "remote", "SIGINT"]
     [
         *((pool, end, "busy") for pool in POOLS[:-1] for end in ENDS),
         *(("solo", end, "busy") for end in ENDS if end != "remote"),  # busy, it hears nobody
-        *((pool, end, "") for pool in POOLS for end in ENDS[:2]),
+        *((pool, end, "") for pool in FORKING for end in ENDS[:2]),
+        *((pool, "TERM", "") for pool in POOLS[2:]),
         ("solo", "remote", ""),
     ],
 )

@@ -71,7 +71,13 @@ def test_a_checkpoint_goes_with_its_task(pool, redis_db):
 
 
 @pytest.mark.parametrize(
-    "pool", ["prefork", "threads", pytest.param("gevent", marks=pytest.mark.slow), "solo"]
+    ("pool", "broker_url"),
+    [
+        *((pool, "redis") for pool in ("prefork", "threads", "solo")),
+        pytest.param("gevent", "redis", marks=pytest.mark.slow),
+        *((pool, "rabbitmq") for pool in ("prefork", "solo")),
+    ],
+    indirect=["broker_url"],
 )
 def test_max_run_time_lets_others_run(pool, broker_url, redis_db):
     app = client(broker_url, redis_db)
