@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from celery_graceful.doctor import grace, redis, tasks
+from celery_graceful.doctor import grace, monitors, rabbitmq, redis, tasks
 from celery_graceful.doctor.examination import CannotCheck, Examination
 from celery_graceful.doctor.findings import Check, Finding, Severity
 from celery_graceful.system.describe import describe
@@ -18,7 +18,13 @@ __all__ = ["CHECKS", "Report", "examine"]
 logger = logging.getLogger(__name__)
 
 #: The subjects, in the order in which they are printed.
-CHECKS: tuple[Check, ...] = (*grace.CHECKS, *redis.CHECKS, *tasks.CHECKS)
+CHECKS: tuple[Check, ...] = (
+    *grace.CHECKS,
+    *redis.CHECKS,
+    *rabbitmq.CHECKS,
+    *tasks.CHECKS,
+    *monitors.CHECKS,
+)
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,36 @@ def own_strategies(exam: Examination) -> Iterator[Trouble]:
             )
 
 
+def greedy_workers(exam: Examination) -> Iterator[Trouble]:
+    """CG408: workers that take messages which then wait behind a long task."""
+    conf = exam.app.conf
+    multiplier = conf.worker_prefetch_multiplier
+    if getattr(conf, "worker_disable_prefetch", False) or multiplier == 1:
+        return
+    setting = "worker_prefetch_multiplier"
+    if multiplier == 0:
+        yield Trouble(
+            setting,
+            0,
+            "a worker takes all that is in its queues, and others have nothing to do; at a stop "
+            "all of that has to go back",
+            "set it to 1, or a small number for short tasks",
+            Severity.WARNING,
+        )
+        return
+    for task in exam.tasks:
+        limit = task.time_limit or task.soft_time_limit or 0
+        if task.acks_late and limit > exam.deadlines.hard:
+            yield Trouble(
+                setting,
+                multiplier,
+                f"up to {multiplier} messages wait at each process behind a run of {task.name}, "
+                f"which may take {limit:g} s, though another worker may be idle",
+                "set it to 1, or give long tasks a queue and workers of their own",
+            )
+            return
+
+
 CHECKS = (
     Check("CG400", Severity.ERROR, unimportable),
     Check("CG401", Severity.WARNING, acknowledged_early),
@@ -164,4 +194,5 @@ CHECKS = (
     Check("CG405", Severity.WARNING, contradicting_acks),
     Check("CG406", Severity.WARNING, came_too_late),
     Check("CG407", Severity.NOTE, own_strategies),
+    Check("CG408", Severity.NOTE, greedy_workers),
 )

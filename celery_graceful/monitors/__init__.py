@@ -15,9 +15,11 @@ __all__ = [
     "check_in",
     "checkin",
     "heartbeat",
+    "monitor",
     "named_monitors",
     "outcome",
     "registry",
+    "sentry",
     "start_checks",
     "tracer",
 ]

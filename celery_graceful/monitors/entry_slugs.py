@@ -54,6 +54,10 @@ class Entries:
         self._unsaid[slug] = owner, why
         return slug
 
+    def renamed(self) -> list[tuple[str, str, str]]:
+        """Those of which ``say`` would speak: who reports, the slug, and why a hash is in it."""
+        return [(owner, slug, why) for slug, (owner, why) in self._unsaid.items()]
+
     def say(self, slug: str | None = None) -> None:
         """Say once that a slug is not what the name of its entry is written as; or all of them."""
         for one in [*self._unsaid] if slug is None else [slug]:

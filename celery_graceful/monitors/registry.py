@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -134,23 +134,35 @@ class Monitors:
             SettingsError: Two tasks have monitors of one slug, or a monitor cannot be used, or
                 what was asked for needs a store.
         """
+        for fault in self.faults():
+            raise fault
+
+    def faults(self) -> Iterator[SettingsError]:
+        """All that ``check`` refuses, one by one."""
         early = self.settings.monitor_on_interrupt is not None
         for task in self.app.tasks.values():
-            own = self.own(task)
+            try:
+                own = self.own(task)
+            except SettingsError as exc:
+                yield exc
+                continue
             if own is not None:
                 owner = f"task {task.name}"
                 other = self.entries.take(own.slug, owner)
                 if other != owner:
                     mend = f"{other} and {owner} would both report to it, rename one of them"
-                    raise SettingsError("monitor", own.slug, mend)
+                    yield SettingsError("monitor", own.slug, mend)
                 early = early or own.on_interrupt is not None
         if early and self._store() is None:
-            raise SettingsError(
+            yield SettingsError(
                 "on_interrupt",
                 self.settings.monitor_on_interrupt or "of a Monitor",
                 "it needs a store: set graceful_store to the URL of a Redis",
             )
-        self.dispatch.names()
+        try:
+            self.dispatch.names()
+        except SettingsError as exc:
+            yield exc
 
     def know_entries(self) -> None:
         """Beat starts: give the entries that there are their slugs."""

@@ -10,11 +10,11 @@ from typing import Any
 import sentry_sdk
 import urllib3
 from sentry_sdk.crons import capture_checkin
-from sentry_sdk.transport import HttpTransport
+from sentry_sdk.transport import HttpTransport, Transport
 
 from celery_graceful.monitors.report import Dropped, Report
 
-__all__ = ["SentryReporter"]
+__all__ = ["SentryReporter", "drops_check_ins"]
 
 
 class SentryReporter:
@@ -78,6 +78,25 @@ class SentryReporter:
                 client.transport = _AtOnce(original.options, self._timeout)
             self._original, self._client, self._pid = original, client, os.getpid()
         return self._client
+
+
+def drops_check_ins() -> bool:
+    """Whether the client that is active takes a check-in away; nothing is sent.
+
+    What users have hooked into the client is called, with a check-in as it would be sent.
+    """
+    client = copy.copy(sentry_sdk.get_client())
+    client.transport = _Nowhere(client.options)
+    with sentry_sdk.new_scope() as scope:
+        scope.set_client(client)
+        return capture_checkin(monitor_slug="celery-graceful-doctor", status="ok") is None
+
+
+class _Nowhere(Transport):
+    """Sends nothing."""
+
+    def capture_envelope(self, envelope: Any) -> None:
+        """Not to anybody."""
 
 
 class _AtOnce(HttpTransport):

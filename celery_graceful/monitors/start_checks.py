@@ -1,17 +1,25 @@
-"""Monitoring that is asked for and would report nothing: said once, at start."""
+"""Monitoring that is asked for and would report nothing: said once, at start, and by the doctor."""
 
 from __future__ import annotations
 
 import difflib
 import logging
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from celery_graceful.monitors.named_monitors import named
 from celery_graceful.monitors.registry import Monitors
 from celery_graceful.system.log_thread import log
 
-__all__ = ["say_what_is_silent", "say_who_is_unknown", "sentry_monitors_beat"]
+__all__ = [
+    "say_what_is_silent",
+    "say_who_is_unknown",
+    "sentry_monitors_beat",
+    "what_is_silent",
+    "who_is_unknown",
+    "who_reports",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -21,49 +29,63 @@ _NO_URL = "graceful_healthchecks_url is not set"
 
 def say_what_is_silent(monitors: Monitors) -> None:
     """Reporters that cannot report, and who reports where two could."""
-    own = [name for task in monitors.app.tasks.values() if (name := _slug(monitors, task))]
-    asked = ["graceful_monitor_beat"] if monitors.settings.monitor_beat else []
-    asked += [f"the monitors {', '.join(own[:5])}"] if own else []
-    names = list(monitors.dispatch.names())
-    if asked and not names:
-        _warn("%s: nobody reports, since %s and %s", " and ".join(asked), _NO_CLIENT, _NO_URL)
-    for name, why in (("sentry", _sentry_lacks()), ("healthchecks", _pings_lack(monitors))):
-        if why and name in (monitors.settings.monitor_reporters or ()):
-            _warn("graceful_monitor_reporters names %s, which reports nothing: %s", name, why)
-    if monitors.settings.monitor_beat and sentry_monitors_beat():
-        _say_who_reports(monitors, names)
+    for thing, why in (*what_is_silent(monitors), *who_reports(monitors)):
+        log(logger, logging.WARNING, "%s: %s", thing, why)
 
 
 def say_who_is_unknown(monitors: Monitors) -> None:
     """Monitors that were named for tasks that the worker does not have."""
+    for thing, why in who_is_unknown(monitors):
+        log(logger, logging.WARNING, "%s: %s", thing, why)
+
+
+def what_is_silent(monitors: Monitors) -> Iterator[tuple[str, str]]:
+    """Reporters that cannot report, each with the reason."""
+    own = [name for task in monitors.app.tasks.values() if (name := _slug(monitors, task))]
+    asked = ["graceful_monitor_beat"] if monitors.settings.monitor_beat else []
+    asked += [f"the monitors {', '.join(own[:5])}"] if own else []
+    if asked and not list(monitors.dispatch.names()):
+        yield " and ".join(asked), f"nobody reports, since {_NO_CLIENT} and {_NO_URL}"
+    for name, why in (("sentry", _sentry_lacks()), ("healthchecks", _pings_lack(monitors))):
+        if why and name in (monitors.settings.monitor_reporters or ()):
+            yield f"graceful_monitor_reporters names {name}, which reports nothing", why
+
+
+def who_is_unknown(monitors: Monitors) -> Iterator[tuple[str, str]]:
+    """Monitors that were named for tasks that there are not, each with the reason."""
     tasks = monitors.app.tasks
     for name, monitor in named(monitors.app).items():
         if name not in tasks:
             near = difflib.get_close_matches(name, tasks, 1)
-            _warn(
-                "Graceful.monitor(%r, %r): this worker has no task of that name%s",
-                name,
-                monitor.slug,
-                f", did you mean {near[0]!r}?" if near else "",
+            yield (
+                f"Graceful.monitor({name!r}, {monitor.slug!r})",
+                "this worker has no task of that name"
+                + (f", did you mean {near[0]!r}?" if near else ""),
             )
 
 
-def _say_who_reports(monitors: Monitors, names: list[str]) -> None:
+def who_reports(monitors: Monitors) -> Iterator[tuple[str, str]]:
+    """Who reports what of beat's entries, where two could."""
+    if not (monitors.settings.monitor_beat and sentry_monitors_beat()):
+        return
+    names = list(monitors.dispatch.names())
     if "sentry" in names:
-        _warn(
-            "Both graceful_monitor_beat and Sentry's monitor_beat_tasks are on: Sentry's "
-            "integration opens the check-ins of the beat entries that it knows, under their "
-            "names as they are, and celery_graceful closes them%s",
-            "; graceful_monitor_exclude does not hold for those, exclude_beat_tasks of "
-            "CeleryIntegration does"
-            if monitors.settings.monitor_exclude
-            else "",
+        yield (
+            "Both graceful_monitor_beat and Sentry's monitor_beat_tasks are on",
+            "Sentry's integration opens the check-ins of the beat entries that it knows, under "
+            "their names as they are, and celery_graceful closes them"
+            + (
+                "; graceful_monitor_exclude does not hold for those, exclude_beat_tasks of "
+                "CeleryIntegration does"
+                if monitors.settings.monitor_exclude
+                else ""
+            ),
         )
     else:
-        _warn(
-            "Sentry's monitor_beat_tasks is on and celery_graceful does not report to Sentry: "
-            "its integration reports beat entries there by itself, celery_graceful to %s",
-            ", ".join(names) or "nobody",
+        yield (
+            "Sentry's monitor_beat_tasks is on and celery_graceful does not report to Sentry",
+            "its integration reports beat entries there by itself, celery_graceful to "
+            + (", ".join(names) or "nobody"),
         )
 
 
@@ -94,7 +116,3 @@ def sentry_monitors_beat() -> bool:
         return False
     integration = sys.modules["sentry_sdk"].get_client().get_integration(module.CeleryIntegration)
     return bool(getattr(integration, "monitor_beat_tasks", False))
-
-
-def _warn(message: str, *args: Any) -> None:
-    log(logger, logging.WARNING, message, *args)

@@ -82,6 +82,13 @@ CASES = [
         ["one.Strategy"],
         "note",
     ),
+    Case(
+        "CG408",
+        lambda: app_with(time_limit=26),
+        lambda: app_with(time_limit=24),
+        ["worker_prefetch_multiplier"],
+        "note",
+    ),
 ]
 if TWO_OPTIONS:
     CASES += [
@@ -103,6 +110,12 @@ def test_is_found(case: Case) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.code)
 def test_is_not_found(case: Case) -> None:
     case.check_good()
+
+
+def test_a_prefetch_without_end() -> None:
+    (finding,) = found(graceful_app(worker_prefetch_multiplier=0), "CG408")
+    assert finding.severity.value == "warning"
+    assert found(graceful_app(worker_prefetch_multiplier=1), "CG408") == []
 
 
 @pytest.mark.skipif(not TWO_OPTIONS, reason=f"Celery {celery.__version__} has one option")
