@@ -27,6 +27,7 @@ from celery_graceful.runs.interrupt import (
     sleep,
     wait_for_interrupt,
 )
+from celery_graceful.system import version as _version
 from celery_graceful.task.base import INTERRUPTED, GracefulTask
 
 if _TYPE_CHECKING:
@@ -49,7 +50,7 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__version__ = "0.1.0"
+__version__ = _version.VERSION
 
 __all__ = [
     "INTERRUPTED",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 
@@ -28,14 +29,28 @@ WIDTH = 80
     metavar="SECONDS",
     help="What a hook takes before SIGTERM is sent, such as preStop on Kubernetes.",
 )
+@click.option(
+    "--dockerfile",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What the worker's image is built from: whether a stop signal reaches it.",
+)
+@click.option("--command", metavar="LINE", help="What the platform starts, in its place.")
 @click.pass_context
-def doctor(ctx: click.Context, as_json: bool, prestop: float) -> int:
+def doctor(
+    ctx: click.Context,
+    as_json: bool,
+    prestop: float,
+    dockerfile: Path | None,
+    command: str | None,
+) -> int:
     """Check app and environment, without starting a worker.
 
     Each finding has a section in docs/doctor.md. Exit status: 1 if there are errors, 3 if no server
     that has to be asked could be reached, else 0.
     """
-    report = examine(Examination(app_of(ctx), prestop=prestop))
+    report = examine(
+        Examination(app_of(ctx), prestop=prestop, dockerfile=dockerfile, command=command)
+    )
     if as_json:
         say_json(report.to_dict())
     else:

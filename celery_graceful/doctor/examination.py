@@ -20,6 +20,7 @@ from celery_graceful.store.store import (
     find_store,
     is_kombus_redis,
 )
+from celery_graceful.system.describe import describe
 from celery_graceful.timeline.grace_period import Deadlines, GracePeriod, deadlines_of, detect
 
 __all__ = ["CannotCheck", "Examination"]
@@ -36,6 +37,10 @@ class CannotCheck(Exception):
     def __init__(self, what: str, why: str) -> None:
         super().__init__(f"{what}: {why}")
         self.what, self.why = what, why
+
+
+def _need(*parts: Any) -> None:
+    """To look them up has raised, if they cannot be used."""
 
 
 class Examination:
@@ -68,6 +73,8 @@ class Examination:
         self.root = root
         #: What could not be checked, and why.
         self.unchecked: dict[str, str] = {}
+        #: A server did not answer.
+        self._away = False
 
     @cached_property
     def settings(self) -> Settings:
@@ -139,48 +146,67 @@ class Examination:
         Raises:
             CannotCheck: The settings cannot be used.
         """
-        assert self.settings is not None
+        _need(self.settings)
         return Monitors(self.app)
 
     # -- servers -----------------------------------------------------------------------
+
+    @cached_property
+    def connection(self) -> Any:
+        """One to the broker that workers read from, as they make it; not connected.
+
+        Raises:
+            CannotCheck: Its URL cannot be used, or its driver is not there.
+        """
+        try:
+            connection = self.app.connection_for_read(connect_timeout=CONNECT)
+            _need(connection.transport)
+        except Exception as exc:  # each driver has errors of its own
+            self._could_not_reach("the broker", describe(exc))
+            raise CannotCheck("the broker", describe(exc)) from exc
+        return connection
 
     @cached_property
     def store(self) -> Store | None:
         """Where checkpoints are kept; need not answer.
 
         Raises:
-            CannotCheck: The settings cannot be used.
+            CannotCheck: The settings, or the broker's URL, cannot be used.
         """
-        assert self.settings is not None
+        _need(self.settings, self.connection)
         return find_store(self.app)
 
     @cached_property
     def broker(self) -> Store | None:
-        """The broker, where it is a Redis; the first of several. Need not answer."""
+        """The broker, where it is a Redis; the first of several. Need not answer.
+
+        Raises:
+            CannotCheck: Its URL cannot be used.
+        """
+        _need(self.connection)
         return broker_store(self.app)
 
     @cached_property
     def servers(self) -> list[RedisServer]:
-        """The Redis servers that workers use and that answer; others are told as unchecked."""
+        """The Redis servers that workers use and that answer; others are told as unchecked.
+
+        Raises:
+            CannotCheck: The broker's URL cannot be used.
+        """
+        _need(self.connection)
         stores = [broker_store(self.app, place) for place in broker_places(self.app)]
         try:
             stores += [self.store] if self.store not in stores else []
         except CannotCheck:
             pass  # a finding of its own
-        asked = [RedisServer(store) for store in stores if store is not None]
         answering = []
-        for server in asked:
+        for server in [RedisServer(store) for store in stores if store is not None]:
             away = server.away()
             if away is None:
                 answering.append(server)
             else:
-                self.unchecked[server.name] = away
+                self._could_not_reach(server.name, away)
         return answering
-
-    @cached_property
-    def connection(self) -> Any:
-        """One to the broker that workers read from, as they make it; not connected."""
-        return self.app.connection_for_read(connect_timeout=CONNECT)
 
     @cached_property
     def claims(self) -> bool:
@@ -200,11 +226,18 @@ class Examination:
         away = server.away()
         if away is None:
             return server
-        self.unchecked[server.name] = away
+        self._could_not_reach(server.name, away)
         return None
+
+    def _could_not_reach(self, name: str, why: str) -> None:
+        self._away = True
+        self.unchecked[name] = why
 
     @property
     def reached_nothing(self) -> bool:
         """Whether there are servers that have to be asked, and none answered."""
-        reached = [*self.servers, *([self.rabbit] if self.rabbit else [])]
-        return not reached and bool(self.unchecked)
+        try:
+            reached = [*self.servers, *([self.rabbit] if self.rabbit else [])]
+        except CannotCheck:
+            reached = []
+        return not reached and self._away

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from celery_graceful.doctor import grace, monitors, rabbitmq, redis, tasks
+from celery_graceful.doctor import environment, grace, monitors, rabbitmq, redis, tasks
 from celery_graceful.doctor.examination import CannotCheck, Examination
 from celery_graceful.doctor.findings import Check, Finding, Severity
 from celery_graceful.system.describe import describe
@@ -24,6 +24,7 @@ CHECKS: tuple[Check, ...] = (
     *rabbitmq.CHECKS,
     *tasks.CHECKS,
     *monitors.CHECKS,
+    *environment.CHECKS,
 )
 
 

@@ -13,7 +13,7 @@ from celery_graceful.system.describe import describe
 __all__ = ["CONNECT", "RabbitServer", "RedisServer"]
 
 #: Seconds that a connect to RabbitMQ may take.
-CONNECT = 2.0
+CONNECT = 1.5
 
 #: How often the way to a server is measured.
 PINGS = 10

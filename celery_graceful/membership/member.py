@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import celery
 from celery.utils.log import get_logger
 
 from celery_graceful.batches.ends import Ends
@@ -30,6 +31,7 @@ from celery_graceful.poison.quarantine import UNTOLD
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.system.log_thread import log
+from celery_graceful.system.version import VERSION
 from celery_graceful.timeline.board import Board
 
 __all__ = ["Member", "WorkerView"]
@@ -225,6 +227,8 @@ class Member:
         if phase is not self._phase:
             self._phase, self._phase_since = phase, time.time()
         return {
+            "celery_graceful": VERSION,
+            "celery": celery.__version__,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "at": time.time(),

@@ -8,6 +8,6 @@ May not know of the drain: whoever wants a task told of something calls the adap
 from __future__ import annotations
 
 from celery_graceful.pools.base import Adapter
-from celery_graceful.pools.kind import Kind, kind_of
+from celery_graceful.pools.kind import Kind, kind_of, what_keeps_from_cutting
 
-__all__ = ["Adapter", "Kind", "green", "kind_of"]
+__all__ = ["Adapter", "Kind", "green", "kind_of", "what_keeps_from_cutting"]

@@ -9,7 +9,7 @@ from typing import Any
 from celery_graceful.pools.base import Adapter
 from celery_graceful.system import native
 
-__all__ = ["Kind", "kind_of"]
+__all__ = ["Kind", "kind_of", "what_keeps_from_cutting"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,17 @@ def kind_of(worker: Any) -> Kind:
     adapter = _adapter_of(worker.pool_cls)
     is_green = bool(getattr(worker.pool_cls, "is_green", False))
     return Kind(adapter, adapter.spawns(worker), is_green)
+
+
+def what_keeps_from_cutting(pool_cls: Any) -> tuple[str, str] | None:
+    """Why tasks of a pool are not cut short when a worker stops, and the mend; mostly ``None``.
+
+    That a pool of greenlets runs where nothing is patched, only a worker can tell.
+    """
+    from celery_graceful.pools.unknown import UnknownAdapter
+
+    adapter = _adapter_of(pool_cls)
+    return (adapter.why, adapter.mend) if adapter is UnknownAdapter else None
 
 
 def _adapter_of(pool_cls: Any) -> type[Adapter]:

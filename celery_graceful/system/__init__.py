@@ -16,4 +16,5 @@ __all__ = [
     "per_app",
     "portions",
     "process",
+    "version",
 ]

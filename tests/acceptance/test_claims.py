@@ -12,6 +12,7 @@ import pytest
 import redis
 from celery import Celery, chord
 
+import celery_graceful
 from tests.support.broker import graceful_command
 from tests.support.raw import LOSES_EVENTS, Events
 from tests.support.workers import TIMEOUT, Worker, wait_until
@@ -313,6 +314,7 @@ def test_solid_queue_568_a_worker_that_drains_is_not_taken_for_dead(start, app, 
     beat = json.loads(redis_db.client.get(key))
     assert sorted(beat["running"]) == sorted(f"hold[{result.id}]" for result in results)
     assert 0 <= beat["loop_lag"] < 5
+    assert beat["celery_graceful"] == celery_graceful.__version__
     assert beat["seconds_left"] > 30
     for result in results:
         assert result.get(timeout=TIMEOUT) == result.id

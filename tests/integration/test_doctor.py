@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import celery
 import pytest
 from celery import Celery
 
+import celery_graceful
 from celery_graceful import Batch, GracefulTask
 from celery_graceful.doctor.servers import RedisServer as Examined
 from tests.conftest import RedisDB
 from tests.servers import RedisServer
 from tests.support.distance import far_away
-from tests.support.doctor import add_task, found, graceful_app, look, run
+from tests.support.doctor import Alone, add_task, found, graceful_app, look, run
 
 
 def app_on(db: RedisDB, **conf: Any) -> Celery:
@@ -157,6 +160,37 @@ def test_cg211_visibility_timeout(redis_db: RedisDB) -> None:
     assert values(app_with(redis_db, conf, time_limit=11), "CG211") == [10]
 
 
+# -- others that are there ---------------------------------------------------------------------
+
+
+def test_cg606_somebody_listens(redis_db: RedisDB) -> None:
+    assert values(app_on(redis_db), "CG606") == []
+    app = app_on(redis_db)
+    with app.connection_for_read() as connection:
+        receiver = app.events.Receiver(connection, handlers={})
+        with receiver.consumer_context():
+            assert values(app, "CG606") == [False]
+            assert values(app_on(redis_db, worker_send_task_events=True), "CG606") == []
+
+
+def test_cg607_versions(redis_db: RedisDB) -> None:
+    def register(worker: str, **said: str) -> None:
+        redis_db.client.sadd("graceful:workers", worker)
+        redis_db.client.set(f"graceful:lease:{worker}", json.dumps(said), ex=60)
+
+    same = {"celery_graceful": celery_graceful.__version__, "celery": celery.__version__}
+    register("new@here:1", **same)
+    redis_db.client.sadd("graceful:workers", "dead@here:1")
+    assert found(app_on(redis_db), "CG607") == []
+    register("old@here:1", celery=same["celery"])
+    register("other@here:1", **{**same, "celery": "5.5.0"})
+    findings = found(app_on(redis_db), "CG607")
+    assert [(one.thing, one.value) for one in findings] == [
+        ("celery_graceful of old@here", "unknown"),
+        ("celery of other@here", "5.5.0"),
+    ]
+
+
 # -- all in all --------------------------------------------------------------------------------
 
 
@@ -169,6 +203,8 @@ def test_nothing_is_found_in_the_app_of_the_readme(
     code = readme.split("Save as `shop.py`")[1].split("```python\n")[1].split("```")[0]
     code = code.replace("redis://localhost/0", redis_db.url)
     code = code.replace("redis://localhost/1", redis_db.backend_url)
+    monkeypatch.setattr(celery, "Celery", Alone)
+    monkeypatch.setattr("celery.app.base.connect_on_app_finalize", lambda make: None)
     module: dict[str, Any] = {"__name__": "shop"}
     exec(code, module)
     configured("save", "3600 1")  # as Redis comes
@@ -176,3 +212,7 @@ def test_nothing_is_found_in_the_app_of_the_readme(
     status, output = run(module["app"])
     assert output.splitlines()[3:] == ["Nothing was found."], output
     assert status == 0
+    docs = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8")
+    shown = docs.split("```console\n$ celery -A shop graceful doctor --prestop 15\n")[1]
+    told = run(module["app"], "--prestop", "15", TERMINATION_GRACE_PERIOD_SECONDS="30")
+    assert told == (1, shown.split("```")[0])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace as Fake
 from typing import Any
+from unittest import mock
 
 from celery import Celery
 from click.testing import CliRunner
@@ -18,14 +19,22 @@ from celery_graceful.doctor.examination import Examination
 from celery_graceful.doctor.findings import Finding
 from celery_graceful.doctor.report import CHECKS, examine
 
-__all__ = ["Case", "add_task", "found", "graceful_app", "look", "run"]
+__all__ = ["Alone", "Case", "add_task", "found", "graceful_app", "look", "run"]
 
 _numbers = itertools.count()
 
 
+class Alone(Celery):
+    """Has the tasks that it was given, and none that other apps share."""
+
+    def finalize(self, auto: bool = False) -> None:
+        with mock.patch("celery.app.base._announce_app_finalized"):
+            super().finalize(auto)
+
+
 def graceful_app(broker: str = "memory://", backend: str | None = None, **conf: Any) -> Celery:
     """An app of its own: no task of another test is in it."""
-    app = Celery(f"doctor{next(_numbers)}", broker=broker, backend=backend, set_as_current=False)
+    app = Alone(f"doctor{next(_numbers)}", broker=broker, backend=backend, set_as_current=False)
     app.conf.update(conf)
     Graceful(app)
     return app
@@ -57,9 +66,9 @@ def found(app: Celery, code: str, **options: Any) -> list[Finding]:
     return findings
 
 
-def run(app: Celery, *args: str, grace: str = "30") -> tuple[int, str]:
+def run(app: Celery, *args: str, **env: str) -> tuple[int, str]:
     """Exit status and output of the command."""
-    runner = CliRunner(env={"GRACEFUL_GRACE_PERIOD": grace})
+    runner = CliRunner(env=env or {"GRACEFUL_GRACE_PERIOD": "30"})
     ended = runner.invoke(doctor, args, obj=Fake(app=app), catch_exceptions=False)
     return ended.exit_code, ended.output
 

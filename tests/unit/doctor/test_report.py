@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from celery_graceful.doctor import examination
 from celery_graceful.doctor.report import CHECKS
 from tests.support.doctor import add_task, graceful_app, run
 
@@ -72,3 +74,26 @@ def test_a_server_that_is_away(url: str) -> None:
     assert status == 3
     status, _ = run(graceful_app(url), "--prestop", "20")
     assert status == 1, "errors come first"
+
+
+@pytest.mark.parametrize("url", ["nonsense://here", "redis://127.0.0.1:port/0"])
+def test_a_broker_that_there_cannot_be(url: str) -> None:
+    status, output = run(graceful_app(url))
+    assert "could not be checked: the broker: " in output
+    assert status == 3
+
+
+def test_what_is_not_a_server_need_not_be_reached() -> None:
+    status, output = run(graceful_app(), "--command", "sh elsewhere.sh")
+    assert "could not be checked: what --command starts: sh elsewhere.sh" in output
+    assert status == 0
+
+
+def test_servers_that_do_not_say_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        app = graceful_app(f"amqp://127.0.0.1:{port}//", f"redis://127.0.0.1:{port}/0")
+        monkeypatch.setattr(examination, "CONNECT", 0.3)
+        status, output = run(app)
+    assert status == 3
+    assert output.count(f"127.0.0.1:{port}") >= 2
