@@ -15,7 +15,8 @@
     the task.
 
 ``worker_draining``
-    The worker entered ``QUIET``, ``SOFT`` or ``HARD``. ``sender`` is the worker's host name;
+    The worker entered ``QUIET``, ``SOFT`` or ``HARD``; or ``RUNNING``, where it was quiet and was
+    told to go on. ``sender`` is the worker's host name;
     ``phase`` is a ``Phase``, ``reason`` is an ``InterruptReason``, ``deadlines`` is a
     ``Deadlines`` (seconds after the request). Sent from a thread of its own, never from a
     signal handler.

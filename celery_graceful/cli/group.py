@@ -11,6 +11,8 @@ from celery_graceful.cli.doctor import doctor
 from celery_graceful.cli.quarantine import quarantine
 from celery_graceful.cli.rescue import rescue
 from celery_graceful.cli.status import status
+from celery_graceful.cli.why import why
+from celery_graceful.cli.workers import quiet, resume, stop
 
 __all__ = ["graceful"]
 
@@ -25,5 +27,9 @@ graceful.add_command(doctor)
 graceful.add_command(checkpoints)
 graceful.add_command(claims)
 graceful.add_command(quarantine)
+graceful.add_command(quiet)
+graceful.add_command(resume)
+graceful.add_command(stop)
 graceful.add_command(rescue)
 graceful.add_command(status)
+graceful.add_command(why)

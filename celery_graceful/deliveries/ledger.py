@@ -88,6 +88,10 @@ class Ledger:
         """What arrives, or gets its turn, from now on goes back. Safe in a signal handler."""
         self.releasing = True
 
+    def end_release(self) -> None:
+        """What arrives from now on is for this worker again."""
+        self.releasing = False
+
     def begin_stop(self) -> None:
         """The drain begins, and what becomes of its tasks is counted. Safe in a signal handler."""
         self.stopping = True

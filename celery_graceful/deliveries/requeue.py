@@ -226,6 +226,10 @@ class Requeue:
         """The last fetch has ended, whatever the loop says of it."""
         self._defers = False
 
+    def defer_again(self) -> None:
+        """There are fetches again."""
+        self._defers = True
+
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """The caller has the broker connection to itself, and the loop does not go round."""

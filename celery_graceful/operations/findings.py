@@ -55,6 +55,8 @@ def _of(worker: Worker, heartbeat: float) -> Iterator[Finding]:
     elif worker.loop_lag > LAG:
         what = f"the loop of {worker.name} has not gone round for {worker.loop_lag:.0f} s"
         yield Finding(what, f"{process}: something holds it", is_command=False)
+    if worker.phase == "quiet" and worker.seconds_left is None:
+        yield Finding(f"{worker.name} is quiet: it fetches nothing", f"resume {worker.name}")
     if worker.unknown_tasks:
         waiting = _count(worker.unknown_tasks, "message")
         mend = "deploy a worker that knows their tasks"

@@ -7,25 +7,37 @@ from collections.abc import Iterator
 from typing import Any
 
 from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.claims.claimant import node_of
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.operations import checkpoints
+from celery_graceful.operations.asking import tell
 from celery_graceful.operations.claims import claims_of
 from celery_graceful.operations.findings import findings_of
-from celery_graceful.operations.places import Places, places_of
+from celery_graceful.operations.places import NoStore, Places, places_of
 from celery_graceful.operations.records import (
+    Answer,
     Checkpoint,
     Claim,
     DeadWorker,
     Status,
+    Why,
     Worker,
     utc,
 )
+from celery_graceful.operations.why import Search
 from celery_graceful.operations.workers import dead_of, workers_of
 from celery_graceful.poison.quarantine import count
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import settings_of
 
-__all__ = ["Operations"]
+__all__ = ["Operations", "UnknownWorker"]
+
+
+class UnknownWorker(LookupError):
+    """No worker of that name has a lease."""
+
+    def __str__(self) -> str:
+        return f"there is no worker {self.args[0]}; celery graceful status names those that live"
 
 
 class Operations:
@@ -36,10 +48,11 @@ class Operations:
 
     Args:
         app: The Celery app.
+        wait: Seconds, at most, that workers get to answer.
     """
 
-    def __init__(self, app: Any) -> None:
-        self.app = app
+    def __init__(self, app: Any, *, wait: float = 1.0) -> None:
+        self.app, self.wait = app, wait
 
     @property
     def _places(self) -> Places:
@@ -88,6 +101,17 @@ class Operations:
         """
         return claims_of(self._places, worker)
 
+    def why(self, task_id: str) -> Why:
+        """Where a task is, and why it does not run.
+
+        Workers are asked where that says more, and so is the result backend; without an answer
+        it says less.
+
+        Raises:
+            BrokerAway: The broker does not answer.
+        """
+        return Search(self.app, self._places, self.workers(), self.wait, task_id).why()
+
     # -- what tasks have saved -----------------------------------------------------------
 
     def checkpoint(self, task_id: str, task: str | None = None) -> Checkpoint | None:
@@ -118,3 +142,33 @@ class Operations:
         """
         store = self._places.store
         return bool(checkpoints.clear(store, checkpoints.find_keys(store, task_id)))
+
+    # -- what workers do -----------------------------------------------------------------
+
+    def quiet(self, worker: str | None = None) -> list[Answer]:
+        """Have a worker, or all, fetch nothing more: a deploy's first step. Tasks go on.
+
+        Raises:
+            UnknownWorker: There is none of that name.
+            BrokerAway: The broker does not answer.
+        """
+        return self._tell("graceful_quiet", worker)
+
+    def resume(self, worker: str | None = None) -> list[Answer]:
+        """Have a worker, or all, that are quiet fetch again. Errors are those of ``quiet``."""
+        return self._tell("graceful_resume", worker)
+
+    def stop(self, worker: str) -> list[Answer]:
+        """Have a worker drain, and end, as by SIGTERM. Errors are those of ``quiet``."""
+        return self._tell("graceful_stop", worker)
+
+    def _tell(self, command: str, worker: str | None) -> list[Answer]:
+        try:
+            known = [one.id for one in self.workers()]
+        except NoStore:  # whoever answers is there
+            return tell(self.app, command, self.wait, None if worker is None else [worker])
+        if worker is not None:
+            known = [one for one in known if worker in (one, node_of(one))]
+            if not known:
+                raise UnknownWorker(worker)
+        return tell(self.app, command, self.wait, known) if known else []

@@ -6,7 +6,7 @@ Each has ``to_dict()``, with names that stay as they are: what ``--json`` prints
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 __all__ = [
@@ -268,8 +268,8 @@ class Why(Record):
         worker: That has it.
         queue: That it waits in.
         place: In that queue; 1 is the next.
-        mend: Arguments of ``celery -A app graceful`` that mend it.
-        details: More, by name.
+        stuck: It does not run until somebody does something.
+        mend: Arguments of ``celery -A app graceful`` by which that is done, where there are.
     """
 
     id: str
@@ -279,5 +279,5 @@ class Why(Record):
     worker: str = ""
     queue: str = ""
     place: int | None = None
+    stuck: bool = False
     mend: str = ""
-    details: dict[str, Any] = field(default_factory=dict)

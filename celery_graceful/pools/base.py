@@ -91,6 +91,9 @@ class Adapter:
     def quiesce(self) -> None:
         """Consumers are cancelled, unstarted messages are back. Called by the loop."""
 
+    def resume(self) -> None:
+        """It fetches again after that. Called by the loop."""
+
     def stuck_loop(self, quiesce: Callable[[], None]) -> None:
         """The loop has not come to its part of the drain. Called by the watch."""
 

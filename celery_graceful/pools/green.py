@@ -24,6 +24,8 @@ class GreenAdapter(InProcessAdapter):
         owner.fill(_run.get_greenlet, greenlet.getcurrent)
         self._main = native.thread_ident()
         self._has_signals = wake_signal.install()
+        #: That ``quiesce`` has made.
+        self._more_room = 0
         #: Of the worker, which has all of them when the first task begins.
         self._handlers: Handlers | None = None
 
@@ -67,6 +69,17 @@ class GreenAdapter(InProcessAdapter):
             pool.size += more  # else its ``waitall`` would wait for ever
         for _ in range(more):
             room.release()
+        self._more_room = more
+
+    def resume(self) -> None:
+        # What runs has its place, and nothing else was started: all of it is there.
+        pool = self.worker.pool._pool
+        room = pool._semaphore if native.is_gevent() else pool.sem
+        more, self._more_room = self._more_room, 0
+        if not native.is_gevent():
+            pool.size -= more
+        for _ in range(more):
+            room.acquire(blocking=False)
 
 
 def _throw(run: _run.Run) -> None:

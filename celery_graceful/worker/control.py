@@ -1,4 +1,8 @@
-"""Remote control: ``shutdown`` drains, ``quiet`` stops fetching; batches that were cancelled."""
+"""Remote control: ``shutdown`` drains, ``quiet`` stops fetching; batches that were cancelled.
+
+And what operators ask for (``operations/asking.py``): ``graceful_quiet``, ``graceful_resume``,
+``graceful_stop``, and ``graceful_status``, by which a worker says what it holds.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,20 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from celery.worker.control import Panel, control_command
+from celery.worker.control import Panel, control_command, inspect_command
 
 from celery_graceful.worker.cancelling import drop_revoked
 from celery_graceful.worker.drain import Drain
+from celery_graceful.worker.holdings import holdings
 from celery_graceful.worker.wiring import Parts
 
 __all__ = ["install"]
 
 #: Celery's commands by which something that waits may be revoked.
 REVOKING = {"revoke", "terminate", "revoke_by_stamped_headers", "terminate_by_stamped_headers"}
+
+
+NOT_GRACEFUL = {"error": "this worker's app is not graceful"}
 
 
 def install() -> None:
@@ -39,16 +47,50 @@ def install() -> None:
         """Stop fetching; what was fetched and not started goes back, what runs goes on."""
         drain = _drain(state)
         if drain is None:
-            return {"error": "this worker's app is not graceful"}
+            return NOT_GRACEFUL
         drain.request_quiet("remote control")
         return {"ok": "quiet"}
+
+    @control_command(name="graceful_quiet")
+    def graceful_quiet(state: Any, **kwargs: Any) -> Any:
+        """As quiet."""
+        return quiet(state)
+
+    @control_command(name="graceful_resume")
+    def graceful_resume(state: Any, **kwargs: Any) -> Any:
+        """Fetch again, after a quiet."""
+        drain = _drain(state)
+        if drain is None:
+            return NOT_GRACEFUL
+        resumed = drain.request_resume("remote control")
+        return {"ok": "running"} if resumed else {"error": "it was asked to stop, and will"}
+
+    @control_command(name="graceful_stop")
+    def graceful_stop(state: Any, **kwargs: Any) -> Any:
+        """Drain the worker and shut it down."""
+        drain = _drain(state)
+        if drain is None:
+            return NOT_GRACEFUL
+        drain.request_stop("remote control")
+        return {"ok": f"stopping, at the latest in {drain.deadlines.grace:g} s"}
+
+    @inspect_command(name="graceful_status", args=[("task_id", str)])
+    def graceful_status(state: Any, task_id: Any = None, **kwargs: Any) -> Any:
+        """Phase, and what it holds: what runs, and what waits for what; or one task of that."""
+        parts = _parts(state)
+        if parts is None:
+            return NOT_GRACEFUL
+        return {
+            "phase": parts.board.phase.name.lower(),
+            "tasks": holdings(parts.ledger, state.consumer, task_id),
+        }
 
     @control_command(name="cancel_batches", args=[("batches", list)])
     def cancel_batches(state: Any, batches: Any = (), **kwargs: Any) -> Any:
         """Revoke what runs of batches that were cancelled; ``Batch.cancel`` asks for it."""
         parts = _parts(state)
         if parts is None:
-            return {"error": "this worker's app is not graceful"}
+            return NOT_GRACEFUL
         return {"ok": f"{parts.cancelling.cancel(set(batches))} members"}
 
     for name in REVOKING & Panel.data.keys():

@@ -26,10 +26,10 @@ from celery_graceful.timeline.board import Board
 from celery_graceful.timeline.grace_period import Deadlines
 from celery_graceful.worker.restart import Restart
 
-__all__ = ["HARD", "LIMIT", "QUIET", "STOP", "STOPPED", "Drain"]
+__all__ = ["HARD", "LIMIT", "QUIET", "RESUME", "STOP", "STOPPED", "Drain"]
 
 #: What the watch can be rung for; numbers below 65 are signals.
-STOP, QUIET, HARD, LIMIT, STOPPED = b"S", b"Q", b"H", b"L", b"X"
+STOP, QUIET, RESUME, HARD, LIMIT, STOPPED = b"S", b"Q", b"R", b"H", b"L", b"X"
 
 
 class Drain:
@@ -114,6 +114,22 @@ class Drain:
             if self.settings.release_prefetched:
                 self.ledger.begin_release()
             self.ring(QUIET)
+
+    def request_resume(self, asked_by: str) -> bool:
+        """Fetch again, after a ``request_quiet``. False: it has been asked to stop, and will."""
+        if self.board.is_quiet and not self.stopping:
+            self.asked_by = asked_by
+            self.ledger.end_release()
+            self.board.release(False)
+            self.board.enter(Phase.RUNNING)
+            if self.stopping:  # a signal came in between: all of that is as it has set it
+                self.board.enter(Phase.QUIET)
+                self.board.release(self.settings.release_prefetched)
+                if self.settings.release_prefetched:
+                    self.ledger.begin_release()
+            else:
+                self.ring(RESUME)
+        return not self.stopping
 
     # -- what others see -----------------------------------------------------------
 

@@ -17,7 +17,7 @@ from kombu.message import Message
 from celery_graceful.claims.held_claims import Tag
 from celery_graceful.system import native
 
-__all__ = ["Loop"]
+__all__ = ["Loop", "consume_again"]
 
 logger = get_logger(__name__)
 
@@ -187,6 +187,17 @@ class Loop:
         callbacks.update(self._kept)
         self._callbacks = callbacks
 
+    def fetch_again(self) -> None:
+        """Consume again, without waiting for the broker's answer; in the loop."""
+        consumer = self.worker.consumer
+        tasks = consumer.task_consumer
+        if tasks is None:
+            return
+        vars(tasks).pop("consume", None)
+        self._kept = {}  # who consumes has a callback of its own
+        if consumer.connection is not None:  # else it consumes when it has connected
+            consume_again(tasks)
+
     def queue_of(self, tag: Any) -> str | None:
         """The name of the queue that a consumer tag of ours stands for."""
         tasks = getattr(self.worker.consumer, "task_consumer", None)
@@ -215,6 +226,12 @@ class Loop:
                 self.worker.consumer.connection.drain_events(timeout=0.05)
         except (TimeoutError, OSError):
             pass
+
+
+def consume_again(consumer: Any) -> None:
+    """As its ``consume``, but for an answer of the broker: that would be waited for in the loop."""
+    for queue in list(consumer.queues):
+        consumer._basic_consume(queue, no_ack=consumer.no_ack, nowait=True)
 
 
 def _waits_for_events(frame: FrameType | None) -> bool:

@@ -15,6 +15,8 @@ from celery import bootsteps
 from celery.utils.log import get_logger
 from kombu.transport import virtual
 
+from celery_graceful.worker.loop import consume_again
+
 __all__ = ["OtherConsumers"]
 
 logger = get_logger(__name__)
@@ -77,6 +79,16 @@ class OtherConsumers:
                 _cancel(consumer)
             except Exception as exc:  # the connection is gone
                 logger.debug("Could not cancel %r: %r", consumer, exc)
+
+    def fetch_again(self) -> None:
+        """Consume again, without waiting for the broker's answer; in the loop."""
+        self._quiet = False
+        for consumer in self._consumers():
+            vars(consumer).pop("consume", None)
+            try:
+                consume_again(consumer)
+            except Exception as exc:  # the connection is gone
+                logger.debug("Could not consume again: %r: %r", consumer, exc)
 
     def give_back(self) -> None:
         """Give back what handlers still have, where only a closed channel would do so.

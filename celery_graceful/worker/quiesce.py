@@ -113,6 +113,8 @@ class Quiesce:
         """Somebody rang. In the loop."""
         if self.board.is_quiet:
             self.fetch_no_more()
+        elif self.done:
+            self.fetch_again()
         if self.ledger.requeue.deferred:
             self._after_the_fetch()
         if self.board.interrupted and not self.giving_up.has_begun:
@@ -134,6 +136,15 @@ class Quiesce:
             self.ledger.requeue.end_fetch(self.worker.consumer.task_consumer.channel)
         self._release()
         self.adapter.quiesce()
+
+    def fetch_again(self) -> None:
+        """The worker is not quiet any more: undo ``fetch_no_more``."""
+        self.done = False
+        self._fetch_ends_by = float("inf")
+        self.ledger.requeue.defer_again()
+        self.adapter.resume()
+        self.loop.fetch_again()
+        self.others.fetch_again()
 
     def _release(self) -> None:
         if self.ledger.releasing:

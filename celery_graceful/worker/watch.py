@@ -26,7 +26,7 @@ from celery_graceful.runs import run as _run
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import LogThread
 from celery_graceful.system.native import bounded
-from celery_graceful.worker.drain import HARD, QUIET, STOP, STOPPED, Drain
+from celery_graceful.worker.drain import HARD, QUIET, RESUME, STOP, STOPPED, Drain
 from celery_graceful.worker.giving_up import GivingUp
 from celery_graceful.worker.loop import Loop
 from celery_graceful.worker.quiesce import Quiesce
@@ -179,6 +179,14 @@ class Watch:
                 self.drain.asked_by,
             )
             self.drain.announce(Phase.QUIET)
+        if RESUME in rung:
+            self.loop.ring()
+            self.log(
+                logging.WARNING,
+                "Not quiet any more, asked for by %s: it fetches",
+                self.drain.asked_by,
+            )
+            self.drain.announce(Phase.RUNNING)
         if not self.drain.stopping:
             return
         now = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -15,11 +16,13 @@ from click.testing import CliRunner
 from celery_graceful import Graceful
 from celery_graceful.cli.group import graceful
 from celery_graceful.operations import Operations
+from celery_graceful.poison.quarantine import Kept, put
+from celery_graceful.store.store import find_workers_store
 from tests.conftest import RedisDB
 from tests.servers import RedisServer
 from tests.support.broker import graceful_command
 from tests.support.schema import conforms, schemas
-from tests.support.workers import Worker, wait_until
+from tests.support.workers import Worker, wait_until, wait_until_heard
 
 APP = "tests.apps.resuming"
 SCHEMAS = schemas("operations.md")
@@ -38,6 +41,11 @@ def document(app: Celery, name: str, *args: str, status: int = 0) -> Any:
     for each in found if isinstance(found, list) else [found]:
         conforms(each, SCHEMAS[name], SCHEMAS, name)
     return found
+
+
+def command_or(app: Celery, *args: str) -> str:
+    """As ``command``, whatever it exits with."""
+    return str(CliRunner().invoke(graceful, args, obj=SimpleNamespace(app=app)).output)
 
 
 def make_app(broker: str, backend: str) -> Celery:
@@ -78,9 +86,56 @@ def test_a_fleet(start_server: Callable[..., Any]) -> None:
         send(app, "short", "waits", 1)
         send(app, "short", "later", 2, countdown=3000)
         _running(app, operations)
+        _why(app)
         _frozen(app, operations, one)
     _dead(app, operations)
     _redis_away(app, server)
+
+
+def test_quiet_and_again(start_server: Callable[..., Any]) -> None:
+    server: RedisServer = start_server(RedisServer)
+    app = make_app(server.url(0), server.url(1))
+    operations = Operations(app, wait=20)
+    with start(app, "one@test") as one, start(app, "two@test") as two:
+        for worker in (one, two):
+            worker.ready()
+        wait_until(lambda: len(operations.workers()) == 2, "both have registered")
+        wait_until_heard(app)
+
+        said = document(app, "Answer", "quiet", "one@test", "--wait", "20")
+        assert said == [{"worker": "one@test", "ok": True, "said": "quiet"}]
+        one.wait_line("Quiet, asked for by remote control")
+        wait_until(lambda: operations.status().findings, "its heartbeat says so")
+        (finding,) = operations.status().findings
+        assert (finding.what, finding.mend) == (
+            "one@test is quiet: it fetches nothing",
+            "resume one@test",
+        )
+        assert "no worker nobody" in command(app, "stop", "nobody", "--yes", status=2)
+        assert "nothing was done" in command(app, "quiet", status=2)
+
+        assert command(app, "stop", "two@test", "--yes", "--wait", "20").startswith(
+            "two@test  stop"
+        )
+        assert two.wait() == 0
+        send(app, "short", "first", 1)
+        said = command(app, "resume", "one@test", "--wait", "20")
+        assert said == "one@test  running\n"
+        one.wait_line("it fetches")
+        one.wait_line(">> .* short 1")
+
+        # Again, and a task that holds it up while it drains.
+        assert command(app, "quiet", "--yes", "--wait", "20") == "one@test  quiet\n"
+        one.wait_line("Quiet, asked for by remote control", 2)
+        assert "running" in command(app, "resume", "--wait", "20")
+        send(app, "stubborn", "holds")
+        one.wait_line(">> .* stubborn")
+        command(app, "stop", "one@test", "--yes", "--wait", "20")
+        wait_until(lambda: operations.workers()[0].seconds_left, "it drains")
+        (worker,) = document(app, "Status", "status")["workers"]
+        assert worker["phase"] == "quiet"
+        assert 0 < worker["seconds_left"] < 3000
+        assert "it was asked to stop" in command(app, "resume", "--wait", "20", status=1)
 
 
 def _running(app: Celery, operations: Operations) -> None:
@@ -117,6 +172,35 @@ def _running(app: Celery, operations: Operations) -> None:
     assert "nothing is saved of x" in command(app, "checkpoints", "show", "x", status=1)
 
 
+def _why(app: Celery) -> None:
+    """While ``counts`` runs, ``waits`` and ``later`` are claimed."""
+
+    def why(task_id: str, status: int = 0) -> dict[str, Any]:
+        found = document(app, "Why", "why", task_id, status=status)
+        return {**found, "said": " / ".join(found["sentences"])}
+
+    runs = why("counts")
+    assert (runs["state"], runs["task"]) == ("running", f"{APP}.count")
+    assert re.match(r"it runs on one@test for \d+ s / it has saved that it is at \d+", runs["said"])
+    assert why("waits")["said"] == "one@test holds it, and waits for room in the pool"
+    assert why("later")["said"].startswith("one@test holds it, and waits for its time, 20")
+    assert why("never", status=1)["state"] == "unknown"
+
+    for number in range(3):
+        send(app, "short", f"queued-{number}", number, queue="nowhere")
+    third = why("queued-2", status=1)
+    assert (third["state"], third["queue"], third["place"]) == ("queued", "nowhere", 3)
+    assert third["said"].endswith("at place 3 of 3; nobody consumes it")
+    said = "it waits in the queue nowhere, at place 1 of 3; nobody consumes it"
+    assert command(app, "why", "queued-0", status=1) == f"queued-0  queued\n  {said}\n"
+
+    app.backend.store_result("done", 1, "SUCCESS")
+    assert why("done")["said"].startswith("it has ended: SUCCESS, 20")
+    put(find_workers_store(app), Kept("killed", "shop.dies", "it died", 3, 0.0, "w", {}))
+    assert "in quarantine since 1970-01-01 00:00:00Z: it died" in why("killed", status=1)["said"]
+    assert command(app, "quarantine", "delete", "killed") == "killed deleted\n"
+
+
 def _frozen(app: Celery, operations: Operations, one: Worker) -> None:
     one.signal(signal.SIGSTOP, group=True)
     wait_until(lambda: operations.status().findings, "it is not heard")
@@ -129,6 +213,8 @@ def _frozen(app: Celery, operations: Operations, one: Worker) -> None:
 
 
 def _dead(app: Celery, operations: Operations) -> None:
+    said = command(app, "why", "waits", status=1)
+    assert "is dead: others give it back to celery\n  -> celery -A resuming graceful rescue" in said
     claims = document(app, "Claim", "claims")
     assert [claim["worker_lives"] for claim in claims] == [False] * 3
     assert "dead: they wait" in command(app, "claims")
@@ -169,3 +255,18 @@ def test_rabbitmq_with_a_store(rabbit_vhost: Any, redis_db: RedisDB) -> None:
         (found,) = document(app, "Status", "status")["workers"]
         assert (found["claims"], found["running"][0]["id"]) == (None, "counts")
         assert "no message is claimed" in command(app, "claims")
+        assert "it runs on one@test" in command(app, "why", "counts")
+        for number in range(6):
+            send(app, "short", f"waits-{number}", number)
+        wait_until(lambda: "claimed" in command_or(app, "why", "waits-0"), "it holds some")
+        assert "room in the pool" in command(app, "why", "waits-0")
+        said = command(app, "why", "waits-5", status=1)
+        assert "it may be in celery" in said
+        assert "1 consume it" in said
+
+        wait_until_heard(app)
+        assert command(app, "quiet", "one@test", "--wait", "20") == "one@test  quiet\n"
+        worker.wait_line("Quiet, asked for")
+        wait_until(lambda: rabbit_vhost.queue_length("celery") == 6, "all else is back")
+        assert command(app, "resume", "one@test", "--wait", "20") == "one@test  running\n"
+        wait_until(lambda: rabbit_vhost.queue_length("celery") < 6, "it fetches")

@@ -221,6 +221,7 @@ INSTANCE = {
     "_active_queues",
     "_active_tags",
     "_available_connections",
+    "_basic_consume",
     "_busy_workers",
     "_cache",
     "_callbacks",
@@ -476,6 +477,9 @@ def test_a_virtual_transport_keeps_callbacks_by_queue() -> None:
     with Connection("memory://") as connection, connection.channel() as channel:
         consumer = Consumer(channel, [Queue("q")], callbacks=[Mock()])
         consumer.consume()
+        assert set(consumer._active_tags) == {"q"}
+        consumer._active_tags.clear()
+        consumer._basic_consume(consumer.queues[0], no_ack=consumer.no_ack, nowait=True)
         assert set(consumer._active_tags) == {"q"}
         assert set(channel.connection._callbacks) == {"q"}
 

@@ -89,6 +89,9 @@ w2@b was not heard for 6 s
 the loop of w3@c has not gone round for 8 s
   -> look at process 7 on c: something holds it
 
+w3@c is quiet: it fetches nothing
+  -> celery -A shop graceful resume w3@c
+
 1 message of unknown tasks at w3@c
   -> deploy a worker that knows their tasks
 

@@ -1,0 +1,42 @@
+"""``celery graceful why``: where a task is, and why it does not run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+from celery_graceful.cli.app import app_of, command_of
+from celery_graceful.cli.output import FINE, FOUND, JSON, Command, paint, say_json
+from celery_graceful.operations import Operations
+from celery_graceful.operations.records import Why
+
+__all__ = ["lines_of", "why"]
+
+
+@click.command(cls=Command)
+@click.argument("task_id")
+@JSON
+@click.pass_context
+def why(ctx: click.Context, task_id: str, as_json: bool) -> int:
+    """Where a task is, and what it waits for.
+
+    Exits with 1 if it does not run until somebody does something, or nobody has heard of it.
+    """
+    found = Operations(app_of(ctx)).why(task_id)
+    if as_json:
+        say_json(found.to_dict())
+    else:
+        for line in lines_of(found, command_of(ctx)):
+            click.echo(line)
+    return FOUND if found.stuck else FINE
+
+
+def lines_of(found: Why, command: str) -> Iterator[str]:
+    """What is printed of it; ``command`` stands in front of what mends."""
+    state = paint(found.state, "red" if found.stuck else "green")
+    yield f"{found.id}  {state}  {found.task}".rstrip()
+    for sentence in found.sentences:
+        yield f"  {sentence}"
+    if found.mend:
+        yield f"  -> {command}{found.mend}"

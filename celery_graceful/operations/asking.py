@@ -1,0 +1,61 @@
+"""What only a worker knows, and does: asked for by remote control, with a bounded wait."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from celery_graceful.claims.claimant import node_of
+from celery_graceful.messages.spare_connections import bounded_connection
+from celery_graceful.operations.records import Answer
+
+__all__ = ["ask", "tell"]
+
+#: Seconds that the broker gets to connect, and to take a command.
+BROKER_TIMEOUT = 3.0
+
+
+def ask(
+    app: Any,
+    command: str,
+    wait: float,
+    workers: Sequence[str] | None = None,
+    **arguments: Any,
+) -> dict[str, Any]:
+    """What workers answer, by the names of their nodes.
+
+    Args:
+        app: The Celery app.
+        command: Of remote control.
+        wait: Seconds, at most, between two answers.
+        workers: Whom: names or ids. ``None``: all, and as long as that takes.
+        arguments: For it.
+
+    Raises:
+        BrokerAway: The broker does not answer.
+    """
+    nodes = None if workers is None else sorted({node_of(worker) for worker in workers})
+    with bounded_connection(app.connection_for_write(), BROKER_TIMEOUT) as connection:
+        answers = app.control.broadcast(
+            command,
+            arguments=arguments,
+            destination=nodes,
+            connection=connection,
+            reply=True,
+            timeout=wait,
+            limit=None if nodes is None else len(nodes),
+        )
+    return {node: said for answer in answers or () for node, said in answer.items()}
+
+
+def tell(app: Any, command: str, wait: float, workers: Sequence[str] | None = None) -> list[Answer]:
+    """Have workers do something; what each has answered, or that it has not. As ``ask``."""
+    said = ask(app, command, wait, workers)
+    nodes = said if workers is None else {node_of(worker) for worker in workers}
+    return [_answer(node, said.get(node)) for node in sorted(nodes)]
+
+
+def _answer(node: str, said: Any) -> Answer:
+    if not isinstance(said, dict):
+        return Answer(node, False, "has not answered in time" if said is None else str(said))
+    return Answer(node, "ok" in said, str(said.get("ok", said.get("error", said))))

@@ -1,0 +1,273 @@
+"""Where a task is, and why it does not run."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from celery import states
+
+from celery_graceful.claims.claimant import node_of
+from celery_graceful.messages.spare_connections import BrokerAway
+from celery_graceful.operations import checkpoints
+from celery_graceful.operations.asking import ask
+from celery_graceful.operations.claims import claims_of
+from celery_graceful.operations.places import Places
+from celery_graceful.operations.queues import Place, Unsure, find_in_queues, lengths
+from celery_graceful.operations.records import Claim, RunningTask, Why, Worker, utc
+from celery_graceful.poison.quarantine import find
+from celery_graceful.store.store import Store
+from celery_graceful.system import native
+
+__all__ = ["Search"]
+
+#: Seconds that the result backend gets.
+RESULT_TIMEOUT = 2.0
+
+
+class Search:
+    """The search for one task.
+
+    Args:
+        app: The Celery app.
+        places: Where its workers are known.
+        workers: Those that live.
+        wait: Seconds that workers get to answer.
+        task_id: Of the task.
+    """
+
+    def __init__(
+        self, app: Any, places: Places, workers: Sequence[Worker], wait: float, task_id: str
+    ) -> None:
+        self.app, self.places, self.workers, self.wait = app, places, workers, wait
+        self.id = task_id
+
+    def why(self) -> Why:
+        """Look wherever it can be, from where it has got furthest.
+
+        Raises:
+            StoreAway: Redis does not answer.
+            BrokerAway: The broker does not.
+        """
+        looks = (
+            self._claimed,
+            self._held,
+            self._quarantined,
+            self._unknown,
+            self._queued,
+            self._ended,
+        )
+        for look in looks:
+            found = look()
+            if found is not None:
+                return found
+        return Why(
+            self.id,
+            "",
+            "unknown",
+            (
+                "nobody has heard of it: no worker holds it, it is in no queue, and has no result",
+                *self._elsewhere(),
+            ),
+            stuck=True,
+        )
+
+    # -- where it can be -----------------------------------------------------------------
+
+    def _claimed(self) -> Why | None:
+        claim = next((c for c in claims_of(self.places) if c.id == self.id), None)
+        if claim is None:
+            return None
+        node = node_of(claim.worker)
+        if not claim.worker_lives:
+            said = f"{node} holds it, and is dead: others give it back to {claim.queue}"
+            return self._why(
+                claim.task, "claimed", said, claim.worker, claim.queue, stuck=True, mend="rescue"
+            )
+        told = self._ask([claim.worker]).get(node)
+        if claim.begun or (told and told["running"]):
+            return self._runs(claim.task, claim.worker, told, claim.queue)
+        said = f"{node} holds it, and {self._waits(claim, told)}"
+        return self._why(claim.task, "claimed", said, claim.worker, claim.queue)
+
+    def _held(self) -> Why | None:
+        """Without a claim: on other brokers, or acknowledged when it began."""
+        for worker in self.workers:
+            for task in worker.running:
+                if task.id == self.id:
+                    told = {"task": task.task, "seconds": task.seconds, "running": True}
+                    return self._runs(task.task, worker.id, told)
+        unnamed = [w.id for w in self.workers if w.running_count > len(w.running)]
+        asked = unnamed if self.places.with_claims else [w.id for w in self.workers]
+        for node, told in self._ask(asked).items() if asked else ():
+            worker_id = next(w.id for w in self.workers if w.name == node)
+            if told["running"]:
+                return self._runs(told["task"], worker_id, told)
+            said = f"{node} holds it, and {_waiting(told['waits_for'])}"
+            return self._why(told["task"], "claimed", said, worker_id)
+        return None
+
+    def _quarantined(self) -> Why | None:
+        for store in self.places.workers:
+            kept = find(store, self.id)
+            if kept is not None:
+                said = f"in quarantine since {utc(kept.at):%Y-%m-%d %H:%M:%SZ}: {kept.why}"
+                mend = f"quarantine show {self.id}"
+                return self._why(kept.task, "quarantined", said, stuck=True, mend=mend)
+        return None
+
+    def _unknown(self) -> Why | None:
+        """Set aside, since no worker that has seen it knows its task."""
+        names = ["", *(f"{digest}:" for digest in self.places.brokers if digest)]
+        for store in self.places.workers:
+            for entry in (
+                e for name in names for e in _values(store, f"graceful:waiting:{name}messages")
+            ):
+                queue, task, task_id = (*entry.split("\0", 3), "", "", "")[:3]
+                if task_id == self.id:
+                    said = (
+                        f"no worker of {queue} that has seen it knows {task}: deploy one that does"
+                    )
+                    return self._why(task, "queued", said, "", queue, stuck=True)
+        return None
+
+    def _queued(self) -> Why | None:
+        for store in self.places.workers if self.places.with_claims else ():
+            try:
+                found = find_in_queues(self.app, store, self.id)
+            except Unsure as exc:
+                return self._why("", "queued", f"it may be in a queue: {exc}")
+            if found is not None:
+                return self._waits_in(found)
+        return None
+
+    def _ended(self) -> Why | None:
+        found: list[Any] = []
+        native.bounded(
+            lambda: found.append(self.app.backend.get_task_meta(self.id)), RESULT_TIMEOUT
+        )
+        state = found[0].get("status") if found else None
+        if state not in states.READY_STATES:
+            return None
+        at, name = found[0].get("date_done"), str(found[0].get("name") or "")
+        when = f", {at:%Y-%m-%d %H:%M:%SZ}" if isinstance(at, dt.datetime) else ""
+        when = f", {at}" if isinstance(at, str) else when
+        return self._why(name, "done", f"it has ended: {state}{when}")
+
+    # -- what is said of it ----------------------------------------------------------------
+
+    def _runs(self, task: str, worker: str, told: Any, queue: str = "") -> Why:
+        seconds = (told or {}).get("seconds") or self._known_seconds()
+        lasts = "" if seconds is None else f" for {seconds:.0f} s"
+        return self._why(task, "running", f"it runs on {node_of(worker)}{lasts}", worker, queue)
+
+    def _known_seconds(self) -> float | None:
+        running: list[RunningTask] = [task for w in self.workers for task in w.running]
+        return next((task.seconds for task in running if task.id == self.id), None)
+
+    def _waits(self, claim: Claim, told: Any) -> str:
+        now = dt.datetime.now(dt.timezone.utc)
+        if claim.eta is not None and claim.eta > now:
+            return f"waits for its time, {claim.eta:%Y-%m-%d %H:%M:%SZ}"
+        if told is None:
+            return "has not answered what it waits for: room in the pool, most likely"
+        return _waiting(told["waits_for"])
+
+    def _waits_in(self, found: Place) -> Why:
+        said = f"it waits in the queue {found.queue}, at place {found.place} of {found.total}"
+        consumers = [w for w in self.workers if found.queue in w.queues]
+        fetching = [w.name for w in consumers if w.phase == "running"]
+        mend = ""
+        if fetching:
+            who = f"consumed by {', '.join(fetching[:5])}"
+        elif consumers:
+            who = f"of those that consume it, none fetches: {consumers[0].name} is quiet"
+            mend = f"resume {consumers[0].name}" if consumers[0].seconds_left is None else ""
+        else:
+            others = self._others(found.queue)
+            who = f"consumed by {', '.join(others[:5])}" if others else "nobody consumes it"
+            fetching = others
+        more: dict[str, Any] = {
+            "place": found.place,
+            "queue": found.queue,
+            "stuck": not fetching,
+            "mend": mend,
+        }
+        return self._why("", "queued", f"{said}; {who}", **more)
+
+    def _others(self, queue: str) -> list[str]:
+        """Workers that consume a queue, as they answer themselves: plain ones, too."""
+        said = ask(self.app, "active_queues", self.wait)
+        return sorted(
+            node
+            for node, queues in said.items()
+            if isinstance(queues, list) and any(each.get("name") == queue for each in queues)
+        )
+
+    def _elsewhere(self) -> tuple[str, ...]:
+        """Where a broker cannot be looked into."""
+        if self.places.with_claims:
+            return ()
+        waiting = {q: found for q, found in lengths(self.app).items() if found[0]}
+        return tuple(
+            f"it may be in {queue}: {count} wait there, and "
+            + (f"{consumers} consume it" if consumers else "nobody consumes it")
+            for queue, (count, consumers) in waiting.items()
+        )
+
+    def _why(
+        self, task: str, state: str, said: str, worker: str = "", queue: str = "", **more: Any
+    ) -> Why:
+        return Why(self.id, task, state, (said, *self._past(task, state)), worker, queue, **more)
+
+    def _past(self, task: str, state: str) -> list[str]:
+        """What it has been through."""
+        said = []
+        store = self.places.store
+        if task:
+            saved = checkpoints.read(store, task, self.id)
+        else:
+            found = (
+                checkpoints.read_key(store, key) for key in checkpoints.find_keys(store, self.id)
+            )
+            saved = next((each for each in found if each is not None), None)
+        if saved is not None and saved.where and state != "done":
+            said.append(f"it has saved that it is {saved.where}")
+        if saved is not None and saved.interruptions:
+            said.append(f"interrupted {_times(saved.interruptions)}")
+        key = [f"graceful:deaths:{self.id}"]
+        died = sum(int(each.execute("ZCARD", key, insist=True)) for each in self.places.workers)
+        if died:
+            said.append(f"the process that ran it died {_times(died)}")
+        return said
+
+    def _ask(self, workers: Sequence[str]) -> dict[str, Any]:
+        """What workers hold of it, by their names; what cannot be asked has not answered."""
+        try:
+            said = ask(self.app, "graceful_status", self.wait, workers, task_id=self.id)
+        except BrokerAway:
+            return {}
+        held = {node: (told or {}).get("tasks") for node, told in said.items()}
+        return {node: tasks[0] for node, tasks in held.items() if tasks}
+
+
+def _values(store: Store, key: str) -> Iterator[str]:
+    """Of a hash."""
+    cursor = "0"
+    while True:
+        cursor, found = store.execute("HSCAN", [key], [cursor, "COUNT", 100], insist=True)
+        yield from found.values() if isinstance(found, dict) else found[1::2]
+        if str(cursor) == "0":
+            return
+
+
+def _waiting(what: str) -> str:
+    return {
+        "eta": "waits for its time",
+        "rate limit": "waits for the rate limit of its task",
+    }.get(what, "waits for room in the pool")
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
