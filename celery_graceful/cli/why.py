@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from textwrap import wrap
 
 import click
 
 from celery_graceful.cli.app import app_of, command_of
-from celery_graceful.cli.output import FINE, FOUND, JSON, Command, paint, say_json
+from celery_graceful.cli.output import FINE, FOUND, JSON, Command, paint, say_json, terminal_width
 from celery_graceful.operations import Operations
 from celery_graceful.operations.records import Why
 
@@ -27,16 +28,29 @@ def why(ctx: click.Context, task_id: str, as_json: bool) -> int:
     if as_json:
         say_json(found.to_dict())
     else:
-        for line in lines_of(found, command_of(ctx)):
+        for line in lines_of(found, terminal_width(), command_of(ctx)):
             click.echo(line)
     return FOUND if found.stuck else FINE
 
 
-def lines_of(found: Why, command: str) -> Iterator[str]:
-    """What is printed of it; ``command`` stands in front of what mends."""
+def lines_of(found: Why, width: int, command: str) -> Iterator[str]:
+    """What is printed of it.
+
+    Args:
+        found: It.
+        width: Columns of the terminal.
+        command: In front of what mends.
+    """
     state = paint(found.state, "red" if found.stuck else "green")
     yield f"{found.id}  {state}  {found.task}".rstrip()
     for sentence in found.sentences:
-        yield f"  {sentence}"
+        yield from wrap(
+            sentence,
+            width,
+            initial_indent="  ",
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
     if found.mend:
         yield f"  -> {command}{found.mend}"

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from celery_graceful import Graceful
 from celery_graceful.cli.group import graceful
 from celery_graceful.operations import Operations
+from celery_graceful.operations.asking import ask
 from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.store.store import find_workers_store
 from tests.conftest import RedisDB
@@ -57,7 +58,7 @@ def make_app(broker: str, backend: str) -> Celery:
     return app
 
 
-def start(app: Celery, name: str, **env: str) -> Worker:
+def start(app: Celery, name: str, pool: str = "prefork", **env: str) -> Worker:
     env = {
         "BROKER_URL": app.conf.broker_url,
         "RESULT_URL": app.conf.result_backend or "",
@@ -67,7 +68,7 @@ def start(app: Celery, name: str, **env: str) -> Worker:
         "GRACE": "3000",
         **env,
     }
-    return Worker(APP, concurrency=1, env=env, hostname=name, alone=True)
+    return Worker(APP, pool=pool, concurrency=1, env=env, hostname=name, alone=True)
 
 
 def send(app: Celery, name: str, task_id: str, *args: Any, **options: Any) -> None:
@@ -138,6 +139,22 @@ def test_quiet_and_again(start_server: Callable[..., Any]) -> None:
         assert "it was asked to stop" in command(app, "resume", "--wait", "20", status=1)
 
 
+def test_room_after_a_quiet(redis_db: RedisDB) -> None:
+    """A pool of greenlets is given more room while it is quiet, and no more after that."""
+    app = make_app(redis_db.url, redis_db.backend_url)
+    with start(app, "one@test", pool="gevent") as one:
+        one.ready()
+        wait_until_heard(app)
+        command(app, "quiet", "one@test", "--wait", "20")
+        one.wait_line("Quiet, asked for by remote control")
+        command(app, "resume", "one@test", "--wait", "20")
+        for number in range(3):
+            send(app, "count", f"counts-{number}", 10**6)
+        one.wait_line(r"\[counts-1\] received")
+        (said,) = ask(app, "graceful_status", 20, ["one@test"]).values()
+        assert [task["running"] for task in said["tasks"]] == [True, False]
+
+
 def _running(app: Celery, operations: Operations) -> None:
     wait_until(lambda: [c.begun for c in operations.claims()].count(True), "one runs")
     wait_until(lambda: len(list(operations.claims())) == 3, "the others are claimed")
@@ -192,7 +209,7 @@ def _why(app: Celery) -> None:
     assert (third["state"], third["queue"], third["place"]) == ("queued", "nowhere", 3)
     assert third["said"].endswith("at place 3 of 3; nobody consumes it")
     said = "it waits in the queue nowhere, at place 1 of 3; nobody consumes it"
-    assert command(app, "why", "queued-0", status=1) == f"queued-0  queued\n  {said}\n"
+    assert why("queued-0", status=1)["said"] == said
 
     app.backend.store_result("done", 1, "SUCCESS")
     assert why("done")["said"].startswith("it has ended: SUCCESS, 20")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from celery_graceful.cli import checkpoints, claims, status
+from celery_graceful.cli import checkpoints, claims, status, why
 from celery_graceful.operations.findings import findings_of
 from celery_graceful.operations.records import (
     Checkpoint,
@@ -16,6 +16,7 @@ from celery_graceful.operations.records import (
     Loop,
     RunningTask,
     Status,
+    Why,
     Worker,
 )
 
@@ -145,6 +146,23 @@ def test_checkpoints() -> None:
 TASK         ID                                    INTERRUPTED  BYTES
 shop.export  0f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b10            2     90
   at 300 of rows"""
+    )
+
+
+def test_why() -> None:
+    said = (
+        "w1@shop-worker-7d9f8b6c5-x2x4z.production holds it, and is dead: others give it back to q",
+        "interrupted 2 times",
+    )
+    found = Why(IDS[0], "shop.export", "claimed", said, stuck=True, mend="rescue")
+    assert (
+        printed(why.lines_of(found, 80, "celery -A shop graceful "))
+        == """\
+0f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b10  claimed  shop.export
+  w1@shop-worker-7d9f8b6c5-x2x4z.production holds it, and is dead: others give
+    it back to q
+  interrupted 2 times
+  -> celery -A shop graceful rescue"""
     )
 
 
