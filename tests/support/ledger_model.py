@@ -24,12 +24,15 @@ class Book:
     fired: dict[str, str] = field(default_factory=dict)
     outcome: str | None = None
     finished: bool = False
+    #: It was cancelled, and has ended: who was revoked is not remembered any more.
+    cleared: bool = False
 
     def has(self, how: str) -> bool:
         return how in self.members.values()
 
     def end(self, member: str, outcome: str) -> None:
-        if self.members.get(member) in INSTEAD[outcome]:
+        was = self.members.get(member)
+        if was in INSTEAD[outcome] and not (self.cleared and was == "revoked"):
             self.members[member] = outcome
 
     def is_clean(self) -> bool:
@@ -78,6 +81,7 @@ class Model:
                 parent.kids.discard(name)
                 parent.end(name, outcome)
             book.finished, book.outcome = True, outcome
+            book.cleared = book.cleared or book.state == "cancelled"
         elif book.finished:
             book.finished = False
             if parent:
