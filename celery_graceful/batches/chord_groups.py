@@ -23,6 +23,7 @@ from celery.result import GroupResult
 from celery.utils.log import get_logger
 
 from celery_graceful.batches.chord_ledger import ChordLedger
+from celery_graceful.batches.ledger import CHUNK
 from celery_graceful.batches.marks import (
     BATCH,
     CALLBACK,
@@ -47,9 +48,9 @@ __all__ = ["SEVERAL", "counts_itself", "last_id", "sent_for", "track"]
 
 logger = get_logger(__name__)
 
-#: Members that are registered together, before they are sent; and seconds that they may take to
-#: come: a header that is made by a generator begins to run before that has ended.
-CHUNK, MOMENT = 500, 0.05
+#: Seconds that members may take to come which are registered together, before they are sent: a
+#: header that is made by a generator begins to run before that has ended.
+MOMENT = 0.05
 
 #: How the id of a member begins that ends in a group: no task has it, and it ends with the header.
 SEVERAL = "several-"
@@ -164,6 +165,9 @@ class _Entry:
         self.app, self.ledger, self.id = app, ledger, group_id
         self.headers = options.pop("headers", None) or {}
         self.options = options
+        more = {name: options[name] for name in options.keys() - FROZEN}
+        #: What each is called and sent with besides: arguments, and options.
+        self.given = options.get("args") or (), options.get("kwargs") or {}, more
         self.body: Any = None
         #: Why not all of it is known to the ledger.
         self.lost: StoreAway | None = None
@@ -240,9 +244,8 @@ class _Entry:
         several = isinstance(result, GroupResult)
         member = f"{SEVERAL}{uuid4()}" if several else str(result.id)
         mark(sig, {**self.headers, BATCH: str(Mark(self.id, member))})
-        args, kwargs = self.options.get("args"), self.options.get("kwargs")
-        given = {name: self.options[name] for name in self.options.keys() - FROZEN}
-        whole = sig.clone(args or (), kwargs or {}, **given) if args or kwargs or given else sig
+        args, kwargs, more = self.given
+        whole = sig.clone(args, kwargs, **more) if args or kwargs or more else sig
         return member, pack(self.app, whole)
 
     def sent(self) -> None:

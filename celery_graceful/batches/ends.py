@@ -70,7 +70,7 @@ def write_ends(store: Store, ends: Sequence[tuple[Told, tuple[str, int] | None]]
         StoreAway: Some of it may have been done; it can be asked for again, all of it.
     """
     ledger = BatchLedger(store)
-    due = ledger.end([end._replace(claim=claim) for end, claim in ends if isinstance(end, End)])
+    due = ledger.end([End(*end[:3], claim) for end, claim in ends if isinstance(end, End)])
     for end, claim in ends:
         if not isinstance(end, End):
             due += ledger.callback_ended(end.batch, end.name, claim, kept=end.kept)

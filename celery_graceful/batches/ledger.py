@@ -7,6 +7,7 @@ again, each goes on where it stood. Their keys are in ``keys.py``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,9 +19,9 @@ from celery_graceful.batches.status import FIELDS, State, Status
 from celery_graceful.exceptions import BatchFinished, UnknownBatch
 from celery_graceful.store.store import Store
 
-__all__ = ["INDEX", "OUTBOX", "BatchLedger"]
+__all__ = ["CHUNK", "CHUNK_BYTES", "INDEX", "OUTBOX", "BatchLedger"]
 
-#: Members in one command, and the bytes of their messages: Redis does nothing else meanwhile.
+#: Members in one command, and the most bytes of their messages: Redis does nothing else meanwhile.
 CHUNK, CHUNK_BYTES = 500, 1024 * 1024
 
 #: Ends in one script, and of how many batches; members that are given up in one.
@@ -146,10 +147,7 @@ class BatchLedger:
         """
         due: list[Due] = []
         for some in _ends_at_once(ends):
-            args: list[Any] = []
-            for batch, member, outcome, claim in some:
-                args += [batch, member, outcome.value, *(claim or ("", ""))]
-            due += _dues("", self._run("batch_end", *args))
+            due += _dues("", self._run("batch_end", _in_one_text(some)))
         return due
 
     def callback_ended(
@@ -258,13 +256,6 @@ class BatchLedger:
                 if text is not None:
                     found[member] = text.encode("utf-8", "surrogateescape")
         return found
-
-    def members(self, batch_id: str, outcome: Outcome) -> Iterator[str]:
-        """Ids of members that have ended so, some perhaps twice, in steps of a few hundred.
-
-        Of a batch that has ended for good, only those that have failed are remembered.
-        """
-        return self._scan(batch_id, outcome.value)
 
     def outcomes(self, batch_id: str, members: Sequence[str]) -> dict[str, Outcome]:
         """How some of its members have ended; without those that have not, or are unknown."""
@@ -417,6 +408,21 @@ def _ends_at_once(ends: Sequence[End]) -> Iterator[list[End]]:
         batches.add(end.batch)
     if some:
         yield some
+
+
+def _in_one_text(ends: Sequence[End]) -> str:
+    """Ends as the script reads them. In which order they come makes no difference to it."""
+    alike: dict[tuple[str, Outcome, str], tuple[list[str], list[str]]] = {}
+    for batch, member, outcome, claim in ends:
+        worker, number = claim or ("", "")
+        key = batch, outcome, worker
+        if key not in alike:
+            alike[key] = [], []
+        members, numbers = alike[key]
+        members.append(member)
+        numbers.append(str(number))
+    # As it is: what is no text to JSON is bytes to Redis.
+    return json.dumps([(*key, *both) for key, both in alike.items()], ensure_ascii=False)
 
 
 def _chunks(members: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:

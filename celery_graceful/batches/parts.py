@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from celery_graceful.batches.marks import (
@@ -39,8 +38,7 @@ class CallbackEnd(NamedTuple):
 Told = End | CallbackEnd
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """One task of a member, or of a callback.
 
     Attributes:
@@ -73,11 +71,9 @@ class Part:
 def part_of(headers: Mapping[str, Any]) -> Part | None:
     """What a task is to a batch; ``None`` for all those that are nothing to any."""
     if BATCH in headers:
-        found = member_of(headers)
-    elif CALLBACK in headers:
-        found = callback_of(headers)
-    else:
-        return None
-    if found is None or BATCH in headers:
-        return found and Part(found, False)
-    return Part(found, True, headers.get(LAST) or callback_id(*found))
+        member = member_of(headers)
+        return member and Part(member, False)
+    if CALLBACK in headers:
+        callback = callback_of(headers)
+        return callback and Part(callback, True, headers.get(LAST) or callback_id(*callback))
+    return None

@@ -18,8 +18,15 @@ from celery.states import IGNORED
 
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.left_out import LeftOut, Why
-from celery_graceful.batches.marks import BATCH, CALLBACK, COPY, OURS
-from celery_graceful.batches.parts import Part, part_of
+from celery_graceful.batches.marks import (
+    BATCH,
+    CALLBACK,
+    COPY,
+    OURS,
+    Mark,
+    callback_of,
+    member_of,
+)
 from celery_graceful.batches.status import State
 from celery_graceful.store.store import StoreAway, StoreForbidden, find_store
 from celery_graceful.system.per_app import PerApp
@@ -65,21 +72,22 @@ def _keeps(app: Any, request: dict[str, Any]) -> Why | None:
     inner = request.get("headers")
     if isinstance(inner, dict):  # a retry carries on what is in there
         inner.update({name: request[name] for name in OURS if name in request})
-    part = part_of(request)
-    store = None if part is None else find_store(app)
-    if part is None or store is None:
-        return None
     try:
-        if part.is_callback:
-            return _keeps_copy(store, part, request)
-        return Why.CANCELLED if _is_cancelled(app, store, part.of.batch) else None
+        if BATCH in request:
+            member = member_of(request)
+            return Why.CANCELLED if member and _is_cancelled(app, member.batch) else None
+        callback = callback_of(request)
+        return Why.COPY if callback and _is_another(app, callback, request) else None
     except StoreAway:  # said there
         return None
 
 
-def _is_cancelled(app: Any, store: Any, batch: str) -> bool:
+def _is_cancelled(app: Any, batch: str) -> bool:
     looked, now = _looked.setdefault(app, {}), time.monotonic()
     if now < looked.get(batch, 0.0) + FRESH:
+        return False
+    store = find_store(app)
+    if store is None:
         return False
     if BatchLedger(store).state(batch, insist=False) is State.CANCELLED:
         return True
@@ -89,14 +97,14 @@ def _is_cancelled(app: Any, store: Any, batch: str) -> bool:
     return False
 
 
-def _keeps_copy(store: Any, part: Part, request: Mapping[str, Any]) -> Why | None:
-    copy = request.get(COPY)
-    if not isinstance(copy, str):
-        return None
+def _is_another(app: Any, callback: Mark, request: Mapping[str, Any]) -> bool:
+    copy, store = request.get(COPY), find_store(app)
+    if store is None or not isinstance(copy, str):
+        return False
     ledger, end = BatchLedger(store), time.monotonic() + PATIENCE
     while True:
         try:
-            return None if ledger.may_run(*part.of, copy) else Why.COPY
+            return not ledger.may_run(*callback, copy)
         except StoreForbidden:
             raise
         except StoreAway:

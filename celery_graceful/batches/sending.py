@@ -12,7 +12,7 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from celery_graceful.batches.eager import EagerLedger
-from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.ledger import CHUNK, CHUNK_BYTES, BatchLedger
 from celery_graceful.batches.members import Member, Members
 from celery_graceful.batches.publishing import publish
 from celery_graceful.runs.interrupt import shield
@@ -22,9 +22,6 @@ from celery_graceful.system.describe import describe
 __all__ = ["Sending"]
 
 logger = get_logger(__name__)
-
-#: Members that are registered and sent together, and the most bytes of them.
-CHUNK, CHUNK_BYTES = 500, 1024 * 1024
 
 
 class Sending:

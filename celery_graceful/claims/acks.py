@@ -186,8 +186,8 @@ class Acks:
                     self._delete(worker, [number])
             with self._lock:
                 del self._with_ends[: len(batch)]
-                for _, (worker, number) in batch:
-                    self._on_sent(worker, [number])
+                for worker in {worker for _, (worker, _) in batch}:
+                    self._on_sent(worker, [number for _, (of, number) in batch if of == worker])
 
     def once_more(self, worker: str, numbers: list[int]) -> list[int]:
         """Of these claims, those that were not acknowledged: the others are, once more.

@@ -17,9 +17,7 @@ end
 local outcome = state == 'cancelled' and 'revoked' or 'failed'
 local members = redis.call('SRANDMEMBER', key(id, 'pending'), ARGV[3])
 leave_kids(id, members)
-for _, member in ipairs(members) do
-  finish_member(id, member, outcome)
-end
+finish_members(id, members, outcome)
 local left = count(id, 'pending')
 if left == 0 then
   leave_kids(id, redis.call('SRANDMEMBER', key(id, 'kids'), ARGV[3]))

@@ -13,7 +13,7 @@ end
 local parent = redis.call('HGET', key(id), 'parent')
 if parent and exists(parent) then
   redis.call('SREM', key(parent, 'kids'), id)
-  finish_member(parent, id, 'revoked')
+  finish_members(parent, { id }, 'revoked')
   look_at(parent)
   settle_all()
 end

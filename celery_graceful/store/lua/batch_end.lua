@@ -2,29 +2,37 @@
 --
 -- include batch_ledger
 --
--- ARGV     key prefix; five for each: batch, member, outcome, worker and number of the claim, or ''
+-- ARGV     key prefix; JSON, a list for each batch, outcome and worker: these three, members, and the
+--          numbers of their claims. Worker '': there are none
 --
--- One whose claim is gone has been dealt with by somebody else, or by this script before. Claims go
--- last: what an error breaks off is asked for again. Returns what has become due.
-local claims, there, has_kids = ARGV[1] .. 'graceful:claims:', {}, {}
-for i = 2, #ARGV, 5 do
-  local id, member, worker = ARGV[i], ARGV[i + 1], ARGV[i + 3]
-  if there[id] == nil then
-    there[id] = exists(id)
-    has_kids[id] = there[id] and count(id, 'kids') > 0
-  end
-  if there[id] and (worker == '' or redis.call('HEXISTS', claims .. worker, ARGV[i + 4]) == 1) then
-    finish_member(id, member, ARGV[i + 2])
-    if has_kids[id] then
-      leave_kids(id, { member })
+-- JSON, since one argument is read, and written, in a fraction of the time of many. One whose claim is
+-- gone has been dealt with by somebody else, or by this script before. Claims go last: what an error
+-- breaks off is asked for again. Returns what has become due.
+local claims, ends = ARGV[1] .. 'graceful:claims:', cjson.decode(ARGV[2])
+for _, of in ipairs(ends) do
+  local id, outcome, worker, members, numbers = unpack(of)
+  if exists(id) then
+    local ended = worker == '' and members or {}
+    if worker ~= '' then
+      for i, number in ipairs(numbers) do
+        if redis.call('HEXISTS', claims .. worker, number) == 1 then
+          ended[#ended + 1] = members[i]
+        end
+      end
     end
-    look_at(id)
+    if #ended > 0 then
+      finish_members(id, ended, outcome)
+      if count(id, 'kids') > 0 then
+        leave_kids(id, ended)
+      end
+      look_at(id)
+    end
   end
 end
 settle_all()
-for i = 2, #ARGV, 5 do
-  if ARGV[i + 3] ~= '' then
-    redis.call('HDEL', claims .. ARGV[i + 3], ARGV[i + 4])
+for _, of in ipairs(ends) do
+  if of[3] ~= '' then
+    redis.call('HDEL', claims .. of[3], unpack(of[5]))
   end
 end
 return due

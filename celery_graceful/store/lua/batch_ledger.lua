@@ -46,16 +46,22 @@ end
 -- Batches to which something has happened.
 local moved = {}
 
--- A member ends; once more, it does not.
-local function finish_member(id, member, outcome)
-  for _, was in ipairs(INSTEAD[outcome]) do
-    if redis.call('SMOVE', key(id, was), key(id, outcome), member) == 1 then
-      moved[id] = true
-      break
+-- Members end; once more, they do not.
+local function finish_members(id, members, outcome)
+  local before, after = {}, key(id, outcome)
+  for i, was in ipairs(INSTEAD[outcome]) do
+    before[i] = key(id, was)
+  end
+  for _, member in ipairs(members) do
+    for _, was in ipairs(before) do
+      if redis.call('SMOVE', was, after, member) == 1 then
+        moved[id] = true
+        break
+      end
     end
   end
-  if outcome == 'succeeded' then
-    redis.call('HDEL', key(id, 'messages'), member)
+  if outcome == 'succeeded' and #members > 0 then
+    redis.call('HDEL', key(id, 'messages'), unpack(members))
   end
 end
 
@@ -138,7 +144,7 @@ local function finish(id, state, parent, outcome)
     redis.call('HEXISTS', key(id), 'hopes') == 1)
   if parent and exists(parent) then
     redis.call('SREM', key(parent, 'kids'), id)
-    finish_member(parent, id, outcome)
+    finish_members(parent, { id }, outcome)
     if hopes then
       redis.call('HSET', key(parent), 'hopes', '1')
     end
