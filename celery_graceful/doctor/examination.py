@@ -139,6 +139,13 @@ class Examination:
         tasks = self.app.tasks
         return [tasks[name] for name in sorted(tasks) if not name.startswith("celery.")]
 
+    def limit(self, task: Any, option: str = "time_limit") -> float:
+        """Seconds that a run of a task may take; 0 for no limit.
+
+        Before Celery 5.7 a task does not say so where the limit is that of all.
+        """
+        return float(getattr(task, option) or self.app.conf.get(f"task_{option}") or 0)
+
     @cached_property
     def monitors(self) -> Monitors:
         """The monitors, for nobody to report to.

@@ -61,8 +61,8 @@ def _limits(exam: Examination, option: str, name: str, deadline: float) -> Itera
     general = exam.app.conf.get(setting)
     of_setting = []
     for task in exam.tasks:
-        limit = getattr(task, option, None)
-        if not limit or limit <= deadline:
+        limit = exam.limit(task, option)
+        if limit <= deadline:
             continue
         if limit == general:
             of_setting.append(task)
@@ -102,7 +102,7 @@ def max_runtimes(exam: Examination) -> Iterator[Trouble]:
             monitor = monitors.own(task)
         except SettingsError:
             continue  # said by the monitors' own checks
-        if monitor is None or monitor.max_runtime is None or _has_limit(task):
+        if monitor is None or monitor.max_runtime is None or _is_limited(exam, task):
             continue
         seconds = monitor.max_runtime * 60
         if seconds > exam.deadlines.hard:
@@ -116,8 +116,8 @@ def max_runtimes(exam: Examination) -> Iterator[Trouble]:
             )
 
 
-def _has_limit(task: Any) -> bool:
-    return bool(task.time_limit or task.soft_time_limit)
+def _is_limited(exam: Examination, task: Any) -> bool:
+    return bool(exam.limit(task) or exam.limit(task, "soft_time_limit"))
 
 
 def prestop(exam: Examination) -> Iterator[Trouble]:

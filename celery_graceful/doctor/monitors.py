@@ -128,7 +128,8 @@ def unknown_tasks(exam: Examination) -> Iterator[Trouble]:
 def impatient_monitors(exam: Examination) -> Iterator[Trouble]:
     """CG509: monitors that call before a task's time is up."""
     for task in exam.tasks:
-        own, limit = _own(exam, task), task.time_limit or task.soft_time_limit
+        own = _own(exam, task)
+        limit = exam.limit(task) or exam.limit(task, "soft_time_limit")
         if own is not None and own.max_runtime and limit and own.max_runtime * 60 < limit:
             yield Trouble(
                 f"max_runtime of the monitor {own.slug}",

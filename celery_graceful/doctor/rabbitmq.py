@@ -57,14 +57,14 @@ def consumer_timeouts(exam: Examination) -> Iterator[Trouble]:
     seconds, name, arguments = min(timeouts, key=lambda one: one[0])
     is_set = "x-consumer-timeout" in arguments
     for task in exam.tasks:
-        if task.acks_late and (task.time_limit or 0) > seconds:
+        if task.acks_late and exam.limit(task) > seconds:
             yield Trouble(
                 f"x-consumer-timeout of the queue {name}" if is_set else "consumer_timeout",
                 f"{seconds:g} s" if is_set else f"{seconds:g} s, if nobody has set it",
-                f"{task.name} may run for {task.time_limit:g} s: RabbitMQ closes the channel of "
+                f"{task.name} may run for {exam.limit(task):g} s: RabbitMQ closes the channel of "
                 "its worker before that, and delivers everything again",
                 f"set consumer_timeout in rabbitmq.conf, or x-consumer-timeout of the queue, above "
-                f"{task.time_limit:g} s",
+                f"{exam.limit(task):g} s",
             )
 
 

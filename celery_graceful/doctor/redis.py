@@ -165,12 +165,12 @@ def short_results(exam: Examination) -> Iterator[Trouble]:
     setting = "result_expires"
     mend = "raise result_expires"
     for task in exam.tasks:
-        if not task.ignore_result and (task.time_limit or 0) > seconds:
+        if not task.ignore_result and exam.limit(task) > seconds:
             yield Trouble(
                 setting,
                 seconds,
-                f"{task.name} may run for {task.time_limit:g} s: results of what ran beside it are "
-                "gone before it ends",
+                f"{task.name} may run for {exam.limit(task):g} s: results of what ran beside it "
+                "are gone before it ends",
                 mend,
             )
     if exam.store is None or not any(server.store is exam.store for server in exam.servers):
@@ -200,9 +200,10 @@ def visibility_timeouts(exam: Examination) -> Iterator[Trouble]:
     given = (exam.app.conf.broker_transport_options or {}).get(name)
     default = getattr(channel, f"default_{name}", getattr(channel, name))
     seconds = default if given is None else given
-    longer = [t for t in exam.tasks if t.acks_late and (t.time_limit or inf) > seconds]
+    longer = [t for t in exam.tasks if t.acks_late and (exam.limit(t) or inf) > seconds]
     for task in longer:
-        takes = f"{task.time_limit:g} s" if task.time_limit else "any time: it has no time_limit"
+        limit = exam.limit(task)
+        takes = f"{limit:g} s" if limit else "any time: it has no time_limit"
         yield Trouble(
             f"broker_transport_options[{name!r}]",
             seconds,

@@ -82,19 +82,12 @@ class RabbitServer:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self.name = f"RabbitMQ at {connection.as_uri()}"
-        self._properties: dict[str, Any] = {}
 
     def away(self) -> str | None:
         """Why it cannot be asked; ``None`` if it can."""
         try:
             with self._connection.clone() as connection:
                 connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
-                self._properties = dict(connection.connection.server_properties or {})
         except Exception as exc:  # the driver has errors of many kinds
             return describe(exc)
         return None
-
-    @property
-    def version(self) -> str:
-        """Its version, as it says it; empty if it does not."""
-        return str(self._properties.get("version", ""))

@@ -173,7 +173,7 @@ def greedy_workers(exam: Examination) -> Iterator[Trouble]:
         )
         return
     for task in exam.tasks:
-        limit = task.time_limit or task.soft_time_limit or 0
+        limit = exam.limit(task) or exam.limit(task, "soft_time_limit")
         if task.acks_late and limit > exam.deadlines.hard:
             yield Trouble(
                 setting,

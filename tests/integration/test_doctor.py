@@ -15,10 +15,11 @@ from celery import Celery
 import celery_graceful
 from celery_graceful import Batch, GracefulTask
 from celery_graceful.doctor.servers import RedisServer as Examined
-from tests.conftest import RedisDB
+from tests.conftest import RabbitVhost, RedisDB
 from tests.servers import RedisServer
 from tests.support.distance import far_away
 from tests.support.doctor import Alone, add_task, found, graceful_app, look, run
+from tests.support.workers import wait_until
 
 
 def app_on(db: RedisDB, **conf: Any) -> Celery:
@@ -135,6 +136,7 @@ def test_cg209_replicas(
 ) -> None:
     assert values(app_on(redis_db), "CG209") == []
     start_server(RedisServer, options={"replicaof": f"127.0.0.1 {redis_server.port}"})
+    wait_until(lambda: redis_db.client.info("replication")["connected_slaves"] == 1)
     assert values(app_on(redis_db), "CG209") == [0]
     configured("min-replicas-to-write", "1")
     assert values(app_on(redis_db), "CG209") == []
@@ -189,6 +191,11 @@ def test_cg607_versions(redis_db: RedisDB) -> None:
         ("celery_graceful of old@here", "unknown"),
         ("celery of other@here", "5.5.0"),
     ]
+
+
+def test_rabbitmq_that_answers(rabbit_vhost: RabbitVhost, redis_db: RedisDB) -> None:
+    _, unchecked = look(graceful_app(rabbit_vhost.url, graceful_store=redis_db.url), "CG301")
+    assert unchecked == {}
 
 
 # -- all in all --------------------------------------------------------------------------------
