@@ -21,6 +21,7 @@ def findings_of(
     quarantined: int,
     batches_missing: Sequence[str],
     *,
+    away: Sequence[str] = (),
     heartbeat: float,
 ) -> Iterator[Finding]:
     """What is wrong with workers, and what waits for somebody.
@@ -30,8 +31,12 @@ def findings_of(
         dead: Those that do not.
         quarantined: How many tasks are in quarantine.
         batches_missing: Batches that miss members.
+        away: Servers that do not answer, while others do.
         heartbeat: Seconds between two of a worker.
     """
+    for server in away:
+        mend = "look at it: what workers claimed there waits for it"
+        yield Finding(f"{server} does not answer", mend, is_command=False)
     if not workers:
         yield Finding("no worker is running", "start one: celery worker", is_command=False)
     for worker in workers:

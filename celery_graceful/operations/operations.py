@@ -66,11 +66,18 @@ class Operations:
 
     def status(self) -> Status:
         """All workers, and what waits for somebody."""
-        workers, dead = tuple(self.workers()), tuple(self.dead_workers())
-        quarantined = count(self._places.workers[0])
+        places = self._places
+        workers = tuple(workers_of(places, self._settings.lease_ttl))
+        dead = tuple(dead_of(places))
+        quarantined = sum(map(count, places.workers))
         missing = tuple(self.batches_missing())
         found = findings_of(
-            workers, dead, quarantined, missing, heartbeat=self._settings.heartbeat_interval
+            workers,
+            dead,
+            quarantined,
+            missing,
+            away=places.away,
+            heartbeat=self._settings.heartbeat_interval,
         )
         return Status(utc(time.time()), workers, dead, quarantined, missing, tuple(found))
 

@@ -29,12 +29,14 @@ class Places(NamedTuple):
         with_claims: Whether those are where messages are claimed, too.
         store: Of checkpoints and batches.
         brokers: By which broker a worker there may say that its messages are.
+        away: Servers of a list of brokers that do not answer, while others do.
     """
 
     workers: tuple[Store, ...]
     with_claims: bool
     store: Store
     brokers: tuple[str, ...]
+    away: tuple[str, ...] = ()
 
 
 def places_of(app: Any) -> Places:
@@ -48,9 +50,29 @@ def places_of(app: Any) -> Places:
     brokers = [store for place in broker_places(app) if (store := broker_store(app, place))]
     store, digest = find_store(app), broker_digest(app)
     workers = brokers or [s for s in (find_workers_store(app),) if s is not None]
+    away: list[Store] = []
+    if len(workers) > 1:
+        away = [one for one in workers if not _answers(one)]
+        answering = [one for one in workers if one not in away]
+        if answering:  # else who asks hears what is wrong
+            workers = answering
+            store = answering[0] if store in away else store
     if store is None or not workers:
         raise NoStore(
             "there is no Redis to ask: neither the broker nor the result backend is one, and "
             "graceful_store is not set"
         )
-    return Places(tuple(workers), bool(brokers), store, ("", digest) if brokers else (digest,))
+    return Places(
+        tuple(workers),
+        bool(brokers),
+        store,
+        ("", digest) if brokers else (digest,),
+        tuple(one.address for one in away),
+    )
+
+
+def _answers(store: Store) -> bool:
+    try:
+        return bool(store.execute("PING", [], insist=True))
+    except StoreAway:
+        return False

@@ -28,11 +28,13 @@ class Place(NamedTuple):
 
     Attributes:
         queue: Its name.
+        task: That of the task.
         place: Of the message; 1 is the next that a consumer takes.
         total: How many wait there.
     """
 
     queue: str
+    task: str
     place: int
     total: int
 
@@ -60,25 +62,25 @@ def find_in_queues(app: Any, store: Store, task_id: str) -> Place | None:
     mine = [name for name in app.amqp.queues if name]
     others = (key.partition(separator)[0] for key in _lists(store))
     for queue in _once([*mine], others):
-        before, found = 0, None
+        before, found, task = 0, None, ""
         for ending in dict.fromkeys(endings):
-            place, total = _search(store, queue + ending, task_id, end)
+            place, total, name = _search(store, queue + ending, task_id, end)
             if place and found is None:
-                found = before + place
+                found, task = before + place, name
             before += total
         if found is not None:
-            return Place(queue, found, before)
+            return Place(queue, task, found, before)
     return None
 
 
-def _search(store: Store, key: str, task_id: str, end: float) -> tuple[int, int]:
-    """Where in a list; and how long that is."""
+def _search(store: Store, key: str, task_id: str, end: float) -> tuple[int, int, str]:
+    """Where in a list, how long that is, and the name of the task."""
     looked = 0
     while True:
-        place, more, total = store.run("place", [key], [task_id, looked, BYTES], insist=True)
+        place, more, total, name = store.run("place", [key], [task_id, looked, BYTES], insist=True)
         looked += int(more)
         if place or not more or looked >= int(total):
-            return int(place), int(total)
+            return int(place), int(total), str(name)
         if time.monotonic() > end:
             raise Unsure(f"it is not among the first {looked} of {total} messages of {key}")
 

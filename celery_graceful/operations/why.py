@@ -194,7 +194,7 @@ class Search:
             "stuck": not fetching,
             "mend": mend,
         }
-        return self._why("", "queued", f"{said}; {who}", **more)
+        return self._why(found.task, "queued", f"{said}; {who}", **more)
 
     def _others(self, queue: str) -> list[str]:
         """Workers that consume a queue, as they answer themselves: plain ones, too."""

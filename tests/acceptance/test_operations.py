@@ -186,6 +186,11 @@ def _running(app: Celery, operations: Operations) -> None:
     assert "loop loop: has done" in command(app, "checkpoints", "show", "counts")
     (listed,) = document(app, "Checkpoint", "checkpoints", "list")
     assert listed["id"] == "counts"
+    beside = make_app(f"redis://127.0.0.1:1/0;{app.conf.broker_url}", app.conf.result_backend)
+    (away,) = document(beside, "Status", "status", status=1)["findings"]
+    assert away["what"] == "127.0.0.1:1 does not answer"
+    assert document(beside, "Status", "status", status=1)["workers"][0]["claims"] == 3
+    assert command(beside, "why", "waits").startswith("waits  claimed")
     assert "nothing is saved of x" in command(app, "checkpoints", "show", "x", status=1)
 
 
@@ -207,6 +212,7 @@ def _why(app: Celery) -> None:
         send(app, "short", f"queued-{number}", number, queue="nowhere")
     third = why("queued-2", status=1)
     assert (third["state"], third["queue"], third["place"]) == ("queued", "nowhere", 3)
+    assert third["task"] == f"{APP}.short"
     assert third["said"].endswith("at place 3 of 3; nobody consumes it")
     said = "it waits in the queue nowhere, at place 1 of 3; nobody consumes it"
     assert why("queued-0", status=1)["said"] == said

@@ -3,11 +3,11 @@
 -- KEYS[1]  a list of messages; a key of another type has none
 -- ARGV     id of the task; how many from the right were looked at before; bytes after which it stops
 --
--- Returns the place, 0 if it was not found yet; how many were looked at now; how many there are. A
--- body is passed over by `find`, as fast as memory is read: what it says is escaped, or base 64.
+-- Returns the place, 0 if it was not found yet; how many were looked at now; how many there are; and
+-- the name of the task, '' if it does not say. A body is passed over by `find`, as fast as memory is read: what it says is escaped, or base 64.
 local total = redis.pcall('LLEN', KEYS[1])
 if type(total) ~= 'number' then
-  return { 0, 0, 0 }
+  return { 0, 0, 0, '' }
 end
 local from, looked, bytes, step = tonumber(ARGV[2]), 0, 0, 1
 local needles = { '"id": "' .. ARGV[1] .. '"', '"id":"' .. ARGV[1] .. '"' }
@@ -22,10 +22,11 @@ while bytes < tonumber(ARGV[3]) do
     bytes = bytes + #texts[i]
     for _, needle in ipairs(needles) do
       if string.find(texts[i], needle, 1, true) then
-        return { from + looked, looked, total }
+        local name = string.match(texts[i], '"task": ?"([^"]+)"')
+        return { from + looked, looked, total, name or '' }
       end
     end
   end
   step = math.min(64, 2 * step)
 end
-return { 0, looked, total }
+return { 0, looked, total, '' }
