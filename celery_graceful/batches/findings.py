@@ -13,8 +13,9 @@ from typing import NamedTuple
 from celery_graceful.batches.keys import key_of
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.standing import still_open
+from celery_graceful.exceptions import UnknownBatch
 
-__all__ = ["LOST_BATCH", "Missing", "note", "noted"]
+__all__ = ["LOST_BATCH", "Missing", "lacking", "note", "noted"]
 
 #: Members in one command.
 CHUNK = 500
@@ -77,6 +78,23 @@ def noted(ledger: BatchLedger, batch: str) -> Iterator[Missing]:
             yield Missing(member, *json.loads(pairs[member]))
         if str(cursor) == "0":
             return
+
+
+def lacking(ledger: BatchLedger, batches: Sequence[str]) -> Iterator[str]:
+    """Of these, the batches of which something is missing, by the last look.
+
+    Raises:
+        StoreAway: The store does not answer.
+    """
+    for start in range(0, len(batches), CHUNK):
+        chunk = batches[start : start + CHUNK]
+        counts = ledger.store.run("batch_lacking", list(map(key_of, chunk)), [], insist=True)
+        for batch in (batch for batch, count in zip(chunk, counts, strict=True) if count):
+            try:
+                if ledger.status(batch).missing:  # it may have ended since
+                    yield batch
+            except UnknownBatch:
+                pass  # it was forgotten meanwhile
 
 
 def _pairs(found: Sequence[str]) -> Iterable[tuple[str, str]]:

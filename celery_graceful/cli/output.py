@@ -23,6 +23,7 @@ from typing import Any
 import click
 from celery.bin.base import CeleryCommand
 
+from celery_graceful.exceptions import SettingsError
 from celery_graceful.messages.spare_connections import BrokerAway
 from celery_graceful.store.store import StoreAway
 
@@ -78,6 +79,8 @@ class Command(CeleryCommand):
             sys.stdout.flush()
         except (StoreAway, BrokerAway) as exc:
             raise CannotReach(str(exc)) from exc
+        except SettingsError as exc:
+            raise click.UsageError(str(exc)) from exc
         except KeyboardInterrupt:
             status = _INTERRUPTED
         except OSError as exc:

@@ -232,6 +232,8 @@ class Member:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "at": time.time(),
+            "every": self.view.settings.heartbeat_interval,
+            "ttl": self.view.settings.lease_ttl,
             "since": self._began,
             "phase": phase.name,
             "phase_since": self._phase_since,

@@ -22,7 +22,6 @@ def findings_of(
     batches_missing: Sequence[str],
     *,
     away: Sequence[str] = (),
-    heartbeat: float,
 ) -> Iterator[Finding]:
     """What is wrong with workers, and what waits for somebody.
 
@@ -32,7 +31,6 @@ def findings_of(
         quarantined: How many tasks are in quarantine.
         batches_missing: Batches that miss members.
         away: Servers that do not answer, while others do.
-        heartbeat: Seconds between two of a worker.
     """
     for server in away:
         mend = "look at it: what workers claimed there waits for it"
@@ -40,7 +38,7 @@ def findings_of(
     if not workers:
         yield Finding("no worker is running", "start one: celery worker", is_command=False)
     for worker in workers:
-        yield from _of(worker, heartbeat)
+        yield from _of(worker)
     for one in dead:
         if one.claims:
             held = _count(one.claims, "message")
@@ -52,9 +50,9 @@ def findings_of(
         yield Finding(f"{named} with missing members", "batches list --missing")
 
 
-def _of(worker: Worker, heartbeat: float) -> Iterator[Finding]:
+def _of(worker: Worker) -> Iterator[Finding]:
     process = f"look at process {worker.pid} on {worker.host}"
-    if worker.heard > SILENT * heartbeat:
+    if worker.heard > SILENT * worker.heartbeat:
         what = f"{worker.name} was not heard for {worker.heard:.0f} s"
         yield Finding(what, f"{process}: it is frozen, or cut off", is_command=False)
     elif worker.loop_lag > LAG:

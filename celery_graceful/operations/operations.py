@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from celery_graceful.batches.findings import lacking
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.claims.claimant import node_of
-from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.operations import checkpoints
 from celery_graceful.operations.asking import tell
 from celery_graceful.operations.claims import claims_of
@@ -67,23 +67,16 @@ class Operations:
     def status(self) -> Status:
         """All workers, and what waits for somebody."""
         places = self._places
-        workers = tuple(workers_of(places, self._settings.lease_ttl))
+        workers = tuple(workers_of(places, self._settings))
         dead = tuple(dead_of(places))
         quarantined = sum(map(count, places.workers))
         missing = tuple(self.batches_missing())
-        found = findings_of(
-            workers,
-            dead,
-            quarantined,
-            missing,
-            away=places.away,
-            heartbeat=self._settings.heartbeat_interval,
-        )
+        found = findings_of(workers, dead, quarantined, missing, away=places.away)
         return Status(utc(time.time()), workers, dead, quarantined, missing, tuple(found))
 
     def workers(self) -> list[Worker]:
         """Workers whose lease runs, by name."""
-        return workers_of(self._places, self._settings.lease_ttl)
+        return workers_of(self._places, self._settings)
 
     def dead_workers(self) -> list[DeadWorker]:
         """Workers whose lease has run out: dead, frozen or cut off."""
@@ -91,14 +84,8 @@ class Operations:
 
     def batches_missing(self) -> list[str]:
         """Batches that have not ended, and that miss members, as of the last look for them."""
-        ledger, found = BatchLedger(self._places.store), []
-        for batch in ledger.stood_still(0):
-            try:
-                if ledger.status(batch).missing:
-                    found.append(batch)
-            except UnknownBatch:
-                pass  # it has ended meanwhile, and was forgotten
-        return found
+        ledger = BatchLedger(self._places.store)
+        return list(lacking(ledger, ledger.stood_still(0)))
 
     def claims(self, worker: str | None = None) -> Iterator[Claim]:
         """Messages that workers hold, those of the dead too; none where the broker is no Redis.

@@ -131,6 +131,7 @@ class Worker(Record):
         since: When it started.
         seconds_left: Until it gives up what still runs; ``None`` while nobody asked it to stop.
         heard: Seconds since its last heartbeat.
+        heartbeat: Seconds between two of them.
         pool, concurrency: Of its pool.
         loop_lag: Seconds that its event loop took to go round.
         queues: That it consumes.
@@ -150,6 +151,7 @@ class Worker(Record):
     since: dt.datetime
     seconds_left: float | None
     heard: float
+    heartbeat: float
     pool: str
     concurrency: int
     loop_lag: float

@@ -12,6 +12,7 @@ from celery_graceful.claims.lease import about_key
 from celery_graceful.operations.checkpoints import read
 from celery_graceful.operations.places import Places
 from celery_graceful.operations.records import DeadWorker, RunningTask, Worker, utc
+from celery_graceful.settings import Settings
 from celery_graceful.store.store import Store
 
 __all__ = ["dead_of", "workers_of"]
@@ -20,18 +21,18 @@ __all__ = ["dead_of", "workers_of"]
 _NAMED = re.compile(r"(.*)\[(.*)\]", re.DOTALL)
 
 
-def workers_of(places: Places, lease_ttl: float) -> list[Worker]:
+def workers_of(places: Places, settings: Settings) -> list[Worker]:
     """Workers whose lease runs, by name.
 
     Args:
         places: Where they are known.
-        lease_ttl: Seconds that a lease lives: what is missing of it, it was not heard for.
+        settings: For what a heartbeat does not say.
 
     Raises:
         StoreAway: No server answers.
     """
     found = [
-        _worker(places, store, worker, json.loads(beat), about, lease_ttl)
+        _worker(places, store, worker, json.loads(beat), about, settings)
         for store in places.workers
         for worker, beat, about in _known(store)
         if beat is not None and about.get("broker", "") in places.brokers
@@ -76,7 +77,7 @@ def _worker(
     worker: str,
     beat: Mapping[str, Any],
     about: Mapping[str, Any],
-    lease_ttl: float,
+    settings: Settings,
 ) -> Worker:
     left = int(store.execute("PTTL", [lease_key(worker)])) / 1000
     claims = int(store.execute("HLEN", [claims_key(worker)])) if places.with_claims else None
@@ -92,7 +93,8 @@ def _worker(
         phase_since=None if changed is None else utc(changed),
         since=utc(float(beat.get("since", 0))),
         seconds_left=beat.get("seconds_left"),
-        heard=max(0.0, lease_ttl - left),
+        heard=max(0.0, float(beat.get("ttl", settings.lease_ttl)) - left),
+        heartbeat=float(beat.get("every", settings.heartbeat_interval)),
         pool=str(beat.get("pool", "")),
         concurrency=int(beat.get("concurrency") or 1),
         loop_lag=float(beat.get("loop_lag", 0)),

@@ -13,12 +13,13 @@ from typing import Any
 from celery import Celery
 from click.testing import CliRunner
 
-from celery_graceful import Graceful
+from celery_graceful import Batch, Graceful
+from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.cli.group import graceful
 from celery_graceful.operations import Operations
 from celery_graceful.operations.asking import ask
 from celery_graceful.poison.quarantine import Kept, put
-from celery_graceful.store.store import find_workers_store
+from celery_graceful.store.store import find_store, find_workers_store
 from tests.conftest import RedisDB
 from tests.servers import RedisServer
 from tests.support.broker import graceful_command
@@ -191,7 +192,24 @@ def _running(app: Celery, operations: Operations) -> None:
     assert away["what"] == "127.0.0.1:1 does not answer"
     assert document(beside, "Status", "status", status=1)["workers"][0]["claims"] == 3
     assert command(beside, "why", "waits").startswith("waits  claimed")
+    beside.conf.update(graceful_lease_ttl=60.0, graceful_heartbeat_interval=1.0)
+    assert Operations(beside).workers()[0].heard < 10, "it is the worker's own lease that counts"
+    _batches(app, operations)
     assert "nothing is saved of x" in command(app, "checkpoints", "show", "x", status=1)
+
+
+def _batches(app: Celery, operations: Operations) -> None:
+    """Two of them wait for a member each; one of these was found nowhere."""
+    waiting = app.signature(f"{APP}.short", (9,)).set(queue="nobody")
+    lost, well = (Batch(app=app).apply_async([waiting.clone()]) for _ in range(2))
+    store = find_store(app)
+    assert store is not None
+    BatchLedger(store).note_missing(lost.id, 1)
+    assert operations.batches_missing() == [lost.id]
+    said = command(app, "status", status=1)
+    assert "1 batch with missing members\n  -> " in said
+    for batch in (lost, well):
+        assert "dropped" in command(app, "batches", "drop", batch.id)
 
 
 def _why(app: Celery) -> None:

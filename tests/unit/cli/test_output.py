@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from celery_graceful.cli import output
+from celery_graceful.exceptions import SettingsError
 from celery_graceful.messages.spare_connections import BrokerAway
 from celery_graceful.store.store import StoreAway
 
@@ -33,6 +34,7 @@ def raising(exc: BaseException) -> Callable[[], None]:
         (raising(StoreAway("the broker: refused")), output.AWAY, "Error: the broker: refused\n"),
         (raising(BrokerAway("amqp: refused")), output.AWAY, "Error: amqp: refused\n"),
         (raising(KeyboardInterrupt()), 130, ""),
+        (raising(SettingsError("graceful_store", 1, "a URL")), output.USAGE, "a URL.\n"),
         (raising(click.UsageError("name one")), output.USAGE, "Error: name one\n"),
     ],
 )

@@ -41,6 +41,7 @@ def worker(name: str, **more: Any) -> Worker:
         "since": ago(hours=2, minutes=5),
         "seconds_left": None,
         "heard": 0.5,
+        "heartbeat": 2.0,
         "pool": "prefork",
         "concurrency": 4,
         "loop_lag": 0.0,
@@ -69,7 +70,7 @@ def test_status() -> None:
         worker("w3@c", phase="quiet", claims=None, loop_lag=7.5, unknown_tasks=1),
     )
     dead = (DeadWorker("w4@d:1", "w4@d", 12, False), DeadWorker("w5@e:1", "w5@e", 0, True))
-    found = findings_of(workers, dead, 1, ["b1", "b2"], heartbeat=2.0)
+    found = findings_of(workers, dead, 1, ["b1", "b2"])
     shown = Status(AT, workers, dead, 1, ("b1", "b2"), tuple(found))
     assert (
         printed(status.lines_of(shown, 80, "celery -A shop graceful "))
@@ -108,7 +109,7 @@ w4@d is dead and holds 12 messages
 
 
 def test_nobody_works() -> None:
-    found = tuple(findings_of((), (), 0, (), heartbeat=2.0))
+    found = tuple(findings_of((), (), 0, ()))
     shown = Status(AT, (), (), 0, (), found)
     assert (
         printed(status.lines_of(shown, 80, "celery -A shop graceful "))
