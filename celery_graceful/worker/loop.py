@@ -265,21 +265,24 @@ def _acknowledge_at_once(consumer: Any) -> None:
     """In the loop's own thread, where a pool of processes tells of ends, a claim need not wait.
 
     Its acknowledgement is written down and nothing more; Celery leaves it to the next turn of the
-    loop, which is made for it then.
+    loop, which is made for it then. Before 5.7 also in a green pool, all of which is one thread,
+    and where the loop stands still while the pool is full: what was revoked then would not end.
     """
-    later = getattr(consumer, "call_soon_ack", None)  # since Celery 5.7
-    if later is None or consumer.hub is None:
+    name = "call_soon_ack" if hasattr(consumer, "call_soon_ack") else "call_soon"
+    if (name == "call_soon_ack") is (consumer.hub is None):
         return
+    later = getattr(consumer, name)
+    later = getattr(later, "_later", later)  # what is there is of an earlier connection
     loop, ack = threading.get_ident(), Message.ack_log_error
 
-    def call_soon_ack(p: Any, *args: Any, **kwargs: Any) -> Any:
+    def at_once(p: Any, *args: Any, **kwargs: Any) -> Any:
         is_ack = getattr(p, "__func__", None) is ack
-        at_once = (
-            is_ack and threading.get_ident() == loop and isinstance(p.__self__.delivery_tag, Tag)
-        )
-        return p(*args, **kwargs) if at_once else later(p, *args, **kwargs)
+        is_here = consumer.hub is None or threading.get_ident() == loop
+        may_go = is_ack and is_here and isinstance(p.__self__.delivery_tag, Tag)
+        return p(*args, **kwargs) if may_go else later(p, *args, **kwargs)
 
-    consumer.call_soon_ack = call_soon_ack
+    at_once._later = later  # type: ignore[attr-defined]
+    setattr(consumer, name, at_once)
 
 
 def _is_amqp(connection: Any) -> bool:

@@ -6,15 +6,10 @@ import threading
 from typing import Any
 
 import pytest
-from celery.worker.consumer.consumer import Consumer
 from kombu.message import Message
 
 from celery_graceful.claims.held_claims import Tag
-from celery_graceful.worker.loop import Loop
-
-pytestmark = pytest.mark.skipif(
-    not hasattr(Consumer, "call_soon_ack"), reason="Celery before 5.7 leaves all to the loop"
-)
+from celery_graceful.worker.loop import Loop, _acknowledge_at_once
 
 
 class Channel:
@@ -45,6 +40,15 @@ class LoopsConsumer:
     def _restore_prefetch_count_after_connection_restart(self) -> None: ...
 
 
+class OlderConsumer:
+    """Of Celery before 5.7, in a green pool."""
+
+    hub = None
+
+    def __init__(self, left: list[Any]) -> None:
+        self.call_soon = lambda p, *_: left.append(p)
+
+
 @pytest.fixture
 def consumer(left: list[Any]) -> Any:
     return LoopsConsumer(left)
@@ -61,6 +65,17 @@ def test_a_claim_is_acknowledged_at_once_in_the_loops_own_thread(
     Loop(None, green=False).attach(consumer)
     consumer.call_soon_ack(message(channel, tag).ack_log_error, None, ())
     assert (channel.acked, left) == ([tag], [])
+
+
+def test_in_a_green_pool_it_does_not_wait_for_a_place_in_the_pool(left: list[Any]) -> None:
+    """The loop stands still as long as the pool is full; Celery sees to that since 5.7."""
+    consumer, channel, tag = OlderConsumer(left), Channel(), Tag("worker", 1)
+    for _ in range(2):  # it connects again
+        _acknowledge_at_once(consumer)
+    consumer.call_soon(message(channel, tag).ack_log_error, None, ())
+    other = message(channel, "1").ack_log_error
+    consumer.call_soon(other, None, ())
+    assert (channel.acked, left) == ([tag], [other])
 
 
 def test_all_else_is_left_to_the_loop(consumer: Any, left: list[Any]) -> None:
