@@ -55,6 +55,9 @@ MOMENT = 0.05
 #: How the id of a member begins that ends in a group: no task has it, and it ends with the header.
 SEVERAL = "several-"
 
+#: How the id of a body begins that has none of its own.
+BODY = "body-"
+
 #: What the tasks of a group have already, or is no option of theirs.
 FROZEN = {"args", "kwargs", "add_to_parent", "chord", "group_id", "root_id", "parent_id", "task_id"}
 
@@ -141,7 +144,10 @@ def _apply(
         with _sending_for(inside.batch):
             yield from plain(of, tasks, producer, app, *args, **options)
         return
-    entry = _Entry(app, ChordLedger(store), first[0][2], options)
+    group_id = first[0][2]
+    # In Celery 5.6 a body that is a group has the id of its header, which would be forgotten.
+    entry_id = f"{BODY}{group_id}" if headers.get(CHORD) == group_id else group_id
+    entry = _Entry(app, ChordLedger(store), entry_id, options)
     entry.create(first[0][0])
     is_there = type(of.tasks) in (list, tuple)  # what Celery makes of a generator is a list, too
     yield from plain(of, entry.members(tasks, is_there=is_there), producer, app, *args, **options)
@@ -154,15 +160,15 @@ class _Entry:
     Args:
         app: The Celery app.
         ledger: That hears of it.
-        group_id: Its id, in the ledger as in Celery.
+        entry_id: Its id in the ledger: that of the group.
         options: What Celery sends each task with. Headers among them are taken over by the tasks,
             whose own they would replace.
     """
 
     def __init__(
-        self, app: Any, ledger: ChordLedger, group_id: str, options: dict[str, Any]
+        self, app: Any, ledger: ChordLedger, entry_id: str, options: dict[str, Any]
     ) -> None:
-        self.app, self.ledger, self.id = app, ledger, group_id
+        self.app, self.ledger, self.id = app, ledger, entry_id
         self.headers = options.pop("headers", None) or {}
         self.options = options
         more = {name: options[name] for name in options.keys() - FROZEN}

@@ -10,7 +10,7 @@ from celery import chain, chord, group, states
 
 from celery_graceful.batches.chord_ledger import ChordLedger
 from celery_graceful.batches.findings import Missing
-from celery_graceful.batches.marks import Mark
+from celery_graceful.batches.marks import CHORD, Mark, mark
 from celery_graceful.batches.model import ON_COMPLETE, Due, Outcome
 from celery_graceful.batches.packing import unpack
 from celery_graceful.batches.repair import Repair
@@ -199,7 +199,7 @@ def test_a_body_that_is_a_chord(tracked: ByHand) -> None:
 
 
 def test_a_body_that_is_a_group(tracked: ByHand) -> None:
-    """Each of its tasks runs. In 5.6 it has the id of the header's group, and takes its place."""
+    """Each of its tasks runs."""
     tracked.apply(chord([tracked.add.s(1)], group(tracked.add.s() for _ in range(3))))
     (context,) = tracked.take()
     tracked.ends(context)
@@ -209,6 +209,24 @@ def test_a_body_that_is_a_group(tracked: ByHand) -> None:
     for one in bodies:
         tracked.ends(one)
     assert tracked.status(context.group).state is State.DONE
+
+
+def test_a_body_that_has_the_id_of_its_header(tracked: ByHand) -> None:
+    """As in 5.6: it is known by an id of its own, and what is left of the header is not lost."""
+    body = tracked.apply(chord([tracked.add.s(0), tracked.add.s(1)], tracked.add.s()))
+    first, second = tracked.take()
+    tracked.ends(first, 0)
+    several = group(tracked.add.si(2), tracked.add.si(3))
+    mark(several, {CHORD: first.group})
+    several.options["task_id"] = first.group
+    tracked.apply(several)
+    assert tracked.status(first.group).pending == 1
+    assert tracked.status(f"body-{first.group}").total == 2
+    for one in tracked.take():
+        tracked.ends(one)
+    assert tracked.status(f"body-{first.group}").state is State.DONE
+    tracked.ends(second, 1)
+    ended(tracked, body, 0, 1)
 
 
 def test_a_header_that_comes_again(tracked: ByHand) -> None:
