@@ -34,7 +34,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("deliveries",),
     ("unusable", "membership", "pools", "operations"),
     ("worker", "doctor"),
-    ("cli", "demo"),
+    ("cli", "demo", "testing"),
 )
 
 #: At the root: what everything stands on, and what users import.

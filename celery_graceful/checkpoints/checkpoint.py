@@ -17,6 +17,7 @@ from typing import Any
 from celery.utils.log import get_task_logger
 
 from celery_graceful.checkpoints.codec import decode, encode
+from celery_graceful.checkpoints.watch import Keeper, watch_of
 from celery_graceful.claims.fence import DELIVERY
 from celery_graceful.exceptions import Interrupted
 from celery_graceful.phases import InterruptReason
@@ -25,7 +26,6 @@ from celery_graceful.runs.run import Run, current
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import (
     COMMAND_TIMEOUT,
-    Store,
     StoreAway,
     StoreForbidden,
     find_store,
@@ -92,7 +92,7 @@ class Checkpoint:
         *,
         began: float | None = None,
         run: Run | None = None,
-        store: Store | None = None,
+        store: Keeper | None = None,
         settings: Settings | None = None,
         token: str = "",
         may_resume: bool = False,
@@ -147,7 +147,7 @@ class Checkpoint:
             request.id,
             began=run.started_at,
             run=run,
-            store=find_store(task.app),
+            store=watch_of(request.__dict__).keeper or find_store(task.app),
             settings=settings_of(task.app),
             token=getattr(request, DELIVERY, None) or uuid.uuid4().hex,
             may_resume=may_resume(request),

@@ -15,6 +15,7 @@ from celery.utils.log import get_task_logger
 from celery_graceful.checkpoints.checkpoint import CURSOR, Checkpoint
 from celery_graceful.checkpoints.codec import decode, encode
 from celery_graceful.checkpoints.safe_point import pending_interrupt, stand
+from celery_graceful.checkpoints.watch import UNWATCHED, Watch
 from celery_graceful.exceptions import CheckpointError
 from celery_graceful.runs.run import current
 from celery_graceful.sources.base import IterableSource, Source, as_source
@@ -66,10 +67,18 @@ class Progress:
         checkpoint: Where to.
         interval: Seconds between saves.
         max_run_time: Seconds after which the task makes room for others, or ``None``.
+        watch: Who looks on.
     """
 
-    def __init__(self, checkpoint: Checkpoint, interval: float, max_run_time: float | None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        interval: float,
+        max_run_time: float | None,
+        watch: Watch = UNWATCHED,
+    ) -> None:
         self.checkpoint = checkpoint
+        self.watch = watch
         self.interval = interval
         self.loops: list[Loop[Any]] = checkpoint.loops
         self.save_at = monotonic() + interval
@@ -173,7 +182,15 @@ class Loop(Generic[T]):
         """There is something to be done when the item in hand is."""
         self._due = 0.0
 
+    def save_after_item(self) -> None:
+        """Save when the item in hand is done, as if ``checkpoint_interval`` were over."""
+        self._progress.save_at = 0.0
+        self.look_after_item()
+
     def __iter__(self) -> Iterator[T]:
+        return self._progress.watch.items(self, self._items())
+
+    def _items(self) -> Iterator[T]:
         if self._begun:
             raise RuntimeError("a loop runs once: call iterate() again for another one")
         self._begun = True

@@ -13,6 +13,7 @@ from celery_graceful.checkpoints.checkpoint import DELIVERY, Checkpoint, may_res
 from celery_graceful.checkpoints.iteration import UNSET, Loop, Progress
 from celery_graceful.checkpoints.safe_point import bounded_timeout
 from celery_graceful.checkpoints.steps import step
+from celery_graceful.checkpoints.watch import UNWATCHED, watch_of
 from celery_graceful.exceptions import CheckpointError, SettingsError, TooManyInterruptions
 from celery_graceful.phases import Interrupt, InterruptReason
 from celery_graceful.runs.frames import hidden
@@ -98,9 +99,11 @@ class Resumable:
             Interrupted: The task has to stop.
         """
         progress = _progress(self)
+        progress.watch.checkpoint_comes()
         if state is not None:
             progress.checkpoint.set_state(state, at_once=True)
         progress.pause(save=state is not None)
+        progress.watch.checkpoint_passed()
 
     def iterate(
         self,
@@ -151,7 +154,12 @@ def _progress(task: Any) -> Progress:
     request = task.request_stack.top
     found: Progress | None = None if request is None else request.__dict__.get(_PROGRESS)
     if found is None:
-        found = Progress(Checkpoint.of(task), task.checkpoint_interval, task.max_run_time)
+        found = Progress(
+            Checkpoint.of(task),
+            task.checkpoint_interval,
+            task.max_run_time,
+            UNWATCHED if request is None else watch_of(request.__dict__),
+        )
         if request is not None:
             request.__dict__[_PROGRESS] = found
     return found

@@ -50,13 +50,16 @@ def step(
             )
         progress.reach(path)
         scope.reach(place)
+        progress.watch.step_known(path)
         return result  # type: ignore[no-any-return]
     _warn_renamed(progress, scope, path)
     progress.stand()
     before = checkpoint.state_in_hand
+    progress.watch.step_begins(path)
     result = fn(*args, **kwargs)
     if inspect.isawaitable(result):
         check_call(what, result, why_not_async=_RUN_IT)
+    progress.watch.step_ran(path)
     limit = checkpoint.settings.checkpoint_max_bytes
     encoded = encode(result, f"the result of step {path!r}", limit)
     scope.reach(scope.last_place + 1)
@@ -64,6 +67,7 @@ def step(
     if checkpoint.state_in_hand is not before:
         checkpoint.item_done()  # what a step has set is saved with it: it will not run again
     progress.save()
+    progress.watch.step_saved(path)
     # As every later run will see it: a list of its own, for instance.
     return decode(encoded)  # type: ignore[no-any-return]
 

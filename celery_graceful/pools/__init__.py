@@ -10,4 +10,12 @@ from __future__ import annotations
 from celery_graceful.pools.base import Adapter
 from celery_graceful.pools.kind import Kind, kind_of, what_keeps_from_cutting
 
-__all__ = ["Adapter", "Kind", "green", "kind_of", "what_keeps_from_cutting"]
+__all__ = [
+    "Adapter",
+    "Kind",
+    "green",
+    "kind_of",
+    "threads",
+    "wake_signal",
+    "what_keeps_from_cutting",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import random
 import uuid
 from itertools import count
 from time import monotonic
@@ -20,6 +21,8 @@ from celery_graceful import (
 from celery_graceful.checkpoints.checkpoint import key_of
 from celery_graceful.checkpoints.codec import decode
 from celery_graceful.checkpoints.resume import count_given_up
+from celery_graceful.store.store import find_store
+from celery_graceful.testing.memory_store import MemoryStore
 from tests.support.deliveries import Kill, bench
 
 
@@ -756,3 +759,22 @@ def test_interrupted_is_raised_between_items(b):
             return str(exc.interrupt.reason)
 
     assert b.deliver(b.task(task)) == ("SUCCESS", "shutdown")
+
+
+def test_the_store_of_users_tests_does_what_redis_does(b):
+    """Any deliveries, one after the other."""
+    chance = random.Random(7)
+    store, ours = find_store(b.app), MemoryStore(lambda *_: None)
+    for number in range(40):
+        token = str(number)
+        for first in (True, False, False):
+            fields = chance.sample(["state", "c:a", "c:b", "s:x", "s:a@1/y"], 3)
+            changed = fields[: 0 if first else chance.randrange(3)]
+            pairs = [item for name in changed for item in (name, str(chance.random()))]
+            interrupted = 0 if first else chance.choice([0, 0, 1])
+            args = [token, 0, 60_000, 1, interrupted, len(changed), *pairs, *fields[len(changed) :]]
+            there = store.run("checkpoint", ["graceful:checkpoint:t"], args)
+            here = ours.run("checkpoint", ["graceful:checkpoint:t"], args)
+            assert there[0] == here[0]
+            found, expected = (dict(zip(x[1][::2], x[1][1::2], strict=True)) for x in (here, there))
+            assert found == {k: v for k, v in expected.items() if k not in ("fence", "began")}

@@ -25,6 +25,7 @@ HEAVY = {
     "celery_graceful.worker.bootsteps",
     "celery_graceful.worker.drain",
     "celery_graceful.deliveries.request",
+    "celery_graceful.testing",
     "django",
     "eventlet",
     "gevent",
