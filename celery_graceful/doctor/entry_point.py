@@ -113,7 +113,7 @@ def in_front(argv: Sequence[str], folder: Path) -> tuple[str, bool] | None:
             rest = _after(name, rest[1:])
         elif name in SHELLS:
             return _shell(name, rest[1:], folder)
-        elif name.endswith((".sh", ".bash")):
+        elif name.endswith((".sh", ".bash")) or _is_for_a_shell(_find(rest[0], folder)):
             return _script(rest[0], folder)
         else:
             return None
@@ -132,13 +132,17 @@ def _shell(name: str, rest: list[str], folder: Path) -> tuple[str, bool] | None:
         rest = rest[1:]
     while rest and rest[0].startswith("-"):
         option, rest = rest[0], rest[1:]
-        if "c" in option.lstrip("-") and not option.startswith("--"):
+        if option.startswith("--"):
+            continue
+        if option.endswith("o"):  # -o pipefail
+            rest = rest[1:]
+        if "c" in option:
             return _line(name, rest[0] if rest else "")
     return _script(rest[0], folder) if rest else None
 
 
 def _line(name: str, line: str) -> tuple[str, bool] | None:
-    words = list(shlex.shlex(line, posix=True, punctuation_chars=True))
+    words = list(shlex.shlex(line.rstrip("; \n"), posix=True, punctuation_chars=True))
     ends = [i for i, word in enumerate(words) if set(word) <= set(";&|()")]
     last = words[ends[-1] + 1 :] if ends else words
     while last and re.fullmatch(r"\w+=.*", last[0]):
@@ -148,9 +152,22 @@ def _line(name: str, line: str) -> tuple[str, bool] | None:
     return f"{name} -c {line!r}", bool(ends)
 
 
-def _script(path: str, folder: Path) -> tuple[str, bool] | None:
+def _find(path: str, folder: Path) -> Path | None:
     places = [folder / path.lstrip("/"), folder / Path(path).name, Path(path)]
-    found = next((place for place in places if place.is_file()), None)
+    return next((place for place in places if place.is_file()), None)
+
+
+def _is_for_a_shell(path: Path | None) -> bool:
+    if path is None:
+        return False
+    with path.open("rb") as file:
+        first = file.readline(200).decode(errors="replace")
+    words = re.split(r"[\s/]+", first) if first.startswith("#!") else []
+    return not SHELLS.isdisjoint(words)
+
+
+def _script(path: str, folder: Path) -> tuple[str, bool] | None:
+    found = _find(path, folder)
     if found is None:
         raise FileNotFoundError(path)
     return None if _EXEC.search(found.read_text(encoding="utf-8")) else (path, True)

@@ -187,15 +187,16 @@ def no_events(exam: Examination) -> Iterator[Trouble]:
     if conf.worker_send_task_events:
         return
     wanted = "task_send_sent_event is on" if conf.task_send_sent_event else ""
-    if exam.broker is not None and any(s.store is exam.broker for s in exam.servers):
-        bound = exam.broker.execute("SMEMBERS", [f"_kombu.binding.{conf.event_exchange}"])
-        if bound:
-            wanted = f"somebody listens to events at the broker ({len(bound)} queues)"
+    for server in [one for one in exam.servers if one.is_broker]:
+        bound = server.store.execute("SMEMBERS", [f"_kombu.binding.{conf.event_exchange}"])
+        # Workers listen to each other, for what their kind says alone: worker.#
+        if any(one.startswith(("#", "task", "*")) for one in bound):
+            wanted = "somebody listens to events of tasks at the broker"
     if wanted:
         yield Trouble(
             "worker_send_task_events",
             False,
-            f"{wanted}, such as Flower or an exporter; workers say nothing of tasks unless they "
+            f"{wanted}, such as Flower or an exporter; workers say nothing of tasks, unless they "
             "are started with -E, or told to by remote control",
             "set worker_send_task_events = True, or start workers with -E",
         )

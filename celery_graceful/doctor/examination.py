@@ -201,13 +201,15 @@ class Examination:
             CannotCheck: The broker's URL cannot be used.
         """
         _need(self.connection)
-        stores = [broker_store(self.app, place) for place in broker_places(self.app)]
+        places = [broker_store(self.app, place) for place in broker_places(self.app)]
+        asked = [RedisServer(store, is_broker=True) for store in places if store is not None]
         try:
-            stores += [self.store] if self.store not in stores else []
+            if self.store is not None and self.store not in places:
+                asked.append(RedisServer(self.store, is_broker=False))
         except CannotCheck:
             pass  # a finding of its own
         answering = []
-        for server in [RedisServer(store) for store in stores if store is not None]:
+        for server in asked:
             away = server.away()
             if away is None:
                 answering.append(server)

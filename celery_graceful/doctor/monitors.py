@@ -108,7 +108,7 @@ def silent_monitors(exam: Examination) -> Iterator[Trouble]:
     if list(exam.monitors.faults()):
         return  # CG501
     for thing, why in what_is_silent(exam.monitors):
-        yield Trouble(thing, None, why, "set one of them up, where the app is made")
+        yield Trouble(thing, "silent", why, "set one of them up, where the app is made")
 
 
 def two_reporters(exam: Examination) -> Iterator[Trouble]:
@@ -122,7 +122,7 @@ def two_reporters(exam: Examination) -> Iterator[Trouble]:
 def unknown_tasks(exam: Examination) -> Iterator[Trouble]:
     """CG508: monitors of tasks that there are not."""
     for thing, why in who_is_unknown(exam.monitors):
-        yield Trouble(thing, None, why, "write the name of a task that there is, or take it out")
+        yield Trouble(thing, "no such task", why, "write the name of one, or take it out")
 
 
 def impatient_monitors(exam: Examination) -> Iterator[Trouble]:

@@ -111,7 +111,7 @@ def missing(exam: Examination) -> Iterator[Trouble]:
     """CG207: rights that the user of a Redis lacks."""
     for server in exam.servers:
         lists: list[str] = []
-        if server.store is exam.broker:
+        if server.is_broker:
             with unconnected_channel(exam.connection.transport) as channel:
                 lists = lists_of(channel, exam.app.amqp.queues.consume_from)
         lacking = " ".join(missing_rights(server.store, lists))

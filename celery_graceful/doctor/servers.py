@@ -24,10 +24,12 @@ class RedisServer:
 
     Args:
         store: How it is asked.
+        is_broker: Workers may consume from it.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, is_broker: bool) -> None:
         self.store = store
+        self.is_broker = is_broker
         self._info: dict[str, dict[str, Any]] = {}
         try:
             self.name = f"Redis at {store.address} ({store.source})"

@@ -169,7 +169,9 @@ def test_cg606_somebody_listens(redis_db: RedisDB) -> None:
     assert values(app_on(redis_db), "CG606") == []
     app = app_on(redis_db)
     with app.connection_for_read() as connection:
-        receiver = app.events.Receiver(connection, handlers={})
+        with app.events.Receiver(connection, routing_key="worker.#").consumer_context():
+            assert values(app, "CG606") == [], "as workers do of each other"
+        receiver = app.events.Receiver(connection)
         with receiver.consumer_context():
             assert values(app, "CG606") == [False]
             assert values(app_on(redis_db, worker_send_task_events=True), "CG606") == []

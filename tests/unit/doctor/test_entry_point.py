@@ -34,6 +34,11 @@ COMMANDS: list[tuple[list[str], bool | None]] = [
     (["/app/bad.sh"], True),
     (["bash", "-x", "bad.sh", "celery"], True),
     (["sh", "-e", "good.sh"], None),
+    (["/entrypoint", "celery"], True),
+    (["program"], None),
+    (["bash", "-eo", "pipefail", "-c", "a; celery worker"], True),
+    (["bash", "-o", "pipefail", "-c", "a; exec celery worker;"], None),
+    (["bash", "--login", "-c", "celery worker"], False),
     ([], None),
 ]
 
@@ -43,6 +48,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("image")
     (folder / "good.sh").write_text('#!/bin/sh\nset -e\nmigrate\nexec "$@"\n')
     (folder / "bad.sh").write_text("#!/bin/sh\nexec 2>/dev/null\n# exec celery\ncelery worker\n")
+    (folder / "entrypoint").write_text("#!/usr/bin/env bash\ncelery worker\n")
+    (folder / "program").write_text("#!/usr/bin/env python3\n")
     return folder
 
 
