@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from celery_graceful.cli.app import app_of
-from celery_graceful.cli.output import AWAY, FINE, FOUND, JSON, Command, say_json
+from celery_graceful.cli.output import AWAY, FINE, FOUND, JSON, Command, paint, say_json
 from celery_graceful.doctor.examination import Examination
 from celery_graceful.doctor.findings import Finding, Severity
 from celery_graceful.doctor.report import Report, examine
@@ -18,6 +18,8 @@ __all__ = ["doctor"]
 
 #: Columns that a line may take.
 WIDTH = 80
+
+COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 
 
 @click.command(cls=Command)
@@ -78,9 +80,10 @@ def _lines(report: Report) -> Iterator[str]:
 
 
 def _of(finding: Finding) -> Iterator[str]:
-    yield from _wrapped(
-        f"{finding.code} {finding.severity.value}: {finding.thing} = {finding.value!r}"
-    )
+    head = f"{finding.code} {finding.severity.value}"
+    first, *others = _wrapped(f"{head}: {finding.thing} = {finding.value!r}")
+    yield first.replace(head, paint(head, COLOURS[finding.severity]), 1)
+    yield from others
     yield from _wrapped(f"why:  {finding.why}", "  ", "        ")
     yield from _wrapped(f"mend: {finding.mend}", "  ", "        ")
     yield f"  see:  {finding.link}"

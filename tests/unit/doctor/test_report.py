@@ -63,6 +63,7 @@ def test_lines_are_no_longer_than_80_columns() -> None:
     app = add_task(graceful_app(worker_soft_shutdown_timeout=3), time_limit=100)
     _, output = run(app, "--prestop", "20")
     assert "CG106 error: --prestop = 20.0" in output
+    assert "\x1b" not in output
     assert max(map(len, output.splitlines())) <= 80
 
 
