@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from celery import states
+from celery.backends.base import DisabledBackend
+from celery.backends.rpc import RPCBackend
 
 from celery_graceful.claims.claimant import node_of
 from celery_graceful.messages.spare_connections import BrokerAway
@@ -19,6 +21,7 @@ from celery_graceful.operations.records import Claim, RunningTask, Why, Worker, 
 from celery_graceful.poison.quarantine import find
 from celery_graceful.store.store import Store
 from celery_graceful.system import native
+from celery_graceful.system.describe import describe
 
 __all__ = ["Search"]
 
@@ -42,6 +45,8 @@ class Search:
     ) -> None:
         self.app, self.places, self.workers, self.wait = app, places, workers, wait
         self.id = task_id
+        #: Why nobody can say whether it has ended.
+        self._no_result = ""
 
     def why(self) -> Why:
         """Look wherever it can be, from where it has got furthest.
@@ -62,16 +67,8 @@ class Search:
             found = look()
             if found is not None:
                 return found
-        return Why(
-            self.id,
-            "",
-            "unknown",
-            (
-                "nobody has heard of it: no worker holds it, it is in no queue, and has no result",
-                *self._elsewhere(),
-            ),
-            stuck=True,
-        )
+        said = (self._nowhere(), *self._elsewhere(), *self._past("", "unknown"))
+        return Why(self.id, "", "unknown", said, stuck=True)
 
     # -- where it can be -----------------------------------------------------------------
 
@@ -143,17 +140,28 @@ class Search:
         return None
 
     def _ended(self) -> Why | None:
-        found: list[Any] = []
-        native.bounded(
-            lambda: found.append(self.app.backend.get_task_meta(self.id)), RESULT_TIMEOUT
-        )
-        state = found[0].get("status") if found else None
+        found: dict[str, Any] = {}
+        if not native.bounded(lambda: found.update(self._result()), RESULT_TIMEOUT):
+            self._no_result = "the result backend has not answered"
+        state = found.get("status")
         if state not in states.READY_STATES:
             return None
-        at, name = found[0].get("date_done"), str(found[0].get("name") or "")
+        at, name = found.get("date_done"), str(found.get("name") or "")
         when = f", {at:%Y-%m-%d %H:%M:%SZ}" if isinstance(at, dt.datetime) else ""
         when = f", {at}" if isinstance(at, str) else when
         return self._why(name, "done", f"it has ended: {state}{when}")
+
+    def _result(self) -> dict[str, Any]:
+        """What the result backend says; nothing where it cannot."""
+        backend = self.app.backend
+        if isinstance(backend, (DisabledBackend, RPCBackend)):
+            self._no_result = "results are kept for nobody, or for who has sent the task alone"
+            return {}
+        try:
+            return dict(backend.get_task_meta(self.id))
+        except Exception as exc:  # each backend has errors of its own
+            self._no_result = f"the result backend has not answered: {describe(exc)}"
+            return {}
 
     # -- what is said of it ----------------------------------------------------------------
 
@@ -204,6 +212,14 @@ class Search:
             for node, queues in said.items()
             if isinstance(queues, list) and any(each.get("name") == queue for each in queues)
         )
+
+    def _nowhere(self) -> str:
+        said = ["no worker holds it"]
+        if self.places.with_claims:
+            said.append("it is in no queue")
+        said.append(self._no_result or "it has no result")
+        heard_of = not self.places.with_claims or self._no_result
+        return ("" if heard_of else "nobody has heard of it: ") + ", ".join(said)
 
     def _elsewhere(self) -> tuple[str, ...]:
         """Where a broker cannot be looked into."""

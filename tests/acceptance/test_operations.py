@@ -224,7 +224,8 @@ def _why(app: Celery) -> None:
     assert re.match(r"it runs on one@test for \d+ s / it has saved that it is at \d+", runs["said"])
     assert why("waits")["said"] == "one@test holds it, and waits for room in the pool"
     assert why("later")["said"].startswith("one@test holds it, and waits for its time, 20")
-    assert why("never", status=1)["state"] == "unknown"
+    said = "nobody has heard of it: no worker holds it, it is in no queue, it has no result"
+    assert why("never", status=1)["sentences"] == [said]
 
     for number in range(3):
         send(app, "short", f"queued-{number}", number, queue="nowhere")
@@ -302,6 +303,7 @@ def test_rabbitmq_with_a_store(rabbit_vhost: Any, redis_db: RedisDB) -> None:
         wait_until(lambda: "claimed" in command_or(app, "why", "waits-0"), "it holds some")
         assert "room in the pool" in command(app, "why", "waits-0")
         said = command(app, "why", "waits-5", status=1)
+        assert "no worker holds it, results are kept for nobody, or for who has sent the" in said
         assert "it may be in celery" in said
         assert "1 consume it" in said
 

@@ -27,6 +27,6 @@ while bytes < tonumber(ARGV[3]) do
       end
     end
   end
-  step = math.min(64, 2 * step)
+  step = math.min(16, 2 * step)  -- a few of them may be large
 end
 return { 0, looked, total, '' }
