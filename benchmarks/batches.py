@@ -16,6 +16,7 @@ from typing import Any
 
 from celery import Celery, chord
 
+from benchmarks.commands import Commands
 from benchmarks.tables import table
 from benchmarks.throughput import held, play
 from benchmarks.workers import TIMEOUT, Worker
@@ -36,9 +37,9 @@ _ROOT = Path(__file__).parent.parent
 def batches(redis: RedisServer, *, quick: bool) -> str:
     """10,000 members beside a chord; 100,000 of them; a worker with and without a batch."""
     parts = (
-        _beside_chords(redis, *((1000, 1) if quick else (10_000, 3))),
+        _beside_chords(redis, *((1000, 3) if quick else (10_000, 5))),
         _many(redis, 10_000 if quick else 100_000),
-        _throughput(redis, *((600, 3) if quick else (4000, 7))),
+        _throughput(redis, *((1000, 5) if quick else (4000, 7))),
     )
     return "\n\n".join(parts)
 
@@ -217,24 +218,25 @@ def _throughput(redis: RedisServer, tasks: int, rounds: int) -> str:
             queue = f"batches-{pool}"
             worker = Worker(queue, pool=pool, concurrency=concurrency)
             stack.enter_context(worker)
-            found: tuple[list[tuple[float, float]], ...] = ([], [])
+            found: tuple[list[tuple[float, float, float]], ...] = ([], [])
             for turn in range(-1, rounds):
                 for in_batch in (False, True) if turn % 2 else (True, False):
                     _stage(redis, client, task, tasks, in_batch=in_batch)
-                    used = worker.cpu_seconds()
+                    used, asked = worker.cpu_seconds(), Commands(client)
                     rate = tasks / play(client, "stage", queue)
-                    used = worker.cpu_seconds() - used
+                    used, commands = worker.cpu_seconds() - used, asked.count()
                     client.delete("stage")
                     if turn >= 0:
-                        found[in_batch].append((rate, used / tasks * 1e6))
+                        found[in_batch].append((rate, used / tasks * 1e6, commands / tasks))
         shown = [f"{pool} -c {concurrency}, {task}"]
         for which in range(2):
             shown += [f"{median(one[which] for one in some):.0f}" for some in found]
             ratios = (b[which] / a[which] for a, b in zip(*found, strict=True))
             shown.append(f"{median(ratios):.3f}")
+        shown += [f"{median(one[2] for one in some):.1f}" for some in found]
         rows.append(shown)
     rate, cpu = ("/s", "in a batch", "ratio"), ("CPU us/task", "in a batch", "ratio")
-    return table(("pool and task", *rate, *cpu), rows)
+    return table(("pool and task", *rate, *cpu, "commands/task", "in a batch"), rows)
 
 
 def _stage(redis: RedisServer, client: Any, task: str, tasks: int, *, in_batch: bool) -> None:

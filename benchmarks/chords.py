@@ -1,4 +1,4 @@
-"""What tracking costs a chord: from its sending to the end of its body."""
+"""What tracking costs a chord: from its sending to the end of its body, and in processor time."""
 
 from __future__ import annotations
 
@@ -18,43 +18,44 @@ __all__ = ["chords"]
 
 def chords(redis: RedisServer, *, quick: bool) -> str:
     """Members a second of one chord on threads -c 10, sending included."""
-    members, rounds = (500, 3) if quick else (10_000, 5)
-    rates: dict[str, list[float]] = {"untracked": [], "tracked": []}
-    sending: dict[str, list[float]] = {"untracked": [], "tracked": []}
+    members, rounds = (500, 5) if quick else (10_000, 5)
+    found: dict[str, list[tuple[float, ...]]] = {"untracked": [], "tracked": []}
     with ExitStack() as stack:
-        apps = {}
-        for name in rates:
+        apps, workers = {}, {}
+        for name in found:
             track = "1" if name == "tracked" else ""
             env = {"BENCH_RESULTS": redis.url(), "BENCH_CHORDS": track}
             queue = f"chords-{name}"
-            stack.enter_context(Worker(queue, pool="threads", concurrency=10, env=env))
+            worker = Worker(queue, pool="threads", concurrency=10, env=env)
+            workers[name] = stack.enter_context(worker)
             app = Celery(name, broker=redis.url(), backend=redis.url(), set_as_current=False)
             app.conf.graceful_track_chords = bool(track)
             app.conf.task_default_queue = queue
             apps[name] = Graceful(app).app
             stack.callback(app.close)
-            _round(app, 50)  # the first one warms up
+            _round(app, workers[name], 50)  # the first one warms up
         for number in range(rounds):
             for name in sorted(apps, reverse=bool(number % 2)):
-                sent, took = _round(apps[name], members)
-                sending[name].append(members / sent)
-                rates[name].append(members / took)
+                found[name].append(_round(apps[name], workers[name], members))
     rows = []
-    for name in rates:
-        whole, part = (
-            median(b / a for a, b in zip(of["untracked"], of[name], strict=True))
-            for of in (rates, sending)
-        )
-        rate, sent = median(rates[name]), median(sending[name])
-        rows.append((name, f"{rate:.0f}", f"{whole:.2f}", f"{sent:.0f}", f"{part:.2f}"))
-    return table((f"chord of {members}", "members/s", "ratio", "sent/s", "ratio"), rows)
+    for name, rounds_of in found.items():
+        row = [name]
+        for which in range(4):
+            row.append(f"{median(one[which] for one in rounds_of):.0f}")
+            pairs = zip(found["untracked"], rounds_of, strict=True)
+            row.append(f"{median(b[which] / a[which] for a, b in pairs):.2f}")
+        rows.append(row)
+    rate = ("members/s", "ratio", "sent/s", "ratio")
+    cpu = ("CPU us/member, sender", "ratio", "worker", "ratio")
+    return table((f"chord of {members}", *rate, *cpu), rows)
 
 
-def _round(app: Celery, members: int) -> tuple[float, float]:
-    """Seconds for the sending, and for all of it."""
-    began = time.monotonic()
+def _round(app: Celery, worker: Worker, members: int) -> tuple[float, ...]:
+    """Members a second, and sent a second; microseconds of processor that sender and worker use."""
+    worked, sends, began = worker.cpu_seconds(), time.process_time(), time.monotonic()
     header = [app.signature("benchmarks.app.empty", (i,)) for i in range(members)]
     result = chord(header, app.signature("benchmarks.app.empty")).apply_async()
-    sent = time.monotonic() - began
+    sent, sends = time.monotonic() - began, time.process_time() - sends
     result.get(timeout=TIMEOUT * 5)
-    return sent, time.monotonic() - began
+    took, worked = time.monotonic() - began, worker.cpu_seconds() - worked
+    return members / took, members / sent, sends / members * 1e6, worked / members * 1e6

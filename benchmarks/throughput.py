@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.tables import table
-from benchmarks.workers import Worker, send
+from benchmarks.workers import TIMEOUT, Worker, send
 from tests.servers import RedisServer
 
 __all__ = ["throughput"]
@@ -102,6 +102,8 @@ def play(client: Any, stage: str, *queues: str, waiting: int = 0) -> float:
         together.execute()
     began = time.monotonic()
     while sum(client.llen(queue) for queue in queues) > waiting or (not waiting and held(client)):
+        if time.monotonic() > began + 10 * TIMEOUT:
+            raise RuntimeError(f"{', '.join(queues)}: the workers have not come to the end")
         time.sleep(0.005)
     return time.monotonic() - began
 
