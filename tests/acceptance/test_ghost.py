@@ -1,7 +1,7 @@
 """The ghost: a member that is pending, and exists nowhere.
 
 On plain Celery's transport, where a message can be lost: what a worker had claimed is deleted when
-it has died.
+it has died. Of a batch, and of a chord, the rest is the same.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from celery import Celery, chord, states
 from celery_graceful import Batch, Graceful
 from tests.conftest import RedisDB
 from tests.support.broker import graceful_command
-from tests.support.workers import Worker, wait_until
+from tests.support.workers import TIMEOUT, Worker, wait_until
 
 Start = Callable[..., Worker]
 
@@ -142,6 +142,27 @@ class TestOurs:
             return batch, 100 - left, second
 
         return make
+
+    def test_a_chord_is_mended_by_the_workers(
+        self, ours: Celery, start: Start, redis_db: RedisDB, tmp_path: Path
+    ) -> None:
+        """As plain Celery's above, which waits for ever."""
+        ours.conf.graceful_track_chords = True
+        env, gate = {**OURS, "CONF_graceful_track_chords": "True"}, str(tmp_path / "gate")
+        first = start(**env)
+        header = [ours.signature("ghost.hold", (gate,)) for _ in range(100)]
+        result = chord(header, ours.signature("ghost.total")).apply_async()
+        first.wait_line(">> .* started", 2)
+        left = lose_what_it_claims(first, redis_db)
+        assert 0 < left < 100
+        Path(gate).touch()
+        second = start(**env)
+        lost, batch = 100 - left, Batch.load(result.parent.id, app=ours)
+        second.wait_line(f"Batch {batch.id}: {lost} missing .*: {lost} sent again")
+        assert result.get(timeout=TIMEOUT) == 100
+        wait_until(lambda: batch.status().finished, "it has ended")
+        assert batch.status().succeeded == 100
+        assert second.count(">> .* total 100") == second.count(">> .* total") == 1
 
     def test_a_batch_is_mended_by_a_command(
         self, ghosts: Callable[..., tuple[Batch, int, Worker]], redis_db: RedisDB
