@@ -64,6 +64,9 @@ class Graceful:
             app.create_task_cls = self._create_task_cls
             app._plain_get_backend = app._get_backend
             app._get_backend = self._get_backend
+            app.on_after_configure.connect(self._on_configured, weak=False)
+            if app.configured:
+                self._on_configured()
 
         named_monitors.know(app)
         if "celery.worker.control" in sys.modules:  # a worker, or ``celery control``
@@ -233,6 +236,13 @@ class Graceful:
 
             make_default(self.app)
         return self.app._plain_create_task_cls()
+
+    def _on_configured(self, **_: Any) -> None:
+        """Groups are looked at from the first one on; it may be sent before there is a backend."""
+        if self.app.conf.get("graceful_track_chords"):
+            from celery_graceful.batches.chord_groups import track
+
+            track()
 
     def _get_backend(self) -> Any:
         """With ``graceful_track_chords``, one that says what it does with chords."""

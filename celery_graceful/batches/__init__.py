@@ -11,6 +11,7 @@ May not know of deliveries, nor of the worker: those note ends here.
 __all__ = [
     "batch",
     "chord_counter",
+    "chord_groups",
     "due",
     "ends",
     "findings",

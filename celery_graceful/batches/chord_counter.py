@@ -19,6 +19,7 @@ from celery.app.task import Context
 from celery.signals import after_task_publish, before_task_publish
 from celery.states import READY_STATES
 
+from celery_graceful.batches.chord_gathering import all_counted
 from celery_graceful.batches.chord_groups import SEVERAL, last_id, sent_for, track
 from celery_graceful.batches.chord_ledger import ChordLedger
 from celery_graceful.batches.marks import (
@@ -54,17 +55,18 @@ class _Returning:
             return
         self.sent.add(body)
         try:
-            if self.ledger.sent_by_celery(*body, ended=ended):
-                pending = self.ledger.members_pending(body.batch)
-                self.ledger.end(
-                    [
-                        End(body.batch, member, Outcome.SUCCEEDED)
-                        for member in pending
-                        if member.startswith(SEVERAL)
-                    ]
-                )
+            # In this order: killed in between, it is sent again by the ledger, and one of the two
+            # runs. Else these would be waited for when all is over.
+            end_several(self.ledger, body.batch, Outcome.SUCCEEDED)
+            self.ledger.sent_by_celery(*body, ended=ended)
         except StoreAway:
             pass  # said there; a second copy is left out
+
+
+def end_several(ledger: ChordLedger, chord: str, outcome: Outcome) -> None:
+    """End members that have no last task of their own: the header is over, and they with it."""
+    pending = ledger.members_pending(chord)
+    ledger.end([End(chord, one, outcome) for one in pending if one.startswith(SEVERAL)])
 
 
 _returning: ContextVar[_Returning | None] = ContextVar("graceful_returning", default=None)
@@ -115,8 +117,15 @@ class _Tells:
             return super().on_chord_part_return(request, state, result, **kwargs)  # type: ignore[misc]
         if not self._counts_once(request):
             return None
-        with _returned_to(_Returning(ChordLedger(store))):
-            return super().on_chord_part_return(request, state, result, **kwargs)  # type: ignore[misc]
+        ledger = ChordLedger(store)
+        with _returned_to(_Returning(ledger)):
+            super().on_chord_part_return(request, state, result, **kwargs)  # type: ignore[misc]
+        if _comes_again(request) and all_counted(self, request.group):
+            # Who was to send the body may have died. The ledger does so when all have ended.
+            try:
+                end_several(ledger, request.group, Outcome.SUCCEEDED)
+            except StoreAway:
+                pass  # said there; found to stand still
 
     def chord_error_from_stack(self, callback: Any, exc: Any = None) -> Any:
         """The body is not run: its errbacks are, and whoever waits for it hears that it failed."""
@@ -137,6 +146,7 @@ class _Tells:
     def _say_failed(ledger: ChordLedger, body: Mark | None, member: Mark | None) -> None:
         try:
             if body is not None:
+                end_several(ledger, body.batch, Outcome.REVOKED)  # nobody waits for them
                 ledger.sent_by_celery(*body, ended=True)
             if member is not None:
                 ledger.end([End(*member, Outcome.FAILED)])

@@ -17,7 +17,7 @@ from celery_graceful.batches.chord_groups import counts_itself
 from celery_graceful.batches.chord_ledger import ChordLedger
 from celery_graceful.batches.model import Callback, Due
 
-__all__ = ["gathered", "let_go"]
+__all__ = ["all_counted", "gathered", "let_go"]
 
 logger = get_logger(__name__)
 
@@ -89,7 +89,19 @@ def _fails(backend: Any, ledger: ChordLedger, due: Due, body: Any, exc: ChordErr
         backend.chord_error_from_stack(body, exc)
 
 
-def _of_redis(backend: Any, app: Any, group_id: str) -> list[Any]:
+def all_counted(backend: Any, group_id: str) -> bool:
+    """Whether a backend that keeps the results of a header has all of them, or had."""
+    if not counts_itself(backend):
+        return False
+    try:
+        size, parts = _counted(backend, group_id)
+    except _Gone:
+        return True
+    return len(parts) >= size
+
+
+def _counted(backend: Any, group_id: str) -> tuple[int, list[Any]]:
+    """How many parts there are to be, and those that there are."""
     key = backend.get_key_for_group
     with backend.client.pipeline() as pipe:
         pipe.get(key(group_id, ".s")).get(key(group_id, ".t"))
@@ -98,8 +110,12 @@ def _of_redis(backend: Any, app: Any, group_id: str) -> list[Any]:
         size, more, parts = pipe.execute()
     if size is None:
         raise _Gone
+    return int(size) + int(more or 0), parts
+
+
+def _of_redis(backend: Any, app: Any, group_id: str) -> list[Any]:
+    size, parts = _counted(backend, group_id)
     results = [backend._unpack_chord_result(part, backend.decode) for part in parts]
-    size = int(size) + int(more or 0)
     if len(results) < size:
         raise _NotYet(f"{size - len(results)} of {size} tasks have ended without a result")
     group = GroupResult.restore(group_id, backend=backend, app=app)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from celery import chain, chord, group, states
+from celery.result import GroupResult
 
 from celery_graceful.batches.chord_ledger import ChordLedger
 from celery_graceful.batches.findings import Missing
@@ -136,6 +137,25 @@ def test_who_sent_the_body_dies_before_it_says_so(
     ended(tracked, body, 1, 1)
 
 
+def test_a_body_that_has_ended_before_its_header(
+    tracked: ByHand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who sent it died at once; the header comes again when the body has run."""
+    body = tracked.apply(chord([tracked.add.s(i) for i in range(2)], tracked.add.s()))
+    first, second = tracked.take()
+    tracked.ends(first)
+    with monkeypatch.context() as patch:
+        patch.setattr(ChordLedger, "sent_by_celery", dies)
+        patch.setattr(type(tracked.app.backend), "_chord_cleanup_script", dies, raising=False)
+        with pytest.raises(Killed):
+            tracked.returns(second)
+    (context,) = tracked.bodies(body)
+    tracked.ends(context)
+    tracked.ends(tracked.comes_again(second))
+    assert tracked.bodies(body) == []
+    assert tracked.status(first.group).state is State.DONE
+
+
 def test_a_body_that_is_lost(tracked: ByHand) -> None:
     """Its results are gone: its errbacks run."""
     body, *contexts = tracked.chord(2, errback=True)
@@ -163,6 +183,41 @@ def test_a_group_in_a_chain_of_the_header(tracked: ByHand) -> None:
         assert tracked.status(first.group).pending == 1
         tracked.ends(one)
     ended(tracked, body, 1, 1, [1, 1])
+
+
+def test_a_dispatcher_that_dies_with_a_group_in_the_header(
+    tracked: ByHand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No task ends that member: all parts are counted, as is seen when one comes again."""
+    inner = chain(tracked.add.s(3), group(tracked.add.s(), tracked.add.s()))
+    body = tracked.apply(chord([tracked.add.s(1), inner], tracked.add.s()))
+    first, second = tracked.take()
+    tracked.ends(first)
+    tracked.ends(second)
+    third, fourth = tracked.take()
+    tracked.ends(third)
+    with monkeypatch.context() as patch:
+        patch.setattr(GroupResult, "restore", dies)
+        with pytest.raises(Killed):
+            tracked.returns(fourth)
+    tracked.ends(tracked.comes_again(fourth))
+    tracked.publish(tracked.ledger.outbox())
+    ended(tracked, body, 1, [1, 1])
+
+
+def test_a_group_in_a_chain_of_a_header_that_fails(tracked: ByHand) -> None:
+    """It ends with the header: what becomes of its tasks nobody waits for."""
+    inner = chain(tracked.add.s(3), group(tracked.add.s(), tracked.add.s()))
+    body = tracked.apply(chord([tracked.add.s(1), inner], tracked.add.s()))
+    first, second = tracked.take()
+    tracked.ends(second)
+    tracked.app.backend.mark_as_failure(first.id, ValueError("no"), request=first)
+    tracked.acknowledged(first, Outcome.FAILED)
+    for one in tracked.take():
+        tracked.ends(one)
+    status = tracked.status(first.group)
+    assert (status.state, status.failed, status.revoked) == (State.DONE, 1, 1)
+    assert tracked.given(body) == []
 
 
 def test_a_chord_in_a_chain_of_the_header(tracked: ByHand) -> None:

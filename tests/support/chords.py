@@ -127,9 +127,10 @@ class ByHand:
     def bodies(self, body: str) -> list[Context]:
         """What the body was sent as; its copies that would be left out are not among them."""
         sent = [one for one in self.take() if one.id == body]
-        return [one for one in sent if not self.tracked or self._may_run(one)]
+        return [one for one in sent if not self.tracked or self.may_run(one)]
 
-    def _may_run(self, context: Context) -> bool:
+    def may_run(self, context: Context) -> bool:
+        """Whether this copy of a body is the one that runs."""
         part = part_of(vars(context))
         assert part is not None
         copy = context.graceful_copy

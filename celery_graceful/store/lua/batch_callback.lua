@@ -5,10 +5,12 @@
 -- ARGV     key prefix; batch; name of the callback; '1' if its message is kept, and runs when it is
 --          sent again; worker and number of the claim, or ''
 --
--- Returns what has become due.
+-- One that is not known to have been sent is none of the batch's, but for the body of a chord: Celery
+-- sends that, and who does may die before saying so. Returns what has become due.
 local id, name, kept, claims = ARGV[2], ARGV[3], ARGV[4] == '1', ARGV[1] .. 'graceful:claims:'
 if (ARGV[5] == '' or redis.call('HEXISTS', claims .. ARGV[5], ARGV[6]) == 1)
-    and redis.call('HEXISTS', key(id), 'fired:' .. name) == 1 then
+    and (redis.call('HEXISTS', key(id), 'fired:' .. name) == 1
+      or redis.call('HGET', key(id), 'kind') == 'chord') then
   redis.call('HDEL', KEYS[2], id .. ':' .. name)
   if kept then
     redis.call('HDEL', key(id), 'copy:' .. name)
