@@ -82,6 +82,12 @@ def plain(self, seconds=0.05):
     return ends(self, 1)
 
 
+@app.task(base=GracefulTask, bind=True)
+def called(self, summary):
+    """A callback of a batch."""
+    note("C", summary["id"], self.request.id)
+
+
 if "SOAK_NEW" in os.environ:
 
     @app.task(base=GracefulTask, bind=True)

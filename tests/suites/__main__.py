@@ -5,7 +5,8 @@ run with every app made graceful; integration tests, embedded and against a work
 every task graceful as well. Those of chords are also run with `graceful_track_chords` and without.
 A difference that is not in `known.py` is a failure.
 
-SUITES=quick: the quickest third, for CI. SUITES=chords: those of chords.
+SUITES=quick: the quickest third, for CI. SUITES=chords: those of chords, on both brokers. It may
+also be the name of one, as it is printed: SUITES="chords, gevent, rabbitmq".
 """
 
 from __future__ import annotations
@@ -61,8 +62,9 @@ QUICK = (
 #: What differs is whether chords are tracked.
 TRACKED = (("untracked", "all"), ("tracked", "chords"))
 CHORDS = tuple(
-    Suite(f"chords, {pool or 'embedded'}, redis", CANVAS, "redis", pool, TRACKED)
-    for pool in ("", "prefork", "threads")
+    Suite(f"chords, {pool or 'embedded'}, {broker}", CANVAS, broker, pool, TRACKED)
+    for broker in ("redis", "rabbitmq")
+    for pool in ("", "prefork", "threads", "gevent")
 )
 ALL = (
     Suite("unit", UNIT, modes=(("plain", ""), ("graceful", "apps"))),
@@ -71,7 +73,7 @@ ALL = (
         for broker in ("redis", "rabbitmq")
         for pool in ("", "prefork", "threads")
     ),
-    *CHORDS,
+    *(suite for suite in CHORDS if suite.broker == "redis"),
 )
 
 
@@ -166,7 +168,9 @@ def beside(pool: str, env: Mapping[str, str]) -> Worker:
 
 def main() -> int:
     folder = fetch()
-    suites = {"quick": QUICK, "chords": CHORDS}.get(os.environ.get("SUITES", ""), ALL)
+    wanted = os.environ.get("SUITES", "")
+    named = tuple(suite for suite in (*ALL, *CHORDS) if suite.name == wanted)[:1]
+    suites = named or {"quick": QUICK, "chords": CHORDS}.get(wanted, ALL)
     failed = [suite.name for suite in suites if not passes(suite, folder)]
     return int(bool(failed))
 
