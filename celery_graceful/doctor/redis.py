@@ -87,8 +87,8 @@ def forgetful_servers(exam: Examination) -> Iterator[Trouble]:
             yield Trouble(
                 f"persistence of {server.name}",
                 "off",
-                "it comes back empty from a restart: what waits in queues is lost, and checkpoints "
-                "and batches are",
+                "it comes back empty from a restart: what waits in queues is lost, and so are "
+                "checkpoints and batches",
                 "CONFIG SET appendonly yes, there and in its configuration",
             )
 
