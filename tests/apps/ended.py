@@ -265,7 +265,8 @@ def forking(self):
     if not pid:
         try:
             os.write(written, b".")
-            signal.pause()
+            while True:  # not pause(): of a signal just before it, Python would hear after it
+                time.sleep(0.01)
         finally:
             os._exit(3)
     os.read(ready, 1)
