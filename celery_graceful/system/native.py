@@ -11,8 +11,8 @@ import os
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cache
 from typing import Any, cast
 
@@ -246,29 +246,26 @@ class ForkGate:
         os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
-        self._lock = Lock()
-        #: How often each thread is inside.
-        self._inside: Counter[int] = Counter()
+        #: Threads that are inside, each as often as it is. Without a lock: a finalizer that the
+        #: garbage collector runs in between may lead to another greenlet of this thread, which
+        #: would wait for that lock for ever. Each step is atomic.
+        self._inside: list[int] = []
         self._closed = False
 
     def __enter__(self) -> None:
-        while True:
-            with self._lock:
-                if not self._closed:
-                    self._inside[thread_ident()] += 1
-                    return
+        me = thread_ident()
+        self._inside.append(me)
+        while self._closed:  # looked for afterwards: who closes it looks who is inside afterwards
+            self._inside.remove(me)
             pause(0.001)
+            self._inside.append(me)
 
     def __exit__(self, *exc_info: object) -> None:
-        with self._lock:
-            me = thread_ident()
-            self._inside[me] -= 1
-            if not self._inside[me]:
-                del self._inside[me]
+        with suppress(ValueError):  # a child that was forked in between
+            self._inside.remove(thread_ident())
 
     def _close(self) -> None:
-        with self._lock:
-            self._closed = True
+        self._closed = True
         for _ in range(int(self.PATIENCE * 1000)):
             if not set(self._inside) - {thread_ident()}:
                 return

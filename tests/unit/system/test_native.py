@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from typing import Any
@@ -46,6 +47,34 @@ def test_a_fork_does_not_wait_for_its_own_thread() -> None:
     """Where greenlets rule, one of them may be inside of the gate while another one forks."""
     with (gate := ForkGate()), gate:
         assert fork() < ForkGate.PATIENCE / 2
+    assert fork() < ForkGate.PATIENCE / 2
+
+
+def test_what_comes_between_two_steps_of_a_thread_gets_in_as_well() -> None:
+    """A finalizer, and with greenlets whoever else runs in that thread while it waits."""
+    gate, code = ForkGate(), {ForkGate.__enter__.__code__, ForkGate.__exit__.__code__}
+    between = 0
+
+    def trace(frame: Any, event: str, arg: Any) -> Any:
+        nonlocal between
+        if frame.f_code in code and event == "line":
+            sys.settrace(None)
+            with gate:
+                between += 1
+            sys.settrace(trace)
+        return trace
+
+    def go() -> None:
+        sys.settrace(trace)
+        with gate:
+            pass
+        sys.settrace(None)
+
+    thread = threading.Thread(target=go, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert between > 3
+    assert not thread.is_alive()
     assert fork() < ForkGate.PATIENCE / 2
 
 
