@@ -23,6 +23,7 @@ from celery_graceful.batches.model import (
     Due,
     Outcome,
 )
+from celery_graceful.batches.sought import callback_name
 from celery_graceful.batches.status import State, Status
 from celery_graceful.exceptions import BatchFinished, UnknownBatch
 from celery_graceful.system.per_app import PerApp
@@ -189,8 +190,8 @@ class EagerLedger:
     def _check(self, batch_id: str, inside: str | None) -> None:
         of = self._of(batch_id)
         if of.state is State.SENT and inside is not None:
-            name = inside.removeprefix("callback:")
-            if inside in of.pending or of.fired.get(name) == "published":
+            name = callback_name(inside)
+            if inside in of.pending or (name and of.fired.get(name) == "published"):
                 return
         if of.state not in (State.OPEN, State.SENDING):
             raise BatchFinished(batch_id, of.state.value)

@@ -86,7 +86,7 @@ def clear(ctx: click.Context, task_id: str, yes: bool) -> int:
     if found is not None:
         where = found.where or "what it has done"
         ask(f"{found.task} {task_id} ({where}) will start over. Delete what it has saved?", yes)
-    if found is None or not operations.clear_checkpoint(task_id):
+    if found is None or not operations.clear_checkpoint(task_id, found.task):
         click.echo(f"nothing is saved of {task_id}", err=True)
         return FOUND
     click.echo(f"{task_id} cleared")

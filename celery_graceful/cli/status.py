@@ -37,7 +37,13 @@ CLEAR = "\x1b[H\x1b[2J"
 @click.command(cls=Command)
 @JSON
 @click.option("--watch", is_flag=True, help="Look again and again, until Ctrl-C.")
-@click.option("--every", type=float, default=2.0, show_default=True, help="Seconds between looks.")
+@click.option(
+    "--every",
+    type=click.FloatRange(min=0.1),
+    default=2.0,
+    show_default=True,
+    help="Seconds between looks.",
+)
 @click.pass_context
 def status(ctx: click.Context, as_json: bool, watch: bool, every: float) -> int:
     """All workers: phase, seconds left, what runs and where it stands.

@@ -15,7 +15,11 @@ from celery_graceful.operations.records import Answer
 __all__ = ["quiet", "resume", "stop"]
 
 WAIT = click.option(
-    "--wait", type=float, default=1.0, show_default=True, help="Seconds that a worker gets."
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Seconds that a worker gets.",
 )
 
 

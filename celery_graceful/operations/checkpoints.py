@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Container, Iterable, Iterator
 
 from celery_graceful.checkpoints.checkpoint import CURSOR, STEP, key_of
 from celery_graceful.checkpoints.codec import decode
 from celery_graceful.operations.records import Checkpoint, Loop
 from celery_graceful.store.store import Store
 
-__all__ = ["clear", "find_keys", "read", "read_key"]
+__all__ = ["clear", "find", "read"]
 
 _PREFIX = key_of("", "").rstrip(":") + ":"
 
@@ -25,11 +24,7 @@ def read(store: Store, name: str, task_id: str) -> Checkpoint | None:
     Raises:
         StoreAway: The store does not answer.
     """
-    return read_key(store, key_of(name, task_id))
-
-
-def read_key(store: Store, key: str) -> Checkpoint | None:
-    """As ``read``, of a key."""
+    key = key_of(name, task_id)
     answer = store.execute("HGETALL", [key], insist=True)
     found = (
         answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))
@@ -37,7 +32,6 @@ def read_key(store: Store, key: str) -> Checkpoint | None:
     if not found:
         return None
     left = int(store.execute("PTTL", [key], insist=True))
-    name, _, task_id = key[len(_PREFIX) :].rpartition(":")
     return _checkpoint(name, task_id, found, None if left < 0 else left / 1000)
 
 
@@ -62,37 +56,50 @@ def _checkpoint(name: str, task_id: str, found: dict[str, str], left: float | No
     )
 
 
-def find_keys(store: Store, task_id: str = "") -> Iterator[str]:
-    """Keys of all that is saved, or of the checkpoints of one task; walks through all keys.
+def find(store: Store, names: Container[str], task_id: str = "") -> Iterator[tuple[str, str]]:
+    """Name and id of tasks that something is saved of; walks through all keys.
+
+    Args:
+        store: Where it is.
+        names: Of tasks: they say where a name with a colon in it ends.
+        task_id: Only of that one.
 
     Raises:
         StoreAway: The store does not answer.
     """
     ending = f":{_quoted(task_id)}" if task_id else ""
     pattern = f"{_quoted(store.prefix + _PREFIX)}*{ending}"
+    start = len(store.prefix) + len(_PREFIX)
     cursor, seen = "0", set()
     while True:
         args = [cursor, "MATCH", pattern, "COUNT", KEYS_AT_ONCE, "TYPE", "hash"]
-        cursor, names = store.execute("SCAN", [], args, insist=True)
-        for name in names:
-            if name not in seen:
-                seen.add(name)
-                yield name[len(store.prefix) :]
+        cursor, keys = store.execute("SCAN", [], args, insist=True)
+        for key in keys:
+            if key not in seen:
+                seen.add(key)
+                name, found = _split(key[start:], names)
+                # That of "a:1" ends like that of "1".
+                if not task_id or found == task_id:
+                    yield name, found
         if str(cursor) == "0":
             return
+
+
+def _split(text: str, names: Container[str]) -> tuple[str, str]:
+    """Name and id: both may have colons in them."""
+    colons = [at for at, char in enumerate(text) if char == ":"]
+    at = next((at for at in colons if text[:at] in names), colons[0] if colons else len(text))
+    return text[:at], text[at + 1 :]
 
 
 def _quoted(text: str) -> str:
     return re.sub(r"([\\\[\]*?^-])", r"\\\1", text)
 
 
-def clear(store: Store, keys: Iterable[str]) -> int:
+def clear(store: Store, tasks: Iterable[tuple[str, str]]) -> int:
     """Delete checkpoints: their tasks start over; how many were there.
 
     Raises:
         StoreAway: The store does not answer.
     """
-    count: Any = 0
-    for key in keys:
-        count += int(store.execute("DEL", [key], insist=True))
-    return int(count)
+    return sum(int(store.execute("DEL", [key_of(*task)], insist=True)) for task in tasks)

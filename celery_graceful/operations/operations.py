@@ -25,10 +25,10 @@ from celery_graceful.operations.records import (
     utc,
 )
 from celery_graceful.operations.why import Search
-from celery_graceful.operations.workers import dead_of, workers_of
+from celery_graceful.operations.workers import dead_of, ids_of, workers_of
 from celery_graceful.poison.quarantine import count
 from celery_graceful.settings import Settings
-from celery_graceful.store.store import settings_of
+from celery_graceful.store.store import Store, settings_of
 
 __all__ = ["Operations", "UnknownWorker"]
 
@@ -70,7 +70,7 @@ class Operations:
         workers = tuple(workers_of(places, self._settings))
         dead = tuple(dead_of(places))
         quarantined = sum(map(count, places.workers))
-        missing = tuple(self.batches_missing())
+        missing = tuple(_missing(places))
         found = findings_of(workers, dead, quarantined, missing, away=places.away)
         return Status(utc(time.time()), workers, dead, quarantined, missing, tuple(found))
 
@@ -84,8 +84,7 @@ class Operations:
 
     def batches_missing(self) -> list[str]:
         """Batches that have not ended, and that miss members, as of the last look for them."""
-        ledger = BatchLedger(self._places.store)
-        return list(lacking(ledger, ledger.stood_still(0)))
+        return _missing(self._places)
 
     def claims(self, worker: str | None = None) -> Iterator[Claim]:
         """Messages that workers hold, those of the dead too; none where the broker is no Redis.
@@ -104,7 +103,9 @@ class Operations:
         Raises:
             BrokerAway: The broker does not answer.
         """
-        return Search(self.app, self._places, self.workers(), self.wait, task_id).why()
+        places = self._places
+        workers = workers_of(places, self._settings)
+        return Search(self.app, places, workers, self.wait, task_id).why()
 
     # -- what tasks have saved -----------------------------------------------------------
 
@@ -118,24 +119,31 @@ class Operations:
         store = self._places.store
         if task is not None:
             return checkpoints.read(store, task, task_id)
-        found = (checkpoints.read_key(store, key) for key in checkpoints.find_keys(store, task_id))
-        return next((each for each in found if each is not None), None)
+        return next(self._saved(store, task_id), None)
 
     def checkpoints(self) -> Iterator[Checkpoint]:
         """All that is saved, in no order."""
-        store = self._places.store
-        for key in checkpoints.find_keys(store):
-            found = checkpoints.read_key(store, key)
-            if found is not None:
-                yield found
+        return self._saved(self._places.store)
 
-    def clear_checkpoint(self, task_id: str) -> bool:
+    def _saved(self, store: Store, task_id: str = "") -> Iterator[Checkpoint]:
+        for name, found in checkpoints.find(store, self.app.tasks, task_id):
+            saved = checkpoints.read(store, name, found)
+            if saved is not None:
+                yield saved
+
+    def clear_checkpoint(self, task_id: str, task: str | None = None) -> bool:
         """Delete what is saved of a task: its next run starts over. Whether there was something.
 
         One that runs saves again what it does from now on.
+
+        Args:
+            task_id: Its id.
+            task: Its name. Without, all keys of the store are walked through.
         """
         store = self._places.store
-        return bool(checkpoints.clear(store, checkpoints.find_keys(store, task_id)))
+        if task is not None:
+            return bool(checkpoints.clear(store, [(task, task_id)]))
+        return bool(checkpoints.clear(store, checkpoints.find(store, self.app.tasks, task_id)))
 
     # -- what workers do -----------------------------------------------------------------
 
@@ -158,7 +166,7 @@ class Operations:
 
     def _tell(self, command: str, worker: str | None) -> list[Answer]:
         try:
-            known = [one.id for one in self.workers()]
+            known = ids_of(self._places)
         except NoStore:  # whoever answers is there
             return tell(self.app, command, self.wait, None if worker is None else [worker])
         if worker is not None:
@@ -166,3 +174,8 @@ class Operations:
             if not known:
                 raise UnknownWorker(worker)
         return tell(self.app, command, self.wait, known) if known else []
+
+
+def _missing(places: Places) -> list[str]:
+    ledger = BatchLedger(places.store)
+    return list(lacking(ledger, ledger.stood_still(0)))

@@ -61,7 +61,9 @@ def find_in_queues(app: Any, store: Store, task_id: str) -> Place | None:
     endings = ["", *(f"{separator}{step}" for step in options.get("priority_steps", (3, 6, 9)))]
     mine = [name for name in app.amqp.queues if name]
     others = (key.partition(separator)[0] for key in _lists(store))
-    for queue in _once([*mine], others):
+    for queue in _once(mine, others):
+        if time.monotonic() > end:
+            raise Unsure(f"there are too many queues to look through: it came to {queue}")
         before, found, task = 0, None, ""
         for ending in dict.fromkeys(endings):
             place, total, name = _search(store, queue + ending, task_id, end)

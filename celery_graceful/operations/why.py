@@ -241,13 +241,8 @@ class Search:
         """What it has been through."""
         said = []
         store = self.places.store
-        if task:
-            saved = checkpoints.read(store, task, self.id)
-        else:
-            found = (
-                checkpoints.read_key(store, key) for key in checkpoints.find_keys(store, self.id)
-            )
-            saved = next((each for each in found if each is not None), None)
+        tasks = [(task, self.id)] if task else checkpoints.find(store, self.app.tasks, self.id)
+        saved = next(filter(None, (checkpoints.read(store, *each) for each in tasks)), None)
         if saved is not None and saved.where and state != "done":
             said.append(f"it has saved that it is {saved.where}")
         if saved is not None and saved.interruptions:

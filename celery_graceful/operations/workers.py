@@ -15,7 +15,7 @@ from celery_graceful.operations.records import DeadWorker, RunningTask, Worker, 
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import Store
 
-__all__ = ["dead_of", "workers_of"]
+__all__ = ["dead_of", "ids_of", "workers_of"]
 
 #: How a heartbeat names what runs.
 _NAMED = re.compile(r"(.*)\[(.*)\]", re.DOTALL)
@@ -33,11 +33,25 @@ def workers_of(places: Places, settings: Settings) -> list[Worker]:
     """
     found = [
         _worker(places, store, worker, json.loads(beat), about, settings)
-        for store in places.workers
-        for worker, beat, about in _known(store)
-        if beat is not None and about.get("broker", "") in places.brokers
+        for store, worker, beat, about in _living(places)
     ]
     return sorted(found, key=lambda worker: (worker.name, worker.since))
+
+
+def ids_of(places: Places) -> list[str]:
+    """Ids of workers whose lease runs.
+
+    Raises:
+        StoreAway: No server answers.
+    """
+    return sorted(worker for _, worker, _, _ in _living(places))
+
+
+def _living(places: Places) -> Iterator[tuple[Store, str, str, dict[str, Any]]]:
+    for store in places.workers:
+        for worker, beat, about in _known(store):
+            if beat is not None and about.get("broker", "") in places.brokers:
+                yield store, worker, beat, about
 
 
 def dead_of(places: Places) -> list[DeadWorker]:

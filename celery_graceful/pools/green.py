@@ -58,12 +58,16 @@ class GreenAdapter(InProcessAdapter):
             from eventlet import sleep
         sleep(0)
 
+    def _room(self) -> tuple[Any, Any]:
+        """Celery's pool of greenlets, and the semaphore of its places."""
+        pool = self.worker.pool._pool
+        return pool, pool._semaphore if native.is_gevent() else pool.sem
+
     def quiesce(self) -> None:
         # The consumer may be waiting for room in the pool, to start what has been given
         # back meanwhile. Nothing is started any more, so there may be room. (Not by ``grow``:
         # before Celery 5.7 nobody who waits already sees the room that it makes.)
-        pool = self.worker.pool._pool
-        room = pool._semaphore if native.is_gevent() else pool.sem
+        pool, room = self._room()
         more = self.worker.consumer.initial_prefetch_count + 1
         if not native.is_gevent():
             pool.size += more  # else its ``waitall`` would wait for ever
@@ -73,8 +77,7 @@ class GreenAdapter(InProcessAdapter):
 
     def resume(self) -> None:
         # What runs has its place, and nothing else was started: all of it is there.
-        pool = self.worker.pool._pool
-        room = pool._semaphore if native.is_gevent() else pool.sem
+        pool, room = self._room()
         more, self._more_room = self._more_room, 0
         if not native.is_gevent():
             pool.size -= more

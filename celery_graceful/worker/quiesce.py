@@ -143,8 +143,8 @@ class Quiesce:
         self._fetch_ends_by = float("inf")
         self.ledger.requeue.defer_again()
         self.adapter.resume()
-        self.loop.fetch_again()
         self.others.fetch_again()
+        self.loop.fetch_again()  # last: on a connection that is lost it raises
 
     def _release(self) -> None:
         if self.ledger.releasing:

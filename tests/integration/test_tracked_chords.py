@@ -141,8 +141,7 @@ def test_a_body_that_has_ended_before_its_header(
     tracked: ByHand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who sent it died at once; the header comes again when the body has run."""
-    body = tracked.apply(chord([tracked.add.s(i) for i in range(2)], tracked.add.s()))
-    first, second = tracked.take()
+    body, first, second = tracked.chord(2)
     tracked.ends(first)
     with monkeypatch.context() as patch:
         patch.setattr(ChordLedger, "sent_by_celery", dies)

@@ -93,16 +93,6 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.code)
-def test_is_found(case: Case) -> None:
-    case.check()
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.code)
-def test_is_not_found(case: Case) -> None:
-    case.check_good()
-
-
 def dockerfile(folder: Path, text: str) -> dict[str, Any]:
     path = folder / "Dockerfile"
     path.write_text(f"FROM python:3.13\n{text}\n")

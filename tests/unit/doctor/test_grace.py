@@ -78,16 +78,6 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.code)
-def test_is_found(case: Case) -> None:
-    case.check()
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.code)
-def test_is_not_found(case: Case) -> None:
-    case.check_good()
-
-
 def test_a_graceful_task_is_cut_at_no_bad_place() -> None:
     (limit,) = found(app_with(GracefulTask, time_limit=100), "CG103")
     assert limit.severity.value == "note"

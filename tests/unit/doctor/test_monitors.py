@@ -85,16 +85,6 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.code)
-def test_is_found(case: Case) -> None:
-    case.check()
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.code)
-def test_is_not_found(case: Case) -> None:
-    case.check_good()
-
-
 def test_the_schedule_of_a_task_of_its_own() -> None:
     both_days = crontab(minute=0, hour=0, day_of_month=1, day_of_week=1)
     (finding,) = found(app_with(monitor=Monitor("nightly", schedule=both_days)), "CG503")

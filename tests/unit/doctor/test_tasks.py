@@ -102,16 +102,6 @@ if TWO_OPTIONS:
     ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.code)
-def test_is_found(case: Case) -> None:
-    case.check()
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.code)
-def test_is_not_found(case: Case) -> None:
-    case.check_good()
-
-
 def test_a_prefetch_without_end() -> None:
     (finding,) = found(graceful_app(worker_prefetch_multiplier=0), "CG408")
     assert finding.severity.value == "warning"
