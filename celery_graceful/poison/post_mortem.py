@@ -24,7 +24,7 @@ from celery_graceful.claims.lease_validity import EPOCH
 from celery_graceful.messages.fingerprint import fingerprint, fingerprint_as_text
 from celery_graceful.poison.deaths import condemn, count_deaths, say_death, tell_untold
 from celery_graceful.poison.origin import origin_of
-from celery_graceful.poison.quarantine import QUARANTINE, Kept
+from celery_graceful.poison.quarantine import QUARANTINE, Kept, release_key
 from celery_graceful.poison.start_notes import LONG, StartNotes
 from celery_graceful.store.run_note import note_of
 from celery_graceful.store.store import (
@@ -331,7 +331,7 @@ class PostMortems:
     def _look(self, request: Delivered, death: str = "", *, alone: bool = False) -> _Finding:
         assert self.store is not None
         keys = [f"graceful:started:{request.id}", f"graceful:deaths:{request.id}"]
-        keys += [QUARANTINE, EPOCH]
+        keys += [QUARANTINE, EPOCH, release_key(request.id)]
         verdict, *numbers = self.store.run(
             "redelivered",
             keys,

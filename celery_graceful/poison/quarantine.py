@@ -9,6 +9,7 @@ import base64
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,15 +22,18 @@ from celery_graceful.messages.fields import fields_of, parse
 from celery_graceful.messages.redelivered_flag import BEGUN, mark_redelivered
 from celery_graceful.messages.republish import Sender
 from celery_graceful.messages.spare_connections import bounded_connection
-from celery_graceful.store.store import Store
+from celery_graceful.store.store import Store, StoreAway
 
-__all__ = ["Kept", "count", "delete", "entries", "find", "keep", "put", "send_again"]
+__all__ = ["Kept", "count", "delete", "entries", "find", "keep", "put", "release_key", "send_again"]
 
 QUARANTINE = "graceful:quarantine"
 UNTOLD = "graceful:untold"
 
 #: Seconds that a broker gets to take a message that is sent again.
 SEND_TIMEOUT = 5.0
+
+#: Seconds in which what was sent again is taken out of quarantine, or whoever does so is dead.
+RELEASE_TTL = 300.0
 
 
 @dataclass(frozen=True)
@@ -239,10 +243,22 @@ def send_again(app: Any, store: Store, kept: Kept) -> bool:
             raw = mark_redelivered(raw, begun=True)
         args = [kept.id, raw]
         return bool(store.run("release", [QUARANTINE, UNTOLD, key], args, insist=True))
-    with bounded_connection(app.connection_for_read(), SEND_TIMEOUT) as connection:
-        more = {SENT_AGAIN: True, **({"redelivered": BEGUN} if begun else {})}
-        Sender(connection).send(kept.to_message(), more)
-    return delete(store, kept.id)
+    # A worker may have it before it is taken out, and would take it for a copy of what is there.
+    released = release_key(kept.id)
+    store.execute("SET", [released], ["", "PX", int(RELEASE_TTL * 1000)], insist=True)
+    try:
+        with bounded_connection(app.connection_for_read(), SEND_TIMEOUT) as connection:
+            more = {SENT_AGAIN: True, **({"redelivered": BEGUN} if begun else {})}
+            Sender(connection).send(kept.to_message(), more)
+        return delete(store, kept.id)
+    finally:
+        with suppress(StoreAway):  # it expires
+            store.execute("DEL", [released], insist=True)
+
+
+def release_key(task_id: str) -> str:
+    """The key that is there while a task is sent again, and is still in quarantine."""
+    return f"graceful:released:{task_id}"
 
 
 def delete(store: Store, task_id: str) -> bool:

@@ -30,6 +30,8 @@ Deaths and quarantine (``poison/``), where the workers are known:
     for a while when it has ended, and its acknowledgement may be lost.
 ``graceful:quarantine``
     Hash: task id -> JSON of what ``quarantine.Kept`` says.
+``graceful:released:<task id>``
+    String, there while RabbitMQ is sent it again, and it is still in quarantine.
 ``graceful:untold``
     Sorted set: ids in quarantine whose failure has not been told yet -> when to tell it.
 

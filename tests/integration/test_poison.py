@@ -162,6 +162,39 @@ def test_what_is_sent_again_expires_no_more(redis_db, protocol):
     assert message.headers["redelivered"] == "begun"
 
 
+def test_a_worker_may_have_it_before_it_is_taken_out(redis_db, monkeypatch):
+    """With a broker other than the store, that is two steps: it is no copy of what is kept."""
+    app = make_app(redis_db, graceful_poison_limit=1)
+    app.send_task("known", task_id="bad")
+    worker = Dead(app, redis_db, "w")
+    worker.claim()
+    assert worker.judge() == {"1"}
+    store, (there,) = find_workers_store(app), kept(app).values()
+    copy = quarantine.Kept.of_message(there.to_message(), why="", deaths=1, worker="")
+    assert quarantine.put(store, copy)
+    keys = ["graceful:started:bad", "graceful:deaths:bad", quarantine.QUARANTINE, "graceful:epoch"]
+    keys.append(quarantine.release_key("bad"))
+
+    def judged():
+        args = ["bad", "w2", "graceful:lease:", 1000, 1000, 1, "", "", ""]
+        return store.run("redelivered", keys, args)[0]
+
+    seen, delete = [], quarantine.delete
+
+    def deleted(*args):
+        seen.append(judged())
+        return delete(*args)
+
+    monkeypatch.setattr(quarantine, "delete", deleted)
+    assert judged() == "kept"
+    with Celery(broker="memory://", set_as_current=False) as elsewhere:
+        assert quarantine.send_again(elsewhere, store, copy)
+        with elsewhere.connection_for_read() as connection:
+            elsewhere.amqp.queues["celery"](connection.default_channel).purge()
+    assert seen == ["run"]
+    assert not redis_db.client.exists(*keys)
+
+
 def test_a_claim_that_somebody_else_gave_back(redis_db):
     app = make_app(redis_db, graceful_poison_limit=1)
     app.send_task("known", task_id="bad")

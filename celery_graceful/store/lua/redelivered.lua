@@ -5,6 +5,7 @@
 -- KEYS[2]  deaths: which death -> when
 -- KEYS[3]  the quarantine
 -- KEYS[4]  graceful:epoch: until when a lease that is not there says nothing
+-- KEYS[5]  there while it is sent again from the quarantine, and is still in it
 -- ARGV     task id; own worker id; start of the keys of leases, with the prefix; milliseconds
 --          in which deaths are counted together; milliseconds that a lease lives; the limit, 0
 --          for none; a death that is certain, or ''; the message, or ''; '1': it must not run
@@ -14,7 +15,7 @@
 -- may have died since its last heartbeat, or have lost no more than its connection: a heartbeat
 -- later it is known. Returns 'kept', 'ended', 'runs', 'run', 'wait' or 'poisoned', how many deaths
 -- are certain, how many are not, and whether one of them was not known before.
-if redis.call('HEXISTS', KEYS[3], ARGV[1]) == 1 then
+if redis.call('HEXISTS', KEYS[3], ARGV[1]) == 1 and redis.call('EXISTS', KEYS[5]) == 0 then
   return { 'kept', 0, 0, 0 }
 end
 local time = redis.call('TIME')
