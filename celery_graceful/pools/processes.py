@@ -100,6 +100,15 @@ class _GracefulAsynPool(_GracefulPool):
     _maxtasksperchild: int | None
     process_flush_queues: Callable[[Any], None]
 
+    @classmethod
+    def _help_stuff_finish(cls, pool: Any) -> None:
+        """Leave what no child has read where it is.
+
+        billiard empties the pipes for a thread that may wait to write to them, and this pool has
+        none. A child that leaves may have read the half of a message: the other half is a
+        traceback at the end of a clean stop, or a read that never ends.
+        """
+
     # -- jobs ------------------------------------------------------------------------
 
     def take_back(self, may_go: Callable[[Any], bool]) -> None:
