@@ -8,11 +8,12 @@ PYTEST_ARGS ?= -n 8 --dist worksteal
 BIN := $(VENV)/bin
 USE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev$(CELERY)
+DOCS := $(VENV)/.installed-docs
 
 # Without bytecode, each of some thousand processes would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint chaos soak suites bench clean
+.PHONY: help demo test lint docs chaos soak suites bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +29,10 @@ test: $(DEV)  ## run the tests; PYTEST_ARGS="-n 0 tests/unit" replaces pytest's 
 lint: $(DEV)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(DOCS)  ## build the documentation into docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx -E -W --keep-going -q -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
 
 chaos: $(DEV)  ## kill -9 at random, with and without celery_graceful; CHAOS_KILLS=50 takes 3 minutes
 	@scripts/ensure-servers || test "$$CI" != true
@@ -47,7 +52,7 @@ bench: $(DEV)  ## run the benchmarks, side by side with plain Celery
 	$(BIN)/python -m benchmarks
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) .venv-oldest .suites .tox build dist *.egg-info
+	rm -rf $(VENV) .venv-oldest .suites .tox build dist docs/_build *.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -63,4 +68,9 @@ $(USE): setup.cfg pyproject.toml
 $(DEV): setup.cfg pyproject.toml
 	$(make_venv)
 	$(pip_install) --editable '.[test,lint]' $(if $(CELERY),'celery[redis]==$(CELERY).*')
+	@touch $@ $(USE)
+
+$(DOCS): setup.cfg pyproject.toml
+	$(make_venv)
+	$(pip_install) --editable '.[docs]'
 	@touch $@ $(USE)

@@ -1,0 +1,32 @@
+"""How Sphinx builds these pages: ``make docs``."""
+
+from __future__ import annotations
+
+import celery_graceful
+
+project = "celery_graceful"
+author = "celery_graceful contributors"
+version = release = celery_graceful.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_click",
+    "sphinxcontrib.mermaid",
+]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"celery_graceful {release}"
+html_copy_source = False
+
+# The pages are read on GitHub too: its anchors, and its fence for pictures.
+myst_heading_anchors = 4
+myst_fence_as_directive = ["mermaid"]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_format = "short"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
