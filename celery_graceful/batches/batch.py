@@ -13,15 +13,15 @@ from celery.exceptions import TimeoutError
 from celery.utils.log import get_logger
 
 from celery_graceful.batches import callbacks
-from celery_graceful.batches.due import publish_all
+from celery_graceful.batches.callback_publishing import publish_all
+from celery_graceful.batches.current_member import adds_as, here
 from celery_graceful.batches.eager import EagerLedger, eager_ledger
-from celery_graceful.batches.given import flatten, look_at, named, size_of
-from celery_graceful.batches.inside import adds_as, here
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import CALLBACKS, Due
 from celery_graceful.batches.progress import Bar
 from celery_graceful.batches.properties import checked
 from celery_graceful.batches.sending import Sending
+from celery_graceful.batches.signatures import flatten, look_at, named, size_of
 from celery_graceful.batches.status import Status
 from celery_graceful.batches.whereabouts import broker_of
 from celery_graceful.exceptions import BatchFinished, SettingsError

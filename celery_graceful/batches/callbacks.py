@@ -10,11 +10,11 @@ from celery.canvas import _chain, maybe_signature
 from celery.exceptions import QueueNotFound
 from kombu.utils.json import dumps, loads
 
-from celery_graceful.batches.given import named
 from celery_graceful.batches.marks import CALLBACK, Mark, callback_id, parts_of
 from celery_graceful.batches.members import last_of
 from celery_graceful.batches.model import Callback
 from celery_graceful.batches.packing import bind, load
+from celery_graceful.batches.signatures import named
 from celery_graceful.batches.status import Status
 from celery_graceful.system.describe import describe
 

@@ -20,13 +20,13 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
+from celery_graceful.batches.brief_status import standing_of
 from celery_graceful.batches.findings import Missing, note
 from celery_graceful.batches.keys import key_of
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.missing import MOST, Scan
 from celery_graceful.batches.repair import Repair, Repaired
 from celery_graceful.batches.routes import Routes
-from celery_graceful.batches.standing import standing_of
 from celery_graceful.batches.status import State
 from celery_graceful.batches.whereabouts import broker_of, whereabouts_of
 from celery_graceful.exceptions import UnknownBatch

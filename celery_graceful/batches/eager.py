@@ -23,7 +23,7 @@ from celery_graceful.batches.model import (
     Due,
     Outcome,
 )
-from celery_graceful.batches.sought import callback_name
+from celery_graceful.batches.search_state import callback_name
 from celery_graceful.batches.status import State, Status
 from celery_graceful.exceptions import BatchFinished, UnknownBatch
 from celery_graceful.system.per_app import PerApp

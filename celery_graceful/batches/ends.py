@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 from celery.utils.log import get_logger
 
 from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.member_part import Told, part_of
 from celery_graceful.batches.model import Due, End, Outcome
-from celery_graceful.batches.parts import Told, part_of
 from celery_graceful.claims.sending import Sending
 from celery_graceful.store.store import (
     Store,

@@ -10,9 +10,9 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from celery_graceful.batches.brief_status import still_open
 from celery_graceful.batches.keys import key_of
 from celery_graceful.batches.ledger import BatchLedger
-from celery_graceful.batches.standing import still_open
 from celery_graceful.exceptions import UnknownBatch
 
 __all__ = ["LOST_BATCH", "Missing", "lacking", "note", "noted"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from celery_graceful.batches.sought import Sought
+from celery_graceful.batches.search_state import Sought
 from celery_graceful.claims.lease import live_workers
 from celery_graceful.store.store import Store
 

@@ -27,7 +27,7 @@ from celery import Signature, chord, group
 from celery.canvas import _chain, maybe_signature
 from celery.exceptions import Ignore
 
-from celery_graceful.batches.left_out import Replaced
+from celery_graceful.batches.skipped_or_replaced import Replaced
 
 __all__ = [
     "BATCH",

@@ -17,9 +17,9 @@ from celery.exceptions import QueueNotFound
 from celery.utils.time import maybe_make_aware
 from kombu.exceptions import EncodeError
 
-from celery_graceful.batches.given import named
 from celery_graceful.batches.marks import BATCH, Mark, parts_of
 from celery_graceful.batches.packing import bind, pack
+from celery_graceful.batches.signatures import named
 from celery_graceful.system.describe import describe
 
 __all__ = ["Member", "Members", "last_of"]

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from celery_graceful.batches.brief_status import Standing, standing_of, still_open
 from celery_graceful.batches.findings import LOST_BATCH, Missing
 from celery_graceful.batches.ledger import BatchLedger
-from celery_graceful.batches.sought import Sought, callback_member
-from celery_graceful.batches.standing import Standing, standing_of, still_open
+from celery_graceful.batches.search_state import Sought, callback_member
 from celery_graceful.batches.whereabouts import Whereabouts
 
 __all__ = ["MOST", "Scan"]

@@ -14,7 +14,7 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from celery_graceful.batches.due import publish_due
+from celery_graceful.batches.callback_publishing import publish_due
 from celery_graceful.batches.ledger import OUTBOX, BatchLedger
 from celery_graceful.batches.model import Due
 from celery_graceful.store.store import Store, StoreAway, find_store, fork_gate

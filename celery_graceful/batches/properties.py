@@ -7,7 +7,7 @@ from typing import Any
 
 from kombu.utils.json import dumps, loads
 
-from celery_graceful.batches.given import named
+from celery_graceful.batches.signatures import named
 from celery_graceful.system.describe import describe
 
 __all__ = ["checked"]

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from celery_graceful.batches.sought import Doubt, Sought
+from celery_graceful.batches.search_state import Doubt, Sought
 from celery_graceful.claims.claimant import WORKERS, lease_key
-from celery_graceful.messages.spare_connections import bounded_connection
-from celery_graceful.store.run_note import RunNote
+from celery_graceful.messages.bounded_connections import bounded_connection
+from celery_graceful.store.start_note import StartNote
 from celery_graceful.store.store import Store, fork_gate
 
 __all__ = ["Queues"]
@@ -80,7 +80,7 @@ class Queues:
                 chunk = members[start : start + CHUNK]
                 keys = [f"graceful:started:{member}" for member in chunk]
                 for member, text in zip(chunk, store.execute("MGET", keys), strict=True):
-                    note = RunNote.parse(text)
+                    note = StartNote.parse(text)
                     if note is None:
                         continue
                     if note.worker in living:

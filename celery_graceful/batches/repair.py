@@ -17,7 +17,7 @@ from celery.backends.base import Backend
 from celery.backends.rpc import RPCBackend
 from celery.utils.log import get_logger
 
-from celery_graceful.batches.aboard import Walk
+from celery_graceful.batches.brief_status import Standing, still_open
 from celery_graceful.batches.callbacks import kept_signature
 from celery_graceful.batches.chord_counter import return_part
 from celery_graceful.batches.findings import LOST_BATCH, Missing
@@ -25,8 +25,8 @@ from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.marks import Mark, all_of, mark, parts_of
 from celery_graceful.batches.model import Due, End, Outcome
 from celery_graceful.batches.packing import unpack
-from celery_graceful.batches.sought import callback_member, callback_name
-from celery_graceful.batches.standing import Standing, still_open
+from celery_graceful.batches.redis_scan import Walk
+from celery_graceful.batches.search_state import callback_member, callback_name
 from celery_graceful.batches.status import State
 from celery_graceful.checkpoints.checkpoint import SENT_AGAIN
 from celery_graceful.store.store import find_workers_store, fork_gate

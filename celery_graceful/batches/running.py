@@ -17,7 +17,6 @@ from celery.app.trace import TraceInfo, trace_ok_t
 from celery.states import IGNORED
 
 from celery_graceful.batches.ledger import BatchLedger
-from celery_graceful.batches.left_out import LeftOut, Why
 from celery_graceful.batches.marks import (
     BATCH,
     CALLBACK,
@@ -27,6 +26,7 @@ from celery_graceful.batches.marks import (
     callback_of,
     member_of,
 )
+from celery_graceful.batches.skipped_or_replaced import LeftOut, Why
 from celery_graceful.batches.status import State
 from celery_graceful.store.store import StoreAway, StoreForbidden, find_store
 from celery_graceful.system.per_app import PerApp

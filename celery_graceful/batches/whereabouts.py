@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
-from celery_graceful.batches.aboard import TooLong, Walk
 from celery_graceful.batches.holders import ask_holders
 from celery_graceful.batches.queues import AGE, Queues
-from celery_graceful.batches.sought import Doubt, Sought
+from celery_graceful.batches.redis_scan import TooLong, Walk
+from celery_graceful.batches.search_state import Doubt, Sought
 from celery_graceful.claims.claimant import FALLEN, WORKERS, claims_key
 from celery_graceful.claims.lease import broker_digest
 from celery_graceful.store.store import (

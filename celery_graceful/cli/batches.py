@@ -11,11 +11,11 @@ from typing import Any
 import click
 from celery.bin.base import CeleryCommand
 
-from celery_graceful.batches.due import publish_due
+from celery_graceful.batches.callback_publishing import publish_due
 from celery_graceful.batches.findings import noted
 from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.manual_remedies import CallbackRuns, Remedies
 from celery_graceful.batches.model import CALLBACKS, Due
-from celery_graceful.batches.remedies import CallbackRuns, Remedies
 from celery_graceful.batches.status import State, Status
 from celery_graceful.cli.app import app_of
 from celery_graceful.exceptions import UnknownBatch

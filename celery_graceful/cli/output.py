@@ -24,7 +24,7 @@ import click
 from celery.bin.base import CeleryCommand
 
 from celery_graceful.exceptions import SettingsError
-from celery_graceful.messages.spare_connections import BrokerAway
+from celery_graceful.messages.bounded_connections import BrokerAway
 from celery_graceful.store.store import StoreAway
 
 __all__ = [

@@ -11,7 +11,7 @@ import click
 from celery.bin.base import CeleryCommand
 
 from celery_graceful.cli.app import app_of
-from celery_graceful.poison.origin import is_told_here
+from celery_graceful.poison.owning_app import is_told_here
 from celery_graceful.poison.quarantine import Kept, delete, entries, find, send_again
 from celery_graceful.store.store import Store, StoreAway, broker_places, find_workers_store
 

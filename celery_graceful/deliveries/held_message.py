@@ -11,8 +11,8 @@ from typing import Any
 from celery.worker.request import Request
 from kombu.utils.objects import cached_property
 
+from celery_graceful.batches.member_part import part_of
 from celery_graceful.batches.model import Outcome
-from celery_graceful.batches.parts import part_of
 from celery_graceful.checkpoints.checkpoint import DELIVERY, may_resume
 from celery_graceful.claims.fence import CLAIM
 from celery_graceful.claims.held_claims import Tag

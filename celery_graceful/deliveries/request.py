@@ -13,8 +13,8 @@ from celery.platforms import signals
 from celery.utils.log import get_logger
 from celery.worker.request import Request
 
-from celery_graceful.batches.left_out import LeftOut, Why
 from celery_graceful.batches.model import Outcome
+from celery_graceful.batches.skipped_or_replaced import LeftOut, Why
 from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.deliveries.custom_strategies import has_own_strategy
 from celery_graceful.deliveries.delivery import Delivery

@@ -8,9 +8,9 @@ from typing import Any
 
 from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.messages import brokers_without_acks
+from celery_graceful.messages.bounded_connections import SpareConnections, use
 from celery_graceful.messages.redelivered_flag import BEGUN
 from celery_graceful.messages.republish import Refused, Sender
-from celery_graceful.messages.spare_connections import SpareConnections, use
 from celery_graceful.system import native
 
 __all__ = ["Resender"]

@@ -10,7 +10,7 @@ from celery_graceful.doctor.examination import Examination
 from celery_graceful.doctor.findings import Check, Severity, Trouble
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors.monitor import Monitor
-from celery_graceful.monitors.start_checks import what_is_silent, who_is_unknown, who_reports
+from celery_graceful.monitors.setup_warnings import what_is_silent, who_is_unknown, who_reports
 
 __all__ = ["CHECKS"]
 

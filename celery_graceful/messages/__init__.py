@@ -6,12 +6,12 @@ May not know of claims, nor of requests: only of kombu's messages and connection
 """
 
 __all__ = [
+    "bounded_connections",
     "brokers_without_acks",
-    "delay_queues",
     "fields",
     "fingerprint",
     "redelivered_flag",
     "republish",
-    "spare_connections",
+    "side_queues",
     "validation",
 ]

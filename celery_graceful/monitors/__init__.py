@@ -20,6 +20,6 @@ __all__ = [
     "outcome",
     "registry",
     "sentry",
-    "start_checks",
+    "setup_warnings",
     "tracer",
 ]

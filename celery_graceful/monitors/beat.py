@@ -12,7 +12,7 @@ from celery import signals as celery_signals
 
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors.registry import SENTRY_SLUG, STAMP, Monitors, monitors_of
-from celery_graceful.monitors.start_checks import say_what_is_silent, sentry_monitors_beat
+from celery_graceful.monitors.setup_warnings import say_what_is_silent, sentry_monitors_beat
 from celery_graceful.system import fatal
 
 __all__ = ["install"]

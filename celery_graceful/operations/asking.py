@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from celery_graceful.claims.claimant import node_of
-from celery_graceful.messages.spare_connections import bounded_connection
+from celery_graceful.messages.bounded_connections import bounded_connection
 from celery_graceful.operations.records import Answer
 
 __all__ = ["ask", "tell"]

@@ -16,8 +16,8 @@ from celery_graceful.claims.claimant import (
 )
 from celery_graceful.claims.moves import read
 from celery_graceful.messages.fields import fields_of, parse
-from celery_graceful.operations.places import Places
 from celery_graceful.operations.records import Claim
+from celery_graceful.operations.stores import Stores
 from celery_graceful.store.store import Store
 
 __all__ = ["claims_of", "message_of"]
@@ -26,17 +26,17 @@ __all__ = ["claims_of", "message_of"]
 _PRIORITY = "\x06\x16"
 
 
-def claims_of(places: Places, worker: str | None = None) -> Iterator[Claim]:
+def claims_of(stores: Stores, worker: str | None = None) -> Iterator[Claim]:
     """Claims of workers, or of one.
 
     Args:
-        places: Where they are.
+        stores: Where they are.
         worker: The name of its node, or its id.
 
     Raises:
         StoreAway: A server does not answer.
     """
-    for store in places.workers if places.with_claims else ():
+    for store in stores.workers if stores.with_claims else ():
         known: set[str] = set()
         for key in (WORKERS, FALLEN):
             known |= set(store.execute("SMEMBERS", [key], insist=True))

@@ -13,7 +13,6 @@ from celery_graceful.operations import checkpoints
 from celery_graceful.operations.asking import tell
 from celery_graceful.operations.claims import claims_of
 from celery_graceful.operations.findings import findings_of
-from celery_graceful.operations.places import NoStore, Places, places_of
 from celery_graceful.operations.records import (
     Answer,
     Checkpoint,
@@ -24,6 +23,7 @@ from celery_graceful.operations.records import (
     Worker,
     utc,
 )
+from celery_graceful.operations.stores import NoStore, Stores, stores_of
 from celery_graceful.operations.why import Search
 from celery_graceful.operations.workers import dead_of, ids_of, workers_of
 from celery_graceful.poison.quarantine import count
@@ -55,8 +55,8 @@ class Operations:
         self.app, self.wait = app, wait
 
     @property
-    def _places(self) -> Places:
-        return places_of(self.app)
+    def _stores(self) -> Stores:
+        return stores_of(self.app)
 
     @property
     def _settings(self) -> Settings:
@@ -66,25 +66,25 @@ class Operations:
 
     def status(self) -> Status:
         """All workers, and what waits for somebody."""
-        places = self._places
-        workers = tuple(workers_of(places, self._settings))
-        dead = tuple(dead_of(places))
-        quarantined = sum(map(count, places.workers))
-        missing = tuple(_missing(places))
-        found = findings_of(workers, dead, quarantined, missing, away=places.away)
+        stores = self._stores
+        workers = tuple(workers_of(stores, self._settings))
+        dead = tuple(dead_of(stores))
+        quarantined = sum(map(count, stores.workers))
+        missing = tuple(_missing(stores))
+        found = findings_of(workers, dead, quarantined, missing, away=stores.away)
         return Status(utc(time.time()), workers, dead, quarantined, missing, tuple(found))
 
     def workers(self) -> list[Worker]:
         """Workers whose lease runs, by name."""
-        return workers_of(self._places, self._settings)
+        return workers_of(self._stores, self._settings)
 
     def dead_workers(self) -> list[DeadWorker]:
         """Workers whose lease has run out: dead, frozen or cut off."""
-        return dead_of(self._places)
+        return dead_of(self._stores)
 
     def batches_missing(self) -> list[str]:
         """Batches that have not ended, and that miss members, as of the last look for them."""
-        return _missing(self._places)
+        return _missing(self._stores)
 
     def claims(self, worker: str | None = None) -> Iterator[Claim]:
         """Messages that workers hold, those of the dead too; none where the broker is no Redis.
@@ -92,7 +92,7 @@ class Operations:
         Args:
             worker: Only that one's: the name of its node, or its id.
         """
-        return claims_of(self._places, worker)
+        return claims_of(self._stores, worker)
 
     def why(self, task_id: str) -> Why:
         """Where a task is, and why it does not run.
@@ -103,9 +103,9 @@ class Operations:
         Raises:
             BrokerAway: The broker does not answer.
         """
-        places = self._places
-        workers = workers_of(places, self._settings)
-        return Search(self.app, places, workers, self.wait, task_id).why()
+        stores = self._stores
+        workers = workers_of(stores, self._settings)
+        return Search(self.app, stores, workers, self.wait, task_id).why()
 
     # -- what tasks have saved -----------------------------------------------------------
 
@@ -116,14 +116,14 @@ class Operations:
             task_id: Its id.
             task: Its name. Without, all keys of the store are walked through.
         """
-        store = self._places.store
+        store = self._stores.store
         if task is not None:
             return checkpoints.read(store, task, task_id)
         return next(self._saved(store, task_id), None)
 
     def checkpoints(self) -> Iterator[Checkpoint]:
         """All that is saved, in no order."""
-        return self._saved(self._places.store)
+        return self._saved(self._stores.store)
 
     def _saved(self, store: Store, task_id: str = "") -> Iterator[Checkpoint]:
         for name, found in checkpoints.find(store, self.app.tasks, task_id):
@@ -140,7 +140,7 @@ class Operations:
             task_id: Its id.
             task: Its name. Without, all keys of the store are walked through.
         """
-        store = self._places.store
+        store = self._stores.store
         if task is not None:
             return bool(checkpoints.clear(store, [(task, task_id)]))
         return bool(checkpoints.clear(store, checkpoints.find(store, self.app.tasks, task_id)))
@@ -166,7 +166,7 @@ class Operations:
 
     def _tell(self, command: str, worker: str | None) -> list[Answer]:
         try:
-            known = ids_of(self._places)
+            known = ids_of(self._stores)
         except NoStore:  # whoever answers is there
             return tell(self.app, command, self.wait, None if worker is None else [worker])
         if worker is not None:
@@ -176,6 +176,6 @@ class Operations:
         return tell(self.app, command, self.wait, known) if known else []
 
 
-def _missing(places: Places) -> list[str]:
-    ledger = BatchLedger(places.store)
+def _missing(stores: Stores) -> list[str]:
+    ledger = BatchLedger(stores.store)
     return list(lacking(ledger, ledger.stood_still(0)))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from celery_graceful.messages.spare_connections import bounded_connection
+from celery_graceful.messages.bounded_connections import bounded_connection
 from celery_graceful.operations.asking import BROKER_TIMEOUT
 from celery_graceful.store.store import Store
 

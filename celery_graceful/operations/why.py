@@ -11,13 +11,13 @@ from celery.backends.base import DisabledBackend
 from celery.backends.rpc import RPCBackend
 
 from celery_graceful.claims.claimant import node_of
-from celery_graceful.messages.spare_connections import BrokerAway
+from celery_graceful.messages.bounded_connections import BrokerAway
 from celery_graceful.operations import checkpoints
 from celery_graceful.operations.asking import ask
 from celery_graceful.operations.claims import claims_of
-from celery_graceful.operations.places import Places
 from celery_graceful.operations.queues import Place, Unsure, find_in_queues, lengths
 from celery_graceful.operations.records import Claim, RunningTask, Why, Worker, utc
+from celery_graceful.operations.stores import Stores
 from celery_graceful.poison.quarantine import find
 from celery_graceful.store.store import Store
 from celery_graceful.system import native
@@ -34,16 +34,16 @@ class Search:
 
     Args:
         app: The Celery app.
-        places: Where its workers are known.
+        stores: Where its workers are known.
         workers: Those that live.
         wait: Seconds that workers get to answer.
         task_id: Of the task.
     """
 
     def __init__(
-        self, app: Any, places: Places, workers: Sequence[Worker], wait: float, task_id: str
+        self, app: Any, stores: Stores, workers: Sequence[Worker], wait: float, task_id: str
     ) -> None:
-        self.app, self.places, self.workers, self.wait = app, places, workers, wait
+        self.app, self.stores, self.workers, self.wait = app, stores, workers, wait
         self.id = task_id
         #: Why nobody can say whether it has ended.
         self._no_result = ""
@@ -73,7 +73,7 @@ class Search:
     # -- where it can be -----------------------------------------------------------------
 
     def _claimed(self) -> Why | None:
-        claim = next((c for c in claims_of(self.places) if c.id == self.id), None)
+        claim = next((c for c in claims_of(self.stores) if c.id == self.id), None)
         if claim is None:
             return None
         node = node_of(claim.worker)
@@ -96,7 +96,7 @@ class Search:
                     told = {"task": task.task, "seconds": task.seconds, "running": True}
                     return self._runs(task.task, worker.id, told)
         unnamed = [w.id for w in self.workers if w.running_count > len(w.running)]
-        asked = unnamed if self.places.with_claims else [w.id for w in self.workers]
+        asked = unnamed if self.stores.with_claims else [w.id for w in self.workers]
         for node, told in self._ask(asked).items() if asked else ():
             worker_id = next(w.id for w in self.workers if w.name == node)
             if told["running"]:
@@ -106,7 +106,7 @@ class Search:
         return None
 
     def _quarantined(self) -> Why | None:
-        for store in self.places.workers:
+        for store in self.stores.workers:
             kept = find(store, self.id)
             if kept is not None:
                 said = f"in quarantine since {utc(kept.at):%Y-%m-%d %H:%M:%SZ}: {kept.why}"
@@ -116,8 +116,8 @@ class Search:
 
     def _unknown(self) -> Why | None:
         """Set aside, since no worker that has seen it knows its task."""
-        names = ["", *(f"{digest}:" for digest in self.places.brokers if digest)]
-        for store in self.places.workers:
+        names = ["", *(f"{digest}:" for digest in self.stores.brokers if digest)]
+        for store in self.stores.workers:
             for entry in (
                 e for name in names for e in _values(store, f"graceful:waiting:{name}messages")
             ):
@@ -130,7 +130,7 @@ class Search:
         return None
 
     def _queued(self) -> Why | None:
-        for store in self.places.workers if self.places.with_claims else ():
+        for store in self.stores.workers if self.stores.with_claims else ():
             try:
                 found = find_in_queues(self.app, store, self.id)
             except Unsure as exc:
@@ -215,15 +215,15 @@ class Search:
 
     def _nowhere(self) -> str:
         said = ["no worker holds it"]
-        if self.places.with_claims:
+        if self.stores.with_claims:
             said.append("it is in no queue")
         said.append(self._no_result or "it has no result")
-        heard_of = not self.places.with_claims or self._no_result
+        heard_of = not self.stores.with_claims or self._no_result
         return ("" if heard_of else "nobody has heard of it: ") + ", ".join(said)
 
     def _elsewhere(self) -> tuple[str, ...]:
         """Where a broker cannot be looked into."""
-        if self.places.with_claims:
+        if self.stores.with_claims:
             return ()
         waiting = {q: found for q, found in lengths(self.app).items() if found[0]}
         return tuple(
@@ -240,7 +240,7 @@ class Search:
     def _past(self, task: str, state: str) -> list[str]:
         """What it has been through."""
         said = []
-        store = self.places.store
+        store = self.stores.store
         tasks = [(task, self.id)] if task else checkpoints.find(store, self.app.tasks, self.id)
         saved = next(filter(None, (checkpoints.read(store, *each) for each in tasks)), None)
         if saved is not None and saved.where and state != "done":
@@ -248,7 +248,7 @@ class Search:
         if saved is not None and saved.interruptions:
             said.append(f"interrupted {_times(saved.interruptions)}")
         key = [f"graceful:deaths:{self.id}"]
-        died = sum(int(each.execute("ZCARD", key, insist=True)) for each in self.places.workers)
+        died = sum(int(each.execute("ZCARD", key, insist=True)) for each in self.stores.workers)
         if died:
             said.append(f"the process that ran it died {_times(died)}")
         return said

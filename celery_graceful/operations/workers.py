@@ -10,8 +10,8 @@ from typing import Any
 from celery_graceful.claims.claimant import FALLEN, WORKERS, claims_key, lease_key, node_of
 from celery_graceful.claims.lease import about_key
 from celery_graceful.operations.checkpoints import read
-from celery_graceful.operations.places import Places
 from celery_graceful.operations.records import DeadWorker, RunningTask, Worker, utc
+from celery_graceful.operations.stores import Stores
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import Store
 
@@ -21,52 +21,52 @@ __all__ = ["dead_of", "ids_of", "workers_of"]
 _NAMED = re.compile(r"(.*)\[(.*)\]", re.DOTALL)
 
 
-def workers_of(places: Places, settings: Settings) -> list[Worker]:
+def workers_of(stores: Stores, settings: Settings) -> list[Worker]:
     """Workers whose lease runs, by name.
 
     Args:
-        places: Where they are known.
+        stores: Where they are known.
         settings: For what a heartbeat does not say.
 
     Raises:
         StoreAway: No server answers.
     """
     found = [
-        _worker(places, store, worker, json.loads(beat), about, settings)
-        for store, worker, beat, about in _living(places)
+        _worker(stores, store, worker, json.loads(beat), about, settings)
+        for store, worker, beat, about in _living(stores)
     ]
     return sorted(found, key=lambda worker: (worker.name, worker.since))
 
 
-def ids_of(places: Places) -> list[str]:
+def ids_of(stores: Stores) -> list[str]:
     """Ids of workers whose lease runs.
 
     Raises:
         StoreAway: No server answers.
     """
-    return sorted(worker for _, worker, _, _ in _living(places))
+    return sorted(worker for _, worker, _, _ in _living(stores))
 
 
-def _living(places: Places) -> Iterator[tuple[Store, str, str, dict[str, Any]]]:
-    for store in places.workers:
+def _living(stores: Stores) -> Iterator[tuple[Store, str, str, dict[str, Any]]]:
+    for store in stores.workers:
         for worker, beat, about in _known(store):
-            if beat is not None and about.get("broker", "") in places.brokers:
+            if beat is not None and about.get("broker", "") in stores.brokers:
                 yield store, worker, beat, about
 
 
-def dead_of(places: Places) -> list[DeadWorker]:
+def dead_of(stores: Stores) -> list[DeadWorker]:
     """Workers whose lease has run out, and those that were taken for dead and hold claims.
 
     Raises:
         StoreAway: No server answers.
     """
     found = []
-    for store in places.workers:
+    for store in stores.workers:
         fallen = store.execute("SMEMBERS", [FALLEN], insist=True)
         gone = {
             worker
             for worker, beat, about in _known(store)
-            if beat is None and about.get("broker", "") in places.brokers
+            if beat is None and about.get("broker", "") in stores.brokers
         }
         for worker in sorted(gone.union(fallen)):
             claims = int(store.execute("HLEN", [claims_key(worker)], insist=True))
@@ -86,7 +86,7 @@ def _known(store: Store) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
 
 
 def _worker(
-    places: Places,
+    stores: Stores,
     store: Store,
     worker: str,
     beat: Mapping[str, Any],
@@ -94,9 +94,9 @@ def _worker(
     settings: Settings,
 ) -> Worker:
     left = int(store.execute("PTTL", [lease_key(worker)])) / 1000
-    claims = int(store.execute("HLEN", [claims_key(worker)])) if places.with_claims else None
+    claims = int(store.execute("HLEN", [claims_key(worker)])) if stores.with_claims else None
     changed = beat.get("phase_since")
-    named = list(_running(places.store, beat))
+    named = list(_running(stores.store, beat))
     return Worker(
         id=worker,
         name=node_of(worker),

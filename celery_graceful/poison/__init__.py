@@ -6,4 +6,4 @@ Come in by `deaths.judge` (a rescue), `post_mortem.PostMortems` (a worker), and
 May not know of requests: of messages and claims only.
 """
 
-__all__ = ["deaths", "origin", "post_mortem", "quarantine"]
+__all__ = ["deaths", "owning_app", "post_mortem", "quarantine"]

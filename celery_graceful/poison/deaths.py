@@ -26,16 +26,16 @@ from celery.worker.strategy import proto1_to_proto2
 from kombu.serialization import prepare_accept_content
 
 from celery_graceful import signals
-from celery_graceful.batches.due import publish_all
+from celery_graceful.batches.callback_publishing import publish_all
 from celery_graceful.batches.ends import has_failed
 from celery_graceful.claims.claimant import claims_key, node_of
 from celery_graceful.claims.lease import about_key
 from celery_graceful.claims.rescue import DeadClaim
 from celery_graceful.exceptions import PoisonedTask
+from celery_graceful.messages.bounded_connections import bounded_connection, dispatcher
 from celery_graceful.messages.fields import fields_of
-from celery_graceful.messages.spare_connections import bounded_connection, dispatcher
 from celery_graceful.monitors.outcome import close_dead
-from celery_graceful.poison.origin import is_told_here, origin_of, same_results
+from celery_graceful.poison.owning_app import is_told_here, origin_of, same_results
 from celery_graceful.poison.quarantine import QUARANTINE, UNTOLD, Kept, put
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import Store, find_workers_store, fork_gate, settings_of

@@ -23,10 +23,10 @@ from celery_graceful.claims.fence import CLAIM
 from celery_graceful.claims.lease_validity import EPOCH
 from celery_graceful.messages.fingerprint import fingerprint, fingerprint_as_text
 from celery_graceful.poison.deaths import condemn, count_deaths, say_death, tell_untold
-from celery_graceful.poison.origin import origin_of
+from celery_graceful.poison.owning_app import origin_of
 from celery_graceful.poison.quarantine import QUARANTINE, Kept, release_key
 from celery_graceful.poison.start_notes import LONG, StartNotes
-from celery_graceful.store.run_note import note_of
+from celery_graceful.store.start_note import note_of
 from celery_graceful.store.store import (
     Store,
     StoreAway,

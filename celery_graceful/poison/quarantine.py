@@ -18,10 +18,10 @@ from kombu.utils.json import dumps, loads
 
 from celery_graceful.checkpoints.checkpoint import SENT_AGAIN
 from celery_graceful.claims.claimant import claims_key
+from celery_graceful.messages.bounded_connections import bounded_connection
 from celery_graceful.messages.fields import fields_of, parse
 from celery_graceful.messages.redelivered_flag import BEGUN, mark_redelivered
 from celery_graceful.messages.republish import Sender
-from celery_graceful.messages.spare_connections import bounded_connection
 from celery_graceful.store.store import Store, StoreAway
 
 __all__ = ["Kept", "count", "delete", "entries", "find", "keep", "put", "release_key", "send_again"]

@@ -14,6 +14,6 @@ __all__ = [
     "connections",
     "find_store",
     "rights",
-    "run_note",
+    "start_note",
     "store",
 ]

@@ -26,7 +26,7 @@ Deaths and quarantine (``poison/``), where the workers are known:
     Sorted set: one death of a process that ran it -> when, seconds of the server's clock.
     Expires after ``graceful_poison_window``.
 ``graceful:started:<task id>``
-    String, RabbitMQ only: ``<worker>|<delivery>`` that runs it (``run_note.py``); ``=<message>``
+    String, RabbitMQ only: ``<worker>|<delivery>`` that runs it (``start_note.py``); ``=<message>``
     for a while when it has ended, and its acknowledgement may be lost.
 ``graceful:quarantine``
     Hash: task id -> JSON of what ``quarantine.Kept`` says.

@@ -21,13 +21,13 @@ from celery_graceful.testing.survival import assert_survives_interruptions
 from celery_graceful.testing.tested_run import GracefulRun, NotReached, Outcome, graceful_run
 
 if _TYPE_CHECKING:
-    from celery_graceful.testing.strategies import schedules
+    from celery_graceful.testing.hypothesis_schedules import schedules
 
 
 def __getattr__(name: str) -> object:
     """Hypothesis is imported by whoever uses it."""
     if name == "schedules":
-        return _importlib.import_module("celery_graceful.testing.strategies").schedules
+        return _importlib.import_module("celery_graceful.testing.hypothesis_schedules").schedules
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

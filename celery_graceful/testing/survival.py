@@ -24,7 +24,7 @@ from celery_graceful.testing.events import (
     interrupt_in_step,
     kill_at,
 )
-from celery_graceful.testing.new_process import NewProcess, named_by
+from celery_graceful.testing.fresh_memory import FreshMemory, named_by
 from celery_graceful.testing.tested_run import GracefulRun, Outcome
 
 __all__ = ["assert_survives_interruptions"]
@@ -117,7 +117,7 @@ class _Trial:
         written = [*map(repr, args), *(f"{key}={value!r}" for key, value in kwargs.items())]
         #: The task and its arguments, to be pasted.
         self.call = ", ".join([self.name.rpartition(".")[2], *written])
-        self.process = NewProcess(run.task, self._world)
+        self.process = FreshMemory(run.task, self._world)
 
     def run(self, schedule: list[Event] | None = None) -> tuple[Any, GracefulRun]:
         """The effects of a run from the beginning to the end."""

@@ -18,9 +18,9 @@ from celery_graceful.runs.run import current
 from celery_graceful.task.base import GracefulTask
 from celery_graceful.testing import events
 from celery_graceful.testing.events import Event
+from celery_graceful.testing.in_process_worker import InProcessWorker
 from celery_graceful.testing.killing import Killed
 from celery_graceful.testing.observer import Observer, Row, Step
-from celery_graceful.testing.worker_here import WorkerHere
 
 __all__ = ["GracefulRun", "NotReached", "Outcome", "graceful_run"]
 
@@ -91,7 +91,7 @@ class GracefulRun:
         self._retries = 0
         self._ended: Any = None
         self._fields: dict[str, str] = {}
-        self._worker: WorkerHere | None = None
+        self._worker: InProcessWorker | None = None
 
     # -- what happens to it --------------------------------------------------------------
 
@@ -227,7 +227,7 @@ class GracefulRun:
         if self.deliveries:
             self._before_each()
         self.deliveries += 1
-        self._worker = WorkerHere(self.task.app)
+        self._worker = InProcessWorker(self.task.app)
         self.observer.begin(event)
         try:
             with self._worker.running(None if event is None else event.seconds):

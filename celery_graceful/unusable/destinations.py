@@ -20,11 +20,11 @@ from kombu.utils.json import dumps
 from celery_graceful.claims.claimant import claims_key
 from celery_graceful.claims.held_claims import Claims, Tag
 from celery_graceful.claims.lease import broker_digest, live_workers
+from celery_graceful.messages.bounded_connections import bounded_connection
 from celery_graceful.messages.brokers_without_acks import ends_here
-from celery_graceful.messages.delay_queues import send_aside, send_later, waited
 from celery_graceful.messages.republish import Refused, Sender
-from celery_graceful.messages.spare_connections import bounded_connection
-from celery_graceful.poison.origin import origin_of
+from celery_graceful.messages.side_queues import send_aside, send_later, waited
+from celery_graceful.poison.owning_app import origin_of
 from celery_graceful.poison.quarantine import Kept, keep
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import Store, find_workers_store

@@ -18,7 +18,7 @@ from celery_graceful.checkpoints.resume import check_options
 from celery_graceful.cleanup import callbacks
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors.registry import monitors_of
-from celery_graceful.monitors.start_checks import say_what_is_silent, say_who_is_unknown
+from celery_graceful.monitors.setup_warnings import say_what_is_silent, say_who_is_unknown
 from celery_graceful.monitors.tracer import silence_sentry
 from celery_graceful.runs import frames
 from celery_graceful.settings import Settings

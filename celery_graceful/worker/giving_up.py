@@ -14,8 +14,8 @@ from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.requeue import NotTaken
 from celery_graceful.deliveries.stage import Stage
+from celery_graceful.messages.bounded_connections import SpareConnections, dispatcher, use
 from celery_graceful.messages.brokers_without_acks import is_kept_here
-from celery_graceful.messages.spare_connections import SpareConnections, dispatcher, use
 from celery_graceful.monitors import outcome
 from celery_graceful.system import native
 from celery_graceful.system.describe import describe

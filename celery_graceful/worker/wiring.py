@@ -10,9 +10,9 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
+from celery_graceful.batches.caretaker_rounds import Rounds
 from celery_graceful.batches.ends import Ends
 from celery_graceful.batches.outbox import Outbox
-from celery_graceful.batches.rounds import Rounds
 from celery_graceful.checkpoints.discard import Discard
 from celery_graceful.cleanup import callbacks
 from celery_graceful.deliveries.custom_strategies import CustomStrategies

@@ -21,10 +21,10 @@ from celery_graceful.batches.callbacks import made
 from celery_graceful.batches.caretaker import Caretaker
 from celery_graceful.batches.findings import noted
 from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.manual_remedies import CallbackRuns, Remedies
 from celery_graceful.batches.marks import CALLBACK, callback_id
 from celery_graceful.batches.model import Callback, Due, End, Outcome
 from celery_graceful.batches.packing import pack
-from celery_graceful.batches.remedies import CallbackRuns, Remedies
 from celery_graceful.batches.repair import Repair, Repaired
 from celery_graceful.claims.claimant import WORKERS, claims_key, lease_key
 from celery_graceful.poison.quarantine import Kept, put

@@ -43,7 +43,7 @@ from celery_graceful.monitors.heartbeat import Heartbeats, interval_of
 from celery_graceful.monitors.outcome import close_dead
 from celery_graceful.monitors.registry import Monitors, monitors_of
 from celery_graceful.monitors.report import Report
-from celery_graceful.monitors.start_checks import say_what_is_silent, say_who_is_unknown
+from celery_graceful.monitors.setup_warnings import say_what_is_silent, say_who_is_unknown
 from celery_graceful.monitors.tracer import silence_sentry, trace_with_check_in
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.board import Board

@@ -9,13 +9,13 @@ import pytest
 from celery import chain, chord, group, states
 from celery.result import GroupResult
 
+from celery_graceful.batches.brief_status import standing_of
 from celery_graceful.batches.chord_ledger import ChordLedger
 from celery_graceful.batches.findings import Missing
 from celery_graceful.batches.marks import CHORD, Mark, mark
 from celery_graceful.batches.model import ON_COMPLETE, Due, Outcome
 from celery_graceful.batches.packing import unpack
 from celery_graceful.batches.repair import Repair
-from celery_graceful.batches.standing import standing_of
 from celery_graceful.batches.status import State
 from celery_graceful.batches.whereabouts import broker_of
 from tests.conftest import RedisDB

@@ -13,10 +13,10 @@ from celery import Celery, _state, chord
 from celery.app.task import Context
 
 from celery_graceful import Graceful
-from celery_graceful.batches.due import publish_due
+from celery_graceful.batches.callback_publishing import publish_due
 from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.member_part import CallbackEnd, part_of
 from celery_graceful.batches.model import Due, Outcome
-from celery_graceful.batches.parts import CallbackEnd, part_of
 from celery_graceful.batches.status import Status
 from celery_graceful.store.store import find_store
 from tests.conftest import RedisDB

@@ -131,6 +131,16 @@ def test_files_that_the_docs_name_are_there() -> None:
             assert any(place.exists() for place in places), f"{page.name}: {name}"
 
 
+@pytest.mark.parametrize("folder", PACKAGE.folders)
+def test_the_table_of_folders_names_each_module(folder: str) -> None:
+    """In the row of its folder, so that whoever looks for a concept finds its file."""
+    text = layout.PICTURE.read_text(encoding="utf-8")
+    row = re.search(rf"^\| `{folder}/` \|(.*)\|$", text, re.M)
+    assert row is not None, folder
+    modules = {path.name for name, path in PACKAGE.files.items() if name.startswith(f"{folder}.")}
+    assert set(re.findall(r"`(\w+\.py)`", row[1])) == modules
+
+
 def _named_in_the_journeys() -> list[tuple[str, str]]:
     """``file: function`` pairs of the design page."""
     text = layout.PICTURE.read_text(encoding="utf-8")

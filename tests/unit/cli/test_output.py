@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from celery_graceful.cli import output
 from celery_graceful.exceptions import SettingsError
-from celery_graceful.messages.spare_connections import BrokerAway
+from celery_graceful.messages.bounded_connections import BrokerAway
 from celery_graceful.store.store import StoreAway
 
 

@@ -8,7 +8,7 @@ import pytest
 import redis
 from kombu import Connection
 
-from celery_graceful.messages.spare_connections import BrokerAway, bounded_connection
+from celery_graceful.messages.bounded_connections import BrokerAway, bounded_connection
 from celery_graceful.store.store import StoreAway
 from celery_graceful.system.describe import describe
 from celery_graceful.task.trace_log import install_filter

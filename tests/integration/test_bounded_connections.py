@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_graceful.messages.spare_connections import (
+from celery_graceful.messages.bounded_connections import (
     BrokerAway,
     SpareConnections,
     bounded_connection,

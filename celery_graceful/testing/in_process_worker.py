@@ -21,14 +21,14 @@ from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.board import Board
 from celery_graceful.timeline.grace_period import Deadlines
 
-__all__ = ["WorkerHere"]
+__all__ = ["InProcessWorker"]
 
 #: As Kubernetes gives it. Nobody holds these deadlines: a test may stand in a debugger.
 _DEADLINES = Deadlines(grace=30.0, soft=20.0, hard=25.0, source="a test")
 _PAST = Deadlines(grace=30.0, soft=0.0, hard=25.0, source="a test")
 
 
-class WorkerHere:
+class InProcessWorker:
     """A worker of one delivery.
 
     Args:

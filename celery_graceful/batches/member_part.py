@@ -15,7 +15,7 @@ from celery_graceful.batches.marks import (
     member_of,
 )
 from celery_graceful.batches.model import End, Outcome
-from celery_graceful.batches.sought import callback_member
+from celery_graceful.batches.search_state import callback_member
 
 __all__ = ["CallbackEnd", "Part", "Told", "part_of"]
 

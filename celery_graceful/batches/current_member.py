@@ -7,7 +7,7 @@ from collections.abc import Callable
 from celery import current_task
 
 from celery_graceful.batches.marks import Mark, callback_of, member_of
-from celery_graceful.batches.sought import callback_member
+from celery_graceful.batches.search_state import callback_member
 
 __all__ = ["adds_as", "here"]
 

@@ -14,14 +14,14 @@ from celery_graceful.store.store import (
     find_workers_store,
 )
 
-__all__ = ["NoStore", "Places", "places_of"]
+__all__ = ["NoStore", "Stores", "stores_of"]
 
 
 class NoStore(StoreAway):
     """There is no Redis: nothing is known of workers, but what they answer themselves."""
 
 
-class Places(NamedTuple):
+class Stores(NamedTuple):
     """The stores of one app.
 
     Attributes:
@@ -39,7 +39,7 @@ class Places(NamedTuple):
     away: tuple[str, ...] = ()
 
 
-def places_of(app: Any) -> Places:
+def stores_of(app: Any) -> Stores:
     """Where an app has its workers and what they keep.
 
     Raises:
@@ -62,7 +62,7 @@ def places_of(app: Any) -> Places:
             "there is no Redis to ask: neither the broker nor the result backend is one, and "
             "graceful_store is not set"
         )
-    return Places(
+    return Stores(
         tuple(workers),
         bool(brokers),
         store,

@@ -10,14 +10,14 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from celery_graceful.batches.brief_status import standing_of
 from celery_graceful.batches.findings import Missing, note
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.missing import Scan
 from celery_graceful.batches.model import Due
 from celery_graceful.batches.repair import Publish, Repair, Repaired
 from celery_graceful.batches.routes import Routes
-from celery_graceful.batches.sought import Sought, callback_member
-from celery_graceful.batches.standing import standing_of
+from celery_graceful.batches.search_state import Sought, callback_member
 from celery_graceful.batches.status import Status
 from celery_graceful.batches.whereabouts import whereabouts_of
 from celery_graceful.exceptions import UnknownBatch

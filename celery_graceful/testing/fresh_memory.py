@@ -21,7 +21,7 @@ import celery
 
 from celery_graceful.task.base import GracefulTask
 
-__all__ = ["NewProcess", "named_by"]
+__all__ = ["FreshMemory", "named_by"]
 
 #: What can be emptied and filled again in its place.
 _CONTAINERS = (list, dict, set, deque, bytearray)
@@ -29,7 +29,7 @@ _CACHE = type(functools.lru_cache(repr))
 _VALUES = (str, bytes, int, float, complex, bool, tuple, frozenset, type(None))
 
 
-class NewProcess:
+class FreshMemory:
     """The memory of a task as it is now.
 
     Args:

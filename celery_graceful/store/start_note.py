@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["RunNote", "note_of"]
+__all__ = ["StartNote", "note_of"]
 
 _EARLY = "!"
 
 
-class RunNote(NamedTuple):
+class StartNote(NamedTuple):
     """Of a run that has not ended, as far as is known.
 
     Attributes:
@@ -24,7 +24,7 @@ class RunNote(NamedTuple):
     may_come_back: bool
 
     @classmethod
-    def parse(cls, text: str | None) -> RunNote | None:
+    def parse(cls, text: str | None) -> StartNote | None:
         """What was noted; ``None`` if nothing runs."""
         if not text or text.startswith("="):
             return None
