@@ -9,14 +9,17 @@ BIN := $(VENV)/bin
 USE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev$(CELERY)
 DOCS := $(VENV)/.installed-docs
+DIST := $(VENV)/.installed-dist
+# What the distributions are installed on.
+DIST_PYTHONS ?= $(PYTHON)
 
 # Without bytecode, each of some thousand processes would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint docs chaos soak suites bench clean
+.PHONY: help demo test lint docs dist-check chaos soak suites bench clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(USE)  ## watch a deploy (python -m celery_graceful.demo --plain: the same without)
 	@scripts/ensure-servers redis-server || true
@@ -33,6 +36,10 @@ lint: $(DEV)  ## ruff and mypy
 docs: $(DOCS)  ## build the documentation into docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx -E -W --keep-going -q -b html docs docs/_build/html
 	@echo "open docs/_build/html/index.html"
+
+dist-check: $(DIST)  ## build sdist and wheel, install them elsewhere, run the quick start from there
+	@scripts/ensure-servers redis-server || test "$$CI" != true
+	$(BIN)/python scripts/dist_check.py $(DIST_PYTHONS)
 
 chaos: $(DEV)  ## kill -9 at random, with and without celery_graceful; CHAOS_KILLS=50 takes 3 minutes
 	@scripts/ensure-servers || test "$$CI" != true
@@ -74,3 +81,7 @@ $(DOCS): setup.cfg pyproject.toml
 	$(make_venv)
 	$(pip_install) --editable '.[docs]'
 	@touch $@ $(USE)
+
+$(DIST): setup.cfg pyproject.toml $(DEV)
+	$(pip_install) --editable '.[test,lint,dist]' $(if $(CELERY),'celery[redis]==$(CELERY).*')
+	@touch $@

@@ -12,6 +12,7 @@ from benchmarks.batches import batches
 from benchmarks.chords import chords
 from benchmarks.full_pool import full_pool
 from benchmarks.idle import idle
+from benchmarks.importing import importing
 from benchmarks.iterate import iterate
 from benchmarks.latency import latency, reading
 from benchmarks.publishing import publishing
@@ -31,6 +32,7 @@ BENCHMARKS = {
     "variants": variants,
     "full_pool": full_pool,
     "publishing": publishing,
+    "importing": importing,
     "chords": chords,
     "idle": idle,
     "release": release,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -109,8 +108,8 @@ def _store_options(name: str, value: Any) -> Mapping[str, Any]:
         known = {*SentinelChannel.from_transport_options, "ssl"}
         for option in value:
             if option not in known:
-                near = difflib.get_close_matches(str(option), known, n=1, cutoff=0.4)
-                mend = f", did you mean {near[0]}" if near else f"; known are {', '.join(known)}"
+                near = _near(str(option), known)
+                mend = f", did you mean {near}" if near else f"; known are {', '.join(known)}"
                 raise SettingsError(name, option, f"there is no such option{mend}")
     return value
 
@@ -325,8 +324,15 @@ def _names_set(conf: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _nearest(conf: Mapping[str, Any], name: str, known: set[str]) -> str:
-    match = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    if match:
-        return f"there is no such setting, did you mean {_spelled(conf, match[0])}"
+    near = _near(name, known)
+    if near:
+        return f"there is no such setting, did you mean {_spelled(conf, near)}"
     names = ", ".join(_spelled(conf, k) for k in sorted(known))
     return f"there is no such setting; known are {names}"
+
+
+def _near(name: str, known: set[str]) -> str:
+    """The one of ``known`` that was meant; empty if none is like it."""
+    import difflib  # only for those who have mistyped
+
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.4)), "")

@@ -12,12 +12,14 @@ import mmap
 import struct
 import time
 import zlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery_graceful.phases import InterruptReason, Phase
 from celery_graceful.system import native
 from celery_graceful.timeline.board_file import BoardFile, announced_file
-from celery_graceful.timeline.grace_period import Deadlines
+
+if TYPE_CHECKING:  # who runs no worker has none
+    from celery_graceful.timeline.grace_period import Deadlines
 
 __all__ = ["PLACES", "Board"]
 

@@ -26,13 +26,18 @@ HEAVY = {
     "celery_graceful.worker.drain",
     "celery_graceful.deliveries.request",
     "celery_graceful.testing",
+    "celery_graceful.timeline.grace_period",
+    "difflib",
     "django",
     "eventlet",
     "gevent",
     "greenlet",
     "kombu.transport.redis",
+    "opentelemetry",
+    "prometheus_client",
     "redis",
     "sentry_sdk",
+    "sqlalchemy",
 }
 
 #: What a web process does with Celery anyway.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import configparser
 import importlib
 import importlib.util
 import inspect
+import re
 import subprocess
 import sys
 import zipfile
@@ -52,9 +52,6 @@ def shipped(wheel: zipfile.ZipFile) -> set[str]:
 
 
 def test_version() -> None:
-    setup = configparser.ConfigParser()
-    setup.read(ROOT / "setup.cfg")
-    assert setup["metadata"]["version"] == celery_graceful.__version__
     assert metadata.version("celery_graceful") == celery_graceful.__version__
 
 
@@ -108,3 +105,34 @@ def test_the_wheel_says_what_it_needs(wheel: zipfile.ZipFile) -> None:
     assert "Requires-Python: >=3.10\n" in text
     for needed in ("celery[redis]", "kombu", "redis", "sentry-sdk"):
         assert f"Requires-Dist: {needed}" in text
+
+
+def test_the_workflow_runs_what_we_say_that_we_support() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    tox = (ROOT / "tox.ini").read_text(encoding="utf-8")
+    ((pythons, series),) = re.findall(r"^env_list = py\{(.*)\}-celery\{(.*)\},", tox, re.M)
+    listed = dict(re.findall(r"^        (python|celery): \[(.*)\]\n", workflow, re.M)[:2])
+    assert listed["python"] == ", ".join(f'"3.{name[1:]}"' for name in pythons.split(","))
+    assert listed["celery"] == ", ".join(f'"5.{name[1:]}"' for name in series.split(","))
+    said = metadata.metadata("celery_graceful").get_all("Classifier") or ()
+    assert [line for line in said if "Python :: 3." in line] == [
+        f"Programming Language :: Python :: 3.{name[1:]}" for name in pythons.split(",")
+    ]
+
+
+def test_the_workflow_has_all_stages() -> None:
+    """What ``.ci/run`` makes, and more."""
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    made = re.findall(r"make ([a-z-]+)(?: (\w+=\w+))?", (ROOT / ".ci" / "run").read_text())
+    for target, option in made:
+        wanted = target if option.startswith("VENV") else f"{target} {option}".strip()
+        assert f"make {wanted}" in workflow or f'"{wanted}"' in workflow, wanted
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "SECURITY.md"])
+def test_what_the_pages_name_is_there(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = re.findall(r"(?:`|\b)((?:celery_graceful|tests|scripts|docs)/[\w./-]*\w/?)", text)
+    assert named
+    for path in named:
+        assert (ROOT / path).exists(), path
