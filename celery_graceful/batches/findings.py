@@ -7,13 +7,14 @@ expires soon: what nobody looks for any more is not known to be missing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from celery_graceful.batches.brief_status import still_open
 from celery_graceful.batches.keys import key_of
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.exceptions import UnknownBatch
+from celery_graceful.store.scan import hash_pages
 
 __all__ = ["LOST_BATCH", "Missing", "lacking", "note", "noted"]
 
@@ -69,15 +70,9 @@ def noted(ledger: BatchLedger, batch: str) -> Iterator[Missing]:
     Raises:
         StoreAway: The store does not answer.
     """
-    store, cursor = ledger.store, "0"
-    while True:
-        args = [cursor, "COUNT", CHUNK]
-        cursor, found = store.execute("HSCAN", [key_of(batch, "missing")], args, insist=True)
-        pairs = dict(found.items() if isinstance(found, dict) else _pairs(found))
-        for member in still_open(ledger, batch, list(pairs)):
-            yield Missing(member, *json.loads(pairs[member]))
-        if str(cursor) == "0":
-            return
+    for found in hash_pages(ledger.store, key_of(batch, "missing"), CHUNK):
+        for member in still_open(ledger, batch, list(found)):
+            yield Missing(member, *json.loads(found[member]))
 
 
 def lacking(ledger: BatchLedger, batches: Sequence[str]) -> Iterator[str]:
@@ -95,7 +90,3 @@ def lacking(ledger: BatchLedger, batches: Sequence[str]) -> Iterator[str]:
                     yield batch
             except UnknownBatch:
                 pass  # it was forgotten meanwhile
-
-
-def _pairs(found: Sequence[str]) -> Iterable[tuple[str, str]]:
-    return zip(found[::2], found[1::2], strict=True)

@@ -17,6 +17,7 @@ from celery_graceful.batches.keys import INDEX, OUTBOX, key_of
 from celery_graceful.batches.model import Callback, Due, End, Outcome
 from celery_graceful.batches.status import FIELDS, State, Status
 from celery_graceful.exceptions import BatchFinished, UnknownBatch
+from celery_graceful.store.scan import hash_pages, pairs_of, set_members
 from celery_graceful.store.store import Store
 
 __all__ = ["CHUNK", "CHUNK_BYTES", "INDEX", "OUTBOX", "BatchLedger"]
@@ -226,8 +227,7 @@ class BatchLedger:
         pairs, *counts = self.store.run("batch_status", keys, FIELDS, insist=True)
         if not pairs:
             raise UnknownBatch(batch_id)
-        fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
-        return Status.of(batch_id, fields, **dict(zip(_COUNTED, counts, strict=True)))
+        return Status.of(batch_id, pairs_of(pairs), **dict(zip(_COUNTED, counts, strict=True)))
 
     def state(self, batch_id: str, *, insist: bool = True) -> State | None:
         """What it is in; ``None`` if it is not known."""
@@ -293,14 +293,9 @@ class BatchLedger:
         seconds, microseconds = map(int, self.store.execute("TIME", [], insist=True))
         before = seconds * 1000 + microseconds // 1000 - int(waiting * 1000)
         found: dict[str, str] = {}
-        cursor = "0"
-        while True:
-            page = [cursor, "COUNT", CHUNK]
-            cursor, some = self.store.execute("HSCAN", [OUTBOX], page, insist=True)
-            is_dict = isinstance(some, dict)
-            found.update(some if is_dict else zip(some[::2], some[1::2], strict=True))
-            if str(cursor) == "0":
-                return [Due.parse(text) for text, since in found.items() if int(since) <= before]
+        for page in hash_pages(self.store, OUTBOX, CHUNK):
+            found.update(page)
+        return [Due.parse(text) for text, since in found.items() if int(since) <= before]
 
     def callback(self, due: Due) -> Callback:
         """What to send.
@@ -371,13 +366,7 @@ class BatchLedger:
         return found
 
     def _scan(self, batch_id: str, part: str) -> Iterator[str]:
-        cursor = "0"
-        while True:
-            args = [cursor, "COUNT", CHUNK]
-            cursor, found = self.store.execute("SSCAN", [key_of(batch_id, part)], args, insist=True)
-            yield from found
-            if str(cursor) == "0":
-                return
+        return set_members(self.store, key_of(batch_id, part), CHUNK)
 
 
 def _milliseconds(seconds: float) -> int:

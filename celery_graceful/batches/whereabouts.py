@@ -6,8 +6,7 @@ that knows its task, or a worker holds it. Who looks twice sees also what moved 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from celery_graceful.batches.holders import ask_holders
@@ -16,6 +15,7 @@ from celery_graceful.batches.redis_scan import TooLong, Walk
 from celery_graceful.batches.search_state import Doubt, Sought
 from celery_graceful.claims.claimant import FALLEN, WORKERS, claims_key
 from celery_graceful.claims.lease import broker_digest
+from celery_graceful.claims.queue_lists import lists_of, queue_lists
 from celery_graceful.store.store import (
     Store,
     broker_places,
@@ -26,10 +26,6 @@ from celery_graceful.store.store import (
 )
 
 __all__ = ["Whereabouts", "broker_of", "whereabouts_of"]
-
-#: Keys that are looked at in one step, and those that hold no messages.
-KEYS_AT_ONCE = 500
-NO_QUEUES = re.compile(r"graceful:|_kombu\.|celery-task")
 
 
 class Whereabouts(Protocol):
@@ -60,10 +56,8 @@ class _OnRedis:
         self.store = store
         self._rest = rest
         options = app.conf.broker_transport_options or {}
-        separator = options.get("sep", "\x06\x16")
-        endings = ["", *(f"{separator}{step}" for step in options.get("priority_steps", _STEPS))]
         #: Lists in which something was found, or may well be.
-        self._known = {name + ending: None for name in app.amqp.queues for ending in endings}
+        self._known = {key: None for name in app.amqp.queues for key in lists_of(app, name)}
         self._hashes = [
             options.get("unacked_key", "unacked"),
             "graceful:waiting:messages",
@@ -79,7 +73,7 @@ class _OnRedis:
                 self._find(walk, sought, key, "hash")
             if turn == "after":  # a claim may have gone back to its queue, and been claimed again
                 break
-            for key in self._lists() if again else list(self._known):
+            for key in queue_lists(self.store) if again else list(self._known):
                 if not sought:
                     break
                 try:
@@ -104,26 +98,6 @@ class _OnRedis:
             for worker in self.store.execute("SMEMBERS", [key], insist=True)
         }
         return [claims_key(worker) for worker in sorted(workers)]
-
-    def _lists(self) -> Iterator[str]:
-        """All lists that may be queues, those of other apps too: a retry may go to any."""
-        prefix = self.store.prefix
-        pattern = re.sub(r"([\\\[\]*?^-])", r"\\\1", prefix) + "*"
-        cursor, seen = "0", set()
-        while True:
-            args = [cursor, "MATCH", pattern, "COUNT", KEYS_AT_ONCE, "TYPE", "list"]
-            cursor, names = self.store.execute("SCAN", [], args, insist=True)
-            for name in names:
-                key = name[len(prefix) :]
-                if key not in seen and not NO_QUEUES.match(key):
-                    seen.add(key)
-                    yield key
-            if str(cursor) == "0":
-                return
-
-
-#: Kombu's default.
-_STEPS = (0, 3, 6, 9)
 
 
 class _Everywhere:

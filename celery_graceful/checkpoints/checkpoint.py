@@ -24,6 +24,7 @@ from celery_graceful.phases import InterruptReason
 from celery_graceful.runs.interrupt import current_interrupt
 from celery_graceful.runs.run import Run, current
 from celery_graceful.settings import Settings
+from celery_graceful.store.scan import pairs_of
 from celery_graceful.store.store import (
     COMMAND_TIMEOUT,
     StoreAway,
@@ -276,8 +277,7 @@ class Checkpoint:
     def _take(self, answer: Any) -> None:
         if answer is None:
             return
-        pairs = answer[1]
-        fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        fields = pairs_of(answer[1])
         if fields:
             self._mark()
         self.loaded = {

@@ -18,6 +18,7 @@ __all__ = [
     "lease",
     "lease_validity",
     "moves",
+    "queue_lists",
     "rescue",
     "sending",
     "server_checks",

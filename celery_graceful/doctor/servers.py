@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from celery_graceful.claims.lease_validity import server_info
+from celery_graceful.store.scan import pairs_of
 from celery_graceful.store.store import Store, StoreAway, StoreRefused
 from celery_graceful.system.describe import describe
 
@@ -58,10 +59,8 @@ class RedisServer:
             found = self.store.execute("CONFIG", [], ["GET", name], quiet=True)
         except StoreRefused:  # managed ones have no such command
             return None
-        pairs = (
-            found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
-        )
-        return next((str(value) for key, value in pairs if key == name), None)
+        value = pairs_of(found).get(name)
+        return None if value is None else str(value)
 
     @cached_property
     def round_trip(self) -> float:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container, Iterable, Iterator
 
 from celery_graceful.checkpoints.checkpoint import CURSOR, STEP, key_of
 from celery_graceful.checkpoints.codec import decode
 from celery_graceful.operations.records import Checkpoint, Loop
+from celery_graceful.store.scan import glob_quoted, keys, pairs_of
 from celery_graceful.store.store import Store
 
 __all__ = ["clear", "find", "read"]
@@ -25,10 +25,7 @@ def read(store: Store, name: str, task_id: str) -> Checkpoint | None:
         StoreAway: The store does not answer.
     """
     key = key_of(name, task_id)
-    answer = store.execute("HGETALL", [key], insist=True)
-    found = (
-        answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))
-    )
+    found = pairs_of(store.execute("HGETALL", [key], insist=True))
     if not found:
         return None
     left = int(store.execute("PTTL", [key], insist=True))
@@ -67,22 +64,12 @@ def find(store: Store, names: Container[str], task_id: str = "") -> Iterator[tup
     Raises:
         StoreAway: The store does not answer.
     """
-    ending = f":{_quoted(task_id)}" if task_id else ""
-    pattern = f"{_quoted(store.prefix + _PREFIX)}*{ending}"
-    start = len(store.prefix) + len(_PREFIX)
-    cursor, seen = "0", set()
-    while True:
-        args = [cursor, "MATCH", pattern, "COUNT", KEYS_AT_ONCE, "TYPE", "hash"]
-        cursor, keys = store.execute("SCAN", [], args, insist=True)
-        for key in keys:
-            if key not in seen:
-                seen.add(key)
-                name, found = _split(key[start:], names)
-                # That of "a:1" ends like that of "1".
-                if not task_id or found == task_id:
-                    yield name, found
-        if str(cursor) == "0":
-            return
+    ending = f":{glob_quoted(task_id)}" if task_id else ""
+    for key in keys(store, f"{glob_quoted(_PREFIX)}*{ending}", "hash", KEYS_AT_ONCE):
+        name, found = _split(key[len(_PREFIX) :], names)
+        # That of "a:1" ends like that of "1".
+        if not task_id or found == task_id:
+            yield name, found
 
 
 def _split(text: str, names: Container[str]) -> tuple[str, str]:
@@ -90,10 +77,6 @@ def _split(text: str, names: Container[str]) -> tuple[str, str]:
     colons = [at for at, char in enumerate(text) if char == ":"]
     at = next((at for at in colons if text[:at] in names), colons[0] if colons else len(text))
     return text[:at], text[at + 1 :]
-
-
-def _quoted(text: str) -> str:
-    return re.sub(r"([\\\[\]*?^-])", r"\\\1", text)
 
 
 def clear(store: Store, tasks: Iterable[tuple[str, str]]) -> int:

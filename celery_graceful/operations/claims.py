@@ -15,15 +15,13 @@ from celery_graceful.claims.claimant import (
     node_of,
 )
 from celery_graceful.claims.moves import read
+from celery_graceful.claims.queue_lists import queue_of
 from celery_graceful.messages.fields import fields_of, parse
 from celery_graceful.operations.records import Claim
 from celery_graceful.operations.stores import Stores
 from celery_graceful.store.store import Store
 
 __all__ = ["claims_of", "message_of"]
-
-#: Between the name of a queue and its priority, in the keys of kombu's lists.
-_PRIORITY = "\x06\x16"
 
 
 def claims_of(stores: Stores, worker: str | None = None) -> Iterator[Claim]:
@@ -61,7 +59,7 @@ def _of(store: Store, worker: str) -> Iterator[Claim]:
                 number,
                 str(fields.get("id") or ""),
                 str(fields.get("task") or ""),
-                key.removeprefix(store.prefix).partition(_PRIORITY)[0],
+                queue_of(key.removeprefix(store.prefix)),
                 str(number) in begun,
                 _time(fields.get("eta")),
                 redelivered,

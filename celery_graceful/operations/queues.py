@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from celery_graceful.claims.queue_lists import lists_of, queue_lists, queue_of
 from celery_graceful.messages.bounded_connections import bounded_connection
 from celery_graceful.operations.asking import BROKER_TIMEOUT
 from celery_graceful.store.store import Store
 
 __all__ = ["Place", "Unsure", "find_in_queues", "lengths"]
 
-#: Bytes of messages that one command looks through, and keys that one looks at.
-BYTES, KEYS_AT_ONCE = 1_000_000, 500
+#: Bytes of messages that one command looks through.
+BYTES = 1_000_000
 
 #: Seconds that a search may take.
 PATIENCE = 10.0
-
-#: Lists that are no queues.
-_NO_QUEUES = re.compile(r"graceful:|_kombu\.|celery-task|.*\.pidbox$")
 
 
 class Place(NamedTuple):
@@ -55,18 +52,15 @@ def find_in_queues(app: Any, store: Store, task_id: str) -> Place | None:
         StoreAway: It does not answer.
         Unsure: The search took too long.
     """
-    options = app.conf.broker_transport_options or {}
-    separator = options.get("sep", "\x06\x16")
     end = time.monotonic() + PATIENCE
-    endings = ["", *(f"{separator}{step}" for step in options.get("priority_steps", (3, 6, 9)))]
     mine = [name for name in app.amqp.queues if name]
-    others = (key.partition(separator)[0] for key in _lists(store))
+    others = (queue_of(key, app) for key in queue_lists(store))
     for queue in _once(mine, others):
         if time.monotonic() > end:
             raise Unsure(f"there are too many queues to look through: it came to {queue}")
         before, found, task = 0, None, ""
-        for ending in dict.fromkeys(endings):
-            place, total, name = _search(store, queue + ending, task_id, end)
+        for key in lists_of(app, queue):
+            place, total, name = _search(store, key, task_id, end)
             if place and found is None:
                 found, task = before + place, name
             before += total
@@ -94,21 +88,6 @@ def _once(first: Iterable[str], then: Iterable[str]) -> Iterator[str]:
             if name not in seen:
                 seen.add(name)
                 yield name
-
-
-def _lists(store: Store) -> Iterator[str]:
-    """All lists that may be queues, those of other apps too."""
-    pattern = re.sub(r"([\\\[\]*?^-])", r"\\\1", store.prefix) + "*"
-    cursor = "0"
-    while True:
-        args = [cursor, "MATCH", pattern, "COUNT", KEYS_AT_ONCE, "TYPE", "list"]
-        cursor, names = store.execute("SCAN", [], args, insist=True)
-        for name in names:
-            key = name[len(store.prefix) :]
-            if not _NO_QUEUES.match(key):
-                yield key
-        if str(cursor) == "0":
-            return
 
 
 def lengths(app: Any) -> dict[str, tuple[int, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from celery import states
@@ -19,7 +19,7 @@ from celery_graceful.operations.queues import Place, Unsure, find_in_queues, len
 from celery_graceful.operations.records import Claim, RunningTask, Why, Worker, utc
 from celery_graceful.operations.stores import Stores
 from celery_graceful.poison.quarantine import find
-from celery_graceful.store.store import Store
+from celery_graceful.store.scan import hash_pages
 from celery_graceful.system import native
 from celery_graceful.system.describe import describe
 
@@ -118,9 +118,8 @@ class Search:
         """Set aside, since no worker that has seen it knows its task."""
         names = ["", *(f"{digest}:" for digest in self.stores.brokers if digest)]
         for store in self.stores.workers:
-            for entry in (
-                e for name in names for e in _values(store, f"graceful:waiting:{name}messages")
-            ):
+            keys = [f"graceful:waiting:{name}messages" for name in names]
+            for entry in (e for k in keys for page in hash_pages(store, k) for e in page.values()):
                 queue, task, task_id = (*entry.split("\0", 3), "", "", "")[:3]
                 if task_id == self.id:
                     said = (
@@ -261,16 +260,6 @@ class Search:
             return {}
         held = {node: (told or {}).get("tasks") for node, told in said.items()}
         return {node: tasks[0] for node, tasks in held.items() if tasks}
-
-
-def _values(store: Store, key: str) -> Iterator[str]:
-    """Of a hash."""
-    cursor = "0"
-    while True:
-        cursor, found = store.execute("HSCAN", [key], [cursor, "COUNT", 100], insist=True)
-        yield from found.values() if isinstance(found, dict) else found[1::2]
-        if str(cursor) == "0":
-            return
 
 
 def _waiting(what: str) -> str:

@@ -22,6 +22,7 @@ from celery_graceful.messages.bounded_connections import bounded_connection
 from celery_graceful.messages.fields import fields_of, parse
 from celery_graceful.messages.redelivered_flag import BEGUN, mark_redelivered
 from celery_graceful.messages.republish import Sender
+from celery_graceful.store.scan import hash_pages
 from celery_graceful.store.store import Store, StoreAway
 
 __all__ = ["Kept", "count", "delete", "entries", "find", "keep", "put", "release_key", "send_again"]
@@ -50,7 +51,7 @@ class Kept:
         message: The message. In Redis: ``list``, the key that it came from, and ``raw``, the
             message as it was there. Else ``exchange``, ``routing_key``, ``headers``,
             ``properties``, ``content_type``, ``content_encoding`` and ``body`` in base 64.
-        app, results: Whose it is; see ``origin``. Empty if that is not known.
+        app, results: Whose it is; see ``owning_app.py``. Empty if that is not known.
     """
 
     id: str
@@ -191,13 +192,8 @@ def entries(store: Store) -> Iterator[Kept]:
     Raises:
         StoreAway: The store does not answer.
     """
-    cursor = "0"
-    while True:
-        cursor, found = store.execute("HSCAN", [QUARANTINE], [cursor, "COUNT", 100], insist=True)
-        for text in found.values() if isinstance(found, dict) else found[1::2]:
-            yield Kept.from_json(text)
-        if str(cursor) == "0":
-            return
+    for page in hash_pages(store, QUARANTINE):
+        yield from map(Kept.from_json, page.values())
 
 
 def count(store: Store) -> int:

@@ -14,6 +14,7 @@ __all__ = [
     "connections",
     "find_store",
     "rights",
+    "scan",
     "start_note",
     "store",
 ]

@@ -20,6 +20,7 @@ from kombu.utils.json import dumps
 from celery_graceful.claims.claimant import claims_key
 from celery_graceful.claims.held_claims import Claims, Tag
 from celery_graceful.claims.lease import broker_digest, live_workers
+from celery_graceful.claims.queue_lists import queue_of
 from celery_graceful.messages.bounded_connections import bounded_connection
 from celery_graceful.messages.brokers_without_acks import ends_here
 from celery_graceful.messages.republish import Refused, Sender
@@ -186,7 +187,7 @@ class ClaimsDestination:
         if claimed is None:
             return None
         key, _, raw = claimed.partition("\0")
-        case.queue = key[len(store.prefix) :].partition("\x06\x16")[0]
+        case.queue = queue_of(key[len(store.prefix) :])
         rest = {"why": _why(case, why), "deaths": 0, "worker": tag.worker}
         kept = Kept.of_raw(key, raw, **case.label(), **rest, **origin_of(self.app))
         kept_as = keep(store, kept, (tag.worker, str(tag.number)), tell=tell)

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from celery_graceful.claims.claimant import WORKERS, claims_key
 from celery_graceful.claims.held_claims import Claims
 from celery_graceful.poison.quarantine import Kept
+from celery_graceful.store.scan import pairs_of
 from celery_graceful.store.store import Store
 
 __all__ = ["AT_ONCE", "Kind", "Stray", "WaitingRoom"]
@@ -111,9 +112,8 @@ class WaitingRoom:
         Raises:
             StoreAway: The store does not answer.
         """
-        found = self.store.execute("HGETALL", [self._kinds])
-        pairs = found.items() if isinstance(found, dict) else _pairs(found)
-        return {Kind(*key.split("\0", 1)): int(count) for key, count in pairs}
+        found = pairs_of(self.store.execute("HGETALL", [self._kinds]))
+        return {Kind(*key.split("\0", 1)): int(count) for key, count in found.items()}
 
     def take(self, book: Claims, kind: Kind, most: int) -> list[tuple[str, str, Any]]:
         """Make messages that wait claims of this worker, which knows their task.
@@ -130,7 +130,7 @@ class WaitingRoom:
         first, epoch = who.take_numbers(most), who.epoch
         args = [who.worker, first, "\0".join(kind), most]
         found = self._run("take", args, claims_key(who.worker), WORKERS)
-        pairs = _pairs(found)
+        pairs = zip(found[::2], found[1::2], strict=True)
         return [
             (list_, text, book.tag(who.worker, number, list_, epoch))
             for number, (list_, text) in enumerate(pairs, first)
@@ -164,8 +164,7 @@ class WaitingRoom:
         wanted = "" if kind is None else "\0".join(kind)
         args = (ROUND if kind is None else 0, most, LENT, wanted)
         found = self._run("lend", args)
-        pairs = _pairs(found)
-        return [(entry, Kept.from_json(text)) for entry, text in pairs]
+        return [(entry, Kept.from_json(text)) for entry, text in pairs_of(found).items()]
 
     def drop(self, entries: Sequence[str]) -> None:
         """They have been sent.
@@ -175,7 +174,3 @@ class WaitingRoom:
         """
         if entries:
             self._run("drop", entries)
-
-
-def _pairs(found: Sequence[Any]) -> Iterable[tuple[Any, Any]]:
-    return zip(found[::2], found[1::2], strict=True)

@@ -1,0 +1,44 @@
+"""Which lists of a Redis are queues: kombu has one for each priority of a queue."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from celery_graceful.store.scan import keys
+from celery_graceful.store.store import Store
+
+__all__ = ["lists_of", "queue_lists", "queue_of"]
+
+#: Between the name of a queue and its priority, unless the option ``sep`` says otherwise.
+SEPARATOR = "\x06\x16"
+
+#: Kombu's default.
+PRIORITIES = (0, 3, 6, 9)
+
+#: Lists that are no queues of tasks.
+_NO_QUEUES = re.compile(r"graceful:|_kombu\.|celery-task|.*\.pidbox$")
+
+
+def lists_of(app: Any, queue: str) -> list[str]:
+    """The lists of a queue, without the prefix; that which is taken from first is the first."""
+    options = app.conf.broker_transport_options or {}
+    separator = options.get("sep", SEPARATOR)
+    steps = options.get("priority_steps", PRIORITIES)
+    return list(dict.fromkeys([queue, *(f"{queue}{separator}{step}" for step in steps if step)]))
+
+
+def queue_lists(store: Store) -> Iterator[str]:
+    """All lists that may be a queue's, those of other apps too, each once.
+
+    Raises:
+        StoreAway: It does not answer.
+    """
+    return (key for key in keys(store, "*", "list") if not _NO_QUEUES.match(key))
+
+
+def queue_of(key: str, app: Any = None) -> str:
+    """The queue that a list belongs to, without the prefix."""
+    options = {} if app is None else app.conf.broker_transport_options or {}
+    return key.partition(options.get("sep", SEPARATOR))[0]
