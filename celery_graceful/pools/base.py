@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from typing import Any
@@ -15,6 +17,7 @@ from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.request import GracefulRequest
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.phases import InterruptReason
+from celery_graceful.pools.wake_signal import AGAIN, LONGER
 from celery_graceful.runs import interrupt
 from celery_graceful.runs.frames import hidden
 from celery_graceful.runs.run import Run, current, execute
@@ -35,6 +38,7 @@ class Adapter:
         ledger: What the worker holds.
         custom_strategies: Its calls of the pool that are not of one delivery each.
         ring_loop: Makes the loop come to its part of the drain.
+        ring_watch: Makes the watch ask ``again_at``.
         read_pending: Takes what the broker has sent already. In the loop, or in its place.
     """
 
@@ -42,6 +46,10 @@ class Adapter:
     in_process = False
     #: What the pool was handed can be taken back until it begins.
     can_pass_by = False
+    #: When those who were told by ``notify``, and have not heard, are told again; on the monotonic
+    #: clock.
+    again_at = math.inf
+    _pause = AGAIN
 
     def __init__(
         self,
@@ -50,12 +58,14 @@ class Adapter:
         custom_strategies: CustomStrategies,
         *,
         ring_loop: Callable[[], None],
+        ring_watch: Callable[[], None],
         read_pending: Callable[[], None],
     ) -> None:
         self.worker = worker
         self.ledger = ledger
         self.custom_strategies = custom_strategies
         self.ring_loop = ring_loop
+        self.ring_watch = ring_watch
         self.read_pending = read_pending
 
     @staticmethod
@@ -80,7 +90,24 @@ class Adapter:
         """
 
     def notify(self) -> None:
-        """Let running tasks see the phase: raise what is due. Called by the watch."""
+        """Let running tasks see the phase: raise what is due. From any thread."""
+
+    def tell_again(self) -> None:
+        """Who was just beginning to wait has not heard: once more. Called by the watch."""
+        self.again_at = math.inf  # first: another thread may be telling them something new
+        if self.tell_deaf():
+            self._pause *= LONGER
+            self.again_at = min(self.again_at, time.monotonic() + self._pause)
+
+    def tell_deaf(self) -> bool:
+        """Signal those who have not heard; whether there are any."""
+        return False
+
+    def _listen(self) -> None:
+        """They were told, and it will be looked whether they have heard."""
+        self._pause = AGAIN
+        self.again_at = time.monotonic() + AGAIN
+        self.ring_watch()
 
     def on_loop(self) -> None:
         """The loop was rung. Called by the loop."""

@@ -196,8 +196,10 @@ def _deaf() -> Iterator[None]:
 
 
 def _on_wake(signum: int, frame: Any) -> None:
-    assert worker_state.board.value is not None
-    if worker_state.board.value.is_target(os.getpid()):
+    board, pid = worker_state.board.value, os.getpid()
+    assert board is not None
+    board.set_heard(pid, True)
+    if board.is_target(pid):
         _shutdown_cleanup(signal.SIGTERM, frame)
     wake_signal.look()
 

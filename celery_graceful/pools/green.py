@@ -24,6 +24,8 @@ class GreenAdapter(InProcessAdapter):
         owner.fill(_run.get_greenlet, greenlet.getcurrent)
         self._main = native.thread_ident()
         self._has_signals = wake_signal.install()
+        #: How often tasks were told, and how many times of these the hub has thrown what is due.
+        self._told = self._thrown = 0
         #: That ``quiesce`` has made.
         self._more_room = 0
         #: Of the worker, which has all of them when the first task begins.
@@ -40,13 +42,24 @@ class GreenAdapter(InProcessAdapter):
 
     def notify(self) -> None:
         super().notify()
+        self._told += 1
         self.ring_loop()
         # A greenlet that computes lets nobody else run; the signal's handler runs in it.
         signal.pthread_kill(self._main, wake_signal.SIGNAL)
+        self._listen()
+
+    def tell_deaf(self) -> bool:
+        # Not by who has heard: that one may have let another run, which computes as well.
+        behind = self._thrown < self._told
+        if behind:
+            signal.pthread_kill(self._main, wake_signal.SIGNAL)
+        return behind
 
     def on_loop(self) -> None:
+        told = self._told
         for run in list(_run.runs.values()):
             in_hub(_throw, run)
+        in_hub(setattr, self, "_thrown", told)
         self._let_others_run()
 
     @staticmethod

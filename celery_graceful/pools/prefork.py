@@ -96,7 +96,15 @@ class PreforkAdapter(Adapter):
 
     def notify(self) -> None:
         for pid in self.pids():
+            _tell(pid)
+        self._listen()
+
+    def tell_deaf(self) -> bool:
+        board = worker_state.board.value
+        deaf = [] if board is None else [pid for pid in self.pids() if not board.has_heard(pid)]
+        for pid in deaf:
             _kill(pid, wake_signal.SIGNAL)
+        return bool(deaf)
 
     def take_away(self, requests: Sequence[HeldMessage]) -> None:
         pool = getattr(self.worker.pool, "_pool", None)
@@ -118,14 +126,15 @@ class PreforkAdapter(Adapter):
         for pid in self.pids():
             _kill(pid, signal.SIGKILL)
 
-    @staticmethod
-    def _aimed(terminate_job: Callable[..., Any]) -> Callable[..., Any]:
+    def _aimed(self, terminate_job: Callable[..., Any]) -> Callable[..., Any]:
         """SIGTERM to one child means that child; to the group, the main process decides."""
 
         def aimed(pid: int, signum: int | None = None) -> None:
             if signum is None or signum == signal.SIGTERM:
                 assert worker_state.board.value is not None
                 worker_state.board.value.aim(pid)
+                worker_state.board.value.set_heard(pid, False)
+                self._listen()
                 signum = wake_signal.SIGNAL
             elif signum == signal.SIGHUP:
                 assert worker_state.board.value is not None
@@ -146,6 +155,12 @@ class PreforkAdapter(Adapter):
                 trywaitkill(process)
 
         return gently
+
+
+def _tell(pid: int) -> None:
+    if worker_state.board.value is not None:
+        worker_state.board.value.set_heard(pid, False)
+    _kill(pid, wake_signal.SIGNAL)
 
 
 def _kill(pid: int, signum: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from celery_graceful.pools.threads import set_async_exc
 from celery_graceful.runs.run import runs
 from celery_graceful.system import native
 from celery_graceful.system.process import Owner
+from celery_graceful.timeline import worker_state
 
 __all__ = ["SoloAdapter"]
 
@@ -35,12 +37,22 @@ class SoloAdapter(InProcessAdapter):
 
     def notify(self) -> None:
         super().notify()
-        if self._has_signals:
+        board = worker_state.board.value
+        if self._has_signals and board is not None:
+            board.set_heard(os.getpid(), False)
             signal.pthread_kill(self._main, wake_signal.SIGNAL)
+            self._listen()
         for run in list(runs.values()):
             # Embedded, or of a pool that waits here for what it runs elsewhere.
             if not self._has_signals or run.ident != self._main:
                 run.send_async(set_async_exc)
+
+    def tell_deaf(self) -> bool:
+        board = worker_state.board.value
+        if board is None or board.has_heard(os.getpid()):
+            return False
+        signal.pthread_kill(self._main, wake_signal.SIGNAL)
+        return True
 
     def run_body(self, body: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         # Elsewhere, where a pool may run it, handlers can be neither asked for nor set.

@@ -376,6 +376,11 @@ class Run:
         return self._made
 
     @property
+    def looks_later(self) -> bool:
+        """A signal handler came in between, and could not look."""
+        return self._look_again
+
+    @property
     def shielded(self) -> bool:
         return self._shields > 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -81,7 +82,12 @@ class InProcessWorker:
         self._board.enter(Phase.SOFT)
         interrupt.wake()
         if self._has_signals:
+            # As in a worker: a signal is lost on who is just beginning to wait.
+            pause = wake_signal.AGAIN
             signal.pthread_kill(self._thread, wake_signal.SIGNAL)
+            while not self._is_over.wait(pause) and not self._board.has_heard(os.getpid()):
+                pause *= wake_signal.LONGER
+                signal.pthread_kill(self._thread, wake_signal.SIGNAL)
         else:
             for run in list(runs.values()):
                 run.send_async(threads.set_async_exc)

@@ -1,6 +1,6 @@
 """The board: memory that all processes of a worker share.
 
-Three pages, mapped by the main process before it starts its children. Reading it costs a memory
+Four pages, mapped by the main process before it starts its children. Reading it costs a memory
 access, so a task can ask as often as it likes; waiting is done on a pipe (see ``interrupt``). The
 clock is ``time.monotonic``, which all processes of a machine share.
 """
@@ -44,7 +44,8 @@ _TARGETS = range(_TARGETS_AT, _REVOKES_AT, _WORD.size)
 _REVOKES = range(_REVOKES_AT, _PAGE, _REVOKE.size)
 _MARKS_AT, _MARKS = _PAGE, _PAGE
 _ENDED_AT = _MARKS_AT + _MARKS
-_SIZE = _ENDED_AT + _PAGE
+_HEARD_AT = _ENDED_AT + _PAGE
+_SIZE = _HEARD_AT + _PAGE
 
 _REASONS: list[InterruptReason] = list(InterruptReason)
 
@@ -53,7 +54,7 @@ class Board:
     """The shared memory.
 
     Args:
-        memory: A writable mapping of three pages.
+        memory: A writable mapping of four pages.
         file: What is behind it, where that is a file of this process.
     """
 
@@ -257,6 +258,16 @@ class Board:
                 self._write(offset, _WORD.pack(0))
                 return True
         return False
+
+    # -- the wake signal -------------------------------------------------------------
+
+    def set_heard(self, pid: int, heard: bool) -> None:
+        """``pid`` is about to be sent the wake signal, or hears it, and is about to look."""
+        self.memory[_HEARD_AT + pid % _PAGE] = heard
+
+    def has_heard(self, pid: int) -> bool:
+        """Whether it has looked at the board since then."""
+        return bool(self.memory[_HEARD_AT + pid % _PAGE])
 
     # -- revoked tasks ---------------------------------------------------------------
 

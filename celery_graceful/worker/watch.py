@@ -171,6 +171,8 @@ class Watch:
                     self.drain.request_stop(f"celery.worker.state.{name}")
         self._check_soft_limits()
         self.revocations.check()
+        if time.monotonic() >= self.adapter.again_at:
+            self.adapter.tell_again()
         if QUIET in rung:
             self.loop.ring()
             self.log(
@@ -222,7 +224,7 @@ class Watch:
             for run in list(_run.runs.values())
             if run.soft_limit_at is not None and not run.soft_limit_hit
         ]
-        moments.append(self.revocations.next_at())
+        moments += [self.revocations.next_at(), self.adapter.again_at]
         if self._looks_at_flags:
             moments.append(time.monotonic() + LOOK_AT_FLAGS)
         if self.drain.stopping:

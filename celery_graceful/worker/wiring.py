@@ -112,14 +112,15 @@ class Parts:
         self.heartbeats = Heartbeats(ledger.check_ins, monitors_of(worker.app).dispatch.heartbeat)
 
         # -- the pool, and what is asked of the worker
+        self.drain = drain = Drain(worker, settings, deadlines, board, ledger, restart, log)
         self.adapter = adapter = kind.adapter(
             worker,
             ledger,
             CustomStrategies(ledger),
             ring_loop=loop.ring,
+            ring_watch=drain.ring,
             read_pending=loop.read_pending,
         )
-        self.drain = drain = Drain(worker, settings, deadlines, board, ledger, restart, log)
         self.owner.fill(on_limited, lambda: drain.ring(LIMIT))
 
         # -- what it cannot make a task of; where it is one among others

@@ -181,6 +181,18 @@ def sleeping(self):
 
 
 @graceful()
+def about_to_wait(self):
+    """Is signalled when Python has last looked for signals, and begins to wait after that."""
+    libc = ctypes.CDLL(None)
+    others = ctypes.create_string_buffer(128)
+    libc.sigfillset(others)
+    libc.sigdelset(others, int(signal.SIGURG))
+    say("began", self.request.id)
+    with self.interruptible():  # in C, from one to the next
+        list(map(partial.__call__, [partial(libc.sigsuspend, others), partial(libc.sleep, 60)]))
+
+
+@graceful()
 def deadlocked(self):
     """Holds the interpreter for ever."""
     say("began", self.request.id)

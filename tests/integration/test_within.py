@@ -95,14 +95,16 @@ def test_what_is_sent_in_the_place_of_a_task_comes_alone(pool: str, broker: Brok
 
 
 @pytest.mark.parametrize("pool", ["prefork", "spawn", "solo", "gevent"])
-@pytest.mark.parametrize("name", ["looping", "handling"])
+@pytest.mark.parametrize(
+    ("name", "next_one"), [("looping", "sleeping"), ("handling", "about_to_wait")]
+)
 def test_signals_are_heard_after_a_task_that_took_them(
-    name: str, pool: str, broker: Broker
+    name: str, next_one: str, pool: str, broker: Broker
 ) -> None:
     with broker.app() as app, start(pool, broker) as worker:
         worker.ready()
         app.send_task(f"{APP}.{name}").get(timeout=TIMEOUT)
-        app.send_task(f"{APP}.sleeping", task_id="mine")
+        app.send_task(f"{APP}.{next_one}", task_id="mine")
         worker.wait_line(">> .* began mine$")
         if pool == "prefork":  # Ctrl-C, which the children ignore
             worker.signal(signal.SIGINT, group=True)

@@ -29,7 +29,7 @@ def test_hard_is_heard_before_the_stop() -> None:
         drain,
         loop=MagicMock(),
         ledger=ledger,
-        adapter=MagicMock(),
+        adapter=MagicMock(again_at=math.inf),
         places=MagicMock(),
         quiesce=MagicMock(),
         revocations=revocations,
