@@ -125,7 +125,7 @@ def test_all_slots_are_on_the_page() -> None:
 
 
 def test_files_that_the_docs_name_are_there() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for name in re.findall(r"`((?!t/)(?:\w+/)+\w+\.\w+)`", page.read_text(encoding="utf-8")):
             places = (ROOT / name, ROOT / layout.NAME / name)
             assert any(place.exists() for place in places), f"{page.name}: {name}"

@@ -1,0 +1,68 @@
+"""The reference says what the code says."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from dataclasses import fields
+
+from celery_graceful.settings import Settings
+from tests.support.pages import DOCS, PAGES, ROOT, prose
+
+#: Other names of ours that begin as settings do.
+NO_SETTINGS = {
+    "graceful_resume",
+    "graceful_quiet",
+    "graceful_stop",
+    "graceful_status",
+    "graceful_why",
+    "graceful_queue",
+    "graceful_run",
+    "graceful_worker",
+}
+
+
+def _script(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_settings_are_those_of_the_code() -> None:
+    script = _script("settings_page")
+    text = script.PAGE.read_text(encoding="utf-8")
+    assert text == script.rewritten(text), "run scripts/settings_page.py"
+    assert set(re.findall("^### `graceful_(.*)`$", text, re.M)) == {
+        f.name for f in fields(Settings)
+    }
+
+
+def test_settings_that_pages_name_are_there() -> None:
+    known = {f"graceful_{field.name}" for field in fields(Settings)} | NO_SETTINGS
+    for page in PAGES:
+        named = set(re.findall(r"`(graceful_\w+[a-z])(?: = [^`]*)?`", prose(page)))
+        assert named <= known, f"{page.name}: {named - known}"
+
+
+def _keys_of_the_code() -> set[str]:
+    """The first words of all keys: what stands between the first two colons."""
+    found: set[str] = set()
+    for path in (ROOT / "celery_graceful").rglob("*.lua"):
+        code = re.sub(r"--.*", "", path.read_text(encoding="utf-8"))
+        found |= set(re.findall(r"graceful:([a-z]+)", code))
+    for path in (ROOT / "celery_graceful").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                node.value.value = None  # a docstring
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found |= set(re.findall(r"graceful:([a-z]+)", node.value))
+    return found
+
+
+def test_each_key_of_redis_is_told_of() -> None:
+    told = prose(DOCS / "reference" / "redis-keys.md")
+    assert _keys_of_the_code() == set(re.findall(r"`graceful:([a-z]+)", told))
