@@ -9,7 +9,7 @@ import timeit
 from typing import Any
 
 from celery import Celery, Task
-from celery.signals import worker_shutting_down
+from celery.signals import worker_ready, worker_shutting_down
 
 from celery_graceful import Graceful, GracefulTask, Interrupted
 
@@ -97,6 +97,11 @@ def polls_by_hand() -> None:
     while not _told:
         time.sleep(PAUSE)
     say("seen", "polls_by_hand")
+
+
+@worker_ready.connect
+def _on_ready(**_: Any) -> None:
+    say("ready")
 
 
 # -- the rest ----------------------------------------------------------------------

@@ -7,35 +7,51 @@ from contextlib import ExitStack
 
 from benchmarks.commands import Commands
 from benchmarks.tables import table
-from benchmarks.workers import Worker, send
+from benchmarks.workers import Worker
 from tests.servers import RedisServer
 
 __all__ = ["idle"]
 
-#: Seconds for which they are watched.
-WATCHED = 20.0
+#: Seconds until they have met, and for which they are watched then.
+SETTLE, WATCHED = 10.0, 30.0
+
+#: Workers that start side by side.
+AT_ONCE = 5
 
 
 def idle(redis: RedisServer, *, quick: bool) -> str:
-    """Commands a second that a fleet of idle workers asks of Redis, those inside scripts too."""
-    size = 5 if quick else 50
+    """Commands a second that a fleet of idle workers of one queue, with gossip and heartbeats as by
+    default, asks of Redis; those inside scripts too.
+    """
     rows = []
-    for name, plain in (("plain Celery", True), ("Graceful(app)", False)):
-        with ExitStack() as stack:
-            client = stack.enter_context(redis.client())
-            client.flushdb()
-            workers = [
+    for pool, size in (("solo", 5), ("prefork", 2)) if quick else (("solo", 50), ("prefork", 10)):
+        plain, ours = (_rate(redis, pool, size, plain=plain) for plain in (True, False))
+        each = f"{plain / size:.2f}", f"{ours / size:.2f}"
+        rows.append((f"{size} {pool}", f"{plain:.0f}", f"{ours:.0f}", *each, f"{ours / plain:.2f}"))
+    return table(("workers", "plain /s", "ours /s", "each, plain", "each, ours", "ratio"), rows)
+
+
+def _rate(redis: RedisServer, pool: str, size: int, *, plain: bool) -> float:
+    with ExitStack() as stack:
+        client = stack.enter_context(redis.client())
+        client.flushdb()
+        for start in range(0, size, AT_ONCE):
+            started = [
                 stack.enter_context(
-                    Worker(f"idle-{number}", pool="solo", concurrency=1, plain=plain)
+                    Worker(
+                        "idle",
+                        name=f"idle-{number}",
+                        pool=pool,
+                        concurrency=1,
+                        plain=plain,
+                        gossip=True,
+                    )
                 )
-                for number in range(size)
+                for number in range(start, min(start + AT_ONCE, size))
             ]
-            for number, worker in enumerate(workers):
-                send(f"idle-{number}", "busy", 0.0)
-                worker.wait("running")
-            commands = Commands(client)
-            began = time.monotonic()
-            time.sleep(WATCHED)
-            rate = commands.count() / (time.monotonic() - began)
-            rows.append((f"{size} workers, {name}", f"{rate:.0f}", f"{rate / size:.1f}"))
-    return table(("", "commands/s", "for each"), rows)
+            for worker in started:
+                worker.wait("ready")
+        time.sleep(SETTLE)
+        commands, began = Commands(client), time.monotonic()
+        time.sleep(WATCHED)
+        return commands.count() / (time.monotonic() - began)

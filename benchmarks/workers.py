@@ -43,9 +43,11 @@ class Worker(ProcessGroup):
         queue_name: What it consumes.
         pool: Its pool.
         concurrency: Of the pool.
+        name: Of its node; without: that of the queue.
         plain: Leave celery_graceful out.
         prefetch: Messages fetched ahead, for each process or thread.
         env: More of what ``benchmarks.app`` reads.
+        gossip: Listen to the others, as workers do by default.
     """
 
     def __init__(
@@ -54,17 +56,20 @@ class Worker(ProcessGroup):
         *,
         pool: str,
         concurrency: int,
+        name: str = "",
         plain: bool = False,
         prefetch: int = 4,
         env: Mapping[str, str] | None = None,
+        gossip: bool = False,
     ) -> None:
         self.queue_name = queue_name
         self._said: queue.SimpleQueue[Said | None] = queue.SimpleQueue()
         self._lines: list[str] = []
         argv = [sys.executable, "-m", "celery", "-A", "benchmarks.app", "worker", "-l", "WARNING"]
-        name = f"{queue_name.partition(',')[0]}@bench"
+        name = f"{name or queue_name.partition(',')[0]}@bench"
         argv += ["-P", pool, "-c", str(concurrency), "-Q", queue_name, "-n", name]
-        argv += ["--without-mingle", "--without-gossip"]
+        if not gossip:
+            argv += ["--without-mingle", "--without-gossip"]
         super().__init__(
             argv,
             cwd=_ROOT,

@@ -1,6 +1,6 @@
 """The caretaker of batches that stand still: each worker has one, and one of them works at a time.
 
-Where no batch stands still a worker asks for one command in a while, and that is all. Keys, after
+Where there is no batch, or none stands still, a worker asks for one command in a while. Keys, after
 the prefix of the store; ``<broker>`` is where the messages of the app are: some may share a store.
 
 ``graceful:batches:look:<broker>``
@@ -22,7 +22,7 @@ from celery.utils.log import get_logger
 
 from celery_graceful.batches.brief_status import standing_of
 from celery_graceful.batches.findings import Missing, note
-from celery_graceful.batches.keys import key_of
+from celery_graceful.batches.keys import INDEX, key_of
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.missing import MOST, Scan
 from celery_graceful.batches.repair import Repair, Repaired
@@ -83,6 +83,8 @@ class Caretaker:
         self.broker = broker_of(app)
         self._name = secrets.token_hex(8)
         self._lock_at = self._idle = 0.0
+        #: There was no batch: until then none can have stood still.
+        self._none_until = 0.0
         self._over = over
         #: Brokers whose batches are looked after elsewhere.
         self._elsewhere: set[str] = set()
@@ -100,6 +102,11 @@ class Caretaker:
             Exception: What the broker's client raised.
         """
         after = self.settings.batch_missing_after
+        if time.monotonic() < self._none_until:
+            return
+        if not self.store.execute("EXISTS", [INDEX]):
+            self._none_until = time.monotonic() + after * STILL
+            return
         still = self.ledger.stood_still(after * STILL)
         if not still or not self._lock():
             return

@@ -1,14 +1,17 @@
 """Rescue: what a dead worker claimed goes back to where it came from.
 
-Every worker looks for leases that ran out; one at a time does the work. Taking a worker for dead is
-one atomic step, after which it can claim nothing more; then its claims go back, in batches. A
-rescuer that dies on the way is followed by the next one.
+Of all workers one looks for leases that ran out, again and again. The others try to take its place:
+in a large fleet less often, for some of them do at any time, and soon enough for the leases of all
+that die together with it. Taking a worker for dead is one atomic step, after which it can claim
+nothing more; then its claims go back, in batches. A rescuer that dies on the way is followed by the
+next one.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import random
 import secrets
 import time
 import traceback
@@ -17,7 +20,7 @@ from typing import Any, NamedTuple
 
 from celery.utils.log import get_logger
 
-from celery_graceful.claims.claimant import FALLEN, begun_key, claims_key
+from celery_graceful.claims.claimant import FALLEN, WORKERS, begun_key, claims_key
 from celery_graceful.claims.held_claims import Claims, Tag
 from celery_graceful.claims.lease import about_key, dead_workers, take_for_dead
 from celery_graceful.claims.lease_validity import LeaseValidity
@@ -37,6 +40,10 @@ LOCK = "graceful:rescuer"
 #: Shares of ``graceful_rescue_interval``: after which a worker looks again, so that a look that
 #: takes its time is not late, and for which a look keeps the others away.
 PUNCTUAL, LOCKED = 0.9, 0.8
+
+#: In an interval at least so many of a fleet try to take the place of who looks; seconds for which
+#: it is known how many there are.
+TRY, COUNTED = 4, 60.0
 
 #: Milliseconds for one step of a rescue, before somebody else goes on with it.
 STEP = 1_000
@@ -72,7 +79,8 @@ class Rescuer:
         judge: Decides about claims whose tasks killed their workers.
         lease_validity: What leases say there.
         own: The id of the worker that looks; ``None`` if it is none.
-        afterwards: Called after each look, whoever looked.
+        afterwards: Called after each look, whoever looked, with how much less often than a worker
+            that is alone this one looks.
     """
 
     def __init__(
@@ -82,7 +90,7 @@ class Rescuer:
         judge: Judge,
         lease_validity: LeaseValidity | None = None,
         own: Callable[[], str | None] = lambda: None,
-        afterwards: Callable[[], None] = lambda: None,
+        afterwards: Callable[[float], None] = lambda seldom: None,
     ) -> None:
         self.claims = claims
         self.store = claims.store
@@ -95,6 +103,8 @@ class Rescuer:
         self._name = secrets.token_hex(8)
         self._bell, self._gone = native.Doorbell(), native.Doorbell()
         self._ended = False
+        #: How many workers there are, and when that is counted again.
+        self._fleet, self._count_at = 1, 0.0
 
     def start(self) -> None:
         """Look again and again, in a real thread."""
@@ -109,15 +119,33 @@ class Rescuer:
 
     def _run(self) -> None:
         while not self._ended:
+            seldom = 1.0
             try:
-                self.look()
-                self.afterwards()
+                if self.look() is None:
+                    seldom = self._seldom()
+                self.afterwards(seldom)
             except StoreAway:
                 pass  # said there
             except Exception:
                 log(logger, logging.CRITICAL, "The rescue failed: %s", traceback.format_exc())
-            self._bell.wait(self.settings.rescue_interval * PUNCTUAL)
+            self._bell.wait(self.settings.rescue_interval * PUNCTUAL * seldom)
         self._gone.ring()
+
+    def _seldom(self) -> float:
+        """How much less often than who looks this worker tries to take its place.
+
+        Raises:
+            StoreAway: Redis did not answer.
+        """
+        if time.monotonic() >= self._count_at:
+            self._fleet = int(self.store.execute("SCARD", [WORKERS]))
+            self._count_at = time.monotonic() + COUNTED
+        settings = self.settings
+        # Those whose last heartbeat came just before the last look: their leases run out no sooner.
+        least = settings.lease_ttl - settings.heartbeat_interval
+        most = least / settings.rescue_interval - LOCKED
+        often = max(1.0, min(self._fleet / TRY, most))
+        return often if often == 1.0 else random.uniform(0.8, 1.0) * often  # not all at once
 
     def look(self) -> int | None:
         """Rescue what there is to rescue, unless somebody else does.

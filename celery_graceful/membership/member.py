@@ -257,14 +257,17 @@ class Member:
             if unclaimed and request.part is not None:
                 yield request.part.membership
 
-    def _look_for_others(self) -> None:
+    def _look_for_others(self, seldom: float) -> None:
         """What others have left undone: a failure to tell, since they do not know whom, and
         callbacks of batches to publish.
+
+        Args:
+            seldom: How much less often than a worker that is alone.
         """
         now = time.monotonic()
         if now < self._look_at:
             return
-        self._look_at = now + LOOK_EVERY
+        self._look_at = now + LOOK_EVERY * seldom
         keys = [UNTOLD, OUTBOX] if self._has_outbox else [UNTOLD]
         if self.lease.store.execute("EXISTS", keys):
             self.ledger.post_mortems.tell_soon()

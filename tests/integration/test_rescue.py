@@ -112,6 +112,37 @@ def test_one_at_a_time(store, redis_db):
     assert [rescuer(store).look(), rescuer(store).look()] == [1, None]
 
 
+@pytest.mark.parametrize(("others", "least", "most"), [(2, 1, 1), (7, 1.6, 2), (49, 2.5, 3.2)])
+def test_who_does_not_look_tries_to_less_often_in_a_large_fleet(
+    redis_db, monkeypatch, others, least, most
+):
+    """But in time for the leases of those that die together with who looks."""
+    settings = Settings()
+    redis_db.client.sadd("graceful:workers", *(f"w{number}" for number in range(others + 1)))
+    for number in range(others + 1):
+        redis_db.client.set(f"graceful:lease:w{number}", "{}")
+    seldom = []
+    one, two = (
+        Rescuer(Claims(store_of(redis_db.url)), settings, set, afterwards=seldom.append)
+        for _ in range(2)
+    )
+    waits = []
+
+    def wait(seconds):
+        waits.append(seconds)
+        one._ended = two._ended = True
+
+    for each in (one, two):  # one turn of each
+        monkeypatch.setattr(each._bell, "wait", wait)
+        each._ended = False
+        each._run()
+    assert (seldom[0], waits[0]) == (1, pytest.approx(1.8)), "who looked comes back"
+    assert least <= seldom[1] <= most
+    assert waits[1] == pytest.approx(1.8 * seldom[1])
+    locked = 0.8 * settings.rescue_interval
+    assert locked + waits[1] <= settings.lease_ttl - settings.heartbeat_interval
+
+
 def test_another_goes_on_where_a_rescuer_died(store, redis_db):
     client = redis_db.client
     claim(client, "dead", [message(n) for n in range(5)])
