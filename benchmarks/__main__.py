@@ -15,6 +15,7 @@ from benchmarks.idle import idle
 from benchmarks.importing import importing
 from benchmarks.iterate import iterate
 from benchmarks.latency import latency, reading
+from benchmarks.lifecycle import lifecycle
 from benchmarks.publishing import publishing
 from benchmarks.release import release
 from benchmarks.rescue import rescue
@@ -35,6 +36,7 @@ BENCHMARKS = {
     "importing": importing,
     "chords": chords,
     "idle": idle,
+    "lifecycle": lifecycle,
     "release": release,
     "rescue": rescue,
     "batches": batches,

@@ -18,7 +18,8 @@ from celery import Celery, chord
 
 from benchmarks.commands import Commands
 from benchmarks.tables import table
-from benchmarks.throughput import held, play
+from benchmarks.throughput import play
+from benchmarks.waiting import held, wait_until
 from benchmarks.workers import TIMEOUT, Worker
 from celery_graceful import Batch, Graceful
 from tests.servers import RedisServer
@@ -130,10 +131,13 @@ def _many(redis: RedisServer, members: int) -> str:
         queue = client.memory_usage("many", samples=0)
         while_sent = slow()
         with Worker("many", pool="threads", concurrency=10, prefetch=10):
-            end = time.monotonic() + PATIENCE
-            while client.llen("many") or held(client):
-                assert time.monotonic() < end
-                time.sleep(0.05)
+            wait_until(
+                lambda: not (client.llen("many") or held(client)),
+                "all members have ended",
+                client,
+                seconds=PATIENCE,
+                pause=0.05,
+            )
         rows = [
             ("sent after s", f"{made['took']:.1f}"),
             ("peak memory of the producer over its start, MiB", f"{made['memory'] / 1024:.1f}"),

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from benchmarks.tables import table
-from benchmarks.throughput import held
+from benchmarks.waiting import held
 from benchmarks.workers import POOLS, Worker, send
 from tests.servers import RedisServer
 

@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.tables import table
+from benchmarks.waiting import held, wait_until
 from benchmarks.workers import TIMEOUT, Worker, send
 from tests.servers import RedisServer
 
@@ -101,17 +102,14 @@ def play(client: Any, stage: str, *queues: str, waiting: int = 0) -> float:
             together.lpush(f"graceful:bell:{queue}", "")  # as who sends them does
         together.execute()
     began = time.monotonic()
-    while sum(client.llen(queue) for queue in queues) > waiting or (not waiting and held(client)):
-        if time.monotonic() > began + 10 * TIMEOUT:
-            raise RuntimeError(f"{', '.join(queues)}: the workers have not come to the end")
-        time.sleep(0.005)
+
+    def done() -> bool:
+        left = sum(client.llen(queue) for queue in queues)
+        return left <= waiting and bool(waiting or not held(client))
+
+    what = f"the workers have come to the end of {', '.join(queues)}"
+    wait_until(done, what, client, seconds=10 * TIMEOUT)
     return time.monotonic() - began
-
-
-def held(client: Any) -> int:
-    """Messages that workers hold."""
-    claims: list[str] = client.keys("graceful:claims:*")
-    return sum(int(client.hlen(key)) for key in ["unacked", *claims])
 
 
 def _rows(setup: str, rates: dict[Contender, list[tuple[float, float]]]) -> list[tuple[str, ...]]:

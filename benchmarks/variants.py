@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -11,8 +10,9 @@ from typing import Any
 
 from benchmarks.commands import Commands
 from benchmarks.tables import table
-from benchmarks.throughput import held, play
-from benchmarks.workers import Worker, send
+from benchmarks.throughput import play
+from benchmarks.waiting import held, wait_until
+from benchmarks.workers import TIMEOUT, Worker, send
 from tests.servers import RedisServer
 
 __all__ = ["variants"]
@@ -109,8 +109,7 @@ def _round(client: Any, worker: Worker, tasks: int, waiting: int) -> tuple[float
     asked = commands.count()
     if waiting:
         client.delete(*queues)
-        while held(client):
-            time.sleep(0.01)
+        wait_until(lambda: not held(client), "what was taken has ended", client, seconds=TIMEOUT)
     return tasks / took, asked / tasks
 
 

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import redis
 
+from benchmarks.waiting import Stuck, holdings
 from tests.support.processes import ProcessGroup
 
 __all__ = ["POOLS", "Said", "Worker", "send"]
@@ -102,7 +104,7 @@ class Worker(ProcessGroup):
         """Wait until the tasks have said ``what`` so many times.
 
         Raises:
-            RuntimeError: The worker ended, or the time did, before they had.
+            Stuck: The worker ended, or there was nothing for so long, before they had.
         """
         heard: list[Said] = []
         while len(heard) < count:
@@ -112,7 +114,14 @@ class Worker(ProcessGroup):
                 said = None
             if said is None:
                 output = "".join(self._lines[-30:])
-                raise RuntimeError(f"{self.queue_name}: nothing said {what!r}\n{output}")
+                with redis.Redis.from_url(
+                    os.environ["BENCH_REDIS"], decode_responses=True
+                ) as client:
+                    held = holdings(client)
+                raise Stuck(
+                    f"{self.queue_name}: {len(heard)} of {count} said {what!r}, and nothing did "
+                    f"for {timeout:g} s\n{output}Redis holds:\n{held}"
+                )
             if said.what == what:
                 heard.append(said)
         return heard
