@@ -29,9 +29,9 @@ def app_of(ctx: click.Context) -> Any:
 
 def command_of(ctx: click.Context) -> str:
     """How a command line begins that does something else with the same app."""
-    for at, word in enumerate(sys.argv[:-1]):
-        if word in ("-A", "--app"):
-            return f"celery -A {sys.argv[at + 1]} graceful "
-        if word.startswith("--app="):
-            return f"celery -A {word[6:]} graceful "
-    return f"celery -A {app_of(ctx).main or 'APP'} graceful "
+    root = ctx.find_root()
+    try:
+        given, _, _ = root.command.make_parser(root).parse_args(sys.argv[1:])
+    except click.UsageError:  # another program's line, which runs commands of ours
+        given = {}
+    return f"celery -A {given.get('app') or app_of(ctx).main or 'APP'} graceful "
