@@ -7,24 +7,45 @@ And what operators ask for (``operations/asking.py``): ``graceful_quiet``, ``gra
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery.worker.control import Panel, control_command, inspect_command
 
-from celery_graceful.worker.cancelling import drop_revoked
-from celery_graceful.worker.drain import Drain
-from celery_graceful.worker.holdings import holdings
-from celery_graceful.worker.wiring import Parts
+if TYPE_CHECKING:  # every ``celery`` command looks the commands up
+    from celery_graceful.worker.drain import Drain
 
-__all__ = ["install"]
+__all__ = ["ControlledWorker", "install"]
 
 #: Celery's commands by which something that waits may be revoked.
 REVOKING = {"revoke", "terminate", "revoke_by_stamped_headers", "terminate_by_stamped_headers"}
 
 
 NOT_GRACEFUL = {"error": "this worker's app is not graceful"}
+
+
+class ControlledWorker(ABC):
+    """A worker, as far as its commands know it.
+
+    Attributes:
+        drain: What is asked of it.
+    """
+
+    drain: Drain
+
+    @abstractmethod
+    def status(self, consumer: Any, task_id: str | None) -> dict[str, Any]:
+        """Phase, and what it holds; or one task of that."""
+
+    @abstractmethod
+    def cancel(self, batches: set[str]) -> int:
+        """Revoke what runs of these; how many members that are."""
+
+    @abstractmethod
+    def drop_revoked(self) -> None:
+        """What was revoked, and waits for its time, waits no more."""
 
 
 def install() -> None:
@@ -77,21 +98,14 @@ def install() -> None:
     @inspect_command(name="graceful_status", args=[("task_id", str)])
     def graceful_status(state: Any, task_id: Any = None, **kwargs: Any) -> Any:
         """Phase, and what it holds: what runs, and what waits for what; or one task of that."""
-        parts = _parts(state)
-        if parts is None:
-            return NOT_GRACEFUL
-        return {
-            "phase": parts.board.phase.name.lower(),
-            "tasks": holdings(parts.ledger, state.consumer, task_id),
-        }
+        worker = _worker(state)
+        return NOT_GRACEFUL if worker is None else worker.status(state.consumer, task_id)
 
     @control_command(name="cancel_batches", args=[("batches", list)])
     def cancel_batches(state: Any, batches: Any = (), **kwargs: Any) -> Any:
         """Revoke what runs of batches that were cancelled; ``Batch.cancel`` asks for it."""
-        parts = _parts(state)
-        if parts is None:
-            return NOT_GRACEFUL
-        return {"ok": f"{parts.cancelling.cancel(set(batches))} members"}
+        worker = _worker(state)
+        return NOT_GRACEFUL if worker is None else {"ok": f"{worker.cancel({*batches})} members"}
 
     for name in REVOKING & Panel.data.keys():
         Panel.data[name] = _and_drop(Panel.data[name])
@@ -105,22 +119,23 @@ def _and_drop(revoke: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(revoke)
     def and_drop(state: Any, *args: Any, **kwargs: Any) -> Any:
         answer = revoke(state, *args, **kwargs)
-        parts = _parts(state)
-        if parts is not None:
-            drop_revoked(parts.ledger)
+        worker = _worker(state)
+        if worker is not None:
+            worker.drop_revoked()
         return answer
 
     return and_drop
 
 
-def _parts(state: Any) -> Parts | None:
-    parts = getattr(state.consumer.controller, "graceful", None)
-    return parts if isinstance(parts, Parts) else None  # a stand-in for a consumer has anything
+def _worker(state: Any) -> ControlledWorker | None:
+    worker = getattr(state.consumer.controller, "graceful", None)
+    # A stand-in for a consumer has anything.
+    return worker if isinstance(worker, ControlledWorker) else None
 
 
 def _drain(state: Any) -> Drain | None:
-    parts = _parts(state)
-    return None if parts is None else parts.drain
+    worker = _worker(state)
+    return None if worker is None else worker.drain
 
 
 def _be_in_help() -> None:

@@ -37,9 +37,11 @@ from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.board import Board
 from celery_graceful.timeline.grace_period import Deadlines
 from celery_graceful.unusable.detection import UnusableMessages
-from celery_graceful.worker.cancelling import Cancelling
+from celery_graceful.worker.cancelling import Cancelling, drop_revoked
+from celery_graceful.worker.control import ControlledWorker
 from celery_graceful.worker.drain import LIMIT, STOPPED, Drain
 from celery_graceful.worker.giving_up import GivingUp
+from celery_graceful.worker.holdings import holdings
 from celery_graceful.worker.loop import Loop
 from celery_graceful.worker.other_consumers import OtherConsumers
 from celery_graceful.worker.process_exit import ProcessExit
@@ -65,7 +67,7 @@ LAST_ENDS, MOMENT = 1.0, 0.2
 LAST_UNUSABLE = 0.5
 
 
-class Parts:
+class Parts(ControlledWorker):
     """The parts of one worker.
 
     Args:
@@ -234,6 +236,22 @@ class Parts:
             quiesce.on_loop,
         ):
             loop.add_listener(on_loop)
+
+    # -- for its commands ------------------------------------------------------------
+
+    def status(self, consumer: Any, task_id: str | None) -> dict[str, Any]:
+        return {
+            "phase": self.board.phase.name.lower(),
+            "tasks": holdings(self.ledger, consumer, task_id),
+        }
+
+    def cancel(self, batches: set[str]) -> int:
+        return self.cancelling.cancel(batches)
+
+    def drop_revoked(self) -> None:
+        drop_revoked(self.ledger)
+
+    # -- its life --------------------------------------------------------------------
 
     def start(self) -> None:
         """Start the watch; before the pool starts."""
