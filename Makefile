@@ -10,13 +10,14 @@ USE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev$(CELERY)
 DOCS := $(VENV)/.installed-docs
 DIST := $(VENV)/.installed-dist
+TYPED := $(VENV)-typed
 # What the distributions are installed on.
 DIST_PYTHONS ?= $(PYTHON)
 
 # Without bytecode, each of some thousand processes would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint docs dist-check chaos soak suites bench clean
+.PHONY: help demo test lint typing docs dist-check chaos soak suites bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +33,13 @@ test: $(DEV)  ## run the tests; PYTEST_ARGS="-n 0 tests/unit" replaces pytest's 
 lint: $(DEV)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+typing: $(TYPED)/.installed  ## a user's module, by mypy and pyright, with and without stubs for Celery
+	rm -rf $(TYPED)/user && mkdir $(TYPED)/user && cp tests/typed/[!_]* $(TYPED)/user
+	$(TYPED)/bin/python -m pip uninstall --quiet --yes celery-types
+	cd $(TYPED)/user && ../bin/mypy --cache-dir ../mypy-plain shop.py && ../bin/basedpyright --pythonpath ../bin/python -p plain.json
+	$(TYPED)/bin/python -m pip install --quiet --disable-pip-version-check celery-types
+	cd $(TYPED)/user && ../bin/mypy --cache-dir ../mypy-stubs . && ../bin/basedpyright --pythonpath ../bin/python -p stubs.json
 
 docs: $(DOCS)  ## build the documentation into docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx -E -W --keep-going -q -b html docs docs/_build/html
@@ -59,7 +67,7 @@ bench: $(DEV)  ## run the benchmarks, side by side with plain Celery
 	$(BIN)/python -m benchmarks
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) .venv-oldest .suites .tox build dist docs/_build *.egg-info
+	rm -rf $(VENV) $(TYPED) .venv-oldest .suites .tox build dist docs/_build *.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -84,4 +92,14 @@ $(DOCS): setup.cfg pyproject.toml
 
 $(DIST): setup.cfg pyproject.toml $(DEV)
 	$(pip_install) --editable '.[test,lint,dist]' $(if $(CELERY),'celery[redis]==$(CELERY).*')
+	@touch $@
+
+# As users have it: the package in site-packages, where no checker looks for errors. The source as it is
+# now, from a copy: setuptools leaves a build folder behind where it builds.
+$(TYPED)/.installed: setup.cfg pyproject.toml $(shell git ls-files celery_graceful 2> /dev/null)
+	test -x $(TYPED)/bin/pip || $(PYTHON) -m venv --clear $(TYPED)
+	rm -rf $(TYPED)/source && mkdir $(TYPED)/source
+	cp -R celery_graceful celery_graceful_pytest.py setup.cfg pyproject.toml README.md LICENSE $(TYPED)/source
+	$(TYPED)/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps $(TYPED)/source
+	$(TYPED)/bin/python -m pip install --quiet --disable-pip-version-check $(TYPED)/source mypy basedpyright
 	@touch $@
