@@ -87,7 +87,7 @@ class Graceful:
 
     @property
     def operations(self) -> Operations:
-        """What operators see and do: workers, claims, checkpoints; quiet, resume, stop."""
+        """What operators see and do. Workers, claims, checkpoints; quiet, resume, stop."""
         from celery_graceful.operations import Operations
 
         return Operations(self.app)

@@ -19,6 +19,8 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"celery_graceful {release}"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 
 # The pages are read on GitHub too: its anchors, and its fence for pictures.
 myst_heading_anchors = 4

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 from celery.utils.log import get_logger
 
 from celery_graceful.checkpoints.checkpoint import key_of
-from celery_graceful.store.app_stores import find_store
-from celery_graceful.store.store import StoreAway
+from celery_graceful.store.store import StoreAway, find_store
 
 __all__ = ["Discard"]
 

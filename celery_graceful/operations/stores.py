@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from celery_graceful.claims.lease import broker_digest
-from celery_graceful.store.app_stores import (
+from celery_graceful.store.store import (
+    Store,
+    StoreAway,
     broker_places,
     broker_store,
     find_store,
     find_workers_store,
 )
-from celery_graceful.store.store import Store, StoreAway
 
 __all__ = ["NoStore", "Stores", "stores_of"]
 

@@ -8,6 +8,7 @@ import importlib
 import json
 import re
 import shlex
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import fields
@@ -23,7 +24,7 @@ from tests.support.pages import PAGES, ROOT, Block, blocks, prose
 
 SETTINGS = {field.name for field in fields(Settings)}
 LANGUAGES = {
-    *("python", "console", "text", "json", "yaml", "ini", "dockerfile", "mermaid", "sh"),
+    *("python", "console", "text", "json", "yaml", "toml", "ini", "dockerfile", "mermaid", "sh"),
     *("{toctree}", "{include}", "{eval-rst}"),
 }
 INSTRUCTIONS = ["FROM", "RUN", "CMD", "ENTRYPOINT", "COPY", "ENV", "WORKDIR", "STOPSIGNAL", "USER"]
@@ -86,12 +87,14 @@ def _of_the_task(node: ast.AST) -> Iterator[str]:
 # -- Data --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("block", [*blocks("json", "yaml", "ini", "dockerfile")], ids=str)
+@pytest.mark.parametrize("block", [*blocks("json", "yaml", "toml", "ini", "dockerfile")], ids=str)
 def test_data(block: Block) -> None:
     if block.language == "json":
         json.loads(block.text)
     elif block.language == "yaml":
         assert list(yaml.safe_load_all(block.text))
+    elif block.language == "toml":
+        pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli").loads(block.text)
     elif block.language == "ini":
         configparser.ConfigParser(strict=False, interpolation=None).read_string(block.text)
     else:

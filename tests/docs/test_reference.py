@@ -20,6 +20,7 @@ NO_SETTINGS = {
     "graceful_queue",
     "graceful_run",
     "graceful_worker",
+    "graceful_shutdown_timeout",  # Temporal's
 }
 
 
@@ -66,3 +67,13 @@ def _keys_of_the_code() -> set[str]:
 def test_each_key_of_redis_is_told_of() -> None:
     told = prose(DOCS / "reference" / "redis-keys.md")
     assert _keys_of_the_code() == set(re.findall(r"`graceful:([a-z]+)", told))
+
+
+def test_the_checklist_has_each_code_of_the_doctor() -> None:
+    codes = re.findall("^### (CG[0-9]+)$", (DOCS / "doctor.md").read_text(encoding="utf-8"), re.M)
+    named = re.findall(r"\[(CG[0-9]+)\]\(", prose(DOCS / "howto" / "checklist.md"))
+    assert sorted(named) == codes
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150

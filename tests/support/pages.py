@@ -1,4 +1,4 @@
-"""The README, the changelog and all pages of the documentation, and what is in them."""
+"""The README and its like, all pages of the documentation, and what is in them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ __all__ = ["DOCS", "PAGES", "ROOT", "Block", "anchors", "blocks", "prose"]
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [
-    ROOT / "README.md",
-    ROOT / "CHANGELOG.md",
+    *sorted(ROOT.glob("*.md")),
     *sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts),
 ]
 
