@@ -26,7 +26,7 @@ from celery_graceful.batches.status import Status
 from celery_graceful.batches.whereabouts import broker_of
 from celery_graceful.exceptions import BatchFinished, SettingsError
 from celery_graceful.runs.interrupt import sleep
-from celery_graceful.store.store import find_store, settings_of
+from celery_graceful.store.app_stores import find_store, settings_of
 from celery_graceful.system.arguments import check_seconds
 from celery_graceful.system.describe import describe
 

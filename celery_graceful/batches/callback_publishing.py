@@ -22,7 +22,8 @@ from celery_graceful.batches.marks import COPY, mark
 from celery_graceful.batches.model import Due
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.messages.bounded_connections import bounded_connection
-from celery_graceful.store.store import Store, find_store, settings_of
+from celery_graceful.store.app_stores import find_store, settings_of
+from celery_graceful.store.store import Store
 from celery_graceful.system.describe import describe
 
 __all__ = ["publish_all", "publish_due"]

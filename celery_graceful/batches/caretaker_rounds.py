@@ -16,7 +16,8 @@ from celery_graceful.batches.model import Due
 from celery_graceful.batches.repair import Repair, Repaired
 from celery_graceful.messages.bounded_connections import bounded_connection, dispatcher
 from celery_graceful.settings import Settings
-from celery_graceful.store.store import Store, StoreAway, find_store, fork_gate
+from celery_graceful.store.app_stores import find_store
+from celery_graceful.store.store import Store, StoreAway, fork_gate
 from celery_graceful.system.describe import describe
 from celery_graceful.system.log_thread import log
 

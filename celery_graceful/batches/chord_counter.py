@@ -32,7 +32,8 @@ from celery_graceful.batches.marks import (
     member_of,
 )
 from celery_graceful.batches.model import ON_COMPLETE, End, Outcome
-from celery_graceful.store.store import StoreAway, find_store
+from celery_graceful.store.app_stores import find_store
+from celery_graceful.store.store import StoreAway
 
 __all__ = ["return_part", "tracked"]
 

@@ -40,7 +40,8 @@ from celery_graceful.batches.model import ON_COMPLETE, Callback
 from celery_graceful.batches.packing import pack
 from celery_graceful.batches.whereabouts import broker_of
 from celery_graceful.exceptions import BatchFinished
-from celery_graceful.store.store import Store, StoreAway, find_store, settings_of
+from celery_graceful.store.app_stores import find_store, settings_of
+from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.system.log_thread import log
 from celery_graceful.system.per_app import PerApp
 

@@ -23,13 +23,8 @@ from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.member_part import Told, part_of
 from celery_graceful.batches.model import Due, End, Outcome
 from celery_graceful.claims.sending import Sending
-from celery_graceful.store.store import (
-    Store,
-    StoreAway,
-    StoreForbidden,
-    find_store,
-    settings_of,
-)
+from celery_graceful.store.app_stores import find_store, settings_of
+from celery_graceful.store.store import Store, StoreAway, StoreForbidden
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import log
 

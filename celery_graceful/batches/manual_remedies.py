@@ -21,7 +21,7 @@ from celery_graceful.batches.search_state import Sought, callback_member
 from celery_graceful.batches.status import Status
 from celery_graceful.batches.whereabouts import whereabouts_of
 from celery_graceful.exceptions import UnknownBatch
-from celery_graceful.store.store import settings_of
+from celery_graceful.store.app_stores import settings_of
 
 __all__ = ["CallbackRuns", "Remedies"]
 

@@ -17,7 +17,8 @@ from celery.utils.log import get_logger
 from celery_graceful.batches.callback_publishing import publish_due
 from celery_graceful.batches.ledger import OUTBOX, BatchLedger
 from celery_graceful.batches.model import Due
-from celery_graceful.store.store import Store, StoreAway, find_store, fork_gate
+from celery_graceful.store.app_stores import find_store
+from celery_graceful.store.store import Store, StoreAway, fork_gate
 from celery_graceful.system.describe import describe
 
 __all__ = ["Outbox"]

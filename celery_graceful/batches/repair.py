@@ -29,7 +29,8 @@ from celery_graceful.batches.redis_scan import Walk
 from celery_graceful.batches.search_state import callback_member, callback_name
 from celery_graceful.batches.status import State
 from celery_graceful.checkpoints.checkpoint import SENT_AGAIN
-from celery_graceful.store.store import find_workers_store, fork_gate
+from celery_graceful.store.app_stores import find_workers_store
+from celery_graceful.store.store import fork_gate
 from celery_graceful.system.describe import describe
 
 __all__ = ["Repair", "Repaired"]

@@ -28,7 +28,8 @@ from celery_graceful.batches.marks import (
 )
 from celery_graceful.batches.skipped_or_replaced import LeftOut, Why
 from celery_graceful.batches.status import State
-from celery_graceful.store.store import StoreAway, StoreForbidden, find_store
+from celery_graceful.store.app_stores import find_store
+from celery_graceful.store.store import StoreAway, StoreForbidden
 from celery_graceful.system.per_app import PerApp
 
 __all__ = ["ask_before"]

@@ -16,14 +16,14 @@ from celery_graceful.batches.search_state import Doubt, Sought
 from celery_graceful.claims.claimant import FALLEN, WORKERS, claims_key
 from celery_graceful.claims.lease import broker_digest
 from celery_graceful.claims.queue_lists import lists_of, queue_lists
-from celery_graceful.store.store import (
-    Store,
+from celery_graceful.store.app_stores import (
     broker_places,
     broker_store,
     find_store,
     find_workers_store,
     is_kombus_redis,
 )
+from celery_graceful.store.store import Store
 
 __all__ = ["Whereabouts", "broker_of", "whereabouts_of"]
 

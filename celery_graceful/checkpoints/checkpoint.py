@@ -24,14 +24,9 @@ from celery_graceful.phases import InterruptReason
 from celery_graceful.runs.interrupt import current_interrupt
 from celery_graceful.runs.run import Run, current
 from celery_graceful.settings import Settings
+from celery_graceful.store.app_stores import find_store, settings_of
 from celery_graceful.store.scan import pairs_of
-from celery_graceful.store.store import (
-    COMMAND_TIMEOUT,
-    StoreAway,
-    StoreForbidden,
-    find_store,
-    settings_of,
-)
+from celery_graceful.store.store import COMMAND_TIMEOUT, StoreAway, StoreForbidden
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.worker_state import WorkerInterrupt
 

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from celery.utils.log import get_logger
 
 from celery_graceful.checkpoints.checkpoint import key_of
-from celery_graceful.store.store import StoreAway, find_store
+from celery_graceful.store.app_stores import find_store
+from celery_graceful.store.store import StoreAway
 
 __all__ = ["Discard"]
 

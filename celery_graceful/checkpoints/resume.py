@@ -19,7 +19,7 @@ from celery_graceful.phases import Interrupt, InterruptReason
 from celery_graceful.runs.frames import hidden
 from celery_graceful.runs.run import Run
 from celery_graceful.sources.base import Source
-from celery_graceful.store.store import find_store, settings_of
+from celery_graceful.store.app_stores import find_store, settings_of
 
 __all__ = [
     "Resumable",

@@ -19,7 +19,8 @@ from typing import Any
 
 from celery_graceful.claims.claimant import WORKERS, begun_key, claims_key
 from celery_graceful.claims.fence import CLAIM
-from celery_graceful.store.store import Store, StoreAway, StoreRefused, find_workers_store
+from celery_graceful.store.app_stores import find_workers_store
+from celery_graceful.store.store import Store, StoreAway, StoreRefused
 from celery_graceful.timeline import worker_state
 
 __all__ = ["Begun", "note_now"]

@@ -11,7 +11,8 @@ from typing import Any
 from celery.utils.log import get_task_logger
 
 from celery_graceful.claims.claimant import FALLEN, WORKERS, claims_key, lease_key, tombstone_key
-from celery_graceful.store.store import StoreAway, find_workers_store, settings_of
+from celery_graceful.store.app_stores import find_workers_store, settings_of
+from celery_graceful.store.store import StoreAway
 from celery_graceful.system.describe import describe
 from celery_graceful.timeline import worker_state
 

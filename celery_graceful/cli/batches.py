@@ -19,7 +19,8 @@ from celery_graceful.batches.model import CALLBACKS, Due
 from celery_graceful.batches.status import State, Status
 from celery_graceful.cli.app import app_of
 from celery_graceful.exceptions import UnknownBatch
-from celery_graceful.store.store import StoreAway, find_store
+from celery_graceful.store.app_stores import find_store
+from celery_graceful.store.store import StoreAway
 
 __all__ = ["batches"]
 

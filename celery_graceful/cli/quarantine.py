@@ -13,7 +13,8 @@ from celery.bin.base import CeleryCommand
 from celery_graceful.cli.app import app_of
 from celery_graceful.poison.owning_app import is_told_here
 from celery_graceful.poison.quarantine import Kept, delete, entries, find, send_again
-from celery_graceful.store.store import Store, StoreAway, broker_places, find_workers_store
+from celery_graceful.store.app_stores import broker_places, find_workers_store
+from celery_graceful.store.store import Store, StoreAway
 
 __all__ = ["quarantine"]
 

@@ -15,7 +15,8 @@ from celery_graceful.claims.lease import dead_workers
 from celery_graceful.claims.rescue import Rescuer
 from celery_graceful.cli.app import app_of
 from celery_graceful.poison.deaths import judge
-from celery_graceful.store.store import Store, StoreAway, broker_places, broker_store, settings_of
+from celery_graceful.store.app_stores import broker_places, broker_store, settings_of
+from celery_graceful.store.store import Store, StoreAway
 
 __all__ = ["rescue"]
 

@@ -38,7 +38,7 @@ from celery_graceful.deliveries.unacked import Unacked, is_fanout
 from celery_graceful.messages.bounded_connections import SpareConnections
 from celery_graceful.messages.brokers_without_acks import ends_here, is_kept_here
 from celery_graceful.messages.republish import COUNT, Refused
-from celery_graceful.store.store import is_kombus_redis
+from celery_graceful.store.app_stores import is_kombus_redis
 from celery_graceful.system import native
 from celery_graceful.system.describe import describe
 

@@ -18,8 +18,8 @@ from celery_graceful.doctor.entry_point import SHELLS, Started, in_front, read_d
 from celery_graceful.doctor.examination import CannotCheck, Examination
 from celery_graceful.doctor.findings import Check, Severity, Trouble
 from celery_graceful.pools import what_keeps_from_cutting
+from celery_graceful.store.app_stores import is_kombus_redis
 from celery_graceful.store.connections import unconnected_channel
-from celery_graceful.store.store import is_kombus_redis
 from celery_graceful.system.describe import describe
 from celery_graceful.system.version import VERSION
 

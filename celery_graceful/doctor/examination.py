@@ -12,14 +12,14 @@ from celery_graceful.doctor.servers import CONNECT, RabbitServer, RedisServer
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors.registry import Monitors
 from celery_graceful.settings import Settings
-from celery_graceful.store.connections import unconnected_channel
-from celery_graceful.store.store import (
-    Store,
+from celery_graceful.store.app_stores import (
     broker_places,
     broker_store,
     find_store,
     is_kombus_redis,
 )
+from celery_graceful.store.connections import unconnected_channel
+from celery_graceful.store.store import Store
 from celery_graceful.system.describe import describe
 from celery_graceful.timeline.grace_period import Deadlines, GracePeriod, deadlines_of, detect
 

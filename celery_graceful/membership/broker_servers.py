@@ -16,14 +16,9 @@ from celery.utils.log import get_logger
 from celery_graceful.cleanup import callbacks
 from celery_graceful.membership.member import MOMENT, Member, WorkerView
 from celery_graceful.messages.brokers_without_acks import promise
+from celery_graceful.store.app_stores import broker_store, find_store, find_workers_store
 from celery_graceful.store.rights import lists_of, missing_rights
-from celery_graceful.store.store import (
-    Store,
-    StoreAway,
-    broker_store,
-    find_store,
-    find_workers_store,
-)
+from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.system import native
 from celery_graceful.timeline.board import PLACES
 

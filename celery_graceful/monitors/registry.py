@@ -239,7 +239,7 @@ class Monitors:
         )
 
     def _store(self) -> Any:
-        from celery_graceful.store.store import find_store
+        from celery_graceful.store.app_stores import find_store
 
         return find_store(self.app)
 

@@ -28,7 +28,8 @@ from celery_graceful.operations.why import Search
 from celery_graceful.operations.workers import dead_of, ids_of, workers_of
 from celery_graceful.poison.quarantine import count
 from celery_graceful.settings import Settings
-from celery_graceful.store.store import Store, settings_of
+from celery_graceful.store.app_stores import settings_of
+from celery_graceful.store.store import Store
 
 __all__ = ["Operations", "UnknownWorker"]
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from celery_graceful.claims.lease import broker_digest
-from celery_graceful.store.store import (
-    Store,
-    StoreAway,
+from celery_graceful.store.app_stores import (
     broker_places,
     broker_store,
     find_store,
     find_workers_store,
 )
+from celery_graceful.store.store import Store, StoreAway
 
 __all__ = ["NoStore", "Stores", "stores_of"]
 

@@ -38,7 +38,8 @@ from celery_graceful.monitors.outcome import close_dead
 from celery_graceful.poison.owning_app import is_told_here, origin_of, same_results
 from celery_graceful.poison.quarantine import QUARANTINE, UNTOLD, Kept, put
 from celery_graceful.settings import Settings
-from celery_graceful.store.store import Store, find_workers_store, fork_gate, settings_of
+from celery_graceful.store.app_stores import find_workers_store, settings_of
+from celery_graceful.store.store import Store, fork_gate
 from celery_graceful.system.describe import describe
 from celery_graceful.system.log_thread import log
 from celery_graceful.system.per_app import PerApp

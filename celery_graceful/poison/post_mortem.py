@@ -26,14 +26,9 @@ from celery_graceful.poison.deaths import condemn, count_deaths, say_death, tell
 from celery_graceful.poison.owning_app import origin_of
 from celery_graceful.poison.quarantine import QUARANTINE, Kept, release_key
 from celery_graceful.poison.start_notes import LONG, StartNotes
+from celery_graceful.store.app_stores import find_workers_store, settings_of
 from celery_graceful.store.start_note import note_of
-from celery_graceful.store.store import (
-    Store,
-    StoreAway,
-    find_workers_store,
-    fork_gate,
-    settings_of,
-)
+from celery_graceful.store.store import Store, StoreAway, fork_gate
 from celery_graceful.system.describe import describe
 
 __all__ = ["Delivered", "PostMortems"]

@@ -28,7 +28,8 @@ from celery_graceful.messages.side_queues import send_aside, send_later, waited
 from celery_graceful.poison.owning_app import origin_of
 from celery_graceful.poison.quarantine import Kept, keep
 from celery_graceful.settings import Settings
-from celery_graceful.store.store import Store, find_workers_store
+from celery_graceful.store.app_stores import find_workers_store
+from celery_graceful.store.store import Store
 from celery_graceful.system.log_thread import log
 from celery_graceful.unusable.waiting import AT_ONCE, RETURNED, Kind, Stray, WaitingRoom
 

@@ -31,7 +31,8 @@ from celery_graceful.deliveries.stage import Stage
 from celery_graceful.messages.fields import fields_of
 from celery_graceful.messages.validation import flaw_of, has_text, reason_of
 from celery_graceful.settings import Settings
-from celery_graceful.store.store import StoreAway, find_workers_store
+from celery_graceful.store.app_stores import find_workers_store
+from celery_graceful.store.store import StoreAway
 from celery_graceful.timeline.board import Board
 from celery_graceful.unusable.destinations import Case, make_destination
 from celery_graceful.unusable.set_aside import SetAside, where

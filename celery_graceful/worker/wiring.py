@@ -28,7 +28,7 @@ from celery_graceful.poison.post_mortem import PostMortems
 from celery_graceful.pools import kind_of
 from celery_graceful.runs.run import on_limited
 from celery_graceful.settings import Settings
-from celery_graceful.store.store import disconnect
+from celery_graceful.store.app_stores import disconnect
 from celery_graceful.system import log_thread
 from celery_graceful.system.log_thread import LogThread
 from celery_graceful.system.process import Owner

@@ -13,7 +13,7 @@ from celery import Celery, chain, chord, group
 
 from celery_graceful import Batch
 from celery_graceful.poison import quarantine
-from celery_graceful.store.store import find_workers_store
+from celery_graceful.store.app_stores import find_workers_store
 from tests.support.batches import Made
 from tests.support.broker import Broker
 from tests.support.workers import Worker, wait_until

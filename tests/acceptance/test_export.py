@@ -23,7 +23,7 @@ from celery_graceful.checkpoints.codec import decode
 from celery_graceful.claims.held_claims import Claims
 from celery_graceful.claims.rescue import Rescuer
 from celery_graceful.settings import Settings
-from celery_graceful.store.store import broker_store
+from celery_graceful.store.app_stores import broker_store
 from tests.support.workers import TIMEOUT, Worker
 
 ROWS = 2000

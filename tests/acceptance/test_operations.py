@@ -19,7 +19,7 @@ from celery_graceful.cli.group import graceful
 from celery_graceful.operations import Operations
 from celery_graceful.operations.asking import ask
 from celery_graceful.poison.quarantine import Kept, put
-from celery_graceful.store.store import find_store, find_workers_store
+from celery_graceful.store.app_stores import find_store, find_workers_store
 from tests.conftest import RedisDB
 from tests.servers import RedisServer
 from tests.support.broker import graceful_command

@@ -9,7 +9,7 @@ from celery import Celery, chord, signature
 
 from celery_graceful import PoisonedTask
 from celery_graceful.poison import quarantine
-from celery_graceful.store.store import find_workers_store
+from celery_graceful.store.app_stores import find_workers_store
 from tests.support.broker import Broker
 from tests.support.raw import Events
 from tests.support.workers import TIMEOUT, Worker

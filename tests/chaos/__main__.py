@@ -15,7 +15,7 @@ from celery import Celery
 from kombu.utils.json import loads
 
 from celery_graceful.poison import quarantine
-from celery_graceful.store.store import find_workers_store
+from celery_graceful.store.app_stores import find_workers_store
 from tests.chaos.fleet import Fleet
 from tests.chaos.verdict import Blow, Verdict, judge, read
 from tests.servers import RedisServer

@@ -13,7 +13,8 @@ from celery_graceful.batches.ends import Ends
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import Due, End, Outcome
 from celery_graceful.claims.held_claims import Claims
-from celery_graceful.store.store import Store, StoreAway, StoreForbidden, broker_store
+from celery_graceful.store.app_stores import broker_store
+from celery_graceful.store.store import Store, StoreAway, StoreForbidden
 from tests.conftest import RedisDB
 from tests.servers import RedisServer
 from tests.support.workers import wait_until

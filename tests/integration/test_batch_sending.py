@@ -26,7 +26,7 @@ from celery_graceful.batches.model import End, Outcome
 from celery_graceful.batches.packing import unpack
 from celery_graceful.batches.sending import CHUNK, Sending
 from celery_graceful.batches.status import State
-from celery_graceful.store.store import find_store
+from celery_graceful.store.app_stores import find_store
 from tests.conftest import RabbitVhost, RedisDB
 from tests.servers import RedisServer
 from tests.support.workers import ROOT, TIMEOUT

@@ -29,7 +29,7 @@ from celery_graceful.batches.repair import Repair, Repaired
 from celery_graceful.claims.claimant import WORKERS, claims_key, lease_key
 from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.settings import Settings
-from celery_graceful.store.store import find_store
+from celery_graceful.store.app_stores import find_store
 from tests.conftest import RedisDB
 from tests.support.broker import graceful_command
 

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import pytest
 from celery import Celery
 
-from celery_graceful.store.store import StoreAway, find_store
+from celery_graceful.store.app_stores import find_store
+from celery_graceful.store.store import StoreAway
 from tests.servers import RedisServer
 from tests.support.processes import free_port
 from tests.support.workers import Worker, wait_until

@@ -9,7 +9,7 @@ from celery import Celery
 
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import CALLBACKS, Callback, End, Outcome
-from celery_graceful.store.store import find_store
+from celery_graceful.store.app_stores import find_store
 from tests.servers import RedisServer
 
 MANY = 100_000

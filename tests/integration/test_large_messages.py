@@ -10,7 +10,7 @@ from celery_graceful.claims.held_claims import Claims
 from celery_graceful.claims.rescue import Rescuer
 from celery_graceful.messages.redelivered_flag import mark_redelivered
 from celery_graceful.settings import Settings
-from celery_graceful.store.store import broker_store
+from celery_graceful.store.app_stores import broker_store
 from celery_graceful.system.portions import BYTES
 
 COUNT, LARGE = 8, 2_000_000

@@ -11,7 +11,7 @@ from celery_graceful import BatchFinished, UnknownBatch
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import CALLBACKS, Callback, Due, End, Outcome
 from celery_graceful.batches.status import State
-from celery_graceful.store.store import find_store
+from celery_graceful.store.app_stores import find_store
 
 SUCCEEDED, FAILED, REVOKED = Outcome
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from celery_graceful import BatchFinished, UnknownBatch
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import Callback, Due, End, Outcome
-from celery_graceful.store.store import StoreRefused, find_store
+from celery_graceful.store.app_stores import find_store
+from celery_graceful.store.store import StoreRefused
 from tests.support.ledger_model import NAMES, Book, Model
 
 OUTCOMES = [outcome.value for outcome in Outcome]

@@ -18,7 +18,7 @@ from celery_graceful.batches.model import Callback, Due, End, Outcome
 from celery_graceful.batches.routes import Routes
 from celery_graceful.batches.whereabouts import whereabouts_of
 from celery_graceful.claims.claimant import FALLEN, WORKERS, claims_key, lease_key
-from celery_graceful.store.store import find_store
+from celery_graceful.store.app_stores import find_store
 from celery_graceful.unusable.waiting import Kind, Stray, WaitingRoom
 from tests.conftest import RedisDB
 

@@ -19,8 +19,8 @@ from celery_graceful.batches.routes import Routes
 from celery_graceful.batches.whereabouts import whereabouts_of
 from celery_graceful.claims.claimant import WORKERS, lease_key
 from celery_graceful.claims.lease import about_key, broker_digest
+from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.start_note import note_of
-from celery_graceful.store.store import find_store
 from tests.conftest import RabbitVhost, RedisDB
 from tests.support.workers import wait_until
 

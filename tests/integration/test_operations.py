@@ -9,7 +9,7 @@ from celery_graceful import Graceful
 from celery_graceful.checkpoints.checkpoint import key_of
 from celery_graceful.operations import Operations, queues
 from celery_graceful.operations.queues import Unsure
-from celery_graceful.store.store import broker_store
+from celery_graceful.store.app_stores import broker_store
 from tests.conftest import RedisDB
 
 

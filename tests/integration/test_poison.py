@@ -15,7 +15,8 @@ from celery import signals as celery_signals
 from celery_graceful import PoisonedTask, signals
 from celery_graceful.claims.rescue import DeadClaim
 from celery_graceful.poison import deaths, quarantine
-from celery_graceful.store.store import StoreAway, find_workers_store
+from celery_graceful.store.app_stores import find_workers_store
+from celery_graceful.store.store import StoreAway
 from tests.support.workers import wait_until
 
 

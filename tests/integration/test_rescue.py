@@ -14,7 +14,7 @@ from celery_graceful.claims.lease import Lease
 from celery_graceful.claims.rescue import DeadClaim, Rescuer
 from celery_graceful.claims.server_checks import check_server
 from celery_graceful.settings import Settings
-from celery_graceful.store.store import broker_store
+from celery_graceful.store.app_stores import broker_store
 from celery_graceful.system import native
 from tests.servers import RedisServer
 from tests.support.workers import TIMEOUT, wait_until

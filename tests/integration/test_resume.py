@@ -21,7 +21,7 @@ from celery_graceful import (
 from celery_graceful.checkpoints.checkpoint import key_of
 from celery_graceful.checkpoints.codec import decode
 from celery_graceful.checkpoints.resume import count_given_up
-from celery_graceful.store.store import find_store
+from celery_graceful.store.app_stores import find_store
 from celery_graceful.testing.memory_store import MemoryStore
 from tests.support.deliveries import Kill, bench
 

@@ -15,8 +15,9 @@ from celery_graceful import Graceful
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import Callback, Due, End, Outcome
 from celery_graceful.claims import transport
+from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.rights import missing_rights
-from celery_graceful.store.store import Store, StoreForbidden, find_store
+from celery_graceful.store.store import Store, StoreForbidden
 from tests.servers import RedisServer
 from tests.support.workers import TIMEOUT, Worker
 

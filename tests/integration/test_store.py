@@ -14,7 +14,8 @@ from celery_graceful import SettingsError
 from celery_graceful.checkpoints import checkpoint
 from celery_graceful.checkpoints.checkpoint import DELIVERY, key_of
 from celery_graceful.checkpoints.discard import Discard
-from celery_graceful.store.store import StoreAway, find_store
+from celery_graceful.store.app_stores import find_store
+from celery_graceful.store.store import StoreAway
 from tests.servers import RedisServer
 from tests.support.deliveries import bench
 

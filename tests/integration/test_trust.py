@@ -19,7 +19,7 @@ from celery_graceful.claims.lease import Lease
 from celery_graceful.claims.lease_validity import LeaseValidity
 from celery_graceful.claims.rescue import Rescuer
 from celery_graceful.settings import Settings
-from celery_graceful.store.store import broker_store
+from celery_graceful.store.app_stores import broker_store
 from tests.servers import RedisServer
 from tests.support.workers import TIMEOUT, wait_until
 

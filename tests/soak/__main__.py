@@ -31,7 +31,7 @@ from celery.canvas import Signature
 from celery_graceful import Batch, Graceful
 from celery_graceful.batches.keys import INDEX
 from celery_graceful.batches.ledger import BatchLedger
-from celery_graceful.store.store import find_store
+from celery_graceful.store.app_stores import find_store
 from tests.servers import RabbitServer, RedisServer
 from tests.support.workers import Worker
 

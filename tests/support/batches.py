@@ -12,7 +12,7 @@ from celery_graceful.batches.callbacks import made
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.marks import BATCH, Mark, mark
 from celery_graceful.batches.status import Status
-from celery_graceful.store.store import find_store
+from celery_graceful.store.app_stores import find_store
 from tests.support.workers import wait_until
 
 __all__ = ["Made"]

@@ -18,7 +18,7 @@ from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.member_part import CallbackEnd, part_of
 from celery_graceful.batches.model import Due, Outcome
 from celery_graceful.batches.status import Status
-from celery_graceful.store.store import find_store
+from celery_graceful.store.app_stores import find_store
 from tests.conftest import RedisDB
 
 __all__ = ["ByHand", "Killed", "by_hand", "claim_runs_out", "dies", "stands_still"]
