@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -138,6 +139,26 @@ def _http_url(name: str, value: Any) -> str:
     return value
 
 
+def _port(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 65535:
+        raise SettingsError(name, value, "give a number from 1 to 65535, or 0 for a free one")
+    return value
+
+
+def _path(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise SettingsError(name, value, "give the whole path of a file, such as /run/celery/%n")
+    return value
+
+
+def _address(name: str, value: Any) -> str:
+    try:
+        return str(ipaddress.ip_address(value if isinstance(value, str) else ""))
+    except ValueError:
+        mend = "give an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all"
+        raise SettingsError(name, value, mend) from None
+
+
 _HOUR, _DAY, _YEAR = 3600, 86_400, 366 * 86_400
 
 _STORE_SCHEMES = ("redis", "rediss", "sentinel", "redis+socket")
@@ -166,6 +187,10 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "batch_repair": _repair,
     "batch_missing_after": _between(0.1, 30 * _DAY),
     "track_chords": _flag,
+    "probe_file": _path,
+    "probe_port": _port,
+    "probe_host": _address,
+    "probe_stale": _between(0.5, _DAY),
     "monitor_beat": _flag,
     "monitor_exclude": _names,
     "monitor_on_interrupt": _status,
@@ -211,6 +236,12 @@ class Settings:
             ``"fail"``, or nothing, ``"off"``; ``None``: resend those whose tasks are graceful.
         batch_missing_after: Seconds in which a batch that stands still has what is missing listed.
         track_chords: Keep the ledger of batches for native groups and chords as well.
+        probe_file: A file that a worker touches for as long as it lives, for probes. ``%n`` stands
+            for the name of its node, ``%h`` for that with its host, as in Celery. ``None``: the
+            one that ``GRACEFUL_PROBE_FILE`` names in the environment, or none.
+        probe_port: Where a worker answers probes by HTTP; 0 for a free port, ``None`` for nowhere.
+        probe_host: At which address.
+        probe_stale: Seconds after which a worker whose event loop has not turned is not live.
         monitor_beat: Report the runs of all beat entries to monitors of the same names.
         monitor_exclude: Patterns (``fnmatch``) of beat entries that are not to be reported.
         monitor_on_interrupt: What an interrupted run's check-in is closed as, ``"ok"`` or
@@ -243,6 +274,10 @@ class Settings:
     batch_repair: str | None = None
     batch_missing_after: float = 60.0
     track_chords: bool = False
+    probe_file: str | None = None
+    probe_port: int | None = None
+    probe_host: str = "127.0.0.1"
+    probe_stale: float = 60.0
     monitor_beat: bool = False
     monitor_exclude: tuple[str, ...] = ()
     monitor_on_interrupt: str | None = None

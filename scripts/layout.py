@@ -26,7 +26,7 @@ PICTURE = ROOT / "docs" / "design.md"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("system",),
     ("timeline",),
-    ("store", "cleanup", "runs", "messages"),
+    ("store", "cleanup", "runs", "messages", "probes"),
     ("sources", "claims", "monitors"),
     ("checkpoints",),
     ("batches",),

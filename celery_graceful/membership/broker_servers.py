@@ -165,6 +165,12 @@ class Servers:
         members = list(self.members.values())
         return any(m.claims is not None and m.claims.has_ends for m in members)
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether the broker has heard the worker within its lease; true where it cannot say."""
+        here = self.here
+        return here is None or here.claims is None or here.lease.held
+
     def stops(self) -> None:
         """The worker was asked to stop: say so wherever it is a member. From any thread."""
         for member in list(self.members.values()):

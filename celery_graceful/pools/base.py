@@ -46,6 +46,8 @@ class Adapter:
     in_process = False
     #: What the pool was handed can be taken back until it begins.
     can_pass_by = False
+    #: A task may keep the loop from going round, which is no sign that the worker hangs.
+    may_keep_loop = False
     #: When those who were told by ``notify``, and have not heard, are told again; on the monotonic
     #: clock.
     again_at = math.inf

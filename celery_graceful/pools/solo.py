@@ -24,6 +24,7 @@ class SoloAdapter(InProcessAdapter):
     #: Celery acknowledges through the loop: what is acknowledged before it starts would be so at
     #: its end, and by then a copy may have been sent.
     blocks_loop = True
+    may_keep_loop = True
 
     def prepare(self, owner: Owner) -> None:
         super().prepare(owner)

@@ -16,6 +16,7 @@ logger = get_logger(__name__)
 class UnknownAdapter(Adapter):
     """Where tasks run, and in what, is not known, so nothing is put around them."""
 
+    may_keep_loop = True  # for all that is known
     why = "is derived from none of Celery's"
     mend = "Derive it from one of celery.concurrency's TaskPools for more"
 

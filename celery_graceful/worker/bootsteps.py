@@ -80,7 +80,8 @@ class WorkerStep(bootsteps.StartStopStep):
         say_who_is_plain(worker.app)
         self._check_monitors(worker)
         parts.others.adopt(worker.consumer)
-        parts.start()
+        with _said_plainly(worker):
+            parts.start()
         if not parts.embedded:
             _install_handlers(parts.drain, parts.watch)
         d = self.deadlines

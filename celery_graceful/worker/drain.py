@@ -11,6 +11,7 @@ Three parties, each with its own share:
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from celery import signals as celery_signals
@@ -62,6 +63,7 @@ class Drain:
         self.ledger = ledger
         self.restart = restart
         self.log = log
+        self._listeners: list[Callable[[], None]] = []
         #: What the watch waits for.
         self.bell = native.Doorbell()
         self.asked_by = ""
@@ -69,6 +71,10 @@ class Drain:
     @property
     def stopping(self) -> bool:
         return self.board.interrupted
+
+    def add_listener(self, on_phase: Callable[[], None]) -> None:
+        """Have something called in the watch when the worker has come to another phase."""
+        self._listeners.append(on_phase)
 
     def ring(self, what: bytes = b".") -> None:
         """Ring the watch. From any thread, or a signal handler."""
@@ -135,6 +141,8 @@ class Drain:
 
     def announce(self, phase_: Phase) -> None:
         """Send the signals from a thread: receivers may take as long as they like."""
+        for on_phase in self._listeners:
+            on_phase()
 
         def send() -> None:
             if phase_ is Phase.QUIET and self.stopping:

@@ -24,6 +24,9 @@ logger = get_logger(__name__)
 #: Seconds at most for taking what RabbitMQ has sent already.
 READ_PENDING = 0.3
 
+#: Seconds for which Celery's loop without a hub waits for messages, at most.
+SYNLOOP = 2.0
+
 #: The function around ``drain_events``, and the packages that handle what it brings.
 _WAIT = "interruptible_drain_events"
 _AT_WORK = ("celery", "celery_graceful", "redis")
@@ -43,6 +46,12 @@ class Loop:
         self.bell = native.Doorbell()
         #: A consumer is connected and its loop goes round.
         self.alive = False
+        #: When it was not any more, on the monotonic clock.
+        self.left_at: float | None = None
+        #: When it went round last.
+        self.turned_at = time.monotonic()
+        #: Seconds in which it need not, though somebody has rung.
+        self.pause = 0.0
         self._green = green
         self._main: Any = None
         self._listener: threading.Thread | None = None
@@ -68,16 +77,22 @@ class Loop:
         _acknowledge_at_once(consumer)
         if consumer.hub is None:
             self._attach_synloop(consumer)
-            self.alive = True
+            self._begins()
 
     def register(self, hub: Any) -> None:
         """The hub of the event loop is ready for readers."""
         hub.add_reader(self.bell.read_fd, self._on_bell)
+        self._begins()
+
+    def _begins(self) -> None:
+        self.turned_at = time.monotonic()
         self.alive = True
 
     def detach(self) -> None:
         """The consumer has left its loop."""
-        self.alive = False
+        if self.alive:
+            self.alive = False
+            self.left_at = time.monotonic()
 
     def is_heard(self) -> bool:
         """Whether the broker has heard, or will hear, what has been said to it (RabbitMQ)."""
@@ -99,6 +114,8 @@ class Loop:
         self._kept, self._callbacks = {}, {}
 
     def _on_bell(self, *_: Any) -> None:
+        if not self.pause:  # else this is a thread beside it
+            self.turned_at = time.monotonic()
         self.bell.take()
         for on_loop in self._listeners:
             on_loop()
@@ -118,8 +135,10 @@ class Loop:
             )
             self._listener.start()
         drain_events = consumer.connection.drain_events
+        self.pause = 0.0 if self._green else SYNLOOP
 
         def interruptible_drain_events(timeout: float | None = None) -> Any:
+            self.turned_at = time.monotonic()
             if state.should_stop is not None or state.should_terminate is not None:
                 raise TimeoutError  # the loop goes round once more when it is told to end
             return drain_events(timeout=timeout)

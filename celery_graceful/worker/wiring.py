@@ -26,6 +26,8 @@ from celery_graceful.monitors.heartbeat import Heartbeats
 from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.poison.post_mortem import PostMortems
 from celery_graceful.pools import kind_of
+from celery_graceful.probes.health import Health
+from celery_graceful.probes.thread import Probes
 from celery_graceful.runs.run import on_limited
 from celery_graceful.settings import Settings
 from celery_graceful.store.app_stores import disconnect
@@ -220,7 +222,24 @@ class Parts(ControlledWorker):
             embedded=embedded,
         )
 
+        self.probes = probes = Probes(
+            settings,
+            worker.hostname,
+            Health(
+                settings,
+                board,
+                loop,
+                busy=lambda: adapter.may_keep_loop and bool(ledger.active()),
+                claiming=lambda: places.is_heard,
+                running=lambda: len(ledger.active()),
+            ),
+            self.owner,
+            embedded=embedded,
+            restarts=lambda: restart.asked_for,
+        )
+
         # -- who is told of what
+        drain.add_listener(probes.on_phase)
         ledger.add_listener(quiesce.on_change)
         ledger.add_listener(unusable.on_change)
         for on_loop in (
@@ -254,7 +273,12 @@ class Parts(ControlledWorker):
     # -- its life --------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the watch; before the pool starts."""
+        """Start the watch; before the pool starts.
+
+        Raises:
+            SettingsError: Another worker has the file or the port of its probes.
+        """
+        self.probes.start()
         self.adapter.prepare(self.owner)
         self.adapter.keep_jobs()
         if not self.embedded:
@@ -273,6 +297,7 @@ class Parts(ControlledWorker):
         self.board.close()
         self._leave()
         self.owner.leave(log_thread.current)
+        self.probes.end()
         self.drain.ring(STOPPED)
         if self.drain.stopping and not self.embedded:
             self.leaving.leave_at_exit()
@@ -291,6 +316,7 @@ class Parts(ControlledWorker):
         if not self._stopped:  # it did not get far, or hangs
             self._leave()
         self.heartbeats.end()
+        self.probes.end()
         self.watch.end(LAST_THREADS)
         self.loop.end(LAST_THREADS)
         self.ledger.post_mortems.end(LAST_THREADS)

@@ -89,7 +89,7 @@ def test_the_wheel_ships_the_whole_package_and_nothing_else(wheel: zipfile.ZipFi
         for path in PACKAGE.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert shipped(wheel) == {*sources, "celery_graceful_pytest.py"}
+    assert shipped(wheel) == {*sources, "celery_graceful_probe.py", "celery_graceful_pytest.py"}
 
 
 def test_the_wheel_ships_types_and_scripts(wheel: zipfile.ZipFile) -> None:

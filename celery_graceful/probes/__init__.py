@@ -1,0 +1,9 @@
+"""What a worker answers those who ask whether it lives, and whether it takes tasks.
+
+Come in by `thread.Probes`, and `health.Health`, which it asks. Nothing of it is there unless
+somebody wants it.
+"""
+
+from __future__ import annotations
+
+__all__ = ["health", "thread"]

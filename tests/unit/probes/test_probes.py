@@ -1,0 +1,312 @@
+"""What a worker answers, piece by piece: its health, its file, its port, its service manager."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import celery_graceful_probe
+from celery_graceful.exceptions import SettingsError
+from celery_graceful.phases import InterruptReason, Phase
+from celery_graceful.probes.endpoint import Endpoint, Page
+from celery_graceful.probes.file import ProbeFile
+from celery_graceful.probes.health import Health
+from celery_graceful.probes.systemd import Systemd
+from celery_graceful.probes.thread import Probes
+from celery_graceful.settings import Settings
+from celery_graceful.system.process import Owner
+from celery_graceful.timeline.board import Board
+from celery_graceful.timeline.grace_period import Deadlines
+from tests.support.workers import ROOT, TIMEOUT, wait_until
+
+
+class ALoop:
+    """One that turned so many seconds ago."""
+
+    def __init__(self, turned: float = 0.0, *, alive: bool = True, left: float | None = None):
+        self.alive, self.pause = alive, 0.0
+        self._turned, self._left = turned, left
+
+    @property
+    def turned_at(self) -> float:
+        return time.monotonic() - self._turned
+
+    @property
+    def left_at(self) -> float | None:
+        return None if self._left is None else time.monotonic() - self._left
+
+    def ring(self) -> None:
+        self._turned = 0.0
+
+
+def health(
+    loop: ALoop, board: Board | None = None, *, busy: bool = False, heard: bool = True, **conf: Any
+) -> Health:
+    return Health(
+        Settings(**conf),
+        board or Board.create(),
+        loop,
+        busy=lambda: busy,
+        claiming=lambda: heard,
+        running=lambda: 2,
+    )
+
+
+@pytest.mark.parametrize(
+    ("loop", "options", "not_live", "not_ready"),
+    [
+        (ALoop(), {}, "", ""),
+        (ALoop(59), {}, "", ""),
+        (ALoop(999), {}, "has not turned for 999 s", "has not turned for 999 s"),
+        (ALoop(999), {"busy": True}, "", ""),
+        (ALoop(999, alive=False), {}, "", "has not connected to its broker yet"),
+        (ALoop(999, alive=False, left=5), {}, "", ""),
+        (ALoop(999, alive=False, left=11), {}, "", "has been away for 11 s"),
+        (ALoop(), {"heard": False}, "", "has not answered for 10 s"),
+    ],
+)
+def test_health(loop: ALoop, options: dict[str, Any], not_live: str, not_ready: str) -> None:
+    asked = health(loop, **options)
+    for said, expected in ((asked.not_live(), not_live), (asked.not_ready(), not_ready)):
+        assert expected in said
+        assert bool(said) is bool(expected)
+
+
+def test_health_on_the_way_to_a_stop() -> None:
+    board = Board.create()
+    asked = health(ALoop(), board)
+    assert asked.status() == "Ready"
+    board.enter(Phase.QUIET)
+    assert (asked.not_live(), asked.not_ready()) == ("", "it is quiet")
+    board.begin_stop(Deadlines(30.0, 16.0, 20.0, "a test"), InterruptReason.SHUTDOWN)
+    assert (asked.not_live(), asked.not_ready()) == ("", "it stops")
+    assert asked.status() == "Stopping: 2 tasks run, 20 s until they are given up"
+
+
+class TestFile:
+    def test_what_it_answers(self, tmp_path: Path) -> None:
+        file = ProbeFile(str(tmp_path / "probe"), 60.0)
+        assert self.asked(file, "live") == (3, f"{file.path} was not written by a worker")
+        file.write("", "")
+        assert self.asked(file, "live") == (0, "live")
+        assert self.asked(file, "ready") == (0, "ready")
+        file.write("", "it stops")
+        assert self.asked(file, "live") == (0, "live")
+        assert self.asked(file, "ready") == (1, "not ready: it stops")
+        os.utime(file.path, (time.time() - 75, time.time() - 75))
+        for question in ("live", "ready"):
+            status, said = self.asked(file, question)
+            assert (status, said[:45]) == (1, "not live: its event loop has not turned for 7")
+        file.write("", "")
+        assert self.asked(file, "ready") == (0, "ready")
+        file.remove()
+        assert self.asked(file, "ready")[0] == 3
+
+    @staticmethod
+    def asked(file: ProbeFile, question: str) -> tuple[int, str]:
+        return celery_graceful_probe.look(question, file.path)
+
+    def test_what_is_not_live_is_not_touched(self, tmp_path: Path) -> None:
+        file = ProbeFile(str(tmp_path / "probe"), 60.0)
+        file.write("", "")
+        touched = os.stat(file.path).st_mtime
+        time.sleep(0.02)
+        file.write("it hangs", "it hangs")
+        assert os.stat(file.path).st_mtime == pytest.approx(touched, abs=1e-3)
+        file.remove()
+
+    def test_nobody_shares_one(self, tmp_path: Path) -> None:
+        path = str(tmp_path / "probe")
+        file = ProbeFile(path, 60.0)
+        with pytest.raises(SettingsError, match="another worker has that file"):
+            ProbeFile(path, 60.0)
+        file.remove()
+        again = ProbeFile(path, 60.0)
+        again.close_inherited()  # as a kill would
+        ProbeFile(path, 60.0).remove()
+
+    def test_what_cannot_be_written(self, tmp_path: Path) -> None:
+        with pytest.raises(SettingsError, match="No such file or directory"):
+            ProbeFile(str(tmp_path / "none" / "probe"), 60.0)
+        (tmp_path / "link").symlink_to(tmp_path / "other")
+        with pytest.raises(SettingsError, match="graceful_probe_file"):
+            ProbeFile(str(tmp_path / "link"), 60.0)
+
+
+def test_the_command_imports_next_to_nothing(tmp_path: Path) -> None:
+    file = ProbeFile(str(tmp_path / "probe"), 60.0)
+    file.write("", "it is quiet")
+    code = (
+        "import sys, os, time; before = {*sys.modules}; import celery_graceful_probe as p;"
+        "print(p.main(['live']), p.main(['ready']), p.main(['ready', '--file', '/none']));"
+        "print(p.main(['alive']), sorted({*sys.modules} - before))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, celery_graceful_probe.ENVIRON: file.path},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    *said, statuses, last = done.stdout.splitlines()
+    assert said[:2] == ["live", "not ready: it is quiet"]
+    assert statuses == "0 1 3"
+    assert last == "2 ['celery_graceful_probe']"
+    assert "GRACEFUL_PROBE_FILE" in done.stderr
+    file.remove()
+
+
+@pytest.fixture
+def asked() -> Iterator[Callable[..., str]]:
+    """Asks an endpoint, one turn at a time in this thread."""
+    endpoint = Endpoint("127.0.0.1", 0, {"/live": lambda: Page(200, "live\n" * 100_000)})
+
+    def turn() -> None:
+        poller = select.poll()
+        for fd, events in endpoint.waits_for().items():
+            poller.register(fd, events)
+        endpoint.go_on([fd for fd, _ in poller.poll(10)])
+
+    def ask(*parts: bytes) -> str:
+        with socket.create_connection(("127.0.0.1", endpoint.port), TIMEOUT) as client:
+            for part in parts:
+                client.sendall(part)
+                turn()
+                turn()
+            client.setblocking(False)
+            answer = b""
+
+            def has_ended() -> bool:
+                nonlocal answer
+                turn()
+                try:
+                    data = client.recv(1 << 20)
+                except BlockingIOError:
+                    return False
+                except ConnectionResetError:
+                    return True
+                answer += data
+                return not data
+
+            wait_until(has_ended, "an answer", 0)
+            return answer.decode()
+
+    yield ask
+    endpoint.close()
+
+
+@pytest.mark.parametrize(
+    ("parts", "status", "body"),
+    [
+        ([b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n"], "200 OK", "live\n" * 100_000),
+        ([b"GET /li", b"ve?x=1 HTTP/1.0\r", b"\n\r\n"], "200 OK", "live\n" * 100_000),
+        ([b"HEAD /live HTTP/1.1\r\n\r\n"], "200 OK", ""),
+        ([b"POST /live HTTP/1.1\r\n\r\n"], "405 Method Not Allowed", "GET, or HEAD\n"),
+        ([b"GET / HTTP/1.1\r\n\r\n"], "404 Not Found", "/live\n"),
+        ([b"\r\n\r\n"], "405 Method Not Allowed", "GET, or HEAD\n"),
+        ([b"GET \r\n\r\n"], "404 Not Found", "/live\n"),
+        ([b"GET /\xff HTTP/1.1\r\n\r\n"], "404 Not Found", "/live\n"),
+    ],
+)
+def test_http(asked: Callable[..., str], parts: list[bytes], status: str, body: str) -> None:
+    head, _, said = asked(*parts).partition("\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status}\r\n")
+    assert said == body
+
+
+def test_who_asks_for_too_much(asked: Callable[..., str]) -> None:
+    assert asked(b"x" * 9000) == ""
+
+
+def test_who_asks_for_too_long(asked: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("celery_graceful.probes.endpoint.PATIENCE", 0.05)
+    assert asked(b"GET /live HTTP/1.1\r\n") == ""
+
+
+def test_nobody_shares_a_port() -> None:
+    endpoint = Endpoint("127.0.0.1", 0, {})
+    with pytest.raises(SettingsError, match=r"127\.0\.0\.1:\d+.*give each worker of a host its"):
+        Endpoint("127.0.0.1", endpoint.port, {})
+    endpoint.close()
+    Endpoint("127.0.0.1", endpoint.port, {}).close()
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_systemd(tmp_path: Path, abstract: bool) -> None:
+    name = f"@{tmp_path}" if abstract else str(tmp_path / "notify")
+    environ = {"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "30000000"}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("\0" + name[1:] if abstract else name)
+        manager.setblocking(False)
+        systemd = Systemd.announced(environ)
+        assert systemd is not None
+        assert systemd.every == 10.0
+        systemd.tell("", "Not ready: it starts", True)
+        systemd.tell("READY=1", "Ready", True)
+        systemd.tell("READY=1", "Ready", True)
+        systemd.tell("STOPPING=1", "Stopping", False)
+        heard = [manager.recv(4096).decode() for _ in range(3)]
+        with pytest.raises(BlockingIOError):
+            manager.recv(4096)
+    assert heard == [
+        "STATUS=Not ready: it starts\nWATCHDOG=1",
+        "READY=1\nSTATUS=Ready",
+        "STOPPING=1\nSTATUS=Stopping",
+    ]
+    systemd.tell("", "to nobody", True)
+
+
+@pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "vsock:2:1234"}])
+def test_without_systemd(environ: dict[str, str]) -> None:
+    assert Systemd.announced(environ) is None
+
+
+def test_a_watchdog_of_another_process() -> None:
+    environ = {"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}
+    systemd = Systemd.announced(environ)
+    assert systemd is not None
+    assert systemd.every == float("inf")
+
+
+def probes(tmp_path: Path, owner: Owner, **conf: Any) -> Probes:
+    asked = health(ALoop(), **conf)
+    return Probes(Settings(**conf), "w@h", asked, owner, embedded=False, restarts=lambda: False)
+
+
+def test_nothing_is_paid_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("celery_graceful.system.native.start_thread", None)
+    files = len(os.listdir("/proc/self/fd"))
+    nothing = probes(tmp_path, Owner())
+    nothing.start()
+    nothing.on_phase()
+    assert len(os.listdir("/proc/self/fd")) == files
+    nothing.end()
+
+
+def test_its_life(tmp_path: Path) -> None:
+    """From its start, over a fork, to its end."""
+    owner = Owner()
+    asked = probes(tmp_path, owner, probe_file=str(tmp_path / "%n"), probe_port=0, probe_stale=1.0)
+    asked.start()
+    path = str(tmp_path / "w")
+    wait_until(lambda: os.path.exists(path) and celery_graceful_probe.look("live", path)[0] == 0)
+    before = {*os.listdir("/proc/self/fd")}
+    pid = os.fork()
+    if pid == 0:
+        # Closed are the file, the port and the bell.
+        os._exit(len(before - {*os.listdir("/proc/self/fd")}))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) >= 2
+    assert os.path.exists(path)
+    asked.end()
+    asked.end()
+    assert not os.path.exists(path)
