@@ -49,6 +49,7 @@ class Systemd:
         now = time.monotonic()
         beat = live and now >= self._beat_at + self.every
         words = [state] if state and state != self._state else []
+        words += [f"MONOTONIC_USEC={int(now * 1e6)}"] if words == ["RELOADING=1"] else []
         words += [f"STATUS={status}"] if status != self._status else []
         words += ["WATCHDOG=1"] if beat else []
         if words and self._send("\n".join(words)):

@@ -166,9 +166,7 @@ class Probes:
         """What the worker has come to, in systemd's words."""
         if not self.health.stopping:
             return "" if self.health.not_ready() else "READY=1"
-        if self._restarts():
-            return f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}"
-        return "STOPPING=1"
+        return "RELOADING=1" if self._restarts() else "STOPPING=1"
 
     def _live(self) -> Page:
         why = self.health.not_live()

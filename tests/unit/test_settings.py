@@ -85,6 +85,7 @@ def test_wrong_seconds(name: str, value: Any) -> None:
         ("heartbeat_interval", 1e5, "from 0.05 to 3600"),
         ("rescue_interval", 3e6, "from 0.05 to 86400"),
         ("lease_ttl", 0.02, "from 0.5 to 86400"),
+        ("probe_stale", 0.1, "from 0.5 to 86400"),
         ("lease_ttl", 1e6, "from 0.5 to 86400"),
         ("checkpoint_ttl", 1e20, "from 1 to 3"),
         ("poison_window", 0.5, "from 1 to 3"),
@@ -380,3 +381,21 @@ def test_options_of_tasks_that_can_be_used(options: dict[str, float | None]) -> 
 def test_dead_workers_are_looked_for_in_proportion_to_a_short_lease(set_, seconds):
     conf = {f"graceful_{name}": value for name, value in set_.items()}
     assert Settings.from_conf(conf).rescue_interval == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("probe_port", wrong) for wrong in (True, -1, 65536, "8001", 1.5)),
+        *(("probe_file", wrong) for wrong in ("probe", "", 1)),
+        *(("probe_host", wrong) for wrong in ("localhost", "", 1, "1.2.3")),
+    ],
+)
+def test_wrong_probes(name: str, value: Any) -> None:
+    assert refused(settings, **{f"graceful_{name}": value}).name == f"graceful_{name}"
+
+
+def test_probes() -> None:
+    said = settings(graceful_probe_port=0, graceful_probe_file="/run/%n", graceful_probe_host="::1")
+    assert (said.probe_port, said.probe_file, said.probe_host) == (0, "/run/%n", "::1")
+    assert (Settings().probe_port, Settings().probe_file) == (None, None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import select
 import socket
 import subprocess
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery.worker.loops import synloop
 
 import celery_graceful_probe
 from celery_graceful.exceptions import SettingsError
@@ -26,6 +29,7 @@ from celery_graceful.settings import Settings
 from celery_graceful.system.process import Owner
 from celery_graceful.timeline.board import Board
 from celery_graceful.timeline.grace_period import Deadlines
+from celery_graceful.worker.loop import SYNLOOP
 from tests.support.workers import ROOT, TIMEOUT, wait_until
 
 
@@ -90,6 +94,11 @@ def test_health_on_the_way_to_a_stop() -> None:
     board.begin_stop(Deadlines(30.0, 16.0, 20.0, "a test"), InterruptReason.SHUTDOWN)
     assert (asked.not_live(), asked.not_ready()) == ("", "it stops")
     assert asked.status() == "Stopping: 2 tasks run, 20 s until they are given up"
+
+
+def test_how_often_a_loop_without_a_hub_goes_round() -> None:
+    source = inspect.getsource(synloop)
+    assert re.findall(r"drain_events\(timeout=(.*?)\)", source) == [str(SYNLOOP)]
 
 
 class TestFile:
