@@ -35,6 +35,10 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
         "[Poison tasks](../poison.md), [messages that cannot be used](../messages.md)",
         ("poison_limit", "poison_window", "unknown_task_patience"),
     ),
+    "Probes": (
+        "[Probes](../platforms.md#probes)",
+        ("probe_file", "probe_port", "probe_host", "probe_stale"),
+    ),
     "Batches": (
         "[Batches](../batches.md)",
         ("batch_ttl", "batch_linger", "batch_repair", "batch_missing_after", "track_chords"),
@@ -58,6 +62,8 @@ UNSET = {
     "soft_deadline": "0.8 of the hard deadline",
     "hard_deadline": "grace - max(grace/6, min(3, 0.4 grace))",
     "store": "the broker, else the result backend",
+    "probe_file": "none",
+    "probe_port": "none",
     "batch_repair": "see there",
     "monitor_on_interrupt": "stays open",
     "monitor_reporters": "who is set up",
