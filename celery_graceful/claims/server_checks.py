@@ -25,16 +25,19 @@ class Dropping(NamedTuple):
 
     Attributes:
         policy: Its ``maxmemory-policy``.
-        what: Of ours, beside leases.
     """
 
     policy: str
-    what: str
 
     @property
     def only_volatile(self) -> bool:
         """Whether it keeps what has no time to live: queues and claims."""
         return self.policy.startswith("volatile")
+
+    @property
+    def what(self) -> str:
+        """Of ours, beside leases."""
+        return "checkpoints" if self.only_volatile else "queues, claims and checkpoints"
 
 
 def says_nothing(server: Mapping[str, Any]) -> bool:
@@ -52,10 +55,7 @@ def too_old(server: Mapping[str, Any]) -> str | None:
 def may_be_dropped(memory: Mapping[str, Any]) -> Dropping | None:
     """What a server drops when its memory is full; ``None``: nothing."""
     policy = str(memory.get("maxmemory_policy", "noeviction"))
-    if policy == "noeviction":
-        return None
-    volatile = policy.startswith("volatile")
-    return Dropping(policy, "checkpoints" if volatile else "queues, claims and checkpoints")
+    return None if policy == "noeviction" else Dropping(policy)
 
 
 def check_server(store: Store) -> None:

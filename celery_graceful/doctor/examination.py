@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from celery_graceful.doctor.servers import CONNECT, RabbitServer, RedisServer
+from celery_graceful.doctor.servers import CONNECT, RedisServer, why_away
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors.registry import Monitors
 from celery_graceful.settings import Settings
@@ -146,6 +146,10 @@ class Examination:
         """
         return float(getattr(task, option) or self.app.conf.get(f"task_{option}") or 0)
 
+    def any_limit(self, task: Any) -> float:
+        """As ``limit``, by either of its limits."""
+        return self.limit(task) or self.limit(task, "soft_time_limit")
+
     @cached_property
     def monitors(self) -> Monitors:
         """The monitors, for nobody to report to.
@@ -155,6 +159,15 @@ class Examination:
         """
         _need(self.settings)
         return Monitors(self.app)
+
+    @cached_property
+    def monitor_faults(self) -> list[SettingsError]:
+        """Why no worker starts with these monitors.
+
+        Raises:
+            CannotCheck: The settings cannot be used.
+        """
+        return list(self.monitors.faults())
 
     # -- servers -----------------------------------------------------------------------
 
@@ -227,16 +240,14 @@ class Examination:
             return bool(getattr(channel, "may_claim", False))
 
     @cached_property
-    def rabbit(self) -> RabbitServer | None:
-        """RabbitMQ, where it is the broker and answers; else it is told as unchecked."""
+    def rabbit_answers(self) -> bool:
+        """Whether RabbitMQ is the broker and answers; if it does not, it is told as unchecked."""
         if self.connection.transport.driver_type != "amqp":
-            return None
-        server = RabbitServer(self.connection)
-        away = server.away()
-        if away is None:
-            return server
-        self._could_not_reach(server.name, away)
-        return None
+            return False
+        away = why_away(self.connection)
+        if away is not None:
+            self._could_not_reach(f"RabbitMQ at {self.connection.as_uri()}", away)
+        return away is None
 
     def _could_not_reach(self, name: str, why: str) -> None:
         self._away = True
@@ -246,7 +257,7 @@ class Examination:
     def reached_nothing(self) -> bool:
         """Whether there are servers that have to be asked, and none answered."""
         try:
-            reached = [*self.servers, *([self.rabbit] if self.rabbit else [])]
+            reached = [self.servers, self.rabbit_answers]  # each says what it could not reach
         except CannotCheck:
             reached = []
-        return not reached and self._away
+        return self._away and not any(reached)

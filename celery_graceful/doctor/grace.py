@@ -102,7 +102,7 @@ def max_runtimes(exam: Examination) -> Iterator[Trouble]:
             monitor = monitors.own(task)
         except SettingsError:
             continue  # said by the monitors' own checks
-        if monitor is None or monitor.max_runtime is None or _is_limited(exam, task):
+        if monitor is None or monitor.max_runtime is None or exam.any_limit(task):
             continue
         seconds = monitor.max_runtime * 60
         if seconds > exam.deadlines.hard:
@@ -114,10 +114,6 @@ def max_runtimes(exam: Examination) -> Iterator[Trouble]:
                 "nothing, if the task has safe points (iterate, checkpoint, sleep); else give it "
                 "some, or it starts over while the clock of its monitor runs on",
             )
-
-
-def _is_limited(exam: Examination, task: Any) -> bool:
-    return bool(exam.limit(task) or exam.limit(task, "soft_time_limit"))
 
 
 def prestop(exam: Examination) -> Iterator[Trouble]:

@@ -17,7 +17,7 @@ __all__ = ["CHECKS"]
 
 def unfit_monitors(exam: Examination) -> Iterator[Trouble]:
     """CG501: monitors that cannot be used, or that two report to."""
-    for unfit in exam.monitors.faults():
+    for unfit in exam.monitor_faults:
         yield Trouble(unfit.name, unfit.value, "no worker starts with it", unfit.mend)
 
 
@@ -105,7 +105,7 @@ def slow_shutdown(exam: Examination) -> Iterator[Trouble]:
 
 def silent_monitors(exam: Examination) -> Iterator[Trouble]:
     """CG506: monitors that nobody reports to."""
-    if list(exam.monitors.faults()):
+    if exam.monitor_faults:
         return  # CG501
     for thing, why in what_is_silent(exam.monitors):
         yield Trouble(thing, "silent", why, "set one of them up, where the app is made")
@@ -113,7 +113,7 @@ def silent_monitors(exam: Examination) -> Iterator[Trouble]:
 
 def two_reporters(exam: Examination) -> Iterator[Trouble]:
     """CG507: beat entries that Sentry's own integration reports as well."""
-    if list(exam.monitors.faults()):
+    if exam.monitor_faults:
         return  # CG501
     for thing, why in who_reports(exam.monitors):
         yield Trouble(thing, True, why, "turn one of them off, or leave it if you mean it")
@@ -131,7 +131,7 @@ def impatient_monitors(exam: Examination) -> Iterator[Trouble]:
     """CG509: monitors that call before a task's time is up."""
     for task in exam.tasks:
         own = _own(exam, task)
-        limit = exam.limit(task) or exam.limit(task, "soft_time_limit")
+        limit = exam.any_limit(task)
         if own is not None and own.max_runtime and limit and own.max_runtime * 60 < limit:
             yield Trouble(
                 f"max_runtime of the monitor {own.slug}",
@@ -144,8 +144,8 @@ def impatient_monitors(exam: Examination) -> Iterator[Trouble]:
 
 def _asks_sentry(exam: Examination) -> bool:
     """Whether check-ins go there, by a client that is set up."""
-    sdk, faults = sys.modules.get("sentry_sdk"), list(exam.monitors.faults())
-    if sdk is None or faults or not exam.monitors.closes_sentrys:
+    sdk = sys.modules.get("sentry_sdk")
+    if sdk is None or exam.monitor_faults or not exam.monitors.closes_sentrys:
         return False
     return bool(sdk.get_client().is_active() and sdk.get_client().transport is not None)
 

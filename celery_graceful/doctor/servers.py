@@ -11,7 +11,7 @@ from celery_graceful.store.scan import pairs_of
 from celery_graceful.store.store import Store, StoreAway, StoreRefused
 from celery_graceful.system.describe import describe
 
-__all__ = ["CONNECT", "RabbitServer", "RedisServer"]
+__all__ = ["CONNECT", "RedisServer", "why_away"]
 
 #: Seconds that a connect to RabbitMQ may take.
 CONNECT = 1.5
@@ -73,22 +73,15 @@ class RedisServer:
         return min(taken)
 
 
-class RabbitServer:
-    """A RabbitMQ.
+def why_away(connection: Any) -> str | None:
+    """Why a broker cannot be connected to; ``None`` if it can.
 
     Args:
-        connection: To it, not connected.
+        connection: To it, not connected: a copy of it is.
     """
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-        self.name = f"RabbitMQ at {connection.as_uri()}"
-
-    def away(self) -> str | None:
-        """Why it cannot be asked; ``None`` if it can."""
-        try:
-            with self._connection.clone() as connection:
-                connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
-        except Exception as exc:  # the driver has errors of many kinds
-            return describe(exc)
-        return None
+    try:
+        with connection.clone() as copy:
+            copy.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
+    except Exception as exc:  # the driver has errors of many kinds
+        return describe(exc)
+    return None

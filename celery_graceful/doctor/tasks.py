@@ -173,7 +173,7 @@ def greedy_workers(exam: Examination) -> Iterator[Trouble]:
         )
         return
     for task in exam.tasks:
-        limit = exam.limit(task) or exam.limit(task, "soft_time_limit")
+        limit = exam.any_limit(task)
         if task.acks_late and limit > exam.deadlines.hard:
             yield Trouble(
                 setting,

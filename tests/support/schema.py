@@ -31,8 +31,11 @@ def schemas(page: str) -> dict[str, Any]:
     return found
 
 
-def conforms(document: Any, schema: dict[str, Any], defs: dict[str, Any], path: str = "$") -> None:
+def conforms(
+    document: Any, schema: dict[str, Any], defs: dict[str, Any] | None = None, path: str = "$"
+) -> None:
     """Assert that a document is as the schema says, and has nothing that it does not name."""
+    defs = defs or {}
     if "$ref" in schema:
         schema = defs[schema["$ref"].removeprefix("#/$defs/")]
     if "anyOf" in schema:
@@ -50,10 +53,15 @@ def conforms(document: Any, schema: dict[str, Any], defs: dict[str, Any], path: 
         assert not is_bool, f"{path}: {document!r}"
     if "enum" in schema:
         assert document in schema["enum"], f"{path}: {document!r}"
-    if isinstance(document, dict) and "properties" in schema:
-        assert document.keys() == schema["properties"].keys(), path
+    if "pattern" in schema:
+        assert re.search(schema["pattern"], document), f"{path}: {document!r}"
+    if isinstance(document, dict):
+        fields, others = schema.get("properties", {}), schema.get("additionalProperties")
+        assert document.keys() >= {*schema.get("required", [])}, path
+        if fields and others is None:
+            assert document.keys() == fields.keys(), path
         for name, value in document.items():
-            conforms(value, schema["properties"][name], defs, f"{path}.{name}")
+            conforms(value, fields.get(name, others or {}), defs, f"{path}.{name}")
     if isinstance(document, list) and "items" in schema:
         for number, value in enumerate(document):
             conforms(value, schema["items"], defs, f"{path}[{number}]")
