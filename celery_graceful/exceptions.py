@@ -94,12 +94,14 @@ class TaskInterrupted(Ignore):
     Attributes:
         reason: Value of the ``InterruptReason``.
         started: Whether any of the task's own code ran in this delivery.
+        where: At which point it stood, as far as it has said; for the history.
     """
 
-    def __init__(self, reason: str = "shutdown", started: bool = True) -> None:
-        super().__init__(reason, started)
+    def __init__(self, reason: str = "shutdown", started: bool = True, where: str = "") -> None:
+        super().__init__(reason, started, where)
         self.reason = reason
         self.started = started
+        self.where = where
 
     def __repr__(self) -> str:
         return f"TaskInterrupted({self.reason!r})"

@@ -53,6 +53,12 @@ def _count(name: str, value: Any) -> int:
     return value
 
 
+def _entries(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 100 <= value <= 1_000_000:
+        raise SettingsError(name, value, "give a whole number from 100 to 1000000")
+    return value
+
+
 def _patience(name: str, value: Any) -> float:
     if not isinstance(value, bool) and value == 0:
         return 0.0
@@ -191,6 +197,9 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "probe_port": _port,
     "probe_host": _address,
     "probe_stale": _between(0.5, _DAY),
+    "history": _flag,
+    "history_length": _entries,
+    "history_ttl": _between(60, _YEAR),
     "monitor_beat": _flag,
     "monitor_exclude": _names,
     "monitor_on_interrupt": _status,
@@ -242,6 +251,9 @@ class Settings:
         probe_port: Where a worker answers probes by HTTP; 0 for a free port, ``None`` for nowhere.
         probe_host: At which address.
         probe_stale: Seconds after which a worker whose event loop has not turned is not live.
+        history: Keep a journal of the unusual moments of tasks.
+        history_length: Entries that are kept of all tasks together, about.
+        history_ttl: Seconds after the last entry at which a history is forgotten.
         monitor_beat: Report the runs of all beat entries to monitors of the same names.
         monitor_exclude: Patterns (``fnmatch``) of beat entries that are not to be reported.
         monitor_on_interrupt: What an interrupted run's check-in is closed as, ``"ok"`` or
@@ -278,6 +290,9 @@ class Settings:
     probe_port: int | None = None
     probe_host: str = "127.0.0.1"
     probe_stale: float = 60.0
+    history: bool = True
+    history_length: int = 10_000
+    history_ttl: float = 7 * 86400.0
     monitor_beat: bool = False
     monitor_exclude: tuple[str, ...] = ()
     monitor_on_interrupt: str | None = None

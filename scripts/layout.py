@@ -27,6 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("system",),
     ("timeline",),
     ("store", "cleanup", "runs", "messages", "probes"),
+    ("history",),
     ("sources", "claims", "monitors"),
     ("checkpoints",),
     ("batches",),

@@ -43,6 +43,10 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
         "[Batches](../batches.md)",
         ("batch_ttl", "batch_linger", "batch_repair", "batch_missing_after", "track_chords"),
     ),
+    "History": (
+        "[Operations](../operations.md#history)",
+        ("history", "history_length", "history_ttl"),
+    ),
     "Monitors": (
         "[Monitors](../monitors.md)",
         (

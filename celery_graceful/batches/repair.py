@@ -29,7 +29,9 @@ from celery_graceful.batches.redis_scan import Walk
 from celery_graceful.batches.search_state import callback_member, callback_name
 from celery_graceful.batches.status import State
 from celery_graceful.checkpoints.checkpoint import SENT_AGAIN
-from celery_graceful.store.app_stores import find_workers_store
+from celery_graceful.history.entry import Entry, What
+from celery_graceful.history.journal import record
+from celery_graceful.store.app_stores import find_workers_store, settings_of
 from celery_graceful.store.store import fork_gate
 from celery_graceful.system.describe import describe
 
@@ -201,6 +203,7 @@ class Repair:
         done: Repaired,
     ) -> None:
         kept, expired = self.ledger.messages(batch, members), []
+        sent: list[Entry] = []
         # They have not begun anywhere: whoever added them could not send them.
         unsent = self.ledger.unsent(batch, members)
         for member in members:
@@ -222,6 +225,8 @@ class Repair:
                 done.left[member] = why
             else:
                 done.resent.append(member)
+                sent.append(Entry(What.RESENT, member, sig.task, reason=f"of batch {batch}"))
+        record(self.ledger.store, settings_of(self.app), *sent)
         self.ledger.note_unsent(batch, sorted(unsent.intersection(done.resent)), False)
         self._end(batch, dict.fromkeys(expired, Outcome.REVOKED))
         done.ended.extend(expired)

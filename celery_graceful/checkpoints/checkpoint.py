@@ -17,16 +17,19 @@ from typing import Any
 from celery.utils.log import get_task_logger
 
 from celery_graceful.checkpoints.codec import decode, encode
+from celery_graceful.checkpoints.place import CURSOR, STEP, place_of
 from celery_graceful.checkpoints.watch import Keeper, watch_of
 from celery_graceful.claims.fence import DELIVERY
 from celery_graceful.exceptions import Interrupted
+from celery_graceful.history.entry import Entry, What
+from celery_graceful.history.journal import record
 from celery_graceful.phases import InterruptReason
 from celery_graceful.runs.interrupt import current_interrupt
 from celery_graceful.runs.run import Run, current
 from celery_graceful.settings import Settings
 from celery_graceful.store.app_stores import find_store, settings_of
 from celery_graceful.store.scan import pairs_of
-from celery_graceful.store.store import COMMAND_TIMEOUT, StoreAway, StoreForbidden
+from celery_graceful.store.store import COMMAND_TIMEOUT, Store, StoreAway, StoreForbidden
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.worker_state import WorkerInterrupt
 
@@ -38,9 +41,6 @@ logger = get_task_logger(__name__)
 SENT_AGAIN = "graceful_sent_again"
 
 _ATTRIBUTE = "_graceful_checkpoint"
-
-#: In front of the paths of loops and steps, in the names of their fields.
-CURSOR, STEP = "c:", "s:"
 
 _STATE = "state"
 
@@ -61,9 +61,13 @@ def may_resume(request: Any) -> bool:
     Args:
         request: The context of a task, or what it is made of.
     """
-    get = request.get
-    info = get("delivery_info") or {}
-    return bool(info.get("redelivered") or get("retries") or get(SENT_AGAIN))
+    return bool(request.get("retries")) or came_back(request)
+
+
+def came_back(request: Any) -> bool:
+    """Whether a delivery has come back to its queue, as it does when it is interrupted."""
+    info = request.get("delivery_info") or {}
+    return bool(info.get("redelivered") or request.get(SENT_AGAIN))
 
 
 class Checkpoint:
@@ -78,6 +82,8 @@ class Checkpoint:
         store: Where to save; ``None`` for nowhere.
         settings: What the user set.
         token: Names the delivery.
+        worker: Name of the node that runs it.
+        came_back: The delivery has come back: that it goes on is for the history.
         may_resume: There may be a checkpoint of an earlier delivery.
     """
 
@@ -91,6 +97,8 @@ class Checkpoint:
         store: Keeper | None = None,
         settings: Settings | None = None,
         token: str = "",
+        worker: str = "",
+        came_back: bool = False,
         may_resume: bool = False,
     ) -> None:
         self.name, self.task_id = name, task_id
@@ -99,6 +107,7 @@ class Checkpoint:
         self.run = run
         self.settings = settings or Settings()
         self.token = token
+        self.worker = worker
         #: The loops whose body runs, the innermost last.
         self.loops: list[Any] = []
         #: What an earlier run left: fields, as loaded.
@@ -112,7 +121,7 @@ class Checkpoint:
         #: How often the task was interrupted, as far as is known without asking.
         self.interruption_count = 0
         self._is_loaded = began is None
-        self._may_resume = may_resume
+        self._may_resume, self._came_back = may_resume, came_back
         self._fields: dict[str, str] = {}
         self._unsaved: dict[str, str] = {}
         self._obsolete: set[str] = set()
@@ -146,6 +155,8 @@ class Checkpoint:
             store=watch_of(request.__dict__).keeper or find_store(task.app),
             settings=settings_of(task.app),
             token=getattr(request, DELIVERY, None) or uuid.uuid4().hex,
+            worker=request.hostname or "",
+            came_back=came_back(request),
             may_resume=may_resume(request),
         )
 
@@ -281,6 +292,15 @@ class Checkpoint:
             if field == _STATE or field.startswith((CURSOR, STEP))
         }
         self._fields = {**self.loaded, **self._fields}
+        if self.loaded and self._came_back and isinstance(self.store, Store):
+            where, worker = place_of(self.loaded), self.worker
+            resumed = Entry(What.RESUMED, self.task_id, self.name, worker, where=where)
+            record(self.store, self.settings, resumed)
+
+    @property
+    def place(self) -> str:
+        """Where the task stands, as far as it has said; empty where it has not."""
+        return place_of(self._fields)
 
     def save(
         self, *, interrupted: int = 0, timeout: float = COMMAND_TIMEOUT, insist: bool = False

@@ -30,6 +30,7 @@ __all__ = [
     "failed",
     "interrupted",
     "left",
+    "place",
     "unfit_options",
 ]
 
@@ -243,6 +244,12 @@ def left(request: Any) -> None:
     checkpoint = Checkpoint.used_by(request)
     if checkpoint is not None:
         checkpoint.body_left()
+
+
+def place(request: Any) -> str:
+    """Where its task stands, as far as it has said; empty where it has not."""
+    checkpoint = Checkpoint.used_by(request)
+    return "" if checkpoint is None else checkpoint.place
 
 
 def interrupted(task: Any, run: Run, interrupt: Interrupt) -> TooManyInterruptions | None:

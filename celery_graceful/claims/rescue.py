@@ -20,11 +20,13 @@ from typing import Any, NamedTuple
 
 from celery.utils.log import get_logger
 
-from celery_graceful.claims.claimant import FALLEN, WORKERS, begun_key, claims_key
+from celery_graceful.claims.claimant import FALLEN, WORKERS, begun_key, claims_key, node_of
 from celery_graceful.claims.held_claims import Claims, Tag
 from celery_graceful.claims.lease import about_key, dead_workers, take_for_dead
 from celery_graceful.claims.lease_validity import LeaseValidity
 from celery_graceful.claims.moves import read
+from celery_graceful.history.entry import Entry, What
+from celery_graceful.history.journal import record
 from celery_graceful.messages.fields import fields_of, parse
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import StoreAway
@@ -188,12 +190,27 @@ class Rescuer:
         moved = self.claims.give_back(
             tags, on_step=lambda: self.store.execute("PEXPIRE", [LOCK], [STEP])
         )
+        if moved:
+            self._enter(worker, [claim for claim in running if claim.number not in taken], moved)
         if not self.store.execute("EXISTS", [key]):
             self.store.execute("SREM", [FALLEN], [worker])
             self.store.execute("DEL", [about_key(worker), begun_key(worker)])
         took = time.monotonic() - began
         log(logger, logging.WARNING, "Rescued what %s held: %d, in %.2f s", worker, moved, took)
         return moved
+
+    def _enter(self, worker: str, running: Sequence[DeadClaim], moved: int) -> None:
+        """Into the history: those that ran by their names, the others by their number."""
+        node, own = node_of(worker), self.own()
+        why = f"given back by {node_of(own)}" if own else "given back by hand"
+        found = [fields for claim in running if (fields := _fields(claim.message)).get("id")]
+        entries = [
+            Entry(What.RESCUED, str(f["id"]), str(f.get("task", "")), node, why) for f in found
+        ]
+        if moved > len(found):
+            others = moved - len(found)
+            entries.append(Entry(What.RESCUED, worker=node, reason=why, count=others))
+        record(self.store, self.settings, *entries)
 
     def _running(self, worker: str, numbers: list[int], about: dict[str, Any]) -> list[DeadClaim]:
         """What the worker was running: claims that it has noted to have begun."""

@@ -8,6 +8,7 @@ from celery_graceful.cli.batches import batches
 from celery_graceful.cli.checkpoints import checkpoints
 from celery_graceful.cli.claims import claims
 from celery_graceful.cli.doctor import doctor
+from celery_graceful.cli.history import deploy, history
 from celery_graceful.cli.probe import probe
 from celery_graceful.cli.quarantine import quarantine
 from celery_graceful.cli.rescue import rescue
@@ -27,6 +28,8 @@ graceful.add_command(batches)
 graceful.add_command(doctor)
 graceful.add_command(checkpoints)
 graceful.add_command(claims)
+graceful.add_command(deploy)
+graceful.add_command(history)
 graceful.add_command(quarantine)
 graceful.add_command(probe)
 graceful.add_command(quiet)

@@ -10,6 +10,7 @@ __all__ = [
     "duplicates",
     "held_message",
     "ledger",
+    "moments",
     "request",
     "requeue",
     "stage",

@@ -12,8 +12,10 @@ from celery.worker.request import Request
 from celery_graceful.claims.held_claims import Claims, Tag
 from celery_graceful.deliveries.handler_errors import let_go
 from celery_graceful.deliveries.held_message import HeldMessage
+from celery_graceful.deliveries.moments import enter
 from celery_graceful.deliveries.requeue import Requeue
 from celery_graceful.deliveries.stage import OPEN, UNBEGUN, Stage
+from celery_graceful.history.entry import What
 from celery_graceful.monitors.check_in import CheckIn
 from celery_graceful.poison.post_mortem import PostMortems
 from celery_graceful.system import native
@@ -100,6 +102,11 @@ class Ledger:
     def note_failure(self) -> None:
         """A message could not be given back: it is left to the broker."""
         self.failed = True
+
+    @property
+    def why_released(self) -> str:
+        """Why what was not begun goes back, in a word."""
+        return "shutdown" if self.stopping else "quiet"
 
     # -- what it holds ---------------------------------------------------------------
 
@@ -196,6 +203,8 @@ class Ledger:
     def drop_lost(self, request: HeldMessage) -> None:
         """It has ended, and another run of it is what counts: say nothing of it."""
         if self.close(request, Stage.LOST, only=OPEN):
+            if request.started_at is not None:
+                enter([request], What.FENCED, "its claim was another worker's by then")
             if request.claim is not None:
                 request.claim.book.held.pop(request.claim, None)
                 request.claim.book.running.discard(request.claim)
@@ -224,6 +233,7 @@ class Ledger:
         ]
         for request in released:
             let_go(request)
+        enter(released, What.RELEASED, self.why_released)
         if released:
             self.requeue.give_back(released)
         return released

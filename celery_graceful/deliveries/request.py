@@ -21,10 +21,12 @@ from celery_graceful.deliveries.delivery import Delivery
 from celery_graceful.deliveries.exc_info import as_failure, as_lost, raised
 from celery_graceful.deliveries.handler_errors import LOST, let_go, put_right, requeues, say
 from celery_graceful.deliveries.member_end import outcome_of
+from celery_graceful.deliveries.moments import enter
 from celery_graceful.deliveries.requeue import NotTaken
 from celery_graceful.deliveries.stage import OPEN, Stage
 from celery_graceful.deliveries.worker_services import WorkerServices
 from celery_graceful.exceptions import TaskInterrupted
+from celery_graceful.history.entry import What
 from celery_graceful.monitors import outcome
 from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.phases import InterruptReason
@@ -72,13 +74,14 @@ class GracefulRequest(Delivery):
             return True
         if super().revoked():
             return True
-        return bool(self.ledger.releasing) and self.leave_for_later()
+        return bool(self.ledger.releasing) and self.leave_for_later(self.ledger.why_released)
 
-    def leave_for_later(self) -> bool:
+    def leave_for_later(self, why: str) -> bool:
         """Give it back, unless it was started."""
         if not self.ledger.close(self, Stage.RELEASED, only=(Stage.RECEIVED,)):
             return False
         let_go(self)
+        enter([self], What.RELEASED, why)
         try:
             self.ledger.requeue.give_back([self])
         except Exception as exc:
@@ -97,7 +100,7 @@ class GracefulRequest(Delivery):
 
     def put_off(self) -> None:
         """Another worker runs it, for longer than it is good to wait."""
-        self.leave_for_later()
+        self.leave_for_later("another worker runs it")
         self.host.process(self)  # its place in the pool is free again
 
     def _go_on(self, has_ended: bool) -> None:
@@ -191,10 +194,11 @@ class GracefulRequest(Delivery):
             if self.ledger.finish(self):
                 self.tell_revoked()
         elif isinstance(exc, TaskInterrupted):
-            self._on_interrupted(exc.started, tail=exc.reason in _TO_THE_TAIL)
+            tail = exc.reason in _TO_THE_TAIL
+            self._on_interrupted(exc.started, exc.reason, exc.where, tail=tail)
         elif self._lost_to_the_stop(exc):
             outcome.interrupted([self])
-            self._on_interrupted(True)
+            self._on_interrupted(True, "its process ended with the worker")
         elif not self._is_death(exc) or not self.ledger.post_mortems.child_died(
             self, partial(self._after_death, exc_info, send_failed_event, return_ok)
         ):
@@ -282,11 +286,15 @@ class GracefulRequest(Delivery):
             and not self._already_cancelled
         )
 
-    def _on_interrupted(self, started: bool, *, tail: bool = False) -> None:
+    def _on_interrupted(
+        self, started: bool, reason: str, where: str = "", *, tail: bool = False
+    ) -> None:
         stage = Stage.INTERRUPTED if started else Stage.RELEASED
         if not self.ledger.close(self, stage, only=OPEN):
             return
         let_go(self)
+        kind = What.INTERRUPTED if started else What.RELEASED
+        enter([self], What.FENCED if reason == InterruptReason.LEASE_LOST else kind, reason, where)
         try:
             self.ledger.requeue.give_back([self], tail=tail)
         except Exception as exc:

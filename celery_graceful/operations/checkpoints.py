@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
 
-from celery_graceful.checkpoints.checkpoint import CURSOR, STEP, key_of
+from celery_graceful.checkpoints.checkpoint import key_of
 from celery_graceful.checkpoints.codec import decode
+from celery_graceful.checkpoints.place import CURSOR, STEP
 from celery_graceful.operations.records import Checkpoint, Loop
 from celery_graceful.store.scan import glob_quoted, keys, pairs_of
 from celery_graceful.store.store import Store

@@ -13,11 +13,14 @@ from celery_graceful.operations import checkpoints
 from celery_graceful.operations.asking import tell
 from celery_graceful.operations.claims import claims_of
 from celery_graceful.operations.findings import findings_of
+from celery_graceful.operations.history import history_of, mark
 from celery_graceful.operations.records import (
     Answer,
     Checkpoint,
     Claim,
     DeadWorker,
+    History,
+    Moment,
     Status,
     Why,
     Worker,
@@ -107,6 +110,24 @@ class Operations:
         stores = self._stores
         workers = workers_of(stores, self._settings)
         return Search(self.app, stores, workers, self.wait, task_id).why()
+
+    def history(self, task_id: str | None = None) -> History:
+        """What has happened to a task, or to all of them, where it was not as usual.
+
+        It is kept for ``graceful_history_ttl``, and written a moment after it has happened.
+
+        Args:
+            task_id: Of one task. Without: of the fleet, with its deploys.
+        """
+        return history_of(self._stores, task_id)
+
+    def mark_deploy(self, text: str) -> Moment:
+        """Enter a deploy into the history of the fleet, to see what it has done.
+
+        Args:
+            text: What it is, such as a version.
+        """
+        return mark(self._stores, self._settings, text)
 
     # -- what tasks have saved -----------------------------------------------------------
 

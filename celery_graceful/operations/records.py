@@ -9,13 +9,18 @@ import datetime as dt
 from dataclasses import dataclass, fields
 from typing import Any
 
+from celery_graceful.checkpoints.place import place
+
 __all__ = [
     "Answer",
     "Checkpoint",
     "Claim",
     "DeadWorker",
+    "Deploy",
     "Finding",
+    "History",
     "Loop",
+    "Moment",
     "Record",
     "RunningTask",
     "Status",
@@ -92,12 +97,8 @@ class Checkpoint(Record):
     @property
     def where(self) -> str:
         """Where it stands, in few words; empty if it has saved no place."""
-        under_way = [loop for loop in self.loops if not loop.ended]
-        if under_way:
-            innermost = max(under_way, key=lambda loop: loop.name.count("@"))
-            name = innermost.name.rpartition("/")[2]
-            return f"at {_plain(innermost.cursor)} of {name}"
-        return f"after step {self.steps[-1]}" if self.steps else ""
+        loops = [(loop.name, _plain(loop.cursor), loop.ended) for loop in self.loops]
+        return place(loops, self.steps)
 
 
 @dataclass(frozen=True)
@@ -283,3 +284,61 @@ class Why(Record):
     place: int | None = None
     stuck: bool = False
     mend: str = ""
+
+
+@dataclass(frozen=True)
+class Moment(Record):
+    """Something unusual that has happened to a task; or a deploy.
+
+    Attributes:
+        at: When.
+        kind: ``interrupted``, ``given_up``, ``released`` (not begun, and given back), ``resumed``,
+            ``fenced`` (its claim was others' when it ended), ``died`` (the process that ran it),
+            ``rescued``, ``quarantined``, ``missing`` and ``resent`` (in a batch, or out of
+            quarantine), or ``deploy``.
+        id: Of the task; empty where only a number is known.
+        task: Its name, where it is known.
+        worker: Name of the node where it happened; of a rescue, of the one that died.
+        reason: Why; the text of a deploy.
+        where: At which point the task stood.
+        count: Of how many tasks it tells.
+    """
+
+    at: dt.datetime
+    kind: str
+    id: str
+    task: str
+    worker: str
+    reason: str
+    where: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Deploy(Record):
+    """A mark, and what happened from then until the next one.
+
+    Attributes:
+        at: When it was set.
+        text: What it says.
+        counts: How many tasks were interrupted and so on, by the kinds of moments.
+    """
+
+    at: dt.datetime
+    text: str
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class History(Record):
+    """What happened, oldest first.
+
+    Attributes:
+        id: Of the task; empty for the fleet.
+        moments: As far as they are kept.
+        deploys: The marks among them.
+    """
+
+    id: str
+    moments: tuple[Moment, ...]
+    deploys: tuple[Deploy, ...]

@@ -15,6 +15,7 @@ from celery_graceful.messages.bounded_connections import BrokerAway
 from celery_graceful.operations import checkpoints
 from celery_graceful.operations.asking import ask
 from celery_graceful.operations.claims import claims_of
+from celery_graceful.operations.history import history_of
 from celery_graceful.operations.queues import Place, Unsure, find_in_queues, lengths
 from celery_graceful.operations.records import Claim, RunningTask, Why, Worker, utc
 from celery_graceful.operations.stores import Stores
@@ -250,6 +251,11 @@ class Search:
         died = sum(int(each.execute("ZCARD", key, insist=True)) for each in self.stores.workers)
         if died:
             said.append(f"the process that ran it died {_times(died)}")
+        for last in history_of(self.stores, self.id).moments[-1:]:
+            on = f"on {last.worker}" if last.worker else ""
+            how = ", ".join(filter(None, (on, last.reason, last.where)))
+            kind = last.kind.replace("_", " ")
+            said.append(f"last: {kind} at {last.at:%Y-%m-%d %H:%M:%SZ}, {how}".rstrip(", "))
         return said
 
     def _ask(self, workers: Sequence[str]) -> dict[str, Any]:

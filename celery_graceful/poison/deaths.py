@@ -32,6 +32,8 @@ from celery_graceful.claims.claimant import claims_key, node_of
 from celery_graceful.claims.lease import about_key
 from celery_graceful.claims.rescue import DeadClaim
 from celery_graceful.exceptions import PoisonedTask
+from celery_graceful.history.entry import Entry, What
+from celery_graceful.history.journal import record
 from celery_graceful.messages.bounded_connections import bounded_connection, dispatcher
 from celery_graceful.messages.fields import fields_of
 from celery_graceful.monitors.outcome import close_dead
@@ -118,7 +120,7 @@ def judge(
         counts = count_deaths(store, settings, deaths)
         for number, kept in batch:
             if counts[kept.id] < settings.poison_limit:
-                say_death(settings, kept.task, kept.id, counts[kept.id])
+                say_death(store, settings, kept.task, kept.id, counts[kept.id], worker)
             elif condemn(store, settings, kept, counts[kept.id], (worker, number)):
                 taken.add(number)
     if taken:
@@ -166,18 +168,30 @@ def count_deaths(
 
 
 def say_death(
-    settings: Settings, name: str, task_id: str, deaths: int, *, sure: bool = True
+    store: Store,
+    settings: Settings,
+    name: str,
+    task_id: str,
+    deaths: int,
+    worker: str = "",
+    *,
+    sure: bool = True,
 ) -> None:
     """Say of a task that has died what becomes of it; not where its death was not counted.
 
     Args:
+        store: Where the workers are known.
         settings: Those of the app.
         name: Of the task.
         task_id: Of the task.
         deaths: How often.
+        worker: Id of the worker that ran it.
         sure: Its worker does not live; else it may have lost its connection, and no more.
     """
     if deaths:
+        how = "has died" if sure else "is gone, or has lost its connection"
+        why = f"the process that ran it {how}, death {deaths} of {settings.poison_limit}"
+        record(store, settings, Entry(What.DIED, task_id, name, node_of(worker), why))
         log(
             logger,
             logging.WARNING,
@@ -185,7 +199,7 @@ def say_death(
             "its queue and runs again",
             name,
             task_id,
-            "has died" if sure else "is gone, or has lost its connection",
+            how,
             deaths,
             settings.poison_limit,
             settings.poison_window / 3600,
@@ -222,6 +236,8 @@ def condemn(
     kept = Kept(**{**vars(kept), "why": why, "deaths": deaths})
     if not put(store, kept, claim):
         return False
+    node = node_of(kept.worker)
+    record(store, settings, Entry(What.QUARANTINED, kept.id, kept.task, node, why))
     log(
         logger,
         logging.ERROR,

@@ -269,7 +269,7 @@ class PostMortems:
             elif deaths >= self.settings.poison_limit:
                 quarantined = self._condemn(request, deaths)
             else:
-                say_death(self.settings, request.name, request.id, deaths)
+                self._say_death(request, deaths)
         except StoreAway:
             pass  # said there; this death is not counted
         except Exception as exc:
@@ -277,6 +277,11 @@ class PostMortems:
         self._decide(lambda: then(quarantined))
         if quarantined:
             self._tell()
+
+    def _say_death(self, request: Delivered, deaths: int, *, sure: bool = True) -> None:
+        assert self.store is not None
+        name, task_id = request.name, request.id
+        say_death(self.store, self.settings, name, task_id, deaths, self.worker, sure=sure)
 
     def _count(self, request: Delivered) -> int:
         assert self.store is not None
@@ -308,7 +313,7 @@ class PostMortems:
                 return
             if found.verdict == "run" and found.news:
                 n = found.deaths + found.unsure
-                say_death(self.settings, request.name, request.id, n, sure=not found.unsure)
+                self._say_death(request, n, sure=not found.unsure)
             ended = found.verdict == "ended"
             quarantined = found.verdict == "kept" or (
                 found.verdict == "poisoned" and self._condemn(request, found.deaths)

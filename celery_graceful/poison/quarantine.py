@@ -18,10 +18,13 @@ from kombu.utils.json import dumps, loads
 
 from celery_graceful.checkpoints.checkpoint import SENT_AGAIN
 from celery_graceful.claims.claimant import claims_key
+from celery_graceful.history.entry import Entry, What
+from celery_graceful.history.journal import record
 from celery_graceful.messages.bounded_connections import bounded_connection
 from celery_graceful.messages.fields import fields_of, parse
 from celery_graceful.messages.redelivered_flag import BEGUN, mark_redelivered
 from celery_graceful.messages.republish import Sender
+from celery_graceful.store.app_stores import settings_of
 from celery_graceful.store.scan import hash_pages
 from celery_graceful.store.store import Store, StoreAway
 
@@ -238,7 +241,9 @@ def send_again(app: Any, store: Store, kept: Kept) -> bool:
         if begun:
             raw = mark_redelivered(raw, begun=True)
         args = [kept.id, raw]
-        return bool(store.run("release", [QUARANTINE, UNTOLD, key], args, insist=True))
+        sent = bool(store.run("release", [QUARANTINE, UNTOLD, key], args, insist=True))
+        _enter(app, store, kept, sent)
+        return sent
     # A worker may have it before it is taken out, and would take it for a copy of what is there.
     released = release_key(kept.id)
     store.execute("SET", [released], ["", "PX", int(RELEASE_TTL * 1000)], insist=True)
@@ -246,10 +251,18 @@ def send_again(app: Any, store: Store, kept: Kept) -> bool:
         with bounded_connection(app.connection_for_read(), SEND_TIMEOUT) as connection:
             more = {SENT_AGAIN: True, **({"redelivered": BEGUN} if begun else {})}
             Sender(connection).send(kept.to_message(), more)
-        return delete(store, kept.id)
+        sent = delete(store, kept.id)
+        _enter(app, store, kept, sent)
+        return sent
     finally:
         with suppress(StoreAway):  # it expires
             store.execute("DEL", [released], insist=True)
+
+
+def _enter(app: Any, store: Store, kept: Kept, sent: bool) -> None:
+    if sent:
+        again = Entry(What.RESENT, kept.id, kept.task, reason="from quarantine, by hand")
+        record(store, settings_of(app), again)
 
 
 def release_key(task_id: str) -> str:

@@ -7,6 +7,7 @@ note of an exception.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -15,7 +16,9 @@ from typing import Any, TypeVar
 
 import celery.app.task
 
-__all__ = ["hidden", "install", "spared", "take_off"]
+__all__ = ["hidden", "install", "point", "spared", "take_off"]
+
+_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,6 +42,17 @@ def take_off(exc: BaseException) -> None:
         if below is not traceback.tb_next:
             traceback.tb_next = below
         traceback = below
+
+
+def point(exc: BaseException) -> str:
+    """Where it was raised: the innermost place outside of this package, as ``file:line``."""
+    found, traceback = "", exc.__traceback__
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        if not code.co_filename.startswith(_HERE):
+            found = f"{os.path.basename(code.co_filename)}:{traceback.tb_lineno} ({code.co_name})"
+        traceback = traceback.tb_next
+    return found
 
 
 def spared(task: Any, call: Callable[..., Any]) -> Callable[..., Any]:

@@ -35,7 +35,7 @@ Deaths and quarantine (``poison/``), where the workers are known:
 ``graceful:untold``
     Sorted set: ids in quarantine whose failure has not been told yet -> when to tell it.
 
-Batches: ``batches/keys.py``.
+Batches: ``batches/keys.py``. The history: ``history/journal.py``.
 
 The scripts are in ``lua/``. Besides its client only the transport and the demo import redis.
 """

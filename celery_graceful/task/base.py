@@ -27,7 +27,7 @@ from celery_graceful.exceptions import Interrupted, TaskInterrupted, TooManyInte
 from celery_graceful.monitors import Monitor
 from celery_graceful.phases import Interrupt, InterruptReason
 from celery_graceful.runs import interrupt as _interrupt
-from celery_graceful.runs.frames import hidden, spared
+from celery_graceful.runs.frames import hidden, point, spared
 from celery_graceful.runs.interrupt import named_if_slow
 from celery_graceful.runs.interruption import interrupt_in
 from celery_graceful.runs.run import Run, current, execute
@@ -234,7 +234,7 @@ def _deliver(
         if was_taken_away(request):
             outcome = TaskInterrupted(str(InterruptReason.SHUTDOWN))
         elif interrupt is not None:
-            outcome = _interruption(task, request, run, interrupt)
+            outcome = _interruption(task, request, run, interrupt, exc)
         elif not isinstance(exc, Exception):
             raise
         elif claim is not None and not still_mine(task.app, claim):
@@ -246,7 +246,7 @@ def _deliver(
 
 
 def _interruption(
-    task: GracefulTask, request: Any, run: Run, interrupt: Interrupt
+    task: GracefulTask, request: Any, run: Run, interrupt: Interrupt, exc: BaseException
 ) -> TaskInterrupted | TooManyInterruptions:
     resume.left(request)
     try:
@@ -261,7 +261,7 @@ def _interruption(
         return too_many
     if interrupt.reason is not InterruptReason.LEASE_LOST:  # else another run is what counts
         record(task, request, str(interrupt.reason), given_up=False)
-    return TaskInterrupted(str(interrupt.reason))
+    return TaskInterrupted(str(interrupt.reason), where=resume.place(request) or point(exc))
 
 
 def record(task: celery.Task, request: Any, reason: str, *, given_up: bool) -> None:

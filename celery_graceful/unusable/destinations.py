@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from celery.utils.log import get_logger
 from kombu.utils.json import dumps
 
-from celery_graceful.claims.claimant import claims_key
+from celery_graceful.claims.claimant import claims_key, node_of
 from celery_graceful.claims.held_claims import Claims, Tag
 from celery_graceful.claims.lease import broker_digest, live_workers
 from celery_graceful.claims.queue_lists import queue_of
+from celery_graceful.history.entry import Entry, What
+from celery_graceful.history.journal import record
 from celery_graceful.messages.bounded_connections import bounded_connection
 from celery_graceful.messages.brokers_without_acks import ends_here
 from celery_graceful.messages.republish import Refused, Sender
@@ -28,7 +30,7 @@ from celery_graceful.messages.side_queues import send_aside, send_later, waited
 from celery_graceful.poison.owning_app import origin_of
 from celery_graceful.poison.quarantine import Kept, keep
 from celery_graceful.settings import Settings
-from celery_graceful.store.app_stores import find_workers_store
+from celery_graceful.store.app_stores import find_workers_store, settings_of
 from celery_graceful.store.store import Store
 from celery_graceful.system.log_thread import log
 from celery_graceful.unusable.waiting import AT_ONCE, RETURNED, Kind, Stray, WaitingRoom
@@ -192,6 +194,7 @@ class ClaimsDestination:
         rest = {"why": _why(case, why), "deaths": 0, "worker": tag.worker}
         kept = Kept.of_raw(key, raw, **case.label(), **rest, **origin_of(self.app))
         kept_as = keep(store, kept, (tag.worker, str(tag.number)), tell=tell)
+        _enter(self.app, store, kept, kept_as, why)
         return kept_as and f"in quarantine as {kept_as}"
 
     def kinds(self) -> dict[Kind, int]:
@@ -368,8 +371,16 @@ def _copy(app: Any, case: Case, why: str) -> Kept:
 
 
 def _keep_copy(app: Any, store: Store, case: Case, why: str, tell: bool) -> str | None:
-    kept_as = keep(store, _copy(app, case, why), tell=tell, again=case.redelivered)
+    kept = _copy(app, case, why)
+    kept_as = keep(store, kept, tell=tell, again=case.redelivered)
+    _enter(app, store, kept, kept_as, why)
     return kept_as and f"in quarantine as {kept_as}"
+
+
+def _enter(app: Any, store: Store, kept: Kept, kept_as: str | None, why: str) -> None:
+    if kept_as is not None:
+        entry = Entry(What.QUARANTINED, kept_as, kept.task, node_of(kept.worker), why)
+        record(store, settings_of(app), entry)
 
 
 def _stray(case: Case) -> Stray:

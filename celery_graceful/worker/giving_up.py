@@ -12,8 +12,10 @@ from typing import Any
 from celery_graceful.checkpoints.resume import count_given_up
 from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.deliveries.ledger import Ledger
+from celery_graceful.deliveries.moments import enter
 from celery_graceful.deliveries.requeue import NotTaken
 from celery_graceful.deliveries.stage import Stage
+from celery_graceful.history.entry import What
 from celery_graceful.messages.bounded_connections import SpareConnections, dispatcher, use
 from celery_graceful.messages.brokers_without_acks import is_kept_here
 from celery_graceful.monitors import outcome
@@ -126,6 +128,8 @@ class GivingUp:
         """
         self._claimed = [r for r in requests if r.claim is not None and not r.acknowledged]
         begun = [request for request in requests if request.stage is Stage.GIVEN_UP]
+        enter(begun, What.GIVEN_UP, "hard deadline")
+        enter([r for r in requests if r not in begun], What.RELEASED, "hard deadline")
         start_notes = self.ledger.post_mortems.start_notes
         if begun and start_notes is not None:  # before somebody else gets them
             bounded(lambda: start_notes.flush(STARTS * self.room), STARTS * self.room)

@@ -20,6 +20,7 @@ from celery_graceful.deliveries.duplicates import Duplicates
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.requeue import Requeue
 from celery_graceful.deliveries.worker_services import WorkerServices
+from celery_graceful.history import journal as _journal
 from celery_graceful.membership.broker_servers import Servers
 from celery_graceful.membership.member import WorkerView
 from celery_graceful.monitors.heartbeat import Heartbeats
@@ -96,6 +97,8 @@ class Parts(ControlledWorker):
         self.loop = loop = Loop(worker, green=kind.is_green)
         self.log = log = LogThread(logger, through_loop=loop.ring if kind.is_green else None)
         self.owner.fill(log_thread.current, log)
+        self.journal = _journal.Journal()
+        self.owner.fill(_journal.current, self.journal)
 
         # -- batches that its tasks are part of
         self.outbox = outbox = Outbox(worker.app, loop.ring)
@@ -308,6 +311,7 @@ class Parts(ControlledWorker):
         self.ends.end(last)
         self.places.leave()
         self.outbox.end(last)
+        self.journal.end(last)
         # In this order: of several that leave at once, the last one finds nobody else.
         self.unusable.end(max(LAST_UNUSABLE, callbacks.time_left() / 2))
 

@@ -22,7 +22,7 @@ from celery_graceful.settings import Settings
 ROOT = Path(__file__).parents[2]
 SECONDS = ("grace_period", "soft_deadline", "hard_deadline")
 ANNOTATED = "{'early': {'max_interruptions': '3'}}"
-FLAGS = ("default_task", "release_prefetched", "reliable_fetch")
+FLAGS = ("default_task", "release_prefetched", "reliable_fetch", "history")
 
 
 def settings(**conf: Any) -> Settings:
@@ -89,6 +89,7 @@ def test_wrong_seconds(name: str, value: Any) -> None:
         ("lease_ttl", 1e6, "from 0.5 to 86400"),
         ("checkpoint_ttl", 1e20, "from 1 to 3"),
         ("poison_window", 0.5, "from 1 to 3"),
+        ("history_ttl", 59, "from 60 to 3"),
         ("monitor_timeout", 1e6, "from 0.01 to 3600"),
     ],
 )
@@ -96,6 +97,12 @@ def test_absurd_seconds(name: str, value: float, bounds: str) -> None:
     error = refused(settings, **{f"graceful_{name}": value})
     assert error.name == f"graceful_{name}"
     assert error.mend.startswith(f"give a number of seconds {bounds}")
+
+
+@pytest.mark.parametrize("value", [99, 1_000_001, 100.0, True, "1000"])
+def test_absurd_lengths(value: Any) -> None:
+    error = refused(settings, graceful_history_length=value)
+    assert error.mend == "give a whole number from 100 to 1000000"
 
 
 @pytest.mark.parametrize(

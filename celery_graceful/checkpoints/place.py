@@ -1,0 +1,38 @@
+"""Where a task stands, as it has saved it, in few words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from celery_graceful.checkpoints.codec import decode
+
+__all__ = ["CURSOR", "STEP", "place", "place_of"]
+
+#: In front of the paths of loops and steps, in the names of their fields.
+CURSOR, STEP = "c:", "s:"
+
+
+def place(loops: Iterable[tuple[str, Any, bool]], steps: Sequence[str]) -> str:
+    """Of loops (path, cursor, whether it has ended) and steps that are done; empty for none."""
+    under_way = [(path, cursor) for path, cursor, ended in loops if not ended]
+    if under_way:
+        path, cursor = max(under_way, key=lambda loop: loop[0].count("@"))
+        return f"at {cursor} of {path.rpartition('/')[2]}"
+    return f"after step {steps[-1]}" if steps else ""
+
+
+def place_of(fields: Mapping[str, str]) -> str:
+    """Of what a checkpoint holds."""
+    loops: list[tuple[str, Any, bool]] = []
+    steps: list[tuple[int, str]] = []
+    try:
+        for field, text in fields.items():
+            if field.startswith(CURSOR):
+                _, cursor, ended = decode(text)
+                loops.append((field[len(CURSOR) :], cursor, ended))
+            elif field.startswith(STEP):
+                steps.append((decode(text)[0], field[len(STEP) :]))
+    except (ValueError, LookupError, TypeError):  # of another version; who needs it says so
+        return ""
+    return place(loops, [step for _, step in sorted(steps)])

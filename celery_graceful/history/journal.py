@@ -1,0 +1,155 @@
+"""The journal: entries are gathered, and written to Redis by a thread that holds up nobody.
+
+Keys, after the prefix of the store, each forgotten ``graceful_history_ttl`` after its last entry:
+
+``graceful:history``
+    Stream of the fleet, of about ``graceful_history_length`` entries; the field ``m`` is JSON.
+``graceful:history:<task id>``
+    Stream of one task, of up to 100.
+
+The thread begins with the first entry: who has nothing to write pays nothing. Entries that cannot
+be written are lost, which is said once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from celery.utils.log import get_logger
+
+from celery_graceful.history.entry import FLEET, Entry, key_of
+from celery_graceful.settings import Settings
+from celery_graceful.store.store import Store, StoreAway
+from celery_graceful.system import native
+from celery_graceful.system.log_thread import log
+from celery_graceful.system.process import Slot, emptied
+
+__all__ = ["Journal", "current", "record", "write"]
+
+logger = get_logger(__name__)
+
+#: Entries of one task's stream.
+OF_A_TASK = 100
+
+#: Entries that are written in one step, and that may wait for it: more are lost.
+AT_ONCE, MOST = 100, 5000
+
+#: Seconds that one step may take.
+TIMEOUT = 1.0
+
+
+class _Waiting(NamedTuple):
+    store: Store
+    settings: Settings
+    entry: Entry
+
+
+class Journal:
+    """Of one worker's main process."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[_Waiting] = deque()
+        self._bell: native.Doorbell = native.SILENT
+        self._thread: native.Thread | None = None
+        self._lock = native.Lock()
+        self._ended = False
+        self._lost = 0
+
+    def add(self, store: Store, settings: Settings, entries: Sequence[Entry]) -> None:
+        """Write them soon. From any thread; waits for nothing."""
+        room = max(0, MOST - len(self._waiting))
+        self._lost += max(0, len(entries) - room)
+        self._waiting.extend(_Waiting(store, settings, entry) for entry in entries[:room])
+        with self._lock:
+            if self._thread is None and not self._ended:
+                self._bell = native.Doorbell()
+                try:
+                    self._thread = native.start_thread(self._run, "graceful-history")
+                except RuntimeError:  # the interpreter ends
+                    self._ended = True
+        self._bell.ring()
+
+    def end(self, seconds: float) -> None:
+        """The worker ends: write what waits, in up to ``seconds``."""
+        with self._lock:
+            self._ended = True
+        self._bell.ring()
+        if self._thread is not None:
+            self._thread.wait(seconds)
+        self._bell = native.SILENT
+
+    def _run(self) -> None:
+        while not (self._ended and not self._waiting):
+            if not self._waiting:
+                self._bell.wait(None)
+            elif self._write():
+                self._say_back()
+
+    def _write(self) -> bool:
+        """Write those at the head that go to one store; whether it took them."""
+        store, settings, _ = self._waiting[0]
+        some: list[Entry] = []
+        while self._waiting and self._waiting[0].store is store and len(some) < AT_ONCE:
+            some.append(self._waiting.popleft().entry)
+        try:
+            write(store, settings, some)
+        except Exception as exc:  # whatever it is: nobody's task fails of it
+            if not self._lost:
+                text = "The history is not written, entries are lost until it is again: %s"
+                log(logger, logging.WARNING, text, exc)
+            self._lost += len(some)
+            return False
+        return True
+
+    def _say_back(self) -> None:
+        lost, self._lost = self._lost, 0
+        if lost:
+            log(logger, logging.WARNING, "The history is written again: %d entries are lost", lost)
+
+
+#: Of the worker that this process is the main process of. A pool's child writes by itself.
+current: Slot[Journal | None] = Slot("journal", lambda: None, in_fork=emptied)
+
+
+def record(store: Store | None, settings: Settings, *entries: Entry) -> None:
+    """Enter moments into the history, if it is kept. Raises nothing.
+
+    In a worker's main process it waits for nothing; elsewhere (a child, a command) for Redis,
+    not where that was away a moment ago.
+
+    Args:
+        store: Where; ``None`` for nowhere.
+        settings: What the user set.
+        entries: The moments.
+    """
+    if store is None or not settings.history or not entries:
+        return
+    journal = current.value
+    if journal is not None:
+        journal.add(store, settings, entries)
+        return
+    try:
+        write(store, settings, entries)
+    except StoreAway as exc:  # an outage is said by the store
+        logger.debug("Not in the history: %s", exc)
+
+
+def write(
+    store: Store, settings: Settings, entries: Sequence[Entry], *, insist: bool = False
+) -> None:
+    """Write entries now.
+
+    Raises:
+        StoreAway: The store does not answer, or its user may not.
+    """
+    ids = dict.fromkeys(entry.id for entry in entries if entry.id)
+    places = {task_id: place for place, task_id in enumerate(ids, 2)}
+    ttl = int(settings.history_ttl * 1000)
+    args: list[object] = [settings.history_length, OF_A_TASK, ttl]
+    for entry in entries:
+        args += [places.get(entry.id, 0), entry.to_json()]
+    keys = [FLEET, *map(key_of, ids)]
+    store.run("history", keys, args, timeout=TIMEOUT, insist=insist, quiet=True)

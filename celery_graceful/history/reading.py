@@ -1,0 +1,31 @@
+"""The history, read by operators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from celery_graceful.history.entry import FLEET, Entry, key_of
+from celery_graceful.store.scan import pairs_of
+from celery_graceful.store.store import Store
+
+__all__ = ["read"]
+
+
+def read(stores: Iterable[Store], task_id: str | None = None) -> list[Entry]:
+    """Entries, oldest first.
+
+    Args:
+        stores: Wherever some may be.
+        task_id: Those of one task. Without: those of the fleet.
+
+    Raises:
+        StoreAway: A store does not answer.
+    """
+    key = FLEET if task_id is None else key_of(task_id)
+    # Two stores may be one server by two names.
+    texts: dict[tuple[str, str], None] = {}
+    for store in stores:
+        for name, said in store.execute("XRANGE", [key], ["-", "+"], insist=True):
+            texts[name, pairs_of(said)["m"]] = None
+    found = (Entry.from_json(text) for _, text in texts)
+    return sorted(filter(None, found), key=lambda entry: entry.at)

@@ -1,0 +1,61 @@
+"""What has happened to tasks, and since which deploy."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from celery_graceful.history.entry import Entry, What
+from celery_graceful.history.journal import write
+from celery_graceful.history.reading import read
+from celery_graceful.operations.records import Deploy, History, Moment, utc
+from celery_graceful.operations.stores import Stores
+from celery_graceful.settings import Settings
+
+__all__ = ["history_of", "mark"]
+
+
+def history_of(stores: Stores, task_id: str | None = None) -> History:
+    """That of one task, or of the fleet.
+
+    Raises:
+        StoreAway: Redis does not answer.
+    """
+    # What has to do with claims is entered beside them.
+    entries = read(dict.fromkeys((stores.store, *stores.workers)), task_id)
+    return History(task_id or "", tuple(map(_moment, entries)), tuple(_deploys(entries)))
+
+
+def mark(stores: Stores, settings: Settings, text: str) -> Moment:
+    """Enter a deploy into the history of the fleet.
+
+    Raises:
+        StoreAway: Redis does not answer.
+    """
+    entry = Entry(What.DEPLOY, reason=text, at=time.time())
+    write(stores.store, settings, [entry], insist=True)
+    return _moment(entry)
+
+
+def _moment(entry: Entry) -> Moment:
+    return Moment(
+        utc(entry.at),
+        str(entry.kind),
+        entry.id,
+        entry.task,
+        entry.worker,
+        entry.reason,
+        entry.where,
+        entry.count,
+    )
+
+
+def _deploys(entries: Sequence[Entry]) -> Iterator[Deploy]:
+    marks = [at for at, entry in enumerate(entries) if entry.kind is What.DEPLOY]
+    for at, end in zip(marks, [*marks, len(entries)][1:], strict=True):
+        counts: Counter[What] = Counter()
+        for entry in entries[at + 1 : end]:
+            counts[entry.kind] += entry.count
+        said = {str(kind): counts[kind] for kind in What if counts[kind]}
+        yield Deploy(utc(entries[at].at), entries[at].reason, said)

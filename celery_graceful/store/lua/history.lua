@@ -1,0 +1,16 @@
+-- Enter moments into the stream of the fleet, and into those of their tasks.
+--
+-- KEYS     the fleet's stream; those of tasks
+-- ARGV     entries of the fleet's, about; entries of a task's; milliseconds to live; then, for each
+--          moment, the place of its task's stream among the keys (0: none) and the entry
+for at = 4, #ARGV, 2 do
+  redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'm', ARGV[at + 1])
+  local own = KEYS[tonumber(ARGV[at])]
+  if own then
+    redis.call('XADD', own, 'MAXLEN', ARGV[2], '*', 'm', ARGV[at + 1])
+  end
+end
+for _, key in ipairs(KEYS) do
+  redis.call('PEXPIRE', key, ARGV[3])
+end
+return #KEYS
