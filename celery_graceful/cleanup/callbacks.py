@@ -233,7 +233,7 @@ class _Walk:
         self._on_stuck = on_stuck
         self._lock = native.Lock()
         self._is_over = False
-        self._over = native.Lock()  # held until it is over
+        self._over = native.Latch()  # held until it is over
         self._over.acquire()
         self._overdue_at = math.inf
         self._running = ""
@@ -260,7 +260,7 @@ class _Walk:
     def in_threads(self) -> None:
         """Make each call in a thread of its own, and leave it behind when its time is up."""
         for entry, limit in self._turns():
-            over = native.Lock()
+            over = native.Latch()
             over.acquire()
             native.start_thread(partial(_call_and_release, entry, over, limit), "graceful-exit")
             if not over.acquire(True, limit):

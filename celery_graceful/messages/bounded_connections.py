@@ -153,7 +153,7 @@ class _Call:
         self.call = call
         self.done = False
         self.error: Exception | None = None
-        self.ended = native.Lock()
+        self.ended = native.Latch()
         self.ended.acquire()
 
     def run(self, connection: Any) -> bool:

@@ -62,7 +62,7 @@ class LogThread:
     def flush(self, seconds: float) -> None:
         """Wait until all has been written, for up to ``seconds``."""
         self._hurry = True
-        written = native.Lock()
+        written = native.Latch()
         written.acquire()
         self._records.append(written.release)
         self._bell.ring()

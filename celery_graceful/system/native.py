@@ -11,15 +11,17 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cache
+from itertools import repeat
 from typing import Any, cast
 
 __all__ = [
     "SILENT",
     "Doorbell",
     "ForkGate",
+    "Latch",
     "Lock",
     "Thread",
     "bounded",
@@ -84,7 +86,7 @@ class Thread:
     """A daemon thread of the operating system that runs ``target``."""
 
     def __init__(self, target: Callable[[], None], name: str) -> None:
-        self._running = Lock()
+        self._running = Latch()
         self._running.acquire()
 
         def run() -> None:
@@ -127,13 +129,95 @@ def in_main_thread() -> bool:
 
 
 def Lock() -> Any:
-    """A lock between real threads. Hold it for a few instructions, never over a wait."""
+    """A lock between real threads. Hold it for a few instructions, never over a wait.
+
+    Even then a finalizer may run in between, wait, and so lead to another greenlet of this thread.
+    """
+    return _GreenLock() if is_green() else _allocate_lock()()
+
+
+def Latch() -> Any:
+    """A lock that is released elsewhere, to be waited for in a real thread; not for greenlets."""
     return _allocate_lock()()
 
 
 @cache
 def _allocate_lock() -> Any:
     return original("_thread", "allocate_lock")
+
+
+class _GreenLock:
+    """A lock that a greenlet of the same thread may hold, who cannot go on while we wait for it.
+
+    It stands still where a finalizer waits that the garbage collector has run there. So who waits
+    lets others run. Where nobody has to it is nearly as fast as the lock inside.
+    """
+
+    __slots__ = ("__exit__", "_attempts", "_lock", "locked", "release")
+
+    def __init__(self) -> None:
+        self._lock = lock = _allocate_lock()()
+        self._attempts = map(lock.acquire, _WITHOUT_WAITING)
+        self.locked, self.release = lock.locked, lock.release
+        #: In C as the attempts are: no signal handler can raise in it, and leave the lock held.
+        self.__exit__: Callable[..., None] = lock.__exit__
+
+    def __enter__(self) -> None:
+        # Between an attempt and the body of ``with`` there is no call, at whose end handlers run.
+        waits = None
+        for acquired in self._attempts:
+            if acquired:
+                return
+            waits = waits or _turns()
+            next(waits)
+
+    def acquire(self, blocking: bool = True) -> bool:
+        if not blocking:
+            return bool(self._lock.acquire(False))
+        self.__enter__()
+        return True
+
+
+_WITHOUT_WAITING = repeat(False)
+
+#: Seconds between attempts, at first and at last; and for which a hub, which cannot let others run,
+#: waits for who may be one of its own greenlets.
+SOON, LATER, HUB_PATIENCE = 0.0002, 0.01, 1.0
+
+
+def _turns() -> Iterator[None]:
+    """Of others, while a lock is held."""
+    began = time.monotonic()
+    pause(SOON)  # held by a real thread, most often, for some microseconds
+    yield
+    seconds = SOON
+    while True:
+        has_hub, sleep = _hub()
+        if sleep is not None:
+            sleep(seconds)
+        elif not has_hub or time.monotonic() < began + HUB_PATIENCE:
+            pause(seconds)
+        else:
+            raise RuntimeError("A hub waits for a lock that one of its own greenlets holds")
+        seconds = min(1.2 * seconds, LATER)
+        yield
+
+
+def _hub() -> tuple[bool, Callable[[float], None] | None]:
+    """Whether this thread has a hub, and what lets its other greenlets run: not from the hub."""
+    from greenlet import getcurrent
+
+    if is_gevent():
+        from gevent import sleep
+        from gevent._hub_local import get_hub_if_exists
+
+        hub = get_hub_if_exists()
+    else:
+        from eventlet import sleep
+        from eventlet.hubs import _threadlocal
+
+        hub = getattr(getattr(_threadlocal, "hub", None), "greenlet", None)
+    return hub is not None, None if hub in (None, getcurrent()) else sleep
 
 
 #: Seconds of one wait at most: poll counts milliseconds in an int, which are 24.8 days, and locks
@@ -250,12 +334,14 @@ class ForkGate:
         #: garbage collector runs in between may lead to another greenlet of this thread, which
         #: would wait for that lock for ever. Each step is atomic.
         self._inside: list[int] = []
-        self._closed = False
+        #: The thread that forks, if one does.
+        self._closed_by = 0
 
     def __enter__(self) -> None:
         me = thread_ident()
         self._inside.append(me)
-        while self._closed:  # looked for afterwards: who closes it looks who is inside afterwards
+        # Looked for afterwards: who closes it looks who is inside afterwards.
+        while self._closed_by not in (0, me):
             self._inside.remove(me)
             pause(0.001)
             self._inside.append(me)
@@ -265,14 +351,14 @@ class ForkGate:
             self._inside.remove(thread_ident())
 
     def _close(self) -> None:
-        self._closed = True
+        self._closed_by = thread_ident()
         for _ in range(int(self.PATIENCE * 1000)):
             if not set(self._inside) - {thread_ident()}:
                 return
             pause(0.001)
 
     def _open(self) -> None:
-        self._closed = False
+        self._closed_by = 0
 
 
 def bounded(call: Callable[[], None], seconds: float) -> bool:
@@ -291,7 +377,7 @@ def bounded_all(calls: Iterable[Callable[[], None]], seconds: float) -> bool:
 
 
 def _start(call: Callable[[], None]) -> Any:
-    running = Lock()
+    running = Latch()
     running.acquire()
 
     def run() -> None:

@@ -78,7 +78,7 @@ class GivingUp:
         self.lead = min(LEAD, deadlines.hard - deadlines.soft)
         #: What still ran at the hard deadline has been given up.
         self.has_begun = False
-        self._under_way = native.Lock()
+        self._under_way = native.Latch()
         #: Where events go, which is not where messages come from if the app has two brokers.
         self._events = self.app.connection_for_write()
         self._to_tell: SpareConnections | None = None

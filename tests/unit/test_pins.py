@@ -67,6 +67,9 @@ NAMES: dict[str, list[str] | None] = {
     "celery.worker.state:Persistent.save": [],
     "celery.worker.state:Persistent._is_open": None,
     "celery.local:Proxy._get_current_object": None,
+    # gevent, eventlet: the hub of a thread, which their public functions make where there is none
+    "gevent._hub_local:get_hub_if_exists": [],
+    "eventlet.hubs:_threadlocal": None,
     # SQLAlchemy: documented, in spite of its name
     "sqlalchemy.engine:Row._mapping": None,
     "celery.worker.control:Panel.data": None,
