@@ -17,8 +17,8 @@ from celery_graceful.claims.claimant import FALLEN, WORKERS, claims_key
 from celery_graceful.claims.lease import broker_digest
 from celery_graceful.claims.queue_lists import lists_of, queue_lists
 from celery_graceful.store.app_stores import (
-    broker_places,
     broker_store,
+    broker_stores,
     find_store,
     find_workers_store,
     is_kombus_redis,
@@ -146,7 +146,7 @@ def whereabouts_of(
         routes: The queues that members of a batch are sent to.
     """
     if is_kombus_redis(app.connection_for_read().transport):
-        stores = [store for place in broker_places(app) if (store := broker_store(app, place))]
+        stores = broker_stores(app)
         return _Everywhere(
             [_OnRedis(app, store, rest) for store in stores],
             [(store, broker) for store in stores for broker in ("", broker_digest(app))],

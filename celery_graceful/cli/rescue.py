@@ -15,7 +15,7 @@ from celery_graceful.claims.lease import dead_workers
 from celery_graceful.claims.rescue import Rescuer
 from celery_graceful.cli.app import app_of
 from celery_graceful.poison.deaths import judge
-from celery_graceful.store.app_stores import broker_places, broker_store, settings_of
+from celery_graceful.store.app_stores import broker_stores, settings_of
 from celery_graceful.store.store import Store, StoreAway
 
 __all__ = ["rescue"]
@@ -30,7 +30,7 @@ def rescue(ctx: click.Context, dry_run: bool) -> None:
     Running workers do so by themselves every few seconds.
     """
     app = app_of(ctx)
-    stores = [store for place in broker_places(app) if (store := broker_store(app, place))]
+    stores = broker_stores(app)
     if not stores:
         with app.connection_for_read() as connection:
             by_itself = not isinstance(connection.transport, virtual.Transport)

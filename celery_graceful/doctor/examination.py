@@ -13,8 +13,8 @@ from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors.registry import Monitors
 from celery_graceful.settings import Settings
 from celery_graceful.store.app_stores import (
-    broker_places,
     broker_store,
+    broker_stores,
     find_store,
     is_kombus_redis,
 )
@@ -214,10 +214,10 @@ class Examination:
             CannotCheck: The broker's URL cannot be used.
         """
         _need(self.connection)
-        places = [broker_store(self.app, place) for place in broker_places(self.app)]
-        asked = [RedisServer(store, is_broker=True) for store in places if store is not None]
+        stores = broker_stores(self.app)
+        asked = [RedisServer(store, is_broker=True) for store in stores]
         try:
-            if self.store is not None and self.store not in places:
+            if self.store is not None and self.store not in stores:
                 asked.append(RedisServer(self.store, is_broker=False))
         except CannotCheck:
             pass  # a finding of its own

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 from celery_graceful.claims.lease import broker_digest
 from celery_graceful.store.app_stores import (
-    broker_places,
-    broker_store,
+    broker_stores,
     find_store,
     find_workers_store,
 )
@@ -46,7 +45,7 @@ def stores_of(app: Any) -> Stores:
         SettingsError: A ``graceful_*`` setting cannot be used.
     """
     app.connection_for_read().transport  # noqa: B018 -- loads it: then its kind is known
-    brokers = [store for place in broker_places(app) if (store := broker_store(app, place))]
+    brokers = broker_stores(app)
     store, digest = find_store(app), broker_digest(app)
     workers = brokers or [s for s in (find_workers_store(app),) if s is not None]
     away: list[Store] = []

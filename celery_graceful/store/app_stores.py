@@ -18,6 +18,7 @@ from celery_graceful.timeline import worker_state
 __all__ = [
     "broker_places",
     "broker_store",
+    "broker_stores",
     "disconnect",
     "find_store",
     "find_workers_store",
@@ -120,6 +121,11 @@ def _find(app: Any, settings: Settings, place: int) -> Store | None:
 def broker_places(app: Any) -> range:
     """Of the servers that a worker of an app may consume from."""
     return range(len(app.connection_for_read().alt) or 1)
+
+
+def broker_stores(app: Any) -> list[Store]:
+    """Those that workers of an app may consume from; none where they are something else."""
+    return [store for place in broker_places(app) if (store := broker_store(app, place))]
 
 
 def broker_store(app: Any, place: int = 0) -> Store | None:

@@ -146,14 +146,15 @@ def limited(self):
     aio.run(main())
 
 
+async def compute():
+    end = time.monotonic() + LONG
+    while time.monotonic() < end:
+        time.sleep(0.01)
+
+
 @task
 def computing(self):
     """Its loop never comes to anything else."""
-
-    async def compute():
-        end = time.monotonic() + LONG
-        while time.monotonic() < end:
-            time.sleep(0.01)
 
     async def main():
         begin(self)
@@ -167,11 +168,6 @@ def computing(self):
 @task
 def untied(self):
     """``gather`` keeps the limit as a result; it comes a second time."""
-
-    async def compute():
-        end = time.monotonic() + LONG
-        while time.monotonic() < end:
-            time.sleep(0.01)
 
     async def main():
         begin(self)
