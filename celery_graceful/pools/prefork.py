@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
+
+from billiard.pool import CLOSE, RUN
+from celery.utils.log import get_logger
+from kombu.asynchronous import get_event_loop
 
 from celery_graceful.deliveries.custom_strategies import has_own_strategy
 from celery_graceful.deliveries.held_message import HeldMessage
@@ -18,6 +23,11 @@ from celery_graceful.system.process import Owner
 from celery_graceful.timeline import worker_state
 
 __all__ = ["PreforkAdapter"]
+
+logger = get_logger(__name__)
+
+#: Seconds between looks at the loop's timers while children leave; and to wait for the last one.
+TIMERS, LAST = 0.5, 1.0
 
 
 class PreforkAdapter(Adapter):
@@ -44,6 +54,31 @@ class PreforkAdapter(Adapter):
                 handler._trywaitkill = self._gently(handler._trywaitkill)
 
         pool.on_start = on_start
+        pool.on_stop = self._without_delay(pool.on_stop)
+
+    def _without_delay(self, on_stop: Callable[[], None]) -> Callable[[], None]:
+        """Celery's waits half a second for a thread that sleeps, also where nothing is left to do:
+        it fires the loop's timers while children leave. Here it is woken when they have.
+        """
+
+        def stop() -> None:
+            pool = self.worker.pool._pool
+            if pool is not None and pool._state in (RUN, CLOSE) and not pool._cache:
+                hub, over = get_event_loop(), threading.Event()
+                timers = threading.Thread(
+                    target=_fire_timers, args=(hub, over), name="graceful-timers", daemon=True
+                )
+                pool.close()
+                timers.start()
+                try:
+                    pool.join()
+                finally:
+                    over.set()
+                    timers.join(LAST)
+                self.worker.pool._pool = None
+            on_stop()
+
+        return stop
 
     def adopt(self, task: Any) -> None:
         if has_own_strategy(task) and not self._hands_over:
@@ -161,6 +196,14 @@ def _tell(pid: int) -> None:
     if worker_state.board.value is not None:
         worker_state.board.value.set_heard(pid, False)
     _kill(pid, wake_signal.SIGNAL)
+
+
+def _fire_timers(hub: Any, over: threading.Event) -> None:
+    while hub is not None and not over.wait(TIMERS):
+        try:
+            hub.fire_timers()
+        except Exception:
+            logger.warning("A timer failed while the pool stopped", exc_info=True)
 
 
 def _kill(pid: int, signum: int) -> None:

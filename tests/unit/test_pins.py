@@ -146,6 +146,7 @@ NAMES: dict[str, list[str] | None] = {
     "celery.concurrency.asynpool:AsynPool._event_process_exit": ["hub", "proc"],
     "celery.concurrency.asynpool:AsynPool._untrack_child_process": ["proc", "hub"],
     "celery.concurrency.base:BasePool.on_start": [],
+    "celery.concurrency.base:BasePool.on_stop": [],
     "celery.concurrency.base:BasePool.is_green": None,
     "celery.concurrency.base:BasePool.uses_semaphore": None,
     "celery.concurrency.base:BasePool.apply_async": ["target", "args", "kwargs"],
@@ -524,7 +525,10 @@ def test_a_virtual_transport_keeps_callbacks_by_queue() -> None:
 
 
 def test_a_pool_of_processes_has_what_the_prefork_adapter_needs() -> None:
-    from billiard.pool import Pool
+    from billiard.pool import RUN, Pool
+    from celery.concurrency.prefork import TaskPool
+
+    assert TaskPool.on_stop(Mock(_pool=None)) is None, "one that is gone is left alone"
 
     pool = Pool(1, soft_timeout=100, timeout=100)
     try:
@@ -533,6 +537,7 @@ def test_a_pool_of_processes_has_what_the_prefork_adapter_needs() -> None:
         assert callable(process._popen.wait)
         assert process._controlled_termination is False
         assert isinstance(pool._cache, dict)
+        assert pool._state == RUN
         assert callable(pool._timeout_handler._trywaitkill)
         assert callable(pool._worker_handler.close)
     finally:

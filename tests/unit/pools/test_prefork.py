@@ -1,0 +1,66 @@
+"""Prefork: the end of a pool that has nothing to do."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from billiard.pool import CLOSE, RUN, TERMINATE
+
+from celery_graceful.pools import prefork
+from celery_graceful.pools.prefork import PreforkAdapter
+
+
+class Pool:
+    """Whose children leave when the loop's timers have been fired twice, or never."""
+
+    def __init__(self, fired: threading.Semaphore, *, state: int = RUN, jobs: int = 0) -> None:
+        self._state, self._cache = state, dict.fromkeys(range(jobs))
+        self._fired = fired
+        self.steps: list[str] = []
+
+    def close(self) -> None:
+        self.steps.append("closed")
+
+    def join(self) -> None:
+        assert all(self._fired.acquire(timeout=30) for _ in range(2)), "timers are fired meanwhile"
+        self.steps.append("joined")
+
+
+def stop(monkeypatch: pytest.MonkeyPatch, pool: Pool, fired: threading.Semaphore) -> list[Any]:
+    """What Celery's own stop finds."""
+    monkeypatch.setattr(prefork, "TIMERS", 0.01)
+    fire = Mock(side_effect=[ValueError("one that fails"), *[None] * 10_000])
+
+    def fire_timers() -> None:
+        fired.release()
+        fire()
+
+    monkeypatch.setattr(prefork, "get_event_loop", lambda: SimpleNamespace(fire_timers=fire_timers))
+    task_pool, found = SimpleNamespace(_pool=pool), []
+    adapter = SimpleNamespace(worker=SimpleNamespace(pool=task_pool))
+    PreforkAdapter._without_delay(adapter, lambda: found.append(task_pool._pool))()
+    return found
+
+
+@pytest.mark.parametrize("state", [RUN, CLOSE])
+def test_one_that_has_nothing_to_do_is_waited_for_and_no_longer(
+    monkeypatch: pytest.MonkeyPatch, state: int
+) -> None:
+    fired = threading.Semaphore(0)
+    pool = Pool(fired, state=state)
+    assert stop(monkeypatch, pool, fired) == [None]
+    assert pool.steps == ["closed", "joined"]
+    assert not [t for t in threading.enumerate() if t.name == "graceful-timers"]
+
+
+@pytest.mark.parametrize(("state", "jobs"), [(RUN, 1), (TERMINATE, 0)])
+def test_any_other_is_left_to_celery(
+    monkeypatch: pytest.MonkeyPatch, state: int, jobs: int
+) -> None:
+    pool = Pool(threading.Semaphore(0), state=state, jobs=jobs)
+    assert stop(monkeypatch, pool, threading.Semaphore(0)) == [pool]
+    assert pool.steps == []
