@@ -17,7 +17,7 @@ DIST_PYTHONS ?= $(PYTHON)
 # Without bytecode, each of some thousand processes would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint typing docs dist-check chaos soak suites bench clean
+.PHONY: help demo test lint typing docs dist-check chaos soak suites bench bench-check clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,9 +62,13 @@ suites: $(DEV)  ## Celery's own tests, plain and with celery_graceful; SUITES=qu
 	$(pip_install) cryptography freezegun pytest-click pytest-subtests tblib
 	$(BIN)/python -m tests.suites
 
-bench: $(DEV)  ## run the benchmarks, side by side with plain Celery
+bench: $(DEV)  ## run the benchmarks, side by side with plain Celery; docs/benchmarks.md gets what has a place there
 	@scripts/ensure-servers || true
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --write
+
+bench-check: $(DEV)  ## compare with the commit before: fails under 0.95 of its speed; BASE=v1.0 another one
+	@scripts/ensure-servers || true
+	$(BIN)/python -m benchmarks.check $(or $(BASE),HEAD~1)
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) $(TYPED) .venv-oldest .suites .tox build dist docs/_build *.egg-info

@@ -1,12 +1,14 @@
-"""Run benchmarks: ``python -m benchmarks [--quick] [name...]``."""
+"""Run benchmarks: ``python -m benchmarks [--quick] [--write] [name...]``."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import platform
+import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 from benchmarks.batches import batches
 from benchmarks.chords import chords
@@ -16,14 +18,21 @@ from benchmarks.importing import importing
 from benchmarks.iterate import iterate
 from benchmarks.latency import latency, reading
 from benchmarks.lifecycle import lifecycle
+from benchmarks.page import as_json, is_on_page, replaced
 from benchmarks.publishing import publishing
 from benchmarks.release import release
 from benchmarks.rescue import rescue
 from benchmarks.throughput import throughput
 from benchmarks.variants import variants
+from benchmarks.waiting import holdings
 from tests.servers import RedisServer
 
 __all__ = ["main"]
+
+_ROOT = Path(__file__).parent.parent
+
+#: Where figures are published; and where those of each run are left.
+PAGE, RUNS = _ROOT / "docs/benchmarks.md", _ROOT / "build/benchmarks"
 
 BENCHMARKS = {
     "latency": latency,
@@ -48,19 +57,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=", ".join(BENCHMARKS))
     parser.add_argument("--quick", action="store_true", help="fewer stops, tasks and rounds")
+    parser.add_argument(
+        "--write", action="store_true", help="write what has a place in docs/benchmarks.md there"
+    )
     options = parser.parse_args()
     unknown = set(options.names) - BENCHMARKS.keys()
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
-    print(machine(), flush=True)
+    about, results = machine(), {}
+    print(about, flush=True)
+    RUNS.mkdir(parents=True, exist_ok=True)
+    record = RUNS / f"{time.strftime('%Y-%m-%dT%H-%M-%S')}.json"
     with RedisServer() as redis:
         os.environ["BENCH_REDIS"] = redis.url()  # for the app, here and in the workers
         for name in options.names or BENCHMARKS:
             began = time.monotonic()
-            result = BENCHMARKS[name](redis, quick=options.quick)
+            try:
+                result = BENCHMARKS[name](redis, quick=options.quick)
+            except Exception:
+                with redis.client() as client:
+                    print(f"{name}: Redis holds:\n{holdings(client)}", file=sys.stderr)
+                raise
             took = time.monotonic() - began
             title = (BENCHMARKS[name].__doc__ or "").partition("\n")[0]
             print(f"\n## {name}\n\n{title}\n\n{result}\n\n({took:.0f} s)", flush=True)
+            results[name] = result, took
+            record.write_text(as_json(about, results), encoding="utf-8")
+            if options.write and is_on_page(PAGE, name):
+                PAGE.write_text(replaced(PAGE, name, about, result), encoding="utf-8")
+    print(f"The figures are in {record.relative_to(_ROOT)}", flush=True)
 
 
 def machine() -> str:

@@ -50,6 +50,7 @@ class Worker(ProcessGroup):
         prefetch: Messages fetched ahead, for each process or thread.
         env: More of what ``benchmarks.app`` reads.
         gossip: Listen to the others, as workers do by default.
+        tree: Where the app and the package are, if not here.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Worker(ProcessGroup):
         prefetch: int = 4,
         env: Mapping[str, str] | None = None,
         gossip: bool = False,
+        tree: Path = _ROOT,
     ) -> None:
         self.queue_name = queue_name
         self._said: queue.SimpleQueue[Said | None] = queue.SimpleQueue()
@@ -74,7 +76,7 @@ class Worker(ProcessGroup):
             argv += ["--without-mingle", "--without-gossip"]
         super().__init__(
             argv,
-            cwd=_ROOT,
+            cwd=tree,
             env={
                 **os.environ,
                 "BENCH_QUEUE": queue_name,
