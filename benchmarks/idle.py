@@ -20,9 +20,7 @@ AT_ONCE = 5
 
 
 def idle(redis: RedisServer, *, quick: bool) -> str:
-    """Commands a second that a fleet of idle workers of one queue, with gossip and heartbeats as by
-    default, asks of Redis; those inside scripts too.
-    """
+    """Commands a second that idle workers of one queue ask of Redis; those inside scripts too."""
     rows = []
     for pool, size in (("solo", 5), ("prefork", 2)) if quick else (("solo", 50), ("prefork", 10)):
         plain, ours = (_rate(redis, pool, size, plain=plain) for plain in (True, False))

@@ -41,9 +41,7 @@ class Life:
 
 
 def lifecycle(redis: RedisServer, *, quick: bool) -> str:
-    """From the start to "ready", from SIGTERM to gone, and resident memory, of idle workers and
-    of an import; medians of rounds that alternate.
-    """
+    """Of idle workers: start until "ready", SIGTERM until gone, resident memory; medians."""
     rounds = 3 if quick else 9
     head = ("", "plain", "ours", "ours less plain")
     rows = []
