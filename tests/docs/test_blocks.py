@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import configparser
 import importlib
+import itertools
 import json
 import re
 import shlex
@@ -129,7 +130,7 @@ def _parts(line: str) -> Iterator[list[str]]:
 def _check(command: str, where: object) -> None:
     """Commands and options that are Celery's, ours or the Makefile's are there."""
     for part in _parts(command):
-        words = [word for word in part if word != "..."]
+        words = [*itertools.takewhile(lambda word: word != "...", part)]
         while words and ("=" in words[0] or words[0] in ("exec", "env")):
             words.pop(0)
         if words[:2] == ["python", "-m"]:
@@ -146,7 +147,7 @@ def _check(command: str, where: object) -> None:
 
 def _parse(command: click.Command, words: list[str]) -> None:
     """As click does, down to the last subcommand, without the values' types."""
-    ctx = click.Context(command, resilient_parsing=True)
+    ctx = click.Context(command)
     if not isinstance(command, click.Group):
         command.make_parser(ctx).parse_args(words)
         return
