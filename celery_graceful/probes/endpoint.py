@@ -21,6 +21,9 @@ IN, OUT = 1, 4
 #: Seconds that whoever asks may take; who asks at once; bytes of a question.
 PATIENCE, MOST, LONGEST = 5.0, 64, 8192
 
+#: Seconds until it is tried again when the process has no descriptor left for who asks.
+AGAIN = 1.0
+
 
 class Page(NamedTuple):
     """An answer."""
@@ -57,6 +60,7 @@ class Endpoint:
     def __init__(self, host: str, port: int, pages: Mapping[str, Callable[[], Page]]) -> None:
         self.pages = pages
         self._clients: dict[int, _Client] = {}
+        self._deaf_until = 0.0
         family = _socket.AF_INET6 if ":" in host else _socket.AF_INET
         self._sock = _socket.socket(family, _socket.SOCK_STREAM)
         try:
@@ -75,7 +79,7 @@ class Endpoint:
     def waits_for(self) -> dict[int, int]:
         """What it wants to hear of, by descriptor."""
         wanted = {fd: OUT if client.answer else IN for fd, client in self._clients.items()}
-        if len(self._clients) < MOST:
+        if len(self._clients) < MOST and time.monotonic() >= self._deaf_until:
             wanted[self._sock.fileno()] = IN
         return wanted
 
@@ -101,7 +105,13 @@ class Endpoint:
                 self._drop(fd)
 
     def _accept(self) -> None:
-        fd, _ = self._sock._accept()  # type: ignore[attr-defined]
+        try:
+            fd, _ = self._sock._accept()  # type: ignore[attr-defined]
+        except BlockingIOError:
+            return
+        except OSError:  # whoever asks waits, and would be heard of again at once
+            self._deaf_until = time.monotonic() + AGAIN
+            return
         client = _socket.socket(fileno=fd)
         client.setblocking(False)
         self._clients[fd] = _Client(client)

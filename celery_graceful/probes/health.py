@@ -1,8 +1,8 @@
 """Whether a worker lives, and whether it takes tasks.
 
-It is **live** while its event loop goes round, through a drain as well. Not while it has none:
-a worker that starts, looks for its broker, or ends, is watched by its own deadlines. A task that
-runs in the thread of the loop (solo) may keep it for as long as it likes.
+It is **live** while its event loop goes round, through a drain as well; and while it has none: it
+starts, or looks for its broker, which no new start brings nearer, or ends, within its deadlines.
+A task that runs in the thread of the loop (solo) may keep it for as long as it likes.
 
 It is **ready** when it is live, connected, and nobody has asked it to be quiet or to stop. A broker
 that is away for less than the lease is no reason: what is claimed stays claimed for as long.

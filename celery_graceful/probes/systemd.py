@@ -12,6 +12,9 @@ from collections.abc import Mapping
 
 __all__ = ["Systemd"]
 
+#: Seconds between two signs of life, at least.
+LEAST = 0.1
+
 
 class Systemd:
     """The service manager of one worker.
@@ -24,7 +27,7 @@ class Systemd:
     def __init__(self, address: str, watchdog: float = 0.0) -> None:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         #: Seconds between two signs of life; ``inf`` if none is wanted.
-        self.every = watchdog / 3 or float("inf")
+        self.every = max(watchdog / 3, LEAST) if watchdog else float("inf")
         self._beat_at = float("-inf")
         self._state = self._status = ""
 

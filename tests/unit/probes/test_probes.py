@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import resource
 import select
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +242,29 @@ def test_who_asks_for_too_much(asked: Callable[..., str]) -> None:
 def test_who_asks_for_too_long(asked: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("celery_graceful.probes.endpoint.PATIENCE", 0.05)
     assert asked(b"GET /live HTTP/1.1\r\n") == ""
+
+
+def test_without_a_descriptor_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = Endpoint("127.0.0.1", 0, {})
+    (fd,) = endpoint.waits_for()
+    with socket.create_connection(("127.0.0.1", endpoint.port), TIMEOUT):
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (fd + 1, limits[1]))
+        try:
+            fill = []
+            with suppress(OSError):
+                while True:
+                    fill.append(os.dup(0))
+            endpoint.go_on([fd])
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            for each in fill:
+                os.close(each)
+        assert endpoint.waits_for() == {}, "it does not turn in circles"
+        monkeypatch.setattr(endpoint, "_deaf_until", 0.0)
+        endpoint.go_on([fd])
+        assert len(endpoint.waits_for()) == 2
+    endpoint.close()
 
 
 def test_nobody_shares_a_port() -> None:
