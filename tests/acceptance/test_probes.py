@@ -59,19 +59,20 @@ class Probed:
             read.append(subprocess.run(command, timeout=TIMEOUT).returncode == 0)
         return (told[0], told[1]) if told == read else None
 
-    def http(self, timeout: float = TIMEOUT) -> tuple[bool | None, bool | None]:
-        """The same, by HTTP; None where no answer comes."""
-        answers: list[bool | None] = []
-        for ask in (LIVE, READY):
-            url = f"http://127.0.0.1:{self.port}/{ask}"
-            try:
-                with urllib.request.urlopen(url, timeout=timeout) as answer:
-                    answers.append(answer.status == 200)
-            except urllib.error.HTTPError as exc:
-                answers.append(False if exc.code == 503 else None)
-            except OSError:
-                answers.append(None)
-        return answers[0], answers[1]
+    def get(self, ask: str, timeout: float = TIMEOUT) -> bool | None:
+        """One of them, by HTTP; None where no answer comes."""
+        url = f"http://127.0.0.1:{self.port}/{ask}"
+        try:
+            with urllib.request.urlopen(url, timeout=timeout) as answer:
+                return bool(answer.status == 200)
+        except urllib.error.HTTPError as exc:
+            return False if exc.code == 503 else None
+        except OSError:
+            return None
+
+    def http(self) -> tuple[bool | None, bool | None]:
+        """Both, by HTTP."""
+        return self.get(LIVE), self.get(READY)
 
     def recovers(self) -> None:
         """Wait until it is as it was."""
@@ -86,7 +87,7 @@ class Probed:
         if answers:
             wait_until(lambda: self.http() == expected, f"HTTP says {expected}", 0.05)
         else:
-            assert self.http(KUBERNETES) == (None, None), "nobody answers"
+            assert self.get(LIVE, KUBERNETES) is None, "nobody answers"
 
 
 def start(url: str, folder: Path, pool: str, **env: str) -> Worker:
