@@ -171,6 +171,12 @@ class Servers:
         here = self.here
         return here is None or here.claims is None or here.lease.held
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the server that it is a member of does not answer: mostly the broker."""
+        here = self.here
+        return here is not None and (bool(here.lease.trouble) or not here.lease.held)
+
     def stops(self) -> None:
         """The worker was asked to stop: say so wherever it is a member. From any thread."""
         for member in list(self.members.values()):

@@ -2,7 +2,8 @@
 
 It is **live** while its event loop goes round, through a drain as well; and while it has none: it
 starts, or looks for its broker, which no new start brings nearer, or ends, within its deadlines.
-A task that runs in the thread of the loop (solo) may keep it for as long as it likes.
+A task that runs in the thread of the loop (solo) may keep it for as long as it likes. So may a
+broker that does not answer: Celery waits there for it, with each heartbeat that it publishes.
 
 It is **ready** when it is live, connected, and nobody has asked it to be quiet or to stop. A broker
 that is away for less than the lease is no reason: what is claimed stays claimed for as long.
@@ -52,7 +53,9 @@ class Health:
         board: Where the worker stands on its way to a stop.
         loop: Its loop.
         busy: Whether a task runs that may keep the loop.
-        claiming: Whether its broker has heard it within the lease; true where it cannot say.
+        heard: Whether its broker has heard it within the lease; true where it cannot say.
+        cut_off: Whether its broker does not answer, or where else its lease is; no where there is
+            none.
         running: How many tasks run.
     """
 
@@ -63,13 +66,16 @@ class Health:
         loop: LoopView,
         *,
         busy: Callable[[], bool],
-        claiming: Callable[[], bool],
+        heard: Callable[[], bool],
+        cut_off: Callable[[], bool],
         running: Callable[[], int],
     ) -> None:
         self.stale = settings.probe_stale
         self._lease = settings.lease_ttl
         self._board, self._loop = board, loop
-        self._busy, self._claiming, self._running = busy, claiming, running
+        self._busy, self._heard, self._cut_off, self._running = busy, heard, cut_off, running
+        #: When the loop had an excuse, last.
+        self._excused_at = 0.0
 
     def ring(self) -> None:
         """Have the loop show that it goes round."""
@@ -77,8 +83,11 @@ class Health:
 
     def not_live(self) -> str:
         """Why it is not live; empty if it is."""
-        since = time.monotonic() - self._loop.turned_at
-        if since <= self.stale + self._loop.pause or not self._loop.alive or self._busy():
+        if not self._loop.alive or self._busy() or self._cut_off():
+            self._excused_at = time.monotonic()
+            return ""
+        since = time.monotonic() - max(self._loop.turned_at, self._excused_at)
+        if since <= self.stale + self._loop.pause:
             return ""
         return f"its event loop has not turned for {since:.0f} s, of {self.stale:g}"
 
@@ -92,7 +101,7 @@ class Health:
                 return "it has not connected to its broker yet"
             away = time.monotonic() - left_at
             return f"its broker has been away for {away:.0f} s" if away > self._lease else ""
-        if not self._claiming():
+        if not self._heard():
             return f"its broker has not answered for {self._lease:g} s"
         return self.not_live()
 

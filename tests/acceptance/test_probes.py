@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -25,6 +26,9 @@ LIVE, READY = "live", "ready"
 
 #: Seconds: stale soon, for the tests' sake.
 STALE, LEASE = 1.5, 1.0
+
+#: Seconds between heartbeats that Celery publishes.
+HEARTBEAT = 2.0
 
 #: Seconds that Kubernetes waits for an answer, unless told otherwise.
 KUBERNETES = 1.0
@@ -131,8 +135,12 @@ def test_the_table(start_server: Callable[..., RedisServer], tmp_path: Path) -> 
         solo.comes_to(live=True, ready=True)
 
         server.pause()
+        paused_at = time.monotonic()
         worker.comes_to(live=True, ready=False)
         solo.comes_to(live=True, ready=False)
+        # By now the loop waits for an answer to a heartbeat of Celery's, which it publishes.
+        wait_until(lambda: time.monotonic() > paused_at + HEARTBEAT + STALE + 0.5)
+        worker.comes_to(live=True, ready=False)
         server.resume()
         worker.recovers()
 

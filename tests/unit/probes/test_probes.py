@@ -55,14 +55,21 @@ class ALoop:
 
 
 def health(
-    loop: ALoop, board: Board | None = None, *, busy: bool = False, heard: bool = True, **conf: Any
+    loop: ALoop,
+    board: Board | None = None,
+    *,
+    busy: bool = False,
+    heard: bool = True,
+    cut_off: bool = False,
+    **conf: Any,
 ) -> Health:
     return Health(
         Settings(**conf),
         board or Board.create(),
         loop,
         busy=lambda: busy,
-        claiming=lambda: heard,
+        heard=lambda: heard,
+        cut_off=lambda: cut_off,
         running=lambda: 2,
     )
 
@@ -74,6 +81,7 @@ def health(
         (ALoop(59), {}, "", ""),
         (ALoop(999), {}, "has not turned for 999 s", "has not turned for 999 s"),
         (ALoop(999), {"busy": True}, "", ""),
+        (ALoop(999), {"cut_off": True, "heard": False}, "", "has not answered for 10 s"),
         (ALoop(999, alive=False), {}, "", "has not connected to its broker yet"),
         (ALoop(999, alive=False, left=5), {}, "", ""),
         (ALoop(999, alive=False, left=11), {}, "", "has been away for 11 s"),
