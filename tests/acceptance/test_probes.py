@@ -25,7 +25,7 @@ APP = "tests.apps.probed"
 LIVE, READY = "live", "ready"
 
 #: Seconds: stale soon, for the tests' sake.
-STALE, LEASE = 1.5, 1.0
+STALE, LEASE = 1.0, 1.0
 
 #: Seconds between heartbeats that Celery publishes.
 HEARTBEAT = 2.0
