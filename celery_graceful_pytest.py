@@ -5,12 +5,23 @@ The package is imported by whoever asks for a fixture.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-__all__ = ["assert_survives_interruptions", "graceful_run"]
+if TYPE_CHECKING:
+    from celery_graceful.testing.fake_monitor import FakeMonitor
+    from celery_graceful.testing.workers import Workers
+
+__all__ = [
+    "assert_survives_interruptions",
+    "fake_monitor",
+    "graceful_broker",
+    "graceful_redis",
+    "graceful_run",
+    "graceful_worker",
+]
 
 
 @pytest.fixture(name="graceful_run")
@@ -27,3 +38,51 @@ def assert_survives_interruptions() -> Callable[..., None]:
     from celery_graceful.testing import assert_survives_interruptions
 
     return assert_survives_interruptions
+
+
+@pytest.fixture(scope="session")
+def graceful_redis() -> Iterator[str]:
+    """The URL of a redis-server of this process of pytest's; without one, its tests are skipped."""
+    from celery_graceful.testing.redis_server import MISSING, RedisServer, is_installed
+
+    if not is_installed():
+        pytest.skip(MISSING)
+    server = RedisServer()
+    yield server.url
+    server.close()
+
+
+@pytest.fixture
+def graceful_broker() -> str:
+    """The URL of the broker for ``graceful_worker``: override it to name one of yours.
+
+    Empty: ``graceful_redis``.
+    """
+    return ""
+
+
+@pytest.fixture
+def graceful_worker(
+    graceful_broker: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Workers]:
+    """Starts real workers, which end with the test: ``worker = graceful_worker(app)``."""
+    from celery_graceful.testing.workers import Workers
+
+    url = graceful_broker or request.getfixturevalue("graceful_redis")
+    monkeypatch.setenv("CELERY_BROKER_URL", url)
+    if url.startswith("redis"):
+        monkeypatch.setenv("CELERY_RESULT_BACKEND", url)
+    workers = Workers(url, ours=not graceful_broker)
+    yield workers
+    workers.close()
+
+
+@pytest.fixture
+def fake_monitor(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeMonitor]:
+    """Takes check-ins: ``sentry_sdk.init()`` without a DSN finds it by ``SENTRY_DSN``."""
+    from celery_graceful.testing.fake_monitor import FakeMonitor
+
+    monitor = FakeMonitor()
+    monkeypatch.setenv("SENTRY_DSN", monitor.dsn)
+    yield monitor
+    monitor.close()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from redis import Redis, RedisError
 
-from celery_graceful.demo.processes import Process
+from celery_graceful.system.guarded_process import Process
 
 __all__ = ["CannotRun", "redis_server", "slow_service"]
 

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from celery_graceful.demo.journal import Fact, parse
-from celery_graceful.demo.processes import Process
+from celery_graceful.system.guarded_process import Process
 
 __all__ = ["Ended", "LogLine", "News", "Ready", "Worker"]
 

@@ -11,6 +11,7 @@ __all__ = [
     "describe",
     "exception_chain",
     "fatal",
+    "guarded_process",
     "log_thread",
     "native",
     "per_app",

@@ -1,7 +1,7 @@
 """For tests of tasks: run one, interrupt it, kill it, and let it go on, in this very process.
 
 Come in by the names below. No broker and no Redis: what a task saves is kept in memory, and all
-else is what a worker does. See docs/testing.md.
+else is what a worker does. Real workers are started by `Workers`. See docs/testing.md.
 """
 
 import importlib as _importlib
@@ -21,23 +21,42 @@ from celery_graceful.testing.survival import assert_survives_interruptions
 from celery_graceful.testing.tested_run import GracefulRun, NotReached, Outcome, graceful_run
 
 if _TYPE_CHECKING:
+    from celery_graceful.testing.fake_monitor import FakeMonitor, SentCheckIn
     from celery_graceful.testing.hypothesis_schedules import schedules
+    from celery_graceful.testing.worker_process import GracefulWorker, NotInTime, StopReport
+    from celery_graceful.testing.workers import Workers
+
+_ON_DEMAND = {
+    "FakeMonitor": "celery_graceful.testing.fake_monitor",
+    "GracefulWorker": "celery_graceful.testing.worker_process",
+    "NotInTime": "celery_graceful.testing.worker_process",
+    "SentCheckIn": "celery_graceful.testing.fake_monitor",
+    "StopReport": "celery_graceful.testing.worker_process",
+    "Workers": "celery_graceful.testing.workers",
+    "schedules": "celery_graceful.testing.hypothesis_schedules",
+}
 
 
 def __getattr__(name: str) -> object:
-    """Hypothesis is imported by whoever uses it."""
-    if name == "schedules":
-        return _importlib.import_module("celery_graceful.testing.hypothesis_schedules").schedules
+    """What not every test needs: hypothesis, real workers, a server."""
+    if name in _ON_DEMAND:
+        return getattr(_importlib.import_module(_ON_DEMAND[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = [
     "Event",
+    "FakeMonitor",
     "GracefulRun",
+    "GracefulWorker",
+    "NotInTime",
     "NotReached",
     "Outcome",
     "Row",
+    "SentCheckIn",
     "Step",
+    "StopReport",
+    "Workers",
     "assert_survives_interruptions",
     "graceful_run",
     "interrupt_after_step",

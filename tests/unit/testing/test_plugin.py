@@ -34,6 +34,11 @@ def test_fixtures(graceful_run, assert_survives_interruptions):
     assert graceful_run(export).interrupt_at(row=1).resume().outcome == "succeeded"
     assert_survives_interruptions(export, effects=seen)
     assert not {"hypothesis", "redis", "sentry_sdk"} & sys.modules.keys()
+
+
+def test_without_redis(request, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    request.getfixturevalue("graceful_worker")
 """
 
 
@@ -47,6 +52,7 @@ def test_fixtures(tmp_path: Path) -> None:
             "-m",
             "pytest",
             "-q",
+            "-rs",
             *plugins,
             "--rootdir",
             str(tmp_path),
@@ -59,7 +65,8 @@ def test_fixtures(tmp_path: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 passed" in done.stdout
+    assert "2 passed, 1 skipped" in done.stdout
+    assert "graceful_worker needs redis-server in PATH" in done.stdout
 
 
 def test_pytest_finds_it() -> None:

@@ -1,4 +1,4 @@
-"""Processes that end with the demo, whatever ends the demo."""
+"""Processes that end with the one that has started them, whatever ends that: the demo, a test."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import IO, Any
 
 __all__ = ["Process"]
 
-# Reads from a pipe that the demo holds: when it breaks, the demo is gone.
+# Reads from a pipe that the parent holds: when it breaks, the parent is gone.
 _GUARD = 'read -r _ || kill -9 "-$0"'
 
 
 class Process:
-    """A process in a group of its own.
+    """A process in a group of its own, killed with its children when its parent is gone.
 
     Args:
         argv: Its command line.
@@ -53,6 +53,11 @@ class Process:
     def signal(self, number: int) -> None:
         """Send a signal to the process alone."""
         self._process.send_signal(number)
+
+    def signal_all(self, number: int) -> None:
+        """Send a signal to the process and its children, if it runs."""
+        if self._process.poll() is None:
+            os.killpg(self.pid, number)
 
     def wait(self, timeout: float | None) -> int | None:
         """Wait for its end; returns its exit status, ``None`` if it still runs."""
