@@ -239,6 +239,7 @@ INSTANCE = {
     "_fileno_to_inq",
     "_in_use_connections",
     "_isatty",
+    "_local",  # of an app, with the backend of this thread: tests/unit/testing/test_real_parts.py
     "_maxtasksperchild",
     "_message",
     "_meta",  # documented by Django

@@ -19,6 +19,7 @@ from celery_graceful.testing.worker_process import _STOPPED
 from celery_graceful.testing.workers import Workers, forget_connections
 
 app = Celery("real_parts", broker="memory://", set_as_current=False)
+app.conf.task_default_queue = "real_parts"  # all of this process share one memory
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +94,13 @@ def test_an_app_sends_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
 def test_what_is_left_is_named() -> None:
     workers = Workers("memory://", ours=False)
     try:
-        tool = workers.broker.app
+        workers._apps.append(app)
         workers.assert_nothing_left(timeout=0)
-        tool.send_task("some.task", queue="celery")
-        with pytest.raises(AssertionError, match="1 messages in the queue celery"):
+        app.send_task("some.task")
+        with pytest.raises(AssertionError, match="1 messages in the queue real_parts"):
             workers.assert_nothing_left(timeout=0)
     finally:
-        tool.control.purge()
+        app.control.purge()
         workers.close()
 
 
