@@ -197,6 +197,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "probe_port": _port,
     "probe_host": _address,
     "probe_stale": _between(0.5, _DAY),
+    "dump_stacks": _flag,
     "history": _flag,
     "history_length": _entries,
     "history_ttl": _between(60, _YEAR),
@@ -251,6 +252,7 @@ class Settings:
         probe_port: Where a worker answers probes by HTTP; 0 for a free port, ``None`` for nowhere.
         probe_host: At which address.
         probe_stale: Seconds after which a worker whose event loop has not turned is not live.
+        dump_stacks: Write into the log where tasks stand that are about to be given up.
         history: Keep a journal of the unusual moments of tasks.
         history_length: Entries that are kept of all tasks together, about.
         history_ttl: Seconds after the last entry at which a history is forgotten.
@@ -290,6 +292,7 @@ class Settings:
     probe_port: int | None = None
     probe_host: str = "127.0.0.1"
     probe_stale: float = 60.0
+    dump_stacks: bool = True
     history: bool = True
     history_length: int = 10_000
     history_ttl: float = 7 * 86400.0

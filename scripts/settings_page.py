@@ -21,7 +21,14 @@ PAGE = Path(__file__).parents[1] / "docs" / "reference" / "settings.md"
 GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "Deadlines": (
         "[How a worker stops](../stopping.md), [platforms](../platforms.md)",
-        ("grace_period", "soft_deadline", "hard_deadline", "exit_timeout", "release_prefetched"),
+        (
+            "grace_period",
+            "soft_deadline",
+            "hard_deadline",
+            "exit_timeout",
+            "release_prefetched",
+            "dump_stacks",
+        ),
     ),
     "Tasks and checkpoints": (
         "[Checkpoints](../checkpoints.md)",

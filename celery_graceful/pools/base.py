@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
+from types import FrameType
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
@@ -20,7 +22,8 @@ from celery_graceful.phases import InterruptReason
 from celery_graceful.pools.wake_signal import AGAIN, LONGER
 from celery_graceful.runs import interrupt
 from celery_graceful.runs.frames import hidden
-from celery_graceful.runs.run import Run, current, execute
+from celery_graceful.runs.run import Run, current, execute, runs
+from celery_graceful.runs.stacks import stack_of
 from celery_graceful.system.process import Owner
 from celery_graceful.task import base as _task
 from celery_graceful.task import successor
@@ -126,6 +129,13 @@ class Adapter:
     def stuck_loop(self, quiesce: Callable[[], None]) -> None:
         """The loop has not come to its part of the drain. Called by the watch."""
 
+    def stack_of(self, request: HeldMessage, until: float) -> str:
+        """Where one stands that runs; empty if that cannot be said ``until`` then.
+
+        Called in a thread of its own, never at the same time as itself.
+        """
+        return ""
+
     def take_away(self, requests: Sequence[HeldMessage]) -> None:
         """The hard deadline has passed: end these, as far as the pool can."""
 
@@ -134,6 +144,21 @@ class Adapter:
 
     def leave(self) -> None:
         """The process is about to be left by force."""
+
+
+def _frame_of(request: HeldMessage) -> FrameType | None:
+    """The innermost frame of the thread that runs a task without a run; it is looked for."""
+    for innermost in sys._current_frames().values():
+        frame: FrameType | None = innermost
+        while frame is not None:
+            if frame.f_code.co_name == _BODY and frame.f_locals.get("request") is request:
+                return innermost
+            frame = frame.f_back
+    return None
+
+
+#: The function that has a pool run a request.
+_BODY = "graceful_body"
 
 
 class InProcessAdapter(Adapter):
@@ -154,6 +179,14 @@ class InProcessAdapter(Adapter):
 
     def notify(self) -> None:
         interrupt.wake()
+
+    def stack_of(self, request: HeldMessage, until: float) -> str:
+        run = next((one for one in list(runs.values()) if one.task_id == request.id), None)
+        return stack_of(_frame_of(request) if run is None else self.frame_of(run))
+
+    def frame_of(self, run: Run) -> FrameType | None:
+        """The innermost frame of a run, in whatever it runs in."""
+        return sys._current_frames().get(run.ident)
 
     def run_body(self, body: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run a task's trace function."""
@@ -182,9 +215,10 @@ class InProcessAdapter(Adapter):
                         request.ack_at_once()
                     accept(*a)
 
-            def body(*a: Any, **k: Any) -> Any:
+            def graceful_body(*a: Any, **k: Any) -> Any:
                 try:
-                    return self.run_body(target, a, k) if begun else None
+                    # By name: who looks for the thread of this request finds it here.
+                    return self.run_body(target, a, k) if begun and request else None
                 except Exception:  # out of Celery's own code: the pool would tell nobody
                     return ExceptionInfo()
 
@@ -197,7 +231,7 @@ class InProcessAdapter(Adapter):
                     callback(result)
 
             options.update(accept_callback=on_accept, callback=on_end)
-            return apply_async(body, args, kwargs, **options)
+            return apply_async(graceful_body, args, kwargs, **options)
 
         return guarded
 

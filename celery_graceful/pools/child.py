@@ -28,6 +28,7 @@ from celery_graceful.pools.base import watch_plain_task
 from celery_graceful.pools.handlers import Handlers
 from celery_graceful.runs import frames, interrupt
 from celery_graceful.runs.run import current
+from celery_graceful.runs.stacks import stack_of
 from celery_graceful.system.process import Slot, itself, kept
 from celery_graceful.task.trace_log import install_filter
 from celery_graceful.timeline import worker_state
@@ -201,6 +202,8 @@ def _on_wake(signum: int, frame: Any) -> None:
     board.set_heard(pid, True)
     if board.is_target(pid):
         _shutdown_cleanup(signal.SIGTERM, frame)
+    if board.wants_stack(pid):
+        board.give_stack(pid, stack_of(frame))
     wake_signal.look()
 
 

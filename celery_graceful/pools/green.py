@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import greenlet
@@ -54,6 +56,11 @@ class GreenAdapter(InProcessAdapter):
         if behind:
             signal.pthread_kill(self._main, wake_signal.SIGNAL)
         return behind
+
+    def frame_of(self, run: _run.Run) -> FrameType | None:
+        # That which computes has no frame of its own: it is its thread's.
+        waits: FrameType | None = getattr(run.greenlet, "gr_frame", None)
+        return waits or sys._current_frames().get(self._main)
 
     def on_loop(self) -> None:
         told = self._told

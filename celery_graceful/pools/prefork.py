@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
@@ -19,6 +20,7 @@ from celery_graceful.deliveries.request import GracefulRequest
 from celery_graceful.pools import wake_signal
 from celery_graceful.pools.base import Adapter
 from celery_graceful.pools.processes import graceful
+from celery_graceful.system import native
 from celery_graceful.system.process import Owner
 from celery_graceful.timeline import worker_state
 
@@ -28,6 +30,10 @@ logger = get_logger(__name__)
 
 #: Seconds between looks at the loop's timers while children leave; and to wait for the last one.
 TIMERS, LAST = 0.5, 1.0
+
+
+#: Seconds that a child gets to say where it stands, and between looks whether it has.
+PATIENCE, LOOK_AGAIN = 0.1, 0.002
 
 
 class PreforkAdapter(Adapter):
@@ -140,6 +146,20 @@ class PreforkAdapter(Adapter):
         for pid in deaf:
             _kill(pid, wake_signal.SIGNAL)
         return bool(deaf)
+
+    def stack_of(self, request: HeldMessage, until: float) -> str:
+        pid, board = request.worker_pid, worker_state.board.value
+        if not pid or board is None:
+            return ""
+        board.ask_stack(pid)
+        _kill(pid, wake_signal.SIGNAL)
+        until = min(until, time.monotonic() + PATIENCE)
+        while time.monotonic() < until:
+            said = board.take_stack(pid)
+            if said is not None:
+                return said
+            native.pause(LOOK_AGAIN)
+        return ""
 
     def take_away(self, requests: Sequence[HeldMessage]) -> None:
         pool = getattr(self.worker.pool, "_pool", None)

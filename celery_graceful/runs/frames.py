@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import celery.app.task
 
-__all__ = ["hidden", "install", "point", "spared", "take_off"]
+__all__ = ["hidden", "install", "is_hidden", "point", "spared", "take_off"]
 
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
@@ -29,6 +29,11 @@ def hidden(fn: F) -> F:
     """A function that is no news for the user, and has a local variable ``__tracebackhide__``."""
     _hidden.add(fn.__code__)
     return fn
+
+
+def is_hidden(code: CodeType) -> bool:
+    """Whether it is no news for the user."""
+    return code in _hidden
 
 
 def take_off(exc: BaseException) -> None:

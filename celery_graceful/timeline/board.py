@@ -1,6 +1,6 @@
 """The board: memory that all processes of a worker share.
 
-Four pages, mapped by the main process before it starts its children. Reading it costs a memory
+Five pages, mapped by the main process before it starts its children. Reading it costs a memory
 access, so a task can ask as often as it likes; waiting is done on a pipe (see ``interrupt``). The
 clock is ``time.monotonic``, which all processes of a machine share.
 """
@@ -45,7 +45,10 @@ _REVOKES = range(_REVOKES_AT, _PAGE, _REVOKE.size)
 _MARKS_AT, _MARKS = _PAGE, _PAGE
 _ENDED_AT = _MARKS_AT + _MARKS
 _HEARD_AT = _ENDED_AT + _PAGE
-_SIZE = _HEARD_AT + _PAGE
+#: Whose stack is asked for, whose it is that stands there, and its length.
+_STACK = struct.Struct("=QQQ")
+_STACK_AT = _HEARD_AT + _PAGE
+_SIZE = _STACK_AT + _PAGE
 
 _REASONS: list[InterruptReason] = list(InterruptReason)
 
@@ -54,7 +57,7 @@ class Board:
     """The shared memory.
 
     Args:
-        memory: A writable mapping of four pages.
+        memory: A writable mapping of five pages.
         file: What is behind it, where that is a file of this process.
     """
 
@@ -324,6 +327,33 @@ class Board:
         Processes whose ids are 1024 apart share a place: a no too many.
         """
         return bool(_HALF.unpack_from(self.memory, _ended(pid))[0] == zlib.crc32(run.encode()))
+
+    # -- stacks ----------------------------------------------------------------------
+
+    def ask_stack(self, pid: int) -> None:
+        """Ask a child where it stands, which it says when it is signalled; one at a time."""
+        self._write(_STACK_AT + _WORD.size, bytes(2 * _WORD.size))
+        self._write(_STACK_AT, _WORD.pack(pid))
+
+    def wants_stack(self, pid: int) -> bool:
+        """Whether that child is asked."""
+        return bool(_WORD.unpack_from(self.memory, _STACK_AT)[0] == pid)
+
+    def give_stack(self, pid: int, stack: str) -> None:
+        """The child says where it stands. Safe in a signal handler."""
+        text = stack.encode(errors="replace")[: _PAGE - _STACK.size]
+        self._write(_STACK_AT + _STACK.size, text)
+        self._write(_STACK_AT + 2 * _WORD.size, _WORD.pack(len(text)))
+        self._write(_STACK_AT, _WORD.pack(0))
+        self._write(_STACK_AT + _WORD.size, _WORD.pack(pid))  # last: who sees it finds the rest
+
+    def take_stack(self, pid: int) -> str | None:
+        """What it has said; ``None`` if it has not."""
+        _, said, length = _STACK.unpack_from(self.memory, _STACK_AT)
+        if said != pid:
+            return None
+        start = _STACK_AT + _STACK.size
+        return bytes(self.memory[start : start + length]).decode(errors="replace")
 
     # -- checkpoints -----------------------------------------------------------------
 

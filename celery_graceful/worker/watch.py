@@ -28,6 +28,7 @@ from celery_graceful.system.log_thread import LogThread
 from celery_graceful.system.native import bounded
 from celery_graceful.worker.drain import HARD, QUIET, RESUME, STOP, STOPPED, Drain
 from celery_graceful.worker.giving_up import GivingUp
+from celery_graceful.worker.last_stacks import LastStacks
 from celery_graceful.worker.loop import Loop
 from celery_graceful.worker.quiesce import Quiesce
 from celery_graceful.worker.report import listed
@@ -74,6 +75,7 @@ class Watch:
         revocations: Running tasks that were revoked.
         giving_up: What becomes of tasks at the hard deadline.
         signal_pipe: Signals, numbers of which are rung here.
+        stacks: Where tasks stand that are about to be given up.
         leave: The last resort.
         log: Holds up nobody.
         embedded: Nobody sends signals; Celery's flags are all that says that it has to end, and a
@@ -91,6 +93,7 @@ class Watch:
         revocations: Revocations,
         giving_up: GivingUp,
         signal_pipe: SignalPipe,
+        stacks: LastStacks,
         leave: Callable[[], None],
         log: LogThread,
         *,
@@ -113,6 +116,7 @@ class Watch:
         self._hears_hangup = False
         self._begun = self._helped = self._insisted = self._prepared = self._left = False
         self._sigints = 0
+        self.stacks = stacks
         self._last_resort_at = float("inf")
         self._thread: native.Thread | None = None
 
@@ -203,6 +207,8 @@ class Watch:
         if not self._insisted and now >= self.board.limit_again_at:
             self._insisted = True
             self.adapter.notify()
+        if not self.stacks.done and not hard and now >= self.stacks.due_at:
+            self.stacks.write_soon()
         if not self._prepared and now >= self._prepare_at:
             self._prepared = True
             self.giving_up.prepare()
@@ -236,6 +242,8 @@ class Watch:
                 moments.append(self.board.limit_again_at)
             if not self._prepared:
                 moments.append(self._prepare_at)
+            if not self.stacks.done:
+                moments.append(self.stacks.due_at)
             if not self.giving_up.has_begun:
                 moments.append(self.board.hard_at)
             moments.append(self._last_resort_at)
@@ -307,6 +315,7 @@ class Watch:
         active = self.ledger.active()
         if active:
             self.log(logging.ERROR, "Hard deadline: giving up %s", listed(active))
+            self.stacks.write_now(room)
             self.adapter.take_away(active)
             self.places.settle()  # the loop may be stuck
             native.pause(min(LAST_RESULTS, room / 10))

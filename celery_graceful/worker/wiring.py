@@ -45,6 +45,7 @@ from celery_graceful.worker.control import ControlledWorker
 from celery_graceful.worker.drain import LIMIT, STOPPED, Drain
 from celery_graceful.worker.giving_up import GivingUp
 from celery_graceful.worker.holdings import holdings
+from celery_graceful.worker.last_stacks import LastStacks
 from celery_graceful.worker.loop import Loop
 from celery_graceful.worker.other_consumers import OtherConsumers
 from celery_graceful.worker.process_exit import ProcessExit
@@ -220,6 +221,7 @@ class Parts(ControlledWorker):
             revocations,
             giving_up,
             signal_pipe,
+            LastStacks(ledger, board, adapter, settings, log),
             leave=adapter.leave if embedded else leaving.by_force,  # the process may not be ours
             log=log,
             embedded=embedded,

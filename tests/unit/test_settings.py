@@ -22,7 +22,7 @@ from celery_graceful.settings import Settings
 ROOT = Path(__file__).parents[2]
 SECONDS = ("grace_period", "soft_deadline", "hard_deadline")
 ANNOTATED = "{'early': {'max_interruptions': '3'}}"
-FLAGS = ("default_task", "release_prefetched", "reliable_fetch", "history")
+FLAGS = ("default_task", "release_prefetched", "reliable_fetch", "history", "dump_stacks")
 
 
 def settings(**conf: Any) -> Settings:

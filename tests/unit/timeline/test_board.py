@@ -163,3 +163,19 @@ def test_a_revocation_is_seen_whole() -> None:
             assert child.stdout.read() == "{5.0}\n"
     finally:
         shared.close()
+
+
+def test_a_child_says_where_it_stands_when_it_is_asked() -> None:
+    board = Board.create()
+    assert not board.wants_stack(7)
+    board.ask_stack(7)
+    assert board.wants_stack(7)
+    assert not board.wants_stack(8)
+    assert board.take_stack(7) is None
+    board.give_stack(7, "here" * 2000)
+    assert not board.wants_stack(7)
+    assert (board.take_stack(7) or "").startswith("herehere")
+    assert board.take_stack(8) is None
+    board.ask_stack(8)
+    assert board.take_stack(7) is None
+    assert not board.has_ended(7, "run")

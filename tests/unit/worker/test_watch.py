@@ -12,6 +12,7 @@ from celery_graceful.timeline.board import Board
 from celery_graceful.timeline.grace_period import GracePeriod, deadlines
 from celery_graceful.worker.drain import HARD, STOP, Drain
 from celery_graceful.worker.giving_up import GivingUp
+from celery_graceful.worker.last_stacks import LastStacks
 from celery_graceful.worker.watch import Watch
 
 
@@ -35,6 +36,7 @@ def test_hard_is_heard_before_the_stop() -> None:
         revocations=revocations,
         giving_up=giving_up,
         signal_pipe=MagicMock(),
+        stacks=LastStacks(ledger, board, MagicMock(), Settings(), log),
         leave=MagicMock(),
         log=log,
     )

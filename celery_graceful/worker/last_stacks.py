@@ -1,0 +1,76 @@
+"""Near the end of a drain: where each task stands that will not make it, for the log."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from celery_graceful.deliveries.ledger import Ledger
+from celery_graceful.deliveries.stage import Stage
+from celery_graceful.pools import Adapter
+from celery_graceful.settings import Settings
+from celery_graceful.system.log_thread import LogThread
+from celery_graceful.system.native import bounded, start_thread
+from celery_graceful.timeline.board import Board
+
+__all__ = ["LastStacks"]
+
+#: Seconds before the hard deadline at which it is looked, at most; and the share of the time from
+#: the soft one. Where there was no time, seconds at most that the hard deadline waits for it.
+LEAD, SHARE, HURRY = 1.0, 0.25, 0.2
+
+#: Tasks whose stacks are written.
+MOST = 20
+
+
+class LastStacks:
+    """Of one worker; written once.
+
+    Args:
+        ledger: What it holds.
+        board: When the hard deadline is.
+        adapter: Of its pool, which knows where tasks stand.
+        settings: Whether it is wanted.
+        log: Holds up nobody.
+    """
+
+    def __init__(
+        self, ledger: Ledger, board: Board, adapter: Adapter, settings: Settings, log: LogThread
+    ) -> None:
+        self.ledger, self.board, self.adapter, self.log = ledger, board, adapter, log
+        self.done = not settings.dump_stacks
+
+    @property
+    def due_at(self) -> float:
+        """When to write them, on the monotonic clock."""
+        board = self.board
+        return board.hard_at - min(LEAD, SHARE * (board.hard_at - board.soft_at))
+
+    def write_soon(self) -> None:
+        """In a thread of their own. Called by the watch."""
+        self.done = True
+        start_thread(lambda: self._write(self.board.hard_at), "graceful-stacks")
+
+    def write_now(self, room: float) -> None:
+        """The hard deadline has come before its time; ``room`` is what is left after it."""
+        if not self.done:
+            self.done = True
+            seconds = min(HURRY, room / 10)
+            until = time.monotonic() + seconds
+            bounded(lambda: self._write(until), seconds)
+
+    def _write(self, until: float) -> None:
+        running = [r for r in self.ledger.active() if r.stage is Stage.RUNNING and not r.lost]
+        for request in sorted(running, key=lambda r: -r.running_for)[:MOST]:
+            if time.monotonic() >= until:
+                return
+            stack = self.adapter.stack_of(request, until)
+            self.log(
+                logging.WARNING,
+                "%s[%s] will be given up at the hard deadline. It stands at:\n%s",
+                request.name,
+                request.id,
+                stack or "  (it does not say: it is inside of a call in C, or of another's code)",
+            )
+        if len(running) > MOST:
+            self.log(logging.WARNING, "Where %d more stand is not said", len(running) - MOST)
