@@ -259,7 +259,7 @@ INSTANCE = {
 SOME_VERSIONS = {"_chord_part_return_script", "_expires", "_flush_brpop_reauth"}
 
 #: Private names of the standard library.
-STDLIB = {"_asdict", "_current_exceptions", "_exit", "_run_exitfuncs"}
+STDLIB = {"_asdict", "_current_exceptions", "_current_frames", "_exit", "_run_exitfuncs"}
 
 
 def find(path: str) -> Any:
