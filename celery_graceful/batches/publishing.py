@@ -5,7 +5,6 @@ A producer is held for one call only, however long the next members take to come
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from typing import Any
@@ -17,6 +16,7 @@ from kombu.transport.pyamqp import Channel as AmqpChannel
 
 from celery_graceful.batches.marks import parts_of
 from celery_graceful.system.describe import describe
+from celery_graceful.system.loaded import loaded
 
 __all__ = ["publish"]
 
@@ -156,5 +156,5 @@ def _sender(app: Any) -> Send:
 
 def _subscribes(app: Any) -> bool:
     """Whether the result backend subscribes to the result of each task that is sent."""
-    redis = sys.modules.get("celery.backends.redis")
-    return redis is not None and isinstance(app.backend, redis.RedisBackend)
+    backend = loaded("celery.backends.redis", "RedisBackend")
+    return backend is not None and isinstance(app.backend, backend)

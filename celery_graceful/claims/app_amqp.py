@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from celery.app.amqp import AMQP
 from kombu import connection as kombu_connection
 from kombu.utils.collections import HashedSeq
 from kombu.utils.objects import cached_property
+
+from celery_graceful.system.loaded import loaded
 
 __all__ = ["Connection", "GracefulAMQP"]
 
@@ -22,8 +23,8 @@ class _OurTransport:
     def get_transport_cls(self) -> Any:
         """Kombu's for Redis, and what is derived from it, with claims; others as they are."""
         transport = super().get_transport_cls()  # type: ignore[misc]
-        redis = sys.modules.get("kombu.transport.redis")
-        if redis is not None and issubclass(transport, redis.Transport):
+        kombus = loaded("kombu.transport.redis", "Transport")
+        if kombus is not None and issubclass(transport, kombus):
             from celery_graceful.claims.claiming_transports import with_claims
 
             return with_claims(transport)

@@ -9,12 +9,12 @@ alarm (SIGALRM) raises out of whatever waits; where gevent or eventlet rule, the
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from celery_graceful.system import native
+from celery_graceful.system.loaded import loaded
 
 __all__ = ["Overrun", "call", "reachable"]
 
@@ -53,8 +53,8 @@ def _hub_timeout() -> Any:
         from gevent import Timeout as GeventTimeout
 
         return GeventTimeout
-    patcher = sys.modules.get("eventlet.patcher")
-    if patcher is not None and patcher.is_monkey_patched("thread"):
+    is_monkey_patched = loaded("eventlet.patcher", "is_monkey_patched")
+    if is_monkey_patched is not None and is_monkey_patched("thread"):
         from eventlet import Timeout as EventletTimeout
 
         return EventletTimeout

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ from celery_graceful.doctor.findings import Check, Severity, Trouble
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors.monitor import Monitor
 from celery_graceful.monitors.setup_warnings import what_is_silent, who_is_unknown, who_reports
+from celery_graceful.system.loaded import loaded
 
 __all__ = ["CHECKS"]
 
@@ -88,11 +88,11 @@ def dropped_check_ins(exam: Examination) -> Iterator[Trouble]:
 
 def slow_shutdown(exam: Examination) -> Iterator[Trouble]:
     """CG505: a client of Sentry's that waits for longer than there is time."""
-    sdk = sys.modules.get("sentry_sdk")
-    if sdk is None or not sdk.get_client().is_active():
+    get_client = loaded("sentry_sdk", "get_client")
+    if get_client is None or not get_client().is_active():
         return
     d = exam.deadlines
-    timeout = sdk.get_client().options.get("shutdown_timeout") or 0
+    timeout = get_client().options.get("shutdown_timeout") or 0
     if timeout > d.grace - d.hard:
         yield Trouble(
             "shutdown_timeout of sentry_sdk.init",
@@ -144,10 +144,10 @@ def impatient_monitors(exam: Examination) -> Iterator[Trouble]:
 
 def _asks_sentry(exam: Examination) -> bool:
     """Whether check-ins go there, by a client that is set up."""
-    sdk = sys.modules.get("sentry_sdk")
-    if sdk is None or exam.monitor_faults or not exam.monitors.closes_sentrys:
+    get_client = loaded("sentry_sdk", "get_client")
+    if get_client is None or exam.monitor_faults or not exam.monitors.closes_sentrys:
         return False
-    return bool(sdk.get_client().is_active() and sdk.get_client().transport is not None)
+    return bool(get_client().is_active() and get_client().transport is not None)
 
 
 CHECKS = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable
 from functools import cache, partial
@@ -15,6 +14,7 @@ from celery_graceful.monitors.outbox import Outbox
 from celery_graceful.monitors.report import IN_PROGRESS, Report, Reporter
 from celery_graceful.monitors.report_order import Endings, wait_for_death
 from celery_graceful.settings import Settings
+from celery_graceful.system.loaded import loaded
 
 __all__ = ["Dispatch"]
 
@@ -168,8 +168,8 @@ def _entry_points() -> dict[str, Any]:
 
 
 def _sentry_is_active() -> bool:
-    sdk = sys.modules.get("sentry_sdk")
-    if sdk is None:
+    get_client = loaded("sentry_sdk", "get_client")
+    if get_client is None:
         return False
-    client = sdk.get_client()
+    client = get_client()
     return bool(client.is_active() and client.options.get("dsn"))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import logging
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 from celery_graceful.monitors.named_monitors import named
 from celery_graceful.monitors.registry import Monitors
+from celery_graceful.system.loaded import loaded
 from celery_graceful.system.log_thread import log
 
 __all__ = [
@@ -95,8 +95,8 @@ def _slug(monitors: Monitors, task: Any) -> str | None:
 
 
 def _sentry_lacks() -> str | None:
-    sdk = sys.modules.get("sentry_sdk")
-    client = sdk and sdk.get_client()
+    get_client = loaded("sentry_sdk", "get_client")
+    client = get_client and get_client()
     return None if client and client.is_active() and client.transport is not None else _NO_CLIENT
 
 
@@ -111,8 +111,9 @@ def _pings_lack(monitors: Monitors) -> str | None:
 
 def sentry_monitors_beat() -> bool:
     """Whether Sentry's own integration opens check-ins of beat entries."""
-    module = sys.modules.get("sentry_sdk.integrations.celery")
-    if module is None:
+    celerys = loaded("sentry_sdk.integrations.celery", "CeleryIntegration")
+    get_client = loaded("sentry_sdk", "get_client")
+    if celerys is None or get_client is None:
         return False
-    integration = sys.modules["sentry_sdk"].get_client().get_integration(module.CeleryIntegration)
+    integration = get_client().get_integration(celerys)
     return bool(getattr(integration, "monitor_beat_tasks", False))

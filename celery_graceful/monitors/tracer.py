@@ -8,7 +8,6 @@ that runs the task cannot tell, or does not live to tell, the main process close
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable
 from functools import partial, wraps
@@ -23,6 +22,7 @@ from celery_graceful.exceptions import Interrupted, TaskInterrupted
 from celery_graceful.monitors.check_in import CheckIn
 from celery_graceful.monitors.registry import STAMP, Monitors, monitors_of
 from celery_graceful.phases import InterruptReason
+from celery_graceful.system.loaded import loaded
 from celery_graceful.system.process import Slot, kept
 from celery_graceful.timeline import worker_state
 
@@ -134,16 +134,16 @@ def silence_sentry(monitors: Monitors) -> Callable[[], None]:
     Returns:
         What lets it do so again.
     """
-    beat = sys.modules.get("sentry_sdk.integrations.celery.beat")
     silenced = []
-    if beat is not None and monitors.closes_sentrys:
+    if monitors.closes_sentrys:
         for signal, name in (
             (celery_signals.task_success, "crons_task_success"),
             (celery_signals.task_failure, "crons_task_failure"),
             (celery_signals.task_retry, "crons_task_retry"),
         ):
-            if signal.disconnect(getattr(beat, name)):
-                silenced.append(partial(signal.connect, getattr(beat, name)))
+            theirs = loaded("sentry_sdk.integrations.celery.beat", name)
+            if theirs is not None and signal.disconnect(theirs):
+                silenced.append(partial(signal.connect, theirs))
 
     def speak() -> None:
         for connect in silenced:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import Any
 
 from celery_graceful.pools.base import Adapter
 from celery_graceful.system import native
+from celery_graceful.system.loaded import loaded
 
 __all__ = ["Kind", "kind_of", "what_keeps_from_cutting"]
 
@@ -75,5 +75,5 @@ def _adapter_of(pool_cls: Any) -> type[Adapter]:
 
 def _is(pool_cls: Any, name: str) -> bool:
     # Whoever derives from it has imported it; not all can be imported everywhere.
-    celerys = getattr(sys.modules.get(f"celery.concurrency.{name}"), "TaskPool", ())
+    celerys = loaded(f"celery.concurrency.{name}", "TaskPool") or ()
     return isinstance(pool_cls, type) and issubclass(pool_cls, celerys)

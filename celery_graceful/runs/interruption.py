@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import signal
-import sys
 from typing import Any
 
 from celery.exceptions import Ignore, Reject, Retry
@@ -19,6 +18,7 @@ from celery_graceful.phases import Interrupt, InterruptReason
 from celery_graceful.runs.interrupt import wait_for_interrupt
 from celery_graceful.runs.run import Run
 from celery_graceful.system.exception_chain import chain, parts
+from celery_graceful.system.loaded import loaded
 from celery_graceful.timeline.worker_state import WorkerInterrupt
 
 __all__ = ["interrupt_in"]
@@ -74,8 +74,8 @@ def _is_raised(exc: BaseException, group: list[BaseException]) -> bool:
 
 def _child_was_told_to_end(exc: BaseException) -> bool:
     """Whether it says that a child process has died of SIGTERM or SIGINT, or not of what."""
-    pools = sys.modules.get("concurrent.futures.process")
-    if pools is not None and isinstance(exc, pools.BrokenProcessPool):
+    broken = loaded("concurrent.futures.process", "BrokenProcessPool")
+    if broken is not None and isinstance(exc, broken):
         return True
     return any(_status(exc, name) in _TOLD_TO_END for name in _STATUS)
 

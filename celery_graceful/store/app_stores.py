@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,6 +11,7 @@ from kombu.connection import Connection
 from celery_graceful.settings import PREFIX, Settings
 from celery_graceful.store.connections import backend_pool, backend_prefix, kombu_pool, timeouts
 from celery_graceful.store.store import Store
+from celery_graceful.system.loaded import loaded
 from celery_graceful.system.per_app import PerApp
 from celery_graceful.timeline import worker_state
 
@@ -157,5 +157,5 @@ def _store_of(connect: Callable[..., Any]) -> Store | None:
 
 def is_kombus_redis(transport: Any) -> bool:
     """Whether it is kombu's transport for Redis, or derived from it: whoever has one loaded it."""
-    redis = sys.modules.get("kombu.transport.redis")
-    return redis is not None and isinstance(transport, redis.Transport)
+    kombus = loaded("kombu.transport.redis", "Transport")
+    return kombus is not None and isinstance(transport, kombus)

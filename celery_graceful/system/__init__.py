@@ -12,6 +12,7 @@ __all__ = [
     "exception_chain",
     "fatal",
     "guarded_process",
+    "loaded",
     "log_thread",
     "native",
     "per_app",
