@@ -44,8 +44,6 @@ def test_what_was_acknowledged_early_goes_back_where_it_came_from(
         worker.term()
         assert worker.wait() == 0
         assert worker.count("Stopped: 0 finished, 0 interrupted, 1 given up") == 1
-        assert worker.count("early_swallowing.* will be given up .* It stands at:$") == 1
-        assert worker.count('^  File ".*", line .*, in swallow$') >= 1
     assert broker.drain_queue(app, at_least=1) == [task_id]
     with Celery(broker=other) as written, written.connection_for_read() as connection:
         channel = connection.default_channel

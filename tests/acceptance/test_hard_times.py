@@ -226,8 +226,6 @@ def test_a_jump_to_the_hard_deadline(pool: str, how: str, broker: Broker, app: C
             worker.signal(signal.SIGQUIT if how == "quit while stopping" else signal.SIGINT)
         assert worker.wait() == 0
         assert worker.took < 20, "of 60 s of grace"
-        assert worker.count("swallowing.* will be given up .* It stands at:$") == 1
-        assert worker.count('^  File ".*", line .*, in swallow$') >= 1
         assert broker.drain_queue(app, at_least=1) == [task_id]
 
 
