@@ -120,6 +120,8 @@ class Checkpoint:
         self.lost = False
         #: How often the task was interrupted, as far as is known without asking.
         self.interruption_count = 0
+        #: When it began by the clock of the store, once that has said so.
+        self._began_there = ""
         self._is_loaded = began is None
         self._may_resume, self._came_back = may_resume, came_back
         self._fields: dict[str, str] = {}
@@ -341,7 +343,7 @@ class Checkpoint:
         assert self.store is not None
         assert self.began is not None
         changes = [item for pair in self._unsaved.items() for item in pair]
-        age = int((time.monotonic() - self.began) * 1e6)
+        age = self._began_there or int((time.monotonic() - self.began) * 1e6)
         ttl = int(self.settings.checkpoint_ttl * 1000)
         counts = [int(want_fields), interrupted, len(self._unsaved)]
         answer = self.store.run(
@@ -361,6 +363,7 @@ class Checkpoint:
             )
             return None
         self.interruption_count = int(answer[0])
+        self._began_there = f"@{answer[2]}"
         if not want_fields:
             self._mark()
         return answer

@@ -57,4 +57,4 @@ class MemoryStore:
         found = list(self.fields.items())
         if self.interruptions:
             found.append(("interruptions", str(self.interruptions)))
-        return [self.interruptions, [x for pair in found for x in pair] if want_fields else []]
+        return [self.interruptions, [x for pair in found for x in pair] if want_fields else [], 0]

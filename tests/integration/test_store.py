@@ -176,6 +176,36 @@ def test_a_run_that_lost_its_claim_overwrites_nothing(b, caplog):
     assert sum("delivered again while it runs here" in m for m in caplog.messages) == 1
 
 
+def test_a_save_that_is_under_way_for_long_comes_too_late(b, monkeypatch):
+    """As of a process that is frozen just before it sends: it began no later for that."""
+    store, calls, took = find_store(b.app), [], []
+    run = store.run
+
+    def kept(script, keys, args, **options):
+        calls.append((script, keys, args))
+        return run(script, keys, args, **options)
+
+    def task(self, name):
+        began = time.monotonic()
+        self.checkpoint(f"{name} 1")
+        if name == "second":  # runs for longer than the first had when it sent
+            time.sleep(2 * took[0] + 0.05)
+        else:
+            self.checkpoint("first 2")
+            under_way = calls[-1]
+            took.append(time.monotonic() - began)
+            second.start()
+            second.join()
+            assert run(*under_way) is None
+
+    monkeypatch.setattr(store, "run", kept)
+    made = b.task(task)
+    deliver = partial(b.deliver, made, "second", id="t", redelivered=True)
+    second = threading.Thread(target=deliver)
+    assert b.deliver(made, "first", id="t")[0] == "SUCCESS"
+    assert len(calls) > 4
+
+
 def test_deleted_for_the_delivery_that_ended_it(b):
     made, forget = saver(b), Discard(b.app)
     began = time.monotonic()

@@ -1,16 +1,21 @@
 -- Load or save the checkpoint of one task, on behalf of one delivery.
 --
 -- KEYS[1]  the hash: see the legend in store.py
--- ARGV     token of the delivery; microseconds since it began; milliseconds to live;
+-- ARGV     token of the delivery; microseconds since it began, or `@` and when that was, as an
+--          earlier call has said; milliseconds to live;
 --          '1' to get all fields back; how often it was interrupted since the last call;
 --          how many fields to set; their names and values; names of fields to delete
 --
 -- A run that began before the one that holds the fence has lost its claim: nothing is done
--- and nothing returned. The server's clock decides, so the clocks of workers do not matter.
--- Returns the count of interruptions, and the fields that were asked for.
+-- and nothing returned. The server's clock decides, so the clocks of workers do not matter. Asked
+-- once a run: a call that is under way for long would have it begin later, and the fence pass on.
+-- Returns the count of interruptions, the fields that were asked for, and when the run began.
 local key, token = KEYS[1], ARGV[1]
-local time = redis.call('TIME')
-local began = time[1] * 1000000 + time[2] - tonumber(ARGV[2])
+local began = tonumber(string.match(ARGV[2], '^@(%d+)$'))
+if not began then
+  local time = redis.call('TIME')
+  began = time[1] * 1000000 + time[2] - tonumber(ARGV[2])
+end
 local fence = redis.call('HMGET', key, 'fence', 'began')
 if fence[1] and fence[1] ~= token and tonumber(fence[2]) > began then
   return false
@@ -39,4 +44,4 @@ local fields = {}
 if ARGV[4] == '1' then
   fields = redis.call('HGETALL', key)
 end
-return { interruptions, fields }
+return { interruptions, fields, began }
