@@ -45,6 +45,8 @@ class HeldMessage(Request):
     is_settled = False
     #: It was revoked while it ran, and was told so.
     told_to_end = False
+    #: It was revoked while it ran, and its pool was told to end it by force.
+    is_killed = False
     #: Others took the worker for dead, and have the message.
     lost = False
     #: What the store was told of its start.

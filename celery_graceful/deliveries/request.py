@@ -115,7 +115,12 @@ class GracefulRequest(Delivery):
         signum = signals.signum(signal or _signal.SIGTERM)
         may_end = signum == _signal.SIGTERM and self.stage is Stage.RUNNING
         if not may_end or not (self.told_to_end or self.host.revoke(self)):
-            super().terminate(pool, signal)
+            self.is_killed = bool(self.time_start)
+            try:
+                super().terminate(pool, signal)
+            except BaseException:  # most pools cannot
+                self.is_killed = False
+                raise
 
     def tell_revoked(self) -> None:
         """It was told to end, and has ended."""
@@ -318,6 +323,8 @@ def _ends_once(on_success: Callable[..., Any]) -> Callable[..., Any]:
         if failed:
             self.on_failure(retval, return_ok=True)
             return
+        if self.is_killed:
+            return  # what Celery says of a greenlet that it has killed; it was revoked
         with self.ledger.leaving:
             if self.ledger.finish(self):
                 if self.part is not None:
