@@ -30,7 +30,7 @@ from celery_graceful.batches.routes import Routes
 from celery_graceful.batches.status import State
 from celery_graceful.batches.whereabouts import broker_of, whereabouts_of
 from celery_graceful.exceptions import UnknownBatch
-from celery_graceful.history.entry import Entry, What
+from celery_graceful.history.entry import What, entries_of
 from celery_graceful.history.journal import record
 from celery_graceful.settings import Settings
 from celery_graceful.system.log_thread import log
@@ -49,9 +49,6 @@ STILL, PAUSE = 0.4, 0.1
 #: Seconds for which who looks keeps the others away, until it says again that it does; and for
 #: which what was found is known, unless it is found again.
 AT_WORK, KNOWN = 6.0, 600.0
-
-#: Members that the history names at once.
-NAMED = 100
 
 #: How much longer than it was busy a worker leaves the servers alone.
 SELDOM = 20.0
@@ -171,11 +168,8 @@ class Caretaker:
         if not done and self._said.get(batch) == len(missing):
             return
         self._said[batch] = len(missing)
-        why, named = f"{missing[0].why}, of batch {batch}", missing[:NAMED]
-        entries = [Entry(What.MISSING, one.member, reason=why) for one in named]
-        if len(missing) > NAMED:
-            entries.append(Entry(What.MISSING, reason=why, count=len(missing) - NAMED))
-        record(self.store, self.settings, *entries)
+        why, members = f"{missing[0].why}, of batch {batch}", [(one.member, "") for one in missing]
+        record(self.store, self.settings, *entries_of(What.MISSING, members, reason=why))
         log(
             logger,
             logging.WARNING,

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from celery_graceful.history.entry import Entry, What
+from celery_graceful.history.entry import What, entries_of
 from celery_graceful.history.journal import record
 from celery_graceful.store.app_stores import find_store, settings_of
 
 __all__ = ["enter"]
-
-#: Tasks that are named at once; the others are counted.
-NAMED = 100
 
 
 def enter(requests: Sequence[Any], kind: What, reason: str, where: str = "") -> None:
@@ -27,8 +24,6 @@ def enter(requests: Sequence[Any], kind: What, reason: str, where: str = "") -> 
     if not requests:
         return
     app, worker = requests[0].app, requests[0].hostname
-    entries = [Entry(kind, r.id, r.name, worker, reason, where) for r in requests[:NAMED]]
-    more = len(requests) - NAMED
-    if more > 0:
-        entries.append(Entry(kind, worker=worker, reason=reason, count=more))
+    tasks = [(request.id, request.name) for request in requests]
+    entries = entries_of(kind, tasks, worker=worker, reason=reason, where=where)
     record(find_store(app), settings_of(app), *entries)

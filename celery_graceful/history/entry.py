@@ -5,15 +5,19 @@ from __future__ import annotations
 import enum
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 
-__all__ = ["FLEET", "Entry", "What", "key_of"]
+__all__ = ["FLEET", "Entry", "What", "entries_of", "key_of"]
 
 #: The stream of all tasks, and of deploys.
 FLEET = "graceful:history"
 
 #: The most that is kept of a text: a reason may be anything that was raised.
 LONGEST = 300
+
+#: Tasks that are named at once; the others are counted.
+NAMED = 100
 
 
 class What(str, enum.Enum):
@@ -83,3 +87,14 @@ class Entry:
             return None
         known = {each.name for each in fields(cls)}
         return cls(**{**{k: v for k, v in said.items() if k in known}, "kind": kind})
+
+
+def entries_of(
+    kind: What, tasks: Sequence[tuple[str, str]], *, worker: str = "", reason: str, where: str = ""
+) -> list[Entry]:
+    """The same moment of several tasks, each with its id and its name (empty if not known)."""
+    entries = [Entry(kind, *task, worker, reason, where) for task in tasks[:NAMED]]
+    more = len(tasks) - NAMED
+    if more > 0:
+        entries.append(Entry(kind, worker=worker, reason=reason, count=more))
+    return entries

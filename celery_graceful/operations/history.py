@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -33,7 +32,7 @@ def mark(stores: Stores, settings: Settings, text: str) -> Moment:
     Raises:
         StoreAway: Redis does not answer.
     """
-    entry = Entry(What.DEPLOY, reason=text, at=time.time())
+    entry = Entry(What.DEPLOY, reason=text)
     write(stores.store, settings, [entry], insist=True)
     return _moment(entry)
 

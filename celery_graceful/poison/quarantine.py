@@ -234,16 +234,26 @@ def send_again(app: Any, store: Store, kept: Kept) -> bool:
     # What has died has begun: its expiry is over.
     begun = kept.deaths > 0 and bool(fields_of(kept.to_message()).get("expires"))
     if "raw" in kept.message:
-        key = kept.message["list"]
-        if store.prefix and key.startswith(store.prefix):  # the store adds it
-            key = key[len(store.prefix) :]
-        raw = kept.message["raw"]
-        if begun:
-            raw = mark_redelivered(raw, begun=True)
-        args = [kept.id, raw]
-        sent = bool(store.run("release", [QUARANTINE, UNTOLD, key], args, insist=True))
-        _enter(app, store, kept, sent)
-        return sent
+        sent = _put_back(store, kept, begun)
+    else:
+        sent = _publish(app, store, kept, begun)
+    if sent:
+        again = Entry(What.RESENT, kept.id, kept.task, reason="from quarantine, by hand")
+        record(store, settings_of(app), again)
+    return sent
+
+
+def _put_back(store: Store, kept: Kept, begun: bool) -> bool:
+    key = kept.message["list"]
+    if store.prefix and key.startswith(store.prefix):  # the store adds it
+        key = key[len(store.prefix) :]
+    raw = kept.message["raw"]
+    if begun:
+        raw = mark_redelivered(raw, begun=True)
+    return bool(store.run("release", [QUARANTINE, UNTOLD, key], [kept.id, raw], insist=True))
+
+
+def _publish(app: Any, store: Store, kept: Kept, begun: bool) -> bool:
     # A worker may have it before it is taken out, and would take it for a copy of what is there.
     released = release_key(kept.id)
     store.execute("SET", [released], ["", "PX", int(RELEASE_TTL * 1000)], insist=True)
@@ -251,18 +261,10 @@ def send_again(app: Any, store: Store, kept: Kept) -> bool:
         with bounded_connection(app.connection_for_read(), SEND_TIMEOUT) as connection:
             more = {SENT_AGAIN: True, **({"redelivered": BEGUN} if begun else {})}
             Sender(connection).send(kept.to_message(), more)
-        sent = delete(store, kept.id)
-        _enter(app, store, kept, sent)
-        return sent
+        return delete(store, kept.id)
     finally:
         with suppress(StoreAway):  # it expires
             store.execute("DEL", [released], insist=True)
-
-
-def _enter(app: Any, store: Store, kept: Kept, sent: bool) -> None:
-    if sent:
-        again = Entry(What.RESENT, kept.id, kept.task, reason="from quarantine, by hand")
-        record(store, settings_of(app), again)
 
 
 def release_key(task_id: str) -> str:
