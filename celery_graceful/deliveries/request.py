@@ -23,7 +23,7 @@ from celery_graceful.deliveries.handler_errors import LOST, let_go, put_right, r
 from celery_graceful.deliveries.member_end import outcome_of
 from celery_graceful.deliveries.moments import enter
 from celery_graceful.deliveries.requeue import NotTaken
-from celery_graceful.deliveries.stage import OPEN, Stage
+from celery_graceful.deliveries.stage import OPEN, UNBEGUN, Stage
 from celery_graceful.deliveries.worker_services import WorkerServices
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.history.entry import What
@@ -116,26 +116,38 @@ class GracefulRequest(Delivery):
         may_end = signum == _signal.SIGTERM and self.stage is Stage.RUNNING
         if not may_end or not (self.told_to_end or self.host.revoke(self)):
             self.is_killed = bool(self.time_start)
-            try:
-                super().terminate(pool, signal)
-            except BaseException:  # most pools cannot
-                self.is_killed = False
-                raise
+            super().terminate(pool, signal)
 
     def tell_revoked(self) -> None:
         """It was told to end, and has ended."""
-        self._announce_revoked("terminated", True, int(_signal.SIGTERM), False)
+        self._say_revoked("terminated", True, int(_signal.SIGTERM), False)
 
     def drop_cancelled(self) -> None:
         """Its batch was cancelled; what a pool has been handed asks by itself before it begins."""
-        if self.stage is Stage.RECEIVED:
-            self._announce_revoked("its batch was cancelled", False, None, False)
+        with self.ledger.leaving:
+            if self.ledger.close(self, Stage.FINISHED, only=(Stage.RECEIVED,)):
+                self._say_revoked("its batch was cancelled", False, None, False)
 
-    def _announce_revoked(self, *args: Any, **kwargs: Any) -> None:
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        """Celery's, in ``revoked``, in ``terminate``, and of what a pool says has ended.
+
+        First of all nobody else can have it begin or end: telling all takes a while, in which
+        threads and greenlets do.
+        """
         dying = self.stage is Stage.RUNNING
+        with self.ledger.leaving:
+            if terminated:
+                ours = self.stage not in OPEN or self.ledger.finish(self)
+            else:
+                only = OPEN if self.by_others else UNBEGUN
+                ours = self.ledger.close(self, Stage.FINISHED, only=only)
+            if ours:
+                self._say_revoked(reason, terminated, signum, expired, dying=dying)
+
+    def _say_revoked(self, *args: Any, dying: bool = False) -> None:
         self.comes_to(Outcome.REVOKED)
         try:
-            super()._announce_revoked(*args, **kwargs)
+            super()._announce_revoked(*args)
         except BaseException as exc:
             self._already_revoked = True
             put_right(self, exc)
@@ -143,7 +155,6 @@ class GracefulRequest(Delivery):
             self.write_end()
             outcome.close(self, "error", "revoked or expired", dying=dying)
             self.host.discard(self.task.name, self.id, "", None)
-            self.ledger.finish(self)  # also where no pool will report its end
 
     def _announce_cancelled(self, *args: Any, **kwargs: Any) -> None:
         super()._announce_cancelled(*args, **kwargs)
@@ -214,7 +225,7 @@ class GracefulRequest(Delivery):
             return
         exc = raised(exc_info)
         if isinstance(exc, LeftOut) and exc.why is Why.CANCELLED:
-            self._announce_revoked(exc.why.value, False, None, False)
+            self._say_revoked(exc.why.value, False, None, False)
             return
         self.comes_to(None if self._already_cancelled else outcome_of(exc))
         try:
@@ -319,11 +330,11 @@ class GracefulRequest(Delivery):
 
 def _ends_once(on_success: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(self: GracefulRequest, failed__retval__runtime: Any, **kwargs: Any) -> None:
-        failed, retval, _ = failed__retval__runtime
+        failed, retval, runtime = failed__retval__runtime
         if failed:
             self.on_failure(retval, return_ok=True)
             return
-        if self.is_killed:
+        if self.is_killed and runtime is None:
             return  # what Celery says of a greenlet that it has killed; it was revoked
         with self.ledger.leaving:
             if self.ledger.finish(self):

@@ -9,6 +9,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.request import GracefulRequest, _ends_once
 from celery_graceful.deliveries.stage import Stage
 
@@ -23,7 +24,7 @@ class Running(GracefulRequest):
     def __init__(self) -> None:
         self.ledger, self.said = MagicMock(), []
 
-    def _announce_revoked(self, *args: Any, **kwargs: Any) -> None:
+    def _say_revoked(self, *args: Any, dying: bool = False) -> None:
         self.said.append("revoked")
 
     def settle(self) -> None:
@@ -56,3 +57,47 @@ def test_what_its_pool_cannot_end_ends_by_itself() -> None:
         request.terminate(pool, signal.SIGTERM)
     request.on_success((False, 5, 0.1))
     assert request.said == ["succeeded"]
+
+
+class Waiting(Running):
+    """It is handed to a pool of threads, which may begin with it at any time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger(MagicMock(), MagicMock())
+        self.stage, self.claim, self.note, self.expires = Stage.RECEIVED, None, None, None
+        self._task, self._request_dict = MagicMock(), {}
+        self.monitors = MagicMock(**{"may_have.return_value": False})  # type: ignore[misc]
+        self.ledger.enter(self)
+
+    def _say_revoked(self, *args: Any, dying: bool = False) -> None:
+        super()._say_revoked(*args, dying=dying)
+        self.said.append("begins" if self.begin() else "does not begin")
+
+
+DROPS = {
+    "its batch is cancelled": GracefulRequest.drop_cancelled,
+    "it is revoked": lambda self: self._announce_revoked("revoked", False, None, False),
+}
+
+
+@pytest.mark.parametrize("drop", DROPS.values(), ids=DROPS)
+def test_what_is_dropped_does_not_begin_meanwhile(drop: Any) -> None:
+    """Telling all that it is revoked takes a while; answered twice, it would end the worker."""
+    request = Waiting()
+    drop(request)
+    drop(request)
+    assert request.said == ["revoked", "does not begin"]
+    assert not request.ledger.open_requests()
+
+
+@pytest.mark.parametrize("drop", DROPS.values(), ids=DROPS)
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_what_has_begun_meanwhile_is_not_dropped(drop: Any, has_ended: bool) -> None:
+    request = Waiting()
+    assert request.begin()
+    if has_ended:
+        request.ledger.finish(request)
+    drop(request)
+    assert request.said == []
+    assert bool(request.ledger.open_requests()) is not has_ended
