@@ -167,10 +167,14 @@ def beside(pool: str, env: Mapping[str, str]) -> Worker:
 
 
 def main() -> int:
-    folder = fetch()
+    known = {suite.name: (suite,) for suite in (*ALL, *CHORDS)}
+    known |= {"": ALL, "quick": QUICK, "chords": CHORDS}
     wanted = os.environ.get("SUITES", "")
-    named = tuple(suite for suite in (*ALL, *CHORDS) if suite.name == wanted)[:1]
-    suites = named or {"quick": QUICK, "chords": CHORDS}.get(wanted, ALL)
+    if wanted not in known:
+        names = ", ".join(f'"{name}"' for name in known if name)
+        print(f'SUITES="{wanted}" is none of {names}', file=sys.stderr)
+        return 2
+    folder, suites = fetch(), known[wanted]
     failed = [suite.name for suite in suites if not passes(suite, folder)]
     return int(bool(failed))
 
