@@ -8,13 +8,14 @@ LATE = (
     "tasks are acknowledged late with graceful_default_task, and the test says what early ones show"
 )
 
-ITS_CLIENT = "each command is to be a method of Celery's client; quiet is broadcast by its name"
+ITS_CLIENT = "each command is to be a method of Celery's client; ours are asked for by their names"
 
 OUTER_ENDS = "the outer chord, which Celery leaves pending, ends as well: its errbacks run"
 
 #: The beginning of a test's name -> why.
 KNOWN = {
     "t/unit/app/test_control.py::test_client_implements_all_commands": ITS_CLIENT,
+    "t/unit/app/test_control.py::test_inspect_implements_all_commands": ITS_CLIENT,
     "t/integration/test_canvas.py::test_chord::test_nested_chord_header_link_error": OUTER_ENDS,
     "t/integration/test_inspect.py::test_Inspect::test_active": LATE,
     "t/integration/test_inspect.py::test_Inspect::test_query_task": LATE,
