@@ -19,7 +19,7 @@ from celery import Celery
 from tests.support.command import CELERY
 from tests.support.processes import ProcessGroup
 
-__all__ = ["TIMEOUT", "Worker", "end_leases", "wait_until", "wait_until_heard"]
+__all__ = ["TIMEOUT", "WatchedProcess", "Worker", "end_leases", "wait_until", "wait_until_heard"]
 
 #: Seconds; many times what anything waited for here takes.
 TIMEOUT = float(os.environ.get("TEST_TIMEOUT", 60))
@@ -48,49 +48,21 @@ def end_leases(client: redis.Redis) -> None:
         client.delete(key)
 
 
-class Worker(ProcessGroup):
-    """A `celery worker` (or another celery command) in a process group of its own.
+class WatchedProcess(ProcessGroup):
+    """A process in a group of its own that is watched line by line.
 
     Args:
-        app: Module with the app, importable from the root of the repository.
-        pool: The pool; `spawn` is prefork with the start method of that name.
-        concurrency: Of the pool; solo has none.
-        env: Added to the environment. The apps in `tests/apps` read BROKER_URL and RESULT_URL.
-        args: Added to the command line.
-        alone: Takes no notice of other workers: without mingle and gossip.
+        argv: The command line.
+        env: Its environment.
+        cwd: Where it runs.
     """
 
-    def __init__(
-        self,
-        app: str,
-        *,
-        pool: str = "prefork",
-        concurrency: int = 2,
-        env: Mapping[str, str] | None = None,
-        args: Sequence[str] = (),
-        log_level: str = "INFO",
-        hostname: str = "",
-        alone: bool = True,
-    ) -> None:
-        self.pool = pool
+    def __init__(self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path = ROOT) -> None:
         self._lines: list[str] = []
         self._rest = b""
         self._news = threading.Condition()
         self._ended = False
-        environ = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
-        environ["PYTHONPATH"] = os.pathsep.join(
-            filter(None, [str(ROOT), environ.get("PYTHONPATH", "")])
-        )
-        if pool == "spawn":
-            environ["POOL_START_METHOD"] = "spawn"
-        argv = [*CELERY, "-A", app, "worker", "-l", log_level]
-        argv += ["-P", "prefork" if pool == "spawn" else pool, "-c", str(concurrency)]
-        if alone:
-            argv += ["--without-mingle", "--without-gossip"]
-        argv += ["-n", hostname or f"w{os.getpid()}-{id(self)}@test", *args]
-        super().__init__(
-            argv, env=environ, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+        super().__init__(argv, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         assert self.process.stdout is not None
         self._stdout = self.process.stdout
         os.set_blocking(self._stdout.fileno(), False)
@@ -175,11 +147,6 @@ class Worker(ProcessGroup):
                 if not self._news.wait(max(0.0, end - time.monotonic())):
                     raise AssertionError(f"no line {pattern!r} in {timeout} s")
 
-    def ready(self) -> Worker:
-        """Wait until it consumes."""
-        self.wait_line(r"ready\.$")
-        return self
-
     def signal(self, number: int, *, group: bool = False) -> None:
         """Send a signal, to the process or to its whole group; the clock starts now."""
         self.stopped_at = self.stopped_at or time.monotonic()
@@ -199,3 +166,47 @@ class Worker(ProcessGroup):
     def kill(self) -> None:
         super().kill()
         self._reader.join(5)
+
+
+class Worker(WatchedProcess):
+    """A `celery worker` (or another celery command) in a process group of its own.
+
+    Args:
+        app: Module with the app, importable from the root of the repository.
+        pool: The pool; `spawn` is prefork with the start method of that name.
+        concurrency: Of the pool; solo has none.
+        env: Added to the environment. The apps in `tests/apps` read BROKER_URL and RESULT_URL.
+        args: Added to the command line.
+        alone: Takes no notice of other workers: without mingle and gossip.
+    """
+
+    def __init__(
+        self,
+        app: str,
+        *,
+        pool: str = "prefork",
+        concurrency: int = 2,
+        env: Mapping[str, str] | None = None,
+        args: Sequence[str] = (),
+        log_level: str = "INFO",
+        hostname: str = "",
+        alone: bool = True,
+    ) -> None:
+        self.pool = pool
+        environ = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
+        environ["PYTHONPATH"] = os.pathsep.join(
+            filter(None, [str(ROOT), environ.get("PYTHONPATH", "")])
+        )
+        if pool == "spawn":
+            environ["POOL_START_METHOD"] = "spawn"
+        argv = [*CELERY, "-A", app, "worker", "-l", log_level]
+        argv += ["-P", "prefork" if pool == "spawn" else pool, "-c", str(concurrency)]
+        if alone:
+            argv += ["--without-mingle", "--without-gossip"]
+        argv += ["-n", hostname or f"w{os.getpid()}-{id(self)}@test", *args]
+        super().__init__(argv, env=environ)
+
+    def ready(self) -> Worker:
+        """Wait until it consumes."""
+        self.wait_line(r"ready\.$")
+        return self
