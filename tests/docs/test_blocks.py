@@ -26,7 +26,7 @@ from tests.support.pages import PAGES, ROOT, Block, blocks, prose
 SETTINGS = {field.name for field in fields(Settings)}
 LANGUAGES = {
     *("python", "console", "text", "json", "yaml", "toml", "ini", "dockerfile", "mermaid", "sh"),
-    *("{toctree}", "{include}", "{eval-rst}"),
+    *("{toctree}", "{include}", "{literalinclude}", "{eval-rst}"),
 }
 INSTRUCTIONS = ["FROM", "RUN", "CMD", "ENTRYPOINT", "COPY", "ENV", "WORKDIR", "STOPSIGNAL", "USER"]
 

@@ -15,6 +15,7 @@ DOCS = ROOT / "docs"
 PAGES = [
     *sorted(ROOT.glob("*.md")),
     *sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts),
+    *sorted((ROOT / "examples").rglob("*.md")),
 ]
 
 _FENCE = re.compile(r"^( *)```(\S*)[^\n]*\n(.*?)^\1```$", re.M | re.S)
