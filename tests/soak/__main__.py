@@ -12,6 +12,7 @@ is one missing, on this package's transport. A thousand chords, and some hundred
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import os
 import random
@@ -430,6 +431,7 @@ def soak(name: str, pool: str, seconds: float, seed: int, **how: Any) -> tuple[O
                     outcome.faults.append(f"{left} messages left in the queue")
         if not kills:
             outcome.faults += [f"left in Redis: {key}" for key in left_in_redis(client)]
+        gc.collect()  # results that unsubscribe when they are collected; here somebody answers
     return outcome, folder
 
 
