@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from celery_graceful.cli.batches import batches
+from celery_graceful.cli.chaos import chaos
 from celery_graceful.cli.checkpoints import checkpoints
 from celery_graceful.cli.claims import claims
 from celery_graceful.cli.doctor import doctor
@@ -25,6 +26,7 @@ def graceful() -> None:
 
 
 graceful.add_command(batches)
+graceful.add_command(chaos)
 graceful.add_command(doctor)
 graceful.add_command(checkpoints)
 graceful.add_command(claims)

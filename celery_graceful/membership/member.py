@@ -31,6 +31,7 @@ from celery_graceful.poison.quarantine import UNTOLD
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.system.log_thread import log
+from celery_graceful.system.process_identity import identity_of
 from celery_graceful.system.version import VERSION
 from celery_graceful.timeline.board import Board
 
@@ -151,6 +152,7 @@ class Member:
         self.lost: list[str] = []
         self._began = self._phase_since = time.time()
         self._phase = self.board.phase
+        self._process = identity_of(os.getpid())
         #: When the loop was asked to go round, and when it did.
         self._asked_at = self._turned_at = time.monotonic()
 
@@ -231,6 +233,7 @@ class Member:
             "celery": celery.__version__,
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "process": self._process,
             "at": time.time(),
             "every": self.view.settings.heartbeat_interval,
             "ttl": self.view.settings.lease_ttl,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from celery_graceful.batches.findings import lacking
@@ -14,18 +14,22 @@ from celery_graceful.operations.asking import tell
 from celery_graceful.operations.claims import claims_of
 from celery_graceful.operations.findings import findings_of
 from celery_graceful.operations.history import history_of, mark
+from celery_graceful.operations.killing import check, kill
 from celery_graceful.operations.records import (
     Answer,
     Checkpoint,
     Claim,
     DeadWorker,
     History,
+    Kill,
+    KilledTask,
     Moment,
     Status,
     Why,
     Worker,
     utc,
 )
+from celery_graceful.operations.reruns import Reruns
 from celery_graceful.operations.stores import NoStore, Stores, stores_of
 from celery_graceful.operations.why import Search
 from celery_graceful.operations.workers import dead_of, ids_of, workers_of
@@ -38,9 +42,11 @@ __all__ = ["Operations", "UnknownWorker"]
 
 
 class UnknownWorker(LookupError):
-    """No worker of that name has a lease."""
+    """No worker of that name has a lease; or more than one has, whose ids follow."""
 
     def __str__(self) -> str:
+        if self.args[1:]:
+            return f"there are {len(self.args) - 1} of that name: {', '.join(self.args[1:])}"
         return f"there is no worker {self.args[0]}; celery graceful status names those that live"
 
 
@@ -185,6 +191,43 @@ class Operations:
     def stop(self, worker: str) -> list[Answer]:
         """Have a worker drain, and end, as by SIGTERM. Errors are those of ``quiet``."""
         return self._tell("graceful_stop", worker)
+
+    def to_kill(self, worker: str) -> tuple[Worker, list[Worker]]:
+        """The worker of that name, if it can be killed from here; and the others.
+
+        Raises:
+            UnknownWorker: There is none of that name, or more than one: name it by its id.
+            CannotKill: Why not, and what to do instead.
+        """
+        known = self.workers()
+        named = [one for one in known if worker in (one.id, one.name)]
+        if len(named) != 1:
+            raise UnknownWorker(worker, *(one.id for one in named))
+        check(named[0])
+        return named[0], [one for one in known if one is not named[0]]
+
+    def kill_worker(
+        self,
+        worker: str,
+        *,
+        timeout: float = 60.0,
+        on_change: Callable[[Sequence[KilledTask]], object] = lambda tasks: None,
+    ) -> Kill:
+        """Kill a worker on this machine by SIGKILL, and wait until its tasks run again.
+
+        Args:
+            worker: The name of its node, or its id.
+            timeout: Seconds, at most.
+            on_change: Called with those of its tasks whose state has changed.
+
+        Raises:
+            UnknownWorker, CannotKill: As of ``to_kill``. Nothing was done.
+        """
+        victim, _ = self.to_kill(worker)
+        kill(victim)
+        reruns = Reruns(self.app, self._stores, self._settings, self.wait, victim)
+        reruns.follow(timeout, on_change)
+        return reruns.kill()
 
     def _tell(self, command: str, worker: str | None) -> list[Answer]:
         try:

@@ -19,6 +19,8 @@ __all__ = [
     "Deploy",
     "Finding",
     "History",
+    "Kill",
+    "KilledTask",
     "Loop",
     "Moment",
     "Record",
@@ -140,6 +142,7 @@ class Worker(Record):
         running_count: How many tasks run.
         claims: Messages that it holds; ``None`` where the broker knows that alone.
         unknown_tasks: Messages that wait for a worker that knows their task.
+        process: Which process it is, on its machine; empty if it does not say.
     """
 
     id: str
@@ -161,6 +164,7 @@ class Worker(Record):
     running_count: int = 0
     claims: int | None = None
     unknown_tasks: int = 0
+    process: str = ""
 
 
 @dataclass(frozen=True)
@@ -342,3 +346,62 @@ class History(Record):
     id: str
     moments: tuple[Moment, ...]
     deploys: tuple[Deploy, ...]
+
+
+@dataclass(frozen=True)
+class KilledTask(Record):
+    """What a worker held when it was killed.
+
+    Attributes:
+        id: Of the task.
+        task: Its name.
+        begun: It ran when the worker was killed.
+        state: ``held`` by who was killed; ``back`` in its queue, or further; ``running`` again;
+            ``done``; ``quarantined``; ``lost``, as it was acknowledged before it ran; or
+            ``unknown``: it is found nowhere.
+        worker: Name of the node that has it.
+        seconds: From the kill until it was found in that state; ``None`` while it is held.
+        said: More of it, for people.
+    """
+
+    id: str
+    task: str
+    begun: bool
+    state: str = "held"
+    worker: str = ""
+    seconds: float | None = None
+    said: str = ""
+
+    @property
+    def is_well(self) -> bool:
+        """Nothing is left to wait for: it runs again, or has ended; what had not begun is back."""
+        return self.state in ("running", "done") or (self.state == "back" and not self.begun)
+
+    @property
+    def is_settled(self) -> bool:
+        """It will not change any more, by what is known of it."""
+        return self.is_well or self.state in ("quarantined", "lost")
+
+
+@dataclass(frozen=True)
+class Kill(Record):
+    """A worker that was killed, and what became of what it held.
+
+    Attributes:
+        worker: The id of the worker.
+        name: Of its node.
+        at: When.
+        seconds: That were waited.
+        tasks: What it held.
+    """
+
+    worker: str
+    name: str
+    at: dt.datetime
+    seconds: float
+    tasks: tuple[KilledTask, ...]
+
+    @property
+    def is_well(self) -> bool:
+        """Each of its tasks runs again, or has ended."""
+        return all(task.is_well for task in self.tasks)

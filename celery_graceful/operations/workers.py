@@ -117,6 +117,7 @@ def _worker(
         running_count=int(beat.get("running_count", len(named))),
         claims=claims,
         unknown_tasks=int(beat.get("unknown_tasks", 0)),
+        process=str(beat.get("process", "")),
     )
 
 

@@ -18,5 +18,6 @@ __all__ = [
     "per_app",
     "portions",
     "process",
+    "process_identity",
     "version",
 ]

@@ -87,6 +87,35 @@ def test_quiet_and_again(start_server: Callable[..., Any]) -> None:
         assert "it was asked to stop" in command(app, "resume", "--wait", "20", status=1)
 
 
+def test_killed_on_purpose(redis_db: RedisDB) -> None:
+    app = make_app(redis_db.url, redis_db.backend_url)
+    quick = {"CONF_graceful_lease_ttl": "2.0", "CONF_graceful_rescue_interval": "0.5"}
+    with start(app, "one@test", **quick) as one:
+        one.ready()
+        send(app, "count", "counts", 10**6)
+        send(app, "short", "waits", 1)
+        one.wait_line(r"\[waits\] received")
+        wait_until(lambda: [c.begun for c in Operations(app).claims()].count(True), "one runs")
+        said = command(app, "chaos", "kill-worker", "one@test", status=2)
+        assert said.startswith("No other worker is running: what it holds waits")
+        assert "Kill one@test, process " in said
+        with start(app, "two@test", **quick) as two:
+            two.ready()
+            args = ("chaos", "kill-worker", "one@test", "--yes")
+            found = document(app, "Kill", *args)
+            assert one.wait() == -signal.SIGKILL
+            tasks = {task["id"]: task for task in found["tasks"]}
+            assert (tasks["counts"]["state"], tasks["counts"]["worker"]) == ("running", "two@test")
+            assert tasks["counts"]["said"].endswith("of loop")
+            assert (tasks["waits"]["state"], tasks["waits"]["begun"]) == ("back", False)
+            assert "no worker one@test" in command(app, *args, status=2)
+            # Nobody is left to give back what two@test holds.
+            said = command(
+                app, "chaos", "kill-worker", "two@test", "--yes", "--timeout", "0", status=1
+            )
+            assert "0 of 1 tasks ran again" in said
+
+
 def test_room_after_a_quiet(redis_db: RedisDB) -> None:
     """A pool of greenlets is given more room while it is quiet, and no more after that."""
     app = make_app(redis_db.url, redis_db.backend_url)

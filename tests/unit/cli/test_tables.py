@@ -7,12 +7,14 @@ from typing import Any
 
 import click
 
-from celery_graceful.cli import checkpoints, claims, status, why
+from celery_graceful.cli import chaos, checkpoints, claims, status, why
 from celery_graceful.operations.findings import findings_of
 from celery_graceful.operations.records import (
     Checkpoint,
     Claim,
     DeadWorker,
+    Kill,
+    KilledTask,
     Loop,
     RunningTask,
     Status,
@@ -172,3 +174,53 @@ def test_where_it_stands() -> None:
     assert Checkpoint("a", "t", 0, loops).where == "at 17 of rows"
     assert Checkpoint("a", "t", 0, loops[2:], ("first", "second")).where == "after step second"
     assert Checkpoint("a", "t", 0).where == ""
+
+
+def test_a_kill() -> None:
+    found = (
+        KilledTask(IDS[0], "shop.export", True, "running", "w2@b", 10.4, "at 300 of rows"),
+        KilledTask(IDS[1], "shop.mail", True, "back", "", 10.2),
+        KilledTask(IDS[2], "shop.mail", True, "quarantined", "", 10.4, "in quarantine since now"),
+        KilledTask(IDS[3], "shop.beat", True, "lost", "", 0.2, "it was acknowledged before it ran"),
+        *[KilledTask(IDS[4], "shop.mail", False, "back", "", 10.2)] * 3,
+        KilledTask("x", "shop.mail", False),
+        KilledTask("y", "shop.mail", True),
+    )
+    assert (
+        printed(chaos.lines_of(found, 80))
+        == """\
+shop.export  0f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b10
+  runs again on w2@b, at 300 of rows, after 10 s
+shop.mail  1f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b11
+  back in its queue, after 10 s
+shop.mail  2f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b12
+  in quarantine since now, after 10 s
+shop.beat  3f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b13
+  lost: it was acknowledged before it ran, after 0.2 s
+shop.mail  y
+  still claimed by who was killed: nobody has given it back
+3 messages that had not begun went back, after 10 s"""
+    )
+    assert (
+        printed(chaos.summary_of(Kill("w1@a:1", "w1@a", AT, 60.0, found), 80))
+        == """\
+shop.mail  y
+  still claimed by who was killed: nobody has given it back
+w1@a was killed at 2025-03-01 03:00:00Z
+1 message that had not begun did not go back
+1 of 5 tasks ran again within 60 s"""
+    )
+    well = Kill("w1@a:1", "w1@a", AT, 10.6, (*found[:1], *found[4:6]))
+    assert printed(chaos.summary_of(well, 80)).endswith("its task ran again after 10 s")
+    none = Kill("w1@a:1", "w1@a", AT, 10.6, found[4:6])
+    assert printed(chaos.summary_of(none, 80)).endswith("it ran nothing")
+
+
+def test_who_is_missed() -> None:
+    one, two = (worker(name, queues=("celery", "mails")) for name in ("w1@a", "w2@b"))
+    assert not list(chaos.warnings_of(one, [two]))
+    (said,) = chaos.warnings_of(one, [])
+    assert "No other worker is running" in said
+    quiet = worker("w3@c", queues=("celery", "mails"), phase="quiet")
+    (said,) = chaos.warnings_of(one, [worker("w2@b", queues=("celery",)), quiet])
+    assert "fetches from mails: what" in said
