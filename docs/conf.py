@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import celery_graceful
+
+sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
 project = "celery_graceful"
 author = "celery_graceful contributors"
@@ -13,14 +18,15 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_click",
-    "sphinxcontrib.mermaid",
+    "pictures",
+    "offline",
 ]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"celery_graceful {release}"
 html_copy_source = False
 html_static_path = ["_static"]
-html_css_files = ["tables.css"]
+html_css_files = ["pages.css"]
 
 # The pages are read on GitHub too: its anchors, and its fence for pictures.
 myst_heading_anchors = 4

@@ -198,7 +198,7 @@ class Package:
             for room in floor:
                 below = {a.target for a in arrows if a.source == room}
                 reach[room] = below.union(*(reach[b] for b in below)) if below else set()
-        lines = ["```mermaid", "graph TD"]
+        lines = ["```mermaid", "graph TD", "    accTitle: Which folder imports from which"]
         for floor in reversed(FLOORS):
             for room in floor:
                 below = {a.target for a in arrows if a.source == room}
