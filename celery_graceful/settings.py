@@ -29,7 +29,8 @@ def _between(least: float, most: float) -> Callable[[str, Any], float]:
     def check(name: str, value: Any) -> float:
         seconds = _seconds(name, value)
         if not least <= seconds <= most:
-            raise SettingsError(name, value, f"give a number of seconds from {least:g} to {most:g}")
+            mend = f"give a number of seconds from {least:g} to {most:.10g}"
+            raise SettingsError(name, value, mend)
         return seconds
 
     return check
