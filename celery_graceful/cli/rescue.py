@@ -55,7 +55,12 @@ def _rescue(app: Any, store: Store, dry_run: bool) -> bool:
             held = store.execute("HLEN", [claims_key(worker)])
             click.echo(f"{worker} is dead and holds {held} claims")
         if not dead:
-            click.echo("no worker is dead: there is nothing to rescue", err=True)
+            lease = settings_of(app).lease_ttl
+            click.echo(
+                "no worker is dead: there is nothing to rescue; one that was killed counts as "
+                f"dead {lease:g} s after its last heartbeat",
+                err=True,
+            )
         elif not dry_run:
             seconds = rescuer.lease_validity.seconds()
             if seconds:

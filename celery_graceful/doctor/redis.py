@@ -110,6 +110,8 @@ def distant_servers(exam: Examination) -> Iterator[Trouble]:
 def missing(exam: Examination) -> Iterator[Trouble]:
     """CG207: rights that the user of a Redis lacks."""
     for server in exam.servers:
+        if server.no_writes:  # which would pass for rights
+            continue
         lists: list[str] = []
         if server.is_broker:
             with unconnected_channel(exam.connection.transport) as channel:
@@ -214,6 +216,24 @@ def visibility_timeouts(exam: Examination) -> Iterator[Trouble]:
         )
 
 
+def no_writes(exam: Examination) -> Iterator[Trouble]:
+    """CG212: a Redis that takes no writes."""
+    for server in exam.servers:
+        if server.no_writes:
+            limit = str(server.info("memory").get("maxmemory_human", ""))
+            full = "maxmemory" in server.no_writes
+            yield Trouble(
+                server.name,
+                server.no_writes,
+                "nothing can be sent, claimed or saved: leases run out, and workers that live look "
+                "dead",
+                f"raise maxmemory ({limit or 'not known'}), or delete keys: redis-cli --bigkeys "
+                "names the largest"
+                if full
+                else "look at that server: its log, its disk, its replicas",
+            )
+
+
 CHECKS = (
     Check("CG201", Severity.WARNING, no_store),
     Check("CG202", Severity.NOTE, another_store),
@@ -226,4 +246,5 @@ CHECKS = (
     Check("CG209", Severity.WARNING, lagging_replicas),
     Check("CG210", Severity.WARNING, short_results),
     Check("CG211", Severity.WARNING, visibility_timeouts),
+    Check("CG212", Severity.ERROR, no_writes),
 )

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from celery_graceful.claims.lease_validity import server_info
+from celery_graceful.store.rights import why_no_writes
 from celery_graceful.store.scan import pairs_of
 from celery_graceful.store.store import Store, StoreAway, StoreRefused
 from celery_graceful.system.describe import describe
@@ -61,6 +62,11 @@ class RedisServer:
             return None
         value = pairs_of(found).get(name)
         return None if value is None else str(value)
+
+    @cached_property
+    def no_writes(self) -> str:
+        """Why it takes no writes; empty if it does."""
+        return why_no_writes(self.store)
 
     @cached_property
     def round_trip(self) -> float:

@@ -69,6 +69,8 @@ class WorkerView:
         on_room: Called where there may be room for another claim.
         on_no_message: Told of a claim that is no message, and what was raised.
         unknown_tasks: How many messages wait here for tasks that are not known.
+        tasks_keep_loop: A task that runs may keep the loop from going round.
+        one_at_a_time: Its pool runs one task, whatever its concurrency.
     """
 
     worker: Any
@@ -82,6 +84,8 @@ class WorkerView:
     on_room: Callable[[], None]
     on_no_message: Callable[[Tag, Exception], None]
     unknown_tasks: Callable[[], int]
+    tasks_keep_loop: bool
+    one_at_a_time: bool
 
 
 class Member:
@@ -244,7 +248,8 @@ class Member:
             if board.interrupted
             else None,
             "pool": type(worker.pool).__module__.rpartition(".")[2],
-            "concurrency": worker.concurrency,
+            "concurrency": 1 if self.view.one_at_a_time else worker.concurrency,
+            "tasks_keep_loop": self.view.tasks_keep_loop,
             "loop_lag": round(self._loop_lag(), 3),
             "unknown_tasks": self.view.unknown_tasks(),
             "queues": sorted(worker.app.amqp.queues.consume_from)[:NAMED],

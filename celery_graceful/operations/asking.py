@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from celery_graceful.claims.claimant import node_of
-from celery_graceful.messages.bounded_connections import bounded_connection
+from celery_graceful.messages.bounded_connections import BrokerAway, bounded_connection
 from celery_graceful.operations.records import Answer
+from celery_graceful.system.describe import describe
 
 __all__ = ["ask", "tell"]
 
@@ -32,19 +33,22 @@ def ask(
         arguments: For it.
 
     Raises:
-        BrokerAway: The broker does not answer.
+        BrokerAway: The broker does not answer, or refuses.
     """
     nodes = None if workers is None else sorted({node_of(worker) for worker in workers})
     with bounded_connection(app.connection_for_write(), BROKER_TIMEOUT) as connection:
-        answers = app.control.broadcast(
-            command,
-            arguments=arguments,
-            destination=nodes,
-            connection=connection,
-            reply=True,
-            timeout=wait,
-            limit=None if nodes is None else len(nodes),
-        )
+        try:
+            answers = app.control.broadcast(
+                command,
+                arguments=arguments,
+                destination=nodes,
+                connection=connection,
+                reply=True,
+                timeout=wait,
+                limit=None if nodes is None else len(nodes),
+            )
+        except connection.channel_errors as exc:  # full, or its user may not
+            raise BrokerAway(describe(exc, connection.as_uri())) from exc
     return {node: said for answer in answers or () for node, said in answer.items()}
 
 

@@ -22,6 +22,7 @@ def findings_of(
     batches_missing: Sequence[str],
     *,
     away: Sequence[str] = (),
+    no_writes: Sequence[str] = (),
 ) -> Iterator[Finding]:
     """What is wrong with workers, and what waits for somebody.
 
@@ -31,11 +32,16 @@ def findings_of(
         quarantined: How many tasks are in quarantine.
         batches_missing: Batches that miss members.
         away: Servers that do not answer, while others do.
+        no_writes: Why servers take no writes. What leases say is old then.
     """
     for server in away:
         mend = "look at it: what workers claimed there waits for it"
         yield Finding(f"{server} does not answer", mend, is_command=False)
-    if not workers:
+    for why in no_writes:
+        yield Finding(f"Redis takes no writes: {why}", "doctor")
+    if no_writes:
+        workers = dead = ()
+    elif not workers:
         yield Finding("no worker is running", "start one: celery worker", is_command=False)
     for worker in workers:
         yield from _of(worker)
@@ -55,7 +61,7 @@ def _of(worker: Worker) -> Iterator[Finding]:
     if worker.heard > SILENT * worker.heartbeat:
         what = f"{worker.name} was not heard for {worker.heard:.0f} s"
         yield Finding(what, f"{process}: it is frozen, or cut off", is_command=False)
-    elif worker.loop_lag > LAG:
+    elif worker.loop_lag > LAG and not (worker.tasks_keep_loop and worker.running_count):
         what = f"the loop of {worker.name} has not gone round for {worker.loop_lag:.0f} s"
         yield Finding(what, f"{process}: something holds it", is_command=False)
     if worker.phase == "quiet" and worker.seconds_left is None:

@@ -36,6 +36,7 @@ from celery_graceful.operations.workers import dead_of, ids_of, workers_of
 from celery_graceful.poison.quarantine import count
 from celery_graceful.settings import Settings
 from celery_graceful.store.app_stores import settings_of
+from celery_graceful.store.rights import why_no_writes
 from celery_graceful.store.store import Store
 
 __all__ = ["Operations", "UnknownWorker"]
@@ -81,7 +82,10 @@ class Operations:
         dead = tuple(dead_of(stores))
         quarantined = sum(map(count, stores.workers))
         missing = tuple(_missing(stores))
-        found = findings_of(workers, dead, quarantined, missing, away=stores.away)
+        no_writes = list(filter(None, map(why_no_writes, stores.workers)))
+        found = findings_of(
+            workers, dead, quarantined, missing, away=stores.away, no_writes=no_writes
+        )
         return Status(utc(time.time()), workers, dead, quarantined, missing, tuple(found))
 
     def workers(self) -> list[Worker]:

@@ -137,6 +137,7 @@ class Worker(Record):
         heartbeat: Seconds between two of them.
         pool, concurrency: Of its pool.
         loop_lag: Seconds that its event loop took to go round.
+        tasks_keep_loop: A task that runs may keep it from that, as on solo.
         queues: That it consumes.
         running: What runs; ``running_count`` says how many, where only some are named.
         running_count: How many tasks run.
@@ -165,6 +166,7 @@ class Worker(Record):
     claims: int | None = None
     unknown_tasks: int = 0
     process: str = ""
+    tasks_keep_loop: bool = False
 
 
 @dataclass(frozen=True)

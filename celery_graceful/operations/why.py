@@ -195,7 +195,9 @@ class Search:
         else:
             others = self._others(found.queue)
             who = f"consumed by {', '.join(others[:5])}" if others else "nobody consumes it"
-            fetching = others
+            if others is None:
+                who = "workers could not be asked who consumes it"
+            fetching = others or []
         more: dict[str, Any] = {
             "place": found.place,
             "queue": found.queue,
@@ -204,9 +206,15 @@ class Search:
         }
         return self._why(found.task, "queued", f"{said}; {who}", **more)
 
-    def _others(self, queue: str) -> list[str]:
-        """Workers that consume a queue, as they answer themselves: plain ones, too."""
-        said = ask(self.app, "active_queues", self.wait)
+    def _others(self, queue: str) -> list[str] | None:
+        """Workers that consume a queue, as they answer themselves: plain ones, too.
+
+        ``None`` if they cannot be asked.
+        """
+        try:
+            said = ask(self.app, "active_queues", self.wait)
+        except BrokerAway:
+            return None
         return sorted(
             node
             for node, queues in said.items()

@@ -118,6 +118,7 @@ def _worker(
         claims=claims,
         unknown_tasks=int(beat.get("unknown_tasks", 0)),
         process=str(beat.get("process", "")),
+        tasks_keep_loop=bool(beat.get("tasks_keep_loop", False)),
     )
 
 

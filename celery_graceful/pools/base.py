@@ -51,6 +51,8 @@ class Adapter:
     can_pass_by = False
     #: A task may keep the loop from going round, which is no sign that the worker hangs.
     may_keep_loop = False
+    #: It runs one task, whatever concurrency it was given.
+    one_at_a_time = False
     #: When those who were told by ``notify``, and have not heard, are told again; on the monotonic
     #: clock.
     again_at = math.inf

@@ -25,6 +25,7 @@ class SoloAdapter(InProcessAdapter):
     #: its end, and by then a copy may have been sent.
     blocks_loop = True
     may_keep_loop = True
+    one_at_a_time = True
 
     def prepare(self, owner: Owner) -> None:
         super().prepare(owner)

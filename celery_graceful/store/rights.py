@@ -12,9 +12,9 @@ import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from celery_graceful.store.store import Store, StoreForbidden
+from celery_graceful.store.store import Store, StoreForbidden, StoreRefused
 
-__all__ = ["COMMANDS", "lists_of", "missing_rights"]
+__all__ = ["COMMANDS", "lists_of", "missing_rights", "why_no_writes"]
 
 #: What is asked of Redis, in scripts or by itself, with arguments with which it does nothing to a
 #: string, or nothing that matters.
@@ -82,6 +82,7 @@ def missing_rights(store: Store, lists: Iterable[str] = ()) -> list[str]:
 
     Raises:
         StoreAway: It did not answer.
+        StoreRefused: It takes no writes, whoever asks.
     """
     own = f"graceful:rights:{secrets.token_hex(8)}"
     keys = {own: "graceful:*", **{name: _pattern(name) for name in lists}}
@@ -102,6 +103,20 @@ def missing_rights(store: Store, lists: Iterable[str] = ()) -> list[str]:
     if not any(right.endswith("graceful:*") or right == "+eval" for right in lacking):
         lacking += _refused(store, own)
     return lacking
+
+
+def why_no_writes(store: Store) -> str:
+    """Why a Redis takes no writes, from nobody: it is full, cannot save, has lost its replicas.
+
+    Empty if it does, and where its user may not write. Nothing is written.
+    """
+    try:
+        store.execute("SET", ["graceful:rights:none"], ["", "XX", "PX", 1], insist=True, quiet=True)
+    except StoreForbidden:
+        return ""
+    except StoreRefused as exc:
+        return str(exc)
+    return ""
 
 
 def _pattern(name: str) -> str:

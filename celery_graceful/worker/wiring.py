@@ -155,6 +155,8 @@ class Parts(ControlledWorker):
                 on_room=loop.turn,
                 on_no_message=unusable.on_no_message,
                 unknown_tasks=lambda: unusable.waiting,
+                tasks_keep_loop=adapter.may_keep_loop,
+                one_at_a_time=adapter.one_at_a_time,
             )
         )
 

@@ -13,8 +13,10 @@ import pytest
 from celery import Celery
 
 import celery_graceful
-from celery_graceful import Batch, GracefulTask
+from celery_graceful import Batch, GracefulTask, operations
 from celery_graceful.doctor.servers import RedisServer as Examined
+from celery_graceful.messages.bounded_connections import BrokerAway
+from celery_graceful.operations.asking import ask
 from tests.conftest import RabbitVhost, RedisDB
 from tests.servers import RedisServer
 from tests.support.distance import far_away
@@ -121,6 +123,26 @@ def test_cg207_rights(redis_db: RedisDB, user: Callable[[str], RedisDB]) -> None
     assert "~graceful:*" in finding.value
     assert "~other*" in finding.value
     assert finding.mend.startswith("ACL SETUSER user")
+
+
+def test_cg212_no_writes(redis_db: RedisDB, configured: Callable[[str, str], None]) -> None:
+    """It would pass for rights, and for workers that are dead or frozen."""
+    app = app_on(redis_db)
+    assert values(app, "CG212") == []
+    assert operations.Operations(app).status().findings[0].what == "no worker is running"
+    redis_db.client.lpush("celery", '{"headers": {"id": "waits", "task": "x"}, "properties": {}}')
+    configured("maxmemory", "1")
+    (finding,) = found(app, "CG212")
+    assert "maxmemory" in finding.value
+    assert finding.mend.startswith("raise maxmemory")
+    assert values(app, "CG207") == []
+    (said,) = operations.Operations(app).status().findings
+    assert said.what.startswith("Redis takes no writes: ")
+    assert (said.mend, said.is_command) == ("doctor", True)
+    why = operations.Operations(app).why("waits")
+    assert "place 1 of 1; workers could not be asked who consumes it" in why.sentences[0]
+    with pytest.raises(BrokerAway, match="maxmemory"):
+        ask(app, "ping", 0.1)
 
 
 def test_cg208_info(redis_db: RedisDB, user: Callable[[str], RedisDB]) -> None:

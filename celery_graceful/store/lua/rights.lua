@@ -4,18 +4,23 @@
 -- ARGV     for each command: its name, how many arguments follow, and they; KEY stands for KEYS[1]
 --
 -- Nothing is done: KEYS[1] holds a string, for a second, and the commands want something else.
--- Returns the names of the commands that are refused for another reason than that.
-local refused = {}
+-- Returns the names of the commands that are refused for another reason than that. What the server
+-- refuses to everybody is no matter of rights: that is the answer then.
+local EVERYBODY = { OOM = true, READONLY = true, MISCONF = true, NOREPLICAS = true, MASTERDOWN = true }
+local refused, fault = {}, nil
 local function try(...)
   local answer = redis.pcall(...)
   if type(answer) == 'table' and answer.err and not string.find(answer.err, 'WRONGTYPE', 1, true) then
+    if EVERYBODY[string.match(answer.err, '^%-?(%u+)')] then
+      fault = answer
+    end
     refused[#refused + 1] = (...)
     return false
   end
   return true
 end
 if #ARGV == 0 or not try('SET', KEYS[1], '', 'PX', 1000) then
-  return refused
+  return fault or refused
 end
 local i = 1
 while i <= #ARGV do
@@ -26,4 +31,4 @@ while i <= #ARGV do
   try(unpack(command))
   i = i + 2 + ARGV[i + 1]
 end
-return refused
+return fault or refused

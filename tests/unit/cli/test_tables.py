@@ -123,6 +123,19 @@ no worker is running
     )
 
 
+def test_a_task_may_keep_the_loop_of_solo() -> None:
+    busy = worker("w1@a", loop_lag=60.0, running_count=1, tasks_keep_loop=True)
+    assert [*findings_of((busy,), (), 0, ())] == []
+    idle = worker("w1@a", loop_lag=60.0, tasks_keep_loop=True)
+    assert [*findings_of((idle,), (), 0, ())]
+
+
+def test_what_takes_no_writes_is_not_told_of_workers() -> None:
+    dead = (DeadWorker("w4@d:1", "w4@d", 12, False),)
+    found = findings_of((worker("w2@b", heard=6.0),), dead, 0, (), no_writes=["it is full"])
+    assert [one.what for one in found] == ["Redis takes no writes: it is full"]
+
+
 def test_claims() -> None:
     found = [
         Claim("w1@a:01", True, 1, IDS[0], "shop.export", "celery", True),
