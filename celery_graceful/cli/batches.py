@@ -9,15 +9,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import click
-from celery.bin.base import CeleryCommand
 
 from celery_graceful.batches.callback_publishing import publish_due
-from celery_graceful.batches.findings import noted
+from celery_graceful.batches.findings import Missing, noted
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.manual_remedies import CallbackRuns, Remedies
 from celery_graceful.batches.model import CALLBACKS, Due
 from celery_graceful.batches.status import State, Status
 from celery_graceful.cli.app import app_of
+from celery_graceful.cli.output import Command, folded
+from celery_graceful.cli.progress import Working
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.store import StoreAway
@@ -36,7 +37,7 @@ def batches() -> None:
     """
 
 
-@batches.command("list", cls=CeleryCommand)
+@batches.command("list", cls=Command)
 @JSON
 @click.option("--missing", "only_missing", is_flag=True, help="Only those that miss members.")
 @click.pass_context
@@ -45,12 +46,13 @@ def list_(ctx: click.Context, as_json: bool, only_missing: bool) -> None:
     with _errors():
         found = [s for s in _remedies(ctx).unfinished() if s.missing or not only_missing]
     for status in found:
-        click.echo(json.dumps(status.summary()) if as_json else _line(status))
+        for line in [json.dumps(status.summary())] if as_json else folded(_line(status)):
+            click.echo(line)
     if not found:
         click.echo("no batch is unfinished" if not only_missing else "nothing is missing", err=True)
 
 
-@batches.command(cls=CeleryCommand)
+@batches.command(cls=Command)
 @click.argument("batch_id")
 @JSON
 @click.option("--look", is_flag=True, help="Look for missing members now: it takes some seconds.")
@@ -59,27 +61,18 @@ def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> None:
     """One batch: how it stands, and which members are missing."""
     remedies = _remedies(ctx)
     with _errors():
-        missing = remedies.look(batch_id) if look else list(noted(remedies.ledger, batch_id))
+        with Working("looks for its members"):
+            missing = remedies.look(batch_id) if look else list(noted(remedies.ledger, batch_id))
         status = remedies.ledger.status(batch_id)
     shown = {**status.summary(), "missing_members": [one._asdict() for one in missing]}
     if as_json:
         click.echo(json.dumps(shown))
         return
-    click.echo(_line(status))
-    for name, state in status.callbacks.items():
-        click.echo(f"  {name}: {state}")
-    for name in ("created", "moved", "finished"):
-        at = getattr(status, name)
-        if at is not None:
-            click.echo(f"  {name}: {_time(at)}")
-    for name in ("parent", "properties"):
-        if getattr(status, name):
-            click.echo(f"  {name}: {getattr(status, name)}")
-    for one in missing:
-        click.echo(f"  missing: {one.member}  {one.why}{'' if one.sure else ' (unsure)'}")
+    for line in _lines(status, missing):
+        click.echo("\n".join(folded(line)))
 
 
-@batches.command(cls=CeleryCommand)
+@batches.command(cls=Command)
 @IDS
 @JSON
 @click.option("--member", "members", multiple=True, help="This one, wherever it is.")
@@ -101,7 +94,7 @@ def resend(
     """
     remedies = _remedies(ctx)
     for batch_id in batch_ids:
-        with _errors():
+        with _errors(), Working("looks for its members"):
             done = remedies.resend(batch_id, members, unsure=unsure, close=close)
         if as_json:
             click.echo(json.dumps({"id": batch_id, **done._asdict()}))
@@ -113,7 +106,7 @@ def resend(
             click.echo("  it is being sent; if its producer is dead: Batch.resume(), or --close")
 
 
-@batches.command(cls=CeleryCommand)
+@batches.command(cls=Command)
 @click.argument("batch_id")
 @click.argument("name", type=click.Choice(CALLBACKS))
 @JSON
@@ -129,7 +122,7 @@ def callback(ctx: click.Context, batch_id: str, name: str, as_json: bool, force:
     _say(batch_id, f"{name} {'sent' if sent else 'has ended, or is about to be sent'}", as_json)
 
 
-@batches.command(cls=CeleryCommand)
+@batches.command(cls=Command)
 @IDS
 @JSON
 @click.pass_context
@@ -138,7 +131,7 @@ def complete(ctx: click.Context, batch_ids: Sequence[str], as_json: bool) -> Non
     _each(batch_ids, _remedies(ctx).complete, "completed", as_json)
 
 
-@batches.command(cls=CeleryCommand)
+@batches.command(cls=Command)
 @IDS
 @JSON
 @click.pass_context
@@ -183,6 +176,21 @@ def _errors() -> Iterator[None]:
         yield
     except (StoreAway, UnknownBatch, CallbackRuns) as exc:
         raise click.ClickException(str(exc)) from exc
+
+
+def _lines(status: Status, missing: Sequence[Missing]) -> Iterator[str]:
+    yield _line(status)
+    for name, state in status.callbacks.items():
+        yield f"  {name}: {state}"
+    for name in ("created", "moved", "finished"):
+        at = getattr(status, name)
+        if at is not None:
+            yield f"  {name}: {_time(at)}"
+    for name in ("parent", "properties"):
+        if getattr(status, name):
+            yield f"  {name}: {getattr(status, name)}"
+    for one in missing:
+        yield f"  missing: {one.member}  {one.why}{'' if one.sure else ' (unsure)'}"
 
 
 def _line(status: Status) -> str:

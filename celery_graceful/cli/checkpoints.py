@@ -19,6 +19,7 @@ from celery_graceful.cli.output import (
     table,
     terminal_width,
 )
+from celery_graceful.cli.progress import Working
 from celery_graceful.operations import Operations
 from celery_graceful.operations.records import Checkpoint
 
@@ -37,7 +38,8 @@ def checkpoints() -> None:
 @click.pass_context
 def list_(ctx: click.Context, as_json: bool) -> int:
     """All of them. This walks through all keys of the store."""
-    found = sorted(Operations(app_of(ctx)).checkpoints(), key=lambda one: (one.task, one.id))
+    with Working("looks at all keys of the store"):
+        found = sorted(Operations(app_of(ctx)).checkpoints(), key=lambda one: (one.task, one.id))
     if as_json:
         say_json([one.to_dict() for one in found])
         return FINE
@@ -54,7 +56,8 @@ def list_(ctx: click.Context, as_json: bool) -> int:
 @click.pass_context
 def show(ctx: click.Context, task_id: str, as_json: bool) -> int:
     """One of them: loops, steps, state. Exits with 1 if there is none."""
-    found = Operations(app_of(ctx)).checkpoint(task_id)
+    with Working("looks for it"):
+        found = Operations(app_of(ctx)).checkpoint(task_id)
     if found is None:
         click.echo(f"nothing is saved of {task_id}", err=True)
         return FOUND

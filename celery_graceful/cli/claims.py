@@ -18,6 +18,7 @@ from celery_graceful.cli.output import (
     table,
     terminal_width,
 )
+from celery_graceful.cli.progress import Working
 from celery_graceful.operations import Operations
 from celery_graceful.operations.records import Claim
 
@@ -33,7 +34,8 @@ def claims(ctx: click.Context, worker: str | None, as_json: bool) -> int:
 
     Of the dead, too, until others have given them back to their queues.
     """
-    found = list(Operations(app_of(ctx)).claims(worker))
+    with Working("reads claims"):
+        found = list(Operations(app_of(ctx)).claims(worker))
     if as_json:
         say_json([claim.to_dict() for claim in found])
         return FINE

@@ -10,6 +10,7 @@ import click
 
 from celery_graceful.cli.app import app_of
 from celery_graceful.cli.output import AWAY, FINE, FOUND, JSON, Command, paint, say_json
+from celery_graceful.cli.progress import Working
 from celery_graceful.doctor.examination import Examination
 from celery_graceful.doctor.findings import Finding, Severity
 from celery_graceful.doctor.report import Report, examine
@@ -50,9 +51,9 @@ def doctor(
     Each finding has a section in docs/doctor.md. Exit status: 1 if there are errors, 3 if no server
     that has to be asked could be reached, else 0.
     """
-    report = examine(
-        Examination(app_of(ctx), prestop=prestop, dockerfile=dockerfile, command=command)
-    )
+    given = Examination(app_of(ctx), prestop=prestop, dockerfile=dockerfile, command=command)
+    with Working("examines app and servers"):
+        report = examine(given)
     if as_json:
         say_json(report.to_dict())
     else:

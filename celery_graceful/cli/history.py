@@ -18,6 +18,7 @@ from celery_graceful.cli.output import (
     say_json,
     terminal_width,
 )
+from celery_graceful.cli.progress import Working
 from celery_graceful.operations import Operations
 from celery_graceful.operations.records import History, Moment
 
@@ -42,7 +43,8 @@ def history(ctx: click.Context, task_id: str | None, last: int, as_json: bool) -
 
     Exits with 1 if nothing is known of a task that was named.
     """
-    found = Operations(app_of(ctx)).history(task_id)
+    with Working("reads the history"):
+        found = Operations(app_of(ctx)).history(task_id)
     if as_json:
         say_json(found.to_dict())
     else:
@@ -100,7 +102,10 @@ def _moment(each: Moment, width: int, *, of_one: bool) -> Iterator[str]:
     who = "" if of_one else " ".join(filter(None, (each.task, each.id)))
     if each.count > 1 or not (each.id or of_one):
         who = f"{each.count} tasks"
-    yield "  ".join(filter(None, (moment(each.at), kind, who)))
+    line = "  ".join(filter(None, (moment(each.at), kind, who)))
+    if len(click.unstyle(line)) > width:
+        line = f"{moment(each.at)}  {kind}\n  {who}"
+    yield from line.splitlines()
     on = f"on {each.worker}" if each.worker else ""
     said = ", ".join(filter(None, (on, each.reason, each.where)))
     yield from _indented(said, width)

@@ -17,6 +17,7 @@ import logging
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -38,6 +39,8 @@ __all__ = [
     "Command",
     "ask",
     "duration",
+    "folded",
+    "frame",
     "moment",
     "paint",
     "say_json",
@@ -52,6 +55,9 @@ _INTERRUPTED, _PIPE_CLOSED = 130, 141
 
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 YES = click.option("--yes", is_flag=True, help="Do not ask.")
+
+#: Of a terminal; ``click.echo`` leaves them out elsewhere.
+_HOME, _REST_OF_LINE, _REST_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 
 #: In the place of what was cut off; and columns that are left at least.
 _CUT, _LEAST = "...", 12
@@ -118,14 +124,26 @@ def say_json(document: Any) -> None:
 
 def paint(text: str, colour: str) -> str:
     """In that colour, on a terminal that has some; ``click.echo`` leaves it out elsewhere."""
+    return click.style(text, fg=colour) if _has_colour() else text
+
+
+def _has_colour() -> bool:
     context = click.get_current_context(silent=True)
     plain = getattr(context.obj if context else None, "no_color", False)
-    return text if plain or os.environ.get("NO_COLOR") else click.style(text, fg=colour)
+    return not (plain or os.environ.get("NO_COLOR"))
 
 
 def terminal_width() -> int:
     """Columns that there are; 80 where nobody says."""
     return shutil.get_terminal_size((80, 24)).columns
+
+
+def frame(lines: Sequence[str]) -> str:
+    """What a terminal shows from now on, in the place of what it has shown."""
+    rows = shutil.get_terminal_size((80, 24)).lines
+    if len(lines) > rows and sys.stdout.isatty():
+        lines = [*lines[: rows - 1], f"and {len(lines) - rows + 1} lines more"]
+    return _HOME + "\n".join(line + _REST_OF_LINE for line in lines) + _REST_BELOW
 
 
 def table(
@@ -136,7 +154,7 @@ def table(
     right: Sequence[int] = (),
     elastic: Sequence[int] = (0,),
 ) -> Iterator[str]:
-    """Lines of a table.
+    """Lines of a table: of rich on a terminal, where that is installed; the same in plain text.
 
     Args:
         head: Of the columns.
@@ -145,6 +163,26 @@ def table(
         right: Which columns are flush right.
         elastic: The columns that are cut where the table would be too wide, one after the other.
     """
+    if sys.stdout.isatty():
+        try:  # here: each worker, too, imports the commands
+            from celery_graceful.cli.rich_table import lines_of
+        except ImportError:
+            pass
+        else:
+            colour = _has_colour()
+            return lines_of(head, rows, width, right=right, elastic=elastic, colour=colour)
+    return plain_table(head, rows, width, right=right, elastic=elastic)
+
+
+def plain_table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    width: int,
+    *,
+    right: Sequence[int] = (),
+    elastic: Sequence[int] = (0,),
+) -> Iterator[str]:
+    """As ``table``, without rich."""
     lines = [head, *rows]
     widths = [max(len(click.unstyle(line[at])) for line in lines) for at in range(len(head))]
     over = sum(widths) + 2 * (len(widths) - 1) - width
@@ -161,6 +199,27 @@ def table(
             blank = " " * (widths[at] - len(click.unstyle(cell)))
             cells.append(blank + cell if at in right else cell + blank)
         yield "  ".join(cells).rstrip()
+
+
+def folded(text: str, width: int | None = None) -> list[str]:
+    """A line, in as many as it takes; elsewhere than on a terminal one, for who cuts it up.
+
+    Args:
+        text: The line.
+        width: Columns that there are, in place of those of a terminal.
+    """
+    if width is None:
+        if not sys.stdout.isatty():
+            return [text]
+        width = terminal_width()
+    indent = " " * (len(text) - len(text.lstrip())) + "    "
+    return textwrap.wrap(
+        text,
+        width,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def duration(seconds: float | None) -> str:

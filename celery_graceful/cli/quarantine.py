@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 import click
-from celery.bin.base import CeleryCommand
 
 from celery_graceful.cli.app import app_of
+from celery_graceful.cli.output import Command, folded
 from celery_graceful.poison.owning_app import is_told_here
 from celery_graceful.poison.quarantine import Kept, delete, entries, find, send_again
 from celery_graceful.store.app_stores import broker_places, find_workers_store
@@ -29,19 +29,20 @@ def quarantine() -> None:
     """
 
 
-@quarantine.command("list", cls=CeleryCommand)
+@quarantine.command("list", cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_context
 def list_(ctx: click.Context, as_json: bool) -> None:
     """What is in quarantine, oldest first."""
     found = sorted(_read(_store(ctx)), key=lambda kept: kept.at)
     for kept in found:
-        click.echo(kept.to_json() if as_json else _line(kept, _is_ours(ctx, kept)))
+        for line in [kept.to_json()] if as_json else folded(_line(kept, _is_ours(ctx, kept))):
+            click.echo(line)
     if not found:
         click.echo("nothing is in quarantine", err=True)
 
 
-@quarantine.command(cls=CeleryCommand)
+@quarantine.command(cls=Command)
 @click.argument("task_id")
 @click.pass_context
 def show(ctx: click.Context, task_id: str) -> None:
@@ -57,7 +58,7 @@ def show(ctx: click.Context, task_id: str) -> None:
     click.echo(json.dumps(shown, indent=2, default=repr))
 
 
-@quarantine.command(cls=CeleryCommand)
+@quarantine.command(cls=Command)
 @click.argument("task_ids", nargs=-1)
 @ALL
 @click.pass_context
@@ -72,7 +73,7 @@ def retry(ctx: click.Context, task_ids: tuple[str, ...], everything: bool) -> No
         click.echo(f"{kept.id} {'sent again' if sent else 'is not in quarantine any more'}")
 
 
-@quarantine.command("delete", cls=CeleryCommand)
+@quarantine.command("delete", cls=Command)
 @click.argument("task_ids", nargs=-1)
 @ALL
 @click.pass_context

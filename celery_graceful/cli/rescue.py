@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import click
-from celery.bin.base import CeleryCommand
 from kombu.transport import virtual
 
 from celery_graceful.claims.claimant import FALLEN, claims_key
@@ -14,6 +13,8 @@ from celery_graceful.claims.held_claims import Claims
 from celery_graceful.claims.lease import dead_workers
 from celery_graceful.claims.rescue import Rescuer
 from celery_graceful.cli.app import app_of
+from celery_graceful.cli.output import Command
+from celery_graceful.cli.progress import Working
 from celery_graceful.poison.deaths import judge
 from celery_graceful.store.app_stores import broker_stores, settings_of
 from celery_graceful.store.store import Store, StoreAway
@@ -21,7 +22,7 @@ from celery_graceful.store.store import Store, StoreAway
 __all__ = ["rescue"]
 
 
-@click.command(cls=CeleryCommand)
+@click.command(cls=Command)
 @click.option("--dry-run", is_flag=True, help="Only say what there is to rescue.")
 @click.pass_context
 def rescue(ctx: click.Context, dry_run: bool) -> None:
@@ -69,7 +70,8 @@ def _rescue(app: Any, store: Store, dry_run: bool) -> bool:
                     f"taken for dead for {seconds:.0f} s more",
                     err=True,
                 )
-            moved = rescuer.look()
+            with Working("gives back"):
+                moved = rescuer.look()
             click.echo("somebody else is at it" if moved is None else f"{moved} went back")
     except StoreAway as exc:
         click.echo(f"Error: {exc}", err=True)

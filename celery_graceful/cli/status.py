@@ -14,12 +14,14 @@ from celery_graceful.cli.output import (
     JSON,
     Command,
     duration,
+    frame,
     moment,
     paint,
     say_json,
     table,
     terminal_width,
 )
+from celery_graceful.cli.progress import Working
 from celery_graceful.operations import Operations
 from celery_graceful.operations.records import RunningTask, Status, Worker
 from celery_graceful.store.store import StoreAway
@@ -29,9 +31,6 @@ __all__ = ["lines_of", "status"]
 HEAD = ["WORKER", "PHASE", "SINCE", "LEFT", "RUNS", "CLAIMS", "LAG"]
 
 COLOURS = {"running": "green", "quiet": "yellow", "soft": "yellow"}
-
-#: Clears a terminal; ``click.echo`` leaves it out elsewhere.
-CLEAR = "\x1b[H\x1b[2J"
 
 
 @click.command(cls=Command)
@@ -60,9 +59,10 @@ def status(ctx: click.Context, as_json: bool, watch: bool, every: float) -> int:
             lines = list(lines_of(operations.status(), terminal_width(), command))
         except StoreAway as exc:  # whoever watches wants to see it come back
             lines = [paint(f"Error: {exc}", "red")]
-        click.echo(CLEAR + "\n".join(lines))
+        click.echo(frame(lines))
         time.sleep(every)
-    found = operations.status()
+    with Working("looks at all workers"):
+        found = operations.status()
     if as_json:
         say_json(found.to_dict())
     else:

@@ -9,6 +9,7 @@ import click
 
 from celery_graceful.cli.app import app_of, command_of
 from celery_graceful.cli.output import FINE, FOUND, JSON, Command, paint, say_json, terminal_width
+from celery_graceful.cli.progress import Working
 from celery_graceful.operations import Operations
 from celery_graceful.operations.records import Why
 
@@ -24,7 +25,8 @@ def why(ctx: click.Context, task_id: str, as_json: bool) -> int:
 
     Exits with 1 if it does not run until somebody does something, or nobody has heard of it.
     """
-    found = Operations(app_of(ctx)).why(task_id)
+    with Working("looks for it"):
+        found = Operations(app_of(ctx)).why(task_id)
     if as_json:
         say_json(found.to_dict())
     else:

@@ -8,6 +8,7 @@ import click
 
 from celery_graceful.cli.app import app_of
 from celery_graceful.cli.output import FINE, FOUND, JSON, YES, Command, ask, say_json
+from celery_graceful.cli.progress import Working
 from celery_graceful.operations import Operations
 from celery_graceful.operations.operations import UnknownWorker
 from celery_graceful.operations.records import Answer
@@ -63,7 +64,8 @@ def stop(ctx: click.Context, worker: str, yes: bool, as_json: bool, wait: float)
 
 def _told(tell: Callable[..., Sequence[Answer]], args: Sequence[str | None], as_json: bool) -> int:
     try:
-        answers = tell(*args)
+        with Working("waits for answers"):
+            answers = tell(*args)
     except UnknownWorker as exc:
         raise click.UsageError(str(exc)) from exc
     if as_json:

@@ -115,3 +115,47 @@ def test_colours_are_left_out_where_nobody_wants_them(monkeypatch: pytest.Monkey
     assert output.paint("red", "red") != "red"
     monkeypatch.setenv("NO_COLOR", "1")
     assert output.paint("red", "red") == "red"
+
+
+ROWS = [
+    ["w1@" + "host" * 10, click.style("running", fg="green"), "3"],
+    ["w2@host", click.style("quiet", fg="red"), "12"],
+]
+HEAD = ["WORKER", "PHASE", "CLAIMS"]
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_rich_says_the_same(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    plain = list(output.table(HEAD, ROWS, width, right=[2]))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    rich = list(output.table(HEAD, ROWS, width, right=[2]))
+    assert rich[0].startswith("\x1b[1mWORKER")
+    assert "\x1b[31mquiet" in rich[2]
+    bare = [click.unstyle(line) for line in rich]
+    if width > 40:
+        assert bare == [click.unstyle(line) for line in plain]
+    else:  # one letter stands for what was cut
+        assert bare[1].startswith(f"w1@{'host' * 4}")
+    assert all(len(line) <= width for line in bare)
+    assert "\x1b" not in "".join(rich_without_colour(monkeypatch, width))
+
+
+def rich_without_colour(monkeypatch: pytest.MonkeyPatch, width: int) -> list[str]:
+    monkeypatch.setenv("NO_COLOR", "1")
+    rows = [[click.unstyle(cell) for cell in row] for row in ROWS]
+    return list(output.table(HEAD, rows, width, right=[2]))
+
+
+def test_without_rich_it_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = list(output.table(HEAD, ROWS, 80))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setitem(sys.modules, "celery_graceful.cli.rich_table", None)
+    assert list(output.table(HEAD, ROWS, 80)) == plain
+
+
+def test_what_is_watched_stays_on_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.get_terminal_size", lambda *_: os.terminal_size((80, 5)))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    shown = click.unstyle(output.frame([str(number) for number in range(9)]))
+    assert shown.split() == ["0", "1", "2", "3", "and", "5", "lines", "more"]

@@ -1,0 +1,104 @@
+"""What commands print that is no table, at 80 columns; and their JSON, as the docs have it."""
+
+from __future__ import annotations
+
+import json
+from itertools import chain
+
+import pytest
+
+from celery_graceful.batches.findings import Missing
+from celery_graceful.batches.status import State, Status
+from celery_graceful.cli import batches, history, output, quarantine, workers
+from celery_graceful.operations.records import Answer, Deploy, History, Moment
+from celery_graceful.poison.quarantine import Kept
+from tests.support.operators import SCHEMAS
+from tests.support.schema import conforms
+from tests.unit.cli.test_tables import AT, IDS, ago, printed
+
+
+def folded(*lines: str) -> str:
+    return printed(chain.from_iterable(output.folded(line, 80) for line in lines))
+
+
+def test_history() -> None:
+    released = Moment(ago(seconds=9), "released", "", "", "w1@a", "shutdown", "", 3)
+    moments = (
+        Moment(ago(hours=1), "rescued", IDS[1], "shop.mail", "w3@c", "given back by w1@a", "", 1),
+        Moment(ago(minutes=1), "deploy", "", "", "", "shop 4.2", "", 1),
+        Moment(ago(seconds=9), "interrupted", IDS[0], "shop.export", "w1@a", "shutdown", "row", 1),
+        released,
+        Moment(AT, "quarantined", IDS[0], "shop.export", "", "its process died " * 5, "", 1),
+    )
+    deploy = Deploy(ago(minutes=1), "shop 4.2", {"interrupted": 1, "released": 3})
+    found = History("", moments, (deploy,))
+    conforms(found.to_dict(), SCHEMAS["History"], SCHEMAS)
+    assert (
+        printed(history.lines_of(found, 80, 3))
+        == """\
+1 earlier ones are left out
+2025-03-01 02:59:00Z  deploy  shop 4.2
+  1 interrupted, 3 released
+2025-03-01 02:59:51Z  interrupted
+  shop.export 0f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b10
+  on w1@a, shutdown, row
+2025-03-01 02:59:51Z  released  3 tasks
+  on w1@a, shutdown
+2025-03-01 03:00:00Z  quarantined
+  shop.export 0f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b10
+  its process died its process died its process died its process died its
+    process died"""
+    )
+
+
+def test_quarantine() -> None:
+    kept = Kept(
+        IDS[0], "shop.export", "its process died 3 times in 72 h", 3, AT.timestamp(), "w", {}
+    )
+    conforms(json.loads(kept.to_json()), SCHEMAS["QuarantinedTask"], SCHEMAS)
+    assert (
+        folded(quarantine._line(kept, False))
+        == """\
+2025-03-01 03:00:00+00:00  0f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b10  shop.export
+    its process died 3 times in 72 h  (of another app: ?)"""
+    )
+
+
+def test_batches() -> None:
+    at = AT.timestamp()
+    status = Status(IDS[0], State.OPEN, 9, 4, 3, 1, 1, 1, 0, at, at, None, "export of March")
+    conforms(status.summary(), SCHEMAS["Batch"], SCHEMAS)
+    missing = [Missing(IDS[1], "it is in no queue, and no worker holds it", False)]
+    assert (
+        folded(*batches._lines(status, missing))
+        == """\
+2025-03-01 03:00:00+00:00  0f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b10  open: 4 of 9
+    pending, 3 succeeded, 1 failed, 1 revoked, 1 missing  export of March
+  created: 2025-03-01 03:00:00+00:00
+  moved: 2025-03-01 03:00:00+00:00
+  missing: 1f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b11  it is in no queue, and no
+      worker holds it (unsure)"""
+    )
+    assert output.folded("x " * 99) == ["x " * 99], "who reads a pipe gets a line each"
+
+
+def test_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    answers = [Answer("w1@a", True, "quiet"), Answer("w2@b", False, "has not answered in time")]
+    assert workers._told(lambda: answers, [], False) == output.FOUND
+    assert workers._told(lambda: answers[:1], [], True) == output.FINE
+    shown, _, document = capsys.readouterr().out.partition("[")
+    assert shown == "w1@a  quiet\nw2@b  has not answered in time\n"
+    conforms(json.loads("[" + document)[0], SCHEMAS["Answer"], SCHEMAS)
+
+
+def test_each_command_ends_quietly() -> None:
+    """By Ctrl-C, or where nobody reads what it prints: as `Command` does."""
+    from celery_graceful.cli.group import graceful
+
+    def all_of(group):
+        for each in group.commands.values():
+            yield from all_of(each) if hasattr(each, "commands") else [each]
+
+    found = list(all_of(graceful))
+    assert len(found) > 20
+    assert [each.name for each in found if not isinstance(each, output.Command)] == []
