@@ -57,8 +57,16 @@ def limited() -> AbstractAsyncContextManager[None]:
 def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
     """As ``asyncio.run``, for a task: ``main`` is ``limited``.
 
+    Args:
+        main: The coroutine.
+        debug: As of ``asyncio.run``.
+
+    Returns:
+        What ``main`` returned.
+
     Raises:
         ShutdownTimeLimit, SoftTimeLimitExceeded, Interrupted: As ``limited``.
+        TypeError: ``main`` is no coroutine.
         BaseException: What ``main`` raised.
     """
     if not inspect.iscoroutine(main):
@@ -75,8 +83,12 @@ def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
 async def sleep(seconds: float) -> None:
     """Sleep, and raise ``Interrupted`` the moment an interrupt comes; inside a shield, just sleep.
 
+    Args:
+        seconds: For how long; 0 is a safe point alone.
+
     Raises:
         Interrupted: An interrupt is on, or came.
+        TypeError, ValueError: ``seconds`` is no number of 0 or more.
     """
     check_seconds("aio.sleep", seconds)
     async with interruptible():

@@ -33,6 +33,7 @@ myst_heading_anchors = 4
 myst_fence_as_directive = ["mermaid"]
 
 autodoc_member_order = "bysource"
+autodoc_mock_imports = ["hypothesis"]  # who uses it has it
 autodoc_typehints = "description"
 autodoc_typehints_format = "short"
 autodoc_default_options = {"show-inheritance": True}

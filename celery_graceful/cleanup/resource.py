@@ -59,6 +59,12 @@ class Resource(Generic[T]):
     ) -> Resource[T]:
         """A resource that ``open()`` returns and ``close(resource)`` closes.
 
+        Args:
+            open: Called at its first use in a process.
+            close: Called with it, after the last task of that process.
+            name: For the log; without it that of ``open``.
+            timeout: Seconds for ``close``; without it what is left of ``graceful_exit_timeout``.
+
         Raises:
             TypeError: ``open`` or ``close`` is no plain callable.
             ValueError: ``timeout`` cannot be used.
@@ -80,6 +86,11 @@ class Resource(Generic[T]):
         timeout: float | None = None,
     ) -> Resource[T]:
         """A resource that ``fn`` opens before its one ``yield``, and closes after it.
+
+        Args:
+            fn: The generator function.
+            name: For the log; without it that of ``fn``.
+            timeout: Seconds for its end; without it what is left of ``graceful_exit_timeout``.
 
         Raises:
             TypeError: ``fn`` is no generator function.

@@ -114,6 +114,9 @@ class Operations:
         Workers are asked where that says more, and so is the result backend; without an answer
         it says less.
 
+        Args:
+            task_id: Of the task.
+
         Raises:
             BrokerAway: The broker does not answer.
         """
@@ -182,6 +185,9 @@ class Operations:
     def quiet(self, worker: str | None = None) -> list[Answer]:
         """Have a worker, or all, fetch nothing more: a deploy's first step. Tasks go on.
 
+        Args:
+            worker: Its node name, or the id of one boot; ``None`` for all.
+
         Raises:
             UnknownWorker: There is none of that name.
             BrokerAway: The broker does not answer.
@@ -189,15 +195,26 @@ class Operations:
         return self._tell("graceful_quiet", worker)
 
     def resume(self, worker: str | None = None) -> list[Answer]:
-        """Have a worker, or all, that are quiet fetch again. Errors are those of ``quiet``."""
+        """Have a worker, or all, that are quiet fetch again. Errors are those of ``quiet``.
+
+        Args:
+            worker: Its node name, or the id of one boot; ``None`` for all.
+        """
         return self._tell("graceful_resume", worker)
 
     def stop(self, worker: str) -> list[Answer]:
-        """Have a worker drain, and end, as by SIGTERM. Errors are those of ``quiet``."""
+        """Have a worker drain, and end, as by SIGTERM. Errors are those of ``quiet``.
+
+        Args:
+            worker: Its node name, or the id of one boot.
+        """
         return self._tell("graceful_stop", worker)
 
     def to_kill(self, worker: str) -> tuple[Worker, list[Worker]]:
         """The worker of that name, if it can be killed from here; and the others.
+
+        Args:
+            worker: Its node name, or the id of one boot.
 
         Raises:
             UnknownWorker: There is none of that name, or more than one: name it by its id.

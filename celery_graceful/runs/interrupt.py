@@ -148,6 +148,9 @@ def interruptible(fn: Any = _NOTHING, /) -> Any:
     Also out of a blocking call, where the pool allows it: prefork, solo, gevent and eventlet
     do; in the threads pool it is raised as soon as the interpreter gets control.
 
+    Args:
+        fn: As a decorator, the function.
+
     Raises:
         Interrupted: An interrupt is on, or came, and no shield is held.
         TypeError: ``fn`` is no plain function.
@@ -169,6 +172,9 @@ def shield(fn: Any = _NOTHING, /) -> Any:
     ``with shield(): ...``, or ``@shield`` on a function, for its calls. Shields nest.
     The hard deadline bounds them: what still runs then is given up.
 
+    Args:
+        fn: As a decorator, the function.
+
     Raises:
         Interrupted, ShutdownTimeLimit: At the exit, when one came while inside.
         TypeError: ``fn`` is no plain function.
@@ -180,6 +186,9 @@ def sleep(seconds: float) -> None:
     """Sleep, and raise ``Interrupted`` the moment an interrupt comes.
 
     Inside a shield, or where no task runs, it just sleeps.
+
+    Args:
+        seconds: For how long; 0 is a safe point alone.
 
     Raises:
         Interrupted: An interrupt is on, or came.
@@ -197,11 +206,15 @@ def sleep(seconds: float) -> None:
 def wait_for_interrupt(timeout: float | None = None) -> bool:
     """Wait until an interrupt comes, for up to ``timeout`` seconds.
 
+    Args:
+        timeout: Seconds; ``None`` waits without limit.
+
     Returns:
         Whether an interrupt is on. Does not raise ``Interrupted``.
 
     Raises:
         TypeError, ValueError: ``timeout`` is no number of 0 or more.
+        RuntimeError: There is no ``timeout``, and no worker in this process that could be stopped.
     """
     if timeout is not None:
         check_seconds("wait_for_interrupt", timeout)
@@ -346,6 +359,9 @@ def interrupt_callback(fn: Callable[[Interrupt], Any]) -> AbstractContextManager
     Use it to end what the task waits for: kill a subprocess, close a stream. When an
     interrupt is on already it is called at once. When one came inside of the block, it has
     been called when the block is left. What it raises is logged.
+
+    Args:
+        fn: Gets the ``Interrupt``.
 
     Raises:
         TypeError: ``fn`` is no plain function.

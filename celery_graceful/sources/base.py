@@ -20,11 +20,22 @@ class Source(Generic[T]):
     kind = "source"
 
     def pairs(self, cursor: Any) -> Iterator[tuple[Any, T]]:
-        """Each item that comes after ``cursor``, with the cursor after it."""
+        """Each item that comes after ``cursor``, with the cursor after it.
+
+        Args:
+            cursor: What stood beside the last item that is done; ``None``: from the beginning.
+        """
         raise NotImplementedError
 
     def check(self, cursor: Any) -> None:
-        """Raise ``CheckpointError`` if the source cannot go on from ``cursor``."""
+        """Whether the source can go on from there; called before ``pairs``.
+
+        Args:
+            cursor: As it comes from the store, or from the task.
+
+        Raises:
+            CheckpointError: It cannot; the message says why.
+        """
 
 
 class _Counted(Source[T]):

@@ -111,6 +111,9 @@ class GracefulTask(resume.Resumable, celery.Task):
 
         Runs with the task, inside the time that is left. What it raises is logged. Not
         called when the hard deadline took the task away.
+
+        Args:
+            interrupt: Why, and how much time is left.
         """
 
     def apply(self, *args: Any, **kwargs: Any) -> Any:

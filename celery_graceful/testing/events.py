@@ -93,23 +93,42 @@ def interrupt_at(*, row: int) -> Event:
 
 
 def interrupt_in_step(name: str) -> Event:
-    """The worker is asked to stop while the function of a step runs."""
+    """The worker is asked to stop while the function of a step runs.
+
+    Args:
+        name: Of the step; inside of a loop, that of the first item that has it.
+    """
     return Event(f"interrupt_in_step({_name(name)!r})", STEP, name)
 
 
 def interrupt_after_step(name: str) -> Event:
-    """The worker is asked to stop when a step has been saved."""
+    """The worker is asked to stop when a step has been saved.
+
+    Args:
+        name: Of the step; inside of a loop, that of the first item that has it.
+    """
     return Event(f"interrupt_after_step({_name(name)!r})", STEP, name, Moment.SAVED)
 
 
 def interrupt_at_checkpoint(number: int) -> Event:
-    """The worker is asked to stop just before a call of ``checkpoint``, counted from 1."""
+    """The worker is asked to stop just before a call of ``checkpoint``.
+
+    Args:
+        number: Which call in this delivery, from 1.
+    """
     call = f"interrupt_at_checkpoint({_number('number', number)})"
     return Event(call, CHECKPOINT, number)
 
 
 def soft_deadline_after(seconds: float) -> Event:
-    """The soft deadline passes so long after the beginning: ``ShutdownTimeLimit`` is raised."""
+    """The soft deadline passes so long after the beginning: ``ShutdownTimeLimit`` is raised.
+
+    Args:
+        seconds: From the beginning of the delivery.
+
+    Raises:
+        TypeError, ValueError: ``seconds`` is no number of 0 or more.
+    """
     check_seconds("soft_deadline_after", seconds)
     return Event(f"soft_deadline_after({seconds!r})", seconds=seconds)
 

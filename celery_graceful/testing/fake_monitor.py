@@ -78,11 +78,20 @@ class FakeMonitor:
             return list(self._sent)
 
     def statuses(self, slug: str) -> list[str]:
-        """Of one monitor, in their order."""
+        """Of one monitor, in their order.
+
+        Args:
+            slug: The monitor's.
+        """
         return [sent.status for sent in self.sent if sent.slug == slug]
 
     def wait_for(self, slug: str, status: str, *, timeout: float = LIMIT) -> SentCheckIn:
         """Wait for a check-in; returns the first that there is.
+
+        Args:
+            slug: The monitor's.
+            status: ``"in_progress"``, ``"ok"`` or ``"error"``.
+            timeout: Seconds.
 
         Raises:
             AssertionError: It did not come.

@@ -136,6 +136,9 @@ class GracefulRun:
     def deliver(self, event: Event) -> GracefulRun:
         """Run it, and let that happen.
 
+        Args:
+            event: What ``interrupt_at``, ``kill_at`` and the others of this module return.
+
         Raises:
             NotReached: It did not, since the task had ended before.
         """
@@ -148,6 +151,9 @@ class GracefulRun:
         """Let one after the other happen, and then nothing, until the task has ended.
 
         What the task does not come to is passed over.
+
+        Args:
+            schedule: What ``interrupt_at``, ``kill_at`` and the others of this module return.
 
         Raises:
             AssertionError: It does not end.

@@ -177,6 +177,9 @@ class GracefulWorker:
     def wait(self, timeout: float = LIMIT) -> int:
         """Wait for its end; returns its exit status, below zero the signal that ended it.
 
+        Args:
+            timeout: Seconds.
+
         Raises:
             NotInTime: It still runs.
         """
@@ -202,6 +205,9 @@ class GracefulWorker:
 
     def stop(self, timeout: float = LIMIT) -> StopReport:
         """Tell it to stop, and wait for its end; returns what became of what it held.
+
+        Args:
+            timeout: Seconds.
 
         Raises:
             NotInTime: It still runs, or says nothing of the stop.

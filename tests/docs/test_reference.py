@@ -6,7 +6,12 @@ import ast
 import importlib.util
 import re
 from dataclasses import fields
+from types import ModuleType
 
+import pytest
+
+import celery_graceful
+from celery_graceful import aio, exceptions, sources, testing
 from celery_graceful.settings import Settings
 from tests.support.pages import DOCS, PAGES, ROOT, prose
 
@@ -67,6 +72,18 @@ def _keys_of_the_code() -> set[str]:
 def test_each_key_of_redis_is_told_of() -> None:
     told = prose(DOCS / "reference" / "redis-keys.md")
     assert _keys_of_the_code() == set(re.findall(r"`graceful:([a-z]+)", told))
+
+
+@pytest.mark.parametrize("module", [celery_graceful, aio, sources, testing], ids=str)
+def test_each_public_name_is_in_the_reference(module: ModuleType) -> None:
+    page = (DOCS / "reference" / "api.md").read_text(encoding="utf-8")
+    if f"automodule:: {module.__name__}\n" in page:
+        return
+    of_exceptions = exceptions.__all__ if "automodule:: celery_graceful.exceptions" in page else []
+    for name in module.__all__:
+        value = getattr(module, name)
+        if not isinstance(value, ModuleType) and name not in of_exceptions:
+            assert f":: {module.__name__}.{name}\n" in page, name
 
 
 def test_the_checklist_has_each_code_of_the_doctor() -> None:
