@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ from celery import Celery
 
 from tests.conftest import RedisDB
 from tests.support.command import CELERY
+from tests.support.installed import require_modules, require_program
 from tests.support.workers import ROOT, TIMEOUT, WatchedProcess, end_leases, wait_until
 
 EXAMPLES = ROOT / "examples"
@@ -106,17 +106,9 @@ PROJECTS = [
 EACH = pytest.mark.parametrize("example", PROJECTS, ids=lambda example: example.folder)
 
 
-def require(*names: str) -> None:
-    """Skip the test where a module is not installed; fail it in CI."""
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    if missing:
-        report = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-        report(f"not installed: {', '.join(missing)} (pip install '.[test]')")
-
-
 @EACH
 def test_it_goes_on_where_it_stood(example: Example, redis_db: RedisDB, tmp_path: Path) -> None:
-    require(*example.needs)
+    require_modules(*example.needs)
     env = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -175,8 +167,7 @@ def test_it_goes_on_where_it_stood(example: Example, redis_db: RedisDB, tmp_path
 
 @EACH
 def test_its_difference_from_a_plain_project(example: Example, tmp_path: Path) -> None:
-    if shutil.which("git") is None:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("not installed: git")
+    require_program("git")
     folder = tmp_path / example.folder
     shutil.copytree(
         EXAMPLES / example.folder, folder, ignore=shutil.ignore_patterns("__pycache__", "*.sqlite3")
