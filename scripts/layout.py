@@ -71,7 +71,10 @@ class Package:
 
     def __init__(self, folder: Path = ROOT / NAME) -> None:
         self.files = {self._name(p.relative_to(folder)): p for p in sorted(folder.rglob("*.py"))}
-        self.trees = {
+
+    @cached_property
+    def trees(self) -> dict[str, ast.Module]:
+        return {
             name: ast.parse(path.read_text(encoding="utf-8")) for name, path in self.files.items()
         }
 

@@ -1,7 +1,8 @@
 """The `celery` command, which starts in half the time without what a worker never uses.
 
 Celery's command line imports a shell for `celery amqp`, colours for what it prints, and the
-commands of all that is installed: Flower's, with Tornado. The demo's workers start with all that.
+commands of all that is installed: Flower's, with Tornado, and `celery graceful`. The demo's workers
+start with all that.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ __all__ = ["CELERY"]
 CELERY = [sys.executable, "-m", __name__]
 
 if __name__ == "__main__":
-    for name in ("flower", "psutil", "pygments"):  # as if they were not installed
+    unused = ["flower", "psutil", "pygments"]
+    if "graceful" not in sys.argv:
+        unused.append("celery_graceful.cli.group")
+    for name in unused:  # as if they were not installed
         sys.modules[name] = None  # type: ignore[assignment]
     sys.modules["click_repl"] = types.SimpleNamespace(register_repl=id)  # type: ignore[assignment]
     runpy.run_module("celery", run_name="__main__", alter_sys=True)
