@@ -16,6 +16,8 @@ __all__ = ["PREFIX", "Settings"]
 
 PREFIX = "graceful_"
 
+EXPORTERS = ("prometheus", "otel")
+
 
 def _seconds(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -140,6 +142,23 @@ def _repair(name: str, value: Any) -> str:
     return str(value)
 
 
+def _exporters(name: str, value: Any) -> tuple[str, ...]:
+    if value not in EXPORTERS and not isinstance(value, (list, tuple)):
+        raise SettingsError(name, value, f"give a list, of {', '.join(EXPORTERS)}")
+    names = (value,) if isinstance(value, str) else tuple(value)
+    for one in names:
+        if one not in EXPORTERS:
+            raise SettingsError(name, one, f"there is no such exporter, of {', '.join(EXPORTERS)}")
+    return names
+
+
+def _attribute(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", value):
+        mend = "name a CollectorRegistry as module:attribute, such as prometheus_client:REGISTRY"
+        raise SettingsError(name, value, mend)
+    return value
+
+
 def _http_url(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value.startswith(("http://", "https://")):
         raise SettingsError(name, value, "give a URL, such as https://hc-ping.com/<ping key>")
@@ -198,6 +217,8 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "probe_port": _port,
     "probe_host": _address,
     "probe_stale": _between(0.5, _DAY),
+    "metrics": _exporters,
+    "prometheus_registry": _attribute,
     "dump_stacks": _flag,
     "history": _flag,
     "history_length": _entries,
@@ -253,6 +274,9 @@ class Settings:
         probe_port: Where a worker answers probes by HTTP; 0 for a free port, ``None`` for nowhere.
         probe_host: At which address.
         probe_stale: Seconds after which a worker whose event loop has not turned is not live.
+        metrics: Who is shown the numbers of a worker: ``"prometheus"``, ``"otel"``, or both.
+        prometheus_registry: The registry that they are in, as ``module:attribute``; ``None``: one
+            of their own, served as ``/metrics`` at ``probe_port``.
         dump_stacks: Write into the log where tasks stand that are about to be given up.
         history: Keep a journal of the unusual moments of tasks.
         history_length: Entries that are kept of all tasks together, about.
@@ -293,6 +317,8 @@ class Settings:
     probe_port: int | None = None
     probe_host: str = "127.0.0.1"
     probe_stale: float = 60.0
+    metrics: tuple[str, ...] = ()
+    prometheus_registry: str | None = None
     dump_stacks: bool = True
     history: bool = True
     history_length: int = 10_000
@@ -335,6 +361,11 @@ class Settings:
         return settings
 
     def _check_together(self, conf: Mapping[str, Any]) -> None:
+        nowhere = self.probe_port is None and self.prometheus_registry is None
+        if "prometheus" in self.metrics and nowhere:
+            port, registry = (_spelled(conf, n) for n in ("probe_port", "prometheus_registry"))
+            mend = f"set {port} as well, where /metrics is, or {registry} if you serve that"
+            raise SettingsError(_spelled(conf, "metrics"), self.metrics, mend)
         beat, lease, rescue = (
             _spelled(conf, name) for name in ("heartbeat_interval", "lease_ttl", "rescue_interval")
         )

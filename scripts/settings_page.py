@@ -46,6 +46,10 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
         "[Probes](../platforms.md#probes)",
         ("probe_file", "probe_port", "probe_host", "probe_stale"),
     ),
+    "Metrics": (
+        "[Metrics](../metrics.md)",
+        ("metrics", "prometheus_registry"),
+    ),
     "Batches": (
         "[Batches](../batches.md)",
         ("batch_ttl", "batch_linger", "batch_repair", "batch_missing_after", "track_chords"),

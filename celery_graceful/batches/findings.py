@@ -11,15 +11,19 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from celery_graceful.batches.brief_status import still_open
-from celery_graceful.batches.keys import key_of
+from celery_graceful.batches.keys import INDEX, key_of
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.store.scan import hash_pages
+from celery_graceful.store.store import Store
 
-__all__ = ["LOST_BATCH", "Missing", "lacking", "note", "noted"]
+__all__ = ["LOST_BATCH", "Missing", "how_many", "lacking", "note", "noted"]
 
 #: Members in one command.
 CHUNK = 500
+
+#: Batches that are looked at for a number, of those that have stood still longest.
+LONGEST = 1000
 
 #: Why a member that is a batch itself cannot end.
 LOST_BATCH = "the batch that it is has expired, or was lost"
@@ -73,6 +77,19 @@ def noted(ledger: BatchLedger, batch: str) -> Iterator[Missing]:
     for found in hash_pages(ledger.store, key_of(batch, "missing"), CHUNK):
         for member in still_open(ledger, batch, list(found)):
             yield Missing(member, *json.loads(found[member]))
+
+
+def how_many(store: Store) -> tuple[int, int]:
+    """Batches that have not ended; and members that they miss, by the last looks for them.
+
+    Raises:
+        StoreAway: The store does not answer.
+    """
+    batches = int(store.execute("ZCARD", [INDEX], quiet=True))
+    stale = store.execute("ZRANGE", [INDEX], [0, LONGEST - 1], quiet=True) if batches else []
+    keys = list(map(key_of, stale))
+    missing = store.run("batch_lacking", keys, [], quiet=True) if keys else []
+    return batches, sum(map(int, missing))
 
 
 def lacking(ledger: BatchLedger, batches: Sequence[str]) -> Iterator[str]:

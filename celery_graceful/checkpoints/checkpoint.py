@@ -31,6 +31,7 @@ from celery_graceful.store.app_stores import find_store, settings_of
 from celery_graceful.store.scan import pairs_of
 from celery_graceful.store.store import COMMAND_TIMEOUT, Store, StoreAway, StoreForbidden
 from celery_graceful.timeline import worker_state
+from celery_graceful.timeline.tallies import Tally
 from celery_graceful.timeline.worker_state import WorkerInterrupt
 
 __all__ = ["CURSOR", "DELIVERY", "SENT_AGAIN", "STEP", "Checkpoint", "key_of", "may_resume"]
@@ -298,6 +299,9 @@ class Checkpoint:
             where, worker = place_of(self.loaded), self.worker
             resumed = Entry(What.RESUMED, self.task_id, self.name, worker, where=where)
             record(self.store, self.settings, resumed)
+            tallies = worker_state.tallies()
+            if tallies is not None:
+                tallies.add(Tally.RESUMES)
 
     @property
     def place(self) -> str:
@@ -326,11 +330,20 @@ class Checkpoint:
         try:
             with self._undisturbed():
                 self._call(interrupted=interrupted, timeout=timeout, insist=insist)
+                self._count_save()
                 self._unsaved.clear()
                 self._obsolete.clear()
         except StoreAway:
             return False
         return not self.lost
+
+    def _count_save(self) -> None:
+        tallies = worker_state.tallies()
+        if tallies is not None and self._unsaved and not self.lost:
+            tallies.add(Tally.SAVES)
+            tallies.add(
+                Tally.SAVED_BYTES, sum(len(text.encode()) for text in self._unsaved.values())
+            )
 
     def _call(
         self,

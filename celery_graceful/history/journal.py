@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from celery.utils.log import get_logger
@@ -27,7 +27,7 @@ from celery_graceful.system import native
 from celery_graceful.system.log_thread import log
 from celery_graceful.system.process import Slot, emptied
 
-__all__ = ["Journal", "current", "record", "write"]
+__all__ = ["Journal", "counting", "current", "record", "write"]
 
 logger = get_logger(__name__)
 
@@ -114,6 +114,12 @@ class Journal:
 current: Slot[Journal | None] = Slot("journal", lambda: None, in_fork=emptied)
 
 
+#: Who counts moments, kept or not. A pool's child has others: ``timeline/tallies.py``.
+counting: Slot[Callable[[Sequence[Entry]], None] | None] = Slot(
+    "counting", lambda: None, in_fork=emptied
+)
+
+
 def record(store: Store | None, settings: Settings, *entries: Entry) -> None:
     """Enter moments into the history, if it is kept. Raises nothing.
 
@@ -125,6 +131,8 @@ def record(store: Store | None, settings: Settings, *entries: Entry) -> None:
         settings: What the user set.
         entries: The moments.
     """
+    if counting.value is not None:
+        counting.value(entries)
     if store is None or not settings.history or not entries:
         return
     journal = current.value

@@ -8,6 +8,7 @@ there ends when nothing of it is left, or goes on when the consumer comes back.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -164,6 +165,26 @@ class Servers:
         """Whether batches have still to hear of something that ended, with its acknowledgement."""
         members = list(self.members.values())
         return any(m.claims is not None and m.claims.has_ends for m in members)
+
+    @property
+    def claims_held(self) -> int | None:
+        """How many messages it has claimed, wherever; ``None`` where it claims nothing."""
+        held = [m.claims.held for m in list(self.members.values()) if m.claims is not None]
+        return sum(map(len, held)) if held else None
+
+    @property
+    def lease_age(self) -> float | None:
+        """Seconds since its lease was renewed last, where the consumer is connected."""
+        here = self.here
+        if here is None or not here.lease.held_until:
+            return None
+        renewed = here.lease.held_until - self.view.settings.lease_ttl
+        return max(0.0, time.monotonic() - renewed)
+
+    @property
+    def loop_lag(self) -> float | None:
+        """Seconds that the loop took to go round, or has taken so far."""
+        return None if self.here is None else self.here.loop_lag
 
     @property
     def is_heard(self) -> bool:

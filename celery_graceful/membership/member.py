@@ -217,14 +217,19 @@ class Member:
                 self.view.settings.lease_ttl + self.view.settings.rescue_interval,
             )
 
-    def _loop_lag(self) -> float:
+    @property
+    def loop_lag(self) -> float:
         """Seconds that the loop took to go round when it was asked to, or has taken so far."""
         asked, turned = self._asked_at, self._turned_at
-        if turned < asked:
-            return time.monotonic() - asked
-        self._asked_at = time.monotonic()
-        self.view.ring_loop()
-        return turned - asked
+        return (time.monotonic() if turned < asked else turned) - asked
+
+    def _next_lag(self) -> float:
+        """The same, and ask again."""
+        lag = self.loop_lag
+        if self._turned_at >= self._asked_at:
+            self._asked_at = time.monotonic()
+            self.view.ring_loop()
+        return lag
 
     def _heartbeat(self) -> dict[str, Any]:
         worker, board = self.view.worker, self.board
@@ -250,7 +255,7 @@ class Member:
             "pool": type(worker.pool).__module__.rpartition(".")[2],
             "concurrency": 1 if self.view.one_at_a_time else worker.concurrency,
             "tasks_keep_loop": self.view.tasks_keep_loop,
-            "loop_lag": round(self._loop_lag(), 3),
+            "loop_lag": round(self._next_lag(), 3),
             "unknown_tasks": self.view.unknown_tasks(),
             "queues": sorted(worker.app.amqp.queues.consume_from)[:NAMED],
             "running": [f"{r.name}[{r.id}]" for r in named],
@@ -342,7 +347,8 @@ class Member:
 
     def on_loop(self) -> None:
         """The loop goes round: let go of what was lost."""
-        self._turned_at = time.monotonic()
+        if self._turned_at < self._asked_at:  # others ring as well
+            self._turned_at = time.monotonic()
         while self.lost:
             self.ledger.lose(self.lost[0])
             del self.lost[0]

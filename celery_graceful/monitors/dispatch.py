@@ -15,6 +15,7 @@ from celery_graceful.monitors.report import IN_PROGRESS, Report, Reporter
 from celery_graceful.monitors.report_order import Endings, wait_for_death
 from celery_graceful.settings import Settings
 from celery_graceful.system.loaded import loaded
+from celery_graceful.timeline import worker_state
 
 __all__ = ["Dispatch"]
 
@@ -35,6 +36,9 @@ class Dispatch:
         self._settings = settings
         self._outboxes: dict[str, tuple[Any, Outbox]] = {}
         self._endings = Endings()
+        custom = {*(settings.monitor_reporters or ())} - {*_BUILT_IN}
+        #: All that may report, in the same order in each process.
+        self.known = [*_BUILT_IN, *sorted(custom)]
 
     def start(self, check_in: CheckIn) -> None:
         """The run begins or goes on, in this process."""
@@ -107,7 +111,16 @@ class Dispatch:
         for reporter, outbox in self._reporters():
             tell = getattr(reporter, what, None)
             if tell is not None:
+                if worker_state.tallies() is not None:
+                    tell = partial(self._tell, tell, outbox.name)
                 outbox.put(partial(send, tell), skippable=skippable)
+
+    def _tell(self, tell: Tell, name: str, report: Report) -> None:
+        """Tell, and count it."""
+        tell(report)
+        tallies = worker_state.tallies()
+        if tallies is not None and name in self.known:
+            tallies.add_check_in(self.known.index(name), report.status)
 
     def wait(self, timeout: float) -> None:
         """Wait until all reports have been sent, but not for a server that is away."""

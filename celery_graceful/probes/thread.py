@@ -9,7 +9,9 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
 
 from celery.utils.log import get_logger
 from celery.utils.nodenames import node_format
@@ -21,12 +23,16 @@ from celery_graceful.probes.health import Health
 from celery_graceful.probes.systemd import Systemd
 from celery_graceful.settings import Settings
 from celery_graceful.system import native
+from celery_graceful.system.describe import describe
 from celery_graceful.system.log_thread import log
 from celery_graceful.system.process import Owner, Slot, emptied
 
 __all__ = ["Probes"]
 
 logger = get_logger(__name__)
+
+#: Makes the text of a page, and says its type.
+Make = Callable[[], tuple[str, str]]
 
 #: Seconds between two looks, at most.
 LOOK_EVERY = 1.0
@@ -70,8 +76,11 @@ class Probes:
         self._left = False
         self._thread: native.Thread | None = None
 
-    def start(self) -> None:
+    def start(self, more: Mapping[str, Make] = MappingProxyType({})) -> None:
         """Begin to tell those who want to know. Before there are children.
+
+        Args:
+            more: What else is read over HTTP, by path: makes the text, and says its type.
 
         Raises:
             SettingsError: File or port cannot be had, or another worker has it.
@@ -84,10 +93,13 @@ class Probes:
             logger.info("Probes: %s", self._file.path)
         if self.settings.probe_port is not None:
             pages = {"/live": self._live, "/ready": self._ready}
+            pages |= {path: partial(_page, path, make) for path, make in more.items()}
             host = self.settings.probe_host
             self._endpoint = Endpoint(host, self.settings.probe_port, pages)
             where = f"[{host}]" if ":" in host else host
             logger.info("Probes: http://%s:%d/live and /ready", where, self._endpoint.port)
+            for path in more:
+                logger.info("Beside them: http://%s:%d%s", where, self._endpoint.port, path)
         if self._file or self._endpoint or self._systemd:
             self._owner.fill(_probes, self)
             self._bell = native.Doorbell()
@@ -175,6 +187,15 @@ class Probes:
     def _ready(self) -> Page:
         why = self.health.not_ready()
         return Page(503, f"not ready: {why}\n") if why else Page(200, "ready\n")
+
+
+def _page(path: str, make: Make) -> Page:
+    """A page of others; what is wrong with it is theirs, and the probes answer all the same."""
+    try:
+        return Page(200, *make())
+    except Exception as exc:
+        log(logger, logging.ERROR, "No page %s: %s", path, describe(exc))
+        return Page(500, f"{describe(exc)}\n")
 
 
 def _close_inherited(probes: Slot[Probes | None]) -> None:

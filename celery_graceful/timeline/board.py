@@ -1,8 +1,8 @@
 """The board: memory that all processes of a worker share.
 
-Five pages, mapped by the main process before it starts its children. Reading it costs a memory
-access, so a task can ask as often as it likes; waiting is done on a pipe (see ``interrupt``). The
-clock is ``time.monotonic``, which all processes of a machine share.
+Five pages and some numbers, mapped by the main process before it starts its children. Reading it
+costs a memory access, so a task can ask as often as it likes; waiting is done on a pipe (see
+``interrupt``). The clock is ``time.monotonic``, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from celery_graceful.phases import InterruptReason, Phase
 from celery_graceful.system import native
 from celery_graceful.timeline.board_file import BoardFile, announced_file
+from celery_graceful.timeline.tallies import Tallies
 
 if TYPE_CHECKING:  # who runs no worker has none
     from celery_graceful.timeline.grace_period import Deadlines
@@ -48,7 +49,8 @@ _HEARD_AT = _ENDED_AT + _PAGE
 #: Whose stack is asked for, whose it is that stands there, and its length.
 _STACK = struct.Struct("=QQQ")
 _STACK_AT = _HEARD_AT + _PAGE
-_SIZE = _STACK_AT + _PAGE
+_TALLIES_AT = _STACK_AT + _PAGE
+_SIZE = _TALLIES_AT + Tallies.SIZE
 
 _REASONS: list[InterruptReason] = list(InterruptReason)
 
@@ -57,13 +59,15 @@ class Board:
     """The shared memory.
 
     Args:
-        memory: A writable mapping of five pages.
+        memory: A writable mapping of five pages, and of the tallies.
         file: What is behind it, where that is a file of this process.
     """
 
     def __init__(self, memory: Any, file: BoardFile | None = None) -> None:
         self.memory = memory
         self._file = file
+        #: What is counted in any process.
+        self.tallies = Tallies(memory, _TALLIES_AT)
         #: Deliveries that the hard deadline took away, and that may still run in this very process.
         self.taken_away: set[str] = set()
 

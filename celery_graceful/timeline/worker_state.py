@@ -7,6 +7,7 @@ from typing import Any
 from celery_graceful.phases import Interrupt, Phase
 from celery_graceful.system.process import Owner, Slot, itself, kept
 from celery_graceful.timeline.board import Board
+from celery_graceful.timeline.tallies import Tallies
 
 __all__ = [
     "WorkerInterrupt",
@@ -16,6 +17,7 @@ __all__ = [
     "flag",
     "holds",
     "is_stopping",
+    "tallies",
     "worker_interrupt",
 ]
 
@@ -62,6 +64,12 @@ class WorkerInterrupt(Interrupt):
 def is_stopping() -> bool:
     """Whether this process is a worker's, and all of its running tasks have to stop."""
     return board.value is not None and board.value.interrupted
+
+
+def tallies() -> Tallies | None:
+    """Where this process counts; ``None`` where nobody wants to know."""
+    here = board.value
+    return here.tallies if here is not None and here.tallies.on else None
 
 
 def worker_interrupt() -> Interrupt | None:

@@ -29,6 +29,7 @@ from celery_graceful.timeline import grace_period
 from celery_graceful.worker import control
 from celery_graceful.worker.drain import Drain
 from celery_graceful.worker.embedded import EmbeddedWorker
+from celery_graceful.worker.measures import check_extras
 from celery_graceful.worker.process_exit import LAST_RECEIVERS
 from celery_graceful.worker.watch import Watch
 from celery_graceful.worker.wiring import Parts
@@ -54,6 +55,7 @@ class WorkerStep(bootsteps.StartStopStep):
     def _configure(self, conf: Any) -> None:
         self.settings = Settings.from_conf(conf)
         _, self.deadlines = grace_period.deadlines_of(self.settings)
+        check_extras(self.settings)
 
     def include(self, worker: Any) -> bool:
         # Not by ``requires``: the signal handlers have to be there before the pool starts,

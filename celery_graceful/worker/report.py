@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.deliveries.ledger import Ledger
@@ -34,12 +34,20 @@ class Report:
         ledger: What it held.
         board: When it was asked to stop.
         log: Where to.
+        drained: Told how many seconds it took, and how many of the grace were left.
     """
 
-    def __init__(self, ledger: Ledger, board: Board, log: LogThread) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        board: Board,
+        log: LogThread,
+        drained: Callable[[float, float], None] = lambda took, left: None,
+    ) -> None:
         self.ledger = ledger
         self.board = board
         self.log = log
+        self._drained = drained
         self._written = False
 
     def write(self) -> None:
@@ -47,6 +55,8 @@ class Report:
         if self.board.interrupted and not self._written:
             self._written = True
             self.log(logging.WARNING, report(self.ledger, self.board))
+            now = time.monotonic()
+            self._drained(now - self.board.requested_at, self.board.grace_ends_at - now)
 
 
 def report(ledger: Ledger, board: Board) -> str:

@@ -47,6 +47,7 @@ from celery_graceful.worker.giving_up import GivingUp
 from celery_graceful.worker.holdings import holdings
 from celery_graceful.worker.last_stacks import LastStacks
 from celery_graceful.worker.loop import Loop
+from celery_graceful.worker.measures import metrics_of
 from celery_graceful.worker.other_consumers import OtherConsumers
 from celery_graceful.worker.process_exit import ProcessExit
 from celery_graceful.worker.quiesce import Quiesce
@@ -181,7 +182,8 @@ class Parts(ControlledWorker):
         # -- the way to a stop, and out
         self.adoption = TaskAdoption(worker.app, self.host, adapter, unusable)
         self.others = others = OtherConsumers()
-        self.report = report = Report(ledger, board, log)
+        self.metrics = metrics = metrics_of(worker, settings, board, ledger, places, self.owner)
+        self.report = report = Report(ledger, board, log, metrics.drained)
         self.giving_up = giving_up = GivingUp(worker, ledger, board, deadlines, others, log)
         self.quiesce = quiesce = Quiesce(
             worker,
@@ -286,7 +288,11 @@ class Parts(ControlledWorker):
         Raises:
             SettingsError: Another worker has the file or the port of its probes.
         """
-        self.probes.start()
+        try:
+            self.probes.start(self.metrics.start())
+        except BaseException:
+            self.metrics.end()
+            raise
         self.adapter.prepare(self.owner)
         self.adapter.keep_jobs()
         if not self.embedded:
@@ -306,6 +312,7 @@ class Parts(ControlledWorker):
         self._leave()
         self.owner.leave(log_thread.current)
         self.probes.end()
+        self.metrics.end()
         self.drain.ring(STOPPED)
         if self.drain.stopping and not self.embedded:
             self.leaving.leave_at_exit()
@@ -326,6 +333,7 @@ class Parts(ControlledWorker):
             self._leave()
         self.heartbeats.end()
         self.probes.end()
+        self.metrics.end()
         self.watch.end(LAST_THREADS)
         self.loop.end(LAST_THREADS)
         self.ledger.post_mortems.end(LAST_THREADS)
