@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 
 import pytest
 
@@ -11,18 +12,18 @@ from tests.support.pages import DOCS, ROOT, prose
 
 QUOTED = re.findall(r"\*\*([^*]+)\*\*", prose(DOCS / "troubleshooting.md"))
 
-#: All that the package may say, numbers and what is filled in left out.
-SAID = re.sub(
-    r"%[-.\d]*[a-z]|\d+",
-    "#",
-    "\n".join(
+
+@cache
+def said() -> str:
+    """All that the package may say, numbers and what is filled in left out."""
+    texts = (
         node.value if isinstance(node, ast.Constant) else node.name
         for path in (ROOT / "celery_graceful").rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.ClassDef)
         or (isinstance(node, ast.Constant) and isinstance(node.value, str))
-    ),
-)
+    )
+    return re.sub(r"%[-.\d]*[a-z]|\d+", "#", "\n".join(texts))
 
 
 def test_the_page_quotes() -> None:
@@ -35,4 +36,4 @@ def test_what_logs_say_is_said(quoted: str) -> None:
         return
     for part in re.split(r"\.\.\.|\d+|`[^`]*`|: ", quoted):
         if len(part.strip()) > 2:
-            assert part.strip() in SAID, part
+            assert part.strip() in said(), part

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 
 import pytest
 from celery import Celery
 
 from tests.conftest import RedisDB
+from tests.support.command import CELERY
 from tests.support.workers import ROOT, TIMEOUT, Worker, wait_until_heard
 
 APP = "tests.apps.lifecycle"
@@ -18,7 +18,7 @@ NAME = "one@test"
 
 def celery(redis_db: RedisDB, *args: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", APP, "-b", redis_db.url, *args],
+        [*CELERY, "-A", APP, "-b", redis_db.url, *args],
         cwd=ROOT,
         env={**os.environ, "BROKER_URL": redis_db.url},
         stdin=subprocess.DEVNULL,
