@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from celery.utils.log import get_logger
 
 from celery_graceful.batches.ledger import BatchLedger
-from celery_graceful.batches.member_part import Told, part_of
+from celery_graceful.batches.member_part import CallbackEnd, Told, part_of
 from celery_graceful.batches.model import Due, End, Outcome
 from celery_graceful.claims.sending import Sending
 from celery_graceful.store.app_stores import find_store, settings_of
@@ -65,10 +65,12 @@ def write_ends(store: Store, ends: Sequence[tuple[Told, tuple[str, int] | None]]
         StoreAway: Some of it may have been done; it can be asked for again, all of it.
     """
     ledger = BatchLedger(store)
-    due = ledger.end([End(*end[:3], claim) for end, claim in ends if isinstance(end, End)])
-    for end, claim in ends:
-        if not isinstance(end, End):
-            due += ledger.callback_ended(end.batch, end.name, claim, kept=end.kept)
+    members = [end for end, _ in ends if isinstance(end, End)]
+    due = ledger.end(members, [claim for end, claim in ends if isinstance(end, End)])
+    if len(members) < len(ends):
+        for end, claim in ends:
+            if isinstance(end, CallbackEnd):
+                due += ledger.callback_ended(end.batch, end.name, claim, kept=end.kept)
     return due
 
 

@@ -140,15 +140,24 @@ class BatchLedger:
 
     # -- ends --------------------------------------------------------------------------------
 
-    def end(self, ends: Sequence[End]) -> list[Due]:
+    def end(
+        self, ends: Sequence[End], claims: Sequence[tuple[str, int] | None] | None = None
+    ) -> list[Due]:
         """Members end, with their claims. What is not known, or has ended, changes nothing.
+
+        Args:
+            ends: The ends.
+            claims: Of each, in place of those that they name.
+
+        Returns:
+            Callbacks that have become due.
 
         Raises:
             StoreAway: Some of it may have been done; it can be asked for again, all of it.
         """
         due: list[Due] = []
-        for some in _ends_at_once(ends):
-            due += _dues("", self._run("batch_end", _in_one_text(some)))
+        for text in _texts(ends, [end.claim for end in ends] if claims is None else claims):
+            due += _dues("", self._run("batch_end", text))
         return due
 
     def callback_ended(
@@ -386,30 +395,31 @@ def _dues(batch_id: str, answer: Any) -> list[Due]:
     return [Due.parse(text) for text in answer]
 
 
-def _ends_at_once(ends: Sequence[End]) -> Iterator[list[End]]:
-    some: list[End] = []
-    batches: set[str] = set()
-    for end in ends:
-        if len(some) == ENDS or (len(batches) == ENDING and end.batch not in batches):
-            yield some
-            some, batches = [], set()
-        some.append(end)
-        batches.add(end.batch)
-    if some:
-        yield some
+_Alike = dict[tuple[str, Outcome, str], tuple[list[str], list[str]]]
 
 
-def _in_one_text(ends: Sequence[End]) -> str:
+def _texts(ends: Sequence[End], claims: Sequence[tuple[str, int] | None]) -> Iterator[str]:
     """Ends as the script reads them. In which order they come makes no difference to it."""
-    alike: dict[tuple[str, Outcome, str], tuple[list[str], list[str]]] = {}
-    for batch, member, outcome, claim in ends:
-        worker, number = claim or ("", "")
-        key = batch, outcome, worker
-        if key not in alike:
-            alike[key] = [], []
-        members, numbers = alike[key]
-        members.append(member)
-        numbers.append(str(number))
+    for start in range(0, len(ends), ENDS):
+        some = slice(start, start + ENDS)
+        alike: _Alike = {}
+        batches: set[str] = set()
+        last = None
+        for (batch, member, outcome, _), claim in zip(ends[some], claims[some], strict=True):
+            worker, number = claim or ("", "")
+            key = batch, outcome, worker
+            if key != last:  # most often they are of one batch
+                batches.add(batch)
+                if len(batches) > ENDING:
+                    yield _in_one_text(alike)
+                    alike, batches = {}, {batch}
+                last, (members, numbers) = key, alike.setdefault(key, ([], []))
+            members.append(member)
+            numbers.append(str(number))
+        yield _in_one_text(alike)
+
+
+def _in_one_text(alike: _Alike) -> str:
     # As it is: what is no text to JSON is bytes to Redis.
     return json.dumps([(*key, *both) for key, both in alike.items()], ensure_ascii=False)
 

@@ -36,7 +36,8 @@ __all__ = ["ask_before"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which a batch that was not cancelled is taken to be so still.
+#: Seconds for which a batch that was not cancelled is taken to be so still; for one who asks then,
+#: others go on for as long again.
 FRESH = 0.02
 
 #: Seconds for which a callback waits for a store that is away: nobody else says whether another
@@ -72,7 +73,9 @@ def _keeps(app: Any, request: dict[str, Any]) -> Why | None:
     """What keeps a task from running."""
     inner = request.get("headers")
     if isinstance(inner, dict):  # a retry carries on what is in there
-        inner.update({name: request[name] for name in OURS if name in request})
+        for name in OURS:
+            if name in request:
+                inner[name] = request[name]
     try:
         if BATCH in request:
             member = member_of(request)
@@ -85,12 +88,15 @@ def _keeps(app: Any, request: dict[str, Any]) -> Why | None:
 
 def _is_cancelled(app: Any, batch: str) -> bool:
     looked, now = _looked.setdefault(app, {}), time.monotonic()
-    if now < looked.get(batch, 0.0) + FRESH:
+    fresh_until = looked.get(batch, 0.0) + FRESH
+    if now < fresh_until:
         return False
     store = find_store(app)
     if store is None:
         return False
+    looked[batch] = fresh_until  # not all threads ask at once, unless that is past by now
     if BatchLedger(store).state(batch, insist=False) is State.CANCELLED:
+        looked.pop(batch, None)
         return True
     if len(looked) >= MOST:
         looked.clear()

@@ -29,9 +29,10 @@ logger = get_logger(__name__)
 #: Acknowledgements in one command.
 BATCH = 500
 
-#: Seconds in which ends are gathered, or until there are so many: each step of theirs costs a round
-#: trip, where other acknowledgements go along with the next claim.
-GATHER_ENDS, MANY_ENDS = 0.015, 50
+#: Seconds in which ends are gathered: until none has come for so long, the first one waits for so
+#: long, or there are so many. Each step of theirs costs a round trip, where other acknowledgements
+#: go along with the next claim.
+QUIET, GATHER_ENDS, MANY_ENDS = 0.01, 0.03, 100
 
 #: Acknowledgements that are remembered: a failover to a replica that lags undoes the last ones.
 LATELY = 10_000
@@ -65,10 +66,10 @@ class Acks:
         #: What goes with the acknowledgement of a claim; until it is a claim no more, and then for
         #: as long as that is remembered.
         self._along: dict[str, Any] = {}
-        self._lately_along: dict[str, Any] = {}
+        self._lately_along: deque[tuple[str, Any]] = deque(maxlen=LATELY)
         self._with_ends: list[tuple[Any, tuple[str, int]]] = []
-        #: Since when the first of them waits, on the monotonic clock.
-        self._ends_since = 0.0
+        #: Since when the first of them waits, and the last, on the monotonic clock.
+        self._ends_since = self._end_came = 0.0
         self._done: dict[str, list[int]] = {}
         self._under_way: dict[str, list[int]] = {}
         self._lately: deque[str] = deque(maxlen=LATELY)
@@ -81,8 +82,9 @@ class Acks:
         if end is None:
             self._done.setdefault(worker, []).append(number)
         else:
+            self._end_came = time.monotonic()
             if not self._with_ends:
-                self._ends_since = time.monotonic()
+                self._ends_since = self._end_came
             self._with_ends.append((end, (worker, number)))
 
     def take_along(self, tag: str, end: Any) -> None:
@@ -118,9 +120,7 @@ class Acks:
         if self._along:
             ends = [(tag, self._along.pop(tag)) for tag in tags if tag in self._along]
             if acked:
-                self._lately_along.update(ends)
-            while len(self._lately_along) > LATELY:
-                del self._lately_along[next(iter(self._lately_along))]
+                self._lately_along.extend(ends)
 
     # -- along with a claim ------------------------------------------------------------
 
@@ -173,10 +173,7 @@ class Acks:
         Raises:
             StoreAway: As ``send``.
         """
-        young = time.monotonic() < self._ends_since + GATHER_ENDS
-        if young and len(self._with_ends) < MANY_ENDS and not at_once:
-            return
-        while self._with_ends:
+        while self._with_ends and (at_once or self._is_time_for_ends()):
             with self._lock:
                 batch = self._with_ends[:BATCH]
             try:
@@ -186,8 +183,14 @@ class Acks:
                     self._delete(worker, [number])
             with self._lock:
                 del self._with_ends[: len(batch)]
+                self._ends_since = time.monotonic()  # at the earliest: the others came meanwhile
                 for worker in {worker for _, (worker, _) in batch}:
                     self._on_sent(worker, [number for _, (of, number) in batch if of == worker])
+
+    def _is_time_for_ends(self) -> bool:
+        if len(self._with_ends) >= MANY_ENDS:
+            return True
+        return time.monotonic() >= min(self._end_came + QUIET, self._ends_since + GATHER_ENDS)
 
     def once_more(self, worker: str, numbers: list[int]) -> list[int]:
         """Of these claims, those that were not acknowledged: the others are, once more.
@@ -198,7 +201,8 @@ class Acks:
         lately = set(self._lately)
         again = [number for number in numbers if f"{worker}/{number}" in lately]
         if again:
-            ends = {n: e for n in again if (e := self._lately_along.get(f"{worker}/{n}"))}
+            along = dict(self._lately_along)
+            ends = {n: e for n in again if (e := along.get(f"{worker}/{n}"))}
             if ends:
                 self._write_ends(self.store, [(end, (worker, n)) for n, end in ends.items()])
             self._delete(worker, [number for number in again if number not in ends])

@@ -12,9 +12,12 @@ from celery_graceful.batches import ends as ends_module
 from celery_graceful.batches.ends import Ends
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import Due, End, Outcome
+from celery_graceful.claims import acks as acks_module
+from celery_graceful.claims.acks import Acks
 from celery_graceful.claims.held_claims import Claims
 from celery_graceful.store.app_stores import broker_store
 from celery_graceful.store.store import Store, StoreAway, StoreForbidden
+from celery_graceful.system import native
 from tests.conftest import RedisDB
 from tests.servers import RedisServer
 from tests.support.workers import wait_until
@@ -75,6 +78,34 @@ def test_an_end_goes_with_its_acknowledgement(
     assert left(redis_db) == {"3", "4"}
     assert set(writer.written) == {(END, ("me", 1))}
     assert not claims.has_ends
+
+
+def test_what_ends_while_others_are_written_is_gathered_anew(
+    redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each step is followed by one of few, which costs nearly as much."""
+    monkeypatch.setattr(acks_module, "QUIET", 600.0)
+    monkeypatch.setattr(acks_module, "GATHER_ENDS", 600.0)
+    store = broker_store(app_of(redis_db.url))
+    assert store is not None
+    written: list[int] = []
+
+    def write(store: Store, ends: Sequence[tuple[Any, tuple[str, int]]]) -> None:
+        written.append(len(ends))
+        if len(written) == 1:
+            add(500)
+
+    def add(number: int) -> None:
+        acks.take_along(f"me/{number}", END)
+        acks.add("me", number)
+
+    acks = Acks(store, native.Lock(), lambda worker, numbers: None, write)
+    for number in range(acks_module.MANY_ENDS):
+        add(number)
+    acks.send_ends(at_once=False)
+    assert written == [acks_module.MANY_ENDS]
+    acks.send_ends(at_once=True)
+    assert written == [acks_module.MANY_ENDS, 1]
 
 
 def test_an_end_that_cannot_be_written_keeps_its_claim(

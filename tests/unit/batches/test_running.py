@@ -10,7 +10,8 @@ from celery.states import IGNORED
 
 from celery_graceful.batches import running
 from celery_graceful.batches.ledger import BatchLedger
-from celery_graceful.batches.marks import CALLBACK, COPY
+from celery_graceful.batches.marks import BATCH, CALLBACK, COPY
+from celery_graceful.batches.status import State
 from celery_graceful.store.store import StoreAway
 
 
@@ -41,3 +42,39 @@ def test_a_store_that_is_away(is_back: bool, monkeypatch: pytest.MonkeyPatch) ->
     assert (answer is not None and answer[1].state == IGNORED) is is_back
     assert ran == ([] if is_back else [1])
     assert len(asked) >= 3
+
+
+def test_of_several_threads_one_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a batch was cancelled; the others go by an answer that was fresh a moment ago."""
+    app = Celery(set_as_current=False, broker="memory://")
+    now, asked, ran = [1000.0], [], []
+    states = {"b": State.SENT}
+
+    @app.task(name="member", shared=False)
+    def member() -> None: ...
+
+    def state(self: Any, batch: str, **options: Any) -> State:
+        asked.append(1)
+        if len(asked) > 1 and states["b"] is State.SENT:
+            begins()  # another thread, while this one waits for its answer
+        return states["b"]
+
+    def begins() -> None:
+        member.__trace__("id", (), {}, {BATCH: "b/id"})
+
+    monkeypatch.setattr(running.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(running, "find_store", lambda app: object())
+    monkeypatch.setattr(BatchLedger, "state", state)
+    member.__trace__ = lambda *args: ran.append(1)
+    running.ask_before(member)
+    begins()
+    begins()
+    assert (len(asked), len(ran)) == (1, 2)
+    now[0] += running.FRESH * 1.5
+    begins()
+    assert (len(asked), len(ran)) == (2, 4)
+    states["b"] = State.CANCELLED
+    now[0] += running.FRESH * 2.5  # nobody goes by what is older than that
+    begins()
+    begins()
+    assert (len(asked), len(ran)) == (4, 4)
