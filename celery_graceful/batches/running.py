@@ -36,9 +36,9 @@ __all__ = ["ask_before"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which a batch that was not cancelled is taken to be so still; for one who asks then,
-#: others go on for as long again.
-FRESH = 0.02
+#: Seconds for which a batch that was not cancelled is taken to be so still; and after which one
+#: asks again, for the others: else all threads would find that out of date in the same moment.
+FRESH, AGING = 0.02, 0.015
 
 #: Seconds for which a callback waits for a store that is away: nobody else says whether another
 #: copy of it runs. Then it runs. And between two questions.
@@ -49,6 +49,9 @@ MOST = 1000
 
 #: When each batch was found not to be cancelled.
 _looked: PerApp[dict[str, float]] = PerApp()
+
+#: Of which it is asked just now.
+_asked: PerApp[set[str]] = PerApp()
 
 
 def ask_before(task: Any) -> None:
@@ -88,14 +91,18 @@ def _keeps(app: Any, request: dict[str, Any]) -> Why | None:
 
 def _is_cancelled(app: Any, batch: str) -> bool:
     looked, now = _looked.setdefault(app, {}), time.monotonic()
-    fresh_until = looked.get(batch, 0.0) + FRESH
-    if now < fresh_until:
+    age = now - looked.get(batch, -FRESH)
+    if age < AGING:
         return False
-    store = find_store(app)
-    if store is None:
+    asked, store = _asked.setdefault(app, set()), find_store(app)
+    if store is None or (age < FRESH and batch in asked):
         return False
-    looked[batch] = fresh_until  # not all threads ask at once, unless that is past by now
-    if BatchLedger(store).state(batch, insist=False) is State.CANCELLED:
+    asked.add(batch)
+    try:
+        state = BatchLedger(store).state(batch, insist=False)
+    finally:
+        asked.discard(batch)
+    if state is State.CANCELLED:
         looked.pop(batch, None)
         return True
     if len(looked) >= MOST:
