@@ -36,6 +36,11 @@ def test_every_block_says_what_it_is() -> None:
         assert block.language in LANGUAGES, f"{block}: {block.language!r}"
 
 
+def test_every_picture_says_what_it_shows() -> None:
+    for block in blocks("mermaid"):
+        assert re.search("^ *accTitle: .+", block.text, re.M), block
+
+
 # -- Python ------------------------------------------------------------------------------
 
 
