@@ -25,6 +25,7 @@ from benchmarks.rescue import rescue
 from benchmarks.throughput import throughput
 from benchmarks.variants import variants
 from benchmarks.waiting import holdings
+from benchmarks.watched import watched
 from tests.servers import RedisServer
 
 __all__ = ["main"]
@@ -45,6 +46,7 @@ BENCHMARKS = {
     "importing": importing,
     "chords": chords,
     "idle": idle,
+    "watched": watched,
     "lifecycle": lifecycle,
     "release": release,
     "rescue": rescue,

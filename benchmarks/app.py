@@ -28,6 +28,12 @@ app.conf.update(
 if os.environ.get("BENCH_LEASE"):
     ttl, interval = map(float, os.environ["BENCH_LEASE"].split())
     app.conf.update(graceful_lease_ttl=ttl, graceful_heartbeat_interval=interval)
+if os.environ.get("BENCH_PROBE_PORT"):
+    app.conf.update(
+        graceful_probe_file=os.environ["BENCH_PROBE_FILE"],
+        graceful_probe_port=int(os.environ["BENCH_PROBE_PORT"]),
+        graceful_metrics=["prometheus", "otel"],
+    )
 if not os.environ.get("BENCH_PLAIN"):
     Graceful(app)
 

@@ -7,13 +7,14 @@ lets the slowest hold up all others.
 from __future__ import annotations
 
 import _socket
+import errno
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from celery_graceful.exceptions import SettingsError
 
-__all__ = ["IN", "OUT", "Endpoint", "Page"]
+__all__ = ["IN", "OUT", "Endpoint", "Page", "PortTaken"]
 
 #: As ``select`` has them, which a green pool patches.
 IN, OUT = 1, 4
@@ -23,6 +24,10 @@ PATIENCE, MOST, LONGEST = 5.0, 64, 8192
 
 #: Seconds until it is tried again when the process has no descriptor left for who asks.
 AGAIN = 1.0
+
+
+class PortTaken(SettingsError):
+    """Another process has the port; it may be free later."""
 
 
 class Page(NamedTuple):
@@ -60,6 +65,7 @@ class Endpoint:
         pages: What makes them, by path.
 
     Raises:
+        PortTaken: Another process listens there.
         SettingsError: It cannot be listened there.
     """
 
@@ -77,7 +83,8 @@ class Endpoint:
         except OSError as exc:
             self._sock.close()
             mend = f"{exc.strerror or exc}; give each worker of a host its own, or 0 for a free one"
-            raise SettingsError("graceful_probe_port", f"{host}:{port}", mend) from exc
+            kind = PortTaken if exc.errno == errno.EADDRINUSE else SettingsError
+            raise kind("graceful_probe_port", f"{host}:{port}", mend) from exc
         self.port: int = self._sock.getsockname()[1]
 
     # -- in its thread ---------------------------------------------------------------

@@ -17,7 +17,7 @@ from celery.utils.log import get_logger
 from celery.utils.nodenames import node_format
 
 import celery_graceful_probe
-from celery_graceful.probes.endpoint import IN, Endpoint, Page
+from celery_graceful.probes.endpoint import IN, Endpoint, Page, PortTaken
 from celery_graceful.probes.file import ProbeFile
 from celery_graceful.probes.health import Health
 from celery_graceful.probes.systemd import Systemd
@@ -39,6 +39,9 @@ LOOK_EVERY = 1.0
 
 #: Seconds that its end may take; and that it rests after an error of its own.
 LAST_LOOK, AFTER_ERROR = 0.5, 1.0
+
+#: Nothing is forked while a port is opened.
+_gate = native.ForkGate()
 
 
 class Probes:
@@ -71,6 +74,7 @@ class Probes:
         self._restarts = restarts
         self._file: ProbeFile | None = None
         self._endpoint: Endpoint | None = None
+        self._pages: dict[str, Callable[[], Page]] = {}
         self._systemd: Systemd | None = None
         self._bell = native.SILENT
         self._left = False
@@ -83,7 +87,7 @@ class Probes:
             more: What else is read over HTTP, by path: makes the text, and says its type.
 
         Raises:
-            SettingsError: File or port cannot be had, or another worker has it.
+            SettingsError: File or port cannot be had, or another worker has the file.
         """
         path = self.settings.probe_file or os.environ.get(celery_graceful_probe.ENVIRON)
         if not self._embedded:
@@ -92,18 +96,38 @@ class Probes:
             self._file = ProbeFile(node_format(path, self.node), self.settings.probe_stale)
             logger.info("Probes: %s", self._file.path)
         if self.settings.probe_port is not None:
-            pages = {"/live": self._live, "/ready": self._ready}
-            pages |= {path: partial(_page, path, make) for path, make in more.items()}
-            host = self.settings.probe_host
-            self._endpoint = Endpoint(host, self.settings.probe_port, pages)
-            where = f"[{host}]" if ":" in host else host
-            logger.info("Probes: http://%s:%d/live and /ready", where, self._endpoint.port)
-            for path in more:
-                logger.info("Beside them: http://%s:%d%s", where, self._endpoint.port, path)
-        if self._file or self._endpoint or self._systemd:
+            self._pages = {"/live": self._live, "/ready": self._ready}
+            self._pages |= {path: partial(_page, path, make) for path, make in more.items()}
+            try:
+                self._listen(logger.log)
+            except PortTaken as exc:  # by a worker that drains, perhaps
+                logger.error("%s Until it is free nobody is answered: it is tried again", exc)
+        if self._file or self._pages or self._systemd:
             self._owner.fill(_probes, self)
             self._bell = native.Doorbell()
             self._thread = native.start_thread(self._run, "graceful-probes")
+
+    def _listen(self, say: Callable[..., None]) -> None:
+        """Begin to answer at the port.
+
+        Args:
+            say: Writes a line into the log.
+
+        Raises:
+            PortTaken: Another process has it.
+            SettingsError: It cannot be had.
+        """
+        host, port = self.settings.probe_host, self.settings.probe_port
+        if port is None or self._endpoint is not None:
+            return
+        with _gate:  # a child that is forked meanwhile would keep it
+            self._endpoint = Endpoint(host, port, self._pages)
+        where = (
+            f"[{host}]:{self._endpoint.port}" if ":" in host else f"{host}:{self._endpoint.port}"
+        )
+        say(logging.INFO, "Probes: http://%s/live and /ready", where)
+        for path in self._pages.keys() - {"/live", "/ready"}:
+            say(logging.INFO, "Beside them: http://%s%s", where, path)
 
     def on_phase(self) -> None:
         """The worker has come to another phase: say so now. From any thread."""
@@ -146,12 +170,20 @@ class Probes:
                     look_at = time.monotonic() + every
                     self.health.ring()
                     self._tell()
+                    self._listen_again()
             except Exception:
                 trouble = traceback.format_exc()
                 if trouble != said:
                     log(logger, logging.ERROR, "The worker's probes failed: %s", trouble)
                 native.pause(AFTER_ERROR)
             said = trouble
+
+    def _listen_again(self) -> None:
+        """The port may be free by now."""
+        try:
+            self._listen(partial(log, logger))
+        except PortTaken:
+            pass  # said at the start
 
     def _wait(self, seconds: float) -> bool:
         """Answer those who ask, for as long; whether the bell has rung."""

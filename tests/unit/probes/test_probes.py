@@ -283,6 +283,27 @@ def test_nobody_shares_a_port() -> None:
     Endpoint("127.0.0.1", endpoint.port, {}).close()
 
 
+def test_a_port_that_another_has_is_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By a worker that drains, on a machine where the next one starts meanwhile."""
+    other, owner = Endpoint("127.0.0.1", 0, {}), Owner()
+    asked = probes(tmp_path, owner, probe_port=other.port, probe_stale=0.5)
+    asked.start({"/more": lambda: ("more", "text/plain")})
+    assert caplog.text.count("give each worker of a host its own") == 1
+    other.close()
+
+    def answers() -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", other.port), TIMEOUT) as to:
+            to.sendall(b"GET /more HTTP/1.0\r\n\r\n")
+            return to.makefile("rb").read().endswith(b"more")
+        return False
+
+    wait_until(answers, "it answers", 0.05)
+    asked.end()
+    assert not answers()
+
+
 @pytest.mark.parametrize("abstract", [False, True])
 def test_systemd(tmp_path: Path, abstract: bool) -> None:
     name = f"@{tmp_path}" if abstract else str(tmp_path / "notify")
