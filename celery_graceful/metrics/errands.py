@@ -69,17 +69,22 @@ class Errands:
             self._bell.wait(None)
             if self._ended:
                 return
-            try:
-                self.known = {(name,): number for name, number in self._fleet().items()}
-                self._inherit()
-                self._said = ""
-            except StoreAway:
-                self.known = {}  # said there
-            except Exception:
-                self._say(traceback.format_exc())
+            trouble = ""
+            for errand in (self._read, self._inherit):
+                try:
+                    errand()
+                except StoreAway:
+                    pass  # said there
+                except Exception:
+                    trouble = traceback.format_exc()
+            self._say(trouble)
             self._over.wait(PAUSE)
 
+    def _read(self) -> None:
+        self.known = {}
+        self.known = {(name,): number for name, number in self._fleet().items()}
+
     def _say(self, trouble: str) -> None:
-        if trouble != self._said:
-            self._said = trouble
+        said, self._said = self._said, trouble
+        if trouble and trouble != said:
             log(logger, logging.ERROR, "Metrics of the fleet failed: %s", trouble)
