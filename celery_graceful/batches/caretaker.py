@@ -147,11 +147,12 @@ class Caretaker:
         sure = [one for one in missing if one.sure]
         # What a producer has registered, and not sent yet, may still be sent.
         if now is None or now.state is State.SENDING or how == "off" or not sure:
-            self._say(batch, missing, None)
+            self._say(batch, missing, None, time.time())
             return pause
         may_resend = self._is_fenced if how is None else lambda name: True
+        found_at = time.time()  # before what is done about it
         done = self.repair.mend(batch, now, sure, may_resend, fail=how == "fail")
-        self._say(batch, missing, done)
+        self._say(batch, missing, done, found_at)
         if not done:
             return pause
         dealt_with = {*done.resent, *done.ended, *done.failed, *done.called}
@@ -164,12 +165,15 @@ class Caretaker:
         seconds = max(KNOWN, 10 * self.settings.batch_missing_after)
         note(self.ledger, batch, missing, seconds)
 
-    def _say(self, batch: str, missing: Sequence[Missing], done: Repaired | None) -> None:
+    def _say(
+        self, batch: str, missing: Sequence[Missing], done: Repaired | None, found_at: float
+    ) -> None:
         if not done and self._said.get(batch) == len(missing):
             return
         self._said[batch] = len(missing)
         why, members = f"{missing[0].why}, of batch {batch}", [(one.member, "") for one in missing]
-        record(self.store, self.settings, *entries_of(What.MISSING, members, reason=why))
+        entries = entries_of(What.MISSING, members, reason=why, at=found_at)
+        record(self.store, self.settings, *entries)
         log(
             logger,
             logging.WARNING,

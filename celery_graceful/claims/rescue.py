@@ -184,6 +184,9 @@ class Rescuer:
         running = self._running(worker, numbers, about)
         # What a stop has given up, and could not give back, has died of nothing.
         taken = self.judge(worker, running) if numbers and not about.get("stops") else set()
+        cut_off = (
+            "; it was stopping, and did not get to give that back" if about.get("stops") else ""
+        )
         self.claims.begun.update(f"{worker}/{claim.number}" for claim in running if claim.begun)
         back = [number for number in numbers if str(number) not in taken]
         tags = [Tag(worker, number) for number in back]
@@ -191,18 +194,22 @@ class Rescuer:
             tags, on_step=lambda: self.store.execute("PEXPIRE", [LOCK], [STEP])
         )
         if moved:
-            self._enter(worker, [claim for claim in running if claim.number not in taken], moved)
+            ran = [claim for claim in running if claim.number not in taken]
+            self._enter(worker, ran, moved, cut_off)
         if not self.store.execute("EXISTS", [key]):
             self.store.execute("SREM", [FALLEN], [worker])
             self.store.execute("DEL", [about_key(worker), begun_key(worker)])
         took = time.monotonic() - began
-        log(logger, logging.WARNING, "Rescued what %s held: %d, in %.2f s", worker, moved, took)
+        if cut_off and moved:
+            cut_off += ": killed before its grace period was over?"
+        text = "Rescued what %s held: %d, in %.2f s%s"
+        log(logger, logging.WARNING, text, worker, moved, took, cut_off if moved else "")
         return moved
 
-    def _enter(self, worker: str, running: Sequence[DeadClaim], moved: int) -> None:
+    def _enter(self, worker: str, running: Sequence[DeadClaim], moved: int, cut_off: str) -> None:
         """Into the history: those that ran by their names, the others by their number."""
         node, own = node_of(worker), self.own()
-        why = f"given back by {node_of(own)}" if own else "given back by hand"
+        why = (f"given back by {node_of(own)}" if own else "given back by hand") + cut_off
         found = [fields for claim in running if (fields := _fields(claim.message)).get("id")]
         entries = [
             Entry(What.RESCUED, str(f["id"]), str(f.get("task", "")), node, why) for f in found

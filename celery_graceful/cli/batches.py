@@ -16,7 +16,7 @@ from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.manual_remedies import CallbackRuns, Remedies
 from celery_graceful.batches.model import CALLBACKS, Due
 from celery_graceful.batches.status import State, Status
-from celery_graceful.cli.app import app_of
+from celery_graceful.cli.app import app_of, command_of
 from celery_graceful.cli.output import Command, folded
 from celery_graceful.cli.progress import Working
 from celery_graceful.exceptions import UnknownBatch
@@ -50,6 +50,8 @@ def list_(ctx: click.Context, as_json: bool, only_missing: bool) -> None:
             click.echo(line)
     if not found:
         click.echo("no batch is unfinished" if not only_missing else "nothing is missing", err=True)
+    elif not as_json and any(status.missing for status in found):
+        click.echo(f"  -> {command_of(ctx)}batches show ID", err=True)
 
 
 @batches.command(cls=Command)
@@ -70,6 +72,8 @@ def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> None:
         return
     for line in _lines(status, missing):
         click.echo("\n".join(folded(line)))
+    if missing:
+        click.echo(f"  -> {command_of(ctx)}batches resend {batch_id}", err=True)
 
 
 @batches.command(cls=Command)

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 import click
 
-from celery_graceful.cli.app import app_of
+from celery_graceful.cli.app import app_of, command_of
 from celery_graceful.cli.output import Command, folded
 from celery_graceful.poison.owning_app import is_told_here
 from celery_graceful.poison.quarantine import Kept, delete, entries, find, send_again
@@ -40,6 +40,9 @@ def list_(ctx: click.Context, as_json: bool) -> None:
             click.echo(line)
     if not found:
         click.echo("nothing is in quarantine", err=True)
+    elif not as_json:
+        command = f"{command_of(ctx)}quarantine"
+        click.echo(f"  -> {command} show ID; when it is mended: {command} retry ID", err=True)
 
 
 @quarantine.command(cls=Command)

@@ -131,4 +131,6 @@ def _saved(task: RunningTask) -> str:
     if saved is None:
         return ""
     times = f"interrupted {saved.interruptions} times".replace(" 1 times", " once")
-    return ", ".join(part for part in (saved.where, times * bool(saved.interruptions)) if part)
+    anew = "and has saved nothing" * saved.is_empty
+    said = (saved.where, *(times, anew) * bool(saved.interruptions))
+    return ", ".join(filter(None, said))

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import WorkerLostError
 from celery.exceptions import TaskError
 
-__all__ = ["as_failure", "as_lost", "raised"]
+__all__ = ["as_failure", "as_lost", "how_it_died", "raised"]
 
 
 def raised(exc_info: Any) -> BaseException:
     """What was raised, where a child of the pool sent it with its traceback as well."""
     exc = exc_info.exception
     return exc.exc if isinstance(exc, ExceptionWithTraceback) else exc  # type: ignore[no-any-return]
+
+
+def how_it_died(exc: BaseException) -> str:
+    """Of a process that is lost: what billiard says that it ended by; empty if it does not."""
+    found = re.search(r"exited prematurely: (\w.*?)(?: Job: \d+)?\.?$", str(exc))
+    return found[1] if found and isinstance(exc, WorkerLostError) else ""
 
 
 def as_failure(exc_info: Any) -> Any:

@@ -18,7 +18,7 @@ from celery_graceful.batches.skipped_or_replaced import LeftOut, Why
 from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.deliveries.custom_strategies import has_own_strategy
 from celery_graceful.deliveries.delivery import Delivery
-from celery_graceful.deliveries.exc_info import as_failure, as_lost, raised
+from celery_graceful.deliveries.exc_info import as_failure, as_lost, how_it_died, raised
 from celery_graceful.deliveries.handler_errors import LOST, let_go, put_right, requeues, say
 from celery_graceful.deliveries.member_end import outcome_of
 from celery_graceful.deliveries.moments import enter
@@ -216,7 +216,9 @@ class GracefulRequest(Delivery):
             outcome.interrupted([self])
             self._on_interrupted(True, "its process ended with the worker")
         elif not self._is_death(exc) or not self.ledger.post_mortems.child_died(
-            self, partial(self._after_death, exc_info, send_failed_event, return_ok)
+            self,
+            partial(self._after_death, exc_info, send_failed_event, return_ok),
+            how_it_died(exc),
         ):
             self._fail(exc_info, send_failed_event, return_ok)
 

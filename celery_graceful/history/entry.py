@@ -90,11 +90,18 @@ class Entry:
 
 
 def entries_of(
-    kind: What, tasks: Sequence[tuple[str, str]], *, worker: str = "", reason: str, where: str = ""
+    kind: What,
+    tasks: Sequence[tuple[str, str]],
+    *,
+    worker: str = "",
+    reason: str,
+    where: str = "",
+    at: float | None = None,
 ) -> list[Entry]:
     """The same moment of several tasks, each with its id and its name (empty if not known)."""
-    entries = [Entry(kind, *task, worker, reason, where) for task in tasks[:NAMED]]
+    at = time.time() if at is None else at
+    entries = [Entry(kind, *task, worker, reason, where, at=at) for task in tasks[:NAMED]]
     more = len(tasks) - NAMED
     if more > 0:
-        entries.append(Entry(kind, worker=worker, reason=reason, count=more))
+        entries.append(Entry(kind, worker=worker, reason=reason, count=more, at=at))
     return entries

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 from celery_graceful.history.entry import FLEET, Entry, key_of
@@ -11,21 +12,25 @@ from celery_graceful.store.store import Store
 __all__ = ["read"]
 
 
-def read(stores: Iterable[Store], task_id: str | None = None) -> list[Entry]:
+def read(
+    stores: Iterable[Store], task_id: str | None = None, seconds: float | None = None
+) -> list[Entry]:
     """Entries, oldest first.
 
     Args:
         stores: Wherever some may be.
         task_id: Those of one task. Without: those of the fleet.
+        seconds: Only those of the last so many.
 
     Raises:
         StoreAway: A store does not answer.
     """
+    first = "-" if seconds is None else max(0, int((time.time() - seconds) * 1000))
     key = FLEET if task_id is None else key_of(task_id)
     # Two stores may be one server by two names.
     texts: dict[tuple[str, str], None] = {}
     for store in stores:
-        for name, said in store.execute("XRANGE", [key], ["-", "+"], insist=True):
+        for name, said in store.execute("XRANGE", [key], [first, "+"], insist=True):
             texts[name, pairs_of(said)["m"]] = None
     found = (Entry.from_json(text) for _, text in texts)
     return sorted(filter(None, found), key=lambda entry: entry.at)

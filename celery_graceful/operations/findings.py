@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from celery_graceful.operations.records import DeadWorker, Finding, Worker
 
@@ -14,6 +14,9 @@ SILENT = 2.5
 #: Seconds that a loop may take to go round.
 LAG = 5.0
 
+#: So many deaths within so many seconds are no accident: what dies is often another task each time.
+DEATHS, RECENT = 3, 600.0
+
 
 def findings_of(
     workers: Sequence[Worker],
@@ -23,6 +26,9 @@ def findings_of(
     *,
     away: Sequence[str] = (),
     no_writes: Sequence[str] = (),
+    unconsumed: Mapping[str, int] | None = None,
+    without_claims: int = 0,
+    deaths: int = 0,
 ) -> Iterator[Finding]:
     """What is wrong with workers, and what waits for somebody.
 
@@ -33,6 +39,9 @@ def findings_of(
         batches_missing: Batches that miss members.
         away: Servers that do not answer, while others do.
         no_writes: Why servers take no writes. What leases say is old then.
+        unconsumed: Messages that wait in queues that none of the workers consumes.
+        without_claims: Messages that were taken by workers without claims.
+        deaths: Of processes, within the last minutes.
     """
     for server in away:
         mend = "look at it: what workers claimed there waits for it"
@@ -42,13 +51,30 @@ def findings_of(
     if no_writes:
         workers = dead = ()
     elif not workers:
-        yield Finding("no worker is running", "start one: celery worker", is_command=False)
+        waiting = sum((unconsumed or {}).values())
+        what = f"no worker is running, and {_count(waiting, 'message')} waiting"
+        if not waiting:
+            what = "no worker is running"
+        yield Finding(what, "start one: celery worker", is_command=False)
     for worker in workers:
         yield from _of(worker)
     for one in dead:
         if one.claims:
             held = _count(one.claims, "message")
             yield Finding(f"{one.name} is dead and holds {held}", "rescue")
+    if workers:
+        for queue, waiting in (unconsumed or {}).items():
+            what = (
+                f"{_count(waiting, 'message')} in the queue {queue}, which none of these consumes"
+            )
+            yield Finding(what, f"start one that does: celery worker -Q {queue}", is_command=False)
+    if without_claims:
+        what = f"{_count(without_claims, 'message')} at workers without claims (plain Celery)"
+        mend = "have them use the same app: kill -9 there costs an hour, or the message"
+        yield Finding(what, mend, is_command=False)
+    if deaths >= DEATHS:
+        what = f"{deaths} processes died in their tasks within {RECENT / 60:g} min"
+        yield Finding(what, "history")
     if quarantined:
         yield Finding(f"{_count(quarantined, 'task')} in quarantine", "quarantine list")
     if batches_missing:

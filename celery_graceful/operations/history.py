@@ -11,8 +11,9 @@ from celery_graceful.history.reading import read
 from celery_graceful.operations.records import Deploy, History, Moment, utc
 from celery_graceful.operations.stores import Stores
 from celery_graceful.settings import Settings
+from celery_graceful.store.store import StoreRefused
 
-__all__ = ["history_of", "mark"]
+__all__ = ["deaths_within", "history_of", "mark"]
 
 
 def history_of(stores: Stores, task_id: str | None = None) -> History:
@@ -24,6 +25,19 @@ def history_of(stores: Stores, task_id: str | None = None) -> History:
     # What has to do with claims is entered beside them.
     entries = read(dict.fromkeys((stores.store, *stores.workers)), task_id)
     return History(task_id or "", tuple(map(_moment, entries)), tuple(_deploys(entries)))
+
+
+def deaths_within(stores: Stores, seconds: float) -> int:
+    """How often a process died in its task, of late; 0 where the history must not be read.
+
+    Raises:
+        StoreAway: Redis does not answer.
+    """
+    try:
+        entries = read(dict.fromkeys((stores.store, *stores.workers)), seconds=seconds)
+    except StoreRefused:
+        return 0
+    return sum(entry.kind is What.DIED for entry in entries)
 
 
 def mark(stores: Stores, settings: Settings, text: str) -> Moment:

@@ -12,9 +12,11 @@ from celery_graceful.claims.claimant import node_of
 from celery_graceful.operations import checkpoints
 from celery_graceful.operations.asking import tell
 from celery_graceful.operations.claims import claims_of
-from celery_graceful.operations.findings import findings_of
-from celery_graceful.operations.history import history_of, mark
+from celery_graceful.operations.findings import RECENT, findings_of
+from celery_graceful.operations.history import deaths_within, history_of, mark
 from celery_graceful.operations.killing import check, kill
+from celery_graceful.operations.plain_workers import count_taken
+from celery_graceful.operations.queues import unconsumed
 from celery_graceful.operations.records import (
     Answer,
     Checkpoint,
@@ -84,7 +86,15 @@ class Operations:
         missing = tuple(_missing(stores))
         no_writes = list(filter(None, map(why_no_writes, stores.workers)))
         found = findings_of(
-            workers, dead, quarantined, missing, away=stores.away, no_writes=no_writes
+            workers,
+            dead,
+            quarantined,
+            missing,
+            away=stores.away,
+            no_writes=no_writes,
+            unconsumed=unconsumed(self.app, stores, workers),
+            without_claims=count_taken(self.app, stores) if self._settings.reliable_fetch else 0,
+            deaths=deaths_within(stores, RECENT),
         )
         return Status(utc(time.time()), workers, dead, quarantined, missing, tuple(found))
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from celery_graceful.claims.queue_lists import lists_of, queue_lists, queue_of
 from celery_graceful.messages.bounded_connections import bounded_connection
 from celery_graceful.operations.asking import BROKER_TIMEOUT
+from celery_graceful.operations.records import Worker
+from celery_graceful.operations.stores import Stores
 from celery_graceful.store.store import Store
 
-__all__ = ["Place", "Unsure", "find_in_queues", "lengths"]
+__all__ = ["Place", "Unsure", "find_in_queues", "lengths", "unconsumed"]
 
 #: Bytes of messages that one command looks through.
 BYTES = 1_000_000
@@ -67,6 +70,24 @@ def find_in_queues(app: Any, store: Store, task_id: str) -> Place | None:
         if found is not None:
             return Place(queue, task, found, before)
     return None
+
+
+def unconsumed(app: Any, stores: Stores, workers: Sequence[Worker]) -> dict[str, int]:
+    """Messages in queues of the app that none of these workers consumes; only of Redis.
+
+    Raises:
+        StoreAway: It does not answer.
+    """
+    if not stores.with_claims:
+        return {}
+    consumed = {queue for worker in workers for queue in worker.queues}
+    found: Counter[str] = Counter()
+    # As configured: ``app.amqp.queues`` has those, too, that this process has ever sent to.
+    for queue in app.amqp.Queues(app.conf.task_queues):
+        for key in lists_of(app, queue) if queue not in consumed else ():
+            for store in stores.workers:
+                found[queue] += int(store.execute("LLEN", [key], insist=True))
+    return {queue: count for queue, count in found.items() if count}
 
 
 def _search(store: Store, key: str, task_id: str, end: float) -> tuple[int, int, str]:

@@ -97,6 +97,11 @@ class Checkpoint(Record):
     expires_in: float | None = None
 
     @property
+    def is_empty(self) -> bool:
+        """Whether the next run starts over."""
+        return not (self.loops or self.steps) and self.state is None
+
+    @property
     def where(self) -> str:
         """Where it stands, in few words; empty if it has saved no place."""
         loops = [(loop.name, _plain(loop.cursor), loop.ended) for loop in self.loops]

@@ -16,6 +16,7 @@ from celery_graceful.operations import checkpoints
 from celery_graceful.operations.asking import ask
 from celery_graceful.operations.claims import claims_of
 from celery_graceful.operations.history import history_of
+from celery_graceful.operations.plain_workers import find_taken
 from celery_graceful.operations.queues import Place, Unsure, find_in_queues, lengths
 from celery_graceful.operations.records import Claim, RunningTask, Why, Worker, utc
 from celery_graceful.operations.stores import Stores
@@ -63,6 +64,7 @@ class Search:
             self._unknown,
             self._queued,
             self._ended,
+            self._elsewhere_taken,
         )
         for look in looks:
             found = look()
@@ -151,6 +153,34 @@ class Search:
         when = f", {at}" if isinstance(at, str) else when
         return self._why(name, "done", f"it has ended: {state}{when}")
 
+    def _elsewhere_taken(self) -> Why | None:
+        """By a worker without this package, or without claims."""
+        taken = find_taken(self.app, self.stores, self.id)
+        task, back = (taken.task, utc(taken.back_at)) if taken else ("", None)
+        if_dead = f"if that dies, it comes back at {back:%Y-%m-%d %H:%M:%SZ}" if back else ""
+        for node, (state, info) in self._others_hold().items():
+            name = str(info.get("name") or task)
+            if state == "active":
+                said = f"it runs on {node}, which has no claims: {if_dead or 'it may be lost'}"
+                return self._why(name, "running", said, node)
+            return self._why(name, "claimed", f"{node} holds it, without a claim; {if_dead}", node)
+        if taken is None:
+            return None
+        said = "a worker without claims (plain Celery) has taken it, and does not answer"
+        return self._why(task, "claimed", f"{said}; {if_dead}", stuck=True)
+
+    def _others_hold(self) -> dict[str, Any]:
+        """What workers that are not known here say of it: ``active`` or not, and what it is."""
+        try:
+            said = ask(self.app, "query_task", self.wait, ids=[self.id])
+        except BrokerAway:
+            return {}
+        return {
+            node: told[self.id]
+            for node, told in said.items()
+            if isinstance(told, dict) and self.id in told
+        }
+
     def _result(self) -> dict[str, Any]:
         """What the result backend says; nothing where it cannot."""
         backend = self.app.backend
@@ -198,6 +228,8 @@ class Search:
             if others is None:
                 who = "workers could not be asked who consumes it"
             fetching = others or []
+            if others == []:
+                who += f": start a worker with --queues {found.queue}"
         more: dict[str, Any] = {
             "place": found.place,
             "queue": found.queue,
@@ -254,7 +286,8 @@ class Search:
         if saved is not None and saved.where and state != "done":
             said.append(f"it has saved that it is {saved.where}")
         if saved is not None and saved.interruptions:
-            said.append(f"interrupted {_times(saved.interruptions)}")
+            anew = ", and has saved nothing: each run starts over" * saved.is_empty
+            said.append(f"interrupted {_times(saved.interruptions)}{anew * (state != 'done')}")
         key = [f"graceful:deaths:{self.id}"]
         died = sum(int(each.execute("ZCARD", key, insist=True)) for each in self.stores.workers)
         if died:

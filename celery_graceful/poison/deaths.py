@@ -176,6 +176,7 @@ def say_death(
     worker: str = "",
     *,
     sure: bool = True,
+    how: str = "",
 ) -> None:
     """Say of a task that has died what becomes of it; not where its death was not counted.
 
@@ -187,10 +188,12 @@ def say_death(
         deaths: How often.
         worker: Id of the worker that ran it.
         sure: Its worker does not live; else it may have lost its connection, and no more.
+        how: It died, where that is known, such as ``signal 9 (SIGKILL)``.
     """
     if deaths:
+        of = f" of {how}" if how else ""
         how = "has died" if sure else "is gone, or has lost its connection"
-        why = f"the process that ran it {how}, death {deaths} of {settings.poison_limit}"
+        why = f"the process that ran it {how}{of}, death {deaths} of {settings.poison_limit}"
         record(store, settings, Entry(What.DIED, task_id, name, node_of(worker), why))
         log(
             logger,

@@ -142,19 +142,20 @@ class PostMortems:
 
     # -- asked by the loop -----------------------------------------------------------
 
-    def child_died(self, request: Delivered, then: Callable[[bool], None]) -> bool:
+    def child_died(self, request: Delivered, then: Callable[[bool], None], how: str = "") -> bool:
         """The child that ran a delivery is dead.
 
         Args:
             request: The delivery.
             then: Called in the loop with whether its task is in quarantine now.
+            how: It died, as the pool says it.
 
         Returns:
             Whether it will be: not where deaths are not counted.
         """
         if self.store is None or not self.settings.poison_limit:
             return False
-        self._open(lambda: self._child_died(request, then))
+        self._open(lambda: self._child_died(request, then, how))
         return True
 
     def delivered_again(
@@ -258,7 +259,7 @@ class PostMortems:
         except StoreAway:
             pass  # said there
 
-    def _child_died(self, request: Delivered, then: Callable[[bool], None]) -> None:
+    def _child_died(self, request: Delivered, then: Callable[[bool], None], how: str) -> None:
         quarantined = False
         try:
             deaths = self._count(request)
@@ -269,7 +270,7 @@ class PostMortems:
             elif deaths >= self.settings.poison_limit:
                 quarantined = self._condemn(request, deaths)
             else:
-                self._say_death(request, deaths)
+                self._say_death(request, deaths, how=how)
         except StoreAway:
             pass  # said there; this death is not counted
         except Exception as exc:
@@ -278,10 +279,12 @@ class PostMortems:
         if quarantined:
             self._tell()
 
-    def _say_death(self, request: Delivered, deaths: int, *, sure: bool = True) -> None:
+    def _say_death(
+        self, request: Delivered, deaths: int, *, sure: bool = True, how: str = ""
+    ) -> None:
         assert self.store is not None
         name, task_id = request.name, request.id
-        say_death(self.store, self.settings, name, task_id, deaths, self.worker, sure=sure)
+        say_death(self.store, self.settings, name, task_id, deaths, self.worker, sure=sure, how=how)
 
     def _count(self, request: Delivered) -> int:
         assert self.store is not None

@@ -52,5 +52,7 @@ def test_what_a_stop_could_not_give_back_has_killed_nobody(start_server):
             assert worker.count("Hard deadline: giving up hold") == 1
         server.resume()
         with Worker("tests.apps.claims", env=env, args=("-Q", "other")) as other:
-            other.wait_line("Rescued what .* held: 1")
+            other.wait_line(
+                "Rescued what .* held: 1, .*; it was stopping, and did not get to give that back"
+            )
             assert not other.count("has died, death")

@@ -208,8 +208,9 @@ def _why(app: Celery) -> None:
     third = why("queued-2", status=1)
     assert (third["state"], third["queue"], third["place"]) == ("queued", "nowhere", 3)
     assert third["task"] == f"{APP}.short"
-    assert third["said"].endswith("at place 3 of 3; nobody consumes it")
-    said = "it waits in the queue nowhere, at place 1 of 3; nobody consumes it"
+    nobody = "nobody consumes it: start a worker with --queues nowhere"
+    assert third["said"].endswith(f"at place 3 of 3; {nobody}")
+    said = f"it waits in the queue nowhere, at place 1 of 3; {nobody}"
     assert why("queued-0", status=1)["said"] == said
 
     app.backend.store_result("done", 1, "SUCCESS")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from celery import Celery
 
 from celery_graceful import Graceful
 from celery_graceful.checkpoints.checkpoint import key_of
+from celery_graceful.history.entry import FLEET, Entry, What
+from celery_graceful.history.journal import write
 from celery_graceful.operations import Operations, queues
 from celery_graceful.operations.queues import Unsure
+from celery_graceful.poison.deaths import say_death
+from celery_graceful.settings import Settings
 from celery_graceful.store.app_stores import broker_store
 from tests.conftest import RedisDB
 
@@ -54,3 +60,48 @@ def test_a_search_through_many_queues_ends(
     monkeypatch.setattr(queues, "PATIENCE", -1.0)
     with pytest.raises(Unsure, match="too many queues"):
         queues.find_in_queues(app, store, "1")
+
+
+def test_what_a_plain_worker_has_taken(app: Celery, redis_db: RedisDB) -> None:
+    """It is in no queue and nobody's claim; kombu gives it back after an hour."""
+    message = {"headers": {"id": "taken", "task": "shop.bill"}, "properties": {}, "body": ""}
+    redis_db.client.hset("unacked", "tag", json.dumps([message, "", "celery"]))
+    redis_db.client.zadd("unacked_index", {"tag": 4_000_000_000})
+    operations = Operations(app, wait=0.1)
+    found = operations.why("taken")
+    assert (found.task, found.state, found.stuck) == ("shop.bill", "claimed", True)
+    assert found.sentences[0].endswith("if that dies, it comes back at 2096-10-02 08:06:40Z")
+    said = [one.what for one in operations.status().findings]
+    assert "1 message at workers without claims (plain Celery)" in said
+
+
+def test_an_oom_loop_is_seen_before_one_task_has_died_three_times(
+    app: Celery, redis_db: RedisDB
+) -> None:
+    store = broker_store(app)
+    assert store is not None
+    for number in range(3):
+        say_death(store, Settings(), "shop.bill", str(number), 1, "w1@a:01", how="signal 9")
+    (moment,) = Operations(app).history("0").moments
+    assert moment.reason == "the process that ran it has died of signal 9, death 1 of 3"
+    said = [(one.what, one.mend) for one in Operations(app).status().findings]
+    assert ("3 processes died in their tasks within 10 min", "history") in said
+    redis_db.client.delete(FLEET)  # and an hour later
+    for number in range(3):
+        redis_db.client.xadd(FLEET, {"m": Entry(What.DIED, "0").to_json()}, id=f"{number + 1}-1")
+    assert not any("died" in one.what for one in Operations(app).status().findings)
+
+
+def test_each_kind_of_moment_is_read_back(app: Celery, redis_db: RedisDB) -> None:
+    store = broker_store(app)
+    assert store is not None
+    for kind in What:
+        write(store, Settings(), [Entry(kind, f"of {kind}", "shop.bill", "w1@a", "why", "at 3")])
+    history = Operations(app).history()
+    assert [one.kind for one in history.moments] == [str(kind) for kind in What]
+    assert {(one.task, one.worker, one.reason, one.where) for one in history.moments} == {
+        ("shop.bill", "w1@a", "why", "at 3")
+    }
+    for kind in What:
+        (one,) = Operations(app).history(f"of {kind}").moments
+        assert one.kind == str(kind)

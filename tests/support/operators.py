@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,16 +21,21 @@ APP = "tests.apps.resuming"
 SCHEMAS = schemas("operations.md")
 
 
-def command(app: Celery, *args: str, status: int = 0) -> str:
-    """What a command prints, run in this process."""
+def _run(app: Celery, args: Sequence[str], status: int) -> Any:
     ended = CliRunner().invoke(graceful, args, obj=SimpleNamespace(app=app), catch_exceptions=False)
     assert ended.exit_code == status, ended.output
-    return str(ended.output)
+    return ended
+
+
+def command(app: Celery, *args: str, status: int = 0) -> str:
+    """What a command prints, run in this process."""
+    return str(_run(app, args, status).output)
 
 
 def document(app: Celery, name: str, *args: str, status: int = 0) -> Any:
     """What it prints with ``--json``, which is as the docs say."""
-    found = json.loads(command(app, *args, "--json", status=status))
+    # How far it has come, if that takes long, is no part of it.
+    found = json.loads(_run(app, (*args, "--json"), status).stdout)
     for each in found if isinstance(found, list) else [found]:
         conforms(each, SCHEMAS[name], SCHEMAS, name)
     return found

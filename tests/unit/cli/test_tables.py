@@ -136,6 +136,26 @@ def test_what_takes_no_writes_is_not_told_of_workers() -> None:
     assert [one.what for one in found] == ["Redis takes no writes: it is full"]
 
 
+def test_what_waits_for_a_worker() -> None:
+    found = findings_of((), (), 0, (), unconsumed={"mail": 2, "web": 1})
+    assert [one.what for one in found] == ["no worker is running, and 3 messages waiting"]
+    more = {"unconsumed": {"mail": 2}, "without_claims": 3, "deaths": 3}
+    said = [one.what for one in findings_of((worker("w1@a"),), (), 0, (), **more)]
+    assert said == [
+        "2 messages in the queue mail, which none of these consumes",
+        "3 messages at workers without claims (plain Celery)",
+        "3 processes died in their tasks within 10 min",
+    ]
+    assert [*findings_of((worker("w1@a"),), (), 0, (), deaths=2)] == []
+
+
+def test_a_task_that_starts_over_each_time() -> None:
+    saved = Checkpoint(IDS[0], "shop.report", 2)
+    busy = worker("w1@a", running=(RunningTask(IDS[0], "shop.report", 5.0, saved),))
+    *_, said = status.lines_of(Status(AT, (busy,), (), 0, (), ()), 80, "")
+    assert said == "    interrupted 2 times, and has saved nothing"
+
+
 def test_claims() -> None:
     found = [
         Claim("w1@a:01", True, 1, IDS[0], "shop.export", "celery", True),
