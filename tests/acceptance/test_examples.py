@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -19,7 +18,7 @@ from celery import Celery
 from tests.conftest import RedisDB
 from tests.support.command import CELERY
 from tests.support.installed import require_modules, require_program
-from tests.support.workers import ROOT, TIMEOUT, WatchedProcess, end_leases, wait_until
+from tests.support.workers import ROOT, TIMEOUT, WatchedProcess, end_leases, environment, wait_until
 
 EXAMPLES = ROOT / "examples"
 
@@ -109,15 +108,14 @@ EACH = pytest.mark.parametrize("example", PROJECTS, ids=lambda example: example.
 @EACH
 def test_it_goes_on_where_it_stood(example: Example, redis_db: RedisDB, tmp_path: Path) -> None:
     require_modules(*example.needs)
-    env = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "PYTHONUNBUFFERED": "1",
-        "CELERY_BROKER_URL": redis_db.url,
-        "CELERY_RESULT_BACKEND": redis_db.backend_url,
-        "DATABASE": str(tmp_path / "db.sqlite3"),
-        "FLASK_EXPORT_FILE": str(tmp_path / "export.txt"),
-    }
+    env = environment(
+        {
+            "CELERY_BROKER_URL": redis_db.url,
+            "CELERY_RESULT_BACKEND": redis_db.backend_url,
+            "DATABASE": str(tmp_path / "db.sqlite3"),
+            "FLASK_EXPORT_FILE": str(tmp_path / "export.txt"),
+        }
+    )
     argv = [*CELERY, "-A", example.app, "worker", "--loglevel", "INFO", "--concurrency", "1"]
     argv += ["--without-mingle", "--without-gossip"]  # a second each
     workers: list[WatchedProcess] = []

@@ -28,7 +28,7 @@ from tests.servers import RedisServer
 from tests.support.command import CELERY
 from tests.support.installed import require_modules
 from tests.support.manifests import DEPLOY, READERS, Started
-from tests.support.workers import ROOT, TIMEOUT, WatchedProcess, wait_until
+from tests.support.workers import ROOT, TIMEOUT, WatchedProcess, environment, wait_until
 
 PROJECT = ROOT / "examples" / "django"
 EACH = pytest.mark.parametrize("read", READERS, ids=lambda read: read.__name__)
@@ -82,8 +82,8 @@ def test_its_command_runs_and_stops(
     with sqlite3.connect(tmp_path / "db.sqlite3") as db:
         db.execute("CREATE TABLE orders_order (id INTEGER PRIMARY KEY, bills INTEGER)")
         db.executemany("INSERT INTO orders_order VALUES (?, 0)", [(n,) for n in range(9999)])
-    env = {key: value for key, value in os.environ.items() if key not in OF_THIS_MACHINE}
-    env |= {"PYTHONPATH": str(ROOT), "DATABASE": str(tmp_path / "db.sqlite3")}
+    env = {key: value for key, value in environment({}).items() if key not in OF_THIS_MACHINE}
+    env |= {"DATABASE": str(tmp_path / "db.sqlite3")}
     env |= {**it.env, **it.platform, **(supervisor.env if it.asks else {})}
     env |= {"CELERY_BROKER_URL": redis_db.url, "CELERY_RESULT_BACKEND": redis_db.backend_url}
     if it.probes:
@@ -137,7 +137,7 @@ def test_systemd_takes_it(tmp_path: Path) -> None:
 def test_the_doctor_finds_nothing(start_server: Callable[..., RedisServer]) -> None:
     require_modules("django")
     redis = start_server(RedisServer, appendonly=True)
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "GRACEFUL_GRACE_PERIOD": "120"}
+    env = environment({"GRACEFUL_GRACE_PERIOD": "120"})
     env |= {"CELERY_BROKER_URL": redis.url(0), "CELERY_RESULT_BACKEND": redis.url(1)}
     argv = [*CELERY, "-A", "shop", "graceful", "doctor", "--dockerfile", "../deploy/Dockerfile"]
     told = subprocess.run(

@@ -19,7 +19,15 @@ from celery import Celery
 from tests.support.command import CELERY
 from tests.support.processes import ProcessGroup
 
-__all__ = ["TIMEOUT", "WatchedProcess", "Worker", "end_leases", "wait_until", "wait_until_heard"]
+__all__ = [
+    "TIMEOUT",
+    "WatchedProcess",
+    "Worker",
+    "end_leases",
+    "environment",
+    "wait_until",
+    "wait_until_heard",
+]
 
 #: Seconds; many times what anything waited for here takes.
 TIMEOUT = float(os.environ.get("TEST_TIMEOUT", 60))
@@ -46,6 +54,15 @@ def end_leases(client: redis.Redis) -> None:
     """As if the time of those who are gone were up; while they live it is long enough for them."""
     for key in client.keys("graceful:lease:*"):
         client.delete(key)
+
+
+def environment(added: Mapping[str, str]) -> dict[str, str]:
+    """That of this process and more; wherever a command runs in it, it finds the tests."""
+    environ = {**os.environ, "PYTHONUNBUFFERED": "1", **added}
+    environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(ROOT), environ.get("PYTHONPATH", "")])
+    )
+    return environ
 
 
 class WatchedProcess(ProcessGroup):
@@ -193,10 +210,7 @@ class Worker(WatchedProcess):
         alone: bool = True,
     ) -> None:
         self.pool = pool
-        environ = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
-        environ["PYTHONPATH"] = os.pathsep.join(
-            filter(None, [str(ROOT), environ.get("PYTHONPATH", "")])
-        )
+        environ = environment(env or {})
         if pool == "spawn":
             environ["POOL_START_METHOD"] = "spawn"
         argv = [*CELERY, "-A", app, "worker", "-l", log_level]
