@@ -5,7 +5,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 SECRET_KEY = os.environ.get("SECRET_KEY", "for an example only")
 INSTALLED_APPS = ["orders"]
-USE_TZ = True
+TIME_ZONE = "UTC"  # of what workers log, too
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
