@@ -83,6 +83,7 @@ class Rescuer:
         own: The id of the worker that looks; ``None`` if it is none.
         afterwards: Called after each look, whoever looked, with how much less often than a worker
             that is alone this one looks.
+        before: Called with a dead worker and ids of tasks that it ran, before they go back.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Rescuer:
         lease_validity: LeaseValidity | None = None,
         own: Callable[[], str | None] = lambda: None,
         afterwards: Callable[[float], None] = lambda seldom: None,
+        before: Callable[[str, Sequence[str]], None] = lambda worker, ids: None,
     ) -> None:
         self.claims = claims
         self.store = claims.store
@@ -101,7 +103,7 @@ class Rescuer:
         self.lease_validity = lease_validity or LeaseValidity(
             self.store, settings.lease_ttl, by_hand=True
         )
-        self.own, self.afterwards = own, afterwards
+        self.own, self.afterwards, self.before = own, afterwards, before
         self._name = secrets.token_hex(8)
         self._bell, self._gone = native.Doorbell(), native.Doorbell()
         self._ended = False
@@ -189,6 +191,8 @@ class Rescuer:
         )
         self.claims.begun.update(f"{worker}/{claim.number}" for claim in running if claim.begun)
         back = [number for number in numbers if str(number) not in taken]
+        ran = (_fields(c.message).get("id") for c in running if c.number not in taken)
+        self.before(worker, [str(task_id) for task_id in ran if task_id])
         tags = [Tag(worker, number) for number in back]
         moved = self.claims.give_back(
             tags, on_step=lambda: self.store.execute("PEXPIRE", [LOCK], [STEP])

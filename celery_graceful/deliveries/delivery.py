@@ -8,6 +8,7 @@ from typing import Any
 from celery import states
 
 from celery_graceful.batches.model import Outcome
+from celery_graceful.checkpoints.checkpoint import came_back
 from celery_graceful.deliveries.handler_errors import say
 from celery_graceful.deliveries.member_end import MemberEnd
 from celery_graceful.deliveries.stage import UNBEGUN, Stage
@@ -42,6 +43,8 @@ class Delivery(MemberEnd):
         """
         if self.came_before and type in _OUTRANKED and self.wants_events:
             fields["state"] = _OUTRANKED[type]
+            if type == "task-started" and came_back(self.request_dict):
+                super().send_event("task-resumed")  # before, or it would be the state
         super().send_event(type, **fields)
 
     # -- its start -------------------------------------------------------------------

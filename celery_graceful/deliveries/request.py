@@ -325,7 +325,7 @@ class GracefulRequest(Delivery):
             # Not before: it may wait for a broker of its own, which must not keep the message. So
             # the next worker's `task-started` may overtake it.
             try:
-                self.send_event("task-interrupted")
+                self.send_event("task-interrupted", reason=str(reason), where=where)
             except Exception as exc:
                 say(self, "is back in its queue, and its event was not sent", exc)
 

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from celery_graceful.batches.ends import Ends
 from celery_graceful.batches.holders import Holder
 from celery_graceful.batches.ledger import OUTBOX
 from celery_graceful.batches.outbox import Outbox
-from celery_graceful.claims.claimant import WORKERS, Claimant
+from celery_graceful.claims.claimant import WORKERS, Claimant, node_of
 from celery_graceful.claims.failover import hang_up
 from celery_graceful.claims.held_claims import Claims, Tag
 from celery_graceful.claims.lease import Lease, broker_digest
@@ -26,6 +26,7 @@ from celery_graceful.claims.lease_validity import LeaseValidity
 from celery_graceful.claims.rescue import Rescuer
 from celery_graceful.cleanup import callbacks
 from celery_graceful.deliveries.ledger import Ledger
+from celery_graceful.membership import events
 from celery_graceful.poison.deaths import judge, statement_of
 from celery_graceful.poison.quarantine import UNTOLD
 from celery_graceful.settings import Settings
@@ -133,6 +134,7 @@ class Member:
                 lease_validity,
                 lambda: self.lease.identity.worker,
                 self._look_for_others,
+                self._tell_rescued,
             )
         self.lease = Lease(
             store,
@@ -286,6 +288,13 @@ class Member:
             self.ledger.post_mortems.tell_soon()
             if self._has_outbox:
                 self.view.outbox.look(self.lease.store)
+
+    def _tell_rescued(self, dead: str, ids: Sequence[str]) -> None:
+        """Before they go back: what says that they run again comes later."""
+        if ids:
+            node = node_of(dead)
+            some = [("task-rescued", {"uuid": each, "rescued_from": node}) for each in ids]
+            events.send(self.view.worker, some)
 
     def _on_refused(self, seconds: float) -> None:
         """It fetches nothing for that long: at a start, or after a pause, that is over soon."""

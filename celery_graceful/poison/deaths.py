@@ -350,6 +350,8 @@ def _send_event(app: Any, kept: Kept, exc: Exception) -> None:
         with bounded_connection(app.connection_for_write(), EVENT_TIMEOUT) as connection:
             events = dispatcher(connection, app, node_of(kept.worker))
             events.send("task-failed", uuid=kept.id, exception=repr(exc), traceback="")
+            # Behind it: a failure outranks a state that others do not know.
+            events.send("task-quarantined", uuid=kept.id, reason=kept.why, deaths=kept.deaths)
     except Exception as error:  # events may be lost
         logger.warning(
             "Could not send the event of %s[%s]: %s", kept.task, kept.id, describe(error)

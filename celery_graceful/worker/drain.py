@@ -11,6 +11,7 @@ Three parties, each with its own share:
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from celery.platforms import EX_OK
 
 from celery_graceful import signals
 from celery_graceful.deliveries.ledger import Ledger
+from celery_graceful.membership import events
 from celery_graceful.phases import InterruptReason, Phase
 from celery_graceful.settings import Settings
 from celery_graceful.system import native
@@ -157,3 +159,10 @@ class Drain:
             )
 
         native.start_thread(send, "graceful-signals")
+        if events.are_on(self.worker):
+            native.start_thread(lambda: self._tell_listeners(phase_), "graceful-events")
+
+    def _tell_listeners(self, phase: Phase) -> None:
+        left = round(self.board.hard_at - time.monotonic(), 1) if self.stopping else None
+        said = {"phase": phase.name.lower(), "reason": str(self.board.reason), "seconds_left": left}
+        events.send(self.worker, [("worker-draining", said)])

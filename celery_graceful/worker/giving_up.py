@@ -168,11 +168,12 @@ class GivingUp:
     def _tell_listeners(self, requests: list[HeldMessage], timeout: float) -> None:
         """Send their events, over a connection of their own: the loop may be stuck."""
         wanted = [request for request in requests if request.wants_events]
+        reason = str(self.board.reason)
 
         def send(connection: Any) -> None:
             events = dispatcher(connection, self.app, self.hostname)
             for request in wanted:
-                events.send("task-interrupted", uuid=request.id)
+                events.send("task-interrupted", uuid=request.id, reason=reason, where="")
 
         try:
             if wanted:
