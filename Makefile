@@ -17,7 +17,7 @@ DIST_PYTHONS ?= $(PYTHON)
 # Without bytecode, each of some thousand processes would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint typing docs dist-check chaos soak suites bench bench-check clean
+.PHONY: help demo recordings test lint typing docs dist-check chaos soak suites bench bench-check clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,11 @@ typing: $(TYPED)/.installed  ## a user's module, by mypy and pyright, with and w
 	cd $(TYPED)/user && ../bin/mypy --cache-dir ../mypy-plain shop.py && ../bin/basedpyright --pythonpath ../bin/python -p plain.json
 	$(TYPED)/bin/python -m pip install --quiet --disable-pip-version-check celery-types
 	cd $(TYPED)/user && ../bin/mypy --cache-dir ../mypy-stubs . && ../bin/basedpyright --pythonpath ../bin/python -p stubs.json
+
+recordings: $(DEV)  ## record make demo and status --watch anew, as the pictures that README and docs have
+	@scripts/ensure-servers redis-server
+	$(pip_install) pyte
+	$(BIN)/python scripts/record.py
 
 docs: $(DOCS)  ## build the documentation into docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx -E -W --keep-going -q -b html docs docs/_build/html
