@@ -3,8 +3,8 @@
 
 ``docs/_static/demo.svg`` is ``make demo``; ``docs/_static/status.svg`` is ``celery graceful status
 --watch`` while three workers, under load, are replaced one after the other. All of it is real:
-processes in a terminal, read by pyte. Each picture is a strip of frames, moved by CSS; where nothing
-happens for long it goes on sooner.
+processes in a terminal, read by pyte. Each picture is a strip of frames, moved by CSS; where
+nothing happens for long it goes on sooner.
 """
 
 from __future__ import annotations
