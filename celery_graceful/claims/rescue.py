@@ -191,14 +191,14 @@ class Rescuer:
         )
         self.claims.begun.update(f"{worker}/{claim.number}" for claim in running if claim.begun)
         back = [number for number in numbers if str(number) not in taken]
-        ran = (_fields(c.message).get("id") for c in running if c.number not in taken)
-        self.before(worker, [str(task_id) for task_id in ran if task_id])
+        ran = [claim for claim in running if claim.number not in taken]
+        ids = (_fields(claim.message).get("id") for claim in ran)
+        self.before(worker, [str(task_id) for task_id in ids if task_id])
         tags = [Tag(worker, number) for number in back]
         moved = self.claims.give_back(
             tags, on_step=lambda: self.store.execute("PEXPIRE", [LOCK], [STEP])
         )
         if moved:
-            ran = [claim for claim in running if claim.number not in taken]
             self._enter(worker, ran, moved, cut_off)
         if not self.store.execute("EXISTS", [key]):
             self.store.execute("SREM", [FALLEN], [worker])
