@@ -40,7 +40,7 @@ class What(str, enum.Enum):
 
 
 def key_of(task_id: str) -> str:
-    """The stream of one task."""
+    """The list of one task."""
     return f"{FLEET}:{task_id}"
 
 

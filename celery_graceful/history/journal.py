@@ -5,7 +5,7 @@ Keys, after the prefix of the store, each forgotten ``graceful_history_ttl`` aft
 ``graceful:history``
     Stream of the fleet, of about ``graceful_history_length`` entries; the field ``m`` is JSON.
 ``graceful:history:<task id>``
-    Stream of one task, of up to 100.
+    List of one task, of up to 100 of the same.
 
 The thread begins with the first entry: who has nothing to write pays nothing. Entries that cannot
 be written are lost, which is said once.
@@ -31,7 +31,7 @@ __all__ = ["Journal", "counting", "current", "record", "write"]
 
 logger = get_logger(__name__)
 
-#: Entries of one task's stream.
+#: Entries of one task's list.
 OF_A_TASK = 100
 
 #: Entries that are written in one step, and that may wait for it: more are lost.

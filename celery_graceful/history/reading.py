@@ -26,11 +26,14 @@ def read(
         StoreAway: A store does not answer.
     """
     first = "-" if seconds is None else max(0, int((time.time() - seconds) * 1000))
-    key = FLEET if task_id is None else key_of(task_id)
     # Two stores may be one server by two names.
     texts: dict[tuple[str, str], None] = {}
     for store in stores:
-        for name, said in store.execute("XRANGE", [key], [first, "+"], insist=True):
+        if task_id is not None:
+            for text in store.execute("LRANGE", [key_of(task_id)], [0, -1], insist=True):
+                texts["", text] = None
+            continue
+        for name, said in store.execute("XRANGE", [FLEET], [first, "+"], insist=True):
             texts[name, pairs_of(said)["m"]] = None
     found = (Entry.from_json(text) for _, text in texts)
     return sorted(filter(None, found), key=lambda entry: entry.at)

@@ -107,7 +107,8 @@ def test_streams_are_bounded(redis_db: RedisDB) -> None:
         some = [Entry(What.RELEASED, "one", at=start_at + n) for n in range(100)]
         write(store, settings, some)
     client = redis_db.client
-    assert client.xlen(key_of("one")) == OF_A_TASK
+    assert client.llen(key_of("one")) == OF_A_TASK
+    assert client.memory_usage(key_of("one")) < 20_000
     assert client.xlen(FLEET) <= 200 + 100  # Redis trims by nodes of 100
     for key in (FLEET, key_of("one")):
         assert 0 < client.pttl(key) <= 100_000
