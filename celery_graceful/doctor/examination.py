@@ -96,6 +96,16 @@ class Examination:
         """
         return detect(self.environ, root=self.root)
 
+    def platform_grace(self, otherwise: GracePeriod) -> GracePeriod:
+        """What the platform is said to give, whatever less a worker is told to count on.
+
+        Raises:
+            SettingsError: The variable of the environment cannot be used.
+        """
+        name = "TERMINATION_GRACE_PERIOD_SECONDS"
+        said = self.environ.get(name, "").strip()
+        return detect({name: said}, root=self.root) if said else otherwise
+
     @cached_property
     def grace(self) -> tuple[GracePeriod, Deadlines]:
         """The grace period that a worker here has, and its deadlines.

@@ -121,8 +121,7 @@ def prestop(exam: Examination) -> Iterator[Trouble]:
     if not exam.prestop:
         return
     grace, deadlines = exam.grace
-    whole = exam.environ.get("TERMINATION_GRACE_PERIOD_SECONDS", "").strip()
-    left = (exam.detect().seconds if whole else grace.seconds) - exam.prestop
+    left = exam.platform_grace(grace).seconds - exam.prestop
     if grace.seconds > left:
         killed = left <= deadlines.last_resort
         yield Trouble(

@@ -7,6 +7,7 @@ A ``mermaid`` block becomes an SVG file: Mermaid runs inside of the build (``mer
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -31,8 +32,8 @@ class Picture(SphinxDirective):
         if not drawn.exists():
             drawn.parent.mkdir(parents=True, exist_ok=True)
             drawn.write_text(mermaidx.render(source, config=CONFIG).svg(), encoding="utf-8")
-        # As a path from the top of the pages.
-        image = nodes.image(uri=f"/{drawn.relative_to(self.env.srcdir)}", alt=title[1])
+        # As a path from the top of the pages, which need not be above it.
+        image = nodes.image(uri=f"/{os.path.relpath(drawn, self.env.srcdir)}", alt=title[1])
         return [nodes.container("", image, classes=["picture"])]
 
 

@@ -90,6 +90,14 @@ def test_a_short_hook_costs_the_exit_alone() -> None:
     assert hook.mend == "set graceful_grace_period = 29"
 
 
+def test_a_hook_takes_from_what_the_platform_gives() -> None:
+    environ = {"TERMINATION_GRACE_PERIOD_SECONDS": "120", "GRACEFUL_GRACE_PERIOD": "115"}
+    assert found(graceful_app(), "CG106", prestop=5, environ=environ) == []
+    environ["GRACEFUL_GRACE_PERIOD"] = "116"
+    (hook,) = found(graceful_app(), "CG106", prestop=5, environ=environ)
+    assert hook.mend == "set graceful_grace_period = 115"
+
+
 def test_sigterm_is_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(common, "REMAP_SIGTERM", "SIGQUIT")
     assert [one.value for one in found(graceful_app(), "CG107")] == ["SIGQUIT"]
