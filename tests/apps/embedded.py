@@ -258,8 +258,8 @@ def leaves_nothing() -> None:
     for what, of_plain, of_ours in zip(("threads", "files", "apps"), plain, ours, strict=False):
         # One file more or less of two plain ones is half a file.
         assert of_ours <= max(0.0, of_plain) + 0.6, what
-    # Of a prefork worker Celery itself keeps all there is.
-    assert ours[3] <= 1.1 * max(0.0, plain[3]) + 60, "objects"
+    # Of a prefork worker Celery itself keeps all there is, and what belongs to it of ours.
+    assert ours[3] <= 1.15 * max(0.0, plain[3]) + 60, "objects"
 
 
 def two_at_once() -> None:
