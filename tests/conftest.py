@@ -1,6 +1,7 @@
-"""Fixtures for all tests: real servers, one of each kind per pytest process (xdist worker).
+"""Fixtures for all tests: real servers.
 
-A test may pause, kill or restart the servers: the next test finds them running.
+A test may pause, kill or restart those of its pytest process (xdist worker): the next test finds
+them running. The RabbitMQ that all processes share is left alone.
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ import hypothesis
 import pytest
 import redis
 
-from tests.servers import AnyServer, RabbitServer, RedisServer, SentinelServers, Startable
+from tests.servers import (
+    AnyServer,
+    RabbitNode,
+    RabbitServer,
+    RedisServer,
+    SentinelServers,
+    SharedRabbit,
+    Startable,
+)
 from tests.support.peers import KentServer, Project
 
 # How long an example takes says more of the machine than of the code.
@@ -24,6 +33,7 @@ hypothesis.settings.register_profile("untimed", hypothesis.settings(), deadline=
 hypothesis.settings.load_profile("untimed")
 
 MARKERS = {"redis_server": "redis", "sentinels": "redis", "rabbit_server": "rabbitmq"}
+MARKERS["own_rabbit_server"] = "rabbitmq"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -55,7 +65,7 @@ class RabbitVhost:
 
     name: str
     url: str
-    server: RabbitServer
+    server: RabbitNode
 
     def connections(self) -> list[dict[str, Any]]:
         """What the broker knows of its connections."""
@@ -117,17 +127,28 @@ def project(kent: KentServer) -> Project:
 
 
 @pytest.fixture(scope="session")
-def rabbit_server() -> Iterator[RabbitServer]:
+def rabbit_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> RabbitNode:
+    """The RabbitMQ of all processes of the run."""
+    require(RabbitServer)
+    folder = tmp_path_factory.getbasetemp()
+    shared = SharedRabbit(folder.parent if hasattr(request.config, "workerinput") else folder)
+    # Not at the end of a test, whose time limit is not meant for waiting for others.
+    request.config.add_cleanup(shared.leave)
+    return shared.join()
+
+
+@pytest.fixture(scope="session")
+def own_rabbit_server() -> Iterator[RabbitServer]:
+    """One of the process's own."""
     require(RabbitServer)
     with RabbitServer() as server:
         yield server
 
 
 @pytest.fixture
-def rabbit_vhost(rabbit_server: RabbitServer) -> Iterator[RabbitVhost]:
-    rabbit_server.ensure_running()
+def rabbit_vhost(rabbit_server: RabbitNode) -> Iterator[RabbitVhost]:
     name = rabbit_server.vhost()
     yield RabbitVhost(name, rabbit_server.url(name), rabbit_server)
-    if rabbit_server.running():
-        rabbit_server.resume()
-        rabbit_server.delete_vhost(name)
+    rabbit_server.delete_vhost(name)

@@ -117,7 +117,7 @@ def test_export(request, pool, broker, redis_db, tmp_path, workers):
     url = redis_db.url
     if broker == "rabbitmq":
         url = request.getfixturevalue("rabbit_vhost").url
-    actions = ["term", "kill"] * 10
+    actions = ["term", "kill"] * (10 if broker == "redis" else 5)
     if pool == "prefork":
         for place in (2, 6, 10, 14, 18):
             actions.insert(place, "kill child")

@@ -435,8 +435,9 @@ def test_the_broker_is_silent(
         server = start_server(RedisServer)
         url = server.url(0)
     else:
-        vhost = request.getfixturevalue("rabbit_vhost")
-        server, url = vhost.server, vhost.url
+        server = request.getfixturevalue("own_rabbit_server")
+        server.ensure_running()
+        url = server.url(server.vhost())
     broker = Broker("any", url, redis_db.backend_url, None)
     with broker.app() as app, start(pool, broker, concurrency=2) as worker:
         worker.ready()

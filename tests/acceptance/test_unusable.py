@@ -76,7 +76,9 @@ def check_the_command_line(broker: Broker, app: Celery, count: int) -> None:
     """They are listed and shown, and go back to their queue as they were."""
     urls = broker.env
     listed = graceful_command(APP, "quarantine", "list", env=urls)
-    assert len(listed.splitlines()) == count
+    *rows, mend = listed.splitlines()
+    assert len(rows) == count
+    assert "quarantine retry ID" in mend
     telling = next(name for name, kept in quarantined(app).items() if SECRET in str(kept.message))
     assert SECRET in graceful_command(APP, "quarantine", "show", telling, env=urls)
     before = sorted(json.dumps(kept.message.get("raw")) for kept in quarantined(app).values())

@@ -85,13 +85,15 @@ def test_rabbit_vhost_is_empty(rabbit_vhost, run):
     assert rabbit_vhost.queue_length("queue") == 3
 
 
-def test_rabbit_pause_and_resume(rabbit_server, rabbit_vhost):
-    rabbit_server.pause()
+def test_rabbit_pause_and_resume(own_rabbit_server):
+    server = own_rabbit_server
+    vhost = server.vhost()
+    server.pause()
     with pytest.raises(TimeoutError):
-        rabbit_server.connection(timeout=0.2).connect()
-    rabbit_server.resume()
-    publish(rabbit_vhost.url, "queue", 1)
-    assert rabbit_vhost.queue_length("queue") == 1
+        server.connection(timeout=0.2).connect()
+    server.resume()
+    publish(server.url(vhost), "queue", 1)
+    assert server.queue_length("queue", vhost) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

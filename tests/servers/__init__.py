@@ -4,8 +4,18 @@ A server ends with the process that started it: see `tests.support.processes`.
 """
 
 from tests.servers.base import AnyServer, Server, Startable
-from tests.servers.rabbitmq import RabbitServer
+from tests.servers.rabbitmq import RabbitNode, RabbitServer
 from tests.servers.redis import RedisServer
 from tests.servers.sentinels import SentinelServers
+from tests.servers.shared import SharedRabbit
 
-__all__ = ["AnyServer", "RabbitServer", "RedisServer", "SentinelServers", "Server", "Startable"]
+__all__ = [
+    "AnyServer",
+    "RabbitNode",
+    "RabbitServer",
+    "RedisServer",
+    "SentinelServers",
+    "Server",
+    "SharedRabbit",
+    "Startable",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import itertools
+import os
 from collections.abc import Mapping
 from typing import ClassVar
 from urllib.parse import quote
@@ -14,20 +15,22 @@ import amqp
 from tests.servers.base import Server
 from tests.support.processes import LOOPBACK, free_port
 
+#: Of virtual hosts; a node may serve several processes.
+_numbers = itertools.count(1)
 
-class RabbitServer(Server):
-    """A RabbitMQ node that knows no other: own cookie, own epmd. It keeps durable messages."""
 
-    programs = ("rabbitmq-server", "epmd")
+class RabbitNode:
+    """A RabbitMQ node that somebody has started.
+
+    Args:
+        port: Of AMQP.
+        http_port: Of its management.
+    """
+
     credentials: ClassVar[str] = "guest:guest"
 
-    def __init__(self, options: Mapping[str, int] | None = None) -> None:
-        super().__init__()
-        self.options = dict(options or {})
-        self.http_port = free_port()
-        self.dist_port = free_port()
-        self.epmd_port = free_port()
-        self._numbers = itertools.count(1)
+    def __init__(self, port: int, http_port: int) -> None:
+        self.port, self.http_port = port, http_port
 
     def url(self, vhost: str = "/", port: int = 0) -> str:
         """The URL of one of its virtual hosts, by a proxy's port if that is given."""
@@ -35,7 +38,7 @@ class RabbitServer(Server):
 
     def vhost(self) -> str:
         """Make a new virtual host and return its name."""
-        name = f"test-{next(self._numbers)}"
+        name = f"test-{os.getpid()}-{next(_numbers)}"
         self.api("PUT", f"vhosts/{name}")
         return name
 
@@ -84,6 +87,19 @@ class RabbitServer(Server):
         if response.status >= 400:
             raise OSError(f"{method} {path}: {response.status} {body!r}")
         return body
+
+
+class RabbitServer(Server, RabbitNode):
+    """A RabbitMQ node that knows no other: own cookie, own epmd. It keeps durable messages."""
+
+    programs = ("rabbitmq-server", "epmd")
+
+    def __init__(self, options: Mapping[str, int] | None = None) -> None:
+        Server.__init__(self)
+        RabbitNode.__init__(self, self.port, free_port())
+        self.options = dict(options or {})
+        self.dist_port = free_port()
+        self.epmd_port = free_port()
 
     def _launch(self) -> None:
         epmd = {"ERL_EPMD_PORT": str(self.epmd_port), "ERL_EPMD_ADDRESS": LOOPBACK}
