@@ -3,7 +3,7 @@ VENV ?= .venv
 # A Celery series to test with, such as 5.5; the newest that we support when empty.
 CELERY ?=
 # Six workers a core: a test waits for something most of the time.
-PYTEST_ARGS ?= -n 10 --dist worksteal
+PYTEST_ARGS ?= -n 8 --dist worksteal
 
 BIN := $(VENV)/bin
 USE := $(VENV)/.installed
