@@ -14,7 +14,7 @@ from celery_graceful.batches.caretaker import PAUSE, Caretaker
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import Due
 from celery_graceful.batches.repair import Repair, Repaired
-from celery_graceful.messages.bounded_connections import bounded_connection, dispatcher
+from celery_graceful.messages.bounded_connections import bounded_connection, send_events
 from celery_graceful.settings import Settings
 from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.store import Store, StoreAway, fork_gate
@@ -92,8 +92,8 @@ class Rounds:
         try:
             broker = self.app.connection_for_write()
             with fork_gate, bounded_connection(broker, EVENT_TIMEOUT) as connection:
-                events = dispatcher(connection, self.app, self.hostname)
-                events.send("batch-repaired", uuid=batch, **counts)
+                event = "batch-repaired", {"uuid": batch, **counts}
+                send_events(connection, self.app, self.hostname, [event])
         except Exception as exc:  # events may be lost
             log(
                 logger,

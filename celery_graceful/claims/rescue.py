@@ -191,9 +191,9 @@ class Rescuer:
         )
         self.claims.begun.update(f"{worker}/{claim.number}" for claim in running if claim.begun)
         back = [number for number in numbers if str(number) not in taken]
-        ran = [claim for claim in running if claim.number not in taken]
-        ids = (_fields(claim.message).get("id") for claim in ran)
-        self.before(worker, [str(task_id) for task_id in ids if task_id])
+        left = (_fields(claim.message) for claim in running if claim.number not in taken)
+        ran = [fields for fields in left if fields.get("id")]
+        self.before(worker, [str(fields["id"]) for fields in ran])
         tags = [Tag(worker, number) for number in back]
         moved = self.claims.give_back(
             tags, on_step=lambda: self.store.execute("PEXPIRE", [LOCK], [STEP])
@@ -210,16 +210,15 @@ class Rescuer:
         log(logger, logging.WARNING, text, worker, moved, took, cut_off if moved else "")
         return moved
 
-    def _enter(self, worker: str, running: Sequence[DeadClaim], moved: int, cut_off: str) -> None:
+    def _enter(self, worker: str, ran: Sequence[dict[str, Any]], moved: int, cut_off: str) -> None:
         """Into the history: those that ran by their names, the others by their number."""
         node, own = node_of(worker), self.own()
         why = (f"given back by {node_of(own)}" if own else "given back by hand") + cut_off
-        found = [fields for claim in running if (fields := _fields(claim.message)).get("id")]
         entries = [
-            Entry(What.RESCUED, str(f["id"]), str(f.get("task", "")), node, why) for f in found
+            Entry(What.RESCUED, str(f["id"]), str(f.get("task", "")), node, why) for f in ran
         ]
-        if moved > len(found):
-            others = moved - len(found)
+        if moved > len(ran):
+            others = moved - len(ran)
             entries.append(Entry(What.RESCUED, worker=node, reason=why, count=others))
         record(self.store, self.settings, *entries)
 

@@ -102,7 +102,8 @@ def lines_of(tasks: Sequence[KilledTask], width: int) -> Iterator[str]:
             yield from _task(task, width)
     back = [task for task in tasks if not task.begun and task.is_well]
     if back:
-        yield f"{_messages(len(back))} that had not begun went back, after {_after(back[0])}"
+        after = duration(back[0].seconds)
+        yield f"{_messages(len(back))} that had not begun went back, after {after}"
 
 
 def summary_of(found: Kill, width: int) -> Iterator[str]:
@@ -142,13 +143,9 @@ def _task(task: KilledTask, width: int) -> Iterator[str]:
     if task.state == "back" and task.worker:
         said = f"{task.worker} holds it, and has not begun it"
     yield f"{task.task}  {task.id}"
-    after = "" if task.seconds is None else f", after {_after(task)}"
+    after = "" if task.seconds is None else f", after {duration(task.seconds)}"
     for number, line in enumerate(wrap(said + after, width - 4, break_on_hyphens=False)):
         yield ("    " if number else "  ") + paint(line, COLOURS.get(task.state, "red"))
-
-
-def _after(task: KilledTask) -> str:
-    return duration(task.seconds)
 
 
 def _messages(count: int) -> str:

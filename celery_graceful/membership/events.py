@@ -11,7 +11,7 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from celery_graceful.messages.bounded_connections import bounded_connection, dispatcher
+from celery_graceful.messages.bounded_connections import bounded_connection, send_events
 from celery_graceful.store.store import fork_gate
 from celery_graceful.system.describe import describe
 from celery_graceful.system.log_thread import log
@@ -40,8 +40,6 @@ def send(worker: Any, events: Iterable[tuple[str, dict[str, Any]]]) -> None:
     try:
         broker = worker.app.connection_for_write()
         with fork_gate, bounded_connection(broker, TIMEOUT) as connection:
-            told = dispatcher(connection, worker.app, worker.hostname)
-            for kind, fields in events:
-                told.send(kind, **fields)
+            send_events(connection, worker.app, worker.hostname, events)
     except Exception as exc:
         log(logger, logging.WARNING, "Events were not sent: %s", describe(exc))

@@ -7,7 +7,7 @@ the way to it, is slow: seven round trips on RabbitMQ, and more with TLS.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from kombu.exceptions import OperationalError
 from celery_graceful.system import native
 from celery_graceful.system.describe import describe
 
-__all__ = ["BrokerAway", "SpareConnections", "bounded_connection", "dispatcher", "use"]
+__all__ = ["BrokerAway", "SpareConnections", "bounded_connection", "send_events", "use"]
 
 Use = Callable[[Any], None]
 
@@ -57,9 +57,17 @@ def bounded_connection(broker: Any, timeout: float) -> Iterator[Any]:
             raise BrokerAway(describe(exc, connection.as_uri())) from exc
 
 
-def dispatcher(connection: Any, app: Any, hostname: str) -> Any:
-    """Celery's dispatcher of events, which raises what it cannot send instead of keeping it."""
-    return app.events.Dispatcher(connection, hostname=hostname, buffer_while_offline=False)
+def send_events(
+    connection: Any, app: Any, hostname: str, events: Iterable[tuple[str, dict[str, Any]]]
+) -> None:
+    """Send events, each with its type and its fields, over a connection of their own.
+
+    Raises:
+        Exception: What cannot be sent is not kept.
+    """
+    told = app.events.Dispatcher(connection, hostname=hostname, buffer_while_offline=False)
+    for kind, fields in events:
+        told.send(kind, **fields)
 
 
 def use(spare_connections: SpareConnections | None, broker: Any, call: Use, timeout: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from celery_graceful.operations.records import DeadWorker, Finding, Worker
 
@@ -18,6 +19,9 @@ LAG = 5.0
 DEATHS, RECENT = 3, 600.0
 
 
+_NOWHERE: Mapping[str, int] = MappingProxyType({})
+
+
 def findings_of(
     workers: Sequence[Worker],
     dead: Sequence[DeadWorker],
@@ -26,7 +30,7 @@ def findings_of(
     *,
     away: Sequence[str] = (),
     no_writes: Sequence[str] = (),
-    unconsumed: Mapping[str, int] | None = None,
+    unconsumed: Mapping[str, int] = _NOWHERE,
     without_claims: int = 0,
     deaths: int = 0,
 ) -> Iterator[Finding]:
@@ -51,7 +55,7 @@ def findings_of(
     if no_writes:
         workers = dead = ()
     elif not workers:
-        waiting = sum((unconsumed or {}).values())
+        waiting = sum(unconsumed.values())
         what = f"no worker is running, and {_count(waiting, 'message')} waiting"
         if not waiting:
             what = "no worker is running"
@@ -63,7 +67,7 @@ def findings_of(
             held = _count(one.claims, "message")
             yield Finding(f"{one.name} is dead and holds {held}", "rescue")
     if workers:
-        for queue, waiting in (unconsumed or {}).items():
+        for queue, waiting in unconsumed.items():
             what = (
                 f"{_count(waiting, 'message')} in the queue {queue}, which none of these consumes"
             )

@@ -34,7 +34,7 @@ from celery_graceful.claims.rescue import DeadClaim
 from celery_graceful.exceptions import PoisonedTask
 from celery_graceful.history.entry import Entry, What
 from celery_graceful.history.journal import record
-from celery_graceful.messages.bounded_connections import bounded_connection, dispatcher
+from celery_graceful.messages.bounded_connections import bounded_connection, send_events
 from celery_graceful.messages.fields import fields_of
 from celery_graceful.monitors.outcome import close_dead
 from celery_graceful.poison.owning_app import is_told_here, origin_of, same_results
@@ -191,9 +191,9 @@ def say_death(
         how: It died, where that is known, such as ``signal 9 (SIGKILL)``.
     """
     if deaths:
+        gone = "has died" if sure else "is gone, or has lost its connection"
         of = f" of {how}" if how else ""
-        how = "has died" if sure else "is gone, or has lost its connection"
-        why = f"the process that ran it {how}{of}, death {deaths} of {settings.poison_limit}"
+        why = f"the process that ran it {gone}{of}, death {deaths} of {settings.poison_limit}"
         record(store, settings, Entry(What.DIED, task_id, name, node_of(worker), why))
         log(
             logger,
@@ -202,7 +202,7 @@ def say_death(
             "its queue and runs again",
             name,
             task_id,
-            how,
+            gone,
             deaths,
             settings.poison_limit,
             settings.poison_window / 3600,
@@ -348,10 +348,12 @@ def _request_of(app: Any, kept: Kept) -> Any:
 def _send_event(app: Any, kept: Kept, exc: Exception) -> None:
     try:
         with bounded_connection(app.connection_for_write(), EVENT_TIMEOUT) as connection:
-            events = dispatcher(connection, app, node_of(kept.worker))
-            events.send("task-failed", uuid=kept.id, exception=repr(exc), traceback="")
-            # Behind it: a failure outranks a state that others do not know.
-            events.send("task-quarantined", uuid=kept.id, reason=kept.why, deaths=kept.deaths)
+            events: list[tuple[str, dict[str, Any]]] = [
+                ("task-failed", {"uuid": kept.id, "exception": repr(exc), "traceback": ""}),
+                # Behind it: a failure outranks a state that others do not know.
+                ("task-quarantined", {"uuid": kept.id, "reason": kept.why, "deaths": kept.deaths}),
+            ]
+            send_events(connection, app, node_of(kept.worker), events)
     except Exception as error:  # events may be lost
         logger.warning(
             "Could not send the event of %s[%s]: %s", kept.task, kept.id, describe(error)

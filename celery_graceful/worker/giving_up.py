@@ -16,7 +16,7 @@ from celery_graceful.deliveries.moments import enter
 from celery_graceful.deliveries.requeue import NotTaken
 from celery_graceful.deliveries.stage import Stage
 from celery_graceful.history.entry import What
-from celery_graceful.messages.bounded_connections import SpareConnections, dispatcher, use
+from celery_graceful.messages.bounded_connections import SpareConnections, send_events, use
 from celery_graceful.messages.brokers_without_acks import is_kept_here
 from celery_graceful.monitors import outcome
 from celery_graceful.system import native
@@ -171,9 +171,9 @@ class GivingUp:
         reason = str(self.board.reason)
 
         def send(connection: Any) -> None:
-            events = dispatcher(connection, self.app, self.hostname)
-            for request in wanted:
-                events.send("task-interrupted", uuid=request.id, reason=reason, where="")
+            told = [{"uuid": request.id, "reason": reason, "where": ""} for request in wanted]
+            events = [("task-interrupted", fields) for fields in told]
+            send_events(connection, self.app, self.hostname, events)
 
         try:
             if wanted:
