@@ -92,6 +92,7 @@ $(USE): setup.cfg pyproject.toml
 $(DEV): setup.cfg pyproject.toml
 	$(make_venv)
 	$(pip_install) --editable '.[test,lint]' $(if $(CELERY),'celery[redis]==$(CELERY).*')
+	$(pip_install) --no-deps celery-batches  # it would bring Celery 5.6 along, and works with 5.7
 	@touch $@ $(USE)
 
 $(DOCS): setup.cfg pyproject.toml

@@ -147,6 +147,7 @@ def test_those_of_a_database(redis_db: RedisDB, client: Celery, tmp_path: Path) 
 
 def test_tasks_of_celery_batches(redis_db: RedisDB, client: Celery) -> None:
     """They gather calls as ever, and each call is a member."""
+    pytest.importorskip("celery_batches", reason="`make test` installs it, without its bounds")
     env = {"BROKER_URL": redis_db.url, "RESULT_URL": redis_db.backend_url, **TUNED}
     with Worker("tests.apps.celery_batches", pool="threads", env=env) as one:
         one.ready()
