@@ -42,7 +42,7 @@ def test_with_a_task_that_never_ends(
     state = str(tmp_path / "state")
     with start(broker, pool, "--statedb", state) as worker:
         wait_until_heard(app)
-        revoked = send(app, "short", countdown=3)
+        revoked = send(app, "short", countdown=600)
         worker.wait_line(f"short.{revoked}. received")
         app.control.revoke(revoked)
         worker.wait_line("flagged as revoked")
