@@ -21,7 +21,7 @@ from celery_graceful.cli.output import (
 )
 from celery_graceful.cli.progress import Working
 from celery_graceful.operations import Operations
-from celery_graceful.operations.records import Checkpoint
+from celery_graceful.operations.records import Checkpoint, Done
 
 __all__ = ["checkpoints", "lines_of"]
 
@@ -81,19 +81,23 @@ def show(ctx: click.Context, task_id: str, as_json: bool) -> int:
 @checkpoints.command(cls=Command)
 @click.argument("task_id")
 @YES
+@JSON
 @click.pass_context
-def clear(ctx: click.Context, task_id: str, yes: bool) -> int:
+def clear(ctx: click.Context, task_id: str, yes: bool, as_json: bool) -> int:
     """Delete one: the task's next run starts over."""
     operations = Operations(app_of(ctx))
     found = operations.checkpoint(task_id)
     if found is not None:
         where = found.where or "what it has done"
         ask(f"{found.task} {task_id} ({where}) will start over. Delete what it has saved?", yes)
-    if found is None or not operations.clear_checkpoint(task_id, found.task):
+    ok = found is not None and operations.clear_checkpoint(task_id, found.task)
+    if as_json:
+        say_json(Done(task_id, ok, "cleared" if ok else "nothing is saved").to_dict())
+    elif ok:
+        click.echo(f"{task_id} cleared")
+    else:
         click.echo(f"nothing is saved of {task_id}", err=True)
-        return FOUND
-    click.echo(f"{task_id} cleared")
-    return FINE
+    return FINE if ok else FOUND
 
 
 def lines_of(found: Sequence[Checkpoint], width: int) -> Iterator[str]:

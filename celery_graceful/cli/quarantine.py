@@ -11,6 +11,7 @@ import click
 
 from celery_graceful.cli.app import app_of, command_of
 from celery_graceful.cli.output import Command, folded
+from celery_graceful.operations.records import Done
 from celery_graceful.poison.owning_app import is_told_here
 from celery_graceful.poison.quarantine import Kept, delete, entries, find, send_again
 from celery_graceful.store.app_stores import broker_places, find_workers_store
@@ -18,6 +19,7 @@ from celery_graceful.store.store import Store, StoreAway
 
 __all__ = ["quarantine"]
 
+JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 ALL = click.option("--all", "everything", is_flag=True, help="All that this app has in quarantine.")
 
 
@@ -30,7 +32,7 @@ def quarantine() -> None:
 
 
 @quarantine.command("list", cls=Command)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@JSON
 @click.pass_context
 def list_(ctx: click.Context, as_json: bool) -> None:
     """What is in quarantine, oldest first."""
@@ -64,8 +66,11 @@ def show(ctx: click.Context, task_id: str) -> None:
 @quarantine.command(cls=Command)
 @click.argument("task_ids", nargs=-1)
 @ALL
+@JSON
 @click.pass_context
-def retry(ctx: click.Context, task_ids: tuple[str, ...], everything: bool) -> None:
+def retry(
+    ctx: click.Context, task_ids: tuple[str, ...], everything: bool, as_json: bool
+) -> None:
     """Send tasks again, to the tail of their queues; their deaths are forgotten."""
     store = _store(ctx)
     for kept in _chosen(ctx, store, task_ids, everything):
@@ -73,19 +78,26 @@ def retry(ctx: click.Context, task_ids: tuple[str, ...], everything: bool) -> No
             sent = send_again(app_of(ctx), store, kept)
         except Exception as exc:
             raise click.ClickException(f"{kept.id} could not be sent: {exc!r}") from exc
-        click.echo(f"{kept.id} {'sent again' if sent else 'is not in quarantine any more'}")
+        _say(kept.id, sent, "sent again", as_json)
 
 
 @quarantine.command("delete", cls=Command)
 @click.argument("task_ids", nargs=-1)
 @ALL
+@JSON
 @click.pass_context
-def delete_(ctx: click.Context, task_ids: tuple[str, ...], everything: bool) -> None:
+def delete_(
+    ctx: click.Context, task_ids: tuple[str, ...], everything: bool, as_json: bool
+) -> None:
     """Drop tasks and their messages, for good."""
     store = _store(ctx)
     for kept in _chosen(ctx, store, task_ids, everything):
-        gone = delete(store, kept.id)
-        click.echo(f"{kept.id} {'deleted' if gone else 'is not in quarantine any more'}")
+        _say(kept.id, delete(store, kept.id), "deleted", as_json)
+
+
+def _say(task_id: str, ok: bool, done: str, as_json: bool) -> None:
+    said = Done(task_id, ok, done if ok else "is not in quarantine any more")
+    click.echo(json.dumps(said.to_dict()) if as_json else f"{said.id} {said.said}")
 
 
 def _store(ctx: click.Context) -> Store:

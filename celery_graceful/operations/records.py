@@ -17,6 +17,7 @@ __all__ = [
     "Claim",
     "DeadWorker",
     "Deploy",
+    "Done",
     "Finding",
     "History",
     "Kill",
@@ -323,6 +324,21 @@ class Moment(Record):
     reason: str
     where: str
     count: int
+
+
+@dataclass(frozen=True)
+class Done(Record):
+    """What became of a task that something was to be done with.
+
+    Attributes:
+        id: Of the task.
+        ok: It was done.
+        said: What was done, or why not.
+    """
+
+    id: str
+    ok: bool
+    said: str
 
 
 @dataclass(frozen=True)

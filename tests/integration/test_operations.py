@@ -14,9 +14,11 @@ from celery_graceful.history.journal import write
 from celery_graceful.operations import Operations, queues
 from celery_graceful.operations.queues import Unsure
 from celery_graceful.poison.deaths import say_death
+from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.settings import Settings
-from celery_graceful.store.app_stores import broker_store
+from celery_graceful.store.app_stores import broker_store, find_workers_store
 from tests.conftest import RedisDB
+from tests.support.operators import document, make_app
 
 
 @pytest.fixture
@@ -105,3 +107,33 @@ def test_each_kind_of_moment_is_read_back(app: Celery, redis_db: RedisDB) -> Non
     for kind in What:
         (one,) = Operations(app).history(f"of {kind}").moments
         assert one.kind == str(kind)
+
+
+def test_what_was_done_is_a_document(app: Celery, redis_db: RedisDB) -> None:
+    redis_db.client.hset(key_of("shop.bill", "1"), "interruptions", 1)
+    for ok, status in ((True, 0), (False, 1)):
+        said = "cleared" if ok else "nothing is saved"
+        args = ("checkpoints", "clear", "1", "--yes")
+        assert document(app, "Done", *args, status=status) == {"id": "1", "ok": ok, "said": said}
+
+    store = find_workers_store(app)
+    assert store is not None
+    message = {"headers": {"id": "2", "task": "shop.bill"}, "properties": {}, "body": ""}
+    kept = {"list": "celery", "raw": json.dumps(message)}
+    for task_id in ("2", "3"):
+        put(store, Kept(task_id, "shop.bill", "why", 3, 1.0, "w1@a:01", kept))
+    done = document(app, "Done", "quarantine", "retry", "2")
+    assert done == {"id": "2", "ok": True, "said": "sent again"}
+    done = document(app, "Done", "quarantine", "delete", "3")
+    assert done == {"id": "3", "ok": True, "said": "deleted"}
+
+    redis_db.client.sadd("graceful:fallen", "w3@c:01")
+    redis_db.client.hset("graceful:claims:w3@c:01", "1", f"celery\0{json.dumps(message)}")
+    (looked,) = document(app, "Rescued", "rescue", "--dry-run")
+    assert (looked["dead"], looked["moved"], looked["error"]) == ({"w3@c:01": 1}, None, "")
+    (found,) = document(app, "Rescued", "rescue")
+    assert (found["dead"], found["moved"]) == ({"w3@c:01": 1}, 1)
+    (found,) = document(app, "Rescued", "rescue")
+    assert (found["dead"], found["moved"]) == ({}, None)
+    (away,) = document(make_app("redis://127.0.0.1:1", ""), "Rescued", "rescue", status=1)
+    assert "127.0.0.1:1" in away["error"]
