@@ -21,7 +21,13 @@ from celery_graceful.store.app_stores import (
 from celery_graceful.store.connections import unconnected_channel
 from celery_graceful.store.store import Store
 from celery_graceful.system.describe import describe
-from celery_graceful.timeline.grace_period import Deadlines, GracePeriod, deadlines_of, detect
+from celery_graceful.timeline.grace_period import (
+    TOLD,
+    Deadlines,
+    GracePeriod,
+    deadlines_of,
+    detect,
+)
 
 __all__ = ["CannotCheck", "Examination"]
 
@@ -97,14 +103,20 @@ class Examination:
         return detect(self.environ, root=self.root)
 
     def platform_grace(self, otherwise: GracePeriod) -> GracePeriod:
-        """What the platform is said to give, whatever less a worker is told to count on.
+        """What the platform has said that it gives, whatever a worker is told to count on.
+
+        Args:
+            otherwise: Where it has not: a default says little.
 
         Raises:
-            SettingsError: The variable of the environment cannot be used.
+            CannotCheck: A variable of the environment cannot be used.
         """
-        name = "TERMINATION_GRACE_PERIOD_SECONDS"
-        said = self.environ.get(name, "").strip()
-        return detect({name: said}, root=self.root) if said else otherwise
+        untold = {name: value for name, value in self.environ.items() if name != TOLD}
+        try:
+            given = detect(untold, root=self.root)
+        except SettingsError as exc:
+            raise CannotCheck("what the platform gives", f"{exc.name} cannot be used") from exc
+        return given if given.is_said else otherwise
 
     @cached_property
     def grace(self) -> tuple[GracePeriod, Deadlines]:

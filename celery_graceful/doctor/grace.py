@@ -11,7 +11,7 @@ from celery_graceful.doctor.findings import Check, Severity, Trouble
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.settings import Settings
 from celery_graceful.task.base import GracefulTask
-from celery_graceful.timeline.grace_period import deadlines_of, superseded
+from celery_graceful.timeline.grace_period import Deadlines, deadlines_of, superseded
 
 __all__ = ["CHECKS"]
 
@@ -123,21 +123,41 @@ def prestop(exam: Examination) -> Iterator[Trouble]:
     grace, deadlines = exam.grace
     left = exam.platform_grace(grace).seconds - exam.prestop
     if grace.seconds > left:
-        killed = left <= deadlines.last_resort
+        what, severity = _too_late(deadlines, left)
         yield Trouble(
             "--prestop",
             exam.prestop,
             f"the hook leaves {max(left, 0):g} s of the grace period, and the worker counts on "
-            f"{grace.seconds:g} s ({grace.source}): "
-            + (
-                "SIGKILL comes before it has given its tasks back"
-                if killed
-                else "little is left for its exit"
-            ),
+            f"{grace.seconds:g} s ({grace.source}): {what}",
             f"set graceful_grace_period = {left:g}"
             if left > 0
             else "give the platform a longer grace period than the hook takes",
-            Severity.ERROR if killed else Severity.WARNING,
+            severity,
+        )
+
+
+def _too_late(deadlines: Deadlines, given: float) -> tuple[str, Severity]:
+    """What it costs that SIGKILL comes after so many seconds, and how bad that is."""
+    if given <= deadlines.last_resort:
+        return "SIGKILL comes before it has given its tasks back", Severity.ERROR
+    return "little is left for its exit", Severity.WARNING
+
+
+def told_too_much(exam: Examination) -> Iterator[Trouble]:
+    """CG108: a worker that is told to count on more than its platform gives."""
+    grace, deadlines = exam.grace
+    given = exam.platform_grace(grace)
+    # What a hook leaves of it is said there.
+    if grace.seconds > given.seconds and not exam.prestop:
+        what, severity = _too_late(deadlines, given.seconds)
+        yield Trouble(
+            "the grace period",
+            f"{grace.seconds:g} s",
+            f"the worker counts on that ({grace.source}), and its platform gives "
+            f"{given.seconds:g} s ({given.source}): {what}",
+            f"say {given.seconds:g} where it says {grace.seconds:g}, or have the platform wait "
+            "for longer",
+            severity,
         )
 
 
@@ -166,4 +186,5 @@ CHECKS = (
     Check("CG105", Severity.NOTE, max_runtimes),
     Check("CG106", Severity.ERROR, prestop),
     Check("CG107", Severity.WARNING, other_ways_to_stop),
+    Check("CG108", Severity.ERROR, told_too_much),
 )

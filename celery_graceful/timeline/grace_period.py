@@ -67,7 +67,15 @@ from typing import Any, NamedTuple, TypeAlias
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.settings import Settings
 
-__all__ = ["Deadlines", "GracePeriod", "deadlines", "deadlines_of", "detect", "superseded"]
+__all__ = [
+    "TOLD",
+    "Deadlines",
+    "GracePeriod",
+    "deadlines",
+    "deadlines_of",
+    "detect",
+    "superseded",
+]
 
 Run: TypeAlias = Callable[[Sequence[str]], str]
 
@@ -81,11 +89,13 @@ class GracePeriod:
         source: Where it was read, for people: "Heroku's default (DYNO is set)".
         assumed_of: Whose default that is, where somebody may have set another one. Docker's mark
             says little: it is found where nobody ever stops a worker, too.
+        is_said: The platform, or an operator for it, has said so; it is no default.
     """
 
     seconds: float
     source: str
     assumed_of: str = field(default="", compare=False)
+    is_said: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -121,7 +131,10 @@ class _Bound(NamedTuple):
     marks: tuple[str, ...]
 
 
-_VARIABLES = ("GRACEFUL_GRACE_PERIOD", "TERMINATION_GRACE_PERIOD_SECONDS")
+#: What a worker is told to count on, whatever its platform gives.
+TOLD = "GRACEFUL_GRACE_PERIOD"
+
+_VARIABLES = (TOLD, "TERMINATION_GRACE_PERIOD_SECONDS")
 
 # Process managers: they kill their children, whatever surrounds them.
 _MANAGERS = (
@@ -209,7 +222,7 @@ def detect(
     for name in _VARIABLES:
         if environ.get(name, "").strip():  # empty is how many a template says "not set"
             source = f"{name}={environ[name]} in the environment"
-            return GracePeriod(_seconds(name, environ[name]), source)
+            return GracePeriod(_seconds(name, environ[name]), source, is_said=True)
     bounds = [
         *_present(_MANAGERS, environ, root),
         *(list(_present(_PLATFORMS, environ, root)) or _present(_CONTAINERS, environ, root)),
@@ -344,7 +357,8 @@ def _ask_systemd(unit: str, run: Run, *, user: bool) -> GracePeriod:
     if math.isinf(seconds):
         source = f"systemd's limit for a reboot (TimeoutStopUSec of {unit} is infinity)"
         return GracePeriod(_SYSTEMD_FORCED_REBOOT, source)
-    return GracePeriod(seconds, f"systemd (TimeoutStopUSec of {unit} is {span})")
+    source = f"systemd (TimeoutStopUSec of {unit} is {span})"
+    return GracePeriod(seconds, source, is_said=True)
 
 
 def _parse_span(text: str) -> float:

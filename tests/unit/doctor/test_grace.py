@@ -75,6 +75,15 @@ CASES = [
         ["worker_soft_shutdown_timeout"],
         "warning",
     ),
+    Case(
+        "CG108",
+        graceful_app,
+        graceful_app,
+        ["the grace period"],
+        "error",
+        {"environ": {"GRACEFUL_GRACE_PERIOD": "30", "TERMINATION_GRACE_PERIOD_SECONDS": "10"}},
+        {"environ": {"GRACEFUL_GRACE_PERIOD": "10", "TERMINATION_GRACE_PERIOD_SECONDS": "10"}},
+    ),
 ]
 
 
@@ -96,6 +105,17 @@ def test_a_hook_takes_from_what_the_platform_gives() -> None:
     environ["GRACEFUL_GRACE_PERIOD"] = "116"
     (hook,) = found(graceful_app(), "CG106", prestop=5, environ=environ)
     assert hook.mend == "set graceful_grace_period = 115"
+
+
+def test_what_a_setting_says_is_held_against_the_platform() -> None:
+    app = graceful_app(graceful_grace_period=30)
+    (told,) = found(app, "CG108", environ={"TERMINATION_GRACE_PERIOD_SECONDS": "29"})
+    assert told.severity.value == "warning"
+    assert "(graceful_grace_period), and its platform gives 29 s" in told.why
+    assert found(app, "CG108", environ={"TERMINATION_GRACE_PERIOD_SECONDS": "10"}, prestop=1) == []
+    # A default, which whoever has said 60 has changed.
+    environ = {**KUBERNETES, "GRACEFUL_GRACE_PERIOD": "60"}
+    assert found(graceful_app(), "CG108", environ=environ) == []
 
 
 def test_sigterm_is_mapped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -228,6 +228,7 @@ def test_systemd_is_asked_about_our_own_unit(
     calls = systemctl(f"TimeoutStopUSec={span}")
     found = detect({}, root=a_root(tmp_path, cgroup=SERVICE))
     assert found.seconds == pytest.approx(seconds)
+    assert found.is_said
     assert found.source == f"systemd (TimeoutStopUSec of celery.service is {span})"
     assert calls.read_text() == "show -p TimeoutStopUSec -- celery.service\n"
 
