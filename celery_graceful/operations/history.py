@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from celery_graceful.history.entry import Entry, What
 from celery_graceful.history.journal import write
-from celery_graceful.history.reading import read
+from celery_graceful.history.reading import latest, read
 from celery_graceful.operations.records import Deploy, History, Moment, utc
 from celery_graceful.operations.stores import Stores
 from celery_graceful.settings import Settings
@@ -30,11 +30,13 @@ def history_of(stores: Stores, task_id: str | None = None) -> History:
 def deaths_within(stores: Stores, seconds: float) -> int:
     """How often a process died in its task, of late; 0 where the history must not be read.
 
+    Of a thousand moments, the newest: what happens to many tasks at once does not hold up who asks.
+
     Raises:
         StoreAway: Redis does not answer.
     """
     try:
-        entries = read(dict.fromkeys((stores.store, *stores.workers)), seconds=seconds)
+        entries = latest(dict.fromkeys((stores.store, *stores.workers)), seconds)
     except StoreRefused:
         return 0
     return sum(entry.kind is What.DIED for entry in entries)

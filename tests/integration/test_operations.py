@@ -9,6 +9,7 @@ from celery import Celery
 
 from celery_graceful import Graceful
 from celery_graceful.checkpoints.checkpoint import key_of
+from celery_graceful.history import reading
 from celery_graceful.history.entry import FLEET, Entry, What
 from celery_graceful.history.journal import write
 from celery_graceful.operations import Operations, queues
@@ -92,6 +93,21 @@ def test_an_oom_loop_is_seen_before_one_task_has_died_three_times(
     for number in range(3):
         redis_db.client.xadd(FLEET, {"m": Entry(What.DIED, "0").to_json()}, id=f"{number + 1}-1")
     assert not any("died" in one.what for one in Operations(app).status().findings)
+
+
+def test_a_long_history_holds_up_no_look_at_the_fleet(
+    app: Celery, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "LATEST", 5)
+    store = broker_store(app)
+    assert store is not None
+    for kind, count in ((What.DIED, 4), (What.RELEASED, 3), (What.DIED, 1)):
+        write(store, Settings(), [Entry(kind, f"{number}") for number in range(count)])
+    assert [one.kind for one in reading.latest([store, store], 600)] == [
+        What.DIED,
+        *[What.RELEASED] * 3,
+        What.DIED,
+    ]
 
 
 def test_each_kind_of_moment_is_read_back(app: Celery, redis_db: RedisDB) -> None:
