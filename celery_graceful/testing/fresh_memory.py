@@ -1,9 +1,10 @@
 """What a new process does not have: what the code of a task keeps in memory.
 
 Followed are the functions that a task calls in its own module, the globals and variables of outer
-functions that they name, their default arguments, objects of classes of that module, caches, and
-the attributes of the task. They become again what they were; what stands for the world outside is
-left as it is.
+functions that they name, their attributes and default arguments, objects of classes of that module
+and of classes that are there to hold something, what is in containers, caches, and the attributes
+of the task. They become again what they were, and locks are free; what stands for the world outside
+is left as it is.
 """
 
 from __future__ import annotations
@@ -11,10 +12,22 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import queue
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from functools import partial
-from types import BuiltinMethodType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import (
+    BuiltinMethodType,
+    CellType,
+    CodeType,
+    FunctionType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+    SimpleNamespace,
+)
 from typing import Any
 
 import celery
@@ -26,6 +39,9 @@ __all__ = ["FreshMemory", "named_by"]
 #: What can be emptied and filled again in its place.
 _CONTAINERS = (list, dict, set, deque, bytearray)
 _CACHE = type(functools.lru_cache(repr))
+_LOCK = type(threading.Lock())
+#: Of the standard library, whose attributes are what they are there for.
+_HOLDERS = (SimpleNamespace, threading.local, threading.Event, threading.Semaphore, queue.Queue)
 _VALUES = (str, bytes, int, float, complex, bool, tuple, frozenset, type(None))
 
 
@@ -63,7 +79,7 @@ class FreshMemory:
             cache.cache_clear()
 
     def _follow(self, name: str, value: Any) -> None:
-        if id(value) in self._seen or _is(value, *_VALUES):
+        if id(value) in self._seen or (_is(value, *_VALUES) and not _is(value, tuple)):
             return
         self._seen.add(id(value))
         if _is(value, GracefulTask):
@@ -84,18 +100,41 @@ class FreshMemory:
         elif _is(value, type):
             if value.__module__ == self._module:
                 self._follow_class(value.__name__, value)
-        elif _is(value, *_CONTAINERS):
-            self._keep_content(name, value)
-        elif type(value).__module__ == self._module and hasattr(value, "__dict__"):
+        elif _is(value, *_CONTAINERS, tuple):
+            if not _is(value, tuple):
+                self._keep_content(name, value)
+            inside = f"something in {name}"
+            for each in list(value.values() if _is(value, dict) else value):
+                self._follow(inside, each)
+        elif _is(value, ContextVar):
+            self._follow_place(name, _Place(name, value))
+        elif _is(value, _LOCK):
+            if not value.locked():
+                self._keep(name, value.locked, value.release)
+        elif _is(value, *_HOLDERS):
             self._keep_attributes(name, value, object)
-            self._follow_class(type(value).__name__, type(value))
+        elif type(value).__module__ == self._module:
+            self._follow_object(name, value)
+
+    def _follow_place(self, name: str, place: _Place) -> None:
+        self._keep_value(name, place)
+        self._follow(name, place.value)
 
     def _follow_function(self, fn: FunctionType) -> None:
+        self._keep_attributes(fn.__name__, fn, FunctionType)
         for place in _places(fn.__code__, fn):
-            self._keep_value(place.name, place)
-            self._follow(place.name, place.value)
+            self._follow_place(place.name, place)
         for default in [*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()]:
             self._follow(f"a default of {fn.__name__}", default)
+
+    def _follow_object(self, name: str, value: Any) -> None:
+        if hasattr(value, "__dict__"):
+            self._keep_attributes(name, value, object)
+        for cls in type(value).__mro__:
+            for key, slot in vars(cls).items():
+                if cls.__module__ == self._module and _is(slot, MemberDescriptorType):
+                    self._follow_place(f"{name}.{key}", _Place(key, value))
+        self._follow_class(type(value).__name__, type(value))
 
     def _follow_class(self, name: str, cls: type) -> None:
         for key, value in list(vars(cls).items()):
@@ -105,7 +144,7 @@ class FreshMemory:
 
     def _keep_value(self, name: str, place: _Place) -> None:
         value = place.value
-        if _is(value, *_VALUES) and not any(map(place.is_same, self.outside)):
+        if _is(value, *_VALUES, *_CONTAINERS) and not any(map(place.is_same, self.outside)):
             self._keep(name, partial(place.differs, value), partial(place.put, value))
 
     def _keep(
@@ -168,31 +207,44 @@ def _is(value: Any, *kinds: type) -> bool:
 
 
 class _Place:
-    """Where a value is kept: a global, a variable of an outer function, an attribute of a class."""
+    """Where a value is kept.
 
-    def __init__(self, name: str, kept_in: CellType | dict[str, Any] | type) -> None:
+    Args:
+        name: Of a global, of an attribute.
+        kept_in: The globals; a class, or an object with slots; otherwise what keeps one value.
+    """
+
+    def __init__(self, name: str, kept_in: Any) -> None:
         self.name, self._in = name, kept_in
 
     @property
     def value(self) -> Any:
         """What is there; ``None`` if there is nothing."""
-        if isinstance(self._in, dict):
-            return self._in.get(self.name)
-        if isinstance(self._in, type):
-            return vars(self._in).get(self.name)
         try:
-            return self._in.cell_contents
-        except ValueError:
+            if _is(self._in, CellType):
+                return self._in.cell_contents
+            if _is(self._in, ContextVar):
+                return self._in.get()
+        except (ValueError, LookupError):
             return None
+        if _is(self._in, dict):
+            return self._in.get(self.name)
+        if _is(self._in, type):
+            return vars(self._in).get(self.name)
+        return getattr(self._in, self.name, None)
 
     def put(self, value: Any) -> None:
         """That is there now."""
-        if isinstance(self._in, dict):
-            self._in[self.name] = value
-        elif isinstance(self._in, type):
-            setattr(self._in, self.name, value)
-        else:
+        if _is(self._in, CellType):
             self._in.cell_contents = value
+        elif _is(self._in, ContextVar):
+            self._in.set(value)
+        elif _is(self._in, dict):
+            self._in[self.name] = value
+        elif _is(self._in, type):
+            setattr(self._in, self.name, value)
+        else:  # also where its class is frozen
+            object.__setattr__(self._in, self.name, value)
 
     def differs(self, value: Any) -> bool:
         """Whether something else is there."""

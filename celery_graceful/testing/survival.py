@@ -71,7 +71,7 @@ def assert_survives_interruptions(
     """
     trial = _Trial(task, args, kwargs, effects, reset, outside)
     expected, undisturbed = trial.run()
-    again, _ = trial.run()
+    again, second = trial.run()
     if again != expected:
         raise AssertionError(
             "\n".join(
@@ -83,6 +83,13 @@ def assert_survives_interruptions(
                 ]
             )
         )
+    for path in undisturbed.steps:
+        if path not in second.steps:
+            raise AssertionError(
+                f"{trial.name}: of two runs that nobody disturbed, the second has no step "
+                f"{path!r}. A step is known by its name: one that is called differently each time "
+                "is run again when the task goes on"
+            )
     given = _all(undisturbed, kills) if schedules is None else map(list, schedules)
     for schedule in given:
         found, run = trial.run(schedule)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import enum
 from collections.abc import Callable
+from types import CoroutineType, GeneratorType
 from typing import Any
 
 from celery import states
@@ -52,6 +53,9 @@ _OUTCOMES = {
     states.REJECTED: Outcome.IGNORED,
 }
 
+
+#: What calling a function gives whose body has not begun.
+_NOT_RUN = (CoroutineType, GeneratorType)
 
 #: Deliveries to which nothing happens, until a task is said to have no end.
 MOST = 1000
@@ -242,6 +246,12 @@ class GracefulRun:
             self._ended, state = None, ""
         finally:
             self.observer.end()
+        if isinstance(self._ended, _NOT_RUN):
+            self._ended.close()
+            raise TypeError(
+                f"{self.task.name} returned {self._ended!r}, which no worker runs: the task itself "
+                "is a coroutine, or a generator"
+            )
         if state == states.SUCCESS:
             self.observer.task_returned()
         if self.observer.was_killed:  # also where that was swallowed

@@ -1,4 +1,4 @@
-"""Ten tasks with a bug each, that only shows when they are interrupted or killed; ten without.
+"""Tasks with a bug each, that only shows when they are interrupted or killed; others without.
 
 All write to the world outside, which is ``sent``, a list, and ``books``, a dict.
 """
@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import functools
 import itertools
+import queue
+import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from celery import Celery
@@ -217,6 +222,132 @@ def state_in_a_cache(self: Any, rows: list[str]) -> None:
         store(name, next(_numbers()))
 
 
+class Slotted:
+    __slots__ = ("rows",)
+
+    def __init__(self) -> None:
+        self.rows = 0
+
+
+#: Places where memory is, each a module's or a process' own: an attribute and what has it.
+_places: dict[str, Any] = {
+    "object_in_a_dict": Basket(),
+    "slots": Slotted(),
+    "namespace": SimpleNamespace(),
+    "thread_local": threading.local(),
+}
+
+
+def _remember(count: int) -> None:
+    _remember.calls = count  # type: ignore[attr-defined]
+
+
+_remember(0)
+_counted: ContextVar[int] = ContextVar("counted", default=0)
+_rebound: list[str] = []
+_event = threading.Event()
+_waiting: queue.Queue[str] = queue.Queue()
+
+
+def _counts(self: Any, rows: list[str], holder: Any) -> None:
+    if not self.resumed:
+        holder.rows = 0
+    for _ in self.iterate(rows):
+        holder.rows += 1
+    store("count", holder.rows)
+
+
+@bug(ROWS, says=("interrupt_at(row=1)", "something in _places"))
+def state_of_an_object_in_a_dict(self: Any, rows: list[str]) -> None:
+    _counts(self, rows, _places["object_in_a_dict"])
+
+
+@bug(ROWS, says=("interrupt_at(row=1)", "something in _places.rows"))
+def state_in_slots(self: Any, rows: list[str]) -> None:
+    _counts(self, rows, _places["slots"])
+
+
+@bug(ROWS, says=("interrupt_at(row=1)", "something in _places"))
+def state_in_a_namespace(self: Any, rows: list[str]) -> None:
+    _counts(self, rows, _places["namespace"])
+
+
+@bug(ROWS, says=("interrupt_at(row=1)", "something in _places"))
+def state_in_a_thread_local(self: Any, rows: list[str]) -> None:
+    _counts(self, rows, _places["thread_local"])
+
+
+@bug(ROWS, says=("interrupt_at(row=1)", "_remember"))
+def state_on_a_function(self: Any, rows: list[str]) -> None:
+    if not self.resumed:
+        _remember(0)
+    for _ in self.iterate(rows):
+        _remember(_remember.calls + 1)  # type: ignore[attr-defined]
+    store("count", _remember.calls)  # type: ignore[attr-defined]
+
+
+@bug(ROWS, says=("interrupt_at(row=1)", "_counted"))
+def state_in_a_context_variable(self: Any, rows: list[str]) -> None:
+    if not self.resumed:
+        _counted.set(0)
+    for _ in self.iterate(rows):
+        _counted.set(_counted.get() + 1)
+    store("count", _counted.get())
+
+
+@bug(ROWS, says=("interrupt_at(row=1)", "_rebound"))
+def state_in_a_list_made_anew(self: Any, rows: list[str]) -> None:
+    global _rebound
+    if not self.resumed:
+        _rebound = []
+    for name in self.iterate(rows):
+        _rebound = [*_rebound, name]
+    store("names", tuple(_rebound))
+
+
+@bug(ROWS, says=("interrupt_at(row=1)", "_event"))
+def state_in_an_event(self: Any, rows: list[str]) -> None:
+    if not self.resumed:
+        _event.clear()
+    for name in self.iterate(rows):
+        if name == "ada":
+            _event.set()
+    store("has ada", _event.is_set())
+
+
+@bug(ROWS, says=("interrupt_at(row=1)", "_waiting"))
+def state_in_a_queue(self: Any, rows: list[str]) -> None:
+    for name in self.iterate(rows):
+        _waiting.put(name)
+    while not _waiting.empty():
+        store(_waiting.get())
+
+
+@bug(ROWS, says=("interrupt_at(row=1)", "missing: 'ada'"))
+def buffer_of_several_rows(self: Any, rows: list[str]) -> None:
+    buffer: list[str] = []
+    for name in self.iterate(rows):
+        buffer.append(name)
+        if len(buffer) == 2:
+            books.update(dict.fromkeys(buffer))
+            buffer.clear()
+    books.update(dict.fromkeys(buffer))
+
+
+@bug(ROWS, says=("interrupt_at(row=1)", "missing"))
+def position_counted_by_hand(self: Any, rows: list[str]) -> None:
+    for number, name in enumerate(self.iterate(rows)):
+        store(number, name)
+
+
+@bug(ROWS, says=("interrupt_at(row=1)", "missing: 'bob'"))
+def done_when_it_was_begun(self: Any, rows: list[str]) -> None:
+    if self.resumed:
+        return
+    for name in self.iterate(rows):
+        store(name)
+
+
 # -- without ---------------------------------------------------------------------------
 
 
@@ -322,3 +453,56 @@ def arguments_that_are_changed(self: Any, numbers: list[int]) -> None:
     while numbers:
         self.checkpoint()
         store(numbers.pop())
+
+
+_lock = threading.Lock()
+
+
+@right(ROWS)
+def lock_released_by_hand(self: Any, rows: list[str]) -> None:
+    """Who is killed with it does not come to the ``finally``; in a new process it is free."""
+    for name in self.iterate(rows):
+        assert _lock.acquire(timeout=10)
+        try:
+            self.step("store", store, name)
+        finally:
+            _lock.release()
+
+
+_slots = threading.BoundedSemaphore(1)
+
+
+@right(ROWS)
+def semaphore_around_it_all(self: Any, rows: list[str]) -> None:
+    assert _slots.acquire(timeout=10)
+    try:
+        for name in self.iterate(rows):
+            store(name)
+    finally:
+        _slots.release()
+
+
+@right(ROWS)
+def sends_what_the_world_does_not_have(self: Any, rows: list[str]) -> None:
+    for name in self.iterate(rows):
+        if name not in books:
+            send(name)
+            store(name)
+
+
+@right(ROWS)
+def mishaps_that_are_noted(self: Any, rows: list[str]) -> None:
+    for name in self.iterate(rows):
+        try:
+            store(name, 1 / (len(name) - 3 + (name != "eve")))
+        except Exception as exc:
+            store(name, repr(exc))
+
+
+@right(ROWS)
+def ends_in_the_middle_of_its_source(self: Any, rows: list[str]) -> None:
+    self.sleep(random.random() / 1000)
+    for name in self.iterate(iter(rows)):
+        store(name)
+        if name == "joe":
+            break

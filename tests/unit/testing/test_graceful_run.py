@@ -415,3 +415,20 @@ def test_any_schedule_comes_to_the_end(schedule: Any) -> None:
     assert all(row.done for row in run.rows)
     kills = sum(event.kills for event in schedule)
     assert all(step.begun <= 1 + kills for step in run.steps.values())
+
+
+@task()
+async def _coroutine(self: Any) -> None:
+    raise AssertionError("nobody awaits it")
+
+
+@task()
+def _generator(self: Any) -> Iterator[None]:
+    yield
+    raise AssertionError("nobody asks for more")
+
+
+@pytest.mark.parametrize("never_runs", [_coroutine, _generator])
+def test_what_no_worker_would_run_is_refused(never_runs: Any) -> None:
+    with pytest.raises(TypeError, match="which no worker runs"):
+        graceful_run(never_runs).resume()

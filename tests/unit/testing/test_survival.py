@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -66,6 +67,18 @@ def test_who_differs_from_itself_is_told_so() -> None:
     task = planted.app.tasks["planted.time_used_as_state"]
     with pytest.raises(AssertionError, match="two runs that nobody disturbed"):
         assert_survives_interruptions(task, planted.ROWS, effects=books)
+
+
+@planted.app.task(base=planted.GracefulTask, bind=True, name="planted.called_anew")
+def _called_anew(self: Any, card: str) -> None:
+    self.step(f"charge-{uuid4()}", sent.append, card)
+    self.step("book", books.update, {card: True})
+
+
+def test_a_step_without_a_fixed_name_is_told_so() -> None:
+    """An interruption in it would never come."""
+    with pytest.raises(AssertionError, match="the second has no step 'charge-"):
+        assert_survives_interruptions(_called_anew, "card-7", kills=False, **WORLD)
 
 
 def test_who_fails_anyway_is_told_so() -> None:
