@@ -164,7 +164,7 @@ def table(
         elastic: The columns that are cut where the table would be too wide, one after the other.
     """
     if sys.stdout.isatty():
-        try:  # here: each worker, too, imports the commands
+        try:  # here: it takes a while, and pipes get none of it
             from celery_graceful.cli.rich_table import lines_of
         except ImportError:
             pass

@@ -68,9 +68,7 @@ def show(ctx: click.Context, task_id: str) -> None:
 @ALL
 @JSON
 @click.pass_context
-def retry(
-    ctx: click.Context, task_ids: tuple[str, ...], everything: bool, as_json: bool
-) -> None:
+def retry(ctx: click.Context, task_ids: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """Send tasks again, to the tail of their queues; their deaths are forgotten."""
     store = _store(ctx)
     for kept in _chosen(ctx, store, task_ids, everything):
@@ -86,9 +84,7 @@ def retry(
 @ALL
 @JSON
 @click.pass_context
-def delete_(
-    ctx: click.Context, task_ids: tuple[str, ...], everything: bool, as_json: bool
-) -> None:
+def delete_(ctx: click.Context, task_ids: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """Drop tasks and their messages, for good."""
     store = _store(ctx)
     for kept in _chosen(ctx, store, task_ids, everything):

@@ -17,10 +17,7 @@ __all__ = ["CELERY"]
 CELERY = [sys.executable, "-m", __name__]
 
 if __name__ == "__main__":
-    unused = ["flower", "psutil", "pygments"]
-    if "graceful" not in sys.argv:
-        unused.append("celery_graceful.cli.group")
-    for name in unused:  # as if they were not installed
+    for name in ("flower", "psutil", "pygments"):  # as if they were not installed
         sys.modules[name] = None  # type: ignore[assignment]
     sys.modules["click_repl"] = types.SimpleNamespace(register_repl=id)  # type: ignore[assignment]
     runpy.run_module("celery", run_name="__main__", alter_sys=True)

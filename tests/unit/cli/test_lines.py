@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from itertools import chain
 
+import click
 import pytest
 
 from celery_graceful.batches.findings import Missing
 from celery_graceful.batches.status import State, Status
 from celery_graceful.cli import batches, history, output, quarantine, workers
+from celery_graceful.cli.group import graceful
 from celery_graceful.operations.records import Answer, Deploy, History, Moment
 from celery_graceful.poison.quarantine import Kept
 from tests.support.operators import SCHEMAS
@@ -91,14 +94,28 @@ def test_answers(capsys: pytest.CaptureFixture[str]) -> None:
     conforms(json.loads("[" + document)[0], SCHEMAS["Answer"], SCHEMAS)
 
 
+def all_of(group: click.Group) -> Iterator[click.Command]:
+    ctx = click.Context(group)
+    for name in group.list_commands(ctx):
+        each = group.get_command(ctx, name)
+        assert each is not None
+        assert each.name == name
+        yield from all_of(each) if isinstance(each, click.Group) else [each]
+
+
 def test_each_command_ends_quietly() -> None:
     """By Ctrl-C, or where nobody reads what it prints: as `Command` does."""
-    from celery_graceful.cli.group import graceful
-
-    def all_of(group):
-        for each in group.commands.values():
-            yield from all_of(each) if hasattr(each, "commands") else [each]
-
     found = list(all_of(graceful))
     assert len(found) > 20
     assert [each.name for each in found if not isinstance(each, output.Command)] == []
+
+
+def test_commands_are_listed_as_they_say_of_themselves() -> None:
+    ctx = click.Context(graceful)
+    listed = graceful.get_help(ctx).partition("Commands:\n")[2].splitlines()
+    assert len(listed) == len(graceful.list_commands(ctx)), "a line each"
+    for name, line in zip(graceful.list_commands(ctx), listed, strict=True):
+        each = graceful.get_command(ctx, name)
+        assert each is not None
+        assert each.get_short_help_str(999).startswith(line.split(name, 1)[1].strip().rstrip("."))
+    assert graceful.get_command(ctx, "nothing") is None
