@@ -92,7 +92,7 @@ class Endpoint:
     def waits_for(self) -> dict[int, int]:
         """What it wants to hear of, by descriptor."""
         wanted = {fd: OUT if client.answer else IN for fd, client in self._clients.items()}
-        if len(self._clients) < MOST and time.monotonic() >= self._deaf_until:
+        if time.monotonic() >= self._deaf_until:
             wanted[self._sock.fileno()] = IN
         return wanted
 
@@ -125,6 +125,8 @@ class Endpoint:
         except OSError:  # whoever asks waits, and would be heard of again at once
             self._deaf_until = time.monotonic() + AGAIN
             return
+        if len(self._clients) >= MOST:  # who asks at once is answered, whoever else takes his time
+            self._drop(min(self._clients, key=lambda each: self._clients[each].until))
         client = _socket.socket(fileno=fd)
         client.setblocking(False)
         self._clients[fd] = _Client(client)
@@ -160,8 +162,13 @@ class Endpoint:
 
     def _drop(self, fd: int) -> None:
         client = self._clients.pop(fd, None)
-        if client is not None:
-            client.sock.close()
+        if client is None:
+            return
+        try:
+            client.sock.shutdown(_socket.SHUT_RDWR)  # a child, forked just now, may have it too
+        except OSError:
+            pass  # it is gone
+        client.sock.close()
 
     def close(self) -> None:
         """The worker ends."""

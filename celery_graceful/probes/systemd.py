@@ -39,7 +39,7 @@ class Systemd:
             return None
         wanted = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         usec = environ.get("WATCHDOG_USEC", "")
-        return cls(address, int(usec) / 1e6 if wanted and usec.isdigit() else 0.0)
+        return cls(address, int(usec) / 1e6 if wanted and usec.isdecimal() else 0.0)
 
     def tell(self, state: str, status: str, live: bool) -> None:
         """Tell what is new.

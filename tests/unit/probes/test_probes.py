@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from celery.worker.loops import synloop
 import celery_graceful_probe
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.phases import InterruptReason, Phase
-from celery_graceful.probes.endpoint import Endpoint, Page
+from celery_graceful.probes.endpoint import MOST, Endpoint, Page, _Client
 from celery_graceful.probes.file import ProbeFile
 from celery_graceful.probes.health import Health
 from celery_graceful.probes.systemd import Systemd
@@ -185,29 +185,36 @@ def test_the_command_imports_next_to_nothing(tmp_path: Path) -> None:
     file.remove()
 
 
-@pytest.fixture
-def asked() -> Iterator[Callable[..., str]]:
-    """Asks an endpoint, one turn at a time in this thread."""
-    endpoint = Endpoint("127.0.0.1", 0, {"/live": lambda: Page(200, "live\n" * 100_000)})
+def turn(endpoint: Endpoint) -> None:
+    poller = select.poll()
+    for fd, events in endpoint.waits_for().items():
+        poller.register(fd, events)
+    endpoint.go_on([fd for fd, _ in poller.poll(10)])
 
-    def turn() -> None:
-        poller = select.poll()
-        for fd, events in endpoint.waits_for().items():
-            poller.register(fd, events)
-        endpoint.go_on([fd for fd, _ in poller.poll(10)])
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    endpoint = Endpoint("127.0.0.1", 0, {"/live": lambda: Page(200, "live\n" * 100_000)})
+    yield endpoint
+    endpoint.close()
+
+
+@pytest.fixture
+def asked(endpoint: Endpoint) -> Callable[..., str]:
+    """Asks an endpoint, one turn at a time in this thread."""
 
     def ask(*parts: bytes) -> str:
         with socket.create_connection(("127.0.0.1", endpoint.port), TIMEOUT) as client:
             for part in parts:
                 client.sendall(part)
-                turn()
-                turn()
+                turn(endpoint)
+                turn(endpoint)
             client.setblocking(False)
             answer = b""
 
             def has_ended() -> bool:
                 nonlocal answer
-                turn()
+                turn(endpoint)
                 try:
                     data = client.recv(1 << 20)
                 except BlockingIOError:
@@ -220,8 +227,7 @@ def asked() -> Iterator[Callable[..., str]]:
             wait_until(has_ended, "an answer", 0)
             return answer.decode()
 
-    yield ask
-    endpoint.close()
+    return ask
 
 
 @pytest.mark.parametrize(
@@ -250,6 +256,33 @@ def test_who_asks_for_too_much(asked: Callable[..., str]) -> None:
 def test_who_asks_for_too_long(asked: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("celery_graceful.probes.endpoint.PATIENCE", 0.05)
     assert asked(b"GET /live HTTP/1.1\r\n") == ""
+
+
+def test_who_says_nothing_keeps_nobody_waiting(
+    asked: Callable[..., str], endpoint: Endpoint
+) -> None:
+    with ExitStack() as stack:
+        for _ in range(3 * MOST):
+            silent = socket.create_connection(("127.0.0.1", endpoint.port), TIMEOUT)
+            stack.enter_context(silent).sendall(b"GET /li")
+            turn(endpoint)
+        assert len(endpoint.waits_for()) == MOST + 1
+        assert asked(b"GET /live HTTP/1.1\r\n\r\n").startswith("HTTP/1.1 200 OK")
+
+
+def test_an_answer_ends_whoever_else_has_the_connection(
+    asked: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child that was forked when it had just been made."""
+    had: list[int] = []
+
+    def client(sock: Any) -> _Client:
+        had.append(os.dup(sock.fileno()))
+        return _Client(sock)
+
+    monkeypatch.setattr("celery_graceful.probes.endpoint._Client", client)
+    assert asked(b"GET /live HTTP/1.1\r\n\r\n").endswith("live\n")
+    os.close(*had)
 
 
 def test_without_a_descriptor_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,6 +360,21 @@ def test_systemd(tmp_path: Path, abstract: bool) -> None:
         "STOPPING=1\nSTATUS=Stopping",
     ]
     systemd.tell("", "to nobody", True)
+
+
+def test_a_manager_that_does_not_listen_holds_up_nobody(tmp_path: Path) -> None:
+    name = str(tmp_path / "notify")
+    systemd = Systemd(name)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(name)
+        for number in range(10_000):  # more than any buffer holds
+            systemd.tell("", str(number), True)
+        manager.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                manager.recv(4096)
+        systemd.tell("READY=1", "Ready", True)
+        assert manager.recv(4096) == b"READY=1\nSTATUS=Ready", "it is said again"
 
 
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "vsock:2:1234"}])
