@@ -249,7 +249,7 @@ def _redis_away(app: Celery, server: RedisServer) -> None:
     server.pause()
     env = {"BROKER_URL": app.conf.broker_url, "RESULT_URL": app.conf.result_backend}
     assert "Error: the broker" in graceful_command(APP, "status", env=env, status=3)
-    for args in (["claims"], ["checkpoints", "list"], ["status"]):
+    for args in (["claims"], ["checkpoints", "list"], ["history"], ["deploy", "mark", "x"]):
         began = time.monotonic()
         assert "Error: the broker" in command(app, *args, status=3)
         assert time.monotonic() - began < 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 from celery import Celery
@@ -11,7 +12,7 @@ from celery_graceful import Graceful
 from celery_graceful.checkpoints.checkpoint import key_of
 from celery_graceful.history import reading
 from celery_graceful.history.entry import FLEET, Entry, What
-from celery_graceful.history.journal import write
+from celery_graceful.history.journal import record, write
 from celery_graceful.operations import Operations, queues
 from celery_graceful.operations.queues import Unsure
 from celery_graceful.poison.deaths import say_death
@@ -19,7 +20,8 @@ from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.settings import Settings
 from celery_graceful.store.app_stores import broker_store, find_workers_store
 from tests.conftest import RedisDB
-from tests.support.operators import document, make_app
+from tests.servers import RedisServer
+from tests.support.operators import command, document, make_app
 
 
 @pytest.fixture
@@ -108,6 +110,31 @@ def test_a_long_history_holds_up_no_look_at_the_fleet(
         *[What.RELEASED] * 3,
         What.DIED,
     ]
+
+
+def test_the_history_of_a_redis_that_takes_no_writes(
+    start_server: Callable[..., RedisServer],
+) -> None:
+    """It is read all the same; who would write hears why, and a task hears nothing."""
+    server = start_server(RedisServer)
+    app = make_app(server.url(0), server.url(1))
+    assert "deploy  first" in command(app, "deploy", "mark", "first")
+    store, died = broker_store(app), Entry(What.DIED, "1")
+    assert store is not None
+    with server.client() as client:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", "1")
+        assert "OutOfMemoryError" in command(app, "deploy", "mark", "second", status=3)
+        record(store, Settings(), died)
+        assert "deploy  first" in command(app, "history")
+        client.config_set("maxmemory", "0")
+        client.replicaof("127.0.0.1", "1")
+        assert "no master any more" in command(app, "deploy", "mark", "third", status=3)
+        record(store, Settings(), died)
+        assert "deploy  first" in command(app, "history")
+        client.replicaof("NO", "ONE")
+        assert "deploy  fourth" in command(app, "deploy", "mark", "fourth")
+    assert [one.kind for one in Operations(app).history().moments] == ["deploy", "deploy"]
 
 
 def test_each_kind_of_moment_is_read_back(app: Celery, redis_db: RedisDB) -> None:
