@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from celery import Celery
 from kombu import Connection
 
-from tests.conftest import RabbitVhost
+from tests.conftest import RabbitVhost, RedisDB
 from tests.support.broker import Broker
 from tests.support.workers import Worker, wait_until
 
@@ -49,6 +51,30 @@ def test_what_was_acknowledged_early_goes_back_where_it_came_from(
         channel = connection.default_channel
         channel.queue_declare("celery", durable=True, auto_delete=False)
         assert channel.basic_get("celery") is None
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_where_they_stand_is_said_before(pool: str, redis_db: RedisDB) -> None:
+    """The hard deadline is as far away as it takes a child to answer; SIGQUIT jumps to it."""
+    conf = {"CONF_graceful_soft_deadline": "0.2", "CONF_graceful_hard_deadline": "2900"}
+    env = {"BROKER_URL": redis_db.url, "RESULT_URL": redis_db.backend_url, "GRACE": "3000", **conf}
+    with Worker("tests.apps.standing", pool=pool, env=env) as worker:
+        worker.ready()
+        app = Celery(broker=redis_db.url)
+        for number in range(2):
+            app.send_task("tests.apps.standing.stands", ["nobody's business"], task_id=f"{number}")
+        worker.wait_line(">> .* stands", 2)
+        worker.term()
+        worker.wait_line(r' File ".*standing.py", line \d+, in stand_still$', 2)
+        for number in range(2):
+            text = rf"stands\[{number}\] will be given up at the hard deadline. It stands at:"
+            worker.wait_line(text)
+        assert worker.count("in stands$") == 2, "from the task's own frame on"
+        worker.signal(signal.SIGQUIT)
+        assert worker.wait() == 0
+        assert worker.count("Stopped: 0 finished, 0 interrupted, 2 given up") == 1
+        assert worker.count("It stands at:") == 2, "once"
+        assert worker.count("nobody's business") == 0
 
 
 def test_what_no_queue_takes_is_an_error(rabbit_vhost: RabbitVhost, redis_db) -> None:
