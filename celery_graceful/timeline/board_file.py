@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 import os
 import tempfile
@@ -69,7 +68,11 @@ def _remove_leftovers() -> None:
     """Files of workers that were killed: nobody holds the lock."""
     import fcntl
 
-    for path in glob.glob(os.path.join(tempfile.gettempdir(), PREFIX + "*")):
+    directory = tempfile.gettempdir()
+    for name in os.listdir(directory):
+        if not name.startswith(PREFIX):
+            continue
+        path = os.path.join(directory, name)
         try:
             with open(path, "rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

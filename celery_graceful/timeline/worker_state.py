@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery_graceful.phases import Interrupt, Phase
 from celery_graceful.system.process import Owner, Slot, itself, kept
-from celery_graceful.timeline.board import Board
-from celery_graceful.timeline.tallies import Tallies
+
+if TYPE_CHECKING:  # who runs no worker has none
+    from celery_graceful.timeline.board import Board
+    from celery_graceful.timeline.tallies import Tallies
 
 __all__ = [
     "WorkerInterrupt",
