@@ -67,17 +67,21 @@ def still_mine(app: Any, claim: str) -> bool:
         return True
 
 
-def claim_of(task: Any) -> str | None:
+def claim_of(task: Any, request: Any) -> str | None:
     """The claim of the delivery that ``task`` runs, for as long as it runs.
 
     What is acknowledged at its start has none any more: nobody else will run it.
+
+    Args:
+        task: The task.
+        request: Its context; who has it already is spared looking for it.
     """
-    return getattr(task.request, CLAIM, None) if task.acks_late else None
+    return getattr(request, CLAIM, None) if task.acks_late else None
 
 
-def may_start(task: Any) -> bool:
-    """Whether nobody else has what ``task`` is about to run."""
-    claim = getattr(task.request, CLAIM, None)
+def may_start(task: Any, request: Any) -> bool:
+    """Whether nobody else has what ``task`` is about to run; as ``claim_of``."""
+    claim = getattr(request, CLAIM, None)
     if claim is not None and not task.acks_late:  # whether it is acknowledged yet says nothing
         claim = claim.rpartition("/")[0] + "/"
     return claim is None or worker_state.board.value is None or still_mine(task.app, claim)
@@ -88,9 +92,10 @@ def holds_claim(task: Any) -> bool:
     board = worker_state.board.value
     if board is None:
         return True
-    if board.taken_away and was_taken_away(task.request):
+    request = task.request
+    if board.taken_away and was_taken_away(request):
         return False
-    claim = claim_of(task)
+    claim = claim_of(task, request)
     return claim is None or still_mine(task.app, claim)
 
 

@@ -60,17 +60,17 @@ def point(exc: BaseException) -> str:
     return found
 
 
-def spared(task: Any, call: Callable[..., Any]) -> Callable[..., Any]:
+def spared(task: Any, request: Any, call: Callable[..., Any]) -> Callable[..., Any]:
     """What to call for a task's inherited ``__call__``: its ``run``, where that is all it would do.
 
     As what Celery puts in the place of ``Task.__call__`` in workers, without a frame of its own.
 
     Args:
         task: The task.
+        request: Its context.
         call: What it inherits.
     """
-    request = task.request_stack.top
-    if request is None or request.called_directly or request._protected:
+    if request.called_directly or request._protected:
         return call
     where = getattr(getattr(call, "__func__", None), "__globals__", None)
     if where is not _TASKS and where is not vars(sys.modules.get(_TRACE, celery.app.task)):

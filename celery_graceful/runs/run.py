@@ -260,7 +260,8 @@ class Run:
     def _close_window(self) -> None:
         with self._lock:
             self._window = False
-            self._take_back()
+            if self._sent:
+                self._take_back()
 
     def _take_back(self) -> None:
         """What is on its way and not here yet shall not land: it is due again later."""

@@ -70,7 +70,8 @@ class GracefulTask(resume.Resumable, celery.Task):
     @hidden
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        return _deliver(self, spared(self, super().__call__), args, kwargs)
+        request = self.request
+        return _deliver(self, request, spared(self, request, super().__call__), args, kwargs)
 
     __call__._is_boundary = True  # type: ignore[attr-defined]
 
@@ -179,7 +180,7 @@ def _boundary(call: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(call)
     def __call__(self: GracefulTask, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        return _deliver(self, MethodType(call, self), args, kwargs)
+        return _deliver(self, self.request, MethodType(call, self), args, kwargs)
 
     __call__._is_boundary = True  # type: ignore[attr-defined]
     return __call__
@@ -200,11 +201,14 @@ def _soft_limit(task: celery.Task, request: Any) -> float | None:
 
 @hidden
 def _deliver(
-    task: GracefulTask, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    task: GracefulTask,
+    request: Any,
+    call: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> Any:
     """Run one delivery of ``task`` and turn an interruption into Celery's ``Ignore``."""
     __tracebackhide__ = True
-    request = task.request
     if request.is_eager:
         return call_eagerly(call, args, kwargs)
     if worker_state.board.value is None or current() is not None or request.called_directly:
@@ -214,9 +218,9 @@ def _deliver(
         if task.track_started:  # Celery has stored that it has
             _store(task, request, str(worker_state.board.value.reason))
         raise TaskInterrupted(str(worker_state.board.value.reason), started=False)
-    if not may_start(task):
+    if not may_start(task, request):
         raise TaskInterrupted(str(InterruptReason.LEASE_LOST), started=False)
-    claim = claim_of(task)
+    claim = claim_of(task, request)
     run = Run(
         request.id,
         task.name,
