@@ -17,6 +17,7 @@ from celery_graceful.cleanup.resource import Resource
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors import Monitor, named_monitors
 from celery_graceful.settings import Settings
+from celery_graceful.system.loaded import loaded
 from celery_graceful.system.process import itself
 
 if TYPE_CHECKING:
@@ -245,14 +246,20 @@ class Graceful:
             track()
 
     def _get_backend(self) -> Any:
-        """With ``graceful_track_chords``, one that says what it does with chords."""
-        app = self.app
-        if not app.conf.get("graceful_track_chords"):
-            return app._plain_get_backend()
-        from celery_graceful.batches.chord_counter import tracked
-
+        """That for Redis stores in one step; with ``graceful_track_chords`` they all say more."""
+        app, tracks = self.app, self.app.conf.get("graceful_track_chords")
         kind, url = backends.by_url(app.backend_cls or app.conf.result_backend, app.loader)
-        return tracked(kind)(app=app, url=url)
+        if kind is loaded("celery.backends.redis", "RedisBackend"):
+            from celery_graceful.results.one_trip import RedisBackend
+
+            kind = RedisBackend
+        elif not tracks:
+            return app._plain_get_backend()
+        if tracks:
+            from celery_graceful.batches.chord_counter import tracked
+
+            kind = tracked(kind)
+        return kind(app=app, url=url)
 
 
 def _where_it_is(given: Any) -> str:

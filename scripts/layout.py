@@ -29,7 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("store", "cleanup", "runs", "messages", "probes"),
     ("history",),
     ("sources", "claims", "monitors"),
-    ("checkpoints", "metrics"),
+    ("checkpoints", "metrics", "results"),
     ("batches",),
     ("task", "poison"),
     ("deliveries",),

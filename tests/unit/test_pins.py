@@ -198,6 +198,10 @@ NAMES: dict[str, list[str] | None] = {
     "celery.backends.redis:RedisBackend._chord_zset": None,
     "celery.backends.redis:RedisBackend._unpack_chord_result": ["tup", "decode"],
     "celery.backends.redis:RedisBackend.get_key_for_group": ["group_id", "key"],
+    # celery: what is stored of a task, and what was stored before
+    "celery.backends.base:KeyValueStoreBackend._store_result": ["task_id"],
+    "celery.backends.base:KeyValueStoreBackend._set_with_state": ["key", "value", "state"],
+    "celery.backends.redis:RedisBackend._set": ["key", "value"],
     "celery.canvas:group._apply_tasks": ["tasks", "producer", "app", "p", "chord"],
     "celery.result:ResultSet._failed_join_report": [],
     "celery.app.amqp:AMQP.Connection": None,
