@@ -18,14 +18,14 @@ from celery_graceful.batches.ledger import INDEX, BatchLedger
 from celery_graceful.batches.status import State
 from celery_graceful.store.app_stores import find_store
 from tests.conftest import RedisDB
-from tests.support.workers import ROOT, TIMEOUT, Worker, wait_until
+from tests.support.workers import ROOT, TIMEOUT, Worker, end_leases, wait_until
 
 POOLS = ("prefork", "threads", "gevent")
 
-#: A worker that is gone is found in a moment.
+#: A worker that is gone is found in a moment: its lease is ended by hand.
 TUNED = {
     "CONF_graceful_track_chords": "True",
-    "CONF_graceful_lease_ttl": "1.0",
+    "CONF_graceful_lease_ttl": "10.0",
     "CONF_graceful_heartbeat_interval": "0.2",
     "CONF_graceful_rescue_interval": "0.2",
 }
@@ -81,6 +81,7 @@ def test_a_dispatcher_that_is_killed(
         first.wait_line(">> .* dispatches")
         first.signal(signal.SIGKILL, group=True)
         first.wait()
+        end_leases(redis_db.client)
     hold.unlink()
     with worker(redis_db, pool) as second:
         assert result.get(timeout=TIMEOUT) == 6
@@ -137,6 +138,7 @@ def test_those_of_a_database(redis_db: RedisDB, client: Celery, tmp_path: Path) 
         first.wait_line(">> .* dispatches")
         first.signal(signal.SIGKILL, group=True)
         first.wait()
+        end_leases(redis_db.client)
     with start(env=env) as second:
         second.wait_line(">> .* total 0 1 2 3")
         run([sys.executable, "-c", send])

@@ -13,16 +13,20 @@ import redis
 from celery import Celery, chord
 
 import celery_graceful
+from celery_graceful import Graceful
 from tests.support.broker import graceful_command
+from tests.support.operators import command
 from tests.support.raw import LOSES_EVENTS, Events
-from tests.support.workers import TIMEOUT, Worker, wait_until
+from tests.support.workers import TIMEOUT, Worker, end_leases, wait_until
 
-#: Quick enough for a test: a dead worker's claims are back within 3 s.
-QUICK_LEASE = {
-    "CONF_graceful_lease_ttl": "2",
+#: Of who lives: no machine is so busy that it runs out. Of the dead it is ended by hand.
+LEASE = {
+    "CONF_graceful_lease_ttl": "10",
     "CONF_graceful_heartbeat_interval": "0.5",
     "CONF_graceful_rescue_interval": "0.5",
 }
+#: Of who is frozen.
+QUICK_LEASE = {**LEASE, "CONF_graceful_lease_ttl": "3"}
 
 
 @pytest.fixture
@@ -33,7 +37,7 @@ def app(redis_db):
 
 @pytest.fixture
 def start(redis_db):
-    """Starts workers, quick to be rescued, and ends them after the test."""
+    """Starts workers, and ends them after the test."""
     with ExitStack() as stack:
 
         def start(pool="prefork", concurrency=2, alone=True, **env):
@@ -41,7 +45,7 @@ def start(redis_db):
                 "BROKER_URL": redis_db.url,
                 "RESULT_URL": redis_db.backend_url,
                 "GRACE": "6",
-                **QUICK_LEASE,
+                **LEASE,
                 **env,
             }
             return stack.enter_context(
@@ -57,10 +61,11 @@ def send(app, name, *args, **options):
     return app.send_task(name, args, **options)
 
 
-def kill_whole(worker):
-    """As a platform kills a container."""
+def kill_whole(worker, db):
+    """As a platform kills a container; and its lease runs out."""
     os.killpg(worker.pid, signal.SIGKILL)
     worker.wait()
+    end_leases(db.client, worker)
 
 
 def kill_connections(db):
@@ -114,21 +119,27 @@ def test_an_acknowledgement_outlives_its_connection_and_its_worker(pool, start, 
 
 def test_from_a_shell(start, app, redis_db):
     """Where no worker is left to rescue."""
+    # Of one that has just started, an expired lease says nothing.
+    wait_until(lambda: redis_db.client.info("server")["uptime_in_seconds"] > 11)
 
     def rescue(*args, url=redis_db.url, status=0):
-        env = {"BROKER_URL": url, **QUICK_LEASE}
-        return graceful_command("tests.apps.claims", "rescue", *args, env=env, status=status)
+        """What the command says, in this process: it takes a second to start."""
+        with Celery("claims", broker=url, set_as_current=False) as app:
+            Graceful(app)
+            return command(app, "rescue", *args, status=status)
 
     worker = start(concurrency=1, CONF_worker_prefetch_multiplier="2").ready()
     results = [send(app, "hold", 60) for _ in range(2)]
     worker.wait_line(">> .* started")
     wait_until(lambda: not redis_db.client.llen("celery"), "both fetched")
     assert "no worker is dead" in rescue()
-    kill_whole(worker)
-    wait_until(lambda: not redis_db.client.keys("graceful:lease:*"), "its lease has run out")
+    kill_whole(worker, redis_db)
+    # It may have looked for dead ones itself, a moment before, which keeps others away.
+    wait_until(lambda: not redis_db.client.exists("graceful:rescuer"))
     for _ in range(2):
         assert "is dead and holds 2 claims" in rescue("--dry-run")
-    assert rescue().endswith("2 went back\n")
+    env = {"BROKER_URL": redis_db.url, **LEASE}
+    assert graceful_command("tests.apps.claims", "rescue", env=env).endswith("2 went back\n")
     order = [
         json.loads(message)["headers"]["id"] for message in redis_db.client.lrange("celery", 0, -1)
     ]
@@ -145,7 +156,7 @@ def test_a_message_for_a_frozen_worker_that_is_killed(start, app, redis_db):
     assert send(app, "hold", 0).get(timeout=TIMEOUT)
     os.killpg(worker.pid, signal.SIGSTOP)
     result = send(app, "hold", 0)
-    kill_whole(worker)
+    kill_whole(worker, redis_db)
     start()
     assert result.get(timeout=TIMEOUT) == result.id
 
@@ -162,7 +173,7 @@ def test_workers_that_know_each_other_claim_as_well(pool, start, app, redis_db, 
     assert not redis_db.client.exists("unacked")
     assert [redis_db.client.hlen(key) for key in redis_db.client.keys("graceful:claims:*")] == [1]
     assert app.control.ping(timeout=TIMEOUT, limit=1)
-    kill_whole(worker)
+    kill_whole(worker, redis_db)
     (tmp_path / "go").touch()
     start(pool, alone=False)
     assert result.get(timeout=TIMEOUT) == result.id
@@ -176,28 +187,25 @@ def test_a_full_pool_fetches_as_soon_as_there_is_room(pool, start, app):
     began = time.monotonic()
     for result in results:
         assert result.get(timeout=TIMEOUT) == result.id
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 16
     worker.term()
     assert worker.wait() == 0
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_a_chord_on_a_worker_that_is_killed_whole(pool, start, app, tmp_path):
+def test_a_chord_on_a_worker_that_is_killed_whole(pool, start, app, redis_db, tmp_path):
     """Plain Celery: pending for ever."""
     worker = start(pool, concurrency=3).ready()
     header = [app.signature("hold", [str(tmp_path / "go")]) for _ in range(3)]
     body = chord(header, app=app)(app.signature("total"))
     worker.wait_line(">> .* started", 3)
     other = start(pool, concurrency=3).ready()
-    kill_whole(worker)
-    killed_at = time.monotonic()
+    kill_whole(worker, redis_db)
     other.wait_line(">> .* started", 3)
-    took = time.monotonic() - killed_at
     (tmp_path / "go").touch()
     assert body.get(timeout=TIMEOUT) == 3
     other.wait_line(">> .* total 3")
     assert other.count(">> .* total 3") == 1
-    assert took < 5 * 3
 
 
 def test_from_plain_celery_and_back_while_it_runs(start, app, redis_db):
@@ -234,7 +242,7 @@ def test_a_worker_that_wakes_up_has_nothing_to_say(pool, task, start, app, redis
     """Frozen for longer than its lease: each of its tasks has one outcome, that of another run."""
     events = Events(app)
     room = 1 if pool == "solo" else 2
-    frozen = start(pool, room, CONF_worker_send_task_events="True").ready()
+    frozen = start(pool, room, CONF_worker_send_task_events="True", **QUICK_LEASE).ready()
     parts = [app.signature(task, [str(tmp_path / "go")]) for _ in range(room)]
     body = chord(parts, app=app)(app.signature("total"))
     ids = [part.id for part in body.parent.children]
@@ -270,7 +278,7 @@ def test_a_worker_that_wakes_up_has_nothing_to_say(pool, task, start, app, redis
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_worker_that_wakes_up_ends_what_nobody_else_has(pool, start, app, redis_db, tmp_path):
     """What was acknowledged at its start is not rescued: it is this worker's, or nobody's."""
-    frozen = start(pool, 2).ready()
+    frozen = start(pool, 2, **QUICK_LEASE).ready()
     running = [send(app, "hold_early", str(tmp_path / "go")) for _ in range(2)]
     frozen.wait_line(">> .* started", 2)
     prefetched = send(app, "hold_early", 0)
@@ -298,11 +306,12 @@ def test_a_worker_that_wakes_up_ends_what_nobody_else_has(pool, start, app, redi
 
 
 @pytest.mark.slow
-def test_solid_queue_568_a_worker_that_drains_is_not_taken_for_dead(start, app, redis_db):
+def test_solid_queue_568_a_worker_that_drains_is_not_taken_for_dead(start, app, redis_db, tmp_path):
     """There the heartbeat ends as the stop begins, and others fail what still runs."""
-    lease = {"CONF_graceful_lease_ttl": "5", "CONF_graceful_heartbeat_interval": "2"}
-    draining = start(GRACE="60", **lease).ready()
-    results = [send(app, "hold", 25) for _ in range(2)]
+    ttl = 5
+    lease = {"CONF_graceful_lease_ttl": str(ttl), "CONF_graceful_heartbeat_interval": "1"}
+    draining = start(GRACE="120", **lease).ready()
+    results = [send(app, "hold", str(tmp_path / "go")) for _ in range(2)]
     draining.wait_line(">> .* started", 2)
     healthy = [start(**lease).ready() for _ in range(3)]
     (key,) = [
@@ -314,13 +323,14 @@ def test_solid_queue_568_a_worker_that_drains_is_not_taken_for_dead(start, app, 
     wait_until(lambda: json.loads(redis_db.client.get(key))["phase"] == "QUIET", "a heartbeat")
     beat = json.loads(redis_db.client.get(key))
     assert sorted(beat["running"]) == sorted(f"hold[{result.id}]" for result in results)
-    assert 0 <= beat["loop_lag"] < 5
+    assert 0 <= beat["loop_lag"] < 15
     assert beat["celery_graceful"] == celery_graceful.__version__
     assert beat["seconds_left"] > 30
+    wait_until(lambda: time.monotonic() > draining.stopped_at + 2 * ttl, "longer than its lease")
+    (tmp_path / "go").touch()
     for result in results:
         assert result.get(timeout=TIMEOUT) == result.id
     assert draining.wait() == 0
-    assert draining.took > 3 * 5, "it has drained for longer than its lease"
     assert draining.count(">> .* ended") == 2
     for worker in healthy:
         assert worker.count(">> .* started") == 0
@@ -335,7 +345,7 @@ def test_longer_than_the_visibility_timeout(task, start, app, redis_db):
     """A task, and an ETA, of many times the visibility timeout run once."""
     options = {"CONF_broker_transport_options": repr({"visibility_timeout": 1})}
     workers = [start(**options).ready() for _ in range(2)]
-    results = [send(app, task, 6), send(app, task, 0, countdown=6)]
+    results = [send(app, task, 4), send(app, task, 0, countdown=4)]
     for result in results:
         assert result.get(timeout=TIMEOUT) == result.id
         assert sum(w.count(f">> .* started {result.id}") for w in workers) == 1

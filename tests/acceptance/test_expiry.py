@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from celery import Celery
@@ -14,52 +15,57 @@ from tests.acceptance.test_poison import start, task
 from tests.support.broker import Broker
 from tests.support.workers import TIMEOUT, Worker, end_leases, wait_until
 
-#: Seconds: of the task, and until it expires.
-LONG, EXPIRES = 8.0, 2.0
+#: Seconds until a task expires.
+EXPIRES = 2.0
 
 
 def lease() -> dict[str, str]:
-    return {"CONF_graceful_lease_ttl": "5", "CONF_graceful_heartbeat_interval": "0.5"}
+    return {"CONF_graceful_lease_ttl": "10", "CONF_graceful_heartbeat_interval": "0.5"}
 
 
-def begin(worker: Worker, app: Celery, name: str) -> tuple[AsyncResult, float]:
-    """A task that has begun in time, however slow the machine is; and when it expires."""
+def begin(
+    worker: Worker, app: Celery, name: str, *args: object, until: str = "started {}"
+) -> tuple[AsyncResult, float]:
+    """A task that has come so far in time, however slow the machine is; and when it expires."""
     for expires in itertools.accumulate(itertools.repeat(EXPIRES)):
-        result = task(app, name, LONG).apply_async(expires=expires)
+        result = task(app, name, *args).apply_async(expires=expires)
         expires_at = time.monotonic() + expires
-        started, discarded = f"started {result.id}", f"Discarding revoked task: .*{result.id}"
-        if "started" in worker.wait_line(f"{started}|{discarded}"):
-            return result, expires_at
+        discarded = f"Discarding revoked task: .*{result.id}"
+        while time.monotonic() < expires_at + 5 and not worker.count(discarded):
+            if worker.count(until.format(result.id)):
+                return result, expires_at
+            worker.wait_news(0.1)
     raise AssertionError
 
 
 @pytest.mark.parametrize(
     ("pool", "name", "number", "protocol"),
     [
-        ("prefork", "waiting", signal.SIGTERM, 2),
-        ("threads", "waiting", signal.SIGTERM, 2),
-        ("prefork", "stubborn", signal.SIGQUIT, 2),
-        ("threads", "waiting", signal.SIGKILL, 2),
-        ("threads", "waiting", signal.SIGTERM, 1),
-        ("threads", "waiting", signal.SIGKILL, 1),
+        ("prefork", "waiting_for", signal.SIGTERM, 2),
+        ("threads", "waiting_for", signal.SIGTERM, 2),
+        ("prefork", "gated", signal.SIGQUIT, 2),
+        ("threads", "waiting_for", signal.SIGKILL, 2),
+        ("threads", "waiting_for", signal.SIGTERM, 1),
+        ("threads", "waiting_for", signal.SIGKILL, 1),
     ],
 )
 def test_what_has_begun_goes_on(
-    pool: str, name: str, number: int, protocol: int, broker: Broker, app: Celery
+    pool: str, name: str, number: int, protocol: int, broker: Broker, app: Celery, tmp_path: Path
 ) -> None:
     """Interrupted, given up, or killed; what had not begun expires."""
     app.conf.task_protocol = protocol
+    gate = tmp_path / "go"
     if broker.name == "rabbitmq" and number == signal.SIGKILL:
         pytest.skip("the queue itself drops it")
     with start(broker, pool, CONF_worker_prefetch_multiplier="2", **lease()).ready() as worker:
-        long, expires_at = begin(worker, app, name)
-        late = task(app, "part").apply_async(expires=EXPIRES)
-        expires_at = max(expires_at, time.monotonic() + EXPIRES)
-        worker.wait_line(rf"{late.id}\] received")
-        wait_until(lambda: time.monotonic() > expires_at, "both have expired")
+        long, one_expires = begin(worker, app, name, str(gate))
+        late, other_expires = begin(worker, app, "part", until=r"{}\] received")
+        expired = max(one_expires, other_expires)
+        wait_until(lambda: time.monotonic() > expired, "both have expired")
         worker.signal(number)
         worker.wait()
     end_leases(broker.client)
+    gate.touch()
     with start(broker, pool, **lease()) as worker:
         assert long.get(timeout=TIMEOUT) == long.id
         assert worker.count(f"started {long.id}") == 1

@@ -58,6 +58,8 @@ def test_two_deploys(redis_db: RedisDB) -> None:
         wait_until(lambda: len(moments(operations, "counts")) == 2, "it has gone on")
         resumed = of_kind(operations, "counts", "resumed")
         assert (resumed.where, resumed.worker) == (stopped.where, "two@test")
+        # What is not noted to have begun has not died of it, either.
+        wait_until(lambda: [c.begun for c in operations.claims()].count(True), "it is noted")
         two.signal(signal.SIGKILL, group=True)
         two.wait()
     end_leases(redis_db.client)

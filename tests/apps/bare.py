@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import time
 
-from tests.apps import make_app, say
+from tests.apps import make_app, say, wait_for_file
 
 app = make_app("bare")
 
@@ -18,9 +17,8 @@ if "IMPORT" in os.environ:
     celery_graceful.Graceful(other)
 
 
-@app.task(name="two_seconds", bind=True)
-def two_seconds(self, number):
-    say("started", self.name, number)
-    time.sleep(2)
-    say("finished", self.name, number)
-    return number
+@app.task(name="gated", bind=True)
+def gated(self, path):
+    say("started", self.name)
+    wait_for_file(path)
+    say("finished", self.name)

@@ -178,6 +178,7 @@ def handling(self):
 @task()
 def failing(self):
     """Fails by itself while it is told to stop."""
+    begin(self)
     self.wait_for_interrupt()
     raise ServiceError("real")
 

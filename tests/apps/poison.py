@@ -9,6 +9,7 @@ import time
 from functools import partial
 
 from celery_graceful import Graceful, GracefulTask
+from celery_graceful.deliveries import requeue
 from celery_graceful.poison import post_mortem
 from celery_graceful.signals import task_quarantined
 from tests.apps import make_app, quorum_queues, say, wait_for_file
@@ -18,6 +19,8 @@ if "QUORUM" in os.environ:
     app.conf.task_queues = quorum_queues()
     app.conf.worker_detect_quorum_queues = True
 Graceful(app)
+if "COPY_AFTER" in os.environ:
+    requeue.COPY_AFTER = int(os.environ["COPY_AFTER"])
 if "HOLD" in os.environ:
     post_mortem.HOLD = float(os.environ["HOLD"])
 task = partial(app.task, base=GracefulTask, bind=True)
@@ -56,6 +59,16 @@ def waiting(self, seconds):
     """Ends by itself, or at an interrupt."""
     say("started", self.request.id)
     self.sleep(seconds)
+    say("ended", self.request.id)
+    return self.request.id
+
+
+@task()
+def waiting_for(self, path):
+    """Ends when there is a file, or at an interrupt."""
+    say("started", self.request.id)
+    while not os.path.exists(path):
+        self.sleep(0.02)
     say("ended", self.request.id)
     return self.request.id
 

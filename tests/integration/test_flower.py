@@ -40,7 +40,7 @@ class Flower:
 
     def get(self, path: str) -> str:
         try:
-            with urllib.request.urlopen(self.url + path, timeout=5) as answer:
+            with urllib.request.urlopen(self.url + path, timeout=TIMEOUT) as answer:
                 return str(answer.read().decode())
         except urllib.error.HTTPError as exc:
             return str(exc.code)
@@ -121,6 +121,7 @@ def test_what_it_shows(redis_db: RedisDB, flower: Flower) -> None:
         wait_until(lambda: "one@test" in flower.workers(), "the first worker")
         task = signature(f"{APP}.waiting", (60,), app=app).apply_async().id
         wait_until(lambda: flower.state_of(task) == "STARTED", "it runs")
+        first.wait_line(f"started {task}")  # who is stopped before has not begun
         first.term()
         assert first.wait() == 0
         wait_until(lambda: flower.state_of(task) == "INTERRUPTED", "interrupted")

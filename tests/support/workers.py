@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
@@ -50,10 +51,17 @@ def wait_until_heard(app: Celery) -> None:
         assert time.monotonic() < end, "no worker answers"
 
 
-def end_leases(client: redis.Redis) -> None:
-    """As if the time of those who are gone were up; while they live it is long enough for them."""
+def end_leases(client: redis.Redis, *gone: WatchedProcess) -> None:
+    """As if the time of those who are gone were up; while they live it is long enough for them.
+
+    Args:
+        client: Of where the leases are.
+        gone: Whose; if none is named, nobody lives any more.
+    """
+    pids = {worker.pid for worker in gone}
     for key in client.keys("graceful:lease:*"):
-        client.delete(key)
+        if not pids or json.loads(client.get(key) or "{}").get("pid") in pids:
+            client.delete(key)
 
 
 def environment(added: Mapping[str, str]) -> dict[str, str]:
