@@ -11,7 +11,8 @@ from kombu import Queue
 from tests.support.broker import Broker
 from tests.support.workers import TIMEOUT, Worker, wait_until, wait_until_heard
 
-GRACE = 5.0
+#: Seconds. Much room after the hard deadline: the machine may be slow.
+GRACE, HARD = 15.0, 3.0
 
 QUEUE = Queue("mine", routing_key="mine")
 
@@ -20,7 +21,7 @@ MANY = 300
 
 
 def start(broker: Broker, pool: str) -> Worker:
-    env = {**broker.env, "GRACE": str(GRACE)}
+    env = {**broker.env, "GRACE": str(GRACE), "CONF_graceful_hard_deadline": str(HARD)}
     return Worker("tests.apps.consuming", pool=pool, env=env).ready()
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -172,9 +171,7 @@ class TestOurs:
             return graceful_command("tests.apps.ghost", "batches", *args, env=env)
 
         batch, lost, worker = ghosts(CONF_graceful_batch_repair="'off'")
-        ended_at = time.monotonic()
         wait_until(lambda: batch.status().missing == lost, "all of them are listed")
-        assert time.monotonic() - ended_at < 5 * 4
         shown = json.loads(command("show", batch.id, "--json"))
         missing = {one["member"] for one in shown["missing_members"]}
         assert missing == redis_db.client.smembers(f"graceful:batch:{batch.id}:pending")

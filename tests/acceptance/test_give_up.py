@@ -16,7 +16,9 @@ pytestmark = pytest.mark.slow
 
 
 def start(broker: Broker, pool: str, write_url: str) -> Worker:
-    env = {"RESULT_URL": broker.backend_url, "GRACE": "4", "CONF_worker_send_task_events": "True"}
+    env = {"RESULT_URL": broker.backend_url, "GRACE": "12", "CONF_worker_send_task_events": "True"}
+    # Much room after it: the machine may be slow.
+    env["CONF_graceful_hard_deadline"] = "2.0"
     env |= {"CONF_broker_read_url": repr(broker.url), "CONF_broker_write_url": repr(write_url)}
     return Worker("tests.apps.hard_times", pool=pool, env=env)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -20,12 +20,19 @@ from tests.support.workers import TIMEOUT, Worker, wait_until, wait_until_heard
 
 pytestmark = pytest.mark.slow
 
-GRACE, HARD = 5.0, 3.0
+#: Seconds. Much room after the hard deadline: the machine may be slow.
+GRACE, HARD = 12.0, 3.0
 POOLS = ["prefork", "spawn", "threads", "gevent", "eventlet", "solo"]
 IN_PROCESS = POOLS[2:]
 
 #: For what has nothing to do with the broker: how a message goes back is seen elsewhere.
 on_redis = pytest.mark.parametrize("broker", ["redis"], indirect=True)
+
+
+def on_both(*pools: str) -> pytest.MarkDecorator:
+    """Each pool on Redis, and the two that differ most on RabbitMQ."""
+    cases = [*((pool, "redis") for pool in pools), ("prefork", "rabbitmq"), ("threads", "rabbitmq")]
+    return pytest.mark.parametrize(("pool", "broker"), cases, indirect=["broker"])
 
 
 def start(pool: str, broker: Broker, concurrency: int = 4, **env: str) -> Worker:
@@ -36,6 +43,7 @@ def start(pool: str, broker: Broker, concurrency: int = 4, **env: str) -> Worker
         env={
             **broker.env,
             "GRACE": str(GRACE),
+            "CONF_graceful_hard_deadline": str(HARD) if "GRACE" not in env else "None",
             **env,
         },
     )
@@ -71,14 +79,20 @@ def test_the_gil_is_held_for_seconds(pool: str, broker: Broker, app: Celery) -> 
     assert broker.drain_queue(app, at_least=1 - finished) == [task_id] * (1 - finished)
 
 
-@pytest.mark.parametrize("pool", IN_PROCESS)
+@pytest.mark.parametrize(
+    ("pool", "broker"),
+    [*((pool, "redis") for pool in IN_PROCESS), ("threads", "rabbitmq")],
+    indirect=["broker"],
+)
 def test_the_gil_is_held_for_ever(pool: str, broker: Broker, app: Celery) -> None:
     """Nothing in the process runs any more: the helper process ends it."""
-    with start(pool, broker) as worker:
+    with start(pool, broker, GRACE="2") as worker:
         worker.ready()
         task_id = send_and_wait(app, worker, "deadlocked")
         worker.term()
-        gone_in_time(worker, -signal.SIGKILL)
+        assert worker.wait() == -signal.SIGKILL
+        # At 1.92 s; how soon that is seen here says more of the machine.
+        assert worker.took < GRACE
     if broker.name == "rabbitmq":
         assert broker.drain_queue(app, at_least=1) == [task_id]
     else:
@@ -103,29 +117,38 @@ def test_a_task_that_is_left_by_no_exception(pool: str, broker: Broker, app: Cel
     assert broker.held() == 0
 
 
-@pytest.mark.parametrize("pool", POOLS)
-def test_what_comes_late_goes_back_as_well(pool: str, broker: Broker, app: Celery) -> None:
+@on_both(*POOLS)
+def test_what_comes_late_goes_back_as_well(
+    pool: str, broker: Broker, app: Celery, tmp_path: Path
+) -> None:
     """Read when the drain has begun, since there was no room: Celery would keep it for its ETA."""
-    with start(pool, broker, concurrency=1) as worker:
+    gate = tmp_path / "go"
+    with start(pool, broker, concurrency=1, GRACE="60") as worker:
         worker.ready()
-        running = send_and_wait(app, worker, "patient", 0.5)
+        running = send_and_wait(app, worker, "gated", str(gate))
         waiting = [send(app, "patient", 0), send(app, "patient", 0, countdown=3600)]
         worker.term()
-        gone_in_time(worker)
-        assert worker.took < HARD
+        worker.wait_line("Stopping, asked for by")
+        gate.touch()
+        assert worker.wait() == 0
+        assert worker.took < 30, "it waits for no deadline"
         assert worker.count(f"finished {running}") == 1
         assert worker.count(r"Stopped: 1 finished, 0 interrupted, 0 given up") == 1
     assert sorted(broker.drain_queue(app, at_least=2)) == sorted(waiting)
     assert broker.held() == 0
 
 
-def test_solo_with_prefetched_tasks_that_stay(broker: Broker, app: Celery) -> None:
-    with start("solo", broker, CONF_graceful_release_prefetched="False") as worker:
+def test_solo_with_prefetched_tasks_that_stay(broker: Broker, app: Celery, tmp_path: Path) -> None:
+    gate = tmp_path / "go"
+    env = {"CONF_graceful_release_prefetched": "False", "GRACE": "60"}
+    with start("solo", broker, **env) as worker:
         worker.ready()
-        first = send_and_wait(app, worker, "patient", 0.7)
+        first = send_and_wait(app, worker, "gated", str(gate))
         second = send(app, "patient", 0)
         worker.term()
-        gone_in_time(worker)
+        worker.wait_line("Stopping, asked for by")
+        gate.touch()
+        assert worker.wait() == 0
         assert worker.count(f"finished {first}") == 1
         finished = worker.count(f"finished {second}")
         assert worker.count(f"Stopped: {1 + finished} finished, 0 interrupted, 0 given up") == 1
@@ -188,8 +211,8 @@ def test_phases_and_time_left(broker: Broker, app: Celery) -> None:
         gone_in_time(worker)
         left = {found[1]: float(found[2]) for found in worker.find(r">> .* phase (\w+) (\S+)")}
         assert list(left) == ["QUIET", "SOFT"]
-        assert 2 < left["QUIET"] <= 3.0
-        assert 0 < left["SOFT"] <= 0.6
+        assert left["SOFT"] <= 0.6
+        assert left["SOFT"] < left["QUIET"] <= HARD
 
 
 # -- signals -------------------------------------------------------------------------
@@ -197,23 +220,33 @@ def test_phases_and_time_left(broker: Broker, app: Celery) -> None:
 
 @on_redis
 @pytest.mark.parametrize("pool", POOLS)
-def test_a_second_term_changes_nothing(pool: str, broker: Broker, app: Celery) -> None:
-    with start(pool, broker) as worker:
+def test_a_second_term_changes_nothing(
+    pool: str, broker: Broker, app: Celery, tmp_path: Path
+) -> None:
+    gate = tmp_path / "go"
+    with start(pool, broker, GRACE="60") as worker:
         worker.ready()
-        task_id = send_and_wait(app, worker, "patient", 1.0)
+        task_id = send_and_wait(app, worker, "gated", str(gate))
         worker.term()
         worker.wait_line("Stopping, asked for by SIGTERM")
         worker.term()
         worker.term(group=True)
-        gone_in_time(worker)
+        gate.touch()
+        assert worker.wait() == 0
         assert worker.count(f"finished {task_id}") == 1
         assert worker.count("Stopping") == 1
     assert broker.drain_queue(app) == []
 
 
 @on_redis
-@pytest.mark.parametrize("how", ["quit at once", "quit while stopping", "two interrupts"])
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize(
+    ("pool", "how"),
+    [
+        *((pool, "quit while stopping") for pool in POOLS),
+        *((pool, "quit at once") for pool in ("prefork", "threads", "solo")),
+        *((pool, "two interrupts") for pool in ("prefork", "gevent", "solo")),
+    ],
+)
 def test_a_jump_to_the_hard_deadline(pool: str, how: str, broker: Broker, app: Celery) -> None:
     with start(pool, broker, GRACE="60") as worker:
         worker.ready()
@@ -272,29 +305,23 @@ def test_quiet_stops_fetching_and_nothing_else(pool: str, broker: Broker, app: C
 # -- remote control ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "eventlet"])
+@on_both("prefork", "threads", "gevent", "eventlet")
 def test_remote_control_lives_through_the_drain(
     pool: str, broker: Broker, app: Celery, tmp_path: Path
 ) -> None:
     gate = tmp_path / "asked"
-    with start(pool, broker) as worker:
+    with start(pool, broker, GRACE="60") as worker:
         worker.ready()
         wait_until_heard(app)
-        name, *args = ["terminable"] if pool == "prefork" else ["gated", str(gate)]
-        task_id = send_and_wait(app, worker, name, *args)
+        task_id = send_and_wait(app, worker, "gated", str(gate))
         worker.term()
         worker.wait_line("Stopping, asked for by")
         assert app.control.inspect(timeout=TIMEOUT, limit=1).ping()
         active = app.control.inspect(timeout=TIMEOUT, limit=1).active()
         assert [task["id"] for tasks in active.values() for task in tasks] == [task_id]
         gate.touch()
-        if pool == "prefork":
-            app.control.revoke(task_id, terminate=True)
-            worker.wait_line(">> .* unwound terminable")
-        gone_in_time(worker)
+        assert worker.wait() == 0
     assert broker.drain_queue(app) == []
-    if pool == "prefork":
-        assert app.AsyncResult(task_id).state == "REVOKED"
 
 
 def test_revoke_terminate_and_hard_limits_work_as_ever(broker: Broker, app: Celery) -> None:
@@ -321,51 +348,59 @@ def test_revoke_terminate_and_hard_limits_work_as_ever(broker: Broker, app: Cele
 # -- prefetched ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "eventlet"])
-def test_everything_not_started_is_back_within_a_second(
-    pool: str, broker: Broker, app: Celery
+@on_both("prefork", "threads", "gevent", "eventlet")
+def test_everything_not_started_is_back_while_a_task_runs(
+    pool: str, broker: Broker, app: Celery, tmp_path: Path
 ) -> None:
     """Prefetched, waiting for their time, and held by a rate limit."""
-    with start(pool, broker, concurrency=1) as worker:
+    gate = tmp_path / "go"
+    with start(pool, broker, concurrency=1, GRACE="120") as worker:
         worker.ready()
         with app.pool.acquire(), app.connection_for_read() as connection:
             eta = send(app, "patient", 0, countdown=3600)
             worker.wait_line(rf"\[{eta}\] received")
             rated = [send(app, "limited_rate") for _ in range(2)]
             worker.wait_line(rf"\[{rated[1]}\] received")
-            running = send_and_wait(app, worker, "patient", 2.0)
+            running = send_and_wait(app, worker, "gated", str(gate))
             prefetched = send(app, "waiting")
             if pool not in ("gevent", "eventlet"):
                 worker.wait_line(rf"\[{prefetched}\] received")
-            done = worker.count(">> .* started limited_rate")
             worker.term()
-            back, end = set(), worker.stopped_at + 1.0
-            channel = connection.default_channel
-            while time.monotonic() < end and len(back) < 3:
-                message = channel.basic_get("celery", no_ack=True)
-                if message is not None:
-                    back.add(message.headers["id"])
-            gone_in_time(worker)
+            back = taken(connection.default_channel, 3)
+            assert back == {eta, rated[1], prefetched}
+            gate.touch()
+            assert worker.wait() == 0
             assert worker.count(f"finished {running}") == 1
-            assert back == {eta, rated[1], prefetched}, (done, worker.count("released"))
 
 
-def test_solo_gives_back_what_it_has_not_read(broker: Broker, app: Celery) -> None:
+def taken(channel: Any, count: int) -> set[str]:
+    """The ids of so many messages as soon as they are in the queue, out of which they are taken."""
+    back: set[str] = set()
+
+    def have_come() -> bool:
+        while (message := channel.basic_get("celery", no_ack=True)) is not None:
+            back.add(message.headers["id"])
+        return len(back) >= count
+
+    wait_until(have_come, f"{count} messages, of which there are {back}")
+    return back
+
+
+def test_solo_gives_back_what_it_has_not_read(broker: Broker, app: Celery, tmp_path: Path) -> None:
     """Its loop waits for the task that runs, which knows nothing of the stop."""
+    gate = tmp_path / "go"
     others = [send(app, "patient", 0, countdown=3600)]
-    running = send(app, "patient", 2.0)
+    running = send(app, "gated", str(gate))
     others += [send(app, "waiting") for _ in range(2)]
-    with app.connection_for_read() as connection, start("solo", broker) as worker:
-        channel = connection.default_channel
-        worker.wait_line(f"started patient {running}")
+    with (
+        app.connection_for_read() as connection,
+        start("solo", broker, GRACE="120") as worker,
+    ):
+        worker.wait_line(f"started gated {running}")
         worker.term()
-        back, end = set(), worker.stopped_at + 1.0
-        while time.monotonic() < end and len(back) < len(others):
-            message = channel.basic_get("celery", no_ack=True)
-            if message is not None:
-                back.add(message.headers["id"])
-        assert back == set(others)
-        gone_in_time(worker)
+        assert taken(connection.default_channel, len(others)) == set(others)
+        gate.touch()
+        assert worker.wait() == 0
         assert worker.count(f"finished {running}") == 1
         assert worker.count("started") == 1
     assert broker.drain_queue(app) == []
@@ -425,8 +460,13 @@ def test_redis_is_silent_while_a_claim_goes_back(
     assert broker.held() == 0
 
 
-@pytest.mark.parametrize("pool", POOLS)
-@pytest.mark.parametrize("kind", ["redis", "rabbitmq"])
+@pytest.mark.parametrize(
+    ("kind", "pool"),
+    [
+        *(("redis", pool) for pool in POOLS),
+        *(("rabbitmq", pool) for pool in ("prefork", "threads", "gevent", "solo")),
+    ],
+)
 def test_the_broker_is_silent(
     pool: str, kind: str, request: pytest.FixtureRequest, start_server, redis_db
 ) -> None:
@@ -452,19 +492,18 @@ def test_the_broker_is_silent(
             assert sorted(broker.drain_queue(app, at_least=len(ids))) == sorted(ids)
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
 def test_the_broker_is_far_away(pool: str, rabbit_vhost, redis_db) -> None:
-    """A handshake of 1.4 s does not fit into the 1.2 s that there are after the hard deadline.
+    """A handshake takes 1.4 s, and what is sent then more than that where the machine is slow.
 
-    It begins 2 s before that. What is sent then needs a fifth of those seconds, or more where the
-    machine is slow.
+    It begins 2 s before the hard deadline.
     """
     broker = Broker("rabbitmq", rabbit_vhost.url, redis_db.backend_url, redis_db.client)
     with far_away(rabbit_vhost.server.port, seconds=0.11) as port, broker.app() as app:
         events = Events(app)
         url = rabbit_vhost.server.url(rabbit_vhost.name, port)
-        env = {"BROKER_URL": url, "CONF_worker_send_task_events": "1", "GRACE": "15"}
-        env.update(CONF_graceful_soft_deadline="6.0", CONF_graceful_hard_deadline="9.0")
+        env = {"BROKER_URL": url, "CONF_worker_send_task_events": "1", "GRACE": "20"}
+        env["CONF_graceful_hard_deadline"] = "5.0"
         with start(pool, broker, concurrency=2, **env) as worker:
             worker.ready()
             # Acknowledged already: it has to be sent again.
@@ -472,7 +511,7 @@ def test_the_broker_is_far_away(pool: str, rabbit_vhost, redis_db) -> None:
             ids = [send_and_wait(app, worker, name) for name in tasks]
             worker.term()
             assert worker.wait() == 0
-            assert worker.took < 15
+            assert worker.took < 20
             assert worker.count("No time to tell|Could not") == 0
         seen = events.all()
         app.pool.force_close_all()

@@ -14,7 +14,8 @@ from celery import Celery
 from tests.support.broker import Broker
 from tests.support.workers import Worker, wait_until_heard
 
-GRACE = 5.0
+#: Seconds. Much room after the hard deadline: the machine may be slow.
+GRACE, HARD = 12.0, 3.0
 
 pytestmark = pytest.mark.parametrize("broker", ["redis"], indirect=True)
 
@@ -25,6 +26,7 @@ def start(broker: Broker, pool: str, *args: str, **env: str) -> Worker:
     env = {
         **broker.env,
         "GRACE": str(GRACE),
+        "CONF_graceful_hard_deadline": str(HARD),
         **env,
     }
     return Worker("tests.apps.leaving", pool=pool, env=env, args=args).ready()

@@ -81,12 +81,10 @@ def test_a_checkpoint_goes_with_its_task(pool, redis_db):
 )
 def test_max_run_time_lets_others_run(pool, broker_url, redis_db):
     app = client(broker_url, redis_db)
+    long = app.send_task("tests.apps.resuming.long", [2.0])
+    for number in range(3):
+        app.send_task("tests.apps.resuming.short", [number])
     with worker(broker_url, redis_db, pool) as w:
-        w.ready()
-        long = app.send_task("tests.apps.resuming.long", [2.0])
-        w.wait_line("long began")
-        for number in range(3):
-            app.send_task("tests.apps.resuming.short", [number])
         long.get(timeout=TIMEOUT)
         w.wait_line(r"short \d", count=3)
         order = [m[1] for m in w.find(r">> \S+ (short|long ended)")]
@@ -119,7 +117,7 @@ def test_too_many_interruptions_is_a_failure(broker_url, redis_db):
 def test_being_given_up_counts(pool, redis_db):
     url = redis_db.url
     app = client(url, redis_db)
-    with worker(url, redis_db, pool, GRACE="4") as w:
+    with worker(url, redis_db, pool, CONF_graceful_hard_deadline="2.0") as w:
         w.ready()
         result = app.send_task("tests.apps.resuming.stubborn")
         w.wait_line(r">> \S+ stubborn")

@@ -11,7 +11,8 @@ from tests.support.broker import Broker
 from tests.support.workers import TIMEOUT, Worker, wait_until
 
 APP = "tests.apps.within"
-GRACE = 6.0
+#: Seconds: nothing here waits for a deadline.
+GRACE = 60.0
 
 #: Much time between the deadlines, where a task has something to do after the soft one.
 ROOM = {
@@ -119,12 +120,13 @@ def test_signals_are_heard_after_a_task_that_took_them(
 @pytest.mark.parametrize("pool", ["solo", "gevent"])
 def test_signals_are_heard_while_a_task_holds_the_interpreter(pool: str, broker: Broker) -> None:
     """After one that took away what they are heard by then."""
-    with broker.app() as app, start(pool, broker) as worker:
+    with broker.app() as app, start(pool, broker, CONF_graceful_grace_period="2.0") as worker:
         worker.ready()
         app.send_task(f"{APP}.looping").get(timeout=TIMEOUT)
         app.send_task(f"{APP}.deadlocked", task_id="mine")
         worker.wait_line(">> .* began mine$")
         worker.term()
         assert worker.wait() == -signal.SIGKILL
-        assert worker.took < GRACE
+        # At 1.92 s; how soon that is seen here says more of the machine.
+        assert worker.took < 12
         assert broker.held() == 1
