@@ -172,12 +172,12 @@ def test_what_is_given_back_often(
     app: Celery, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Deploys do not use up the delivery limit of a quorum queue; a classic one has none."""
-    stops = 13
-    monkeypatch.setenv("QUORUM", "12")
+    stops = 5
+    monkeypatch.setenv("QUORUM", "4")
     app.conf.task_queues = quorum_queues()
     ids = [task(app, "waiting", 60).apply_async().id for _ in range(2)]
     for _ in range(stops):
-        with start(broker, "threads", concurrency=2) as worker:
+        with start(broker, "threads", concurrency=2, COPY_AFTER="2") as worker:
             for task_id in ids:
                 worker.wait_line(f"started {task_id}")
             worker.term()

@@ -6,13 +6,15 @@ import json
 
 from celery import Celery
 
+from celery_graceful import Graceful
 from tests.acceptance.test_poison import start, task
 from tests.support.broker import Broker, graceful_command
+from tests.support.operators import command
 
 
-def celery(broker: Broker, *args: str, status: int = 0) -> str:
-    urls = broker.env
-    return graceful_command("tests.apps.poison", *args, env=urls, status=status)
+def celery(app: Celery, *args: str, status: int = 0) -> str:
+    """What a shell would show, in this process: the real command takes a second to start."""
+    return command(app, "quarantine", *args, status=status)
 
 
 def test_from_quarantine_and_back(broker: Broker, app: Celery) -> None:
@@ -23,21 +25,22 @@ def test_from_quarantine_and_back(broker: Broker, app: Celery) -> None:
         worker.wait_line("quarantined", 3)
         worker.term()
         assert worker.wait() == 0
-    listed = celery(broker, "quarantine", "list")
+    listed = graceful_command("tests.apps.poison", "quarantine", "list", env=broker.env)
     assert listed.count("tests.apps.poison.dying") == 3
     assert "died 1 times" not in listed, "speak English"
-    lines = celery(broker, "quarantine", "list", "--json").splitlines()
+    Graceful(app)
+    lines = celery(app, "list", "--json").splitlines()
     assert {json.loads(line)["id"] for line in lines} == {"a", "b", "c"}
-    shown = json.loads(celery(broker, "quarantine", "show", "a"))
+    shown = json.loads(celery(app, "show", "a"))
     assert (shown["task"], shown["deaths"]) == ("tests.apps.poison.dying", 1)
     assert shown["body"][:2] == [["kill"], {}]
     assert shown["headers"]["id"] == "a"
-    assert celery(broker, "quarantine", "delete", "a") == "a deleted\n"
-    assert "a is not in quarantine" in celery(broker, "quarantine", "show", "a", status=1)
-    assert "name tasks" in celery(broker, "quarantine", "retry", status=2)
-    assert celery(broker, "quarantine", "retry", "b") == "b sent again\n"
-    assert celery(broker, "quarantine", "retry", "--all") == "c sent again\n"
-    assert celery(broker, "quarantine", "list") == "nothing is in quarantine\n"
+    assert celery(app, "delete", "a") == "a deleted\n"
+    assert "a is not in quarantine" in celery(app, "show", "a", status=1)
+    assert "name tasks" in celery(app, "retry", status=2)
+    assert celery(app, "retry", "b") == "b sent again\n"
+    assert celery(app, "retry", "--all") == "c sent again\n"
+    assert celery(app, "list") == "nothing is in quarantine\n"
     with start(broker, concurrency=2) as worker:
         worker.ready()
         worker.wait_line("quarantined", 2)
@@ -49,8 +52,11 @@ def test_from_quarantine_and_back(broker: Broker, app: Celery) -> None:
 
 
 def test_without_a_place_to_keep_it() -> None:
-    nowhere = Broker("rabbitmq", "amqp://127.0.0.1:1", "", None)
-    told = celery(nowhere, "quarantine", "list", status=1)
-    assert "graceful_store is not set" in told
-    away = Broker("redis", "redis://127.0.0.1:1", "", None)
-    assert "Error: the broker" in celery(away, "quarantine", "list", status=1)
+    nowhere, away = (
+        Celery(broker=url, set_as_current=False)
+        for url in ("amqp://127.0.0.1:1", "redis://127.0.0.1:1")
+    )
+    for app in (nowhere, away):
+        Graceful(app)
+    assert "graceful_store is not set" in celery(nowhere, "list", status=1)
+    assert "Error: the broker" in celery(away, "list", status=1)

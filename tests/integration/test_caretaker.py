@@ -31,7 +31,7 @@ from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.settings import Settings
 from celery_graceful.store.app_stores import find_store
 from tests.conftest import RedisDB
-from tests.support.broker import graceful_command
+from tests.support import operators
 
 
 class Shop:
@@ -381,14 +381,12 @@ def test_a_callback_that_runs_is_not_sent_by_hand(shop: Shop) -> None:
 class TestFromAShell:
     @pytest.fixture
     def command(self, redis_db: RedisDB) -> Callable[..., str]:
-        env = {
-            "BROKER_URL": redis_db.url,
-            "CONF_graceful_heartbeat_interval": "0.05",
-            "CONF_graceful_lease_ttl": "0.5",
-        }
+        app = Celery("ghost", broker=redis_db.url, set_as_current=False)
+        app.conf.update(graceful_heartbeat_interval=0.05, graceful_lease_ttl=0.5)
+        Graceful(app)
 
         def run(*args: str, status: int = 0) -> str:
-            return graceful_command("tests.apps.ghost", "batches", *args, env=env, status=status)
+            return operators.command(app, "batches", *args, status=status)
 
         return run
 

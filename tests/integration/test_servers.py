@@ -85,8 +85,7 @@ def test_rabbit_vhost_is_empty(rabbit_vhost, run):
     assert rabbit_vhost.queue_length("queue") == 3
 
 
-def test_rabbit_pause_and_resume(own_rabbit_server):
-    server = own_rabbit_server
+def pauses_and_resumes(server):
     vhost = server.vhost()
     server.pause()
     with pytest.raises(TimeoutError):
@@ -109,6 +108,7 @@ def test_only_loopback_and_nothing_left(start_server, kind):
             assert loopback or (is_erlang_s and not connection.raddr), connection
 
     if kind is RabbitServer:  # which takes seconds to start: one serves for this as well
+        pauses_and_resumes(server)
         keeps_durable_messages_over_a_kill(server)
         processes += processes_in(server.folder)
     server.close()
