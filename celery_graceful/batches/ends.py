@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from celery.utils.log import get_logger
 
+from celery_graceful.batches.cancellations import Moment, known_of
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.member_part import CallbackEnd, Told, part_of
 from celery_graceful.batches.model import Due, End, Outcome
@@ -51,7 +52,9 @@ class _Noted(NamedTuple):
     then: Then | None
 
 
-def write_ends(store: Store, ends: Sequence[tuple[Told, tuple[str, int] | None]]) -> list[Due]:
+def write_ends(
+    store: Store, ends: Sequence[tuple[Told, tuple[str, int] | None]]
+) -> tuple[list[Due], list[str]]:
     """Tell a ledger of ends, each with its claim if that goes with it.
 
     Args:
@@ -59,19 +62,20 @@ def write_ends(store: Store, ends: Sequence[tuple[Told, tuple[str, int] | None]]
         ends: The ends; worker and number of the claim.
 
     Returns:
-        Callbacks that have become due.
+        Callbacks that have become due; batches of members that are not cancelled.
 
     Raises:
         StoreAway: Some of it may have been done; it can be asked for again, all of it.
     """
     ledger = BatchLedger(store)
     members = [end for end, _ in ends if isinstance(end, End)]
-    due = ledger.end(members, [claim for end, claim in ends if isinstance(end, End)])
+    claims = [claim for end, claim in ends if isinstance(end, End)]
+    due, going = ledger.end_and_look(members, claims)
     if len(members) < len(ends):
         for end, claim in ends:
             if isinstance(end, CallbackEnd):
                 due += ledger.callback_ended(end.batch, end.name, claim, kept=end.kept)
-    return due
+    return due, going
 
 
 def has_failed(app: Any, headers: Mapping[str, Any]) -> list[Due]:
@@ -94,7 +98,8 @@ def has_failed(app: Any, headers: Mapping[str, Any]) -> list[Due]:
     end = part.end(Outcome.FAILED)
     if not isinstance(end, End):
         end = end._replace(kept=True)
-    return write_ends(store, [(end, None)])
+    due, _ = write_ends(store, [(end, None)])
+    return due
 
 
 class Ends:
@@ -155,7 +160,10 @@ class Ends:
         Raises:
             StoreAway: As ``write_ends``.
         """
-        due = write_ends(store, ends)
+        asked = Moment.now()
+        due, going = write_ends(store, ends)
+        if going:
+            known_of(self.app).not_cancelled(going, asked)
         if due:
             self.on_due(store, due)
 

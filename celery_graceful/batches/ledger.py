@@ -155,10 +155,19 @@ class BatchLedger:
         Raises:
             StoreAway: Some of it may have been done; it can be asked for again, all of it.
         """
+        return self.end_and_look(ends, claims)[0]
+
+    def end_and_look(
+        self, ends: Sequence[End], claims: Sequence[tuple[str, int] | None] | None = None
+    ) -> tuple[list[Due], list[str]]:
+        """As ``end``; and which of their batches are known, and not cancelled."""
         due: list[Due] = []
+        going: list[str] = []
         for text in _texts(ends, [end.claim for end in ends] if claims is None else claims):
-            due += _dues("", self._run("batch_end", text))
-        return due
+            found, are_going = self._run("batch_end", text)
+            due += _dues("", found)
+            going += are_going
+        return due, going
 
     def callback_ended(
         self,

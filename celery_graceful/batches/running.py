@@ -16,6 +16,7 @@ from billiard.einfo import ExceptionInfo
 from celery.app.trace import TraceInfo, trace_ok_t
 from celery.states import IGNORED
 
+from celery_graceful.batches.cancellations import Moment, known_of
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.marks import (
     BATCH,
@@ -38,17 +39,12 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for which a batch that was not cancelled is taken to be so still; and after which one
 #: asks again, for the others: else all threads would find that out of date in the same moment.
-FRESH, AGING = 0.02, 0.015
+#: Longer than ends are gathered for: while there are ends, nobody has to ask.
+FRESH, AGING = 0.1, 0.08
 
 #: Seconds for which a callback waits for a store that is away: nobody else says whether another
 #: copy of it runs. Then it runs. And between two questions.
 PATIENCE, PAUSE = 5.0, 0.1
-
-#: Batches of which that is remembered.
-MOST = 1000
-
-#: When each batch was found not to be cancelled.
-_looked: PerApp[dict[str, float]] = PerApp()
 
 #: Of which it is asked just now.
 _asked: PerApp[set[str]] = PerApp()
@@ -90,25 +86,22 @@ def _keeps(app: Any, request: dict[str, Any]) -> Why | None:
 
 
 def _is_cancelled(app: Any, batch: str) -> bool:
-    looked, now = _looked.setdefault(app, {}), time.monotonic()
-    age = now - looked.get(batch, -FRESH)
+    known = known_of(app)
+    age = known.age(batch)
     if age < AGING:
         return False
     asked, store = _asked.setdefault(app, set()), find_store(app)
     if store is None or (age < FRESH and batch in asked):
         return False
     asked.add(batch)
+    moment = Moment.now()
     try:
         state = BatchLedger(store).state(batch, insist=False)
     finally:
         asked.discard(batch)
-    if state is State.CANCELLED:
-        looked.pop(batch, None)
-        return True
-    if len(looked) >= MOST:
-        looked.clear()
-    looked[batch] = now
-    return False
+    if state is not State.CANCELLED:
+        known.not_cancelled((batch,), moment)
+    return state is State.CANCELLED
 
 
 def _is_another(app: Any, callback: Mark, request: Mapping[str, Any]) -> bool:

@@ -275,6 +275,7 @@ class Parts(ControlledWorker):
         }
 
     def cancel(self, batches: set[str]) -> int:
+        self.board.count_cancellation()  # what begins in place of what is revoked asks anew
         return self.cancelling.cancel(batches)
 
     def drop_revoked(self) -> None:

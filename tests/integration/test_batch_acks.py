@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from celery import Celery
 
 from celery_graceful.batches import ends as ends_module
+from celery_graceful.batches.cancellations import known_of
 from celery_graceful.batches.ends import Ends
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import Due, End, Outcome
@@ -182,6 +184,22 @@ def test_the_answer_follows_the_end(redis_db: RedisDB) -> None:
     assert due == list[Due]()
     ends.end(5.0)
     assert not ends.busy
+
+
+def test_with_its_end_a_worker_hears_whether_a_batch_is_cancelled(redis_db: RedisDB) -> None:
+    app = app_of(redis_db.url)
+    store = broker_store(app)
+    assert store is not None
+    ledger = batch_of(store, "member", "another")
+    ends = Ends(app, lambda: None, lambda store, some: None)
+    known = known_of(app)
+    assert known.age("batch") == math.inf
+    ends.write(store, [(END, None)])
+    first = known.age("batch")
+    assert first < math.inf
+    ledger.cancel("batch")
+    ends.write(store, [(END._replace(member="another"), None)])
+    assert known.age("batch") >= first
 
 
 def test_a_store_that_is_away_holds_up_no_answer_for_long(

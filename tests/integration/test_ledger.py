@@ -197,6 +197,18 @@ def test_cancelled(bench):
     assert bench.ledger.status("b").finished
 
 
+def test_ends_say_what_is_not_cancelled(bench):
+    """So nobody has to ask before the next member begins."""
+    for batch in ("b", "c"):
+        bench.sent("x", "y", batch=batch)
+    ends = [End(batch, "x", SUCCEEDED) for batch in ("b", "c", "unknown")]
+    assert sorted(bench.ledger.end_and_look(ends)[1]) == ["b", "c"]
+    bench.ledger.cancel("c")
+    assert bench.ledger.end_and_look(ends)[1] == ["b"]
+    due, going = bench.ledger.end_and_look([End("c", "y", REVOKED)])
+    assert (due, going) == ([Due("c", "on_complete")], [])
+
+
 def test_complete_by_force(bench):
     bench.create()
     bench.ledger.add("b", [(str(number), b"") for number in range(1200)])

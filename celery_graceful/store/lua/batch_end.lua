@@ -7,11 +7,15 @@
 --
 -- JSON, since one argument is read, and written, in a fraction of the time of many. One whose claim is
 -- gone has been dealt with by somebody else, or by this script before. Claims go last: what an error
--- breaks off is asked for again. Returns what has become due.
-local claims, ends = ARGV[1] .. 'graceful:claims:', cjson.decode(ARGV[2])
+-- breaks off is asked for again. Returns what has become due, and which batches are not cancelled.
+local going, claims, ends = {}, ARGV[1] .. 'graceful:claims:', cjson.decode(ARGV[2])
 for _, of in ipairs(ends) do
   local id, outcome, worker, members, numbers = unpack(of)
-  if exists(id) then
+  local state = redis.call('HGET', key(id), 'state')
+  if state then
+    if state ~= 'cancelled' then
+      going[#going + 1] = id
+    end
     local ended = worker == '' and members or {}
     if worker ~= '' then
       for i, number in ipairs(numbers) do
@@ -35,4 +39,4 @@ for _, of in ipairs(ends) do
     redis.call('HDEL', claims .. of[3], unpack(of[5]))
   end
 end
-return due
+return { due, going }

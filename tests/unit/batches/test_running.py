@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 import pytest
 from celery import Celery
 from celery.states import IGNORED
 
-from celery_graceful.batches import running
+from celery_graceful.batches import cancellations, running
+from celery_graceful.batches.cancellations import Moment, known_of
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.marks import BATCH, CALLBACK, COPY
 from celery_graceful.batches.status import State
 from celery_graceful.store.store import StoreAway
+from celery_graceful.timeline import worker_state
+from celery_graceful.timeline.board import Board
 
 
 @pytest.mark.parametrize("is_back", [True, False])
@@ -78,3 +83,68 @@ def test_of_several_threads_one_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     begins()
     begins()
     assert (len(asked), len(ran)) == (4, 4)
+
+
+def test_who_was_told_of_a_cancellation_asks_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where an answer is fresh; and no answer counts that was asked for before."""
+    app, asked, ran = Celery(set_as_current=False, broker="memory://"), [], []
+    board = Board.create()
+
+    @app.task(name="member", shared=False)
+    def member() -> None: ...
+
+    def state(self: Any, batch: str, **options: Any) -> State:
+        asked.append(1)
+        return State.SENT if len(asked) == 1 else State.CANCELLED
+
+    monkeypatch.setattr(running, "find_store", lambda app: object())
+    monkeypatch.setattr(running, "FRESH", 600.0)
+    monkeypatch.setattr(running, "AGING", 600.0)
+    monkeypatch.setattr(BatchLedger, "state", state)
+    member.__trace__ = lambda *args: ran.append(1)
+    running.ask_before(member)
+    worker_state.attach(board)
+    try:
+        for _ in range(2):
+            member.__trace__("id", (), {}, {BATCH: "b/id"})
+        assert (len(asked), len(ran)) == (1, 2)
+        before = Moment.now()
+        board.count_cancellation()
+        known_of(app).not_cancelled(["b"], before)
+        member.__trace__("id", (), {}, {BATCH: "b/id"})
+        assert (len(asked), len(ran)) == (2, 2)
+    finally:
+        worker_state.detach()
+
+
+def test_ends_spare_the_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they were answered is as good as what was asked for."""
+    app, ran = Celery(set_as_current=False, broker="memory://"), []
+
+    @app.task(name="member", shared=False)
+    def member() -> None: ...
+
+    monkeypatch.setattr(running, "find_store", lambda app: pytest.fail("it was asked"))
+    member.__trace__ = lambda *args: ran.append(1)
+    running.ask_before(member)
+    known_of(app).not_cancelled(["b"], Moment(time.monotonic() + 600, 0))
+    member.__trace__("id", (), {}, {BATCH: "b/id"})
+    assert ran == [1]
+
+
+def test_of_many_batches_not_all_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cancellations, "MOST", 2)
+    known = cancellations.Known()
+    for batch in ("a", "b", "c"):
+        known.not_cancelled([batch], Moment.now())
+    assert known.age("a") == math.inf
+    assert known.age("c") < math.inf
+
+
+def test_the_board_counts_round_and_round() -> None:
+    board = Board.create()
+    for _ in range(255):
+        board.count_cancellation()
+    assert board.cancellations == 255
+    board.count_cancellation()
+    assert board.cancellations == 0

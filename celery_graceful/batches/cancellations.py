@@ -1,0 +1,72 @@
+"""Which batches are not cancelled: what this process has heard of that a moment ago.
+
+Answers come with what the ledger is asked anyway, the ends of members; where there are none, who
+begins a member asks. All answers are void when the worker is told that a batch was cancelled: it
+says so on the board, which all of its processes see. So how old an answer may be matters only
+where that was not heard.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from celery_graceful.system.per_app import PerApp
+from celery_graceful.timeline import worker_state
+
+__all__ = ["Known", "Moment", "known_of"]
+
+#: Batches that are remembered.
+MOST = 1000
+
+
+class Moment(NamedTuple):
+    """When somebody asks.
+
+    Attributes:
+        at: On the monotonic clock.
+        told: How many cancellations the worker was told of, as its board counts them.
+    """
+
+    at: float
+    told: int
+
+    @classmethod
+    def now(cls) -> Moment:
+        """Before asking."""
+        board = worker_state.board.value
+        return cls(time.monotonic(), 0 if board is None else board.cancellations)
+
+
+class Known:
+    """What is known of the batches of one app."""
+
+    def __init__(self) -> None:
+        #: When somebody asked who then heard that each was not cancelled.
+        self._asked: dict[str, Moment] = {}
+
+    def age(self, batch: str) -> float:
+        """Seconds since the question that was answered: it is not cancelled; else infinite."""
+        asked = self._asked.get(batch)
+        if asked is None:
+            return math.inf
+        board = worker_state.board.value
+        if board is not None and board.cancellations != asked.told:
+            return math.inf
+        return time.monotonic() - asked.at
+
+    def not_cancelled(self, batches: Iterable[str], asked: Moment) -> None:
+        """So it was answered to a question that was put then."""
+        if len(self._asked) >= MOST:
+            self._asked.clear()
+        self._asked.update(dict.fromkeys(batches, asked))
+
+
+_known: PerApp[Known] = PerApp()
+
+
+def known_of(app: Any) -> Known:
+    """What this process knows of the batches of ``app``."""
+    return _known.get(app) or _known.setdefault(app, Known())
