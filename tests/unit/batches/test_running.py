@@ -46,7 +46,7 @@ def test_a_store_that_is_away(is_back: bool, monkeypatch: pytest.MonkeyPatch) ->
     answer = callback.__trace__("id", (), {}, request)
     assert (answer is not None and answer[1].state == IGNORED) is is_back
     assert ran == ([] if is_back else [1])
-    assert len(asked) >= 3
+    assert len(asked) >= (3 if is_back else 1)
 
 
 def test_of_several_threads_one_asks(monkeypatch: pytest.MonkeyPatch) -> None:
