@@ -128,6 +128,7 @@ class Graceful:
 
         Args:
             fn: What to call.
+            args: What it is given, with ``kwargs``.
             scope: In which processes: ``process`` is every process that runs tasks (a pool's
                 child, or the main process of the other pools), ``worker`` the main process
                 of a worker when all tasks and children are done, ``everywhere`` every
@@ -136,6 +137,7 @@ class Graceful:
             timeout: Seconds that it may take. With or without it never more than what
                 ``graceful_exit_timeout`` leaves, half of which is kept for all callbacks in
                 equal parts.
+            kwargs: What it is given, by name.
 
         Returns:
             A handle: ``handle.cancel()`` takes it back, calling it calls ``fn``.

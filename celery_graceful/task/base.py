@@ -96,15 +96,47 @@ class GracefulTask(resume.Resumable, celery.Task):
         return _interrupt.shield()
 
     def interrupt_callback(self, fn: Callable[[Interrupt], Any]) -> AbstractContextManager[None]:
-        """See ``celery_graceful.interrupt_callback``."""
+        """``fn(interrupt)`` is called once when the interrupt comes, from another thread.
+
+        See ``celery_graceful.interrupt_callback``.
+
+        Args:
+            fn: Gets the ``Interrupt``.
+
+        Raises:
+            TypeError: ``fn`` is no plain function.
+        """
         return _interrupt.interrupt_callback(fn)
 
     def sleep(self, seconds: float) -> None:
-        """See ``celery_graceful.sleep``."""
+        """Sleep, and raise ``Interrupted`` the moment an interrupt comes.
+
+        See ``celery_graceful.sleep``.
+
+        Args:
+            seconds: For how long; 0 is a safe point alone.
+
+        Raises:
+            Interrupted: An interrupt is on, or came.
+            TypeError, ValueError: ``seconds`` is no number of 0 or more.
+        """
         _interrupt.sleep(seconds)
 
     def wait_for_interrupt(self, timeout: float | None = None) -> bool:
-        """See ``celery_graceful.wait_for_interrupt``."""
+        """Wait until an interrupt comes, for up to ``timeout`` seconds.
+
+        See ``celery_graceful.wait_for_interrupt``.
+
+        Args:
+            timeout: Seconds; ``None`` waits without limit.
+
+        Returns:
+            Whether an interrupt is on.
+
+        Raises:
+            TypeError, ValueError: ``timeout`` is no number of 0 or more.
+            RuntimeError: There is no ``timeout``, and no worker in this process.
+        """
         return _interrupt.wait_for_interrupt(timeout)
 
     def on_interrupted(self, interrupt: Interrupt) -> None:

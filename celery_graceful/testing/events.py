@@ -74,7 +74,13 @@ class Event:
         return f"{what} {'in' if self.kind == STEP else 'at'} {place}"
 
     def is_at(self, kind: str, place: int | str, moment: Moment) -> bool:
-        """Whether it happens here."""
+        """Whether it happens here.
+
+        Args:
+            kind: ``row``, ``step``, ``checkpoint`` or ``end``.
+            place: Its number, or the name of the step.
+            moment: Where in it.
+        """
         if (kind, moment) != (self.kind, self.moment):
             return False
         # Inside of a loop a step is known by its path, and by its name in any item.
@@ -88,6 +94,9 @@ def interrupt_at(*, row: int) -> Event:
 
     Args:
         row: The number of the row, from 1, in the order in which ``iterate`` first gave them.
+
+    Raises:
+        ValueError: ``row`` is no number from 1.
     """
     return Event(f"interrupt_at(row={_number('row', row)})", ROW, row)
 
@@ -97,6 +106,9 @@ def interrupt_in_step(name: str) -> Event:
 
     Args:
         name: Of the step; inside of a loop, that of the first item that has it.
+
+    Raises:
+        TypeError: ``name`` is no text, or empty.
     """
     return Event(f"interrupt_in_step({_name(name)!r})", STEP, name)
 
@@ -106,6 +118,9 @@ def interrupt_after_step(name: str) -> Event:
 
     Args:
         name: Of the step; inside of a loop, that of the first item that has it.
+
+    Raises:
+        TypeError: ``name`` is no text, or empty.
     """
     return Event(f"interrupt_after_step({_name(name)!r})", STEP, name, Moment.SAVED)
 
@@ -115,6 +130,9 @@ def interrupt_at_checkpoint(number: int) -> Event:
 
     Args:
         number: Which call in this delivery, from 1.
+
+    Raises:
+        ValueError: ``number`` is no number from 1.
     """
     call = f"interrupt_at_checkpoint({_number('number', number)})"
     return Event(call, CHECKPOINT, number)
@@ -151,6 +169,10 @@ def kill_at(
         checkpoint: Where it is called, before it saves.
         end: When the task has returned, and its message is not acknowledged.
         saved: Just after that was saved, instead.
+
+    Raises:
+        TypeError: None of the first four is given, or several are; or a step's name is no text.
+        ValueError: A row or a checkpoint is no number from 1.
     """
     given = [(ROW, row), (STEP, step), (CHECKPOINT, checkpoint)]
     places = [(kind, place) for kind, place in given if place is not None]

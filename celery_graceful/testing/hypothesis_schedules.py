@@ -34,6 +34,9 @@ def schedules(
         checkpoints: How often it calls ``checkpoint``.
         kills: Whether it may be killed.
         most: Things that happen, at most.
+
+    Raises:
+        ValueError: It has neither rows nor steps nor checkpoints.
     """
     events: list[st.SearchStrategy[Event]] = []
     if rows:

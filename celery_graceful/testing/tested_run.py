@@ -100,23 +100,55 @@ class GracefulRun:
     # -- what happens to it --------------------------------------------------------------
 
     def interrupt_at(self, *, row: int) -> GracefulRun:
-        """Run it, and ask the worker to stop while that row is in hand."""
+        """Run it, and ask the worker to stop while that row is in hand.
+
+        Args:
+            row: Its number, from 1, in the order in which ``iterate`` first gave them.
+
+        Raises:
+            NotReached: The task had ended before.
+        """
         return self.deliver(events.interrupt_at(row=row))
 
     def interrupt_in_step(self, name: str) -> GracefulRun:
-        """Run it, and ask the worker to stop while the function of that step runs."""
+        """Run it, and ask the worker to stop while the function of that step runs.
+
+        Args:
+            name: Of the step, or its path.
+
+        Raises:
+            NotReached: The task had ended before.
+        """
         return self.deliver(events.interrupt_in_step(name))
 
     def interrupt_after_step(self, name: str) -> GracefulRun:
-        """Run it, and ask the worker to stop when that step was saved."""
+        """Run it, and ask the worker to stop when that step was saved.
+
+        Args:
+            name: Of the step, or its path.
+
+        Raises:
+            NotReached: The task had ended before.
+        """
         return self.deliver(events.interrupt_after_step(name))
 
     def interrupt_at_checkpoint(self, number: int) -> GracefulRun:
-        """Run it, and ask the worker to stop at that call of ``checkpoint``."""
+        """Run it, and ask the worker to stop at that call of ``checkpoint``.
+
+        Args:
+            number: Of the call, from 1, in this delivery.
+
+        Raises:
+            NotReached: The task had ended before.
+        """
         return self.deliver(events.interrupt_at_checkpoint(number))
 
     def soft_deadline_after(self, seconds: float) -> GracefulRun:
-        """Run it, and let the soft deadline pass then."""
+        """Run it, and let the soft deadline pass then.
+
+        Args:
+            seconds: After its beginning.
+        """
         return self.deliver(events.soft_deadline_after(seconds))
 
     def kill_at(
@@ -128,7 +160,18 @@ class GracefulRun:
         end: bool = False,
         saved: bool = False,
     ) -> GracefulRun:
-        """Run it, and kill its process there; see ``celery_graceful.testing.kill_at``."""
+        """Run it, and kill its process there, as by ``kill -9``. Give one of the first four.
+
+        Args:
+            row: When that row's body has ended, and nothing was saved since the last save.
+            step: When its function has returned, and the result is not saved.
+            checkpoint: Where it is called, before it saves.
+            end: When the task has returned, and its message is not acknowledged.
+            saved: Just after that was saved, instead.
+
+        Raises:
+            NotReached: The task had ended before.
+        """
         return self.deliver(
             events.kill_at(row=row, step=step, checkpoint=checkpoint, end=end, saved=saved)
         )

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
+import operator
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from types import ModuleType
 
+import celery
 import pytest
 
 import celery_graceful
+import celery_graceful.operations
+import celery_graceful.testing
 from celery_graceful import aio, exceptions, sources, testing
 from celery_graceful.settings import Settings
 from tests.support.pages import DOCS, PAGES, ROOT, prose
@@ -36,6 +42,30 @@ def _script(name: str):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def _documented() -> Iterator[tuple[str, Callable[..., object]]]:
+    """The functions and methods of the page on Python, by their names."""
+    page = (DOCS / "reference" / "api.md").read_text(encoding="utf-8")
+    for kind, name in re.findall(r"auto(class|function):: celery_graceful\.([\w.]+)", page):
+        found = operator.attrgetter(name)(celery_graceful)
+        if kind == "function":
+            yield name, found
+        else:
+            own = vars(found).keys() - vars(celery.Task).keys()
+            for key in own:
+                if inspect.isfunction(vars(found)[key]) and not key.startswith("_"):
+                    yield f"{name}.{key}", vars(found)[key]
+
+
+def test_what_users_give_is_explained() -> None:
+    unexplained = []
+    for name, fn in _documented():
+        says = inspect.getdoc(fn) or ""
+        for given in inspect.signature(fn).parameters.keys() - {"self"}:
+            if not re.search(rf"^ +{given}: |``[^`]*\b{given}\b[^`]*``", says, re.M):
+                unexplained.append(f"{name}({given})")
+    assert unexplained == []
 
 
 def test_the_settings_are_those_of_the_code() -> None:
