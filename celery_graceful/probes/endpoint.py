@@ -22,6 +22,10 @@ IN, OUT = 1, 4
 #: Seconds that whoever asks may take; who asks at once; bytes of a question.
 PATIENCE, MOST, LONGEST = 5.0, 64, 8192
 
+#: Who waits to be heard. Of whom the kernel hears nothing tries again after a second, which is all
+#: that Kubernetes gives.
+QUEUED = 1024
+
 #: Seconds until it is tried again when the process has no descriptor left for who asks.
 AGAIN = 1.0
 
@@ -78,7 +82,7 @@ class Endpoint:
         try:
             self._sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
             self._sock.bind((host, port))
-            self._sock.listen(MOST)
+            self._sock.listen(QUEUED)
             self._sock.setblocking(False)
         except OSError as exc:
             self._sock.close()

@@ -382,9 +382,18 @@ def test_without_systemd(environ: dict[str, str]) -> None:
     assert Systemd.announced(environ) is None
 
 
-def test_a_watchdog_of_another_process() -> None:
-    environ = {"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}
-    systemd = Systemd.announced(environ)
+@pytest.mark.parametrize(
+    "watchdog",
+    [
+        {"WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"},
+        {"WATCHDOG_USEC": "0"},
+        {"WATCHDOG_USEC": "²"},
+        {"WATCHDOG_USEC": ""},
+    ],
+)
+def test_without_a_watchdog(watchdog: dict[str, str]) -> None:
+    """It is that of another process, or there is none."""
+    systemd = Systemd.announced({"NOTIFY_SOCKET": "/x", **watchdog})
     assert systemd is not None
     assert systemd.every == float("inf")
 
