@@ -12,6 +12,7 @@ __all__ = [
     "begun",
     "claimant",
     "claiming_transports",
+    "ear",
     "failover",
     "fence",
     "held_claims",

@@ -20,6 +20,7 @@ from celery.utils.log import get_logger
 from celery_graceful.claims.acks import Acks, WriteEnds
 from celery_graceful.claims.begun import Begun
 from celery_graceful.claims.claimant import Claimant, claims_key
+from celery_graceful.claims.ear import Ear
 from celery_graceful.claims.moves import entry_of, from_entry, move, read
 from celery_graceful.claims.sending import Sending
 from celery_graceful.store.store import COMMAND_TIMEOUT, Store, StoreAway
@@ -90,6 +91,8 @@ class Claims:
         self._acks = Acks(store, self._lock, self._off_hands, write_ends)
         self._sending = Sending(self._lock, self._send, self._has_more)
         self.running = Begun(store, self._sending.rouse)
+        #: Who listens for what nobody rings for.
+        self.ear = Ear(store, lambda: None if self.who is None else self.who.worker)
         self.on_no_message, self.on_room, self.on_refused = on_no_message, on_room, on_refused
         #: Since when it does, on the monotonic clock.
         self.refused_since: float | None = None
@@ -167,8 +170,10 @@ class Claims:
             return self._is_sent()
 
     def end(self, seconds: float) -> None:
-        """End the thread; wait for that for up to ``seconds``."""
+        """End the threads; wait for that for up to ``seconds``."""
+        until = time.monotonic() + seconds
         self._sending.end(seconds)
+        self.ear.end(max(0.0, until - time.monotonic()))
 
     def _send(self, at_once: bool) -> None:
         orphans = len(self._orphans)  # what was acknowledged before is sent before they go back

@@ -30,11 +30,13 @@ from typing import Any
 import redis
 from celery.utils.log import get_logger
 from kombu.transport import redis as kombu_redis
+from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps
 from redis.exceptions import NoScriptError
 
 from celery_graceful.claims.arrival import deliver
 from celery_graceful.claims.claimant import WORKERS, Claimant, claims_key
+from celery_graceful.claims.ear import HAND_OVER, SHORT, wake_key
 from celery_graceful.claims.held_claims import Claims
 from celery_graceful.claims.qos import QoS
 from celery_graceful.store.client import dropping, is_answer, is_forbidden
@@ -47,9 +49,11 @@ logger = get_logger(__name__)
 #: Messages to take at once where the prefetch count sets no limit, and at most.
 UNLIMITED, MOST = 64, 250
 
-#: Seconds that an idle worker waits for a bell, before it looks for messages of producers that
-#: do not ring; and that one waits that may not claim yet.
-WAIT, WAIT_REFUSED = 1, 0.1
+#: Seconds that a worker waits for a bell that may not claim yet; others do as ``ear`` says.
+WAIT_REFUSED = 0.1
+
+#: Of kombu's ``health_check_interval``, after which, and a second, it thinks that Redis is gone.
+PROMPT = 0.8
 
 #: Rings that are kept, and milliseconds until they expire.
 RINGS, RINGS_TTL = 16, 10_000
@@ -101,7 +105,8 @@ class _Claiming:
     _fetch: _Fetch | None = None
     #: What to do next: EVALSHA, EXISTS or BRPOP.
     _next = "EVALSHA"
-    _wait: float = WAIT
+    #: The last claim was refused.
+    _refused = False
     _knows_script = False
     #: Consumers that acknowledge nothing, such as those of replies, while they consume here.
     _no_ack_tags: frozenset[str] = frozenset()
@@ -122,13 +127,20 @@ class _Claiming:
     ) -> Any:
         if no_ack and queue not in self._fanout_queues:
             self._no_ack_tags |= {consumer_tag}
+        self._wait_anew()
         return super().basic_consume(  # type: ignore[misc]
             queue, no_ack, callback, consumer_tag, **kwargs
         )
 
     def _basic_cancel(self: Any, consumer_tag: str) -> Any:
         self._no_ack_tags -= {consumer_tag}
+        self._wait_anew()
         return super()._basic_cancel(consumer_tag)  # type: ignore[misc]
+
+    def _wait_anew(self) -> None:
+        """It waits for the bells of other queues than it is about to consume."""
+        if self._fetch is not None and self._fetch.kind == "BRPOP":
+            self._fetch.book.ear.wake()
 
     # -- fetching ------------------------------------------------------------------
 
@@ -168,7 +180,10 @@ class _Claiming:
         keys = [key for column in zip(*map(self._keys_of, queues), strict=True) for key in column]
         bells = len(queues)
         if fetch.kind == "BRPOP":
-            command: Iterable[Any] = (*keys[:bells], self._wait)
+            wait = WAIT_REFUSED if self._refused else self._patience(fetch, keys)
+            command: Iterable[Any] = (*keys[:bells], wait)
+            if wait > SHORT:
+                command = ((self.global_keyprefix or "") + wake_key(who.worker), *command)
         else:
             command = fetch.lists = keys[bells:]
             if fetch.kind == "EVALSHA":
@@ -180,6 +195,12 @@ class _Claiming:
         if name == "EVALSHA" and not self._knows_script:
             name = "EVAL"
         connection.send_command(name, *command)
+
+    def _patience(self: Any, fetch: _Fetch, keys: list[str]) -> float:
+        """Seconds that a wait for a bell may take."""
+        seconds = fetch.book.ear.seconds(frozenset(fetch.queues), lambda: keys)
+        checked: float = getattr(self, "health_check_interval", None) or seconds / PROMPT
+        return min(seconds, max(SHORT, PROMPT * checked))
 
     def _claim(self: Any, fetch: _Fetch, keys: list[str]) -> list[Any]:
         worker, room, prefix = fetch.who.worker, self._room(), self.global_keyprefix or ""
@@ -218,13 +239,15 @@ class _Claiming:
         if fetch.kind == "EXISTS":
             self._next = "EVALSHA" if answer else "BRPOP"
         elif fetch.kind == "BRPOP":
-            self._next, self._wait = "EVALSHA" if answer else "EXISTS", WAIT
+            self._next, self._refused = "EVALSHA" if answer else "EXISTS", False
+            if answer and bytes_to_str(answer[1]) == HAND_OVER:
+                fetch.book.ear.ask()
         elif answer is None:
-            self._next, self._wait = "BRPOP", WAIT_REFUSED
+            self._next, self._refused = "BRPOP", True
             fetch.who.on_refused()
             fetch.book.refused()
         elif not answer:
-            self._next, self._wait = "BRPOP", WAIT
+            self._next, self._refused = "BRPOP", False
         else:
             self._deliver_claims(fetch, answer)
             return True

@@ -260,6 +260,7 @@ class Member:
             "loop_lag": round(self._next_lag(), 3),
             "unknown_tasks": self.view.unknown_tasks(),
             "queues": sorted(worker.app.amqp.queues.consume_from)[:NAMED],
+            "ear": "" if self.claims is None else self.claims.ear.digest,
             "running": [f"{r.name}[{r.id}]" for r in named],
             "running_for": [round(r.running_for, 1) for r in named],
             "running_count": len(running),

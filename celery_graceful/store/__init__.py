@@ -19,4 +19,5 @@ __all__ = [
     "scan",
     "start_note",
     "store",
+    "tracking",
 ]

@@ -14,7 +14,14 @@ from functools import cache
 from inspect import signature
 from typing import Any
 
-__all__ = ["address_of", "dropping", "is_answer", "is_forbidden", "make_client"]
+__all__ = [
+    "address_of",
+    "dropping",
+    "is_answer",
+    "is_forbidden",
+    "make_client",
+    "take_connection",
+]
 
 
 def is_answer(exc: BaseException) -> bool:
@@ -129,13 +136,18 @@ def address_of(pool: Any) -> str:
     return f"{kwargs.get('host', 'localhost')}:{kwargs.get('port', 6379)}"
 
 
-@cache
-def _client_class() -> Any:  # redis is not imported where nobody asks it
-    from redis import VERSION, Redis
-    from redis.exceptions import ConnectionError, NoScriptError, TimeoutError
+def take_connection(pool: Any) -> Any:
+    """A connection of a pool."""
+    from redis import VERSION
 
     # Of a command, which nobody looks at; later versions want none.
-    argument = ("_",) if VERSION[:2] < (5, 3) else ()
+    return pool.get_connection(*(("_",) if VERSION[:2] < (5, 3) else ()))
+
+
+@cache
+def _client_class() -> Any:  # redis is not imported where nobody asks it
+    from redis import Redis
+    from redis.exceptions import ConnectionError, NoScriptError, TimeoutError
 
     class Client(Redis):
         def __init__(self, pool: Any, patience: float) -> None:
@@ -165,7 +177,7 @@ def _client_class() -> Any:  # redis is not imported where nobody asks it
 
         def _ask(self, args: Any, options: Any) -> Any:
             pool = self.connection_pool
-            connection = pool.get_connection(*argument)
+            connection = take_connection(pool)
             try:
                 connection.send_command(*args)
                 return self.parse_response(connection, args[0], **options)

@@ -64,6 +64,7 @@ __all__ = [
     "StoreAway",
     "StoreForbidden",
     "StoreRefused",
+    "fork_gate",
 ]
 
 logger = get_logger(__name__)
@@ -276,15 +277,19 @@ class Store:
         # With greenlets a connection, and the lock of a pool, belong to the hub of their thread.
         key = timeout, native.thread_ident() if native.is_green() else 0
         if key not in self._clients:
-            self._clients[key] = make_client(
-                self._make_pool(timeout),
-                timeout,
-                decode_responses=True,
-                encoding="utf-8",
-                redis_connect_func=self._on_connect,
-                encoding_errors="surrogateescape",  # what is in a queue may be anything
-            )
+            self._clients[key] = self.own_client(timeout, redis_connect_func=self._on_connect)
         return self._clients[key]
+
+    def own_client(self, timeout: float, **parameters: Any) -> Any:
+        """A client with connections of its own, which say nothing of who answers the others."""
+        return make_client(
+            self._make_pool(timeout),
+            timeout,
+            decode_responses=True,
+            encoding="utf-8",
+            encoding_errors="surrogateescape",  # what is in a queue may be anything
+            **parameters,
+        )
 
     def _on_connect(self, connection: Any) -> None:
         self.connections += 1

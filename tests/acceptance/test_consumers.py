@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 from celery import Celery
 from kombu import Connection
 
+from celery_graceful.claims.ear import LONG, SHORT
 from tests.apps.consumers import WAYS
 from tests.support.workers import TIMEOUT, Worker, wait_until
 
@@ -68,3 +70,27 @@ def test_what_a_task_consumes_is_its_own(pool, redis_db, tmp_path):
                 wait_until(lambda: not claims(client), "acknowledged")
     assert not claims(client)
     assert not client.exists("unacked")
+
+
+@pytest.mark.parametrize("pool", ["threads", "gevent"])
+def test_one_that_waits_for_long_hears_of_a_new_queue_and_of_plain_producers(pool, redis_db):
+    """An idle worker waits for 20 s, for the bells that there were."""
+    env = {"BROKER_URL": redis_db.url, "RESULT_URL": redis_db.backend_url}
+    with (
+        Worker("tests.apps.claims", pool=pool, env=env, alone=False) as worker,
+        Celery("plain", broker=redis_db.url, backend=redis_db.backend_url) as plain,
+    ):
+        worker.ready()
+        wait_until(lambda: redis_db.client.keys("graceful:ear:*"), "it listens")
+        (ear,) = redis_db.client.keys("graceful:ear:*")
+        time.sleep(2 * SHORT)  # then its wait is a long one
+        began = time.monotonic()
+        plain.send_task("hold", (0,)).get(timeout=TIMEOUT)
+        time.sleep(2 * SHORT)
+        plain.control.add_consumer("another", reply=True, timeout=TIMEOUT, limit=1)
+        plain.send_task("hold", (0,), queue="another").get(timeout=TIMEOUT)
+        assert time.monotonic() - began < LONG * 0.75
+        wait_until(lambda: redis_db.client.keys("graceful:ear:*") not in ([], [ear]), "of both")
+        worker.term()
+        assert worker.wait() == 0
+        assert not redis_db.client.keys("graceful:ear:*")

@@ -1,0 +1,269 @@
+"""Who listens for messages that nobody rings for: one worker for all that wait for the same queues.
+
+Producers without this package put a message into its list and ring no bell. So one of the workers
+is the *ear* of these queues: Redis tells it of each change of their lists (``store/tracking``), and
+it rings where something waits and no ring does. The others wait on the bell, for long, and ask now
+and then whether the ear lives, the more seldom the more of them there are. It also mends rings that
+were lost, as by a worker that was stopped or killed with one in its hand: every second it looks,
+told or not. Two ears at once do no harm. Where Redis does not tell, there is no ear, and each
+worker looks for itself. Keys:
+
+``graceful:ear:<queues>``
+    String: who is the ear of these queues, and how many workers wait for them. It expires.
+``graceful:wake:<worker>``
+    List that one worker waits on beside its bells, and only itself pushes to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import random
+import secrets
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from celery.utils.log import get_logger
+
+from celery_graceful.claims.claimant import WORKERS, lease_key
+from celery_graceful.store.store import Store, StoreAway, StoreRefused
+from celery_graceful.store.tracking import Tracking
+from celery_graceful.system import native
+from celery_graceful.system.log_thread import log
+
+__all__ = ["HAND_OVER", "LONG", "SHORT", "Ear", "wake_key"]
+
+logger = get_logger(__name__)
+
+#: Seconds that an idle worker waits for a bell while somebody listens for it, at most; and where
+#: it looks for itself.
+LONG, SHORT = 20.0, 1.0
+
+#: Seconds between looks of the ear, told or not; for which nobody else takes its place.
+LOOK, TERM = 1.0, 3.0
+
+#: Seconds until it looks at what it was told of: whoever rings has somebody claim it meanwhile.
+SOON = 0.005
+
+#: Seconds between questions of the others whether it lives: one a second of all of them, within
+#: these limits.
+OFTEN, SELDOM = 2.0, 20.0
+
+#: Seconds until it counts the others, for the first time and then.
+COUNT_FIRST, COUNT = 5.0, 30.0
+
+#: Milliseconds until a ring expires.
+RINGS_TTL = 10_000
+
+#: A ring of an ear that leaves: somebody has to follow.
+HAND_OVER = "ear"
+
+
+def wake_key(worker: str) -> str:
+    """Key of the list that wakes one worker."""
+    return f"graceful:wake:{worker}"
+
+
+class _Queues(NamedTuple):
+    """What is listened to: the keys of as many bells, then those of the lists, with prefixes."""
+
+    bells: int
+    keys: list[str]
+
+    @property
+    def lists(self) -> list[str]:
+        return self.keys[self.bells :]
+
+    @property
+    def digest(self) -> str:
+        """Is the same for all that wait for the same lists."""
+        return hashlib.sha1("\0".join(sorted(self.keys)).encode()).hexdigest()[:12]
+
+
+class Ear:
+    """One worker's part in listening; a thread that starts when it waits for the first time.
+
+    Args:
+        store: The Redis that is the broker.
+        worker: Says the worker's id of now; ``None`` while it may not claim.
+    """
+
+    def __init__(self, store: Store, worker: Callable[[], str | None]) -> None:
+        self._store, self._worker = store, worker
+        self._name = secrets.token_hex(8)
+        self._bell, self._gone = native.Doorbell(), native.Doorbell()
+        self._started = self._ended = self._refused = False
+        #: The channel may wait for something else than it should.
+        self._to_wake = False
+        #: The names of the queues that it waits for, and what they are to us.
+        self._names: frozenset[str] = frozenset()
+        self._queues: _Queues | None = None
+        #: For what somebody listens, and until when that is known.
+        self._heard: tuple[_Queues | None, float] = None, 0.0
+        #: What others may know of it, in the heartbeat.
+        self.digest = ""
+
+    # -- for the channel, in the loop ------------------------------------------------
+
+    def seconds(self, names: frozenset[str], keys: Callable[[], list[str]]) -> float:
+        """How long it may wait for the bells of these queues.
+
+        Args:
+            names: Of the queues.
+            keys: Makes those of the bells, and then of the lists, priority by priority.
+        """
+        if names != self._names:
+            self._names, self._queues = names, _Queues(len(names), keys())
+            self.ask()
+        queues, until = self._heard
+        return LONG if queues is self._queues and time.monotonic() < until else SHORT
+
+    def ask(self) -> None:
+        """Somebody has to listen now: ask who does."""
+        if not self._started and not self._ended:
+            self._started = True
+            native.start_thread(self._run, "graceful-ear")
+        self._bell.ring()
+
+    def wake(self) -> None:
+        """What the worker waits for has changed, while it waits: end that wait."""
+        if self._started:
+            self._to_wake = True
+            self._bell.ring()
+
+    def end(self, seconds: float) -> None:
+        """Listen no more; wait for that for up to ``seconds``."""
+        self._ended = True
+        if self._started:
+            self._bell.ring()
+            self._gone.wait(seconds)
+        self._bell = self._gone = native.SILENT
+
+    # -- in its thread ---------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._ended:
+            pause: float | None
+            try:
+                pause = self._turn()
+            except StoreAway:
+                pause = SHORT  # said there; until then each looks for itself
+            except Exception:
+                pause = SELDOM
+                log(logger, logging.CRITICAL, "Could not listen: %s", traceback.format_exc())
+            if not self._ended and not self._to_wake:
+                self._bell.wait(pause)
+        self._gone.ring()
+
+    def _turn(self) -> float | None:
+        """Listen, or see who does; seconds until somebody has to ask again."""
+        if self._to_wake:
+            self._wake_channel()
+        queues = self._queues
+        if queues is None or self._refused:
+            return None
+        self.digest = queues.digest
+        key = f"graceful:ear:{self.digest}"
+        name, _, alike = (self._store.execute("GET", [key]) or "").partition(" ")
+        if name == self._name:  # it lost its connections
+            return self._be_ear(queues, key)
+        if not name:
+            terms = (f"{self._name} 1", "NX", "PX", int(TERM * 1000))
+            if self._store.execute("SET", [key], terms):
+                return self._be_ear(queues, key)
+        often = max(OFTEN, min(int(alike or 1), SELDOM))
+        pause = random.uniform(0.8, 1.0) * often  # not all at once
+        self._heard = queues, time.monotonic() + pause + TERM
+        return pause
+
+    def _wake_channel(self) -> None:
+        self._to_wake = False
+        worker = self._worker()
+        if worker is not None:
+            self._store.run("ring", [wake_key(worker)], ["", RINGS_TTL])
+
+    def _bare(self, keys: list[str]) -> list[str]:
+        return [key.removeprefix(self._store.prefix) for key in keys]
+
+    def _be_ear(self, queues: _Queues, key: str) -> float:
+        """Listen until the worker ends, waits for something else, or somebody else listens.
+
+        Returns:
+            Seconds until it may try again.
+        """
+        try:
+            tracking = Tracking(self._store)
+        except StoreRefused as exc:
+            self._refused = True
+            self._store.execute("DEL", [key])
+            log(
+                logger,
+                logging.INFO,
+                "Redis does not tell of messages that nobody rings for (CLIENT TRACKING): each "
+                "worker looks for them every second: %s",
+                exc,
+            )
+            return 0.0
+        try:
+            if not self._listen(tracking, queues, key):
+                return 2 * LOOK
+            self._store.execute("DEL", [key])
+            if self._ended or queues is not self._queues:
+                self._store.run("ring", self._bare(queues.keys[:1]), [HAND_OVER, RINGS_TTL])
+            return 0.0
+        finally:
+            tracking.close()
+            self._heard = None, 0.0
+
+    def _listen(self, tracking: Tracking, queues: _Queues, key: str) -> bool:
+        """Listen; whether it is the ear still, and need not be, or cannot hear any more."""
+        name, term = self._store.prefix + key, int(TERM * 1000)
+        renewed = began = time.monotonic()
+        alike, count_at = 1, began + COUNT_FIRST
+        gap, told, found = SOON, False, 0
+        looked_at = 0.0
+        while not self._ended and queues is self._queues:
+            now = time.monotonic()
+            commands: list[tuple[Any, ...]] = [("EXISTS", *queues.lists)]
+            if now - renewed > TERM:  # this process has slept: somebody else may be
+                return False
+            if now - renewed >= LOOK * 0.9 or not looked_at:
+                commands.append(("SET", name, f"{self._name} {alike}", "PX", term, "GET"))
+            was, (found, *before) = found, tracking.ask(*commands)
+            looked_at = now
+            if before:
+                other = (before[0] or self._name).partition(" ")[0]
+                if other > self._name:  # of two, the last one stays
+                    return False
+                renewed, self._heard = now, (queues, now + TERM)
+            rang = self._look(queues) if found else 0
+            if rang and not was and not told and now - began > LOOK:
+                return True  # nobody told of what has come: a connection is dead
+            gap = SOON if rang or not told else min(2 * gap, LOOK)
+            if now >= count_at:
+                alike, count_at = self._alike(), now + COUNT
+            told = self._wait(tracking, looked_at, gap)
+            if self._to_wake:
+                self._wake_channel()
+        return True
+
+    def _wait(self, tracking: Tracking, looked_at: float, gap: float) -> bool:
+        """Wait for the next look; whether something was told."""
+        told = tracking.wait(looked_at + LOOK - time.monotonic(), self._bell)
+        if told and not self._ended:
+            self._bell.wait(max(SOON, min(gap, looked_at + LOOK - time.monotonic())))
+        return told
+
+    def _look(self, queues: _Queues) -> int:
+        return int(self._store.run("look", self._bare(queues.keys), [queues.bells, RINGS_TTL]))
+
+    def _alike(self) -> int:
+        """How many workers wait for the same queues."""
+        workers = sorted(self._store.execute("SMEMBERS", [WORKERS]))
+        beats: list[Any] = []
+        if workers:
+            beats = self._store.execute("MGET", [lease_key(worker) for worker in workers])
+        return sum(json.loads(beat).get("ear") == self.digest for beat in beats if beat)

@@ -1,0 +1,119 @@
+"""Keys that Redis tells of when they change: two connections, one that asks and one that is told.
+
+``CLIENT TRACKING`` is in every Redis since 6.0, without any configuration. What the one connection
+has asked about is told to the other one, once, when anybody writes it; who wants to hear of it
+again asks again. It is told to another connection since that works whatever protocol they speak.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from celery_graceful.store.client import is_answer, take_connection
+from celery_graceful.store.store import COMMAND_TIMEOUT, Store, StoreAway, StoreRefused, fork_gate
+from celery_graceful.system import native
+from celery_graceful.system.describe import describe
+
+__all__ = ["Tracking"]
+
+#: Where it is told, by Redis itself.
+CHANNEL = "__redis__:invalidate"
+
+
+class Tracking:
+    """Connections of their own to a store's server, for one thread.
+
+    Args:
+        store: Whose server it is.
+
+    Raises:
+        StoreAway: It did not answer.
+        StoreRefused: It does not do this, or not for this user.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._asks: Any = None
+        self._told: Any = None
+        try:
+            with fork_gate:
+                self._pool = store.own_client(COMMAND_TIMEOUT).connection_pool
+                self._told, self._asks = (take_connection(self._pool) for _ in range(2))
+                (me,) = self._ask(self._told, [("CLIENT", "ID")])
+                self._told.send_command("SUBSCRIBE", CHANNEL)
+                self._hear()
+                self._ask(self._asks, [("CLIENT", "TRACKING", "ON", "REDIRECT", me)])
+        except Exception as exc:
+            self.close()
+            raise self._away(exc) from exc
+
+    def ask(self, *commands: Sequence[Any]) -> list[Any]:
+        """Ask commands in one go; what they read is told of from now on, once.
+
+        Args:
+            commands: Their names and arguments, keys with their prefix.
+
+        Raises:
+            StoreAway: Redis did not answer.
+            StoreRefused: It has answered one of them with an error.
+        """
+        try:
+            with fork_gate:
+                return self._ask(self._asks, commands)
+        except Exception as exc:
+            raise self._away(exc) from exc
+
+    def wait(self, seconds: float, bell: native.Doorbell) -> bool:
+        """Wait until something has changed, or somebody rings; whether something has.
+
+        Raises:
+            StoreAway: The connection is lost.
+        """
+        try:
+            if not self._can_hear():  # TLS may have read more than was asked for
+                poller = native.original("select", "poll")()
+                for fd in (self._told._sock.fileno(), bell.read_fd):
+                    poller.register(fd, 1)  # POLLIN
+                poller.poll(native.capped(seconds) * 1000)
+                bell.take()
+            heard = False
+            while self._can_hear():
+                self._hear()
+                heard = True
+            return heard
+        except Exception as exc:
+            raise self._away(exc) from exc
+
+    def close(self) -> None:
+        """Give both connections up."""
+        for connection in (self._asks, self._told):
+            if connection is not None:
+                connection.disconnect()
+
+    def _ask(self, connection: Any, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        connection.send_packed_command(connection.pack_commands(commands))
+        answers: list[Any] = []
+        refusal = None
+        for _ in commands:
+            try:
+                answers.append(connection.read_response())
+            except Exception as exc:
+                if not is_answer(exc):
+                    raise
+                refusal = refusal or exc  # those that follow have to be read all the same
+        if refusal is not None:
+            raise refusal
+        return answers
+
+    def _can_hear(self) -> bool:
+        return bool(self._told.can_read(0))
+
+    def _hear(self) -> None:
+        # Of the third protocol, where redis-py would wait for an answer behind what is told.
+        pushed = {"push_request": True} if str(getattr(self._told, "protocol", 2)) == "3" else {}
+        self._told.read_response(**pushed)
+
+    def _away(self, exc: Exception) -> StoreAway:
+        kind = StoreRefused if is_answer(exc) else StoreAway
+        return kind(f"{self._store.source}: {describe(exc)}")

@@ -1,0 +1,220 @@
+"""Who listens for messages that nobody rings for, against a real Redis, without workers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+from celery import Celery
+
+from celery_graceful import Graceful
+from celery_graceful.claims import ear as ears
+from celery_graceful.claims.ear import HAND_OVER, LONG, SHORT, Ear
+from celery_graceful.store.app_stores import broker_store
+from celery_graceful.store.store import StoreAway
+from celery_graceful.store.tracking import Tracking
+from celery_graceful.system import native
+from tests.conftest import RedisDB
+from tests.support.workers import wait_until
+
+#: Of two queues with two priorities, as the channel has them: bells, then lists by priority.
+KEYS = ["graceful:bell:a", "graceful:bell:b", "a", "b", "a\x06\x163", "b\x06\x163"]
+NAMES = frozenset("ab")
+
+Make = Callable[..., Ear]
+
+
+def covered(ear: Ear, keys: list[str] = KEYS) -> bool:
+    """Whether it may wait for long."""
+    return ear.seconds(NAMES, lambda: keys) == LONG
+
+
+def listens(db: RedisDB, prefix: str = "") -> list[str]:
+    """Who is the ear of what."""
+    return [str(db.client.get(key)) for key in db.client.keys(f"{prefix}graceful:ear:*")]
+
+
+@pytest.fixture
+def make(redis_db: RedisDB) -> Iterator[Make]:
+    with ExitStack() as stack:
+
+        def make(url: str = redis_db.url, prefix: str = "") -> Ear:
+            app = Celery("ear", broker=url, set_as_current=False)
+            app.conf.broker_transport_options = {"global_keyprefix": prefix}
+            Graceful(app)
+            store = broker_store(app)
+            assert store is not None
+            ear = Ear(store, lambda: "w@a:1")
+            stack.callback(store.disconnect)
+            stack.callback(ear.end, 5.0)
+            return ear
+
+        yield make
+
+
+@pytest.mark.parametrize("queue", KEYS[2:])
+def test_it_rings_for_what_nobody_rings_for(queue: str, make: Make, redis_db: RedisDB) -> None:
+    ear, db = make(), redis_db.client
+    wait_until(lambda: covered(ear), "somebody listens")
+    db.lpush(queue, "message")
+    wait_until(lambda: db.exists(f"graceful:bell:{queue[0]}"), "rung")
+    assert not db.exists(f"graceful:bell:{'ba'['ab'.index(queue[0])]}"), "nothing waits there"
+    for _ in range(3):
+        db.lpush(queue, "more")
+    assert db.llen(f"graceful:bell:{queue[0]}") == 1, "who comes rings on"
+    db.rpop(f"graceful:bell:{queue[0]}")  # a worker that dies with the ring in its hand
+    wait_until(lambda: db.exists(f"graceful:bell:{queue[0]}"), "rung again")
+
+
+def test_it_is_told_at_once(make: Make, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at its next look."""
+    monkeypatch.setattr(ears, "LOOK", 60.0)
+    monkeypatch.setattr(ears, "TERM", 120.0)
+    ear = make()
+    wait_until(lambda: covered(ear), "somebody listens")
+    for _ in range(3):
+        redis_db.client.lpush("b", "message")
+        wait_until(lambda: redis_db.client.exists("graceful:bell:b"), "rung")
+        redis_db.client.delete("b", "graceful:bell:b")
+        time.sleep(0.05)  # it looks again before it hears of what comes next
+
+
+def test_one_listens_for_all(make: Make, redis_db: RedisDB) -> None:
+    """Whatever the order of their queues; and for others somebody else does."""
+    turned = [*KEYS[1::-1], *KEYS[3:1:-1], *KEYS[:3:-1]]
+    one, two, other = make(), make(), make()
+    wait_until(lambda: covered(one) and covered(two, turned), "somebody listens")
+    assert len(listens(redis_db)) == 1
+    wait_until(lambda: covered(other, ["graceful:bell:c", "d", "c", "d"]), "somebody listens")
+    assert len(listens(redis_db)) == 2
+
+
+def test_keys_have_their_prefix(make: Make, redis_db: RedisDB) -> None:
+    ear = make(prefix="shop:")
+    wait_until(lambda: covered(ear, ["shop:" + key for key in KEYS]), "somebody listens")
+    assert listens(redis_db, "shop:")
+    redis_db.client.lpush("shop:a", "message")
+    wait_until(lambda: redis_db.client.exists("shop:graceful:bell:a"), "rung")
+    ear.end(5.0)
+    assert not listens(redis_db, "shop:")
+    assert redis_db.client.lrange("shop:graceful:bell:a", 0, 0) == [HAND_OVER]
+
+
+def test_another_one_follows(
+    make: Make, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is frozen finds another one at it when it goes on."""
+    monkeypatch.setattr(ears, "TERM", 0.5)
+    monkeypatch.setattr(ears, "LOOK", 0.1)
+    monkeypatch.setattr(ears, "OFTEN", 0.2)
+    frozen, goes_on, ask = threading.Event(), threading.Event(), Tracking.ask
+
+    def freeze(self: Tracking, *commands: tuple[object, ...]) -> list[object]:
+        if self._store is one._store and not goes_on.is_set():
+            frozen.set()
+            goes_on.wait(30)
+        return ask(self, *commands)
+
+    one, two = make(), make()
+    wait_until(lambda: covered(one), "one listens")
+    (first,) = listens(redis_db)
+    wait_until(lambda: covered(two), "the other one knows")
+    monkeypatch.setattr(Tracking, "ask", freeze)
+    assert frozen.wait(30)
+    wait_until(lambda: listens(redis_db) not in ([], [first]), "another one listens")
+    redis_db.client.lpush("a", "message")
+    wait_until(lambda: redis_db.client.exists("graceful:bell:a"), "rung")
+    goes_on.set()
+    wait_until(lambda: covered(one), "it knows who does")
+    assert listens(redis_db)[0].split()[0] == two._name
+
+
+def test_who_leaves_has_another_one_follow(make: Make, redis_db: RedisDB) -> None:
+    one, two = make(), make()
+    wait_until(lambda: covered(one), "one listens")
+    wait_until(lambda: covered(two), "the other one knows")
+    one.end(5.0)
+    assert redis_db.client.lrange("graceful:bell:a", 0, -1) == [HAND_OVER]
+    two.ask()  # as its channel does when it gets that
+    wait_until(lambda: listens(redis_db), "it follows")
+    wait_until(lambda: covered(two), "and knows it")
+
+
+def test_lost_connections_are_made_again(make: Make, redis_db: RedisDB) -> None:
+    ear, db = make(), redis_db.client
+    wait_until(lambda: covered(ear), "it listens")
+    me, number = db.client_id(), str(db.connection_pool.connection_kwargs["db"])
+    for client in db.client_list():
+        if client["id"] != str(me) and client["db"] == number:
+            db.client_kill_filter(_id=client["id"])
+    db.lpush("a", "message")
+    wait_until(lambda: db.exists("graceful:bell:a"), "rung")
+
+
+def test_one_that_is_told_nothing_any_more(
+    make: Make, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that is dead, as behind a firewall: it looks each second, and makes others."""
+    made: list[Tracking] = []
+    start, wait = Tracking.__init__, Tracking.wait
+
+    def count(self: Tracking, store: object) -> None:
+        made.append(self)
+        start(self, store)  # type: ignore[arg-type]
+
+    def deaf(self: Tracking, seconds: float, bell: native.Doorbell) -> bool:
+        return wait(self, seconds, bell) and self is not made[0]
+
+    monkeypatch.setattr(ears, "LOOK", 0.1)
+    monkeypatch.setattr(Tracking, "__init__", count)
+    monkeypatch.setattr(Tracking, "wait", deaf)
+    ear = make()
+    wait_until(lambda: covered(ear), "it listens")
+    time.sleep(0.2)
+    redis_db.client.lpush("a", "message")
+    wait_until(lambda: redis_db.client.exists("graceful:bell:a"), "rung")
+    wait_until(lambda: len(made) == 2 and covered(ear), "it listens again")
+
+
+def test_where_redis_does_not_tell_each_looks_for_itself(
+    make: Make, redis_db: RedisDB, caplog: pytest.LogCaptureFixture
+) -> None:
+    db = redis_db.client
+    db.execute_command("ACL SETUSER deaf on >x ~* &* +@all -client|tracking")
+    try:
+        ear = make(redis_db.url.replace("://", "://deaf:x@"))
+        with caplog.at_level("INFO", "celery_graceful"):
+            assert not covered(ear)
+            wait_until(lambda: "CLIENT TRACKING" in caplog.text, "it is said")
+            wait_until(lambda: not listens(redis_db), "it is not the ear")
+        assert ear.seconds(NAMES, lambda: KEYS) == SHORT
+        assert caplog.text.count("CLIENT TRACKING") == 1
+    finally:
+        db.execute_command("ACL DELUSER deaf")
+
+
+def test_a_wait_for_other_queues_is_ended(make: Make, redis_db: RedisDB) -> None:
+    ear = make()
+    wait_until(lambda: covered(ear), "it listens")
+    ear.wake()
+    assert redis_db.client.brpop("graceful:wake:w@a:1", 30) is not None
+    assert ear.seconds(frozenset("c"), lambda: ["graceful:bell:c", "c"]) == SHORT
+    wait_until(lambda: ear.seconds(frozenset("c"), list) == LONG, "it listens for that")
+
+
+def test_an_outage_is_no_error(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ears, "SHORT", 0.05)
+    ear, times = make(), []
+
+    def away(*_: object, **__: object) -> None:
+        times.append(1)
+        raise StoreAway("away")
+
+    monkeypatch.setattr(ear._store, "execute", away)
+    assert not covered(ear)
+    wait_until(lambda: len(times) > 2, "it asks again")
+    monkeypatch.undo()
+    wait_until(lambda: covered(ear), "it listens")
