@@ -38,8 +38,8 @@ class Tracking:
         self._told: Any = None
         try:
             with fork_gate:
-                self._pool = store.own_client(COMMAND_TIMEOUT).connection_pool
-                self._told, self._asks = (take_connection(self._pool) for _ in range(2))
+                pool = store.own_client(COMMAND_TIMEOUT).connection_pool
+                self._told, self._asks = (take_connection(pool) for _ in range(2))
                 (me,) = self._ask(self._told, [("CLIENT", "ID")])
                 self._told.send_command("SUBSCRIBE", CHANNEL)
                 self._hear()
