@@ -1,15 +1,16 @@
-"""Who listens for messages that nobody rings for: one worker for all that wait for the same queues.
+"""Who listens for messages that nobody rings for: two workers for all that wait for some queues.
 
-Producers without this package put a message into its list and ring no bell. So one of the workers
-is the *ear* of these queues: Redis tells it of each change of their lists (``store/tracking``), and
-it rings where something waits and no ring does. The others wait on the bell, for long, and ask now
-and then whether the ear lives, the more seldom the more of them there are. It also mends rings that
-were lost, as by a worker that was stopped or killed with one in its hand: every second it looks,
-told or not. Two ears at once do no harm. Where Redis does not tell, there is no ear, and each
-worker looks for itself. Keys:
+Producers without this package put a message into its list and ring no bell. So two of the workers
+are *ears* of these queues, in case one is killed or frozen: Redis tells them of each change of the
+lists (``store/tracking``), and they ring where something waits and no ring does. The others wait on
+the bell, for long, and ask now and then whether there are two, the more seldom the more of them
+there are. Ears also mend rings that were lost, as by a worker that was stopped or killed with one
+in its hand: where a ring has been answered and something still waits they ring again, more and
+more; and every second they look, told or not. Too many ears do no harm. Where Redis does not tell,
+there is none, and each worker looks for itself. Keys:
 
-``graceful:ear:<queues>``
-    String: who is the ear of these queues, and how many workers wait for them. It expires.
+``graceful:ear:<queues>:<place>``
+    String: who is an ear of these queues, and how many workers wait for them. It expires.
 ``graceful:wake:<worker>``
     List that one worker waits on beside its bells, and only itself pushes to.
 """
@@ -42,14 +43,25 @@ logger = get_logger(__name__)
 #: it looks for itself.
 LONG, SHORT = 20.0, 1.0
 
-#: Seconds between looks of the ear, told or not; for which nobody else takes its place.
+#: How many ears.
+EARS = 2
+
+#: Seconds between looks of an ear, told or not; for which nobody else takes its place.
 LOOK, TERM = 1.0, 3.0
 
-#: Seconds until it looks at what it was told of: whoever rings has somebody claim it meanwhile.
-SOON = 0.005
+#: Seconds between two looks at least; and at most, while it is told all the time and others are
+#: faster.
+SOON, BUSY = 0.005, 0.1
 
-#: Seconds between questions of the others whether it lives: one a second of all of them, within
-#: these limits.
+#: Seconds in which a ring is answered: somebody has come, and has taken what waits.
+ANSWERED = 0.05
+
+#: Rings at most, if those before were answered and something waits all the same: by workers that
+#: are frozen, or on machines that are gone.
+MANY = 64
+
+#: Seconds between questions of the others whether there are ears: one a second of all of them,
+#: within these limits.
 OFTEN, SELDOM = 2.0, 20.0
 
 #: Seconds until it counts the others, for the first time and then.
@@ -72,10 +84,6 @@ class _Queues(NamedTuple):
 
     bells: int
     keys: list[str]
-
-    @property
-    def lists(self) -> list[str]:
-        return self.keys[self.bells :]
 
     @property
     def digest(self) -> str:
@@ -149,12 +157,14 @@ class Ear:
             pause: float | None
             try:
                 pause = self._turn()
+            except StoreRefused:
+                pause = SELDOM  # said there, as in the next case
             except StoreAway:
-                pause = SHORT  # said there; until then each looks for itself
+                pause = SHORT  # until then each looks for itself
             except Exception:
                 pause = SELDOM
                 log(logger, logging.CRITICAL, "Could not listen: %s", traceback.format_exc())
-            if not self._ended and not self._to_wake:
+            if not self._ended:
                 self._bell.wait(pause)
         self._gone.ring()
 
@@ -166,24 +176,29 @@ class Ear:
         if queues is None or self._refused:
             return None
         self.digest = queues.digest
-        key = f"graceful:ear:{self.digest}"
-        name, _, alike = (self._store.execute("GET", [key]) or "").partition(" ")
-        if name == self._name:  # it lost its connections
-            return self._be_ear(queues, key)
-        if not name:
-            terms = (f"{self._name} 1", "NX", "PX", int(TERM * 1000))
-            if self._store.execute("SET", [key], terms):
+        keys = [f"graceful:ear:{self.digest}:{place}" for place in range(EARS)]
+        ears = [str(ear or "").partition(" ") for ear in self._ask("MGET", keys)]
+        for key, (name, _, _) in zip(keys, ears, strict=True):
+            if name == self._name:  # it lost its connections
                 return self._be_ear(queues, key)
-        often = max(OFTEN, min(int(alike or 1), SELDOM))
+        for key, (name, _, _) in zip(keys, ears, strict=True):
+            terms = (f"{self._name} 1", "NX", "PX", int(TERM * 1000))
+            if not name and self._ask("SET", [key], terms):
+                return self._be_ear(queues, key)
+        often = max(OFTEN, min(max(int(alike or 1) for _, _, alike in ears), SELDOM))
         pause = random.uniform(0.8, 1.0) * often  # not all at once
         self._heard = queues, time.monotonic() + pause + TERM
         return pause
 
+    def _ask(self, command: str, keys: list[str], args: tuple[Any, ...] = ()) -> Any:
+        """Ask, also when the store was away a moment ago: the queues may be back by now."""
+        return self._store.execute(command, keys, args, insist=True)
+
     def _wake_channel(self) -> None:
-        self._to_wake = False
         worker = self._worker()
         if worker is not None:
-            self._store.run("ring", [wake_key(worker)], ["", RINGS_TTL])
+            self._store.run("ring", [wake_key(worker)], ["", RINGS_TTL], insist=True)
+        self._to_wake = False
 
     def _bare(self, keys: list[str]) -> list[str]:
         return [key.removeprefix(self._store.prefix) for key in keys]
@@ -198,7 +213,7 @@ class Ear:
             tracking = Tracking(self._store)
         except StoreRefused as exc:
             self._refused = True
-            self._store.execute("DEL", [key])
+            self._ask("DEL", [key])
             log(
                 logger,
                 logging.INFO,
@@ -210,7 +225,7 @@ class Ear:
         try:
             if not self._listen(tracking, queues, key):
                 return 2 * LOOK
-            self._store.execute("DEL", [key])
+            self._ask("DEL", [key])
             if self._ended or queues is not self._queues:
                 self._store.run("ring", self._bare(queues.keys[:1]), [HAND_OVER, RINGS_TTL])
             return 0.0
@@ -219,46 +234,60 @@ class Ear:
             self._heard = None, 0.0
 
     def _listen(self, tracking: Tracking, queues: _Queues, key: str) -> bool:
-        """Listen; whether it is the ear still, and need not be, or cannot hear any more."""
+        """Listen; whether it is an ear still, and need not be, or cannot hear any more."""
         name, term = self._store.prefix + key, int(TERM * 1000)
         renewed = began = time.monotonic()
         alike, count_at = 1, began + COUNT_FIRST
-        gap, told, found = SOON, False, 0
-        looked_at = 0.0
+        gap, found, looked = 0.0, 0, False
+        told: set[str] | None = None
+        #: How often its rings were answered and something waited all the same; when one is missed.
+        missed, missed_at = 0, 0.0
+        second = not key.endswith(":0")
         while not self._ended and queues is self._queues:
             now = time.monotonic()
-            commands: list[tuple[Any, ...]] = [("EXISTS", *queues.lists)]
+            # Bells as well: what it is told shows whether somebody rang.
+            commands: list[tuple[Any, ...]] = [("EXISTS", *queues.keys)]
             if now - renewed > TERM:  # this process has slept: somebody else may be
                 return False
-            if now - renewed >= LOOK * 0.9 or not looked_at:
+            if now - renewed >= LOOK * 0.9 or not looked:
                 commands.append(("SET", name, f"{self._name} {alike}", "PX", term, "GET"))
             was, (found, *before) = found, tracking.ask(*commands)
-            looked_at = now
+            looked = True
             if before:
                 other = (before[0] or self._name).partition(" ")[0]
                 if other > self._name:  # of two, the last one stays
                     return False
                 renewed, self._heard = now, (queues, now + TERM)
-            rang = self._look(queues) if found else 0
-            if rang and not was and not told and now - began > LOOK:
+            more = missed and now >= missed_at
+            rang = self._look(queues, min(4**missed, MANY) if more else 1) if found else 0
+            if rang and not was and told is None and now - began > LOOK:
                 return True  # nobody told of what has come: a connection is dead
-            gap = SOON if rang or not told else min(2 * gap, LOOK)
+            if rang or told is None:
+                gap = 0.0
+            elif not was:  # else it was told of what has come of its ring
+                gap = min(max(SOON, 2 * gap), BUSY)
+            if not rang:
+                missed = 0
+            elif more or not missed:
+                missed_at = now + min(ANSWERED * 2**missed, LOOK)
+                missed += 1
             if now >= count_at:
                 alike, count_at = self._alike(), now + COUNT
-            told = self._wait(tracking, looked_at, gap)
+            told = tracking.wait(min(missed_at, now + LOOK) - now if missed else LOOK, self._bell)
+            if told is not None and not self._ended:
+                pause = max(gap, now + SOON - time.monotonic())
+                # The second ear lets the first one.
+                if not missed and (second or not told.isdisjoint(queues.keys[: queues.bells])):
+                    pause = ANSWERED
+                if pause > 0:
+                    self._bell.wait(pause)
             if self._to_wake:
                 self._wake_channel()
         return True
 
-    def _wait(self, tracking: Tracking, looked_at: float, gap: float) -> bool:
-        """Wait for the next look; whether something was told."""
-        told = tracking.wait(looked_at + LOOK - time.monotonic(), self._bell)
-        if told and not self._ended:
-            self._bell.wait(max(SOON, min(gap, looked_at + LOOK - time.monotonic())))
-        return told
-
-    def _look(self, queues: _Queues) -> int:
-        return int(self._store.run("look", self._bare(queues.keys), [queues.bells, RINGS_TTL]))
+    def _look(self, queues: _Queues, rings: int) -> int:
+        args = [queues.bells, rings, RINGS_TTL]
+        return int(self._store.run("look", self._bare(queues.keys), args))
 
     def _alike(self) -> int:
         """How many workers wait for the same queues."""

@@ -41,6 +41,8 @@ class Tracking:
                 pool = store.own_client(COMMAND_TIMEOUT).connection_pool
                 self._told, self._asks = (take_connection(pool) for _ in range(2))
                 (me,) = self._ask(self._told, [("CLIENT", "ID")])
+                if _is_third(self._told):  # redis-py would throw away what it says
+                    self._told._parser.set_invalidation_push_handler(lambda said: said)
                 self._told.send_command("SUBSCRIBE", CHANNEL)
                 self._hear()
                 self._ask(self._asks, [("CLIENT", "TRACKING", "ON", "REDIRECT", me)])
@@ -64,8 +66,11 @@ class Tracking:
         except Exception as exc:
             raise self._away(exc) from exc
 
-    def wait(self, seconds: float, bell: native.Doorbell) -> bool:
-        """Wait until something has changed, or somebody rings; whether something has.
+    def wait(self, seconds: float, bell: native.Doorbell) -> set[str] | None:
+        """Wait until something has changed, or somebody rings.
+
+        Returns:
+            The keys that have changed, as far as Redis says which; ``None`` if none has.
 
         Raises:
             StoreAway: The connection is lost.
@@ -77,11 +82,10 @@ class Tracking:
                     poller.register(fd, 1)  # POLLIN
                 poller.poll(native.capped(seconds) * 1000)
                 bell.take()
-            heard = False
+            changed: set[str] | None = None
             while self._can_hear():
-                self._hear()
-                heard = True
-            return heard
+                changed = (changed or set()).union(self._hear())
+            return changed
         except Exception as exc:
             raise self._away(exc) from exc
 
@@ -109,11 +113,18 @@ class Tracking:
     def _can_hear(self) -> bool:
         return bool(self._told.can_read(0))
 
-    def _hear(self) -> None:
+    def _hear(self) -> list[str]:
+        """What it is told next: keys; none if all may have changed, or of its subscription."""
         # Of the third protocol, where redis-py would wait for an answer behind what is told.
-        pushed = {"push_request": True} if str(getattr(self._told, "protocol", 2)) == "3" else {}
-        self._told.read_response(**pushed)
+        pushed = {"push_request": True} if _is_third(self._told) else {}
+        said = self._told.read_response(**pushed)
+        keys = said[-1] if said else None
+        return keys if isinstance(keys, list) else []
 
     def _away(self, exc: Exception) -> StoreAway:
         kind = StoreRefused if is_answer(exc) else StoreAway
         return kind(f"{self._store.source}: {describe(exc)}")
+
+
+def _is_third(connection: Any) -> bool:
+    return str(getattr(connection, "protocol", 2)) == "3"

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+import redis
 from celery import Celery
 
 from celery_graceful import Graceful
 from celery_graceful.claims import ear as ears
 from celery_graceful.claims.ear import HAND_OVER, LONG, SHORT, Ear
 from celery_graceful.store.app_stores import broker_store
-from celery_graceful.store.store import StoreAway
+from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.store.tracking import Tracking
 from celery_graceful.system import native
 from tests.conftest import RedisDB
@@ -73,23 +74,45 @@ def test_it_is_told_at_once(make: Make, redis_db: RedisDB, monkeypatch: pytest.M
     """Not at its next look."""
     monkeypatch.setattr(ears, "LOOK", 60.0)
     monkeypatch.setattr(ears, "TERM", 120.0)
-    ear = make()
+    ear, db = make(), redis_db.client
     wait_until(lambda: covered(ear), "somebody listens")
     for _ in range(3):
-        redis_db.client.lpush("b", "message")
-        wait_until(lambda: redis_db.client.exists("graceful:bell:b"), "rung")
-        redis_db.client.delete("b", "graceful:bell:b")
-        time.sleep(0.05)  # it looks again before it hears of what comes next
+        db.lpush("b", "message")
+        wait_until(lambda: db.exists("graceful:bell:b"), "rung")
+        db.delete("b", "graceful:bell:b")
+        wait_until(lambda: not db.exists("b", "graceful:bell:b"), "nothing waits")
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_what_it_is_told(protocol: int, redis_db: RedisDB) -> None:
+    """Which keys have changed, in each protocol; once, and of those that were asked for."""
+    db, bell = redis_db.client, native.Doorbell()
+    store = Store(
+        "here", lambda _: redis.ConnectionPool.from_url(redis_db.url, protocol=protocol)
+    )
+    tracking = Tracking(store)
+    assert tracking.ask(("EXISTS", "a", "b")) == [0]
+    db.lpush("a", "message")
+    db.lpush("c", "message")
+    assert tracking.wait(30, bell) == {"a"}
+    bell.ring()
+    assert tracking.wait(30, bell) is None
+    assert tracking.ask(("EXISTS", "a", "b")) == [1]
+    db.flushdb()
+    assert tracking.wait(30, bell) is not None
+    tracking.close()
 
 
 def test_one_listens_for_all(make: Make, redis_db: RedisDB) -> None:
-    """Whatever the order of their queues; and for others somebody else does."""
+    """And another one, whatever the order of their queues; and for others somebody else does."""
     turned = [*KEYS[1::-1], *KEYS[3:1:-1], *KEYS[:3:-1]]
-    one, two, other = make(), make(), make()
+    one, two, three, other = make(), make(), make(), make()
     wait_until(lambda: covered(one) and covered(two, turned), "somebody listens")
-    assert len(listens(redis_db)) == 1
-    wait_until(lambda: covered(other, ["graceful:bell:c", "d", "c", "d"]), "somebody listens")
+    wait_until(lambda: covered(three), "it knows that")
     assert len(listens(redis_db)) == 2
+    wait_until(lambda: covered(other, ["graceful:bell:c", "d", "c", "d"]), "somebody listens")
+    assert len(listens(redis_db)) == 3
+    assert three._name not in str(listens(redis_db))
 
 
 def test_keys_have_their_prefix(make: Make, redis_db: RedisDB) -> None:
@@ -103,36 +126,85 @@ def test_keys_have_their_prefix(make: Make, redis_db: RedisDB) -> None:
     assert redis_db.client.lrange("shop:graceful:bell:a", 0, 0) == [HAND_OVER]
 
 
+@pytest.fixture
+def frozen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Ear], threading.Event]]:
+    """Freezes one; what that returns is set when it is. It goes on when that is cleared."""
+    ask, ended = Tracking.ask, threading.Event()
+
+    def freeze(ear: Ear) -> threading.Event:
+        is_frozen, goes_on = threading.Event(), threading.Event()
+
+        def ask_or_freeze(self: Tracking, *commands: tuple[object, ...]) -> list[object]:
+            if self._store is ear._store and not goes_on.is_set():
+                is_frozen.set()
+                while is_frozen.is_set() and not ended.wait(0.05):
+                    pass
+                goes_on.set()
+            return ask(self, *commands)
+
+        monkeypatch.setattr(Tracking, "ask", ask_or_freeze)
+        assert is_frozen.wait(30)
+        return is_frozen
+
+    yield freeze
+    ended.set()
+
+
+def test_one_is_enough(
+    make: Make, redis_db: RedisDB, frozen: Callable[[Ear], threading.Event]
+) -> None:
+    """While one of two is frozen the other one rings."""
+    one, two = make(), make()
+    for each in (one, two):
+        wait_until(lambda: covered(one) and covered(two), "they listen")
+        wait_until(lambda: len(listens(redis_db)) == 2, "both")
+        is_frozen = frozen(each)
+        redis_db.client.lpush("a", "message")
+        wait_until(lambda: redis_db.client.exists("graceful:bell:a"), "rung")
+        assert is_frozen.is_set()
+        redis_db.client.delete("a", "graceful:bell:a")
+        is_frozen.clear()
+
+
+def test_rings_that_are_lost_are_mended_faster_and_faster(make: Make, redis_db: RedisDB) -> None:
+    """Workers on a machine that is gone wait at Redis still, and are rung for first."""
+    ear, db = make(), redis_db.client
+    wait_until(lambda: covered(ear), "it listens")
+    db.lpush("a", "message")
+    while db.llen("graceful:bell:a") < 4:
+        assert db.brpop("graceful:bell:a", 30), "rung again"
+    db.delete("a", "graceful:bell:a")
+    wait_until(lambda: not db.exists("a", "graceful:bell:a"), "nothing waits")
+
+
 def test_another_one_follows(
-    make: Make, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+    make: Make,
+    redis_db: RedisDB,
+    monkeypatch: pytest.MonkeyPatch,
+    frozen: Callable[[Ear], threading.Event],
 ) -> None:
     """One that is frozen finds another one at it when it goes on."""
+    monkeypatch.setattr(ears, "EARS", 1)
     monkeypatch.setattr(ears, "TERM", 0.5)
     monkeypatch.setattr(ears, "LOOK", 0.1)
     monkeypatch.setattr(ears, "OFTEN", 0.2)
-    frozen, goes_on, ask = threading.Event(), threading.Event(), Tracking.ask
-
-    def freeze(self: Tracking, *commands: tuple[object, ...]) -> list[object]:
-        if self._store is one._store and not goes_on.is_set():
-            frozen.set()
-            goes_on.wait(30)
-        return ask(self, *commands)
-
     one, two = make(), make()
     wait_until(lambda: covered(one), "one listens")
     (first,) = listens(redis_db)
     wait_until(lambda: covered(two), "the other one knows")
-    monkeypatch.setattr(Tracking, "ask", freeze)
-    assert frozen.wait(30)
+    is_frozen = frozen(one)
     wait_until(lambda: listens(redis_db) not in ([], [first]), "another one listens")
     redis_db.client.lpush("a", "message")
     wait_until(lambda: redis_db.client.exists("graceful:bell:a"), "rung")
-    goes_on.set()
+    is_frozen.clear()
     wait_until(lambda: covered(one), "it knows who does")
     assert listens(redis_db)[0].split()[0] == two._name
 
 
-def test_who_leaves_has_another_one_follow(make: Make, redis_db: RedisDB) -> None:
+def test_who_leaves_has_another_one_follow(
+    make: Make, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ears, "EARS", 1)
     one, two = make(), make()
     wait_until(lambda: covered(one), "one listens")
     wait_until(lambda: covered(two), "the other one knows")
@@ -165,8 +237,9 @@ def test_one_that_is_told_nothing_any_more(
         made.append(self)
         start(self, store)  # type: ignore[arg-type]
 
-    def deaf(self: Tracking, seconds: float, bell: native.Doorbell) -> bool:
-        return wait(self, seconds, bell) and self is not made[0]
+    def deaf(self: Tracking, seconds: float, bell: native.Doorbell) -> set[str] | None:
+        told = wait(self, seconds, bell)
+        return None if self is made[0] else told
 
     monkeypatch.setattr(ears, "LOOK", 0.1)
     monkeypatch.setattr(Tracking, "__init__", count)
