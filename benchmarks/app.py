@@ -48,12 +48,6 @@ def say(what: str, value: Any = 0) -> None:
     _out.write(f"@bench {what} {time.monotonic()!r} {value}\n".encode())
 
 
-@app.task
-def arrives() -> None:
-    """Tell that it runs."""
-    say("arrived")
-
-
 # -- how soon a task sees that it must stop ----------------------------------------
 
 

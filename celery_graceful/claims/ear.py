@@ -11,7 +11,7 @@ there is none, and each worker looks for itself. Keys:
 
 ``graceful:ear:<queues>:<place>``
     String: who is an ear of these queues, and how many workers wait for them. It expires.
-``graceful:wake:<worker>``
+``graceful:wake:<name>``
     List that one worker waits on beside its bells, and only itself pushes to.
 """
 
@@ -35,7 +35,7 @@ from celery_graceful.store.tracking import Tracking
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import log
 
-__all__ = ["HAND_OVER", "LONG", "SHORT", "Ear", "wake_key"]
+__all__ = ["HAND_OVER", "LONG", "SHORT", "Ear"]
 
 logger = get_logger(__name__)
 
@@ -74,11 +74,6 @@ RINGS_TTL = 10_000
 HAND_OVER = "ear"
 
 
-def wake_key(worker: str) -> str:
-    """Key of the list that wakes one worker."""
-    return f"graceful:wake:{worker}"
-
-
 class _Queues(NamedTuple):
     """What is listened to: the keys of as many bells, then those of the lists, with prefixes."""
 
@@ -96,12 +91,12 @@ class Ear:
 
     Args:
         store: The Redis that is the broker.
-        worker: Says the worker's id of now; ``None`` while it may not claim.
     """
 
-    def __init__(self, store: Store, worker: Callable[[], str | None]) -> None:
-        self._store, self._worker = store, worker
-        self._name = secrets.token_hex(8)
+    def __init__(self, store: Store) -> None:
+        self._store, self._name = store, secrets.token_hex(8)
+        #: The list that wakes the channel.
+        self.wake_key = f"graceful:wake:{self._name}"
         self._bell, self._gone = native.Doorbell(), native.Doorbell()
         self._started = self._ended = self._refused = False
         #: The channel may wait for something else than it should.
@@ -195,9 +190,7 @@ class Ear:
         return self._store.execute(command, keys, args, insist=True)
 
     def _wake_channel(self) -> None:
-        worker = self._worker()
-        if worker is not None:
-            self._store.run("ring", [wake_key(worker)], ["", RINGS_TTL], insist=True)
+        self._store.run("ring", [self.wake_key], ["", RINGS_TTL], insist=True)
         self._to_wake = False
 
     def _bare(self, keys: list[str]) -> list[str]:

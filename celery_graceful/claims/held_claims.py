@@ -92,7 +92,7 @@ class Claims:
         self._sending = Sending(self._lock, self._send, self._has_more)
         self.running = Begun(store, self._sending.rouse)
         #: Who listens for what nobody rings for.
-        self.ear = Ear(store, lambda: None if self.who is None else self.who.worker)
+        self.ear = Ear(store)
         self.on_no_message, self.on_room, self.on_refused = on_no_message, on_room, on_refused
         #: Since when it does, on the monotonic clock.
         self.refused_since: float | None = None

@@ -36,7 +36,7 @@ from redis.exceptions import NoScriptError
 
 from celery_graceful.claims.arrival import deliver
 from celery_graceful.claims.claimant import WORKERS, Claimant, claims_key
-from celery_graceful.claims.ear import HAND_OVER, SHORT, wake_key
+from celery_graceful.claims.ear import HAND_OVER, SHORT
 from celery_graceful.claims.held_claims import Claims
 from celery_graceful.claims.qos import QoS
 from celery_graceful.store.client import dropping, is_answer, is_forbidden
@@ -183,7 +183,7 @@ class _Claiming:
             wait = WAIT_REFUSED if self._refused else self._patience(fetch, keys)
             command: Iterable[Any] = (*keys[:bells], wait)
             if wait > SHORT:
-                command = ((self.global_keyprefix or "") + wake_key(who.worker), *command)
+                command = ((self.global_keyprefix or "") + book.ear.wake_key, *command)
         else:
             command = fetch.lists = keys[bells:]
             if fetch.kind == "EVALSHA":

@@ -48,7 +48,7 @@ def make(redis_db: RedisDB) -> Iterator[Make]:
             Graceful(app)
             store = broker_store(app)
             assert store is not None
-            ear = Ear(store, lambda: "w@a:1")
+            ear = Ear(store)
             stack.callback(store.disconnect)
             stack.callback(ear.end, 5.0)
             return ear
@@ -273,7 +273,7 @@ def test_a_wait_for_other_queues_is_ended(make: Make, redis_db: RedisDB) -> None
     ear = make()
     wait_until(lambda: covered(ear), "it listens")
     ear.wake()
-    assert redis_db.client.brpop("graceful:wake:w@a:1", 30) is not None
+    assert redis_db.client.brpop(ear.wake_key, 30) is not None
     assert ear.seconds(frozenset("c"), lambda: ["graceful:bell:c", "c"]) == SHORT
     wait_until(lambda: ear.seconds(frozenset("c"), list) == LONG, "it listens for that")
 
