@@ -64,6 +64,9 @@ MANY = 64
 #: within these limits.
 OFTEN, SELDOM = 2.0, 20.0
 
+#: Seconds until an ear whose connections were lost makes others.
+AGAIN = 0.2
+
 #: Seconds until it counts the others, for the first time and then.
 COUNT_FIRST, COUNT = 5.0, 30.0
 
@@ -190,8 +193,12 @@ class Ear:
         return self._store.execute(command, keys, args, insist=True)
 
     def _wake_channel(self) -> None:
-        self._store.run("ring", [self.wake_key], ["", RINGS_TTL], insist=True)
-        self._to_wake = False
+        self._to_wake = False  # before: more may change meanwhile
+        try:
+            self._store.run("ring", [self.wake_key], ["", RINGS_TTL], insist=True)
+        except StoreAway:
+            self._to_wake = True
+            raise
 
     def _bare(self, keys: list[str]) -> list[str]:
         return [key.removeprefix(self._store.prefix) for key in keys]
@@ -222,6 +229,10 @@ class Ear:
             if self._ended or queues is not self._queues:
                 self._store.run("ring", self._bare(queues.keys[:1]), [HAND_OVER, RINGS_TTL])
             return 0.0
+        except StoreRefused:
+            raise
+        except StoreAway:  # as where only its connections were lost
+            return AGAIN
         finally:
             tracking.close()
             self._heard = None, 0.0

@@ -127,18 +127,20 @@ class _Claiming:
     ) -> Any:
         if no_ack and queue not in self._fanout_queues:
             self._no_ack_tags |= {consumer_tag}
-        self._wait_anew()
-        return super().basic_consume(  # type: ignore[misc]
+        answer = super().basic_consume(  # type: ignore[misc]
             queue, no_ack, callback, consumer_tag, **kwargs
         )
+        self._wait_anew()
+        return answer
 
     def _basic_cancel(self: Any, consumer_tag: str) -> Any:
         self._no_ack_tags -= {consumer_tag}
+        answer = super()._basic_cancel(consumer_tag)  # type: ignore[misc]
         self._wait_anew()
-        return super()._basic_cancel(consumer_tag)  # type: ignore[misc]
+        return answer
 
     def _wait_anew(self) -> None:
-        """It waits for the bells of other queues than it is about to consume."""
+        """It waits for the bells of other queues than it consumes now."""
         if self._fetch is not None and self._fetch.kind == "BRPOP":
             self._fetch.book.ear.wake()
 
