@@ -247,6 +247,7 @@ INSTANCE = {
     "_maxtasksperchild",
     "_message",
     "_meta",  # documented by Django
+    "_parser",
     "_persistence",
     "_popen",
     "_putlock",
@@ -423,6 +424,7 @@ def test_redis_channels_have_what_the_way_back_needs() -> None:
     assert Channel._in_poll is False
     connection = redis.Connection()
     assert connection._sock is None
+    assert callable(redis.Connection(protocol=3)._parser.set_invalidation_push_handler)
     # The second argument of _get_message_priority turns the order round.
     channel = Mock(min_priority=0, max_priority=9, default_priority=0)
     message = {"properties": {"priority": 3, "delivery_tag": "1"}}
