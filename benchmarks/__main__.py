@@ -19,6 +19,7 @@ from benchmarks.iterate import iterate
 from benchmarks.latency import latency, reading
 from benchmarks.lifecycle import lifecycle
 from benchmarks.page import as_json, is_on_page, replaced
+from benchmarks.peers import peers
 from benchmarks.publishing import publishing
 from benchmarks.release import release
 from benchmarks.rescue import rescue
@@ -51,6 +52,7 @@ BENCHMARKS = {
     "release": release,
     "rescue": rescue,
     "batches": batches,
+    "peers": peers,
 }
 
 

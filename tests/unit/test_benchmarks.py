@@ -8,6 +8,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from benchmarks import peers
 from benchmarks.page import as_json, is_on_page, replaced
 from benchmarks.tables import table
 from benchmarks.waiting import Stuck, wait_until
@@ -49,3 +50,22 @@ def test_a_wait_in_vain_says_what_is_held() -> None:
         "graceful:claims:w: 1 held, 3: q the one\n"
         "q: 7 wait, next the next one"
     )
+
+
+def test_peers_come_in_turn_with_plain_celery_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = [peers.Round(100, 200, 5), peers.Round(100, 400, 5)]
+    twice = [peers.Round(200, 400, 2.5), peers.Round(200, 800, 2.5)]
+    monkeypatch.setattr(peers, "install", lambda: None)
+    monkeypatch.setattr(
+        peers, "_throughput", lambda _, some, *__: dict.fromkeys(some, twice) | {some[0]: rounds}
+    )
+    monkeypatch.setattr(peers, "_losses", lambda _, some, *__: dict.fromkeys(some, 3))
+    monkeypatch.setenv("BENCH_KILLS", "20")
+    shown = peers.peers(MagicMock(), quick=True)
+    plain, ours = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines()[2:4]
+    )
+    assert plain == ["1 x 10, plain Celery, threads", "100", "300", "1.00", "5", "20", "3 of 800"]
+    assert ours[1:5] == ["200", "600", "2.00", "2"]
+    for some in peers.PEERS.values():
+        assert some[0].env == {"BENCH_PLAIN": "1"}

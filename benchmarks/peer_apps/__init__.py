@@ -1,0 +1,1 @@
+"""One task in the words of each peer, for an environment without this package."""
