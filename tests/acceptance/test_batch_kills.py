@@ -17,7 +17,7 @@ from tests.conftest import RabbitVhost, RedisDB
 from tests.servers import RedisServer
 from tests.support.batches import Made
 from tests.support.broker import Broker
-from tests.support.workers import wait_until
+from tests.support.workers import end_leases, wait_until
 
 __all__ = ["broker", "store"]
 
@@ -60,7 +60,7 @@ def test_killed_before_a_callback_is_published(
 
 def test_rolling_restarts(broker: Broker, app: Celery, store: redis.Redis) -> None:
     """Interruptions, rescues and retries end nothing early, and nothing stays behind."""
-    env = {"SWEEP": "1", "CONF_graceful_lease_ttl": "3", "CONF_graceful_heartbeat_interval": "0.5"}
+    env = {"SWEEP": "1", "CONF_graceful_lease_ttl": "10", "CONF_graceful_heartbeat_interval": "0.5"}
     workers = [start(broker, pool, **env).ready() for pool in ("prefork", "threads")]
     batches: list[Made] = []
 
@@ -88,6 +88,8 @@ def test_rolling_restarts(broker: Broker, app: Celery, store: redis.Redis) -> No
             pool = ("threads", "prefork", "gevent")[kill]
             workers.append(start(broker, pool, **env).ready())
             old.wait()
+            if number == signal.SIGKILL:
+                end_leases(broker.client if broker.name == "redis" else store, old)
             old.kill()
         for made in batches:
             wait_until(lambda made=made: made.status.finished, "its end")

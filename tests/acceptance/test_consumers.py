@@ -12,7 +12,7 @@ from kombu import Connection
 
 from celery_graceful.claims.ear import LONG, SHORT
 from tests.apps.consumers import WAYS
-from tests.support.workers import TIMEOUT, Worker, wait_until
+from tests.support.workers import TIMEOUT, Worker, end_leases, wait_until
 
 SIDE = 100
 
@@ -34,7 +34,7 @@ def test_what_a_task_consumes_is_its_own(pool, redis_db, tmp_path):
         "BROKER_URL": redis_db.url,
         "RESULT_URL": redis_db.backend_url,
         "GRACE": "6",
-        "CONF_graceful_lease_ttl": "2",
+        "CONF_graceful_lease_ttl": "10",
         "CONF_graceful_heartbeat_interval": "0.5",
     }
     for url in (redis_db.url, redis_db.backend_url):
@@ -63,6 +63,7 @@ def test_what_a_task_consumes_is_its_own(pool, redis_db, tmp_path):
                 assert queue.qsize() == SIDE - len(WAYS)
         os.killpg(worker.pid, signal.SIGKILL)
         worker.wait()
+        end_leases(client, worker)
         if held:
             with Worker("tests.apps.consumers", env=env) as other:
                 go.touch()

@@ -20,7 +20,7 @@ from celery import Celery, chord, states
 from celery_graceful import Batch, Graceful
 from tests.conftest import RedisDB
 from tests.support.broker import graceful_command
-from tests.support.workers import TIMEOUT, Worker, wait_until
+from tests.support.workers import TIMEOUT, Worker, end_leases, wait_until
 
 Start = Callable[..., Worker]
 
@@ -32,7 +32,7 @@ COUNTS_ONCE = tuple(map(int, celery.__version__.split(".")[:2])) >= (5, 7)
 OURS = {
     "CONF_graceful_reliable_fetch": "False",
     "CONF_graceful_batch_missing_after": "4",
-    "CONF_graceful_lease_ttl": "2",
+    "CONF_graceful_lease_ttl": "10",
     "CONF_graceful_heartbeat_interval": "0.5",
 }
 
@@ -61,6 +61,7 @@ def lose_what_it_claims(worker: Worker, db: RedisDB) -> int:
     """Kill it, and delete what it held; how many messages are left in the queue."""
     os.killpg(worker.pid, signal.SIGKILL)
     worker.wait()
+    end_leases(db.client, worker)
     db.client.delete("unacked", "unacked_index")
     return int(db.client.llen("celery"))
 

@@ -88,7 +88,7 @@ def test_quiet_and_again(start_server: Callable[..., Any]) -> None:
 
 def test_killed_on_purpose(redis_db: RedisDB) -> None:
     app = make_app(redis_db.url, redis_db.backend_url)
-    quick = {"CONF_graceful_lease_ttl": "2.0", "CONF_graceful_rescue_interval": "0.5"}
+    quick = {"CONF_graceful_lease_ttl": "3.0", "CONF_graceful_rescue_interval": "0.5"}
     with start(app, "one@test", **quick) as one:
         one.ready()
         send(app, "count", "counts", 10**6)
