@@ -39,7 +39,7 @@ def start(pool: str, broker: Broker, concurrency: int = 4, **env: str) -> Worker
     return Worker(
         "tests.apps.hard_times",
         pool=pool,
-        concurrency=concurrency,
+        concurrency=min(concurrency, 2) if pool == "spawn" else concurrency,  # half a second each
         env={
             **broker.env,
             "GRACE": str(GRACE),

@@ -75,7 +75,7 @@ def env_of(url: str, backend: str, project: Project, how: str, **more: str) -> d
 
 
 def start(env: dict[str, str], pool: str, **options: Any) -> Worker:
-    concurrency = 6 if pool != "solo" else 1
+    concurrency = {"solo": 1, "spawn": 3}.get(pool, 6)  # to spawn one takes half a second
     worker = Worker("tests.apps.monitored", pool=pool, concurrency=concurrency, env=env, **options)
     return worker.ready()
 

@@ -157,7 +157,11 @@ def test_revoked_and_still_there_at_the_end(
     assert broker.held() == 0
 
 
-@pytest.mark.parametrize("pool", CHILDREN)
+@pytest.mark.parametrize(
+    ("pool", "broker"),
+    [("prefork", "redis"), ("prefork", "rabbitmq"), ("spawn", "redis")],
+    indirect=["broker"],
+)
 def test_what_is_as_ever(pool: str, broker: Broker, app: Celery) -> None:
     """A plain task, and any other signal: the process ends."""
     with start(pool, broker) as worker:
