@@ -115,6 +115,8 @@ class Store:
         self._clients: dict[tuple[float, int], Any] = {}
         self._scripts: dict[str, tuple[str, str]] = {}
         self._away_since: float | None = None
+        #: The end of the last outage, on the monotonic clock.
+        self._back_at = 0.0
         self._pause = FIRST_PAUSE
         self._ask_again_at = 0.0
         self._refused: set[str] = set()
@@ -206,7 +208,7 @@ class Store:
                     self._refuses(what, keys, why)
                 kind = StoreForbidden if is_forbidden(exc) else StoreRefused
                 raise kind(f"{self.source}: {why}") from exc
-            self._failed(why)
+            self._failed(why, asked_at)
             raise StoreAway(f"{self.source}: {why}") from exc
         self._answered(asked_at)
         if self._refused and (refused := _kind(what, keys)) in self._refused:
@@ -219,8 +221,8 @@ class Store:
             since = self._away_since
             if since is None or asked_at < since:  # it comes late, from before the outage
                 return
-            self._away_since = None
-        away = time.monotonic() - since
+            self._away_since, self._back_at = None, time.monotonic()
+        away = self._back_at - since
         self._pause = FIRST_PAUSE
         log(logger, logging.WARNING, "The store (%s) is back after %.1f s", self.source, away)
 
@@ -237,10 +239,12 @@ class Store:
                 why,
             )
 
-    def _failed(self, why: str) -> None:
+    def _failed(self, why: str, asked_at: float) -> None:
         now = time.monotonic()
         with self._lock:
             begins = self._away_since is None
+            if begins and asked_at < self._back_at:  # it comes late, from the outage before
+                return
             if begins:
                 self._away_since = now
         if begins:

@@ -156,6 +156,7 @@ def test_an_app_without_the_plugin_behaves_as_before(
         options = {"pool": pool, "concurrency": 2, "env": env_of(redis_db, **env)}
         with Worker("tests.apps.bare", **options) as plain:  # type: ignore[arg-type]
             plain.wait_line("^>> .* started ", count=2)
+            plain.wait_line("gated.* received", count=3)  # Celery doubles what comes in its stop
             wait_acknowledged(redis_db, 2, of=3)
             plain.term()
             plain.wait_line("worker: Warm shutdown")

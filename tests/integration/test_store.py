@@ -8,6 +8,7 @@ import uuid
 from functools import partial
 
 import pytest
+import redis
 from celery import Celery
 
 from celery_graceful import SettingsError
@@ -318,6 +319,29 @@ def test_an_answer_from_before_an_outage_does_not_end_it(own, caplog, monkeypatc
     assert store.execute("GET", ["x"]) is None
     assert sum("does not work" in m for m in caplog.messages) == 1
     assert not any("is back" in m for m in caplog.messages)
+
+
+def test_a_failure_from_before_its_end_begins_no_other_outage(own, caplog, monkeypatch):
+    """One waits for an answer of the old master while another has found the new one."""
+    server, b = own
+    store = find_store(b.app)
+    client = store._client(1.0)
+
+    def overtaken(*args):
+        monkeypatch.undo()
+        server.kill()
+        with pytest.raises(StoreAway):
+            store.execute("GET", ["x"], insist=True)
+        server.start()
+        assert store.execute("GET", ["x"], insist=True) is None
+        raise redis.TimeoutError("of the old one")
+
+    monkeypatch.setattr(client, "execute_command", overtaken)
+    with pytest.raises(StoreAway):
+        store.execute("GET", ["x"])
+    assert store.execute("GET", ["x"]) is None
+    assert sum("does not work" in m for m in caplog.messages) == 1
+    assert sum("is back" in m for m in caplog.messages) == 1
 
 
 def test_a_frozen_store_costs_one_timeout_and_not_one_an_item(own, caplog):

@@ -78,21 +78,22 @@ def test_a_task_stops_with_those_that_it_applies(pool: str, broker: Broker) -> N
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_what_is_sent_in_the_place_of_a_task_comes_alone(pool: str, broker: Broker) -> None:
-    with broker.app() as app, start(pool, broker, len(SENDING), **ROOM) as worker:
-        worker.ready()
+    with broker.app() as app:
+        # Before it starts: all of them are ahead of what they send, which finds no place.
         for task_id, (name, *args) in SENDING.items():
             app.send_task(f"{APP}.{name}", args, task_id=task_id)
-        for task_id in SENDING:
-            worker.wait_line(f">> .* sent {task_id}$")
-        worker.term()
-        assert worker.wait() == 0
-        states = {task_id: app.AsyncResult(task_id).state for task_id in SENDING}
-        again = {task_id for task_id in SENDING if "again" in task_id}
-        assert {task_id for task_id, state in states.items() if state == "RETRY"} == again
-        assert "INTERRUPTED" not in states.values()
-        assert sorted(broker.drain_queue(app)) == sorted(SENDING)
-        assert worker.count(">> .* left again$") == 1
-        assert worker.count(" 0 interrupted, 0 given up") == 1
+        with start(pool, broker, len(SENDING), **ROOM) as worker:
+            for task_id in SENDING:
+                worker.wait_line(f">> .* sent {task_id}$")
+            worker.term()
+            assert worker.wait() == 0
+            states = {task_id: app.AsyncResult(task_id).state for task_id in SENDING}
+            again = {task_id for task_id in SENDING if "again" in task_id}
+            assert {task_id for task_id, state in states.items() if state == "RETRY"} == again
+            assert "INTERRUPTED" not in states.values()
+            assert sorted(broker.drain_queue(app)) == sorted(SENDING)
+            assert worker.count(">> .* left again$") == 1
+            assert worker.count(" 0 interrupted, 0 given up") == 1
 
 
 @pytest.mark.parametrize("pool", ["prefork", "spawn", "solo", "gevent"])
