@@ -20,11 +20,12 @@ of kombu are used here, and pinned in ``tests/unit/test_pins.py``.
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from importlib.resources import files
 from queue import Empty
-from time import monotonic
 from typing import Any
 
 import redis
@@ -51,6 +52,9 @@ UNLIMITED, MOST = 64, 250
 
 #: Seconds that a worker waits for a bell that may not claim yet; others do as ``ear`` says.
 WAIT_REFUSED = 0.1
+
+#: Seconds of each sleep of a loop that is in the wrong process.
+LEAVE_OUT = 3600.0
 
 #: Of kombu's ``health_check_interval``, after which, and a second, it thinks that Redis is gone.
 PROMPT = 0.8
@@ -97,8 +101,9 @@ class _Claiming:
 
     QoS = QoS
 
-    #: The claims of the worker whose tasks come over this channel.
+    #: The claims of the worker whose tasks come over this channel, and its process.
     _book: Claims | None = None
+    _process = 0
     #: Whether this process may do more than put a message into a list.
     may_ring = True
     #: What is under way on the connection that fetches.
@@ -120,7 +125,7 @@ class _Claiming:
 
     def claim_for(self, book: Claims) -> None:
         """Claim from now on: this is the channel over which a worker's tasks come."""
-        self._book = book
+        self._book, self._process = book, os.getpid()
 
     def basic_consume(
         self: Any, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **kwargs: Any
@@ -166,7 +171,21 @@ class _Claiming:
             keys = self._keys[queue] = tuple(prefix + key for key in (bell_of(queue), *lists))
         return keys
 
+    def _stay_out(self) -> None:
+        """Never go on in a process that a task has forked.
+
+        There gevent and eventlet go on with all greenlets, the worker's loop too: what it reads of
+        the connection that both have would be missing here.
+        """
+        while self._book is not None and os.getpid() != self._process:
+            time.sleep(LEAVE_OUT)
+
+    def _receive(self: Any) -> Any:
+        self._stay_out()
+        return super()._receive()  # type: ignore[misc]
+
     def _brpop_start(self: Any, timeout: float | None = None) -> None:
+        self._stay_out()
         book: Claims | None = self._book
         who = None if book is None else book.who
         if who is None or book is None or self._no_ack_tags:
@@ -191,7 +210,7 @@ class _Claiming:
             if fetch.kind == "EVALSHA":
                 command = self._claim(fetch, keys)
         connection = self._in_poll = self.client.connection
-        self._brpop_sent_at = monotonic()
+        self._brpop_sent_at = time.monotonic()
         self._fetch = fetch
         name = fetch.kind
         if name == "EVALSHA" and not self._knows_script:
@@ -228,6 +247,7 @@ class _Claiming:
         return UNLIMITED if room is None else max(1, min(room, MOST))
 
     def _brpop_read(self: Any, **options: Any) -> Any:
+        self._stay_out()
         fetch = self._fetch
         if fetch is None:
             return super()._brpop_read(**options)  # type: ignore[misc]

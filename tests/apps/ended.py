@@ -259,6 +259,26 @@ def child_that_was_ended(self):
 
 
 @task()
+def forking_meanwhile(self, path):
+    """A process that waits as green code does, in which its hub goes on with all that was here."""
+    pid = os.fork()
+    if not pid:
+        try:
+            while not os.path.exists(path):
+                time.sleep(0.01)
+        finally:
+            os._exit(3)
+    say("forked", pid)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+@task()
+def nothing(self):
+    """Comes and goes."""
+
+
+@task()
 def forking(self):
     """As `multiprocessing` does: whoever ends the process that was forked means that one."""
     ready, written = os.pipe()

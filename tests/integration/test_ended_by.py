@@ -50,6 +50,14 @@ def test_all_ways_out_of_an_interrupted_task(pool: str, redis_db: RedisDB, tmp_p
         worker.ready()
         forked = app.send_task("tests.apps.ended.forking")
         assert forked.get(timeout=TIMEOUT) == [3 if pool == "prefork" else -15, False]
+        if pool == "gevent":
+            gate = tmp_path / "gate"
+            forked = app.send_task("tests.apps.ended.forking_meanwhile", [str(gate)])
+            worker.wait_line(">> .* forked ")
+            for _ in range(20):  # each is fetched by the worker, and none by what was forked
+                assert app.send_task("tests.apps.ended.nothing").get(timeout=TIMEOUT) is None
+            gate.touch()
+            assert forked.get(timeout=TIMEOUT) == 3
         ended = app.send_task("tests.apps.ended.child_that_was_ended")
         wait_until(lambda: ended.state == "FAILURE")
         for name in names:

@@ -150,7 +150,7 @@ def ends() -> list[Callable[[], Any]]:
 
 def store() -> list[Callable[[], Any]]:
     it = Store("a test", MagicMock())
-    return [lambda: it._failed("why"), lambda: it._answered(time.monotonic())]
+    return [lambda: it._failed("why", time.monotonic()), lambda: it._answered(time.monotonic())]
 
 
 def start_notes() -> list[Callable[[], Any]]:
