@@ -19,12 +19,10 @@ of kombu are used here, and pinned in ``tests/unit/test_pins.py``.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from importlib.resources import files
 from queue import Empty
 from typing import Any
 
@@ -40,6 +38,7 @@ from celery_graceful.claims.claimant import WORKERS, Claimant, claims_key
 from celery_graceful.claims.ear import HAND_OVER, SHORT
 from celery_graceful.claims.held_claims import Claims
 from celery_graceful.claims.qos import QoS
+from celery_graceful.claims.scripts import CLAIM, PUT, Script
 from celery_graceful.store.client import dropping, is_answer, is_forbidden
 from celery_graceful.system.describe import describe
 
@@ -69,18 +68,6 @@ TO_RING = "+eval +evalsha +lpush +lpop +ltrim +pexpire ~graceful:bell:*"
 def bell_of(queue: str) -> str:
     """Key of the bell of a queue."""
     return f"graceful:bell:{queue}"
-
-
-class Script:
-    """A script of ``lua/``."""
-
-    def __init__(self, name: str) -> None:
-        path = files("celery_graceful").joinpath(f"store/lua/{name}.lua")
-        self.text = path.read_text(encoding="utf-8")
-        self.sha = hashlib.sha1(self.text.encode()).hexdigest()
-
-
-CLAIM, PUT = Script("claim"), Script("put")
 
 
 class _Fetch:
