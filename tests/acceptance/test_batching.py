@@ -51,7 +51,8 @@ def test_batches(pool: str, broker: Broker, name: str, app: Celery, tmp_path: Pa
         assert worker.took < 30, "of 60 s of grace"
         ran = [found[1].split() for found in worker.find(r">> .* ran (.*)")]
         assert ran == [ids[:3], ids[3:6]]
-        assert worker.count("Stopped: 3 finished, 0 interrupted, 0 given up, 2 released") == 1
+        # The worker may hear of the end of the first three when it has begun to stop.
+        assert worker.count("Stopped: [36] finished, 0 interrupted, 0 given up, 2 released") == 1
     assert broker.drain_queue(app) == []
     assert broker.held() == 0
 
