@@ -27,7 +27,7 @@ START_TIMEOUT = 15.0
 PATIENCE = 28.0
 
 #: Seconds in which the last acknowledgements may reach the broker.
-LAST_ACKS = 1.0
+LAST_ACKS = 5.0
 
 CONCURRENCY = 6
 LONG_ONES = ("export_orders-1", "call_carrier-1", "rebuild_index-1", "resize_photos-1")

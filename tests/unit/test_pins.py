@@ -413,6 +413,7 @@ def test_redis_channels_have_what_the_way_back_needs() -> None:
     import redis
     from kombu import Connection
     from kombu.transport.redis import Channel, QoS
+    from redis._parsers import _RESP3Parser
 
     assert Connection("redis://localhost:1/0").transport.driver_type == "redis"
 
@@ -424,7 +425,7 @@ def test_redis_channels_have_what_the_way_back_needs() -> None:
     assert Channel._in_poll is False
     connection = redis.Connection()
     assert connection._sock is None
-    assert callable(redis.Connection(protocol=3)._parser.set_invalidation_push_handler)
+    assert callable(_RESP3Parser.set_invalidation_push_handler)
     # The second argument of _get_message_priority turns the order round.
     channel = Mock(min_priority=0, max_priority=9, default_priority=0)
     message = {"properties": {"priority": 3, "delivery_tag": "1"}}

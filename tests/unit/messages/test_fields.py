@@ -17,7 +17,9 @@ def test_it_is_in_the_headers_or_in_the_body(protocol: int) -> None:
         app.conf.task_protocol = protocol
         with app.connection_for_write() as connection:
             channel = connection.default_channel
-            app.amqp.queues["celery"](channel).declare()
+            queue = app.amqp.queues["celery"](channel)
+            queue.declare()
+            queue.purge()  # of what other tests of this process have sent
             app.send_task("add", task_id="a", expires=60, countdown=5, connection=connection)
             message = channel.basic_get("celery", no_ack=True)
     fields = fields_of(parse(dumps(message.serializable())))
