@@ -38,8 +38,8 @@ from celery_graceful.claims.claimant import WORKERS, Claimant, claims_key
 from celery_graceful.claims.ear import HAND_OVER, SHORT
 from celery_graceful.claims.held_claims import Claims
 from celery_graceful.claims.qos import QoS
-from celery_graceful.claims.scripts import CLAIM, PUT, Script
 from celery_graceful.store.client import dropping, is_answer, is_forbidden
+from celery_graceful.store.scripts import Script, script
 from celery_graceful.system.describe import describe
 
 __all__ = ["Channel", "SentinelChannel", "SentinelTransport", "Transport", "bell_of"]
@@ -63,6 +63,8 @@ RINGS, RINGS_TTL = 16, 10_000
 
 #: What a producer has to be allowed for that.
 TO_RING = "+eval +evalsha +lpush +lpop +ltrim +pexpire ~graceful:bell:*"
+
+CLAIM, PUT = script("claim"), script("put")
 
 
 def bell_of(queue: str) -> str:
@@ -411,13 +413,13 @@ class _Claiming:
             pipe.lpush(bell, "").ltrim(bell, 0, RINGS - 1).pexpire(bell, RINGS_TTL).execute()
 
 
-def _run(client: Any, script: Script, keys: tuple[str, ...], args: tuple[Any, ...]) -> Any:
+def _run(client: Any, wanted: Script, keys: tuple[str, ...], args: tuple[Any, ...]) -> Any:
     """Run a script; past kombu's clients, which would put the key prefix before some keys."""
     execute = redis.Redis.execute_command
     try:
-        return execute(client, "EVALSHA", script.sha, len(keys), *keys, *args)
+        return execute(client, "EVALSHA", wanted.sha, len(keys), *keys, *args)
     except NoScriptError:
-        return execute(client, "EVAL", script.text, len(keys), *keys, *args)
+        return execute(client, "EVAL", wanted.text, len(keys), *keys, *args)
 
 
 class Channel(_Claiming, kombu_redis.Channel):  # type: ignore[misc]

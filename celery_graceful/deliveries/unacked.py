@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib.resources import files
 from typing import Any
 
 from celery.utils.log import get_logger
@@ -13,6 +12,7 @@ from kombu.utils.json import dumps, loads
 from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.messages.redelivered_flag import mark_redelivered
 from celery_graceful.store.client import make_client
+from celery_graceful.store.scripts import script
 from celery_graceful.system.describe import describe
 from celery_graceful.system.portions import portions
 
@@ -28,9 +28,7 @@ class Unacked:
     """That of one connection; asked over connections of its own, with time-outs."""
 
     def __init__(self) -> None:
-        self._script = (
-            files("celery_graceful").joinpath("store/lua/requeue.lua").read_text(encoding="utf-8")
-        )
+        self._script = script("requeue").text
         self._clients: dict[tuple[float, bool], Any] = {}
 
     def give_back(

@@ -17,6 +17,7 @@ __all__ = [
     "find_store",
     "rights",
     "scan",
+    "scripts",
     "start_note",
     "store",
     "tracking",

@@ -42,18 +42,16 @@ The scripts are in ``lua/``. Besides its client only the transport and the demo 
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import re
 import time
 from collections.abc import Callable, Sequence
-from importlib.resources import files
 from typing import Any
 from weakref import WeakSet
 
 from celery.utils.log import get_logger
 
 from celery_graceful.store.client import address_of, is_answer, is_forbidden, make_client
+from celery_graceful.store.scripts import script as script_of
 from celery_graceful.system import native
 from celery_graceful.system.describe import describe
 from celery_graceful.system.log_thread import log
@@ -113,7 +111,6 @@ class Store:
         self.prefix = prefix
         self._make_pool = make_pool
         self._clients: dict[tuple[float, int], Any] = {}
-        self._scripts: dict[str, tuple[str, str]] = {}
         self._away_since: float | None = None
         #: The end of the last outage, on the monotonic clock.
         self._back_at = 0.0
@@ -152,7 +149,7 @@ class Store:
             StoreAway: It did not work. Said in the log once, until it works again.
             StoreRefused: It answered with an error. Said in the log once for each script.
         """
-        sha, text = self._script(script)
+        sha, text = script_of(script)
         names = [self.prefix + key for key in keys]
 
         def call(client: Any) -> Any:
@@ -271,12 +268,6 @@ class Store:
         """Host and port."""
         return address_of(self._client(COMMAND_TIMEOUT).connection_pool)
 
-    def _script(self, name: str) -> tuple[str, str]:
-        if name not in self._scripts:
-            text = _read(name)
-            self._scripts[name] = hashlib.sha1(text.encode()).hexdigest(), text
-        return self._scripts[name]
-
     def _client(self, timeout: float) -> Any:
         # With greenlets a connection, and the lock of a pool, belong to the hub of their thread.
         key = timeout, native.thread_ident() if native.is_green() else 0
@@ -306,9 +297,3 @@ class Store:
 def _kind(what: str, keys: Sequence[str]) -> str:
     """A command, and the kind of keys that it is about: some of them may be forbidden."""
     return f"{what} {':'.join(keys[0].split(':')[:2])}" if keys else what
-
-
-def _read(script: str) -> str:
-    """The text of a script of ``lua/``, with those that it includes in place of saying so."""
-    text = files("celery_graceful").joinpath(f"store/lua/{script}.lua").read_text(encoding="utf-8")
-    return re.sub(r"^-- include (\w+)$", lambda found: _read(found[1]), text, flags=re.MULTILINE)
