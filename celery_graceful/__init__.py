@@ -1,6 +1,5 @@
 """Celery workers that stop in time, and tasks that go on where they stopped."""
 
-import importlib as _importlib
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from celery_graceful.cleanup.callbacks import ExitHandle
@@ -28,6 +27,7 @@ from celery_graceful.runs.interrupt import (
     wait_for_interrupt,
 )
 from celery_graceful.system import version as _version
+from celery_graceful.system.on_demand import on_demand as _on_demand
 from celery_graceful.task.base import INTERRUPTED, GracefulTask
 
 if _TYPE_CHECKING:
@@ -41,13 +41,8 @@ _ON_DEMAND = {
 }
 
 
-def __getattr__(name: str) -> object:
-    """What not everybody needs: who has no coroutines need not import asyncio."""
-    if name == "aio":
-        return _importlib.import_module("celery_graceful.aio")
-    if name in _ON_DEMAND:
-        return getattr(_importlib.import_module(_ON_DEMAND[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Who has no coroutines need not import asyncio.
+__getattr__ = _on_demand(__name__, {**_ON_DEMAND, "aio": "celery_graceful.aio"})
 
 
 __version__ = _version.VERSION

@@ -5,10 +5,10 @@ cursor of the beginning. Lists, ranges, other sequences and plain iterables need
 here; their cursor is a count of items.
 """
 
-import importlib as _importlib
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from celery_graceful.sources.base import Source, pages
+from celery_graceful.system.on_demand import on_demand as _on_demand
 
 if _TYPE_CHECKING:
     from celery_graceful.sources.databases import queryset, rows
@@ -21,12 +21,7 @@ _ON_DEMAND = {
     "rows": "celery_graceful.sources.databases",
 }
 
-
-def __getattr__(name: str) -> object:
-    """What a loop over a list does not need."""
-    if name in _ON_DEMAND:
-        return getattr(_importlib.import_module(_ON_DEMAND[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
+# What a loop over a list does not need.
+__getattr__ = _on_demand(__name__, _ON_DEMAND)
 
 __all__ = ["Source", "base", "csv", "lines", "pages", "queryset", "rows"]

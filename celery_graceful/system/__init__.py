@@ -15,6 +15,7 @@ __all__ = [
     "loaded",
     "log_thread",
     "native",
+    "on_demand",
     "per_app",
     "portions",
     "process",

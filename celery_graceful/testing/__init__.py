@@ -4,9 +4,9 @@ Come in by the names below. No broker and no Redis: what a task saves is kept in
 else is what a worker does. Real workers are started by `Workers`. See docs/testing.md.
 """
 
-import importlib as _importlib
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
+from celery_graceful.system.on_demand import on_demand as _on_demand
 from celery_graceful.testing.events import (
     Event,
     interrupt_after_step,
@@ -36,13 +36,8 @@ _ON_DEMAND = {
     "schedules": "celery_graceful.testing.hypothesis_schedules",
 }
 
-
-def __getattr__(name: str) -> object:
-    """What not every test needs: hypothesis, real workers, a server."""
-    if name in _ON_DEMAND:
-        return getattr(_importlib.import_module(_ON_DEMAND[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
+# What not every test needs: hypothesis, real workers, a server.
+__getattr__ = _on_demand(__name__, _ON_DEMAND)
 
 __all__ = [
     "Event",
