@@ -17,7 +17,7 @@ from celery_graceful.batches.manual_remedies import CallbackRuns, Remedies
 from celery_graceful.batches.model import CALLBACKS, Due
 from celery_graceful.batches.status import State, Status
 from celery_graceful.cli.app import app_of, command_of
-from celery_graceful.cli.output import Command, folded
+from celery_graceful.cli.output import JSON_LINES, Command, folded
 from celery_graceful.cli.progress import Working
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.store.app_stores import find_store
@@ -25,7 +25,6 @@ from celery_graceful.store.store import StoreAway
 
 __all__ = ["batches"]
 
-JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 IDS = click.argument("batch_ids", nargs=-1, required=True)
 
 
@@ -38,7 +37,7 @@ def batches() -> None:
 
 
 @batches.command("list", cls=Command)
-@JSON
+@JSON_LINES
 @click.option("--missing", "only_missing", is_flag=True, help="Only those that miss members.")
 @click.pass_context
 def list_(ctx: click.Context, as_json: bool, only_missing: bool) -> None:
@@ -56,7 +55,7 @@ def list_(ctx: click.Context, as_json: bool, only_missing: bool) -> None:
 
 @batches.command(cls=Command)
 @click.argument("batch_id")
-@JSON
+@JSON_LINES
 @click.option("--look", is_flag=True, help="Look for missing members now: it takes some seconds.")
 @click.pass_context
 def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> None:
@@ -78,7 +77,7 @@ def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> None:
 
 @batches.command(cls=Command)
 @IDS
-@JSON
+@JSON_LINES
 @click.option("--member", "members", multiple=True, help="This one, wherever it is.")
 @click.option("--unsure", is_flag=True, help="Also those that may be in a queue all the same.")
 @click.option("--close", is_flag=True, help="Its producer is dead, and it has all its members.")
@@ -113,7 +112,7 @@ def resend(
 @batches.command(cls=Command)
 @click.argument("batch_id")
 @click.argument("name", type=click.Choice(CALLBACKS))
-@JSON
+@JSON_LINES
 @click.option("--force", is_flag=True, help="Also if it runs: it runs twice then.")
 @click.pass_context
 def callback(ctx: click.Context, batch_id: str, name: str, as_json: bool, force: bool) -> None:
@@ -128,7 +127,7 @@ def callback(ctx: click.Context, batch_id: str, name: str, as_json: bool, force:
 
 @batches.command(cls=Command)
 @IDS
-@JSON
+@JSON_LINES
 @click.pass_context
 def complete(ctx: click.Context, batch_ids: Sequence[str], as_json: bool) -> None:
     """End batches by force: members that have not ended have failed."""
@@ -137,7 +136,7 @@ def complete(ctx: click.Context, batch_ids: Sequence[str], as_json: bool) -> Non
 
 @batches.command(cls=Command)
 @IDS
-@JSON
+@JSON_LINES
 @click.pass_context
 def drop(ctx: click.Context, batch_ids: Sequence[str], as_json: bool) -> None:
     """Forget batches. Their members run on, and no callback is sent."""

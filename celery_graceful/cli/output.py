@@ -33,6 +33,7 @@ __all__ = [
     "FINE",
     "FOUND",
     "JSON",
+    "JSON_LINES",
     "USAGE",
     "YES",
     "CannotReach",
@@ -54,6 +55,7 @@ FINE, FOUND, USAGE, AWAY = 0, 1, 2, 3
 _INTERRUPTED, _PIPE_CLOSED = 130, 141
 
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+JSON_LINES = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 YES = click.option("--yes", is_flag=True, help="Do not ask.")
 
 #: Of a terminal; ``click.echo`` leaves them out elsewhere.

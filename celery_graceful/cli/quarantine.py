@@ -10,7 +10,7 @@ from dataclasses import asdict
 import click
 
 from celery_graceful.cli.app import app_of, command_of
-from celery_graceful.cli.output import Command, folded
+from celery_graceful.cli.output import JSON_LINES, Command, folded
 from celery_graceful.operations.records import Done
 from celery_graceful.poison.owning_app import is_told_here
 from celery_graceful.poison.quarantine import Kept, delete, entries, find, send_again
@@ -19,7 +19,6 @@ from celery_graceful.store.store import Store, StoreAway
 
 __all__ = ["quarantine"]
 
-JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 ALL = click.option("--all", "everything", is_flag=True, help="All that this app has in quarantine.")
 
 
@@ -32,7 +31,7 @@ def quarantine() -> None:
 
 
 @quarantine.command("list", cls=Command)
-@JSON
+@JSON_LINES
 @click.pass_context
 def list_(ctx: click.Context, as_json: bool) -> None:
     """What is in quarantine, oldest first."""
@@ -66,7 +65,7 @@ def show(ctx: click.Context, task_id: str) -> None:
 @quarantine.command(cls=Command)
 @click.argument("task_ids", nargs=-1)
 @ALL
-@JSON
+@JSON_LINES
 @click.pass_context
 def retry(ctx: click.Context, task_ids: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """Send tasks again, to the tail of their queues; their deaths are forgotten."""
@@ -82,7 +81,7 @@ def retry(ctx: click.Context, task_ids: tuple[str, ...], everything: bool, as_js
 @quarantine.command("delete", cls=Command)
 @click.argument("task_ids", nargs=-1)
 @ALL
-@JSON
+@JSON_LINES
 @click.pass_context
 def delete_(ctx: click.Context, task_ids: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """Drop tasks and their messages, for good."""
