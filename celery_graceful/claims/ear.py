@@ -240,9 +240,10 @@ class Ear:
     def _listen(self, tracking: Tracking, queues: _Queues, key: str) -> bool:
         """Listen; whether it is an ear still, and need not be, or cannot hear any more."""
         name, term = self._store.prefix + key, int(TERM * 1000)
-        renewed = began = time.monotonic()
+        began = time.monotonic()
+        renewed = began - LOOK
         alike, count_at = 1, began + COUNT_FIRST
-        gap, found, looked = 0.0, 0, False
+        gap, found = 0.0, 0
         told: set[str] | None = None
         #: How often its rings were answered and something waited all the same; when one is missed.
         missed, missed_at = 0, 0.0
@@ -253,10 +254,9 @@ class Ear:
             commands: list[tuple[Any, ...]] = [("EXISTS", *queues.keys)]
             if now - renewed > TERM:  # this process has slept: somebody else may be
                 return False
-            if now - renewed >= LOOK * 0.9 or not looked:
+            if now - renewed >= LOOK * 0.9:
                 commands.append(("SET", name, f"{self._name} {alike}", "PX", term, "GET"))
             was, (found, *before) = found, tracking.ask(*commands)
-            looked = True
             if before:
                 other = (before[0] or self._name).partition(" ")[0]
                 if other > self._name:  # of two, the last one stays

@@ -73,6 +73,12 @@ def test_what_a_task_consumes_is_its_own(pool, redis_db, tmp_path):
     assert not client.exists("unacked")
 
 
+def waits_for_long(client):
+    """Somebody waits for a bell, and has done so for longer than without ears."""
+    waiting = [each for each in client.client_list() if each["cmd"] == "brpop"]
+    return any(int(each["idle"]) > SHORT for each in waiting)
+
+
 @pytest.mark.parametrize("pool", ["threads", "gevent"])
 def test_one_that_waits_for_long_hears_of_a_new_queue_and_of_plain_producers(pool, redis_db):
     """An idle worker waits for 20 s, for the bells that there were."""
@@ -84,11 +90,11 @@ def test_one_that_waits_for_long_hears_of_a_new_queue_and_of_plain_producers(poo
         worker.ready()
         wait_until(lambda: redis_db.client.keys("graceful:ear:*"), "it listens")
         (ear,) = redis_db.client.keys("graceful:ear:*")
-        time.sleep(2 * SHORT)  # then its wait is a long one
+        wait_until(lambda: waits_for_long(redis_db.client), "its wait is a long one")
         began = time.monotonic()
         plain.send_task("hold", (0,)).get(timeout=TIMEOUT)
         assert time.monotonic() - began < LONG * 0.9
-        time.sleep(2 * SHORT)
+        wait_until(lambda: waits_for_long(redis_db.client), "so is this one")
         plain.control.add_consumer("another", reply=True, timeout=TIMEOUT, limit=1)
         began = time.monotonic()
         plain.send_task("hold", (0,), queue="another").get(timeout=TIMEOUT)

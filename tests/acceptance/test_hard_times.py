@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -356,7 +355,7 @@ def test_everything_not_started_is_back_while_a_task_runs(
     gate = tmp_path / "go"
     with start(pool, broker, concurrency=1, GRACE="120") as worker:
         worker.ready()
-        with app.pool.acquire(), app.connection_for_read() as connection:
+        with app.pool.acquire():
             eta = send(app, "patient", 0, countdown=3600)
             worker.wait_line(rf"\[{eta}\] received")
             rated = [send(app, "limited_rate") for _ in range(2)]
@@ -366,24 +365,11 @@ def test_everything_not_started_is_back_while_a_task_runs(
             if pool not in ("gevent", "eventlet"):
                 worker.wait_line(rf"\[{prefetched}\] received")
             worker.term()
-            back = taken(connection.default_channel, 3)
+            back = set(broker.drain_queue(app, at_least=3))
             assert back == {eta, rated[1], prefetched}
             gate.touch()
             assert worker.wait() == 0
             assert worker.count(f"finished {running}") == 1
-
-
-def taken(channel: Any, count: int) -> set[str]:
-    """The ids of so many messages as soon as they are in the queue, out of which they are taken."""
-    back: set[str] = set()
-
-    def have_come() -> bool:
-        while (message := channel.basic_get("celery", no_ack=True)) is not None:
-            back.add(message.headers["id"])
-        return len(back) >= count
-
-    wait_until(have_come, f"{count} messages, of which there are {back}")
-    return back
 
 
 def test_solo_gives_back_what_it_has_not_read(broker: Broker, app: Celery, tmp_path: Path) -> None:
@@ -392,13 +378,10 @@ def test_solo_gives_back_what_it_has_not_read(broker: Broker, app: Celery, tmp_p
     others = [send(app, "patient", 0, countdown=3600)]
     running = send(app, "gated", str(gate))
     others += [send(app, "waiting") for _ in range(2)]
-    with (
-        app.connection_for_read() as connection,
-        start("solo", broker, GRACE="120") as worker,
-    ):
+    with start("solo", broker, GRACE="120") as worker:
         worker.wait_line(f"started gated {running}")
         worker.term()
-        assert taken(connection.default_channel, len(others)) == set(others)
+        assert set(broker.drain_queue(app, at_least=len(others))) == set(others)
         gate.touch()
         assert worker.wait() == 0
         assert worker.count(f"finished {running}") == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -231,6 +230,7 @@ def test_one_that_is_told_nothing_any_more(
 ) -> None:
     """A connection that is dead, as behind a firewall: it looks each second, and makes others."""
     made: list[Tracking] = []
+    waited: list[Tracking] = []
     start, wait = Tracking.__init__, Tracking.wait
 
     def count(self: Tracking, store: object) -> None:
@@ -239,6 +239,7 @@ def test_one_that_is_told_nothing_any_more(
 
     def deaf(self: Tracking, seconds: float, bell: native.Doorbell) -> set[str] | None:
         told = wait(self, seconds, bell)
+        waited.append(self)
         return None if self is made[0] else told
 
     monkeypatch.setattr(ears, "LOOK", 0.1)
@@ -246,7 +247,8 @@ def test_one_that_is_told_nothing_any_more(
     monkeypatch.setattr(Tracking, "wait", deaf)
     ear = make()
     wait_until(lambda: covered(ear), "it listens")
-    time.sleep(0.2)
+    before = len(waited)
+    wait_until(lambda: len(waited) > before + 2, "it has looked twice")
     redis_db.client.lpush("a", "message")
     wait_until(lambda: redis_db.client.exists("graceful:bell:a"), "rung")
     wait_until(lambda: len(made) == 2 and covered(ear), "it listens again")
