@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 from celery_graceful.checkpoints.codec import decode
 
@@ -18,8 +19,8 @@ def place(loops: Iterable[tuple[str, Any, bool]], steps: Sequence[str]) -> str:
     under_way = [(path, cursor) for path, cursor, ended in loops if not ended]
     if under_way:
         path, cursor = max(under_way, key=lambda loop: loop[0].count("@"))
-        return f"at {cursor} of {path.rpartition('/')[2]}"
-    return f"after step {steps[-1]}" if steps else ""
+        return f"at {cursor} of {unquote(path.rpartition('/')[2])}"
+    return f"after step {unquote(steps[-1])}" if steps else ""
 
 
 def place_of(fields: Mapping[str, str]) -> str:

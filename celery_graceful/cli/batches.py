@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,9 +15,18 @@ from celery_graceful.batches.manual_remedies import CallbackRuns, Remedies
 from celery_graceful.batches.model import CALLBACKS, Due
 from celery_graceful.batches.status import State, Status
 from celery_graceful.cli.app import app_of, command_of
-from celery_graceful.cli.output import JSON_LINES, Command, folded
+from celery_graceful.cli.output import (
+    JSON,
+    CannotReach,
+    Command,
+    folded,
+    moment,
+    say_done,
+    say_json,
+)
 from celery_graceful.cli.progress import Working
 from celery_graceful.exceptions import UnknownBatch
+from celery_graceful.operations.records import Done, utc
 from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.store import StoreAway
 
@@ -37,37 +44,39 @@ def batches() -> None:
 
 
 @batches.command("list", cls=Command)
-@JSON_LINES
+@JSON
 @click.option("--missing", "only_missing", is_flag=True, help="Only those that miss members.")
 @click.pass_context
 def list_(ctx: click.Context, as_json: bool, only_missing: bool) -> None:
     """Batches that have not ended, that which has not moved for longest first."""
-    with _errors():
-        found = [s for s in _remedies(ctx).unfinished() if s.missing or not only_missing]
+    remedies = _remedies(ctx)
+    found = [s for s in remedies.unfinished() if s.missing or not only_missing]
+    if as_json:
+        say_json([_document(s, _noted(remedies, s.id) if s.missing else []) for s in found])
+        return
     for status in found:
-        for line in [json.dumps(status.summary())] if as_json else folded(_line(status)):
+        for line in folded(_line(status)):
             click.echo(line)
     if not found:
         click.echo("no batch is unfinished" if not only_missing else "nothing is missing", err=True)
-    elif not as_json and any(status.missing for status in found):
+    elif any(status.missing for status in found):
         click.echo(f"  -> {command_of(ctx)}batches show ID", err=True)
 
 
 @batches.command(cls=Command)
 @click.argument("batch_id")
-@JSON_LINES
+@JSON
 @click.option("--look", is_flag=True, help="Look for missing members now: it takes some seconds.")
 @click.pass_context
 def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> None:
     """One batch: how it stands, and which members are missing."""
     remedies = _remedies(ctx)
-    with _errors():
+    with _unknown_is_an_error():
         with Working("looks for its members"):
-            missing = remedies.look(batch_id) if look else list(noted(remedies.ledger, batch_id))
+            missing = remedies.look(batch_id) if look else _noted(remedies, batch_id)
         status = remedies.ledger.status(batch_id)
-    shown = {**status.summary(), "missing_members": [one._asdict() for one in missing]}
     if as_json:
-        click.echo(json.dumps(shown))
+        say_json(_document(status, missing))
         return
     for line in _lines(status, missing):
         click.echo("\n".join(folded(line)))
@@ -77,7 +86,7 @@ def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> None:
 
 @batches.command(cls=Command)
 @IDS
-@JSON_LINES
+@JSON
 @click.option("--member", "members", multiple=True, help="This one, wherever it is.")
 @click.option("--unsure", is_flag=True, help="Also those that may be in a queue all the same.")
 @click.option("--close", is_flag=True, help="Its producer is dead, and it has all its members.")
@@ -96,69 +105,78 @@ def resend(
     celery_graceful ends as its result says.
     """
     remedies = _remedies(ctx)
+    said: list[dict[str, Any]] = []
     for batch_id in batch_ids:
-        with _errors(), Working("looks for its members"):
+        with _unknown_is_an_error(), Working("looks for its members"):
             done = remedies.resend(batch_id, members, unsure=unsure, close=close)
+        said.append({"id": batch_id, **done._asdict()})
         if as_json:
-            click.echo(json.dumps({"id": batch_id, **done._asdict()}))
             continue
         click.echo(f"{batch_id} {done}")
         for member, why in done.left.items():
             click.echo(f"  {member} left alone: {why}")
         if remedies.ledger.state(batch_id) is State.SENDING:
             click.echo("  it is being sent; if its producer is dead: Batch.resume(), or --close")
+    if as_json:
+        say_json(said)
 
 
 @batches.command(cls=Command)
 @click.argument("batch_id")
 @click.argument("name", type=click.Choice(CALLBACKS))
-@JSON_LINES
+@JSON
 @click.option("--force", is_flag=True, help="Also if it runs: it runs twice then.")
 @click.pass_context
-def callback(ctx: click.Context, batch_id: str, name: str, as_json: bool, force: bool) -> None:
+def callback(ctx: click.Context, batch_id: str, name: str, as_json: bool, force: bool) -> int:
     """Run a callback now, whatever the batch waits for.
 
     Not while a worker runs it: its work would be done twice.
     """
-    with _errors():
-        sent = _remedies(ctx).callback(batch_id, name, force=force)
-    _say(batch_id, f"{name} {'sent' if sent else 'has ended, or is about to be sent'}", as_json)
+    remedies = _remedies(ctx)
+
+    def send(batch: str) -> str:
+        sent = remedies.callback(batch, name, force=force)
+        return f"{name} {'sent' if sent else 'has ended, or is about to be sent'}"
+
+    return _each([batch_id], send, as_json)
 
 
 @batches.command(cls=Command)
 @IDS
-@JSON_LINES
+@JSON
 @click.pass_context
-def complete(ctx: click.Context, batch_ids: Sequence[str], as_json: bool) -> None:
+def complete(ctx: click.Context, batch_ids: Sequence[str], as_json: bool) -> int:
     """End batches by force: members that have not ended have failed."""
-    _each(batch_ids, _remedies(ctx).complete, "completed", as_json)
+    return _each(batch_ids, _remedies(ctx).complete, as_json, "completed")
 
 
 @batches.command(cls=Command)
 @IDS
-@JSON_LINES
+@JSON
 @click.pass_context
-def drop(ctx: click.Context, batch_ids: Sequence[str], as_json: bool) -> None:
+def drop(ctx: click.Context, batch_ids: Sequence[str], as_json: bool) -> int:
     """Forget batches. Their members run on, and no callback is sent."""
-    _each(batch_ids, _remedies(ctx).drop, "dropped", as_json)
+    return _each(batch_ids, _remedies(ctx).drop, as_json, "dropped")
 
 
-def _each(ids: Sequence[str], do: Callable[[str], None], done: str, as_json: bool) -> None:
-    for batch_id in ids:
-        with _errors():
-            do(batch_id)
-        _say(batch_id, done, as_json)
+def _each(
+    ids: Sequence[str], do: Callable[[str], str | None], as_json: bool, said: str = ""
+) -> int:
+    def done() -> Iterator[Done]:
+        for batch_id in ids:
+            try:
+                yield Done(batch_id, True, do(batch_id) or said)
+            except (UnknownBatch, CallbackRuns) as exc:
+                yield Done(batch_id, False, str(exc))
 
-
-def _say(batch_id: str, done: str, as_json: bool) -> None:
-    click.echo(json.dumps({"id": batch_id, "done": done}) if as_json else f"{batch_id} {done}")
+    return say_done(done(), as_json)
 
 
 def _remedies(ctx: click.Context) -> Remedies:
     app = app_of(ctx)
     store = find_store(app)
     if store is None:
-        raise click.ClickException(
+        raise CannotReach(
             "there is no Redis to keep batches in: neither the broker nor the result backend is "
             "one, and graceful_store is not set"
         )
@@ -167,17 +185,27 @@ def _remedies(ctx: click.Context) -> Remedies:
         for one in due:
             try:
                 publish_due(app, store, one)
+            except StoreAway:
+                raise
             except Exception as exc:
                 raise click.ClickException(f"{one.name} is sent by a worker: {exc!r}") from exc
 
     return Remedies(app, BatchLedger(store), publish)
 
 
+def _noted(remedies: Remedies, batch_id: str) -> list[Missing]:
+    return list(noted(remedies.ledger, batch_id))
+
+
+def _document(status: Status, missing: Sequence[Missing]) -> dict[str, Any]:
+    return {**status.summary(), "missing_members": [one._asdict() for one in missing]}
+
+
 @contextmanager
-def _errors() -> Iterator[None]:
+def _unknown_is_an_error() -> Iterator[None]:
     try:
         yield
-    except (StoreAway, UnknownBatch, CallbackRuns) as exc:
+    except UnknownBatch as exc:
         raise click.ClickException(str(exc)) from exc
 
 
@@ -188,7 +216,7 @@ def _lines(status: Status, missing: Sequence[Missing]) -> Iterator[str]:
     for name in ("created", "moved", "finished"):
         at = getattr(status, name)
         if at is not None:
-            yield f"  {name}: {_time(at)}"
+            yield f"  {name}: {moment(utc(at))}"
     for name in ("parent", "properties"):
         if getattr(status, name):
             yield f"  {name}: {getattr(status, name)}"
@@ -207,8 +235,4 @@ def _line(status: Status) -> str:
     kind = "" if status.kind == "batch" else f" {status.kind}"
     said = f"  {status.description}" if status.description else ""
     state = f"{status.state.value}{kind}"
-    return f"{_time(status.moved)}  {status.id}  {state}: {', '.join(parts)}{said}"
-
-
-def _time(at: float) -> str:
-    return dt.datetime.fromtimestamp(at, dt.timezone.utc).isoformat(" ", "seconds")
+    return f"{moment(utc(status.moved))}  {status.id}  {state}: {', '.join(parts)}{said}"

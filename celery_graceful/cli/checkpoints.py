@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from urllib.parse import unquote
 
 import click
 
@@ -58,20 +59,21 @@ def show(ctx: click.Context, task_id: str, as_json: bool) -> int:
     """One of them: loops, steps, state. Exits with 1 if there is none."""
     with Working("looks for it"):
         found = Operations(app_of(ctx)).checkpoint(task_id)
+    if as_json:
+        say_json(None if found is None else found.to_dict())
     if found is None:
         click.echo(f"nothing is saved of {task_id}", err=True)
         return FOUND
     if as_json:
-        say_json(found.to_dict())
         return FINE
     said = found.to_dict()
     click.echo(f"{found.task}  {found.id}  {found.where}".rstrip())
     click.echo(f"  interrupted: {found.interruptions}")
     for loop in said["loops"]:
         state = "has ended" if loop["ended"] else f"has done {loop['cursor']}"
-        click.echo(f"  loop {loop['name']}: {state}")
+        click.echo(f"  loop {unquote(loop['name'])}: {state}")
     for step in found.steps:
-        click.echo(f"  step {step}: done")
+        click.echo(f"  step {unquote(step)}: done")
     if found.state is not None:
         click.echo(f"  state: {said['state']}")
     click.echo(f"  {found.bytes} bytes, forgotten in {duration(found.expires_in)}")

@@ -20,6 +20,7 @@ from celery_graceful.cli.output import (
 )
 from celery_graceful.cli.progress import Working
 from celery_graceful.operations import Operations
+from celery_graceful.operations.operations import UnknownWorker
 from celery_graceful.operations.records import Claim
 
 __all__ = ["claims", "lines_of"]
@@ -34,8 +35,11 @@ def claims(ctx: click.Context, worker: str | None, as_json: bool) -> int:
 
     Of the dead, too, until others have given them back to their queues.
     """
-    with Working("reads claims"):
-        found = list(Operations(app_of(ctx)).claims(worker))
+    try:
+        with Working("reads claims"):
+            found = list(Operations(app_of(ctx)).claims(worker))
+    except UnknownWorker as exc:
+        raise click.UsageError(str(exc)) from exc
     if as_json:
         say_json([claim.to_dict() for claim in found])
         return FINE

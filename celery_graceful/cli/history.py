@@ -86,7 +86,7 @@ def lines_of(found: History, width: int, last: int = 100) -> Iterator[str]:
     others = sum(each.kind != "deploy" for each in found.moments)
     left_out = max(0, others - last)
     if left_out:
-        yield f"{left_out} earlier ones are left out"
+        yield f"{left_out} earlier one{'s are' if left_out > 1 else ' is'} left out"
     for each in found.moments:
         if each.kind == "deploy":
             yield f"{moment(each.at)}  {paint('deploy', COLOURS['deploy'])}  {each.reason}"
@@ -101,7 +101,7 @@ def _moment(each: Moment, width: int, *, of_one: bool) -> Iterator[str]:
     kind = paint(each.kind.replace("_", " "), COLOURS.get(each.kind, "yellow"))
     who = "" if of_one else " ".join(filter(None, (each.task, each.id)))
     if each.count > 1 or not (each.id or of_one):
-        who = f"{each.count} tasks"
+        who = f"{each.count} task{'s' * (each.count != 1)}"
     line = "  ".join(filter(None, (moment(each.at), kind, who)))
     if len(click.unstyle(line)) > width:
         line = f"{moment(each.at)}  {kind}\n  {who}"

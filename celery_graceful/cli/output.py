@@ -18,7 +18,8 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -26,6 +27,7 @@ from celery.bin.base import CeleryCommand
 
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.messages.bounded_connections import BrokerAway
+from celery_graceful.operations.records import Done
 from celery_graceful.store.store import StoreAway
 
 __all__ = [
@@ -33,7 +35,6 @@ __all__ = [
     "FINE",
     "FOUND",
     "JSON",
-    "JSON_LINES",
     "USAGE",
     "YES",
     "CannotReach",
@@ -44,6 +45,7 @@ __all__ = [
     "frame",
     "moment",
     "paint",
+    "say_done",
     "say_json",
     "table",
     "terminal_width",
@@ -55,7 +57,6 @@ FINE, FOUND, USAGE, AWAY = 0, 1, 2, 3
 _INTERRUPTED, _PIPE_CLOSED = 130, 141
 
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
-JSON_LINES = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 YES = click.option("--yes", is_flag=True, help="Do not ask.")
 
 #: Of a terminal; ``click.echo`` leaves them out elsewhere.
@@ -124,6 +125,18 @@ def say_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2, default=str))
 
 
+def say_done(done: Iterable[Done], as_json: bool) -> int:
+    """Print what became of each, as it comes, or one document; what to exit with."""
+    said = []
+    for one in done:
+        said.append(one)
+        if not as_json:
+            click.echo(f"{one.id} {one.said}", err=not one.ok)
+    if as_json:
+        say_json([one.to_dict() for one in said])
+    return FINE if all(one.ok for one in said) else FOUND
+
+
 def paint(text: str, colour: str) -> str:
     """In that colour, on a terminal that has some; ``click.echo`` leaves it out elsewhere."""
     return click.style(text, fg=colour) if _has_colour() else text
@@ -186,7 +199,7 @@ def plain_table(
 ) -> Iterator[str]:
     """As ``table``, without rich."""
     lines = [head, *rows]
-    widths = [max(len(click.unstyle(line[at])) for line in lines) for at in range(len(head))]
+    widths = [max(_columns(line[at]) for line in lines) for at in range(len(head))]
     over = sum(widths) + 2 * (len(widths) - 1) - width
     for at in elastic:
         if over > 0:
@@ -196,11 +209,28 @@ def plain_table(
     for line in lines:
         cells = []
         for at, cell in enumerate(line):
-            if len(click.unstyle(cell)) > widths[at]:
-                cell = click.unstyle(cell)[: widths[at] - len(_CUT)] + _CUT
-            blank = " " * (widths[at] - len(click.unstyle(cell)))
+            if _columns(cell) > widths[at]:
+                cell = _cut(click.unstyle(cell), widths[at] - len(_CUT)) + _CUT
+            blank = " " * (widths[at] - _columns(cell))
             cells.append(blank + cell if at in right else cell + blank)
         yield "  ".join(cells).rstrip()
+
+
+def _columns(text: str) -> int:
+    """That a terminal needs for it: two for a wide letter, none for an accent on one."""
+    return sum(map(_width, click.unstyle(text)))
+
+
+def _width(letter: str) -> int:
+    if unicodedata.combining(letter):
+        return 0
+    return 1 + (unicodedata.east_asian_width(letter) in "WF")
+
+
+def _cut(text: str, columns: int) -> str:
+    while _columns(text) > columns:
+        text = text[:-1]
+    return text
 
 
 def folded(text: str, width: int | None = None) -> list[str]:

@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 import click
 from celery.utils.nodenames import default_nodename, node_format
 
 import celery_graceful_probe
 from celery_graceful.cli.app import app_of
-from celery_graceful.cli.output import Command
+from celery_graceful.cli.output import JSON, Command, say_json
+from celery_graceful.operations.records import Record
 from celery_graceful.settings import Settings
 
 __all__ = ["probe"]
+
+
+@dataclass(frozen=True)
+class Probed(Record):
+    """What a worker says of itself.
+
+    Attributes:
+        question: ``live`` or ``ready``.
+        ok: The answer.
+        said: Why.
+    """
+
+    question: str
+    ok: bool
+    said: str
 
 
 @click.command(cls=Command)
 @click.argument("question", type=click.Choice(["live", "ready"]))
 @click.option("--file", "path", help="The worker's graceful_probe_file, its %n filled in.")
 @click.option("-n", "--hostname", help="The worker's node, where the app names the file.")
+@JSON
 @click.pass_context
-def probe(ctx: click.Context, question: str, path: str | None, hostname: str | None) -> int:
+def probe(
+    ctx: click.Context, question: str, path: str | None, hostname: str | None, as_json: bool
+) -> int:
     """Whether the worker on this machine is live, or ready.
 
     Asks nobody: it looks at a file. Celery takes a while to come to that; for probes that are made
@@ -30,7 +50,10 @@ def probe(ctx: click.Context, question: str, path: str | None, hostname: str | N
     status, said = celery_graceful_probe.look(
         question, node_format(path, default_nodename(hostname))
     )
-    click.echo(said)
+    if as_json:
+        say_json(Probed(question, status == celery_graceful_probe.YES, said).to_dict())
+    else:
+        click.echo(said)
     return status
 
 

@@ -15,7 +15,16 @@ from celery_graceful.claims.held_claims import Claims
 from celery_graceful.claims.lease import dead_workers
 from celery_graceful.claims.rescue import Rescuer
 from celery_graceful.cli.app import app_of
-from celery_graceful.cli.output import JSON, Command, say_json
+from celery_graceful.cli.output import (
+    AWAY,
+    FINE,
+    FOUND,
+    JSON,
+    CannotReach,
+    Command,
+    folded,
+    say_json,
+)
 from celery_graceful.cli.progress import Working
 from celery_graceful.operations.records import Record
 from celery_graceful.poison.deaths import judge
@@ -48,7 +57,7 @@ class Rescued(Record):
 @click.option("--dry-run", is_flag=True, help="Only say what there is to rescue.")
 @JSON
 @click.pass_context
-def rescue(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
+def rescue(ctx: click.Context, dry_run: bool, as_json: bool) -> int:
     """Give the claims of dead workers back to their queues.
 
     Running workers do so by themselves every few seconds.
@@ -58,18 +67,24 @@ def rescue(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
     if not stores:
         with app.connection_for_read() as connection:
             by_itself = not isinstance(connection.transport, virtual.Transport)
-        raise click.ClickException(
+        raise CannotReach(
             "the broker is not Redis: it gives back by itself"
             if by_itself
             else "the broker is not Redis: what a dead worker held is lost, or comes back after a "
             "time-out of the broker's own"
         )
-    say = _silent if as_json else click.echo
+    say = _silent if as_json else _say
     found = [_rescue(app, store, dry_run, say) for store in stores]
     if as_json:
         say_json([one.to_dict() for one in found])
     if all(one.error for one in found):
-        raise SystemExit(1)
+        return AWAY
+    return FOUND if any(one.error for one in found) else FINE
+
+
+def _say(text: str, err: bool = False) -> None:
+    for line in folded(text):
+        click.echo(line, err=err)
 
 
 def _silent(text: str, err: bool = False) -> None:

@@ -16,6 +16,7 @@ from celery_graceful.doctor.findings import Check, Severity, Trouble
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.store.connections import unconnected_channel
 from celery_graceful.store.rights import lists_of, missing_rights
+from celery_graceful.store.store import StoreIsReplica
 
 __all__ = ["CHECKS"]
 
@@ -221,15 +222,17 @@ def no_writes(exam: Examination) -> Iterator[Trouble]:
     for server in exam.servers:
         if server.no_writes:
             limit = str(server.info("memory").get("maxmemory_human", ""))
-            full = "maxmemory" in server.no_writes
+            full = "maxmemory" in str(server.no_writes)
             yield Trouble(
                 server.name,
-                server.no_writes,
+                str(server.no_writes),
                 "nothing can be sent, claimed or saved: leases run out, and workers that live look "
                 "dead",
                 f"raise maxmemory ({limit or 'not known'}), or delete keys: redis-cli --bigkeys "
                 "names the largest"
                 if full
+                else "name its master, or Sentinels"
+                if isinstance(server.no_writes, StoreIsReplica)
                 else "look at that server: its log, its disk, its replicas",
             )
 

@@ -64,8 +64,8 @@ class RedisServer:
         return None if value is None else str(value)
 
     @cached_property
-    def no_writes(self) -> str:
-        """Why it takes no writes; empty if it does."""
+    def no_writes(self) -> StoreRefused | None:
+        """Why it takes no writes; ``None`` if it does."""
         return why_no_writes(self.store)
 
     @cached_property

@@ -30,6 +30,7 @@ def findings_of(
     *,
     away: Sequence[str] = (),
     no_writes: Sequence[str] = (),
+    replicas: Sequence[str] = (),
     unconsumed: Mapping[str, int] = _NOWHERE,
     without_claims: int = 0,
     deaths: int = 0,
@@ -43,6 +44,7 @@ def findings_of(
         batches_missing: Batches that miss members.
         away: Servers that do not answer, while others do.
         no_writes: Why servers take no writes. What leases say is old then.
+        replicas: Servers that are none but replicas, in touch with their masters.
         unconsumed: Messages that wait in queues that none of the workers consumes.
         without_claims: Messages that were taken by workers without claims.
         deaths: Of processes, within the last minutes.
@@ -52,6 +54,9 @@ def findings_of(
         yield Finding(f"{server} does not answer", mend, is_command=False)
     for why in no_writes:
         yield Finding(f"Redis takes no writes: {why}", "doctor")
+    for server in replicas:
+        mend = "name its master, or Sentinels, as the broker: commands that write do not work here"
+        yield Finding(f"{server} is a replica: this may be a moment old", mend, is_command=False)
     if no_writes:
         workers = dead = ()
     elif not workers:

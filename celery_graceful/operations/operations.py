@@ -9,6 +9,7 @@ from typing import Any
 from celery_graceful.batches.findings import lacking
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.claims.claimant import node_of
+from celery_graceful.claims.lease_validity import server_info
 from celery_graceful.operations import checkpoints
 from celery_graceful.operations.asking import tell
 from celery_graceful.operations.claims import claims_of
@@ -39,7 +40,7 @@ from celery_graceful.poison.quarantine import count
 from celery_graceful.settings import Settings
 from celery_graceful.store.app_stores import settings_of
 from celery_graceful.store.rights import why_no_writes
-from celery_graceful.store.store import Store
+from celery_graceful.store.store import Store, StoreIsReplica
 
 __all__ = ["Operations", "UnknownWorker"]
 
@@ -84,7 +85,7 @@ class Operations:
         dead = tuple(dead_of(stores))
         quarantined = sum(map(count, stores.workers))
         missing = tuple(_missing(stores))
-        no_writes = list(filter(None, map(why_no_writes, stores.workers)))
+        replicas, no_writes = _not_writable(stores)
         found = findings_of(
             workers,
             dead,
@@ -92,6 +93,7 @@ class Operations:
             missing,
             away=stores.away,
             no_writes=no_writes,
+            replicas=replicas,
             unconsumed=unconsumed(self.app, stores, workers),
             without_claims=count_taken(self.app, stores) if self._settings.reliable_fetch else 0,
             deaths=deaths_within(stores, RECENT),
@@ -115,8 +117,17 @@ class Operations:
 
         Args:
             worker: Only that one's: the name of its node, or its id.
+
+        Raises:
+            UnknownWorker: There is none of that name, alive or dead.
         """
-        return claims_of(self._stores, worker)
+        stores = self._stores
+        found = list(claims_of(stores, worker))
+        if worker is not None and not found:
+            known = [*ids_of(stores), *(one.id for one in dead_of(stores))]
+            if not any(worker in (one, node_of(one)) for one in known):
+                raise UnknownWorker(worker)
+        return iter(found)
 
     def why(self, task_id: str) -> Why:
         """Where a task is, and why it does not run.
@@ -270,6 +281,21 @@ class Operations:
             if not known:
                 raise UnknownWorker(worker)
         return tell(self.app, command, self.wait, known) if known else []
+
+
+def _not_writable(stores: Stores) -> tuple[list[str], list[str]]:
+    """Servers that are replicas in touch with their masters; and why others take no writes."""
+    replicas, no_writes = [], []
+    for store in stores.workers:
+        why = why_no_writes(store)
+        in_touch = isinstance(why, StoreIsReplica) and (
+            server_info(store, "replication").get("master_link_status") != "down"
+        )
+        if in_touch:
+            replicas.append(store.address)
+        elif why is not None:
+            no_writes.append(str(why))
+    return replicas, no_writes
 
 
 def _missing(stores: Stores) -> list[str]:

@@ -328,10 +328,10 @@ class Moment(Record):
 
 @dataclass(frozen=True)
 class Done(Record):
-    """What became of a task that something was to be done with.
+    """What became of a task, or a batch, that something was to be done with.
 
     Attributes:
-        id: Of the task.
+        id: Its id.
         ok: It was done.
         said: What was done, or why not.
     """

@@ -149,9 +149,7 @@ class Search:
         if state not in states.READY_STATES:
             return None
         at, name = found.get("date_done"), str(found.get("name") or "")
-        when = f", {at:%Y-%m-%d %H:%M:%SZ}" if isinstance(at, dt.datetime) else ""
-        when = f", {at}" if isinstance(at, str) else when
-        return self._why(name, "done", f"it has ended: {state}{when}")
+        return self._why(name, "done", f"it has ended: {state}{_when(at)}")
 
     def _elsewhere_taken(self) -> Why | None:
         """By a worker without this package, or without claims."""
@@ -307,6 +305,19 @@ class Search:
             return {}
         held = {node: (told or {}).get("tasks") for node, told in said.items()}
         return {node: tasks[0] for node, tasks in held.items() if tasks}
+
+
+def _when(at: Any) -> str:
+    """As result backends say it: a time, mostly of UTC, or its text; nothing where they do not."""
+    if isinstance(at, str):
+        try:
+            at = dt.datetime.fromisoformat(at.replace("Z", "+00:00"))
+        except ValueError:
+            return f", {at}"
+    if not isinstance(at, dt.datetime):
+        return ""
+    at = at if at.tzinfo else at.replace(tzinfo=dt.timezone.utc)
+    return f", {at.astimezone(dt.timezone.utc):%Y-%m-%d %H:%M:%SZ}"
 
 
 def _waiting(what: str) -> str:

@@ -19,6 +19,7 @@ __all__ = [
     "dropping",
     "is_answer",
     "is_forbidden",
+    "is_of_a_replica",
     "make_client",
     "take_connection",
 ]
@@ -53,6 +54,11 @@ def _is_demoted(exc: BaseException) -> bool:
         # Of a script before Redis 7, and of a command that was waiting.
         is_answer(exc) and ("-READONLY" in text or text.startswith("UNBLOCKED"))
     )
+
+
+def is_of_a_replica(exc: BaseException) -> bool:
+    """Whether a connection was closed since its server is no master: it was asked to write."""
+    return exc.__cause__ is not None and _is_demoted(exc.__cause__)
 
 
 def _takes_health_checks(connection_class: Any) -> bool:

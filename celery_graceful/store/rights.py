@@ -105,18 +105,18 @@ def missing_rights(store: Store, lists: Iterable[str] = ()) -> list[str]:
     return lacking
 
 
-def why_no_writes(store: Store) -> str:
-    """Why a Redis takes no writes, from nobody: it is full, cannot save, has lost its replicas.
+def why_no_writes(store: Store) -> StoreRefused | None:
+    """Why a Redis takes no writes, from nobody: it is full, cannot save, is a replica.
 
-    Empty if it does, and where its user may not write. Nothing is written.
+    ``None`` if it does, and where its user may not write. Nothing is written.
     """
     try:
         store.execute("SET", ["graceful:rights:none"], ["", "XX", "PX", 1], insist=True, quiet=True)
     except StoreForbidden:
-        return ""
+        return None
     except StoreRefused as exc:
-        return str(exc)
-    return ""
+        return exc
+    return None
 
 
 def _pattern(name: str) -> str:

@@ -50,7 +50,13 @@ from weakref import WeakSet
 
 from celery.utils.log import get_logger
 
-from celery_graceful.store.client import address_of, is_answer, is_forbidden, make_client
+from celery_graceful.store.client import (
+    address_of,
+    is_answer,
+    is_forbidden,
+    is_of_a_replica,
+    make_client,
+)
 from celery_graceful.store.scripts import script as script_of
 from celery_graceful.system import native
 from celery_graceful.system.describe import describe
@@ -61,6 +67,7 @@ __all__ = [
     "Store",
     "StoreAway",
     "StoreForbidden",
+    "StoreIsReplica",
     "StoreRefused",
     "fork_gate",
 ]
@@ -95,6 +102,10 @@ class StoreRefused(StoreAway):
 
 class StoreForbidden(StoreRefused):
     """The store does not allow it to its user: waiting changes nothing."""
+
+
+class StoreIsReplica(StoreRefused):
+    """The store is no master: it can be read. Only who asks quietly hears it as an answer."""
 
 
 class Store:
@@ -205,6 +216,9 @@ class Store:
                     self._refuses(what, keys, why)
                 kind = StoreForbidden if is_forbidden(exc) else StoreRefused
                 raise kind(f"{self.source}: {why}") from exc
+            if quiet and is_of_a_replica(exc):  # to others it is away until another one is master
+                self._answered(asked_at)
+                raise StoreIsReplica(f"{self.source}: {why}") from exc
             self._failed(why, asked_at)
             raise StoreAway(f"{self.source}: {why}") from exc
         self._answered(asked_at)

@@ -155,7 +155,7 @@ def _running(app: Celery, operations: Operations) -> None:
     assert not found["waits"]["begun"]
     assert found["later"]["eta"]
     assert found["waits"]["queue"] == "celery"
-    assert "no message is claimed" in command(app, "claims", "nobody@test")
+    assert "no worker nobody@test" in command(app, "claims", "nobody@test", status=2)
     assert command(app, "claims").startswith(f"{found['counts']['worker']}  3 claims\n")
 
     assert document(app, "Checkpoint", "checkpoints", "show", "counts")["task"] == f"{APP}.count"

@@ -9,7 +9,7 @@ from celery import Celery
 from celery_graceful import Graceful
 from tests.acceptance.test_poison import start, task
 from tests.support.broker import Broker, graceful_command
-from tests.support.operators import command
+from tests.support.operators import command, document
 
 
 def celery(app: Celery, *args: str, status: int = 0) -> str:
@@ -29,16 +29,18 @@ def test_from_quarantine_and_back(broker: Broker, app: Celery) -> None:
     assert listed.count("tests.apps.poison.dying") == 3
     assert "died 1 times" not in listed, "speak English"
     Graceful(app)
-    lines = celery(app, "list", "--json").splitlines()
-    assert {json.loads(line)["id"] for line in lines} == {"a", "b", "c"}
-    shown = json.loads(celery(app, "show", "a"))
+    listed = document(app, "QuarantinedTask", "quarantine", "list")
+    assert {each["id"] for each in listed} == {"a", "b", "c"}
+    shown = document(app, "QuarantinedMessage", "quarantine", "show", "a")
+    assert shown == json.loads(celery(app, "show", "a"))
     assert (shown["task"], shown["deaths"]) == ("tests.apps.poison.dying", 1)
     assert shown["body"][:2] == [["kill"], {}]
     assert shown["headers"]["id"] == "a"
     assert celery(app, "delete", "a") == "a deleted\n"
     assert "a is not in quarantine" in celery(app, "show", "a", status=1)
     assert "name tasks" in celery(app, "retry", status=2)
-    assert celery(app, "retry", "b") == "b sent again\n"
+    said = celery(app, "retry", "a", "b", status=1)
+    assert said == "a is not in quarantine\nb sent again\n"
     assert celery(app, "retry", "--all") == "c sent again\n"
     assert celery(app, "list") == "nothing is in quarantine\n"
     with start(broker, concurrency=2) as worker:
@@ -58,5 +60,5 @@ def test_without_a_place_to_keep_it() -> None:
     )
     for app in (nowhere, away):
         Graceful(app)
-    assert "graceful_store is not set" in celery(nowhere, "list", status=1)
-    assert "Error: the broker" in celery(away, "list", status=1)
+    assert "graceful_store is not set" in celery(nowhere, "list", status=3)
+    assert "Error: the broker" in celery(away, "list", status=3)

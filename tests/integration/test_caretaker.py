@@ -395,19 +395,22 @@ class TestFromAShell:
         assert "sending: 1 of 1 pending" in command("list")
         assert "--close" in command("resend", "b")
         assert [headers["id"] for headers in shop.sent()] == ["one"]
-        done = json.loads(command("resend", "b", "--close", "--json"))
+        (done,) = json.loads(command("resend", "b", "--close", "--json"))
         assert done["resent"] == ["one"]
         assert shop.ledger.status("b").state == "sent"
 
     def test_remedies(self, shop: Shop, command: Callable[..., str]) -> None:
         shop.batch("b", one=shop.graceful.s())
         assert "one  in no queue" in command("show", "b", "--look")
-        assert json.loads(command("list", "--missing", "--json"))["missing"] == 1
+        (listed,) = json.loads(command("list", "--missing", "--json"))
+        assert (listed["missing"], listed["missing_members"][0]["member"]) == (1, "one")
         assert command("callback", "b", "on_complete", "--force") == "b on_complete sent\n"
         assert [headers["graceful_batch_callback"] for headers in shop.sent()] == ["b/on_complete"]
         shop.runs("b", "on_complete")
         assert "it would run twice; --force" in command("callback", "b", "on_complete", status=1)
-        assert command("complete", "b") == "b completed\n"
+        said = command("complete", "nothing", "b", status=1)
+        assert "there is no batch 'nothing'" in said
+        assert said.endswith("b completed\n"), "one that there is not keeps none of the others"
         assert json.loads(command("show", "b", "--json"))["failed"] == 1
         assert command("drop", "b") == "b dropped\n"
         assert "there is no batch 'b'" in command("show", "b", status=1)

@@ -86,9 +86,7 @@ def test_it_is_told_at_once(make: Make, redis_db: RedisDB, monkeypatch: pytest.M
 def test_what_it_is_told(protocol: int, redis_db: RedisDB) -> None:
     """Which keys have changed, in each protocol; once, and of those that were asked for."""
     db, bell = redis_db.client, native.Doorbell()
-    store = Store(
-        "here", lambda _: redis.ConnectionPool.from_url(redis_db.url, protocol=protocol)
-    )
+    store = Store("here", lambda _: redis.ConnectionPool.from_url(redis_db.url, protocol=protocol))
     tracking = Tracking(store)
     assert tracking.ask(("EXISTS", "a", "b")) == [0]
     db.lpush("a", "message")

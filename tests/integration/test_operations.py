@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from celery import Celery
 
 from celery_graceful import Graceful
 from celery_graceful.checkpoints.checkpoint import key_of
+from celery_graceful.claims.claimant import WORKERS, lease_key
 from celery_graceful.history import reading
 from celery_graceful.history.entry import FLEET, Entry, What
 from celery_graceful.history.journal import record, write
 from celery_graceful.operations import Operations, queues
 from celery_graceful.operations.queues import Unsure
+from celery_graceful.operations.why import _when
 from celery_graceful.poison.deaths import say_death
 from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.settings import Settings
 from celery_graceful.store.app_stores import broker_store, find_workers_store
 from tests.conftest import RedisDB
 from tests.servers import RedisServer
+from tests.support.doctor import found
 from tests.support.operators import command, document, make_app
+from tests.support.workers import wait_until
 
 
 @pytest.fixture
@@ -42,9 +48,9 @@ def test_a_checkpoint_is_that_of_its_task_alone(app: Celery, redis_db: RedisDB) 
         redis_db.client.hset(key_of(*task), "interruptions", len(task[1]))
     operations = Operations(app)
     assert sorted((one.task, one.id) for one in operations.checkpoints()) == tasks
-    found = operations.checkpoint("invoice:1")
-    assert found is not None
-    assert (found.task, found.id, found.interruptions) == ("shop.bill", "invoice:1", 9)
+    saved = operations.checkpoint("invoice:1")
+    assert saved is not None
+    assert (saved.task, saved.id, saved.interruptions) == ("shop.bill", "invoice:1", 9)
     named = operations.checkpoint("1", "shop:export")
     assert named is not None
     assert (named.task, named.id) == ("shop:export", "1")
@@ -137,6 +143,63 @@ def test_the_history_of_a_redis_that_takes_no_writes(
     assert [one.kind for one in Operations(app).history().moments] == ["deploy", "deploy"]
 
 
+def test_a_replica_is_read(start_server: Callable[..., RedisServer]) -> None:
+    """Nothing of what is read needs to write; again and again, as ``--watch`` does."""
+    master = start_server(RedisServer)
+    replica = start_server(RedisServer, options={"replicaof": f"127.0.0.1 {master.port}"})
+    app, beside = (make_app(server.url(0), server.url(1)) for server in (master, replica))
+    with master.client() as client:
+        client.sadd(WORKERS, "w1@a:01")
+        client.set(lease_key("w1@a:01"), json.dumps({"phase": "RUNNING"}), px=60_000)
+        client.hset(key_of("shop.bill", "1"), "interruptions", 1)
+        command(app, "deploy", "mark", "first")
+        client.wait(1, 20_000)
+    said = f"127.0.0.1:{replica.port} is a replica: this may be a moment old"
+    for _ in range(2):
+        shown = document(beside, "Status", "status", status=1)
+        assert [worker["name"] for worker in shown["workers"]] == ["w1@a"]
+        assert [one["what"] for one in shown["findings"]] == [said]
+    assert "deploy  first" in command(beside, "history")
+    assert "shop.bill" in command(beside, "checkpoints", "list")
+    assert "nobody has heard of it" in command(beside, "why", "nothing", status=1)
+    for args in (["deploy", "mark", "x"], ["checkpoints", "clear", "1", "--yes"]):
+        assert "no master any more" in command(beside, *args, status=3)
+    (finding,) = found(beside, "CG212")
+    assert finding.mend == "name its master, or Sentinels"
+    master.stop()
+    with replica.client() as client:
+        wait_until(
+            lambda: client.info("replication")["master_link_status"] == "down", "it has lost it"
+        )
+    (finding,) = Operations(beside).status().findings
+    assert finding.what.startswith("Redis takes no writes: the broker: ")
+
+
+def test_names_are_shown_as_they_were_written(app: Celery, redis_db: RedisDB) -> None:
+    task = "shop.grüße_世界"
+    redis_db.client.hset(key_of(task, "1"), "c:zeilen %C3%BC%2F%C3%A6", '["int", 3, false]')
+    assert "  at 3 of zeilen ü/æ\n" in command(app, "checkpoints", "list")
+    assert "  loop zeilen ü/æ: has done 3\n" in command(app, "checkpoints", "show", "1")
+    message = {"headers": {"id": "2", "task": task}, "properties": {}, "body": ""}
+    redis_db.client.lpush("büro", json.dumps(message))
+    assert command(app, "why", "2", status=1).startswith(f"2  queued  {task}\n")
+
+
+@pytest.mark.parametrize(
+    ("ended", "said"),
+    [
+        ("2026-11-27T04:08:46.613114+00:00", ", 2026-11-27 04:08:46Z"),
+        ("2026-11-27T05:08:46.613114+01:00", ", 2026-11-27 04:08:46Z"),
+        (dt.datetime(2026, 11, 27, 4, 8, 46), ", 2026-11-27 04:08:46Z"),
+        ("yesterday", ", yesterday"),
+        (None, ""),
+    ],
+)
+def test_when_it_has_ended(ended: Any, said: str) -> None:
+    """Each result backend says it in a way of its own."""
+    assert _when(ended) == said
+
+
 def test_each_kind_of_moment_is_read_back(app: Celery, redis_db: RedisDB) -> None:
     store = broker_store(app)
     assert store is not None
@@ -165,9 +228,9 @@ def test_what_was_done_is_a_document(app: Celery, redis_db: RedisDB) -> None:
     kept = {"list": "celery", "raw": json.dumps(message)}
     for task_id in ("2", "3"):
         put(store, Kept(task_id, "shop.bill", "why", 3, 1.0, "w1@a:01", kept))
-    done = document(app, "Done", "quarantine", "retry", "2")
+    (done,) = document(app, "Done", "quarantine", "retry", "2")
     assert done == {"id": "2", "ok": True, "said": "sent again"}
-    done = document(app, "Done", "quarantine", "delete", "3")
+    (done,) = document(app, "Done", "quarantine", "delete", "3")
     assert done == {"id": "3", "ok": True, "said": "deleted"}
 
     redis_db.client.sadd("graceful:fallen", "w3@c:01")
@@ -178,5 +241,5 @@ def test_what_was_done_is_a_document(app: Celery, redis_db: RedisDB) -> None:
     assert (found["dead"], found["moved"]) == ({"w3@c:01": 1}, 1)
     (found,) = document(app, "Rescued", "rescue")
     assert (found["dead"], found["moved"]) == ({}, None)
-    (away,) = document(make_app("redis://127.0.0.1:1", ""), "Rescued", "rescue", status=1)
+    (away,) = document(make_app("redis://127.0.0.1:1", ""), "Rescued", "rescue", status=3)
     assert "127.0.0.1:1" in away["error"]

@@ -4,7 +4,7 @@
 -- ARGV     id of the task; how many from the right were looked at before; bytes after which it stops
 --
 -- Returns the place, 0 if it was not found yet; how many were looked at now; how many there are; and
--- the name of the task, '' if it does not say. A body is passed over by `find`, as fast as memory is read: what it says is escaped, or base 64.
+-- the name of the task as JSON has it, '' if it does not say. A body is passed over by `find`, as fast as memory is read: what it says is escaped, or base 64.
 local total = redis.pcall('LLEN', KEYS[1])
 if type(total) ~= 'number' then
   return { 0, 0, 0, '' }
@@ -22,7 +22,7 @@ while bytes < tonumber(ARGV[3]) do
     bytes = bytes + #texts[i]
     for _, needle in ipairs(needles) do
       if string.find(texts[i], needle, 1, true) then
-        local name = string.match(texts[i], '"task": ?"([^"]+)"')
+        local name = string.match(texts[i], '"task": ?("[^"]+")')
         return { from + looked, looked, total, name or '' }
       end
     end

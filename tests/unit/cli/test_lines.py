@@ -39,7 +39,7 @@ def test_history() -> None:
     assert (
         printed(history.lines_of(found, 80, 3))
         == """\
-1 earlier ones are left out
+1 earlier one is left out
 2025-03-01 02:59:00Z  deploy  shop 4.2
   1 interrupted, 3 released
 2025-03-01 02:59:51Z  interrupted
@@ -58,27 +58,27 @@ def test_quarantine() -> None:
     kept = Kept(
         IDS[0], "shop.export", "its process died 3 times in 72 h", 3, AT.timestamp(), "w", {}
     )
-    conforms(json.loads(kept.to_json()), SCHEMAS["QuarantinedTask"], SCHEMAS)
+    conforms(quarantine._document(kept), SCHEMAS["QuarantinedTask"], SCHEMAS)
     assert (
         folded(quarantine._line(kept, False))
         == """\
-2025-03-01 03:00:00+00:00  0f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b10  shop.export
-    its process died 3 times in 72 h  (of another app: ?)"""
+2025-03-01 03:00:00Z  0f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b10  shop.export  its
+     process died 3 times in 72 h  (of another app: ?)"""
     )
 
 
 def test_batches() -> None:
     at = AT.timestamp()
     status = Status(IDS[0], State.OPEN, 9, 4, 3, 1, 1, 1, 0, at, at, None, "export of March")
-    conforms(status.summary(), SCHEMAS["Batch"], SCHEMAS)
     missing = [Missing(IDS[1], "it is in no queue, and no worker holds it", False)]
+    conforms(batches._document(status, missing), SCHEMAS["Batch"], SCHEMAS)
     assert (
         folded(*batches._lines(status, missing))
         == """\
-2025-03-01 03:00:00+00:00  0f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b10  open: 4 of 9
+2025-03-01 03:00:00Z  0f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b10  open: 4 of 9
     pending, 3 succeeded, 1 failed, 1 revoked, 1 missing  export of March
-  created: 2025-03-01 03:00:00+00:00
-  moved: 2025-03-01 03:00:00+00:00
+  created: 2025-03-01 03:00:00Z
+  moved: 2025-03-01 03:00:00Z
   missing: 1f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b11  it is in no queue, and no
       worker holds it (unsure)"""
     )
@@ -108,6 +108,12 @@ def test_each_command_ends_quietly() -> None:
     found = list(all_of(graceful))
     assert len(found) > 20
     assert [each.name for each in found if not isinstance(each, output.Command)] == []
+
+
+def test_each_command_has_json() -> None:
+    """What there is to say is a document, too."""
+    for each in all_of(graceful):
+        assert any("--json" in param.opts for param in each.params), each.name
 
 
 def test_commands_are_listed_as_they_say_of_themselves() -> None:

@@ -87,6 +87,16 @@ def test_a_table_is_cut_where_it_may_be() -> None:
     assert rows[0][0] in wide[1]
 
 
+def test_wide_letters_stay_in_line() -> None:
+    """One that a terminal shows in two columns, and an accent that takes none."""
+    rows = [["世界" * 9, "1"], ["gru\N{COMBINING DIAERESIS}n", "2"]]
+    assert list(output.plain_table(["TASK", "N"], rows, 20, right=[1])) == [
+        "TASK               N",
+        "世界世界世界世...  1",
+        "gru\N{COMBINING DIAERESIS}n               2",
+    ]
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [

@@ -136,6 +136,16 @@ def test_what_takes_no_writes_is_not_told_of_workers() -> None:
     assert [one.what for one in found] == ["Redis takes no writes: it is full"]
 
 
+def test_a_replica_is_read() -> None:
+    dead = (DeadWorker("w4@d:1", "w4@d", 12, False),)
+    found = findings_of((worker("w2@b", heard=6.0),), dead, 0, (), replicas=["redis-2:6379"])
+    assert [one.what for one in found] == [
+        "redis-2:6379 is a replica: this may be a moment old",
+        "w2@b was not heard for 6 s",
+        "w4@d is dead and holds 12 messages",
+    ]
+
+
 def test_what_waits_for_a_worker() -> None:
     found = findings_of((), (), 0, (), unconsumed={"mail": 2, "web": 1})
     assert [one.what for one in found] == ["no worker is running, and 3 messages waiting"]
