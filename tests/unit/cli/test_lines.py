@@ -63,7 +63,7 @@ def test_quarantine() -> None:
         folded(quarantine._line(kept, False))
         == """\
 2025-03-01 03:00:00Z  0f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b10  shop.export  its
-     process died 3 times in 72 h  (of another app: ?)"""
+    process died 3 times in 72 h  (of another app: ?)"""
     )
 
 
