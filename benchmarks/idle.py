@@ -12,8 +12,9 @@ from tests.servers import RedisServer
 
 __all__ = ["idle"]
 
-#: Seconds until they have met, and for which they are watched then.
-SETTLE, WATCHED = 10.0, 30.0
+#: Seconds until they have met, and for which they are watched then: some of what kombu asks comes
+#: once in a minute.
+SETTLE, WATCHED = 10.0, 60.0
 
 #: Workers that start side by side.
 AT_ONCE = 5

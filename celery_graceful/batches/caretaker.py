@@ -106,8 +106,9 @@ class Caretaker:
         after = self.settings.batch_missing_after
         if time.monotonic() < self._none_until:
             return
-        if not self.store.execute("EXISTS", [INDEX]):
-            self._none_until = time.monotonic() + after * STILL
+        age = after * PAUSE
+        if not self.store.any_exists(INDEX, age=age):
+            self._none_until = time.monotonic() + after * STILL - age
             return
         still = self.ledger.stood_still(after * STILL)
         if not still or not self._lock():

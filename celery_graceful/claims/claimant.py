@@ -11,6 +11,7 @@ __all__ = [
     "WORKERS",
     "Claimant",
     "begun_key",
+    "bell_key",
     "claims_key",
     "lease_key",
     "node_of",
@@ -22,6 +23,11 @@ WORKERS = "graceful:workers"
 
 #: Key of those that were taken for dead, until what they held is rescued.
 FALLEN = "graceful:fallen"
+
+
+def bell_key(queue: str) -> str:
+    """Key of what idle workers of a queue wait on."""
+    return f"graceful:bell:{queue}"
 
 
 def lease_key(worker: str) -> str:

@@ -81,8 +81,7 @@ class Rescuer:
         judge: Decides about claims whose tasks killed their workers.
         lease_validity: What leases say there.
         own: The id of the worker that looks; ``None`` if it is none.
-        afterwards: Called after each look, whoever looked, with how much less often than a worker
-            that is alone this one looks.
+        afterwards: Called after each look, whoever looked.
         before: Called with a dead worker and ids of tasks that it ran, before they go back.
     """
 
@@ -93,7 +92,7 @@ class Rescuer:
         judge: Judge,
         lease_validity: LeaseValidity | None = None,
         own: Callable[[], str | None] = lambda: None,
-        afterwards: Callable[[float], None] = lambda seldom: None,
+        afterwards: Callable[[], None] = lambda: None,
         before: Callable[[str, Sequence[str]], None] = lambda worker, ids: None,
     ) -> None:
         self.claims = claims
@@ -122,12 +121,16 @@ class Rescuer:
         self._bell = self._gone = native.SILENT
 
     def _run(self) -> None:
+        mine = False
         while not self._ended:
             seldom = 1.0
             try:
-                if self.look() is None:
+                # Most of a fleet find that somebody has looked, and have asked for more with that.
+                free = mine or not self.store.any_exists(LOCK, age=0.0)
+                mine = free and self.look() is not None
+                if not mine:
                     seldom = self._seldom()
-                self.afterwards(seldom)
+                self.afterwards()
             except StoreAway:
                 pass  # said there
             except Exception:

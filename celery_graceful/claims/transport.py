@@ -34,7 +34,7 @@ from kombu.utils.json import dumps
 from redis.exceptions import NoScriptError
 
 from celery_graceful.claims.arrival import deliver
-from celery_graceful.claims.claimant import WORKERS, Claimant, claims_key
+from celery_graceful.claims.claimant import WORKERS, Claimant, bell_key, claims_key
 from celery_graceful.claims.ear import HAND_OVER, SHORT
 from celery_graceful.claims.held_claims import Claims
 from celery_graceful.claims.qos import QoS
@@ -42,7 +42,7 @@ from celery_graceful.store.client import dropping, is_answer, is_forbidden
 from celery_graceful.store.scripts import Script, script
 from celery_graceful.system.describe import describe
 
-__all__ = ["Channel", "SentinelChannel", "SentinelTransport", "Transport", "bell_of"]
+__all__ = ["Channel", "SentinelChannel", "SentinelTransport", "Transport"]
 
 logger = get_logger(__name__)
 
@@ -67,11 +67,6 @@ TO_RING = "+eval +evalsha +lpush +lpop +ltrim +pexpire ~graceful:bell:*"
 CLAIM, PUT = script("claim"), script("put")
 
 
-def bell_of(queue: str) -> str:
-    """Key of the bell of a queue."""
-    return f"graceful:bell:{queue}"
-
-
 class _Fetch:
     """One command that is under way: a claim, a look into the queues, or a wait for a bell."""
 
@@ -83,6 +78,8 @@ class _Fetch:
         self.epoch = who.epoch
         self.lists: list[str] = []
         self.first = 0
+        #: It waits for as long as ears look into the queues.
+        self.long = False
 
 
 class _Claiming:
@@ -157,7 +154,7 @@ class _Claiming:
         if keys is None:
             prefix = self.global_keyprefix or ""
             lists = [self._q_for_pri(queue, pri) for pri in self.priority_steps]
-            keys = self._keys[queue] = tuple(prefix + key for key in (bell_of(queue), *lists))
+            keys = self._keys[queue] = tuple(prefix + key for key in (bell_key(queue), *lists))
         return keys
 
     def _stay_out(self) -> None:
@@ -192,7 +189,8 @@ class _Claiming:
         if fetch.kind == "BRPOP":
             wait = WAIT_REFUSED if self._refused else self._patience(fetch, keys)
             command: Iterable[Any] = (*keys[:bells], wait)
-            if wait > SHORT:
+            fetch.long = wait > SHORT
+            if fetch.long:
                 command = ((self.global_keyprefix or "") + book.ear.wake_key, *command)
         else:
             command = fetch.lists = keys[bells:]
@@ -201,10 +199,8 @@ class _Claiming:
         connection = self._in_poll = self.client.connection
         self._brpop_sent_at = time.monotonic()
         self._fetch = fetch
-        name = fetch.kind
-        if name == "EVALSHA" and not self._knows_script:
-            name = "EVAL"
-        connection.send_command(name, *command)
+        by_text = fetch.kind == "EVALSHA" and not self._knows_script
+        connection.send_command("EVAL" if by_text else fetch.kind, *command)
 
     def _patience(self: Any, fetch: _Fetch, keys: list[str]) -> float:
         """Seconds that a wait for a bell may take."""
@@ -250,7 +246,8 @@ class _Claiming:
         if fetch.kind == "EXISTS":
             self._next = "EVALSHA" if answer else "BRPOP"
         elif fetch.kind == "BRPOP":
-            self._next, self._refused = "EVALSHA" if answer else "EXISTS", False
+            self._next = "EVALSHA" if answer else "BRPOP" if fetch.long else "EXISTS"
+            self._refused = False
             if answer and bytes_to_str(answer[1]) == HAND_OVER:
                 fetch.book.ear.ask()
         elif answer is None:
@@ -362,10 +359,10 @@ class _Claiming:
             return
         pri = self._get_message_priority(message, reverse=False)
         if self._taker is not None:
-            self._taker(self._q_for_pri(queue, pri), bell_of(queue), dumps(message))
+            self._taker(self._q_for_pri(queue, pri), bell_key(queue), dumps(message))
             return
         prefix = self.global_keyprefix or ""
-        keys = (prefix + self._q_for_pri(queue, pri), prefix + bell_of(queue))
+        keys = (prefix + self._q_for_pri(queue, pri), prefix + bell_key(queue))
         try:
             with self.conn_or_acquire() as client:
                 _run(client, PUT, keys, (dumps(message), RINGS, RINGS_TTL))
@@ -408,7 +405,7 @@ class _Claiming:
         return batch
 
     def _ring(self: Any, queue: str) -> None:
-        bell = bell_of(queue)
+        bell = bell_key(queue)
         with self.conn_or_acquire() as client, client.pipeline() as pipe:
             pipe.lpush(bell, "").ltrim(bell, 0, RINGS - 1).pexpire(bell, RINGS_TTL).execute()
 

@@ -273,19 +273,15 @@ class Member:
             if unclaimed and request.part is not None:
                 yield request.part.membership
 
-    def _look_for_others(self, seldom: float) -> None:
+    def _look_for_others(self) -> None:
         """What others have left undone: a failure to tell, since they do not know whom, and
-        callbacks of batches to publish.
-
-        Args:
-            seldom: How much less often than a worker that is alone.
-        """
+        callbacks of batches to publish."""
         now = time.monotonic()
         if now < self._look_at:
             return
-        self._look_at = now + LOOK_EVERY * seldom
+        self._look_at = now + LOOK_EVERY
         keys = [UNTOLD, OUTBOX] if self._has_outbox else [UNTOLD]
-        if self.lease.store.execute("EXISTS", keys):
+        if self.lease.store.any_exists(*keys, age=LOOK_EVERY):
             self.ledger.post_mortems.tell_soon()
             if self._has_outbox:
                 self.view.outbox.look(self.lease.store)

@@ -57,6 +57,7 @@ from celery_graceful.store.client import (
     is_of_a_replica,
     make_client,
 )
+from celery_graceful.store.presence import Presence
 from celery_graceful.store.scripts import script as script_of
 from celery_graceful.system import native
 from celery_graceful.system.describe import describe
@@ -133,6 +134,7 @@ class Store:
         #: lost. Each may lead to another server.
         self.connections = self.reconnections = 0
         self._made: WeakSet[Any] = WeakSet()
+        self._presence = Presence(lambda keys: int(self.execute("EXISTS", keys)))
         #: The other end of the last one.
         self.peer: Any = None
 
@@ -185,6 +187,13 @@ class Store:
             return client.execute_command(command, *names, *args)
 
         return self._ask(command, keys, call, timeout, insist, quiet)
+
+    def any_exists(self, *keys: str, age: float) -> bool:
+        """Whether one of the keys is there, or was up to ``age`` seconds ago. Raises as ``run``.
+
+        For those who look for the same keys again and again: they share their questions.
+        """
+        return self._presence.any_of(keys, age)
 
     def disconnect(self) -> None:
         """Close all connections. Who asks again connects again."""

@@ -128,8 +128,8 @@ class Destination(Protocol):
     def keep(self, case: Case, why: str, tell: bool) -> str | None:
         """Keep a message for people; where it is, ``None`` if somebody else has it."""
 
-    def kinds(self) -> dict[Kind, int]:
-        """What waits."""
+    def kinds(self, age: float) -> dict[Kind, int]:
+        """What waits; nothing, where that was seen up to ``age`` seconds ago."""
 
     def take(self, kind: Kind, most: int) -> list[tuple[str, Tag]]:
         """Get what is known here: claims to deliver; or they come through their queue."""
@@ -197,8 +197,8 @@ class ClaimsDestination:
         _enter(self.app, store, kept, kept_as, why)
         return kept_as and f"in quarantine as {kept_as}"
 
-    def kinds(self) -> dict[Kind, int]:
-        return self._room(None).kinds()
+    def kinds(self, age: float) -> dict[Kind, int]:
+        return self._room(None).kinds(age)
 
     def take(self, kind: Kind, most: int) -> list[tuple[str, Tag]]:
         book = self.ledger.claims
@@ -251,8 +251,8 @@ class StoreDestination:
     def keep(self, case: Case, why: str, tell: bool) -> str | None:
         return _keep_copy(self.app, self.store, case, why, tell)
 
-    def kinds(self) -> dict[Kind, int]:
-        return self.room.kinds()
+    def kinds(self, age: float) -> dict[Kind, int]:
+        return self.room.kinds(age)
 
     def take(self, kind: Kind, most: int) -> list[tuple[str, Tag]]:
         self._send(self.room.lend(kind, RETURNED))
@@ -321,7 +321,7 @@ class QueueDestination:
             send_aside(conn, case.message, case.queue, _why(case, why))
         return "in the queue graceful.quarantine"
 
-    def kinds(self) -> dict[Kind, int]:
+    def kinds(self, age: float) -> dict[Kind, int]:
         return {}
 
     def take(self, kind: Kind, most: int) -> list[tuple[str, Tag]]:

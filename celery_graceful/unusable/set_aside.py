@@ -43,8 +43,9 @@ AGAIN, LAST = 0.5, 0.5
 #: Share of its last seconds in which it begins to give back some more.
 LEAVING = 0.8
 
-#: Seconds between looks at what waits: while something does that is known here, or is not; else.
-KNOWN, UNKNOWN, IDLE = 0.5, 1.0, 5.0
+#: Seconds between looks at what waits: while something does that is known here, or is not; and for
+#: which it is believed else that nothing does, as all that was asked for lately.
+KNOWN, UNKNOWN, IDLE = 0.5, 1.0, 6.0
 
 
 class SetAside:
@@ -90,6 +91,8 @@ class SetAside:
         self._bell, self._gone = native.Doorbell(), native.Doorbell()
         self._ended = False
         self._look_at = self._leave_by = 0.0
+        #: For how many seconds it is believed that nothing waits.
+        self._age = 0.0
         native.start_thread(self._run, "graceful-set-aside")
 
     def put(self, case: Case) -> None:
@@ -116,7 +119,7 @@ class SetAside:
 
     def look(self) -> None:
         """Look at what waits now."""
-        self._look_at = 0.0
+        self._look_at = self._age = 0.0
         self._bell.ring()
 
     @property
@@ -172,7 +175,7 @@ class SetAside:
             if not case.stuck:
                 done.append(case)
         if unknown:
-            self._look_at = min(self._look_at, time.monotonic() + UNKNOWN)
+            self._look_at, self._age = min(self._look_at, time.monotonic() + UNKNOWN), 0.0
         self.ring_loop()
 
     def _keep(self, case: Case) -> None:
@@ -203,7 +206,8 @@ class SetAside:
         if self.board.is_quiet or consumer is None or consumer.task_consumer is None:
             self._look_at = time.monotonic() + UNKNOWN
             return
-        kinds = self.destination.kinds()
+        kinds = self.destination.kinds(self._age)
+        self._age = 0.0 if kinds else IDLE
         queues = {queue.name for queue in consumer.task_consumer.queues}
         known = [k for k in kinds if k.name in consumer.strategies and k.queue in queues]
         self.waiting = sum(kinds.values()) - sum(kinds[kind] for kind in known)
@@ -218,7 +222,7 @@ class SetAside:
             self.ring_loop()
         if self.waiting:
             self.destination.back()
-        self._look_at = time.monotonic() + (KNOWN if known else UNKNOWN if kinds else IDLE)
+        self._look_at = time.monotonic() + (KNOWN if known else UNKNOWN if kinds else IDLE / 3)
 
     def _room(self) -> int:
         """How many more messages this worker would fetch."""

@@ -106,12 +106,17 @@ class WaitingRoom:
             args += [stray.number, stray.entry, *stray.kind, stray.id, stray.text, again]
         return list(self._run("wait", args, claims_key(worker)))
 
-    def kinds(self) -> dict[Kind, int]:
+    def kinds(self, age: float = 0.0) -> dict[Kind, int]:
         """What waits, and how many of each.
+
+        Args:
+            age: Where nothing was seen to wait, for how many seconds nothing does.
 
         Raises:
             StoreAway: The store does not answer.
         """
+        if age and not self.store.any_exists(self._kinds, age=age):
+            return {}
         found = pairs_of(self.store.execute("HGETALL", [self._kinds]))
         return {Kind(*key.split("\0", 1)): int(count) for key, count in found.items()}
 

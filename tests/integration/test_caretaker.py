@@ -16,6 +16,7 @@ from celery import Celery, Task, chain, chord, states
 from kombu.exceptions import OperationalError
 
 from celery_graceful import Batch, Graceful, GracefulTask
+from celery_graceful.batches import caretaker as caretaker_module
 from celery_graceful.batches import sending
 from celery_graceful.batches.callbacks import made
 from celery_graceful.batches.caretaker import Caretaker
@@ -274,6 +275,7 @@ def test_where_nothing_stands_still_nothing_is_asked(
 
         return call
 
+    monkeypatch.setattr(caretaker_module, "PAUSE", 0.0)  # nothing that was known before
     caretaker = shop.caretaker(batch_missing_after=60)
     for name in ("run", "execute"):
         monkeypatch.setattr(caretaker.store, name, spy(getattr(caretaker.store, name)))

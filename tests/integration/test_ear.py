@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from queue import Empty
 
 import pytest
 import redis
@@ -12,7 +13,10 @@ from celery import Celery
 
 from celery_graceful import Graceful
 from celery_graceful.claims import ear as ears
+from celery_graceful.claims import transport
+from celery_graceful.claims.claimant import Claimant
 from celery_graceful.claims.ear import HAND_OVER, LONG, SHORT, Ear
+from celery_graceful.claims.held_claims import Claims
 from celery_graceful.store.app_stores import broker_store
 from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.store.tracking import Tracking
@@ -291,3 +295,33 @@ def test_an_outage_is_no_error(make: Make, monkeypatch: pytest.MonkeyPatch) -> N
     wait_until(lambda: len(times) > 2, "it asks again")
     monkeypatch.undo()
     wait_until(lambda: covered(ear), "it listens")
+
+
+@pytest.mark.parametrize("listening", [True, False])
+def test_who_waits_for_long_leaves_the_queues_to_the_ears(
+    listening: bool, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for a second looks into them in between."""
+    monkeypatch.setattr(transport, "SHORT", 0.1)
+    app = Celery("waits", broker=redis_db.url, set_as_current=False)
+    Graceful(app)
+    store = broker_store(app)
+    assert store is not None
+    redis_db.client.sadd("graceful:workers", "w")
+    book = Claims(store)
+    book.claim_as(Claimant("w"))
+    monkeypatch.setattr(book.ear, "seconds", lambda *args: 0.2 if listening else 0.1)
+    asked = []
+    with app.connection() as connection, connection.channel() as channel:
+        channel.claim_for(book)
+        channel.basic_consume("a", False, print, "tag")
+        channel.client.connection = channel.client.connection_pool.get_connection("_")  # as kombu
+        for _ in range(4):
+            with suppress(Empty):
+                channel._brpop_start()
+                asked.append(channel._fetch.kind)
+                channel._brpop_read()
+    if listening:
+        assert asked == ["EVALSHA", "BRPOP", "BRPOP", "BRPOP"]
+    else:
+        assert asked == ["EVALSHA", "BRPOP", "EXISTS", "BRPOP"]
