@@ -14,7 +14,6 @@ from celery_graceful.exceptions import (
     TooManyInterruptions,
     UnknownBatch,
 )
-from celery_graceful.monitors import Monitor, checkin
 from celery_graceful.phases import Interrupt, InterruptReason, Phase
 from celery_graceful.plugin import Graceful
 from celery_graceful.runs.interrupt import (
@@ -32,16 +31,19 @@ from celery_graceful.task.base import INTERRUPTED, GracefulTask
 
 if _TYPE_CHECKING:
     from celery_graceful.batches.batch import Batch, current_batch
+    from celery_graceful.monitors import Monitor, checkin
     from celery_graceful.store import StoreAway
 
 _ON_DEMAND = {
     "Batch": "celery_graceful.batches.batch",
+    "Monitor": "celery_graceful.monitors",
     "StoreAway": "celery_graceful.store",
+    "checkin": "celery_graceful.monitors",
     "current_batch": "celery_graceful.batches.batch",
 }
 
 
-# Who has no coroutines need not import asyncio.
+# Who has no coroutines need not import asyncio; a web process, nothing that reports runs.
 __getattr__ = _on_demand(__name__, {**_ON_DEMAND, "aio": "celery_graceful.aio"})
 
 

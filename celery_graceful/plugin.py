@@ -15,13 +15,14 @@ from celery_graceful.cleanup import callbacks
 from celery_graceful.cleanup.callbacks import ExitHandle, Scope
 from celery_graceful.cleanup.resource import Resource
 from celery_graceful.exceptions import SettingsError
-from celery_graceful.monitors import Monitor, named_monitors
-from celery_graceful.settings import Settings
+from celery_graceful.monitors import named_monitors
 from celery_graceful.system.loaded import loaded
 from celery_graceful.system.process import itself
 
 if TYPE_CHECKING:
+    from celery_graceful.monitors import Monitor
     from celery_graceful.operations import Operations
+    from celery_graceful.settings import Settings
 
 __all__ = ["Graceful"]
 
@@ -84,6 +85,8 @@ class Graceful:
         Raises:
             SettingsError: One of them cannot be used.
         """
+        from celery_graceful.settings import Settings
+
         return Settings.from_conf(self.app.conf)
 
     @property
@@ -222,6 +225,8 @@ class Graceful:
         Raises:
             SettingsError: The monitor cannot be used, or that is no task.
         """
+        from celery_graceful.monitors import Monitor
+
         if not isinstance(monitor, Monitor):
             monitor = Monitor(monitor)
         name = task if isinstance(task, str) else getattr(task, "name", None)

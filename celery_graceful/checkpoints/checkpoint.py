@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_task_logger
 
@@ -21,18 +21,18 @@ from celery_graceful.checkpoints.place import CURSOR, STEP, place_of
 from celery_graceful.checkpoints.watch import Keeper, watch_of
 from celery_graceful.claims.fence import DELIVERY
 from celery_graceful.exceptions import Interrupted
-from celery_graceful.history.entry import Entry, What
-from celery_graceful.history.journal import record
 from celery_graceful.phases import InterruptReason
 from celery_graceful.runs.interrupt import current_interrupt
 from celery_graceful.runs.run import Run, current
-from celery_graceful.settings import Settings
 from celery_graceful.store.app_stores import find_store, settings_of
 from celery_graceful.store.scan import pairs_of
 from celery_graceful.store.store import COMMAND_TIMEOUT, Store, StoreAway, StoreForbidden
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.tallies import Tally
 from celery_graceful.timeline.worker_state import WorkerInterrupt
+
+if TYPE_CHECKING:
+    from celery_graceful.settings import Settings
 
 __all__ = ["CURSOR", "DELIVERY", "SENT_AGAIN", "STEP", "Checkpoint", "key_of", "may_resume"]
 
@@ -54,6 +54,13 @@ _told: set[str] = set()
 def key_of(name: str, task_id: str) -> str:
     """The key of a task's checkpoint."""
     return f"graceful:checkpoint:{name}:{task_id}"
+
+
+def _defaults() -> Settings:
+    """Of a task that is called directly."""
+    from celery_graceful.settings import Settings
+
+    return Settings()
 
 
 def may_resume(request: Any) -> bool:
@@ -106,7 +113,7 @@ class Checkpoint:
         self.store = store
         self.began = began
         self.run = run
-        self.settings = settings or Settings()
+        self.settings = settings or _defaults()
         self.token = token
         self.worker = worker
         #: The loops whose body runs, the innermost last.
@@ -296,6 +303,9 @@ class Checkpoint:
         }
         self._fields = {**self.loaded, **self._fields}
         if self.loaded and self._came_back and isinstance(self.store, Store):
+            from celery_graceful.history.entry import Entry, What
+            from celery_graceful.history.journal import record
+
             where, worker = place_of(self.loaded), self.worker
             resumed = Entry(What.RESUMED, self.task_id, self.name, worker, where=where)
             record(self.store, self.settings, resumed)

@@ -6,8 +6,21 @@ monitors an app has); users by `Monitor` and `checkin`.
 May not know of requests: what is needed of one, `outcome` says.
 """
 
-from celery_graceful.monitors.block import checkin
-from celery_graceful.monitors.monitor import Monitor
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
+from celery_graceful.system.on_demand import on_demand as _on_demand
+
+if _TYPE_CHECKING:
+    from celery_graceful.monitors.block import checkin
+    from celery_graceful.monitors.monitor import Monitor
+
+__getattr__ = _on_demand(
+    __name__,
+    {
+        "Monitor": "celery_graceful.monitors.monitor",
+        "checkin": "celery_graceful.monitors.block",
+    },
+)
 
 __all__ = [
     "Monitor",

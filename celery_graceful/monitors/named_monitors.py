@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from celery_graceful.monitors.monitor import Monitor
+if TYPE_CHECKING:
+    from celery_graceful.monitors.monitor import Monitor
 
 __all__ = ["know", "name", "named"]
 

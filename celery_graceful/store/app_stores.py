@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kombu.connection import Connection
 
-from celery_graceful.settings import PREFIX, Settings
 from celery_graceful.store.connections import backend_pool, backend_prefix, kombu_pool, timeouts
 from celery_graceful.store.store import Store
 from celery_graceful.system.loaded import loaded
 from celery_graceful.system.per_app import PerApp
 from celery_graceful.timeline import worker_state
+
+if TYPE_CHECKING:
+    from celery_graceful.settings import Settings
 
 __all__ = [
     "broker_places",
@@ -41,6 +43,8 @@ def settings_of(app: Any) -> Settings:
         SettingsError: One of them cannot be used.
     """
     if app not in _settings:
+        from celery_graceful.settings import Settings
+
         _settings[app] = Settings.from_conf(app.conf)
     return _settings[app]
 
@@ -95,7 +99,7 @@ def _find(app: Any, settings: Settings, place: int) -> Store | None:
         url, options = settings.store, dict(settings.store_options)
         ssl = options.pop("ssl", None)
         return Store(
-            f"{PREFIX}store",
+            "graceful_store",
             lambda timeout: kombu_pool(
                 Connection(url, ssl=ssl, transport_options={**options, **timeouts(timeout)})
             ),

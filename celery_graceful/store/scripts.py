@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from functools import cache
 from importlib.resources import files
@@ -25,6 +24,8 @@ def script(name: str) -> Script:
     Args:
         name: Without ``.lua``.
     """
+    import hashlib  # brings OpenSSL along
+
     text = _read(name)
     return Script(hashlib.sha1(text.encode()).hexdigest(), text)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial, wraps
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import celery
 import celery.app.task
@@ -24,7 +24,6 @@ from celery_graceful.claims.fence import (
     was_taken_away,
 )
 from celery_graceful.exceptions import Interrupted, TaskInterrupted, TooManyInterruptions
-from celery_graceful.monitors import Monitor
 from celery_graceful.phases import Interrupt, InterruptReason
 from celery_graceful.runs import interrupt as _interrupt
 from celery_graceful.runs.frames import hidden, point, spared
@@ -38,6 +37,9 @@ from celery_graceful.task.composed_base import base_of, bases
 from celery_graceful.task.eager import INTERRUPTED, applied, call_eagerly
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.worker_state import WorkerInterrupt
+
+if TYPE_CHECKING:
+    from celery_graceful.monitors import Monitor
 
 __all__ = ["INTERRUPTED", "GracefulTask"]
 
