@@ -1,7 +1,7 @@
 """Writes the settings into their page, ``docs/reference/settings.md``, from the code.
 
-Name, type, default and meaning are those of ``Settings``; what is refused, and the mend, is what
-the check of the setting says when it is given something wrong.
+Name, type, default and meaning are those of ``Settings``; the error is what the check of the
+setting says when it is given something wrong.
 """
 
 from __future__ import annotations
@@ -85,6 +85,10 @@ UNSET = {
     "healthchecks_url": "none",
 }
 
+#: The release that brought those along which are not of the first one.
+FIRST = "0.1.0"
+SINCE: dict[str, str] = {}
+
 BEGIN, END = "<!-- written by scripts/settings_page.py -->", "<!-- end of what is written -->"
 
 
@@ -115,7 +119,8 @@ def sections(names: tuple[str, ...]) -> Iterator[str]:
         kind = {"Mapping": "dict", "tuple": "list", "float": "float, seconds"}.get(kind, kind)
         yield (
             f"### `{PREFIX}{name}`\n\n{meaning[name]}\n\n"
-            f"* type: {kind}\n* default: {_default(field)}\n* else: *{refusals(name)}*\n"
+            f"* type: {kind}\n* default: {_default(field)}\n"
+            f"* since: {SINCE.get(name, FIRST)}\n* error: *{refusals(name)}*\n"
         )
 
 

@@ -124,3 +124,19 @@ def test_the_checklist_has_each_code_of_the_doctor() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+TOPICS = ("Grace", "Before the signal", "Signals", "PID 1", "Probes")
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_each_page_of_a_platform_has_each_topic(topic: str) -> None:
+    """One says so where its platform has no such thing."""
+    index = (DOCS / "index.md").read_text(encoding="utf-8")
+    pages = re.findall(
+        r"^howto/.*$", index.partition(":caption: Platforms")[2].partition("```")[0], re.M
+    )
+    assert len(pages) == 8
+    for page in pages:
+        text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+        assert f"* **{topic}.** " in text, page

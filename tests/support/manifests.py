@@ -64,6 +64,12 @@ def _unit(name: str) -> configparser.ConfigParser:
     return parser
 
 
+def _asked(test: Sequence[str]) -> Sequence[str]:
+    """The command of a health check of Docker's."""
+    assert test[0] == "CMD"  # and no shell
+    return test[1:]
+
+
 def kubernetes() -> Started:
     spec = yaml.safe_load(_text("kubernetes.yaml"))["spec"]["template"]["spec"]
     (worker,) = spec["containers"]
@@ -93,7 +99,12 @@ def compose() -> Started:
     worker = yaml.safe_load(_text("compose.yaml"))["services"]["worker"]
     found = re.fullmatch(r"(\d+)s", worker["stop_grace_period"])
     assert found is not None
-    return Started(worker["command"], worker["environment"], float(found[1]))
+    return Started(
+        argv=worker["command"],
+        env=worker["environment"],
+        grace=float(found[1]),
+        probes=[_asked(worker["healthcheck"]["test"])],
+    )
 
 
 def supervisord() -> Started:
@@ -121,7 +132,13 @@ def ecs() -> Started:
     assert task["requiresCompatibilities"] == ["FARGATE"]
     assert worker["stopTimeout"] <= 120  # Fargate waits no longer
     uri = {"ECS_CONTAINER_METADATA_URI_V4": "http://169.254.170.2/v4/0"}
-    return Started(worker["command"], _named(worker["environment"]), worker["stopTimeout"], uri)
+    return Started(
+        argv=worker["command"],
+        env=_named(worker["environment"]),
+        grace=worker["stopTimeout"],
+        platform=uri,
+        probes=[_asked(worker["healthCheck"]["command"])],
+    )
 
 
 def cloud_run() -> Started:
