@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from json import JSONDecoder
 from typing import Any
 
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import object_hook
 
 from celery_graceful.claims.held_claims import Tag
+from celery_graceful.messages.decoding import loads
 
 __all__ = ["deliver"]
-
-#: As kombu's ``loads``, which makes a decoder for each message.
-_decode = JSONDecoder(object_hook=object_hook).decode
 
 
 def deliver(channel: Any, queue: str, text: Any, tag: Tag) -> None:
@@ -29,7 +25,7 @@ def deliver(channel: Any, queue: str, text: Any, tag: Tag) -> None:
         Exception: What its consumer raised.
     """
     try:
-        payload = _decode(bytes_to_str(text))
+        payload = loads(bytes_to_str(text))
         payload["properties"]["delivery_tag"] = tag
     except Exception as exc:  # what can be in a queue can raise anything
         tag.book.on_no_message(tag, exc)

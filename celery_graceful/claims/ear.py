@@ -266,9 +266,9 @@ class Ear:
             rang = self._look(queues, min(4**missed, MANY) if more else 1) if found else 0
             if rang and not was and told is None and now - began > LOOK:
                 return True  # nobody told of what has come: a connection is dead
-            if rang or told is None:
+            if rang or told is None or (was and not found):
                 gap = 0.0
-            elif not was:  # else it was told of what has come of its ring
+            else:  # nobody waited for it, or all have enough to do: who comes finds a ring
                 gap = min(max(SOON, 2 * gap), BUSY)
             if not rang:
                 missed = 0

@@ -64,6 +64,7 @@ class Claims:
         on_no_message: Told of a claim that is no message of kombu's, and what was raised; it stays
             a claim.
         on_room: Called after an acknowledgement while nothing is fetched: there may be room again.
+        has_enough: Whether a fetch can wait, with room for so many, until there is more.
         on_refused: Called each time Redis refuses a claim, with the seconds for which it has.
         write_ends: Writes down what goes with acknowledgements.
     """
@@ -74,6 +75,7 @@ class Claims:
         *,
         on_no_message: Callable[[Tag, Exception], None] = lambda tag, exc: None,
         on_room: Callable[[], None] = lambda: None,
+        has_enough: Callable[[int], bool] = lambda room: False,
         on_refused: Callable[[float], None] = lambda seconds: None,
         write_ends: WriteEnds = lambda store, ends: None,
     ) -> None:
@@ -94,6 +96,7 @@ class Claims:
         #: Who listens for what nobody rings for.
         self.ear = Ear(store)
         self.on_no_message, self.on_room, self.on_refused = on_no_message, on_room, on_refused
+        self.has_enough = has_enough
         #: Since when it does, on the monotonic clock.
         self.refused_since: float | None = None
         self._orphans: list[tuple[str, Container[int]]] = []

@@ -7,7 +7,7 @@ from typing import Any
 from celery.utils.log import get_logger
 from kombu.transport import redis as kombu_redis
 
-from celery_graceful.claims.held_claims import Tag
+from celery_graceful.claims.held_claims import Claims, Tag
 from celery_graceful.store.store import StoreAway
 
 __all__ = ["QoS"]
@@ -28,10 +28,19 @@ class QoS(kombu_redis.QoS):
         if isinstance(delivery_tag, Tag):
             delivery_tag.book.ack(delivery_tag)
             self._quick_ack(delivery_tag)
-            if not self.channel._in_poll:
+            if not (self.channel._in_poll or self.can_wait):
                 delivery_tag.book.on_room()
         else:
             super().ack(delivery_tag)
+
+    @property
+    def can_wait(self) -> bool:
+        """Whether the next claim can wait until there is more room: the pool has enough to do."""
+        channel = self.channel
+        book: Claims | None = channel._book
+        if book is None or channel._next != "EVALSHA":
+            return False
+        return book.has_enough(channel._room())
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         if not isinstance(delivery_tag, Tag):

@@ -179,6 +179,8 @@ class _Claiming:
             # Its default differs between versions; None would wait for ever in the older ones.
             super()._brpop_start(*(() if timeout is None else (timeout,)))  # type: ignore[misc]
             return
+        if self.qos.can_wait:
+            return
         queues = self._queue_cycle.consume(len(self._active_queues))
         if not queues:
             return

@@ -15,6 +15,8 @@ from celery.utils.time import maybe_iso8601, timezone
 from kombu.asynchronous.timer import to_timestamp
 from kombu.exceptions import ContentDisallowed, DecodeError
 
+from celery_graceful.messages.decoding import payload_of
+
 __all__ = ["flaw_of", "has_text", "reason_of"]
 
 #: Longest id and name of a task that can be used.
@@ -61,7 +63,7 @@ def flaw_of(message: Any) -> str | None:
     if not isinstance(message.delivery_info, dict) or not isinstance(message.properties, dict):
         return "where it was delivered to is nowhere"
     try:
-        payload = message.payload
+        payload = payload_of(message)
         if "task" not in fields:
             fields = payload  # protocol 1
     except Exception as exc:

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
+from celery.app.trace import fast_trace_task, trace_task_ret
 
 from celery_graceful.claims.fence import holds_claim
 from celery_graceful.deliveries.custom_strategies import CustomStrategies
@@ -18,6 +19,7 @@ from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.request import GracefulRequest
 from celery_graceful.exceptions import TaskInterrupted
+from celery_graceful.messages.decoding import own_copy
 from celery_graceful.phases import InterruptReason
 from celery_graceful.pools.wake_signal import AGAIN, LONGER
 from celery_graceful.runs import interrupt
@@ -163,6 +165,72 @@ def _frame_of(request: HeldMessage) -> FrameType | None:
 _BODY = "graceful_body"
 
 
+#: Functions of Celery's that a pool is handed, and that decode the body again.
+_TRACES = (fast_trace_task, trace_task_ret)
+
+
+class Handed:
+    """One request that a pool of this process has been handed.
+
+    Args:
+        adapter: Of the pool.
+        request: It passes through the pool without being started if it was given back.
+        target: What the pool is to run.
+        callback: To be called with the result.
+        accept: To be called when it begins.
+    """
+
+    __slots__ = ("_accept", "_adapter", "_begun", "_callback", "_target", "request")
+
+    def __init__(
+        self,
+        adapter: InProcessAdapter,
+        request: GracefulRequest,
+        target: Callable[..., Any],
+        callback: Callable[..., Any],
+        accept: Callable[..., Any],
+    ) -> None:
+        self._adapter, self.request, self._target = adapter, request, target
+        self._callback, self._accept = callback, accept
+        self._begun = False
+
+    def args(self, args: Any) -> Any:
+        """Arguments for the target, with a body that need not be decoded again, if that may be."""
+        if self._target in _TRACES and args[4]:
+            body = own_copy(self.request.message.payload)
+            if body is not None:
+                return (*args[:3], body, None, None)
+        return args
+
+    def accepted(self, *args: Any) -> None:
+        """The pool begins."""
+        request = self.request
+        self._begun = request.begin()
+        if self._begun:
+            if self._adapter.blocks_loop and not request.task.acks_late:
+                request.ack_at_once()
+            self._accept(*args)
+
+    def graceful_body(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it."""
+        request = self.request  # who looks for the thread of this request finds it here, by name
+        try:
+            return self._adapter.run_body(self._target, args, kwargs) if self._begun else None
+        except Exception:  # out of Celery's own code: the pool would tell nobody
+            return ExceptionInfo()
+        finally:
+            del request
+
+    def ended(self, result: Any) -> None:
+        """It has ended, unless it was never begun."""
+        if not self._begun:
+            return
+        if isinstance(result, ExceptionInfo):
+            self.request.on_left(result)
+        else:
+            self._callback(result)
+
+
 class InProcessAdapter(Adapter):
     """For pools whose tasks run in the main process."""
 
@@ -194,6 +262,13 @@ class InProcessAdapter(Adapter):
         """Run a task's trace function."""
         return body(*args, **kwargs)
 
+    def hand_over(
+        self, apply_async: Callable[..., Any], handed: Handed, args: Any, kwargs: Any, options: Any
+    ) -> Any:
+        """Have the pool run a request."""
+        options.update(accept_callback=handed.accepted, callback=handed.ended)
+        return apply_async(handed.graceful_body, handed.args(args), kwargs, **options)
+
     def _guarded(self, apply_async: Callable[..., Any]) -> Callable[..., Any]:
         """Let a request that was given back pass through the pool without being started."""
 
@@ -206,34 +281,8 @@ class InProcessAdapter(Adapter):
             if callback is None or not isinstance(request, GracefulRequest):
                 around = self.custom_strategies.around
                 return around(apply_async, target, args, kwargs, here=self.run_body, **options)
-            accept = options.pop("accept_callback")
-            begun = False
-
-            def on_accept(*a: Any) -> None:
-                nonlocal begun
-                begun = request.begin()
-                if begun:
-                    if self.blocks_loop and not request.task.acks_late:
-                        request.ack_at_once()
-                    accept(*a)
-
-            def graceful_body(*a: Any, **k: Any) -> Any:
-                try:
-                    # By name: who looks for the thread of this request finds it here.
-                    return self.run_body(target, a, k) if begun and request else None
-                except Exception:  # out of Celery's own code: the pool would tell nobody
-                    return ExceptionInfo()
-
-            def on_end(result: Any) -> None:
-                if not begun:
-                    return
-                if isinstance(result, ExceptionInfo):
-                    request.on_left(result)
-                else:
-                    callback(result)
-
-            options.update(accept_callback=on_accept, callback=on_end)
-            return apply_async(graceful_body, args, kwargs, **options)
+            handed = Handed(self, request, target, callback, options.pop("accept_callback"))
+            return self.hand_over(apply_async, handed, args, kwargs, options)
 
         return guarded
 

@@ -3,28 +3,111 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from celery.concurrency import thread
+from celery.concurrency.base import BasePool
 from celery.utils.collections import LimitedSet
+from celery.utils.log import get_logger
 from celery.worker import state
+from celery.worker.request import Request
 
-from celery_graceful.pools.base import InProcessAdapter
+from celery_graceful.pools.base import Handed, InProcessAdapter
 from celery_graceful.runs.run import runs
 from celery_graceful.system.process import Owner
 
 __all__ = ["ThreadsAdapter", "set_async_exc"]
 
+logger = get_logger(__name__)
+
 
 class ThreadsAdapter(InProcessAdapter):
+    #: The executor of a pool that may be handed a request without a future, and its ``submit``.
+    _executor: ThreadPoolExecutor | None = None
+    _submit: Any = None
+
     def prepare(self, owner: Owner) -> None:
+        pool = self.worker.pool
+        if _is_celerys(pool) and _is_pythons(type(pool.executor)):
+            self._executor, self._submit = pool.executor, type(pool.executor).submit
         super().prepare(owner)
         _one_at_a_time(state.successful_requests)
+
+    def hand_over(
+        self, apply_async: Callable[..., Any], handed: Handed, args: Any, kwargs: Any, options: Any
+    ) -> Any:
+        executor = self._executor
+        if (
+            executor is None
+            or type(executor).submit is not self._submit
+            or self.worker.pool._does_debug
+            or handed.request.plain is not Request
+        ):
+            return super().hand_over(apply_async, handed, args, kwargs, options)
+        _put(executor, _Item(handed, handed.args(args)))
+        return None  # Celery keeps a weak reference to what nobody else keeps
 
     def notify(self) -> None:
         super().notify()
         for run in list(runs.values()):
             run.send_async(set_async_exc)
+
+
+class _Item:
+    """What a thread of an executor finds in its queue; without a future, which nobody would ask."""
+
+    __slots__ = ("_args", "_handed")
+
+    def __init__(self, handed: Handed, args: Any) -> None:
+        self._handed, self._args = handed, args
+
+    def run(self) -> None:
+        """Run it, in the thread."""
+        handed = self._handed
+        try:
+            thread.apply_target(
+                handed.graceful_body, self._args, None, handed.ended, handed.accepted
+            )
+        except BaseException:  # a future would keep it to itself, too
+            logger.debug("Raised in a thread of the pool", exc_info=True)
+
+    @property
+    def future(self) -> _Item:
+        """For who clears the queue."""
+        return self
+
+    def cancel(self) -> None:
+        """It is not run."""
+
+
+def _put(executor: ThreadPoolExecutor, item: _Item) -> None:
+    """As its ``submit``."""
+    with executor._shutdown_lock:
+        if executor._shutdown:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        executor._work_queue.put(item)  # type: ignore[arg-type]
+        if len(executor._threads) < executor._max_workers:
+            executor._adjust_thread_count()
+
+
+def _is_celerys(pool: Any) -> bool:
+    """Whether a pool hands its work to an executor as Celery's does."""
+    own = vars(pool)
+    return (
+        type(pool).on_apply is thread.TaskPool.on_apply
+        and type(pool).apply_async is BasePool.apply_async
+        and not own.keys() & {"on_apply", "apply_async"}
+    )
+
+
+def _is_pythons(executor: type) -> bool:
+    """Whether nobody watches what it is handed, as some do that trace."""
+    submit = getattr(ThreadPoolExecutor.submit, "__globals__", None)
+    return executor is ThreadPoolExecutor and submit is vars(sys.modules[executor.__module__])
 
 
 def _one_at_a_time(ids: LimitedSet) -> None:

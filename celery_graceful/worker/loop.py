@@ -44,6 +44,8 @@ class Loop:
         self.worker = worker
         self._listeners: list[Callable[[], None]] = []
         self.bell = native.Doorbell()
+        #: Makes the loop go round, and nothing more; whether it was rung; the thread that need not.
+        self._turner, self._turns, self._thread = native.Doorbell(), False, 0
         #: A consumer is connected and its loop goes round.
         self.alive = False
         #: When it was not any more, on the monotonic clock.
@@ -82,6 +84,8 @@ class Loop:
     def register(self, hub: Any) -> None:
         """The hub of the event loop is ready for readers."""
         hub.add_reader(self.bell.read_fd, self._on_bell)
+        hub.add_reader(self._turner.read_fd, self._on_turn)
+        self._thread = threading.get_ident()
         self._begins()
 
     def _begins(self) -> None:
@@ -107,7 +111,7 @@ class Loop:
         self.bell.ring()
         if self._listener is not None:
             self._listener.join(seconds)
-        self.bell = native.SILENT
+        self.bell = self._turner = native.SILENT
         # They hold the worker, and older versions of kombu keep the connection in a timer for good.
         for queue in self._kept:
             self._callbacks.pop(queue, None)
@@ -120,6 +124,10 @@ class Loop:
         for on_loop in self._listeners:
             on_loop()
         self.turn()  # for what was left to it
+
+    def _on_turn(self, *_: Any) -> None:
+        self._turner.take()
+        self._turns = False  # who comes from now on is too late for this turn
 
     def _attach_synloop(self, consumer: Any) -> None:
         """Without a hub: a thread (a greenlet, where tasks are) listens to the bell."""
@@ -156,8 +164,12 @@ class Loop:
                     logger.exception("The loop's part of the drain failed")
 
     def turn(self) -> None:
-        """Make the loop of a green pool go round once now; in one of its greenlets."""
-        if self._green and self._main is not None:
+        """Make the loop go round once now, if it waits: from what ends a task, in any pool."""
+        if self._thread:
+            if threading.get_ident() != self._thread and not self._turns:
+                self._turns = True
+                self._turner.ring()
+        elif self._green and self._main is not None:
             from celery_graceful.pools.green import in_hub
 
             in_hub(self._end_wait)
@@ -165,6 +177,18 @@ class Loop:
     def _end_wait(self) -> None:
         if _waits_for_events(self._main.gr_frame):
             self._main.throw(TimeoutError("the loop has to go round"))
+
+    def has_enough(self, room: int) -> bool:
+        """Whether the pool has enough to do until more is free than ``room`` places of messages.
+
+        As long as half of what may be fetched ahead waits for the pool, the other half is fetched
+        in one go.
+        """
+        pool = self.worker.pool
+        # Of greenlets the latter counts those that run; a pool that has ended has none.
+        places: int = max(pool.limit or 0, getattr(pool, "num_processes", 0) or 0)
+        half = places * (self.worker.prefetch_multiplier - 1) // 2
+        return bool(room < half <= len(state.reserved_requests) - places)
 
     def finish(self) -> None:
         """Do what waits for the next turn: acknowledgements above all. In the loop's thread."""
@@ -281,23 +305,22 @@ def _restore_in_loop(consumer: Any) -> None:
 
 
 def _acknowledge_at_once(consumer: Any) -> None:
-    """In the loop's own thread, where a pool of processes tells of ends, a claim need not wait.
+    """A claim need not wait for the loop, wherever its task has ended.
 
     Its acknowledgement is written down and nothing more; Celery leaves it to the next turn of the
-    loop, which is made for it then. Before 5.7 also in a green pool, all of which is one thread,
-    and where the loop stands still while the pool is full: what was revoked then would not end.
+    loop, which is made for it then. Before 5.7 also in a green pool, where the loop stands still
+    while the pool is full: what was revoked then would not end.
     """
     name = "call_soon_ack" if hasattr(consumer, "call_soon_ack") else "call_soon"
     if (name == "call_soon_ack") is (consumer.hub is None):
         return
     later = getattr(consumer, name)
     later = getattr(later, "_later", later)  # what is there is of an earlier connection
-    loop, ack = threading.get_ident(), Message.ack_log_error
+    ack = Message.ack_log_error
 
     def at_once(p: Any, *args: Any, **kwargs: Any) -> Any:
         is_ack = getattr(p, "__func__", None) is ack
-        is_here = consumer.hub is None or threading.get_ident() == loop
-        may_go = is_ack and is_here and isinstance(p.__self__.delivery_tag, Tag)
+        may_go = is_ack and isinstance(p.__self__.delivery_tag, Tag)
         return p(*args, **kwargs) if may_go else later(p, *args, **kwargs)
 
     at_once._later = later  # type: ignore[attr-defined]

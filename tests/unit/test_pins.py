@@ -151,11 +151,17 @@ NAMES: dict[str, list[str] | None] = {
     "celery.concurrency.base:BasePool.uses_semaphore": None,
     "celery.concurrency.base:BasePool.apply_async": ["target", "args", "kwargs"],
     "celery.concurrency.base:BasePool._pool": None,
+    "celery.concurrency.base:BasePool._does_debug": None,
+    "celery.concurrency.base:apply_target": ["target", "args", "kwargs", "callback"],
+    "celery.concurrency.thread:TaskPool.on_apply": ["target", "args", "callback"],
+    "celery.app.trace:fast_trace_task": ["request", "body", "content_type"],
+    "celery.app.trace:trace_task_ret": ["request", "body", "content_type"],
     "celery.concurrency.prefork:TaskPool.Pool": None,
     "celery.concurrency.prefork:TaskPool.BlockingPool": None,
     # kombu: the event loop, the Redis transport, and consumers
     "kombu.asynchronous.hub:Hub._pop_ready": [],
     "kombu.messaging:Consumer.channel": None,
+    "kombu.message:Message._decode": [],
     "kombu.transport.redis:Channel._get_pool": [],
     "kombu.transport.redis:Channel._lookup": ["exchange", "routing_key"],
     "kombu.transport.redis:Channel._q_for_pri": ["queue", "pri"],
@@ -238,6 +244,8 @@ INSTANCE = {
     "_cache",
     "_callbacks",
     "_controlled_termination",
+    "_decoded_cache",
+    "_decoders",
     "_delivered",
     "_error_callback",
     "_fileno_to_inq",
@@ -264,7 +272,19 @@ INSTANCE = {
 SOME_VERSIONS = {"_chord_part_return_script", "_expires", "_flush_brpop_reauth"}
 
 #: Private names of the standard library.
-STDLIB = {"_asdict", "_current_exceptions", "_current_frames", "_exit", "_run_exitfuncs"}
+STDLIB = {
+    "_adjust_thread_count",  # of an executor, as the next ones: tests/unit/pools/test_threads.py
+    "_asdict",
+    "_current_exceptions",
+    "_current_frames",
+    "_exit",
+    "_max_workers",
+    "_run_exitfuncs",
+    "_shutdown",
+    "_shutdown_lock",
+    "_threads",
+    "_work_queue",
+}
 
 
 def find(path: str) -> Any:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import select
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery.worker import state
+from kombu.asynchronous import Hub
 from kombu.message import Message
 
-from celery_graceful.claims.held_claims import Tag
+from celery_graceful.claims.held_claims import Claims, Tag
+from celery_graceful.claims.qos import QoS
 from celery_graceful.worker.loop import Loop, _acknowledge_at_once
 
 
@@ -58,13 +64,13 @@ def message(channel: Channel, tag: Any) -> Message:
     return Message(body="", delivery_tag=tag, channel=channel)
 
 
-def test_a_claim_is_acknowledged_at_once_in_the_loops_own_thread(
-    consumer: Any, left: list[Any]
-) -> None:
-    channel, tag = Channel(), Tag("worker", 1)
+def test_a_claim_is_acknowledged_at_once_in_any_thread(consumer: Any, left: list[Any]) -> None:
+    channel, tags = Channel(), [Tag("worker", 1), Tag("worker", 2)]
     Loop(None, green=False).attach(consumer)
-    consumer.call_soon_ack(message(channel, tag).ack_log_error, None, ())
-    assert (channel.acked, left) == ([tag], [])
+    calls = [message(channel, tag).ack_log_error for tag in tags]
+    consumer.call_soon_ack(calls[0], None, ())
+    in_thread(consumer.call_soon_ack, calls[1], None, ())
+    assert (channel.acked, left) == (tags, [])
 
 
 def test_in_a_green_pool_it_does_not_wait_for_a_place_in_the_pool(left: list[Any]) -> None:
@@ -82,10 +88,85 @@ def test_all_else_is_left_to_the_loop(consumer: Any, left: list[Any]) -> None:
     channel = Channel()
     claim, other = message(channel, Tag("worker", 1)), message(channel, "1")
     Loop(None, green=False).attach(consumer)
-    calls = [other.ack_log_error, claim.reject_log_error, claim.ack_log_error]
-    for call in calls[:2]:
+    calls = [other.ack_log_error, claim.reject_log_error]
+    for call in calls:
         consumer.call_soon_ack(call, None, ())
-    thread = threading.Thread(target=consumer.call_soon_ack, args=(calls[2], None, ()))
+    assert (channel.acked, left) == ([], calls)
+
+
+def test_other_threads_make_the_loop_go_round_once_until_it_does() -> None:
+    loop, hub = Loop(None, green=False), Hub()
+    loop.turn()  # it has no hub yet
+    loop.register(hub)
+    fd, on_turn = next(
+        (fd, call) for fd, (call, _) in hub.readers.items() if fd != loop.bell.read_fd
+    )
+    loop.turn()  # it goes round already
+    assert not is_rung(fd)
+    for _ in range(2):
+        in_thread(loop.turn)
+        in_thread(loop.turn)
+        assert os.read(fd, 10) == b"."
+        on_turn()
+    in_thread(loop.turn)
+    on_turn()
+    assert not is_rung(fd)
+    loop.end(0)
+
+
+@pytest.mark.parametrize(
+    ("ahead", "limit", "running", "held", "room", "expected"),
+    [
+        (4, 2, 2, 8, 0, True),  # all that may be fetched is
+        (4, 2, 2, 6, 2, True),
+        (4, 2, 2, 5, 3, False),  # three can be fetched at once
+        (4, 2, 2, 4, 1, False),  # the others wait for something else than the pool
+        (4, 2, 2, 1, 2, False),  # a place of the pool is free
+        (4, 10, 10, 30, 10, True),
+        (4, 10, 10, 25, 15, False),
+        (4, 10, 3, 30, 10, True),  # of greenlets, only those that run are counted
+        (1, 2, 2, 2, 0, False),  # nothing is fetched ahead
+        (0, 2, 2, 90, 10, False),  # without limit
+        (4, None, None, 90, 1, False),
+    ],
+)
+def test_when_the_pool_has_enough_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+    ahead: int,
+    limit: int | None,
+    running: int | None,
+    held: int,
+    room: int,
+    expected: bool,
+) -> None:
+    pool = SimpleNamespace(limit=limit, num_processes=running)
+    worker = SimpleNamespace(pool=pool, prefetch_multiplier=ahead)
+    monkeypatch.setattr(state, "reserved_requests", range(held))
+    assert Loop(worker, green=False).has_enough(room) is expected
+
+
+@pytest.mark.parametrize("kind", ["EVALSHA", "EXISTS", "BRPOP"])
+@pytest.mark.parametrize("enough", [True, False])
+def test_the_loop_turns_for_room_that_it_uses(kind: str, enough: bool) -> None:
+    turns: list[int] = []
+    book = Claims(None, on_room=lambda: turns.append(1), has_enough=lambda room: enough)  # type: ignore[arg-type]
+    channel = SimpleNamespace(_book=book, _next=kind, _in_poll=None, _room=lambda: 1)
+    qos = QoS.__new__(QoS)
+    qos.channel, qos._quick_ack = channel, lambda tag: None
+    tag = book.tag("worker", 1)
+    book.ack = lambda tag: None  # type: ignore[method-assign]
+    qos.ack(tag)
+    assert len(turns) == (0 if enough and kind == "EVALSHA" else 1)
+    channel._in_poll = "something is fetched"
+    qos.ack(tag)
+    assert len(turns) == (0 if enough and kind == "EVALSHA" else 1)
+
+
+def in_thread(call: Any, *args: Any) -> None:
+    thread = threading.Thread(target=call, args=args)
     thread.start()
     thread.join(10)
-    assert (channel.acked, left) == ([], calls)
+
+
+def is_rung(fd: int) -> bool:
+    return bool(select.select([fd], [], [], 0)[0])

@@ -1,0 +1,80 @@
+"""JSON, decoded as kombu does it, in fewer steps; and not twice where that can be spared."""
+
+from __future__ import annotations
+
+from json import JSONDecoder
+from json.scanner import make_scanner
+from typing import Any
+
+from kombu.message import Message
+from kombu.serialization import registry
+from kombu.utils import json
+
+__all__ = ["loads", "own_copy", "payload_of"]
+
+_JSON = "application/json"
+
+#: kombu's looks at each object for a type of its own.
+_with_types = JSONDecoder(object_hook=json.object_hook).decode
+_scan = make_scanner(JSONDecoder())  # type: ignore[arg-type]
+
+#: Types of values that nobody can change.
+_FIXED = frozenset((str, int, float, bool, type(None)))
+_NOTHING = frozenset((type(None),))
+
+
+def loads(text: str) -> Any:
+    """As ``kombu.utils.json.loads``, with its types only where they may be.
+
+    Raises:
+        ValueError: It is no JSON.
+    """
+    if "__type__" not in text and "\\u00" not in text:  # nor in other words
+        try:
+            value, end = _scan(text, 0)
+        except StopIteration:
+            pass
+        else:
+            if end == len(text):
+                return value
+    return _with_types(text)
+
+
+def payload_of(message: Any) -> Any:
+    """As ``message.payload``, which it is from then on.
+
+    Raises:
+        Exception: As that does.
+    """
+    if not message._decoded_cache and message.content_type == _JSON:
+        accept, encoding = message.accept, message.content_encoding
+        if (
+            type(message)._decode is Message._decode
+            and accept
+            and _JSON in accept
+            and (encoding is None or encoding == "utf-8")
+            and registry._decoders.get(_JSON) is json.loads
+        ):
+            try:
+                body = message.body
+                message._decoded_cache = loads(body if isinstance(body, str) else body.decode())
+            except Exception:  # kombu says what is wrong
+                return message.payload
+    return message.payload
+
+
+def own_copy(payload: Any) -> Any:
+    """Args, kwargs and options as they come out of decoding a body a second time.
+
+    Returns:
+        A copy that shares nothing that could be changed; ``None`` where that is not quickly made.
+    """
+    if type(payload) not in (list, tuple) or len(payload) != 3:
+        return None
+    args, kwargs, options = payload
+    if type(args) is not list or type(kwargs) is not dict or type(options) is not dict:
+        return None
+    for values, fixed in ((args, _FIXED), (kwargs.values(), _FIXED), (options.values(), _NOTHING)):
+        if not fixed.issuperset(map(type, values)):
+            return None
+    return [args.copy(), kwargs.copy(), options.copy()]
