@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from celery_graceful.batches.callback_publishing import publish_due
-from celery_graceful.batches.findings import Missing, noted
-from celery_graceful.batches.ledger import BatchLedger
-from celery_graceful.batches.manual_remedies import CallbackRuns, Remedies
-from celery_graceful.batches.model import CALLBACKS, Due
-from celery_graceful.batches.status import State, Status
+from celery_graceful.batches.model import CALLBACKS
+from celery_graceful.batches.status import Status
 from celery_graceful.cli.app import app_of, command_of
-from celery_graceful.cli.output import (
-    JSON,
-    CannotReach,
-    Command,
-    folded,
-    moment,
-    say_done,
-    say_json,
-)
+from celery_graceful.cli.output import JSON, Command, folded, moment, say_done, say_json
 from celery_graceful.cli.progress import Working
 from celery_graceful.exceptions import UnknownBatch
-from celery_graceful.operations.records import Done, utc
-from celery_graceful.store.app_stores import find_store
-from celery_graceful.store.store import StoreAway
+from celery_graceful.operations import Operations
+from celery_graceful.operations.batches import Batches, NotSent, Resent, Standing
+from celery_graceful.operations.records import utc
 
-__all__ = ["batches"]
+__all__ = ["batches", "lines_of"]
 
 IDS = click.argument("batch_ids", nargs=-1, required=True)
 
@@ -49,17 +37,16 @@ def batches() -> None:
 @click.pass_context
 def list_(ctx: click.Context, as_json: bool, only_missing: bool) -> None:
     """Batches that have not ended, that which has not moved for longest first."""
-    remedies = _remedies(ctx)
-    found = [s for s in remedies.unfinished() if s.missing or not only_missing]
+    found = [s for s in _batches(ctx).unfinished() if s.status.missing or not only_missing]
     if as_json:
-        say_json([_document(s, _noted(remedies, s.id) if s.missing else []) for s in found])
+        say_json([one.to_dict() for one in found])
         return
-    for status in found:
-        for line in folded(_line(status)):
+    for one in found:
+        for line in folded(_line(one.status)):
             click.echo(line)
     if not found:
         click.echo("no batch is unfinished" if not only_missing else "nothing is missing", err=True)
-    elif any(status.missing for status in found):
+    elif any(one.status.missing for one in found):
         click.echo(f"  -> {command_of(ctx)}batches show ID", err=True)
 
 
@@ -70,17 +57,14 @@ def list_(ctx: click.Context, as_json: bool, only_missing: bool) -> None:
 @click.pass_context
 def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> None:
     """One batch: how it stands, and which members are missing."""
-    remedies = _remedies(ctx)
-    with _unknown_is_an_error():
-        with Working("looks for its members"):
-            missing = remedies.look(batch_id) if look else _noted(remedies, batch_id)
-        status = remedies.ledger.status(batch_id)
+    with _errors(), Working("looks for its members"):
+        found = _batches(ctx).batch(batch_id, look=look)
     if as_json:
-        say_json(_document(status, missing))
+        say_json(found.to_dict())
         return
-    for line in _lines(status, missing):
+    for line in lines_of(found):
         click.echo("\n".join(folded(line)))
-    if missing:
+    if found.missing:
         click.echo(f"  -> {command_of(ctx)}batches resend {batch_id}", err=True)
 
 
@@ -104,21 +88,14 @@ def resend(
     They are looked for first, which takes some seconds. What has ended in a worker without
     celery_graceful ends as its result says.
     """
-    remedies = _remedies(ctx)
-    said: list[dict[str, Any]] = []
+    said: list[Resent] = []
     for batch_id in batch_ids:
-        with _unknown_is_an_error(), Working("looks for its members"):
-            done = remedies.resend(batch_id, members, unsure=unsure, close=close)
-        said.append({"id": batch_id, **done._asdict()})
-        if as_json:
-            continue
-        click.echo(f"{batch_id} {done}")
-        for member, why in done.left.items():
-            click.echo(f"  {member} left alone: {why}")
-        if remedies.ledger.state(batch_id) is State.SENDING:
-            click.echo("  it is being sent; if its producer is dead: Batch.resume(), or --close")
+        with _errors(), Working("looks for its members"):
+            said.append(_batches(ctx).resend(batch_id, members, unsure=unsure, close=close))
+        for line in () if as_json else _resent(said[-1]):
+            click.echo(line)
     if as_json:
-        say_json(said)
+        say_json([one.to_dict() for one in said])
 
 
 @batches.command(cls=Command)
@@ -132,13 +109,8 @@ def callback(ctx: click.Context, batch_id: str, name: str, as_json: bool, force:
 
     Not while a worker runs it: its work would be done twice.
     """
-    remedies = _remedies(ctx)
-
-    def send(batch: str) -> str:
-        sent = remedies.callback(batch, name, force=force)
-        return f"{name} {'sent' if sent else 'has ended, or is about to be sent'}"
-
-    return _each([batch_id], send, as_json)
+    with _errors():
+        return say_done([_batches(ctx).callback(batch_id, name, force=force)], as_json)
 
 
 @batches.command(cls=Command)
@@ -147,7 +119,8 @@ def callback(ctx: click.Context, batch_id: str, name: str, as_json: bool, force:
 @click.pass_context
 def complete(ctx: click.Context, batch_ids: Sequence[str], as_json: bool) -> int:
     """End batches by force: members that have not ended have failed."""
-    return _each(batch_ids, _remedies(ctx).complete, as_json, "completed")
+    with _errors():
+        return say_done(map(_batches(ctx).complete, batch_ids), as_json)
 
 
 @batches.command(cls=Command)
@@ -156,60 +129,33 @@ def complete(ctx: click.Context, batch_ids: Sequence[str], as_json: bool) -> int
 @click.pass_context
 def drop(ctx: click.Context, batch_ids: Sequence[str], as_json: bool) -> int:
     """Forget batches. Their members run on, and no callback is sent."""
-    return _each(batch_ids, _remedies(ctx).drop, as_json, "dropped")
+    with _errors():
+        return say_done(map(_batches(ctx).drop, batch_ids), as_json)
 
 
-def _each(
-    ids: Sequence[str], do: Callable[[str], str | None], as_json: bool, said: str = ""
-) -> int:
-    def done() -> Iterator[Done]:
-        for batch_id in ids:
-            try:
-                yield Done(batch_id, True, do(batch_id) or said)
-            except (UnknownBatch, CallbackRuns) as exc:
-                yield Done(batch_id, False, str(exc))
-
-    return say_done(done(), as_json)
-
-
-def _remedies(ctx: click.Context) -> Remedies:
-    app = app_of(ctx)
-    store = find_store(app)
-    if store is None:
-        raise CannotReach(
-            "there is no Redis to keep batches in: neither the broker nor the result backend is "
-            "one, and graceful_store is not set"
-        )
-
-    def publish(due: Sequence[Due]) -> None:
-        for one in due:
-            try:
-                publish_due(app, store, one)
-            except StoreAway:
-                raise
-            except Exception as exc:
-                raise click.ClickException(f"{one.name} is sent by a worker: {exc!r}") from exc
-
-    return Remedies(app, BatchLedger(store), publish)
-
-
-def _noted(remedies: Remedies, batch_id: str) -> list[Missing]:
-    return list(noted(remedies.ledger, batch_id))
-
-
-def _document(status: Status, missing: Sequence[Missing]) -> dict[str, Any]:
-    return {**status.summary(), "missing_members": [one._asdict() for one in missing]}
+def _batches(ctx: click.Context) -> Batches:
+    return Operations(app_of(ctx)).batches
 
 
 @contextmanager
-def _unknown_is_an_error() -> Iterator[None]:
+def _errors() -> Iterator[None]:
     try:
         yield
-    except UnknownBatch as exc:
+    except (UnknownBatch, NotSent) as exc:
         raise click.ClickException(str(exc)) from exc
 
 
-def _lines(status: Status, missing: Sequence[Missing]) -> Iterator[str]:
+def _resent(done: Resent) -> Iterator[str]:
+    yield f"{done.id} {done.said}"
+    for member, why in done.left.items():
+        yield f"  {member} left alone: {why}"
+    if done.sending:
+        yield "  it is being sent; if its producer is dead: Batch.resume(), or --close"
+
+
+def lines_of(found: Standing) -> Iterator[str]:
+    """What is printed of one of them."""
+    status = found.status
     yield _line(status)
     for name, state in status.callbacks.items():
         yield f"  {name}: {state}"
@@ -220,7 +166,7 @@ def _lines(status: Status, missing: Sequence[Missing]) -> Iterator[str]:
     for name in ("parent", "properties"):
         if getattr(status, name):
             yield f"  {name}: {getattr(status, name)}"
-    for one in missing:
+    for one in found.missing:
         yield f"  missing: {one.member}  {one.why}{'' if one.sure else ' (unsure)'}"
 
 

@@ -9,4 +9,13 @@ May not know of a running worker, nor of who prints it.
 
 from celery_graceful.operations.operations import Operations
 
-__all__ = ["Operations", "killing", "operations", "records", "stores"]
+__all__ = [
+    "Operations",
+    "batches",
+    "killing",
+    "operations",
+    "quarantine",
+    "records",
+    "rescue",
+    "stores",
+]

@@ -12,11 +12,13 @@ from celery_graceful.claims.claimant import node_of
 from celery_graceful.claims.lease_validity import server_info
 from celery_graceful.operations import checkpoints
 from celery_graceful.operations.asking import tell
+from celery_graceful.operations.batches import Batches
 from celery_graceful.operations.claims import claims_of
 from celery_graceful.operations.findings import RECENT, findings_of
 from celery_graceful.operations.history import deaths_within, history_of, mark
 from celery_graceful.operations.killing import check, kill
 from celery_graceful.operations.plain_workers import count_taken
+from celery_graceful.operations.quarantine import Quarantine
 from celery_graceful.operations.queues import unconsumed
 from celery_graceful.operations.records import (
     Answer,
@@ -33,6 +35,7 @@ from celery_graceful.operations.records import (
     utc,
 )
 from celery_graceful.operations.reruns import Reruns
+from celery_graceful.operations.rescue import Rescued, rescue
 from celery_graceful.operations.stores import NoStore, Stores, stores_of
 from celery_graceful.operations.why import Search
 from celery_graceful.operations.workers import dead_of, ids_of, workers_of
@@ -107,6 +110,16 @@ class Operations:
     def dead_workers(self) -> list[DeadWorker]:
         """Workers whose lease has run out: dead, frozen or cut off."""
         return dead_of(self._stores)
+
+    @property
+    def quarantine(self) -> Quarantine:
+        """Tasks that are not run again: seen, sent again, dropped."""
+        return Quarantine(self.app)
+
+    @property
+    def batches(self) -> Batches:
+        """Batches that have not ended, and remedies for those that do not."""
+        return Batches(self.app)
 
     def batches_missing(self) -> list[str]:
         """Batches that have not ended, and that miss members, as of the last look for them."""
@@ -230,6 +243,17 @@ class Operations:
             worker: Its node name, or the id of one boot.
         """
         return self._tell("graceful_stop", worker)
+
+    def rescue(self, *, dry_run: bool = False) -> list[Rescued]:
+        """Give back what the dead hold, a record a server; workers do so by themselves.
+
+        Args:
+            dry_run: Only look who is dead.
+
+        Raises:
+            NoStore: The broker is no Redis: see what it says.
+        """
+        return rescue(self.app, dry_run=dry_run)
 
     def to_kill(self, worker: str) -> tuple[Worker, list[Worker]]:
         """The worker of that name, if it can be killed from here; and the others.

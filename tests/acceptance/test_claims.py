@@ -145,9 +145,9 @@ def test_from_a_shell(start, app, redis_db):
     ]
     assert order[::-1] == [result.id for result in results]
     assert "no worker is dead" in rescue()
-    assert "the broker is not Redis" in rescue(url="amqp://127.0.0.1:1", status=1)
-    assert "what a dead worker held is lost" in rescue(url="memory://", status=1)
-    assert "Error: " in rescue(url="redis://127.0.0.1:1", status=1)
+    assert "the broker is not Redis" in rescue(url="amqp://127.0.0.1:1", status=3)
+    assert "what a dead worker held is lost" in rescue(url="memory://", status=3)
+    assert "Error: " in rescue(url="redis://127.0.0.1:1", status=3)
 
 
 def test_a_message_for_a_frozen_worker_that_is_killed(start, app, redis_db):

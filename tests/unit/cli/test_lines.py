@@ -13,8 +13,9 @@ from celery_graceful.batches.findings import Missing
 from celery_graceful.batches.status import State, Status
 from celery_graceful.cli import batches, history, output, quarantine, workers
 from celery_graceful.cli.group import graceful
+from celery_graceful.operations.batches import Standing
+from celery_graceful.operations.quarantine import QuarantinedTask
 from celery_graceful.operations.records import Answer, Deploy, History, Moment
-from celery_graceful.poison.quarantine import Kept
 from tests.support.operators import SCHEMAS
 from tests.support.schema import conforms
 from tests.unit.cli.test_tables import AT, IDS, ago, printed
@@ -55,12 +56,11 @@ def test_history() -> None:
 
 
 def test_quarantine() -> None:
-    kept = Kept(
-        IDS[0], "shop.export", "its process died 3 times in 72 h", 3, AT.timestamp(), "w", {}
-    )
-    conforms(quarantine._document(kept), SCHEMAS["QuarantinedTask"], SCHEMAS)
+    why = "its process died 3 times in 72 h"
+    kept = QuarantinedTask(IDS[0], "shop.export", why, 3, AT, "w", {}, "", "", False)
+    conforms(kept.to_dict(), SCHEMAS["QuarantinedTask"], SCHEMAS)
     assert (
-        folded(quarantine._line(kept, False))
+        folded(quarantine.line_of(kept))
         == """\
 2025-03-01 03:00:00Z  0f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b10  shop.export  its
     process died 3 times in 72 h  (of another app: ?)"""
@@ -71,9 +71,10 @@ def test_batches() -> None:
     at = AT.timestamp()
     status = Status(IDS[0], State.OPEN, 9, 4, 3, 1, 1, 1, 0, at, at, None, "export of March")
     missing = [Missing(IDS[1], "it is in no queue, and no worker holds it", False)]
-    conforms(batches._document(status, missing), SCHEMAS["Batch"], SCHEMAS)
+    found = Standing(status, tuple(missing))
+    conforms(found.to_dict(), SCHEMAS["Batch"], SCHEMAS)
     assert (
-        folded(*batches._lines(status, missing))
+        folded(*batches.lines_of(found))
         == """\
 2025-03-01 03:00:00Z  0f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b10  open: 4 of 9
     pending, 3 succeeded, 1 failed, 1 revoked, 1 missing  export of March

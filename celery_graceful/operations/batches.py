@@ -1,0 +1,194 @@
+"""Batches, as operators see them: those that have not ended, and remedies for what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from celery_graceful.batches.callback_publishing import publish_due
+from celery_graceful.batches.findings import Missing, noted
+from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.manual_remedies import CallbackRuns, Remedies
+from celery_graceful.batches.model import Due
+from celery_graceful.batches.status import State, Status
+from celery_graceful.exceptions import UnknownBatch
+from celery_graceful.operations.records import Done, Record
+from celery_graceful.operations.stores import NoStore
+from celery_graceful.store.app_stores import find_store
+from celery_graceful.store.store import Store, StoreAway
+from celery_graceful.system.describe import describe
+
+__all__ = ["Batches", "NotSent", "Resent", "Standing"]
+
+
+class NotSent(Exception):
+    """A callback has become due, and the broker does not take it: a worker sends it."""
+
+
+@dataclass(frozen=True)
+class Standing(Record):
+    """How a batch stands.
+
+    Attributes:
+        status: As ``Batch.status`` says it.
+        missing: Its missing members, as of the last look for them.
+    """
+
+    status: Status
+    missing: tuple[Missing, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The names of the status, and ``missing_members``."""
+        members = [one._asdict() for one in self.missing]
+        return {**self.status.summary(), "missing_members": members}
+
+
+@dataclass(frozen=True)
+class Resent(Record):
+    """What was done about the missing members of a batch.
+
+    Attributes:
+        id: Of the batch.
+        ended: Members that had ended unseen, by their results or in quarantine.
+        resent: Members that were sent again.
+        failed: Members that were given up.
+        called: Callbacks that were sent again.
+        left: Of the others, why nothing was done.
+        sending: It has not got all of its members yet: its producer is at it, or dead.
+        said: All that in a sentence.
+    """
+
+    id: str
+    ended: tuple[str, ...]
+    resent: tuple[str, ...]
+    failed: tuple[str, ...]
+    called: tuple[str, ...]
+    left: dict[str, str]
+    sending: bool
+    said: str
+
+
+class Batches:
+    """The batches of one app. All of it raises ``StoreAway``, and ``NoStore``.
+
+    Args:
+        app: The Celery app.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    def unfinished(self) -> list[Standing]:
+        """Those that have not ended, that which has stood still for longest first."""
+        remedies = self._remedies()
+        return [self._standing(remedies, one) for one in remedies.unfinished()]
+
+    def batch(self, batch_id: str, *, look: bool = False) -> Standing:
+        """One of them.
+
+        Args:
+            batch_id: Its id.
+            look: Look for missing members now, which takes some seconds.
+
+        Raises:
+            UnknownBatch: There is none.
+        """
+        remedies = self._remedies()
+        if look:
+            missing = tuple(remedies.look(batch_id))
+            return Standing(remedies.ledger.status(batch_id), missing)
+        return self._standing(remedies, remedies.ledger.status(batch_id))
+
+    def resend(
+        self,
+        batch_id: str,
+        members: Sequence[str] = (),
+        *,
+        unsure: bool = False,
+        close: bool = False,
+    ) -> Resent:
+        """Send missing members again, under their old ids; or end them as their results say.
+
+        Args:
+            batch_id: The batch.
+            members: Those, wherever they are. Without: what is missing, which is looked for first.
+            unsure: Also those that may be somewhere all the same.
+            close: Its producer is dead: it is complete with the members that it has.
+
+        Raises:
+            UnknownBatch: There is none.
+            NotSent: The broker does not take a callback.
+        """
+        remedies = self._remedies()
+        done = remedies.resend(batch_id, members, unsure=unsure, close=close)
+        return Resent(
+            batch_id,
+            tuple(done.ended),
+            tuple(done.resent),
+            tuple(done.failed),
+            tuple(done.called),
+            done.left,
+            remedies.ledger.state(batch_id) is State.SENDING,
+            str(done),
+        )
+
+    def callback(self, batch_id: str, name: str, *, force: bool = False) -> Done:
+        """Run a callback now, whatever the batch waits for.
+
+        Args:
+            batch_id: The batch.
+            name: Of the callback.
+            force: Also while it runs: then it runs twice.
+        """
+        remedies = self._remedies()
+        try:
+            sent = remedies.callback(batch_id, name, force=force)
+        except (UnknownBatch, CallbackRuns) as exc:
+            return Done(batch_id, False, str(exc))
+        how = "sent" if sent else "has ended, or is about to be sent"
+        return Done(batch_id, True, f"{name} {how}")
+
+    def complete(self, batch_id: str) -> Done:
+        """End a batch by force: who has not ended has failed."""
+        remedies = self._remedies()
+        try:
+            remedies.complete(batch_id)
+        except UnknownBatch as exc:
+            return Done(batch_id, False, str(exc))
+        return Done(batch_id, True, "completed")
+
+    def drop(self, batch_id: str) -> Done:
+        """Forget a batch. Its members run on, and no callback is sent."""
+        remedies = self._remedies()
+        try:
+            remedies.drop(batch_id)
+        except UnknownBatch as exc:
+            return Done(batch_id, False, str(exc))
+        return Done(batch_id, True, "dropped")
+
+    def _standing(self, remedies: Remedies, status: Status) -> Standing:
+        missing = noted(remedies.ledger, status.id) if status.missing else ()
+        return Standing(status, tuple(missing))
+
+    def _remedies(self) -> Remedies:
+        store = find_store(self.app)
+        if store is None:
+            raise NoStore(
+                "there is no Redis to keep batches in: neither the broker nor the result backend "
+                "is one, and graceful_store is not set"
+            )
+        return Remedies(self.app, BatchLedger(store), self._publisher(store))
+
+    def _publisher(self, store: Store) -> Callable[[Sequence[Due]], None]:
+        def publish(due: Sequence[Due]) -> None:
+            for one in due:
+                try:
+                    publish_due(self.app, store, one)
+                except StoreAway:
+                    raise
+                except Exception as exc:  # brokers have errors of many kinds
+                    said = f"{one.name} is sent by a worker: {describe(exc)}"
+                    raise NotSent(said) from exc
+
+        return publish
