@@ -17,7 +17,7 @@ DIST_PYTHONS ?= $(PYTHON)
 # Without bytecode, each of some thousand processes would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo recordings test lint typing docs dist-check chaos soak suites bench bench-check clean
+.PHONY: help demo recordings test lint typing docs links dist-check chaos soak suites bench bench-check clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ recordings: $(DEV)  ## record make demo and status --watch anew, as the pictures
 docs: $(DOCS)  ## build the documentation into docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx -E -W --keep-going -q -b html docs docs/_build/html
 	@echo "open docs/_build/html/index.html"
+
+links: $(DOCS)  ## ask each address that the documentation links to; needs the network
+	$(BIN)/python -m sphinx -E -q -b linkcheck docs docs/_build/links
 
 dist-check: $(DIST)  ## build sdist and wheel, install them elsewhere, run the quick start from there
 	@scripts/ensure-servers redis-server || test "$$CI" != true

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from statistics import median
@@ -60,15 +58,7 @@ def lifecycle(redis: RedisServer, *, quick: bool) -> str:
             if a:
                 numbers = (f"{a:.{digits}f}", f"{b:.{digits}f}", f"{b - a:+.{digits}f}")
                 rows.append((f"{pool}, {what}, {unit}", *numbers))
-    times = [[_import(statement) for statement in _IMPORTS] for _ in range(rounds)]
-    a, b = (median(pair[i] for pair in times) * 1000 for i in (0, 1))
-    rows.append(("import, ms of processor", f"{a:.0f}", f"{b:.0f}", f"{b - a:+.0f}"))
     return table(head, rows)
-
-
-#: Celery is made of lazy modules: what any app touches of it.
-_CELERY = "from celery import Celery, Task"
-_IMPORTS = (_CELERY, f"{_CELERY}; import celery_graceful")
 
 
 def _life(redis: RedisServer, pool: str, *, plain: bool) -> Life:
@@ -87,12 +77,3 @@ def _life(redis: RedisServer, pool: str, *, plain: bool) -> Life:
         gone = time.monotonic()
     child = median(memory[1:]) if children else 0.0
     return Life(ready - began, gone - stopped_at, memory[0], child)
-
-
-def _import(statement: str) -> float:
-    """Seconds of processor time in a process of its own."""
-    code = f"{statement}; import time; print(time.process_time())"
-    command = [sys.executable, "-c", code]
-    return float(
-        subprocess.run(command, check=True, timeout=TIMEOUT, stdout=subprocess.PIPE).stdout
-    )

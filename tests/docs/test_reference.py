@@ -140,3 +140,20 @@ def test_each_page_of_a_platform_has_each_topic(topic: str) -> None:
     for page in pages:
         text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
         assert f"* **{topic}.** " in text, page
+
+
+def test_what_is_said_of_others_has_its_source() -> None:
+    text = (DOCS / "discussion" / "comparison.md").read_text(encoding="utf-8")
+    sources = set(re.findall(r"^(\d+)\. ", text, re.M))
+    head: list[str] = []
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")] if line[:1] == "|" else []
+        if cells and not head:
+            head = cells
+        elif cells and set(line) > set("-|"):
+            for name, cell in zip(head[2:], cells[2:], strict=True):
+                numbers = set(re.findall(r"\[(\d+)\]", cell))
+                assert numbers <= sources
+                assert numbers or not cell or "found" in cell, f"{name}, {cells[0]}: {cell}"
+        else:
+            head = head if cells else []
