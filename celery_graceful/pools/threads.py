@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.thread import _WorkItem
 from typing import Any
 
 from celery.concurrency import thread
@@ -105,9 +107,19 @@ def _is_celerys(pool: Any) -> bool:
 
 
 def _is_pythons(executor: type) -> bool:
-    """Whether nobody watches what it is handed, as some do that trace."""
+    """Whether its threads run what ``_put`` hands them, and nobody watches that, as some do that
+    trace."""
     submit = getattr(ThreadPoolExecutor.submit, "__globals__", None)
-    return executor is ThreadPoolExecutor and submit is vars(sys.modules[executor.__module__])
+    return (
+        executor is ThreadPoolExecutor
+        and submit is vars(sys.modules[executor.__module__])
+        # Since Python 3.14 items are given a context.
+        and _parameters_of(_WorkItem.run) == _parameters_of(_Item.run)
+    )
+
+
+def _parameters_of(function: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(function).parameters)
 
 
 def _one_at_a_time(ids: LimitedSet) -> None:

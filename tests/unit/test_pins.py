@@ -283,6 +283,7 @@ STDLIB = {
     "_shutdown",
     "_shutdown_lock",
     "_threads",
+    "_WorkItem",
     "_work_queue",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.thread import _WorkItem
 from typing import Any
 from unittest.mock import Mock
 
@@ -88,6 +89,9 @@ def test_only_where_nobody_watches_what_is_submitted(monkeypatch: pytest.MonkeyP
 
     assert _is_pythons(ThreadPoolExecutor)
     assert not _is_pythons(Own)
+    with monkeypatch.context() as newer:
+        newer.setattr(_WorkItem, "run", lambda self, ctx: None)
+        assert not _is_pythons(ThreadPoolExecutor), "as in Python 3.14"
     plain = ThreadPoolExecutor.submit
     monkeypatch.setattr(ThreadPoolExecutor, "submit", lambda *a, **k: plain(*a, **k))
     assert not _is_pythons(ThreadPoolExecutor)
