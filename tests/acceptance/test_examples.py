@@ -178,6 +178,10 @@ def test_its_difference_from_a_plain_project(example: Example, tmp_path: Path) -
         files = [path for path in folder.rglob("*.*") if path.suffix in (".py", ".txt")]
         return {path: path.read_text() for path in files}
 
+    added = re.findall(r"(?im)^\+.*graceful.*$", (folder / "graceful.diff").read_text())
+    others = ("import sources", "+celery_graceful")  # of its task, of requirements.txt
+    assert len([line for line in added if not line.endswith(others)]) == 3, "lines of the app"
+
     example_now = texts()
     apply("--reverse")
     assert not [path for path, text in texts().items() if re.search("graceful|self.iter", text)]
