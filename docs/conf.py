@@ -25,6 +25,7 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"celery_graceful {release}"
 html_copy_source = False
+html_show_copyright = False  # the license says whose it is
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]
 
