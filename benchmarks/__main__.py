@@ -20,6 +20,7 @@ from benchmarks.latency import latency, reading
 from benchmarks.lifecycle import lifecycle
 from benchmarks.page import as_json, is_on_page, replaced
 from benchmarks.peers import peers
+from benchmarks.pool import pool
 from benchmarks.publishing import publishing
 from benchmarks.release import release
 from benchmarks.rescue import rescue
@@ -41,6 +42,7 @@ BENCHMARKS = {
     "reading": reading,
     "iterate": iterate,
     "throughput": throughput,
+    "pool": pool,
     "variants": variants,
     "full_pool": full_pool,
     "publishing": publishing,

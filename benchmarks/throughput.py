@@ -13,7 +13,7 @@ from benchmarks.waiting import held, wait_until
 from benchmarks.workers import TIMEOUT, Worker, send
 from tests.servers import RedisServer
 
-__all__ = ["throughput"]
+__all__ = ["CONTENDERS", "play", "prepare", "throughput"]
 
 SETUPS = (("prefork", 2), ("threads", 10))
 
@@ -50,7 +50,7 @@ def throughput(redis: RedisServer, *, quick: bool) -> str:
             client.flushdb()
             workers = {}
             for contender in CONTENDERS:
-                _prepare(client, contender.task, tasks)
+                prepare(client, contender.task, tasks)
                 workers[contender] = stack.enter_context(
                     Worker(
                         f"throughput-{pool}-{CONTENDERS.index(contender)}",
@@ -73,7 +73,7 @@ def throughput(redis: RedisServer, *, quick: bool) -> str:
     return table(head, rows)
 
 
-def _prepare(client: Any, task: str, tasks: int) -> None:
+def prepare(client: Any, task: str, tasks: int) -> None:
     """Write the messages once; each round gets a copy of all of them at once."""
     if not client.exists(f"stage-{task}"):
         for _ in range(tasks):

@@ -73,6 +73,8 @@ class Acks:
         self._done: dict[str, list[int]] = {}
         self._under_way: dict[str, list[int]] = {}
         self._lately: deque[str] = deque(maxlen=LATELY)
+        #: A claim has taken some along since the thread looked last: another one soon will.
+        self._took = False
 
     # -- under the lock --------------------------------------------------------------
 
@@ -130,6 +132,7 @@ class Acks:
             numbers = self._done.get(worker)
             if not numbers:
                 return []
+            self._took = True
             self._done[worker] = numbers[BATCH:]
             self._under_way.setdefault(worker, []).extend(numbers[:BATCH])
             return numbers[:BATCH]
@@ -145,13 +148,19 @@ class Acks:
 
     # -- in the thread -----------------------------------------------------------------
 
-    def send(self) -> None:
-        """Send what there is.
+    def send(self, *, at_once: bool) -> None:
+        """Send what there is, unless claims take it along; then it is looked at again.
+
+        Args:
+            at_once: Anyway.
 
         Raises:
             StoreAway: Redis did not answer; to be done again.
         """
         with self._lock:
+            took, self._took = self._took, False
+            if took and not at_once:
+                return
             batch = {worker: numbers for worker, numbers in self._done.items() if numbers}
             self._done = {}
         try:

@@ -180,9 +180,10 @@ class Claims:
 
     def _send(self, at_once: bool) -> None:
         orphans = len(self._orphans)  # what was acknowledged before is sent before they go back
-        self._acks.send()
+        all_at_once = at_once or orphans > 0
+        self._acks.send(at_once=all_at_once)
         try:
-            self._acks.send_ends(at_once=at_once or orphans > 0)
+            self._acks.send_ends(at_once=all_at_once)
         finally:  # what cannot be written down keeps nobody else
             self._send_orphans(orphans)
             self.running.send(at_once=at_once)

@@ -37,6 +37,7 @@ from celery_graceful.claims.arrival import deliver
 from celery_graceful.claims.claimant import WORKERS, Claimant, bell_key, claims_key
 from celery_graceful.claims.ear import HAND_OVER, SHORT
 from celery_graceful.claims.held_claims import Claims
+from celery_graceful.claims.listening import ListensOnce
 from celery_graceful.claims.qos import QoS
 from celery_graceful.store.client import dropping, is_answer, is_forbidden
 from celery_graceful.store.scripts import Script, script
@@ -435,7 +436,7 @@ class SentinelChannel(kombu_redis.SentinelChannel, Channel):  # type: ignore[mis
     connection_class_ssl = dropping(kombu_redis.SentinelChannel.connection_class_ssl)
 
 
-class Transport(kombu_redis.Transport):
+class Transport(ListensOnce, kombu_redis.Transport):
     """kombu's Redis transport, with claims."""
 
     Channel = Channel

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from select import PIPE_BUF
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
@@ -98,6 +99,7 @@ class _GracefulAsynPool(_GracefulPool):
     _busy_workers: set[int]
     _fileno_to_inq: dict[int, Any]
     _maxtasksperchild: int | None
+    _quick_put: Callable[[Any], None]
     process_flush_queues: Callable[[Any], None]
 
     @classmethod
@@ -110,6 +112,20 @@ class _GracefulAsynPool(_GracefulPool):
         """
 
     # -- jobs ------------------------------------------------------------------------
+
+    def _create_write_handlers(self, hub: Any, **kwargs: Any) -> None:
+        super()._create_write_handlers(hub, **kwargs)  # type: ignore[misc]
+        put = self._quick_put
+
+        def quick_put(message: Any) -> None:
+            """Celery writes four bytes, which wake a child, and then what it waits for."""
+            put(message)
+            job = self._cache[message[1][0]]
+            header, body, size = job._payload
+            if len(header) + size <= PIPE_BUF:  # is written whole or not at all
+                job._payload = b"".join((header, body)), b"", 0
+
+        self._quick_put = quick_put
 
     def take_back(self, may_go: Callable[[Any], bool]) -> None:
         """Strike jobs that no child has been handed off the books, if they ``may_go``."""

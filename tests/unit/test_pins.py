@@ -138,6 +138,7 @@ NAMES: dict[str, list[str] | None] = {
     "celery.concurrency.asynpool:AsynPool": None,
     "celery.concurrency.asynpool:AsynPool.Worker": None,
     "celery.concurrency.asynpool:AsynPool.flush": [],
+    "celery.concurrency.asynpool:AsynPool._create_write_handlers": ["hub"],
     "celery.concurrency.asynpool:AsynPool.on_partial_read": ["job", "proc"],
     "celery.concurrency.asynpool:AsynPool.process_flush_queues": ["proc"],
     "celery.concurrency.asynpool:AsynPool.WorkerProcess": ["worker"],
@@ -256,11 +257,13 @@ INSTANCE = {
     "_message",
     "_meta",  # documented by Django
     "_parser",
+    "_payload",  # of a job, and ``_quick_put``: tests/unit/pools/test_processes.py
     "_persistence",
     "_popen",
     "_putlock",
     "_queue_cycle",
     "_quick_ack",
+    "_quick_put",
     "_semaphore",
     "_sock",
     "_stackprotected",
@@ -269,7 +272,12 @@ INSTANCE = {
 }
 
 #: Private names that only some versions have: they are asked for by ``getattr`` and ``hasattr``.
-SOME_VERSIONS = {"_chord_part_return_script", "_expires", "_flush_brpop_reauth"}
+SOME_VERSIONS = {
+    "_chord_part_return_script",
+    "_expires",
+    "_flush_brpop_reauth",
+    "_update_brpop_polling",
+}
 
 #: Private names of the standard library.
 STDLIB = {

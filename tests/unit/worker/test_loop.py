@@ -14,6 +14,7 @@ from kombu.asynchronous import Hub
 from kombu.message import Message
 
 from celery_graceful.claims.held_claims import Claims, Tag
+from celery_graceful.claims.listening import ListensOnce
 from celery_graceful.claims.qos import QoS
 from celery_graceful.worker.loop import Loop, _acknowledge_at_once
 
@@ -170,3 +171,30 @@ def in_thread(call: Any, *args: Any) -> None:
 
 def is_rung(fd: int) -> bool:
     return bool(select.select([fd], [], [], 0)[0])
+
+
+def test_kombu_tells_the_loop_once_what_to_listen_to() -> None:
+    class Listens:
+        cycle = SimpleNamespace(_update_brpop_polling=None)
+
+        def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+            self.loop = loop
+
+    class Transport(ListensOnce, Listens): ...
+
+    transport, hub = Transport(), Hub()
+    told: list[Any] = []
+    add = hub.add_reader
+    hub.add_reader = lambda *args: (told.append(args), add(*args))
+    transport.register_with_event_loop(None, hub)
+    loop = transport.loop
+    read, write = os.pipe()
+    for callback, args in ((print, (1,)), (print, (1,)), (print, (2,)), (repr, (2,))):
+        loop.add_reader(read, callback, *args)
+    assert told == [(read, print, 1), (read, print, 2), (read, repr, 2)]
+    loop.remove_reader(read)
+    loop.add_reader(read, repr, 2)
+    assert told[3:] == [(read, repr, 2)]
+    assert loop.poller is hub.poller
+    os.close(read)
+    os.close(write)
