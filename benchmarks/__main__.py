@@ -24,6 +24,7 @@ from benchmarks.pool import pool
 from benchmarks.publishing import publishing
 from benchmarks.release import release
 from benchmarks.rescue import rescue
+from benchmarks.shares import shares
 from benchmarks.throughput import throughput
 from benchmarks.variants import variants
 from benchmarks.waiting import holdings
@@ -42,6 +43,7 @@ BENCHMARKS = {
     "reading": reading,
     "iterate": iterate,
     "throughput": throughput,
+    "shares": shares,
     "pool": pool,
     "variants": variants,
     "full_pool": full_pool,

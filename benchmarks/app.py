@@ -34,6 +34,10 @@ if os.environ.get("BENCH_PROBE_PORT"):
         graceful_probe_port=int(os.environ["BENCH_PROBE_PORT"]),
         graceful_metrics=["prometheus", "otel"],
     )
+if os.environ.get("BENCH_PROFILE"):
+    from benchmarks.profiled import watch
+
+    watch(os.environ["BENCH_PROFILE"])
 if not os.environ.get("BENCH_PLAIN"):
     Graceful(app)
 

@@ -26,8 +26,9 @@ Used = tuple[float, float, float]
 
 
 def pool(redis: RedisServer, *, quick: bool) -> str:
-    """Empty tasks by two processes: Celery's pool alone, handed one task after the other has ended
-    as a worker does, and workers around it; microseconds of processor time, medians.
+    """Empty tasks by two processes: Celery's pool alone, and workers around it; medians.
+
+    The pool is handed a task when another one has ended, as by a worker.
     """
     tasks, rounds = (600, 3) if quick else (4000, 5)
     found: dict[str, list[Used]] = {"Celery's pool alone": []}

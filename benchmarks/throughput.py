@@ -13,7 +13,7 @@ from benchmarks.waiting import held, wait_until
 from benchmarks.workers import TIMEOUT, Worker, send
 from tests.servers import RedisServer
 
-__all__ = ["CONTENDERS", "play", "prepare", "throughput"]
+__all__ = ["CONTENDERS", "cpu_of_round", "play", "prepare", "throughput"]
 
 SETUPS = (("prefork", 2), ("threads", 10))
 
@@ -85,6 +85,11 @@ def _round(client: Any, worker: Worker, task: str, tasks: int) -> tuple[float, f
     used = worker.cpu_seconds()
     took = play(client, f"stage-{task}", worker.queue_name)
     return tasks / took, (worker.cpu_seconds() - used) / tasks
+
+
+def cpu_of_round(client: Any, worker: Worker, task: str, tasks: int) -> float:
+    """Seconds of processor time for each task."""
+    return _round(client, worker, task, tasks)[1]
 
 
 def play(client: Any, stage: str, *queues: str, waiting: int = 0) -> float:

@@ -1,8 +1,8 @@
 """Acknowledgements of claims: gathered, and sent together.
 
-Along with the next claim, or 5 ms later from a thread of its own, over a connection of its own. So
-an acknowledgement depends neither on the connection that its message came over nor on the event
-loop, and is lost with neither.
+Along with the next claim, or, where none comes, some 5 ms later from a thread of its own, over a
+connection of its own. So an acknowledgement depends neither on the connection that its message came
+over nor on the event loop, and is lost with neither.
 
 What has to be written down with an acknowledgement, the end of a member of a batch, goes with it in
 one step: somebody above knows how.

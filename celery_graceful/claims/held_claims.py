@@ -97,6 +97,8 @@ class Claims:
         self.ear = Ear(store)
         self.on_no_message, self.on_room, self.on_refused = on_no_message, on_room, on_refused
         self.has_enough = has_enough
+        #: When the last one was acknowledged, on the monotonic clock.
+        self.acked_at = 0.0
         #: Since when it does, on the monotonic clock.
         self.refused_since: float | None = None
         self._orphans: list[tuple[str, Container[int]]] = []
@@ -128,6 +130,7 @@ class Claims:
 
     def ack(self, tag: Tag) -> None:
         """Delete a claim soon. From any thread."""
+        self.acked_at = time.monotonic()
         with self._lock:
             self._acks.add(tag.worker, tag.number)
         self.running.discard(tag)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from celery.utils.log import get_logger
@@ -13,6 +14,9 @@ from celery_graceful.store.store import StoreAway
 __all__ = ["QoS"]
 
 logger = get_logger(__name__)
+
+#: Seconds since the last acknowledgement after which no claim waits for the next one.
+LATELY = 0.01
 
 
 class QoS(kombu_redis.QoS):
@@ -39,6 +43,8 @@ class QoS(kombu_redis.QoS):
         channel = self.channel
         book: Claims | None = channel._book
         if book is None or channel._next != "EVALSHA":
+            return False
+        if time.monotonic() - book.acked_at > LATELY:  # there may be no more room for long
             return False
         return book.has_enough(channel._room())
 

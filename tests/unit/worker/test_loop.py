@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -156,8 +157,11 @@ def test_the_loop_turns_for_room_that_it_uses(kind: str, enough: bool) -> None:
     qos.channel, qos._quick_ack = channel, lambda tag: None
     tag = book.tag("worker", 1)
     book.ack = lambda tag: None  # type: ignore[method-assign]
+    book.acked_at = time.monotonic() + 60
     qos.ack(tag)
     assert len(turns) == (0 if enough and kind == "EVALSHA" else 1)
+    book.acked_at = 0.0
+    assert not qos.can_wait
     channel._in_poll = "something is fetched"
     qos.ack(tag)
     assert len(turns) == (0 if enough and kind == "EVALSHA" else 1)
