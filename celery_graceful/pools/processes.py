@@ -6,11 +6,16 @@ derived from them.
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Callable
 from select import PIPE_BUF
 from typing import Any
 
+# The first fork imports them, and what is imported is looked through before the next one.
+import billiard.popen_fork
+import billiard.sharedctypes
+import billiard.synchronize  # noqa: F401
 from billiard.einfo import ExceptionInfo
 from celery.concurrency.asynpool import AsynPool
 
@@ -37,6 +42,18 @@ def _nobody() -> None:
     pass
 
 
+def _share_memory() -> None:
+    """Before the first fork: what is there stays one for main process and children.
+
+    A collection of garbage writes into each object that it looks at, and so makes a copy of the
+    page that it is on. What is frozen is not looked at: a third of what a child would have of its
+    own. Once: at a later fork there may be garbage, which would be kept with it.
+    """
+    if not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
+
+
 class _GracefulPool:
     """Mixed into billiard's ``Pool``, in the main process.
 
@@ -59,6 +76,7 @@ class _GracefulPool:
 
     def _create_worker_process(self, index: int) -> Any:
         inherited_locks.look()
+        _share_memory()
         # It cannot die of a signal to the process group before it has its own handler.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -64,3 +66,30 @@ def test_any_other_is_left_to_celery(
     pool = Pool(threading.Semaphore(0), state=state, jobs=jobs)
     assert stop(monkeypatch, pool, threading.Semaphore(0)) == [pool]
     assert pool.steps == []
+
+
+FORKS = """
+import gc, os, signal
+from billiard.pool import Pool
+from celery_graceful.pools import inherited_locks
+from celery_graceful.pools.processes import graceful
+
+walks, walk = [], inherited_locks._cached_properties
+inherited_locks._cached_properties = lambda: walks.append(1) or walk()
+frozen = []
+pool = graceful(Pool)(2, initargs=(None, ""))
+frozen.append(gc.get_freeze_count())
+pool.grow(1)
+frozen.append(gc.get_freeze_count())
+print(len(walks), frozen[0] > 10_000, frozen[1] == frozen[0], flush=True)
+for process in pool._pool:
+    os.kill(process.pid, signal.SIGKILL)
+os._exit(0)
+"""
+
+
+def test_children_share_what_was_there_before_the_first() -> None:
+    """Nothing writes into all of it between two forks: no collection, no search for locks."""
+    run = [sys.executable, "-c", FORKS]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["1", "True", "True"]
