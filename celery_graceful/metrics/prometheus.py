@@ -61,7 +61,8 @@ class Prometheus:
         try:
             self.registry.register(self)
         except ValueError as exc:
-            raise SettingsError("graceful_prometheus_registry", registry, str(exc)) from exc
+            why = f"it has such metrics, of another worker of this process or of yours: {exc}"
+            raise SettingsError("graceful_prometheus_registry", registry, f"{why:.200}") from exc
 
     def page(self) -> tuple[str, str]:
         """The page that Prometheus reads, and the type of its content."""

@@ -9,11 +9,15 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sys
+import tempfile
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from weakref import WeakSet
 
@@ -26,10 +30,14 @@ from celery.result import allow_join_result
 from celery.worker import WorkController, state
 
 from celery_graceful import Graceful, GracefulTask
+from celery_graceful.operations import Operations
+from celery_graceful.probes import thread
+from celery_graceful.probes.thread import Probes
 from celery_graceful.runs import run as _run
 from celery_graceful.system import log_thread
 from celery_graceful.task import base as _task
 from celery_graceful.timeline import worker_state
+from celery_graceful_probe import look
 from tests.support.workers import TIMEOUT, wait_until
 
 BROKER, RESULTS = os.environ["BROKER_URL"], os.environ["RESULT_URL"]
@@ -38,6 +46,9 @@ queues = redis.Redis.from_url(BROKER, decode_responses=True)
 
 #: Rows of an export, and workers of which nothing may be left.
 ROWS, WORKERS = 40, 20
+
+#: What a worker says that fetches nothing.
+QUIET = (503, "not ready: it is quiet\n")
 
 apps: WeakSet[Celery] = WeakSet()
 
@@ -276,9 +287,55 @@ def two_at_once() -> None:
     nobody_holds("two")
 
 
+def _get(probes: Probes, page: str) -> tuple[int, str]:
+    assert probes._endpoint is not None
+    url = f"http://127.0.0.1:{probes._endpoint.port}/{page}"
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as exc:
+        return exc.code, exc.read().decode()
+
+
+def watched() -> None:
+    """Probes and metrics of each, and nothing of them when it has gone; twice in one process."""
+    for _ in range(2):
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+            names = ["one"] if POOL == "prefork" else ["one", "two"]
+            found: list[Probes] = []
+            for name in names:
+                app = make(name, shared=True)
+                app.conf.update(
+                    graceful_probe_port=0,
+                    graceful_probe_file=f"{folder}/%n",
+                    graceful_metrics=["prometheus", "otel"],
+                )
+                alone = {} if POOL == "prefork" else {"use_eventloop": False}
+                stack.enter_context(worker(app, hostname=f"{name}@test", **alone))
+                found += [one for one in thread._probes.values if one not in (None, *found)]
+                assert call(app, "add", 1, 1).get(timeout=TIMEOUT) == 2
+            for name, probes in zip(names, found, strict=True):
+                wait_until(lambda asked=probes: _get(asked, "ready") == (200, "ready\n"))
+                assert _get(probes, "live") == (200, "live\n")
+                assert 'celery_graceful_phase{phase="running"} 1.0' in _get(probes, "metrics")[1]
+                wait_until(lambda path=f"{folder}/{name}": look("ready", path) == (0, "ready"))
+            Operations(app, wait=TIMEOUT).quiet(f"{names[-1]}@test")
+            wait_until(lambda asked=found[-1]: _get(asked, "ready") == QUIET)
+            if len(found) > 1:
+                assert _get(found[0], "ready")[0] == 200, "the other one is not"
+            stack.close()
+            assert not os.listdir(folder)
+        assert not any(thread._probes.values)
+        for probes in found:
+            assert probes._endpoint is not None
+            with socket.socket() as sock:
+                assert sock.connect_ex(("127.0.0.1", probes._endpoint.port))
+        assert worker_state.board.value is None
+
+
 WHAT: dict[str, Callable[[], None]] = {
     each.__name__: each
-    for each in (stop, end, end_asleep, remote, as_it_was, leaves_nothing, two_at_once)
+    for each in (stop, end, end_asleep, remote, as_it_was, leaves_nothing, two_at_once, watched)
 }
 
 if __name__ == "__main__":

@@ -72,9 +72,9 @@ def test_with_that_of_the_session(celery_session_app, celery_session_worker, num
 
 #: Solo has no way to end what keeps its thread; a prefork worker has no other than its own loop.
 WHAT = {
-    "solo": "stop,end_asleep,remote,as_it_was,two_at_once",
-    "threads": "stop,end,remote,as_it_was,two_at_once",
-    "prefork": "stop,end,remote,as_it_was",
+    "solo": "stop,end_asleep,remote,as_it_was,two_at_once,watched",
+    "threads": "stop,end,remote,as_it_was,two_at_once,watched",
+    "prefork": "stop,end,remote,as_it_was,watched",
 }
 
 

@@ -1,0 +1,149 @@
+"""What commands print that say in a line what they have done, at 80 columns."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+import celery_graceful_probe
+from celery_graceful import Batch, Graceful
+from celery_graceful.checkpoints.checkpoint import key_of
+from celery_graceful.cli.output import folded
+from celery_graceful.cli.rescue import lines_of
+from celery_graceful.operations.rescue import Rescued
+from celery_graceful.poison.quarantine import Kept, put
+from celery_graceful.store.app_stores import find_workers_store
+from tests.conftest import RedisDB
+from tests.support.operators import command, document
+
+ID = "0f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b10"
+
+
+@pytest.fixture
+def app(redis_db: RedisDB) -> Celery:
+    app = Celery("shop", broker=redis_db.url, set_as_current=False)
+    Graceful(app)
+
+    @app.task(name="shop.mail", shared=False)
+    def mail() -> None: ...
+
+    return app
+
+
+@pytest.fixture
+def run(app: Celery, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """What a command prints, which is no wider than the terminal."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*args: str, status: int = 0) -> str:
+        said = command(app, *args, status=status)
+        assert all(len(line) <= 80 for line in said.splitlines()), said
+        return said
+
+    return run
+
+
+def test_checkpoints(run: Callable[..., str], redis_db: RedisDB) -> None:
+    saved = {
+        "interruptions": 2,
+        "c:years": '["int", 2024, false]',
+        "c:old": '["int", 9, true]',
+        "s:copy": '[1, "done"]',
+        "state": '{"sent": 3}',
+    }
+    redis_db.client.hset(key_of("shop.export", ID), mapping=saved)
+    redis_db.client.pexpire(key_of("shop.export", ID), 86_400_000)
+    assert (
+        run("checkpoints", "show", ID)
+        == f"""\
+shop.export  {ID}  at 2024 of years
+  interrupted: 2
+  loop years: has done 2024
+  loop old: has ended
+  step copy: done
+  state: {{'sent': 3}}
+  95 bytes, forgotten in 1 d
+"""
+    )
+    assert run("checkpoints", "clear", ID, "--yes") == f"{ID} cleared\n"
+    assert run("checkpoints", "clear", ID, status=1) == f"nothing is saved of {ID}\n"
+
+
+def test_a_deploy(run: Callable[..., str]) -> None:
+    said = run("deploy", "mark", "shop 4.2")
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\dZ  deploy  shop 4\.2\n", said)
+
+
+def test_quarantine(app: Celery, run: Callable[..., str]) -> None:
+    store = find_workers_store(app)
+    assert store is not None
+    message = {"headers": {"id": ID, "task": "shop.mail"}, "properties": {}, "body": ""}
+    for task_id in (ID, "2"):
+        kept = {"list": "celery", "raw": json.dumps(message)}
+        put(store, Kept(task_id, "shop.mail", "why", 3, 1.0, "w1@a:01", kept))
+    assert run("quarantine", "retry", ID, "3", status=1).splitlines() == [
+        f"{ID} sent again",
+        "3 is not in quarantine",
+    ]
+    assert run("quarantine", "delete", "--all") == "2 deleted\n"
+    assert run("quarantine", "show", "2", status=1) == "Error: 2 is not in quarantine\n"
+
+
+def test_batches(app: Celery, run: Callable[..., str]) -> None:
+    mail = app.tasks["shop.mail"]
+    first, second = (Batch(app=app, on_complete=mail.si()).apply_async([mail.s()]) for _ in "ab")
+    assert run("batches", "resend", first.id, "--member", first.id) == (
+        f"{first.id} 1 left alone\n  {first.id} left alone: its message was not kept\n"
+    )
+    assert run("batches", "callback", first.id, "on_complete") == f"{first.id} on_complete sent\n"
+    assert run("batches", "complete", second.id) == f"{second.id} completed\n"
+    assert run("batches", "drop", first.id) == f"{first.id} dropped\n"
+    assert document(app, "Batch", "batches", "list") == []
+
+
+def test_rescue() -> None:
+    dead = {"w1@shop-worker-7d9f8b6c5-x2x4z:0123456789abcdef": 1, "w2@b:02": 12}
+
+    def printed(found: Rescued, *, dry_run: bool = False) -> str:
+        said = lines_of(found, 10.0, dry_run)
+        return "\n".join(line for text, _ in said for line in folded(text, 80))
+
+    assert (
+        printed(Rescued("redis:6379", dead, 13, 8.0))
+        == """\
+w1@shop-worker-7d9f8b6c5-x2x4z:0123456789abcdef is dead and holds 1 claim
+w2@b:02 is dead and holds 12 claims
+Redis has just started, or is another server than before: nobody can be taken
+    for dead for 8 s more
+13 went back"""
+    )
+    assert printed(Rescued("redis:6379", dead)).endswith("\nsomebody else is at it")
+    assert printed(Rescued("redis:6379", dead), dry_run=True).endswith("holds 12 claims")
+    assert (
+        printed(Rescued("redis:6379", {}))
+        == """\
+no worker is dead: there is nothing to rescue; one that was killed counts as
+    dead 10 s after its last heartbeat"""
+    )
+
+
+def test_probes(app: Celery, run: Callable[..., str], tmp_path: Path) -> None:
+    path = tmp_path / "probe"
+    args = ("--file", str(path))
+    assert "no worker has written" in command(app, "probe", "live", *args, status=3)
+    path.write_text(celery_graceful_probe.written(60, "it is quiet"))
+    assert run("probe", "live", *args) == "live\n"
+    assert run("probe", "ready", *args, status=1) == "not ready: it is quiet\n"
+    said = {"question": "ready", "ok": False, "said": "not ready: it is quiet"}
+    assert document(app, "Probed", "probe", "ready", *args, status=1) == said
+    long_ago = time.time() - 100
+    os.utime(path, (long_ago, long_ago))
+    said = run("probe", "live", *args, status=1)
+    assert said == "not live: its event loop has not turned for 100 s, of 60\n"
