@@ -95,7 +95,7 @@ def _of(worker: Worker) -> Iterator[Finding]:
     process = f"look at process {worker.pid} on {worker.host}"
     if worker.heard > SILENT * worker.heartbeat:
         what = f"{worker.name} was not heard for {worker.heard:.0f} s"
-        yield Finding(what, f"{process}: it is frozen, or cut off", is_command=False)
+        yield Finding(what, f"{process}: it is frozen, cut off, or dead", is_command=False)
     elif worker.loop_lag > LAG and not (worker.tasks_keep_loop and worker.running_count):
         what = f"the loop of {worker.name} has not gone round for {worker.loop_lag:.0f} s"
         yield Finding(what, f"{process}: something holds it", is_command=False)

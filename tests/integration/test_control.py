@@ -36,12 +36,18 @@ def test_from_the_shell(redis_db: RedisDB, pool: str) -> None:
     env = {"BROKER_URL": redis_db.url, "RESULT_URL": redis_db.backend_url}
     with Worker(APP, pool=pool, env=env, hostname=NAME).ready() as worker:
         wait_until_heard(Celery(broker=redis_db.url))
-        said = celery(redis_db, "control", "-t", str(TIMEOUT), "-d", NAME, "quiet")
+        asked = ["-t", str(TIMEOUT), "-d", NAME]
+        said = celery(redis_db, "inspect", *asked, "graceful_status")
         assert f"{NAME}: OK" in said
-        worker.wait_line("Quiet, asked for by remote control")
-        said = celery(redis_db, "control", "-t", str(TIMEOUT), "-d", NAME, "shutdown")
-        assert f"{NAME}: OK" in said
-        worker.wait_line("Stopping, asked for by remote shutdown")
+        assert "tasks" in said
+        for number, name in enumerate(("quiet", "graceful_quiet"), 1):
+            assert f"{NAME}: OK" in celery(redis_db, "control", *asked, name)
+            worker.wait_line("Quiet, asked for by remote control", number)
+            assert f"{NAME}: OK" in celery(redis_db, "control", *asked, "graceful_resume")
+            worker.wait_line("it fetches", number)
+        stop = {"prefork": "shutdown", "threads": "graceful_stop"}[pool]
+        assert f"{NAME}: OK" in celery(redis_db, "control", *asked, stop)
+        worker.wait_line("Stopping, asked for by remote")
         assert worker.wait() == 0
 
 

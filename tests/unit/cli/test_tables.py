@@ -88,7 +88,7 @@ w2@b                              soft     20 s       4.2 s   0/4       3  0.0 s
 w3@c                              quiet    2 h 5 min      -   0/4       -  7.5 s
 
 w2@b was not heard for 6 s
-  -> look at process 7 on b: it is frozen, or cut off
+  -> look at process 7 on b: it is frozen, cut off, or dead
 
 the loop of w3@c has not gone round for 8 s
   -> look at process 7 on c: something holds it
