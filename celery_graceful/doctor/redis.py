@@ -196,7 +196,7 @@ def short_results(exam: Examination) -> Iterator[Trouble]:
 
 def visibility_timeouts(exam: Examination) -> Iterator[Trouble]:
     """CG211: a broker that gives a message to another worker after a time, though it runs."""
-    channel = exam.connection.transport.Channel
+    channel = getattr(exam.connection.transport, "Channel", None)  # RabbitMQ's has none
     if not hasattr(channel, "visibility_timeout") or exam.claims:
         return
     name = "visibility_timeout"
