@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from functools import wraps
+from functools import lru_cache, wraps
 from types import CodeType
 from typing import Any, TypeVar
 
@@ -72,12 +72,17 @@ def spared(task: Any, request: Any, call: Callable[..., Any]) -> Callable[..., A
     """
     if request.called_directly or request._protected:
         return call
-    where = getattr(getattr(call, "__func__", None), "__globals__", None)
-    if where is not _TASKS and where is not vars(sys.modules.get(_TRACE, celery.app.task)):
+    if not _is_celerys(getattr(call, "__func__", None)):
         return call  # somebody else has put theirs in its place
     request._protected = 1  # what the task calls of itself has a request of its own
     run: Callable[..., Any] = task.run
     return run
+
+
+@lru_cache(64)
+def _is_celerys(call: Any) -> bool:
+    where = getattr(call, "__globals__", None)
+    return where is _TASKS or where is vars(sys.modules.get(_TRACE, celery.app.task))
 
 
 #: Where Celery defines ``Task.__call__``, and what it puts in its place.

@@ -106,7 +106,7 @@ class Run:
         soft_time_limit: float | None = None,
         claim: str | None = None,
     ) -> None:
-        self._worker = claim and claim.rpartition("/")[0]
+        self._claim = claim
         self.task_id = task_id
         self.name = name
         self.graceful = graceful
@@ -351,10 +351,10 @@ class Run:
         """Whether others took the worker for dead, and have its message."""
         board = worker_state.board.value
         return bool(
-            self._worker
+            self._claim
             and board is not None
             and board.has_lost
-            and worker_state.holds(self._worker) is False
+            and worker_state.holds(self._claim.rpartition("/")[0]) is False
         )
 
     @property

@@ -79,7 +79,7 @@ def is_green() -> bool:
 
         if is_monkey_patched("thread"):
             return True
-    return is_gevent()
+    return "gevent.monkey" in sys.modules and is_gevent()  # each run of a task asks
 
 
 class Thread:

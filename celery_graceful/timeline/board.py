@@ -12,6 +12,7 @@ import mmap
 import struct
 import time
 import zlib
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from celery_graceful.phases import InterruptReason, Phase
@@ -140,7 +141,7 @@ class Board:
 
     def holds(self, worker: str) -> bool | None:
         """Whether claims of that identity are held. ``None``: only the store knows."""
-        identity, others = zlib.crc32(worker.encode()), False
+        identity, others = _identity(worker), False
         for offset in _LEASES:
             until, known = _LEASE.unpack_from(self.memory, offset)
             if known == identity:
@@ -150,7 +151,7 @@ class Board:
 
     def place_of(self, worker: str) -> int:
         """On which server that identity has its lease."""
-        identity = zlib.crc32(worker.encode())
+        identity = _identity(worker)
         for place, offset in enumerate(_LEASES):
             if _LEASE.unpack_from(self.memory, offset)[1] == identity:
                 return place
@@ -160,7 +161,7 @@ class Board:
         """The lease of ``worker``, on the server at that place, is surely held until then."""
         # The identity first: the old one is not held until the new moment.
         offset = _LEASES[place]
-        self._write(offset + _MOMENT.size, _HALF.pack(zlib.crc32(worker.encode())))
+        self._write(offset + _MOMENT.size, _HALF.pack(_identity(worker)))
         self._write(offset, _MOMENT.pack(until))
 
     def forget_lease(self, place: int) -> None:
@@ -384,6 +385,12 @@ class Board:
         marked = bool(self.memory[place])
         self.memory[place] = 0
         return marked
+
+
+@lru_cache(64)
+def _identity(worker: str) -> int:
+    """Four bytes that tell it from other workers, most likely."""
+    return zlib.crc32(worker.encode())
 
 
 def _digest(task_id: str) -> int:
