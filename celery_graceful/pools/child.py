@@ -26,7 +26,7 @@ from celery_graceful.phases import Phase
 from celery_graceful.pools import wake_signal
 from celery_graceful.pools.base import watch_plain_task
 from celery_graceful.pools.handlers import Handlers
-from celery_graceful.runs import frames, interrupt
+from celery_graceful.runs import context, frames, interrupt
 from celery_graceful.runs.run import current
 from celery_graceful.runs.stacks import stack_of
 from celery_graceful.system.process import Slot, itself, kept
@@ -139,6 +139,7 @@ def _install_child(app: Any, hostname: str) -> None:
     interrupt.begin()
     install_filter()
     frames.install()
+    context.install()
     signal.signal(wake_signal.SIGNAL, _on_wake)
     signal.signal(signal.SIGTERM, _on_term)
     signal.signal(signal.SIGHUP, _on_term)

@@ -86,14 +86,29 @@ class _Item:
         """It is not run."""
 
 
-def _put(executor: ThreadPoolExecutor, item: _Item) -> None:
+class _NoneIdle:
+    """Counts no idle threads: nobody asks for them when no more of them can be started."""
+
+    #: Called after each item, so in C.
+    release = staticmethod(bool)
+
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+        return False
+
+
+_NONE_IDLE = _NoneIdle()
+
+
+def _put(executor: Any, item: _Item) -> None:
     """As its ``submit``."""
     with executor._shutdown_lock:
         if executor._shutdown:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        executor._work_queue.put(item)  # type: ignore[arg-type]
+        executor._work_queue.put(item)
         if len(executor._threads) < executor._max_workers:
             executor._adjust_thread_count()
+        elif executor._idle_semaphore is not _NONE_IDLE:
+            executor._idle_semaphore = _NONE_IDLE
 
 
 def _is_celerys(pool: Any) -> bool:

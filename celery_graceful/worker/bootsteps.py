@@ -20,7 +20,7 @@ from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.monitors.setup_warnings import say_what_is_silent, say_who_is_unknown
 from celery_graceful.monitors.tracer import silence_sentry
-from celery_graceful.runs import frames
+from celery_graceful.runs import context, frames
 from celery_graceful.settings import Settings
 from celery_graceful.system import fatal, native
 from celery_graceful.task.default_base import say_who_is_plain
@@ -76,6 +76,7 @@ class WorkerStep(bootsteps.StartStopStep):
         parts.adoption.begin(worker.consumer, before)
         install_filter(worker.app.connection_for_read().as_uri())
         frames.install()
+        context.install()
         control.install()
         with _said_plainly(worker):
             check_options(worker.app.tasks.values())
