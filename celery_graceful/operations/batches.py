@@ -143,6 +143,8 @@ class Batches:
         """
         remedies = self._remedies()
         try:
+            if name not in (has := remedies.ledger.status(batch_id).callbacks):
+                return Done(batch_id, False, f"has no {name}; it has {', '.join(has) or 'none'}")
             sent = remedies.callback(batch_id, name, force=force)
         except (UnknownBatch, CallbackRuns) as exc:
             return Done(batch_id, False, str(exc))

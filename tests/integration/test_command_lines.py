@@ -102,6 +102,8 @@ def test_batches(app: Celery, run: Callable[..., str]) -> None:
     assert run("batches", "resend", first.id, "--member", first.id) == (
         f"{first.id} 1 left alone\n  {first.id} left alone: its message was not kept\n"
     )
+    said = run("batches", "callback", first.id, "on_success", status=1)
+    assert said == f"{first.id} has no on_success; it has on_complete\n"
     assert run("batches", "callback", first.id, "on_complete") == f"{first.id} on_complete sent\n"
     assert run("batches", "complete", second.id) == f"{second.id} completed\n"
     assert run("batches", "drop", first.id) == f"{first.id} dropped\n"
