@@ -22,6 +22,7 @@ from celery.concurrency.asynpool import AsynPool
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.pools import inherited_locks
 from celery_graceful.pools.child import REFUSED, graceful_worker
+from celery_graceful.system import native
 from celery_graceful.timeline import worker_state
 
 __all__ = ["graceful"]
@@ -47,9 +48,10 @@ def _share_memory() -> None:
 
     A collection of garbage writes into each object that it looks at, and so makes a copy of the
     page that it is on. What is frozen is not looked at: a third of what a child would have of its
-    own. Once: at a later fork there may be garbage, which would be kept with it.
+    own. Once: at a later fork there may be garbage, which would be kept with it. Not in a program
+    that is something else, and has its worker in a thread: it may wait for objects to be gone.
     """
-    if not gc.get_freeze_count():
+    if native.in_main_thread() and not gc.get_freeze_count():
         gc.collect()
         gc.freeze()
 

@@ -69,11 +69,15 @@ def test_any_other_is_left_to_celery(
 
 
 FORKS = """
-import gc, os, signal
+import gc, os, signal, threading
 from billiard.pool import Pool
 from celery_graceful.pools import inherited_locks
-from celery_graceful.pools.processes import graceful
+from celery_graceful.pools.processes import _share_memory, graceful
 
+embedded = threading.Thread(target=_share_memory)
+embedded.start()
+embedded.join()
+assert not gc.get_freeze_count()
 walks, walk = [], inherited_locks._cached_properties
 inherited_locks._cached_properties = lambda: walks.append(1) or walk()
 frozen = []
