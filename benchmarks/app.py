@@ -26,8 +26,7 @@ app.conf.update(
     graceful_track_chords=bool(os.environ.get("BENCH_CHORDS")),
 )
 if os.environ.get("BENCH_LEASE"):
-    ttl, interval = map(float, os.environ["BENCH_LEASE"].split())
-    app.conf.update(graceful_lease_ttl=ttl, graceful_heartbeat_interval=interval)
+    app.conf.graceful_lease_ttl = float(os.environ["BENCH_LEASE"])
 if os.environ.get("BENCH_PROBE_PORT"):
     app.conf.update(
         graceful_probe_file=os.environ["BENCH_PROBE_FILE"],

@@ -247,7 +247,8 @@ class Settings:
             when the worker starts to stop.
         reliable_fetch: On Redis, record what is fetched in the same step, as claims of the
             worker.
-        heartbeat_interval: Seconds between two heartbeats of a worker.
+        heartbeat_interval: Seconds between two heartbeats of a worker; a quarter of a lease that
+            is shorter than usual.
         lease_ttl: Seconds after its last heartbeat at which a worker is taken for dead.
         rescue_interval: Seconds between two looks for dead workers; a fifth of a lease that
             is shorter than usual.
@@ -298,7 +299,7 @@ class Settings:
     default_task: bool = False
     release_prefetched: bool = True
     reliable_fetch: bool = True
-    heartbeat_interval: float = 2.0
+    heartbeat_interval: float = 2.5
     rescue_interval: float = 2.0
     store: str | None = None
     store_options: Mapping[str, Any] = field(default_factory=dict)
@@ -355,7 +356,8 @@ class Settings:
             if value is not None:
                 values[name] = _CHECKS[name](_spelled(conf, name), value)
         if "lease_ttl" in values:
-            values.setdefault("rescue_interval", min(cls.rescue_interval, values["lease_ttl"] / 5))
+            for name, share in (("rescue_interval", 5), ("heartbeat_interval", 4)):
+                values.setdefault(name, min(getattr(cls, name), values["lease_ttl"] / share))
         settings = cls(**values)
         settings._check_together(conf)
         return settings

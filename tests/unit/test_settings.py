@@ -99,6 +99,16 @@ def test_absurd_seconds(name: str, value: float, bounds: str) -> None:
     assert error.mend.startswith(f"give a number of seconds {bounds}")
 
 
+@pytest.mark.parametrize(
+    ("lease", "beat", "rescue"), [(60, 2.5, 2), (10, 2.5, 2), (4, 1, 0.8), (2, 0.5, 0.4)]
+)
+def test_a_short_lease_shortens_the_rest(lease: float, beat: float, rescue: float) -> None:
+    given = settings(graceful_lease_ttl=lease)
+    assert (given.heartbeat_interval, given.rescue_interval) == (beat, rescue)
+    given = settings(graceful_lease_ttl=lease, graceful_heartbeat_interval=0.3)
+    assert given.heartbeat_interval == 0.3
+
+
 @pytest.mark.parametrize("value", [99, 1_000_001, 100.0, True, "1000"])
 def test_absurd_lengths(value: Any) -> None:
     error = refused(settings, graceful_history_length=value)
@@ -108,7 +118,10 @@ def test_absurd_lengths(value: Any) -> None:
 @pytest.mark.parametrize(
     ("conf", "mend"),
     [
-        ({"lease_ttl": 3.9}, r"at least 4 s: two heartbeats \(graceful_heartbeat_interval\)"),
+        (
+            {"lease_ttl": 3.9, "heartbeat_interval": 2},
+            r"at least 4 s: two heartbeats \(graceful_heartbeat_interval\)",
+        ),
         ({"checkpoint_ttl": 11}, "at least 12 s: graceful_lease_ttl and graceful_rescue_interval"),
         ({"poison_window": 11}, "at least 12 s: graceful_lease_ttl and graceful_rescue_interval"),
         ({"poison_window": 60, "lease_ttl": 60}, "at least 62 s: graceful_lease_ttl and"),

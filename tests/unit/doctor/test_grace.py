@@ -24,7 +24,7 @@ CASES = [
     Case(
         "CG101",
         lambda: app_with(
-            GracefulTask, {"graceful_lease_ttl": 1.0}, max_interruptions=-1, max_run_time=0
+            GracefulTask, {"graceful_lease_ttl": 0.1}, max_interruptions=-1, max_run_time=0
         ),
         lambda: app_with(GracefulTask, {"graceful_lease_ttl": 5.0}, max_interruptions=1),
         ["graceful_lease_ttl", "one.max_interruptions", "one.max_run_time"],
