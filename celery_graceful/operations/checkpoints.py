@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 from celery_graceful.checkpoints.checkpoint import key_of
 from celery_graceful.checkpoints.codec import decode
@@ -11,12 +11,15 @@ from celery_graceful.operations.records import Checkpoint, Loop
 from celery_graceful.store.scan import glob_quoted, keys, pairs_of
 from celery_graceful.store.store import Store
 
-__all__ = ["clear", "find", "read"]
+__all__ = ["clear", "find", "read", "read_all"]
 
 _PREFIX = key_of("", "").rstrip(":") + ":"
 
 #: Keys that are looked at in one step.
 KEYS_AT_ONCE = 1000
+
+#: Checkpoints that are read in one step: each may be large.
+SAVED_AT_ONCE = 50
 
 
 def read(store: Store, name: str, task_id: str) -> Checkpoint | None:
@@ -25,12 +28,21 @@ def read(store: Store, name: str, task_id: str) -> Checkpoint | None:
     Raises:
         StoreAway: The store does not answer.
     """
-    key = key_of(name, task_id)
-    found = pairs_of(store.execute("HGETALL", [key], insist=True))
-    if not found:
-        return None
-    left = int(store.execute("PTTL", [key], insist=True))
-    return _checkpoint(name, task_id, found, None if left < 0 else left / 1000)
+    return read_all(store, [(name, task_id)]).get((name, task_id))
+
+
+def read_all(store: Store, tasks: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Checkpoint]:
+    """Those of many, by name and id; without those of which nothing is saved. As ``read``."""
+    found: dict[tuple[str, str], Checkpoint] = {}
+    for start in range(0, len(tasks), SAVED_AT_ONCE):
+        some = tasks[start : start + SAVED_AT_ONCE]
+        keys = [key_of(*task) for task in some]
+        answers = store.run("saved", keys, [], insist=True)
+        for task, (fields, left) in zip(some, answers, strict=True):
+            if fields:
+                seconds = None if left < 0 else left / 1000
+                found[task] = _checkpoint(*task, pairs_of(fields), seconds)
+    return found
 
 
 def _checkpoint(name: str, task_id: str, found: dict[str, str], left: float | None) -> Checkpoint:

@@ -9,16 +9,20 @@ from typing import Any
 
 from celery_graceful.claims.claimant import FALLEN, WORKERS, claims_key, lease_key, node_of
 from celery_graceful.claims.lease import about_key
-from celery_graceful.operations.checkpoints import read
-from celery_graceful.operations.records import DeadWorker, RunningTask, Worker, utc
+from celery_graceful.operations.checkpoints import read_all
+from celery_graceful.operations.records import Checkpoint, DeadWorker, RunningTask, Worker, utc
 from celery_graceful.operations.stores import Stores
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import Store
+from celery_graceful.system.portions import portions
 
 __all__ = ["dead_of", "ids_of", "workers_of"]
 
 #: How a heartbeat names what runs.
 _NAMED = re.compile(r"(.*)\[(.*)\]", re.DOTALL)
+
+#: Where it is known, its id, its heartbeat, and what stays known of it.
+_Living = tuple[Store, str, str, dict[str, Any]]
 
 
 def workers_of(stores: Stores, settings: Settings) -> list[Worker]:
@@ -31,9 +35,14 @@ def workers_of(stores: Stores, settings: Settings) -> list[Worker]:
     Raises:
         StoreAway: No server answers.
     """
+    living = list(_living(stores))
+    left = {id_: held for store in stores.workers for id_, held in _held(store, living)}
+    tasks = [task for _, _, beat, _ in living for task in _named(json.loads(beat))]
+    saved = read_all(stores.store, tasks)
     found = [
-        _worker(stores, store, worker, json.loads(beat), about, settings)
-        for store, worker, beat, about in _living(stores)
+        _worker(stores, worker, left[worker], json.loads(beat), about, settings, saved)
+        for _, worker, beat, about in living
+        if worker in left
     ]
     return sorted(found, key=lambda worker: (worker.name, worker.since))
 
@@ -47,7 +56,7 @@ def ids_of(stores: Stores) -> list[str]:
     return sorted(worker for _, worker, _, _ in _living(stores))
 
 
-def _living(stores: Stores) -> Iterator[tuple[Store, str, str, dict[str, Any]]]:
+def _living(stores: Stores) -> Iterator[_Living]:
     for store in stores.workers:
         for worker, beat, about in _known(store):
             if beat is not None and about.get("broker", "") in stores.brokers:
@@ -85,18 +94,27 @@ def _known(store: Store) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
         yield worker, beat, json.loads(about or "{}")
 
 
+def _held(store: Store, living: Sequence[_Living]) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Of workers on one server: milliseconds that their leases still run, and claims."""
+    here = [worker for where, worker, _, _ in living if where is store]
+    for some in portions(here, len):
+        keys = [key for worker in some for key in (lease_key(worker), claims_key(worker))]
+        answers = store.run("held", keys, [], insist=True)
+        yield from zip(some, ((int(left), int(held)) for left, held in answers), strict=True)
+
+
 def _worker(
     stores: Stores,
-    store: Store,
     worker: str,
+    left_and_claims: tuple[int, int],
     beat: Mapping[str, Any],
     about: Mapping[str, Any],
     settings: Settings,
+    saved: Mapping[tuple[str, str], Checkpoint],
 ) -> Worker:
-    left = int(store.execute("PTTL", [lease_key(worker)])) / 1000
-    claims = int(store.execute("HLEN", [claims_key(worker)])) if stores.with_claims else None
+    left, claims = left_and_claims
     changed = beat.get("phase_since")
-    named = list(_running(stores.store, beat))
+    named = list(_running(beat, saved))
     return Worker(
         id=worker,
         name=node_of(worker),
@@ -107,7 +125,7 @@ def _worker(
         phase_since=None if changed is None else utc(changed),
         since=utc(float(beat.get("since", 0))),
         seconds_left=beat.get("seconds_left"),
-        heard=max(0.0, float(beat.get("ttl", settings.lease_ttl)) - left),
+        heard=max(0.0, float(beat.get("ttl", settings.lease_ttl)) - left / 1000),
         heartbeat=float(beat.get("every", settings.heartbeat_interval)),
         pool=str(beat.get("pool", "")),
         concurrency=int(beat.get("concurrency") or 1),
@@ -115,18 +133,25 @@ def _worker(
         queues=tuple(beat.get("queues", ())),
         running=tuple(named),
         running_count=int(beat.get("running_count", len(named))),
-        claims=claims,
+        claims=claims if stores.with_claims else None,
         unknown_tasks=int(beat.get("unknown_tasks", 0)),
         process=str(beat.get("process", "")),
         tasks_keep_loop=bool(beat.get("tasks_keep_loop", False)),
     )
 
 
-def _running(store: Store, beat: Mapping[str, Any]) -> Iterator[RunningTask]:
-    seconds = beat.get("running_for", ())
-    for at, text in enumerate(beat.get("running", ())):
+def _named(beat: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Name and id of what runs."""
+    for text in beat.get("running", ()):
         named = _NAMED.fullmatch(text)
         if named is not None:
-            name, task_id = named.groups()
-            lasted = seconds[at] if at < len(seconds) else None
-            yield RunningTask(task_id, name, lasted, read(store, name, task_id))
+            yield named[1], named[2]
+
+
+def _running(
+    beat: Mapping[str, Any], saved: Mapping[tuple[str, str], Checkpoint]
+) -> Iterator[RunningTask]:
+    seconds = beat.get("running_for", ())
+    for at, (name, task_id) in enumerate(_named(beat)):
+        lasted = seconds[at] if at < len(seconds) else None
+        yield RunningTask(task_id, name, lasted, saved.get((name, task_id)))

@@ -23,6 +23,7 @@ from celery_graceful.poison.deaths import say_death
 from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.settings import Settings
 from celery_graceful.store.app_stores import broker_store, find_workers_store
+from celery_graceful.store.store import Store
 from tests.conftest import RedisDB
 from tests.servers import RedisServer
 from tests.support.doctor import found
@@ -141,6 +142,41 @@ def test_the_history_of_a_redis_that_takes_no_writes(
         client.replicaof("NO", "ONE")
         assert "deploy  fourth" in command(app, "deploy", "mark", "fourth")
     assert [one.kind for one in Operations(app).history().moments] == ["deploy", "deploy"]
+
+
+def test_a_large_fleet_is_read_at_once(
+    app: Celery, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis may be far away: what is asked of it does not grow with the workers."""
+    asked: list[str] = []
+    ask = Store._ask
+
+    def counted(self: Store, what: str, *args: Any) -> Any:
+        asked.append(what)
+        return ask(self, what, *args)
+
+    monkeypatch.setattr(Store, "_ask", counted)
+    counts = []
+    for fleet in (1, 40):
+        for number in range(fleet):
+            worker, task_id = f"w{number:02}@a:01", f"task-{number}"
+            redis_db.client.sadd(WORKERS, worker)
+            beat = {"phase": "RUNNING", "running": [f"shop.bill[{task_id}]"], "running_for": [3.0]}
+            redis_db.client.set(lease_key(worker), json.dumps({**beat, "ttl": 60}), px=50_000)
+            redis_db.client.hset(f"graceful:claims:{worker}", "1", "celery\0{}")
+            redis_db.client.hset(
+                key_of("shop.bill", task_id), "c:rows", f'["int", {number}, false]'
+            )
+        asked.clear()
+        workers = Operations(app).workers()
+        counts.append(len(asked))
+        assert len(workers) == fleet
+        for number, worker in enumerate(workers):
+            (task,) = worker.running
+            assert task.checkpoint is not None
+            assert (worker.claims, task.checkpoint.where) == (1, f"at {number} of rows")
+            assert 10 <= worker.heard < 60
+    assert counts[0] == counts[1], asked
 
 
 def test_a_replica_is_read(start_server: Callable[..., RedisServer]) -> None:
