@@ -126,6 +126,14 @@ def empty(*_: Any) -> None:
     """Do nothing."""
 
 
+@app.task(base=GracefulTask)
+def millisecond() -> None:
+    """Compute for as long."""
+    end = time.thread_time() + 0.001
+    while time.thread_time() < end:
+        pass
+
+
 @app.task
 def done(*_: Any) -> None:
     """Follow what has ended."""

@@ -38,9 +38,9 @@ _ROOT = Path(__file__).parent.parent
 def batches(redis: RedisServer, *, quick: bool) -> str:
     """10,000 members beside a chord; 100,000 of them; a worker with and without a batch."""
     parts = (
-        _beside_chords(redis, *((1000, 3) if quick else (10_000, 5))),
+        _beside_chords(redis, *((1000, 3) if quick else (10_000, 3))),
         _many(redis, 10_000 if quick else 100_000),
-        _throughput(redis, *((1000, 5) if quick else (4000, 7))),
+        _throughput(redis, *((2000, 5) if quick else (8000, 7))),
     )
     return "\n\n".join(parts)
 
@@ -214,11 +214,13 @@ def _kilobytes(name: str) -> int:
 
 def _throughput(redis: RedisServer, tasks: int, rounds: int) -> str:
     rows = []
-    for pool, concurrency, task in (
-        ("prefork", 2, "empty"),
-        ("prefork", 2, "empty_graceful"),
-        ("threads", 10, "empty"),
-        ("threads", 10, "empty_graceful"),
+    for pool, concurrency, task, count in (
+        ("prefork", 2, "empty", tasks),
+        ("prefork", 2, "empty_graceful", tasks),
+        ("prefork", 2, "millisecond", tasks // 4),
+        ("threads", 10, "empty", tasks),
+        ("threads", 10, "empty_graceful", tasks),
+        ("threads", 10, "millisecond", tasks // 4),
     ):
         with ExitStack() as stack:
             client = stack.enter_context(redis.client())
@@ -226,16 +228,16 @@ def _throughput(redis: RedisServer, tasks: int, rounds: int) -> str:
             queue = f"batches-{pool}"
             worker = Worker(queue, pool=pool, concurrency=concurrency)
             stack.enter_context(worker)
+            stages = [_Stage(redis, client, task, count, in_batch=b) for b in (False, True)]
             found: tuple[list[tuple[float, float, float]], ...] = ([], [])
-            for turn in range(-1, rounds):
+            for turn in range(-1, rounds):  # the first one warms up
                 for in_batch in (False, True) if turn % 2 else (True, False):
-                    _stage(redis, client, task, tasks, in_batch=in_batch)
+                    stages[in_batch].restore()
                     used, asked = worker.cpu_seconds(), Commands(client)
-                    rate = tasks / play(client, "stage", queue)
+                    rate = count / play(client, stages[in_batch].key, queue)
                     used, commands = worker.cpu_seconds() - used, asked.count()
-                    client.delete("stage")
                     if turn >= 0:
-                        found[in_batch].append((rate, used / tasks * 1e6, commands / tasks))
+                        found[in_batch].append((rate, used / count * 1e6, commands / count))
         shown = [f"{pool} -c {concurrency}, {task}"]
         for which in range(2):
             shown += [f"{median(one[which] for one in some):.0f}" for some in found]
@@ -247,15 +249,37 @@ def _throughput(redis: RedisServer, tasks: int, rounds: int) -> str:
     return table(("pool and task", *rate, *cpu, "commands/task", "in a batch"), rows)
 
 
-def _stage(redis: RedisServer, client: Any, task: str, tasks: int, *, in_batch: bool) -> None:
-    app = _app(redis, graceful=True)
-    members = (app.signature(f"benchmarks.app.{task}", queue="stage") for _ in range(tasks))
-    if in_batch:
-        Batch(app=app).apply_async(members)
-    else:
-        for one in members:
-            one.apply_async()
-    app.close()
+class _Stage:
+    """Messages, and what the store knows of their batch, to begin with again and again.
+
+    Args:
+        redis: Where they are.
+        client: A client of it.
+        task: Of ``benchmarks.app``.
+        tasks: How many.
+        in_batch: Whether they are members.
+    """
+
+    def __init__(
+        self, redis: RedisServer, client: Any, task: str, tasks: int, *, in_batch: bool
+    ) -> None:
+        self._client, self.key = client, f"stage-{in_batch}"
+        app = _app(redis, graceful=True)
+        one = app.signature(f"benchmarks.app.{task}", queue=self.key)
+        if in_batch:
+            Batch(app=app).apply_async(one.clone() for _ in range(tasks))
+        else:
+            for _ in range(tasks):
+                one.apply_async()
+        app.close()
+        self._batch = client.keys("graceful:batch*") if in_batch else []
+        for key in self._batch:
+            client.copy(key, f"before:{key}")
+
+    def restore(self) -> None:
+        """Nothing of it has run."""
+        for key in self._batch:
+            self._client.copy(f"before:{key}", key, replace=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ __all__ = ["chords"]
 
 def chords(redis: RedisServer, *, quick: bool) -> str:
     """Members a second of one chord on threads -c 10, sending included."""
-    members, rounds = (500, 5) if quick else (10_000, 5)
+    members, rounds = (500, 5) if quick else (10_000, 3)
     found: dict[str, list[tuple[float, ...]]] = {"untracked": [], "tracked": []}
     with ExitStack() as stack:
         apps, workers = {}, {}

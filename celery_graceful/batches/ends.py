@@ -22,7 +22,7 @@ from celery.utils.log import get_logger
 from celery_graceful.batches.cancellations import Moment, known_of
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.member_part import CallbackEnd, Told, part_of
-from celery_graceful.batches.model import Due, End, Outcome
+from celery_graceful.batches.model import Due, Outcome
 from celery_graceful.claims.sending import Sending
 from celery_graceful.store.app_stores import find_store, settings_of
 from celery_graceful.store.store import Store, StoreAway, StoreForbidden
@@ -68,8 +68,8 @@ def write_ends(
         StoreAway: Some of it may have been done; it can be asked for again, all of it.
     """
     ledger = BatchLedger(store)
-    members = [end for end, _ in ends if isinstance(end, End)]
-    claims = [claim for end, claim in ends if isinstance(end, End)]
+    members = [end for end, _ in ends if not isinstance(end, CallbackEnd)]
+    claims = [claim for end, claim in ends if not isinstance(end, CallbackEnd)]
     due, going = ledger.end_and_look(members, claims)
     if len(members) < len(ends):
         for end, claim in ends:
@@ -96,7 +96,7 @@ def has_failed(app: Any, headers: Mapping[str, Any]) -> list[Due]:
     if part is None or store is None:
         return []
     end = part.end(Outcome.FAILED)
-    if not isinstance(end, End):
+    if isinstance(end, CallbackEnd):
         end = end._replace(kept=True)
     due, _ = write_ends(store, [(end, None)])
     return due

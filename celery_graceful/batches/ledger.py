@@ -32,6 +32,10 @@ _UNKNOWN = "unknown"
 _COUNTED = ("pending", "succeeded", "failed", "revoked", "kids")
 
 
+#: An ``End``, or its fields.
+_End = tuple[str, str, str, tuple[str, int] | None]
+
+
 class BatchLedger:
     """What the store knows of batches. All methods but ``end`` raise ``StoreAway``, too.
 
@@ -158,12 +162,12 @@ class BatchLedger:
         return self.end_and_look(ends, claims)[0]
 
     def end_and_look(
-        self, ends: Sequence[End], claims: Sequence[tuple[str, int] | None] | None = None
+        self, ends: Sequence[_End], claims: Sequence[tuple[str, int] | None] | None = None
     ) -> tuple[list[Due], list[str]]:
         """As ``end``; and which of their batches are known, and not cancelled."""
         due: list[Due] = []
         going: list[str] = []
-        for text in _texts(ends, [end.claim for end in ends] if claims is None else claims):
+        for text in _texts(ends, [end[3] for end in ends] if claims is None else claims):
             found, are_going = self._run("batch_end", text)
             due += _dues("", found)
             going += are_going
@@ -404,10 +408,10 @@ def _dues(batch_id: str, answer: Any) -> list[Due]:
     return [Due.parse(text) for text in answer]
 
 
-_Alike = dict[tuple[str, Outcome, str], tuple[list[str], list[str]]]
+_Alike = dict[tuple[str, str, str], tuple[list[str], list[str]]]
 
 
-def _texts(ends: Sequence[End], claims: Sequence[tuple[str, int] | None]) -> Iterator[str]:
+def _texts(ends: Sequence[_End], claims: Sequence[tuple[str, int] | None]) -> Iterator[str]:
     """Ends as the script reads them. In which order they come makes no difference to it."""
     for start in range(0, len(ends), ENDS):
         some = slice(start, start + ENDS)

@@ -45,6 +45,7 @@ __all__ = [
     "mark",
     "member_of",
     "parts_of",
+    "read_mark",
 ]
 
 BATCH, CALLBACK, COPY = "graceful_batch", "graceful_batch_callback", "graceful_copy"
@@ -80,11 +81,16 @@ def callback_of(headers: Mapping[str, Any] | None) -> Mark | None:
 
 
 def _mark_in(headers: Mapping[str, Any] | None, header: str) -> Mark | None:
-    value = headers.get(header) if headers else None
+    read = read_mark(headers.get(header)) if headers else None
+    return None if read is None else Mark(*read)
+
+
+def read_mark(value: Any) -> tuple[str, str] | None:
+    """What a mark says, by the value of its header: batch, and member or callback."""
     if not isinstance(value, str):
         return None
     batch, found, name = value.partition("/")
-    return Mark(batch, name) if found else None
+    return (batch, name) if found else None
 
 
 def callback_id(batch: str, name: str) -> str:

@@ -5,16 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from celery_graceful.batches.marks import (
-    BATCH,
-    CALLBACK,
-    LAST,
-    Mark,
-    callback_id,
-    callback_of,
-    member_of,
-)
-from celery_graceful.batches.model import End, Outcome
+from celery_graceful.batches.marks import BATCH, CALLBACK, LAST, callback_id, read_mark
+from celery_graceful.batches.model import Outcome
 from celery_graceful.batches.search_state import callback_member
 
 __all__ = ["CallbackEnd", "Part", "Told", "part_of"]
@@ -34,46 +26,47 @@ class CallbackEnd(NamedTuple):
     kept: bool = False
 
 
-#: What the ledger is told when a task has ended.
-Told = End | CallbackEnd
+#: What the ledger is told when a task has ended: of a member the fields of an ``End``, as text.
+#: Many are kept for a while, and garbage collection passes over a tuple of those.
+Told = tuple[str, str, str, None] | CallbackEnd
 
 
 class Part(NamedTuple):
     """One task of a member, or of a callback.
 
     Attributes:
-        of: The member or the callback.
+        batch: Id of the batch.
+        name: The member, or the name of the callback.
+        last: Id of the task by whose success it has ended.
         is_callback: Which of the two.
-        last: Id of the task by whose success a callback has ended.
     """
 
-    of: Mark
+    batch: str
+    name: str
+    last: str
     is_callback: bool
-    last: str = ""
 
     @property
     def membership(self) -> str:
         """What it is of a batch, as it is looked for."""
-        name = callback_member(self.of.name) if self.is_callback else self.of.name
-        return f"{self.of.batch}/{name}"
-
-    def is_last(self, task_id: str) -> bool:
-        """Whether the success of the task of that id is that of the whole."""
-        return task_id == (self.last if self.is_callback else self.of.name)
+        name = callback_member(self.name) if self.is_callback else self.name
+        return f"{self.batch}/{name}"
 
     def end(self, outcome: Outcome) -> Told:
         """What the ledger is told when the whole has ended."""
         if self.is_callback:
-            return CallbackEnd(*self.of)
-        return End(self.of.batch, self.of.name, outcome)
+            return CallbackEnd(self.batch, self.name)
+        return self.batch, self.name, outcome.value, None
 
 
 def part_of(headers: Mapping[str, Any]) -> Part | None:
     """What a task is to a batch; ``None`` for all those that are nothing to any."""
+    # A worker takes many messages a second: few steps, each of which costs it.
     if BATCH in headers:
-        member = member_of(headers)
-        return member and Part(member, False)
+        member = read_mark(headers[BATCH])
+        return None if member is None else Part(*member, member[1], False)
     if CALLBACK in headers:
-        callback = callback_of(headers)
-        return callback and Part(callback, True, headers.get(LAST) or callback_id(*callback))
+        callback = read_mark(headers[CALLBACK])
+        if callback is not None:
+            return Part(*callback, headers.get(LAST) or callback_id(*callback), True)
     return None

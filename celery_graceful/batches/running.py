@@ -16,7 +16,7 @@ from billiard.einfo import ExceptionInfo
 from celery.app.trace import TraceInfo, trace_ok_t
 from celery.states import IGNORED
 
-from celery_graceful.batches.cancellations import Moment, known_of
+from celery_graceful.batches.cancellations import Known, Moment, known_of
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.marks import (
     BATCH,
@@ -25,7 +25,7 @@ from celery_graceful.batches.marks import (
     OURS,
     Mark,
     callback_of,
-    member_of,
+    read_mark,
 )
 from celery_graceful.batches.skipped_or_replaced import LeftOut, Why
 from celery_graceful.batches.status import State
@@ -56,10 +56,12 @@ def ask_before(task: Any) -> None:
     if trace is None or hasattr(trace, "_asks_before"):
         return
 
+    app, known = task.app, known_of(task.app)
+
     @wraps(trace)
     def traced(task_id: str, args: Any, kwargs: Any, request: Any = None) -> Any:
         if request is not None and (BATCH in request or CALLBACK in request):
-            why = _keeps(task.app, request)
+            why = _keeps(app, known, request)
             if why is not None:
                 return _left_out(task, task_id, why)
         return trace(task_id, args, kwargs, request)
@@ -68,7 +70,7 @@ def ask_before(task: Any) -> None:
     task.__trace__ = traced
 
 
-def _keeps(app: Any, request: dict[str, Any]) -> Why | None:
+def _keeps(app: Any, known: Known, request: dict[str, Any]) -> Why | None:
     """What keeps a task from running."""
     inner = request.get("headers")
     if isinstance(inner, dict):  # a retry carries on what is in there
@@ -77,21 +79,19 @@ def _keeps(app: Any, request: dict[str, Any]) -> Why | None:
                 inner[name] = request[name]
     try:
         if BATCH in request:
-            member = member_of(request)
-            return Why.CANCELLED if member and _is_cancelled(app, member.batch) else None
+            member = read_mark(request[BATCH])
+            if member is None or known.age(member[0]) < AGING:
+                return None
+            return Why.CANCELLED if _is_cancelled(app, known, member[0]) else None
         callback = callback_of(request)
         return Why.COPY if callback and _is_another(app, callback, request) else None
     except StoreAway:  # said there
         return None
 
 
-def _is_cancelled(app: Any, batch: str) -> bool:
-    known = known_of(app)
-    age = known.age(batch)
-    if age < AGING:
-        return False
+def _is_cancelled(app: Any, known: Known, batch: str) -> bool:
     asked, store = _asked.setdefault(app, set()), find_store(app)
-    if store is None or (age < FRESH and batch in asked):
+    if store is None or (known.age(batch) < FRESH and batch in asked):
         return False
     asked.add(batch)
     moment = Moment.now()

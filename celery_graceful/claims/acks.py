@@ -63,16 +63,19 @@ class Acks:
         self.store = store
         self._lock = lock
         self._on_sent, self._write_ends = on_sent, write_ends
-        #: What goes with the acknowledgement of a claim; until it is a claim no more, and then for
-        #: as long as that is remembered.
-        self._along: dict[str, Any] = {}
-        self._lately_along: deque[tuple[str, Any]] = deque(maxlen=LATELY)
-        self._with_ends: list[tuple[Any, tuple[str, int]]] = []
+        #: What is written down in the step that acknowledges a claim; until it is a claim no more,
+        #: and then for as long as that is remembered.
+        self.along: dict[str, Any] = {}
+        #: What is to be written down, and of each the worker and the number of its claim. Not as
+        #: tuples: garbage collection takes long over many that are kept for a while.
+        self._ends: tuple[list[Any], list[str], list[int]] = [], [], []
         #: Since when the first of them waits, and the last, on the monotonic clock.
         self._ends_since = self._end_came = 0.0
         self._done: dict[str, list[int]] = {}
         self._under_way: dict[str, list[int]] = {}
         self._lately: deque[str] = deque(maxlen=LATELY)
+        #: What was written down with each of them.
+        self._lately_along: deque[Any] = deque(maxlen=LATELY)
         #: A claim has taken some along since the thread looked last: another one soon will.
         self._took = False
 
@@ -80,27 +83,26 @@ class Acks:
 
     def add(self, worker: str, number: int) -> None:
         """Acknowledge it soon."""
-        end = self._along.get(f"{worker}/{number}") if self._along else None
+        end = self.along.get(f"{worker}/{number}") if self.along else None
         if end is None:
             self._done.setdefault(worker, []).append(number)
         else:
             self._end_came = time.monotonic()
-            if not self._with_ends:
+            ends, workers, numbers = self._ends
+            if not ends:
                 self._ends_since = self._end_came
-            self._with_ends.append((end, (worker, number)))
-
-    def take_along(self, tag: str, end: Any) -> None:
-        """When it is acknowledged, write that down in the same step."""
-        self._along[tag] = end
+            ends.append(end)
+            workers.append(worker)
+            numbers.append(number)
 
     @property
     def has_ends(self) -> bool:
         """Whether something is still to be written down."""
-        return bool(self._along)
+        return bool(self.along)
 
     def has_more(self) -> bool:
         """Whether some are still to be sent by the thread."""
-        return bool(self._with_ends) or any(self._done.values())
+        return bool(self._ends[0]) or any(self._done.values())
 
     def is_sent(self) -> bool:
         """Whether all are sent."""
@@ -117,12 +119,10 @@ class Acks:
 
     def forget(self, tags: Sequence[str], *, acked: bool) -> None:
         """They are claims no more, and were acknowledged, or went back."""
+        ends = [self.along.pop(tag, None) for tag in tags] if self.along else [None] * len(tags)
         if acked:
             self._lately.extend(tags)
-        if self._along:
-            ends = [(tag, self._along.pop(tag)) for tag in tags if tag in self._along]
-            if acked:
-                self._lately_along.extend(ends)
+            self._lately_along.extend(ends)
 
     # -- along with a claim ------------------------------------------------------------
 
@@ -182,22 +182,25 @@ class Acks:
         Raises:
             StoreAway: As ``send``.
         """
-        while self._with_ends and (at_once or self._is_time_for_ends()):
+        ends, workers, numbers = self._ends
+        while ends and (at_once or self._is_time_for_ends()):
             with self._lock:
-                batch = self._with_ends[:BATCH]
+                claims = list(zip(workers[:BATCH], numbers, strict=False))
+                batch = list(zip(ends, claims, strict=False))
             try:
                 self._write_ends(self.store, batch)
             except StoreForbidden:  # said there; waiting changes nothing
-                for _, (worker, number) in batch:
+                for worker, number in claims:
                     self._delete(worker, [number])
             with self._lock:
-                del self._with_ends[: len(batch)]
+                for some in self._ends:
+                    del some[: len(batch)]
                 self._ends_since = time.monotonic()  # at the earliest: the others came meanwhile
-                for worker in {worker for _, (worker, _) in batch}:
-                    self._on_sent(worker, [number for _, (of, number) in batch if of == worker])
+                for worker in {worker for worker, _ in claims}:
+                    self._on_sent(worker, [number for of, number in claims if of == worker])
 
     def _is_time_for_ends(self) -> bool:
-        if len(self._with_ends) >= MANY_ENDS:
+        if len(self._ends[0]) >= MANY_ENDS:
             return True
         return time.monotonic() >= min(self._end_came + QUIET, self._ends_since + GATHER_ENDS)
 
@@ -207,11 +210,13 @@ class Acks:
         Raises:
             StoreAway: As ``send``.
         """
-        lately = set(self._lately)
+        with self._lock:
+            tags, along = list(self._lately), list(self._lately_along)
+        lately = set(tags)
         again = [number for number in numbers if f"{worker}/{number}" in lately]
         if again:
-            along = dict(self._lately_along)
-            ends = {n: e for n in again if (e := along.get(f"{worker}/{n}"))}
+            with_ends = {tag: end for tag, end in zip(tags, along, strict=True) if end is not None}
+            ends = {n: e for n in again if (e := with_ends.get(f"{worker}/{n}"))}
             if ends:
                 self._write_ends(self.store, [(end, (worker, n)) for n, end in ends.items()])
             self._delete(worker, [number for number in again if number not in ends])

@@ -83,7 +83,7 @@ class Claims:
         #: Under whom it claims now; ``None`` where it must not.
         self.who: Claimant | None = None
         #: Claims that a request of this worker answers for, until they are off our hands, and
-        #: their messages.
+        #: their messages, until they are acknowledged.
         self.held: dict[str, Any] = {}
         #: Claims of what has ended for good, whose acknowledgement may still wait for the loop.
         self.ended: set[str] = set()
@@ -133,13 +133,14 @@ class Claims:
         self.acked_at = time.monotonic()
         with self._lock:
             self._acks.add(tag.worker, tag.number)
+            if tag in self.held:
+                self.held[tag] = None  # what is kept for long is slow to come by for others
         self.running.discard(tag)
         self._sending.rouse()
 
     def end_with(self, tag: Tag, end: Any) -> None:
         """When that claim is acknowledged, write this down in the same step. From any thread."""
-        with self._lock:
-            self._acks.take_along(tag, end)
+        self._acks.along[tag] = end
 
     def settle(self) -> None:
         """Acknowledge what has ended, also what waits for a loop that may not go round again."""
@@ -358,7 +359,8 @@ class Claims:
             lost = {
                 tag: message
                 for tag, message in list(self.held.items())
-                if message.delivery_tag.worker == worker
+                if message is not None
+                and message.delivery_tag.worker == worker
                 and self._restored.get(tag, message.delivery_tag.epoch) != epoch
             }
             self._restored.update(dict.fromkeys(lost, epoch))

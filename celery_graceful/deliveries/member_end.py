@@ -52,8 +52,9 @@ class MemberEnd(HeldMessage):
 
     def has_succeeded_whole(self) -> None:
         """It has succeeded: is all that it is one of done by that?"""
-        if self.part is not None:
-            self.comes_to(Outcome.SUCCEEDED if self.part.is_last(self.id) else None)
+        part = self.part
+        if part is not None:
+            self._comes_to = Outcome.SUCCEEDED if self.id == part.last else None
 
     def write_end(self) -> None:
         end = self._take_end()
@@ -65,13 +66,17 @@ class MemberEnd(HeldMessage):
         end = self._take_end()
         if end is None:
             return False
+        claim, ends = self.claim, self.host.ends
         if self.acknowledged or self.orphaned:
-            self.host.ends.note(end, self._ledger_at)
+            ends.note(end, self._ledger_at)
             return False
-        if self.claim is not None and self.host.ends.with_claims:
-            self.claim.book.end_with(self.claim, end)
+        if claim is not None and ends.with_claims:
+            claim.book.end_with(claim, end)
             return False
+        self._end_before(answer, end)
+        return True
 
+    def _end_before(self, answer: Callable[[], None], end: Told) -> None:
         is_amqp = self.claim is None and self.ledger.requeue.is_amqp
 
         def follow() -> None:
@@ -84,7 +89,6 @@ class MemberEnd(HeldMessage):
             self.host.duplicates.answered(self)
         self.acknowledged = True
         self.host.ends.note(end, then=follow)
-        return True
 
     def _take_end(self) -> Told | None:
         """Its end, for who writes it down; nobody else will."""

@@ -351,7 +351,7 @@ def _ends_once(on_success: Callable[..., Any]) -> Callable[..., Any]:
                 except BaseException as exc:
                     put_right(self, exc)
                 finally:
-                    if self.part is not None:
+                    if self.part is not None and not self._is_written:
                         self.write_end()
 
     return guarded

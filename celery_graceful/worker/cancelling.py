@@ -68,7 +68,7 @@ class Cancelling:
         count = 0
         for request in self.ledger.open_requests():
             part = request.part
-            if part is None or part.is_callback or part.of.batch not in batches:
+            if part is None or part.is_callback or part.batch not in batches:
                 continue
             count += 1
             if request.stage is not Stage.RUNNING:

@@ -98,7 +98,7 @@ def test_what_ends_while_others_are_written_is_gathered_anew(
             add(500)
 
     def add(number: int) -> None:
-        acks.take_along(f"me/{number}", END)
+        acks.along[f"me/{number}"] = END
         acks.add("me", number)
 
     acks = Acks(store, native.Lock(), lambda worker, numbers: None, write)
@@ -144,14 +144,27 @@ def test_ends_that_a_failover_has_undone_are_written_again(
     claims: Claims, writer: Writer, redis_db: RedisDB
 ) -> None:
     claims.end_with(claims.tag("me", 1), END)
-    claims.ack(claims.tag("me", 1))
+    for _ in range(2):  # a connection was lost: it is said twice
+        claims.ack(claims.tag("me", 1))
     assert claims.flush(10.0)
+    written = len(writer.written)
     redis_db.client.hset("graceful:claims:me", "1", "celery\0{}")  # a replica that lagged
     claims.give_back_others("me", 2)
     assert claims.flush(10.0)
     assert left(redis_db) == {"2", "3", "4"}
-    assert writer.written == [(END, ("me", 1))] * 2
+    assert writer.written == [(END, ("me", 1))] * (written + 1)
     assert redis_db.client.llen("celery") == 0
+
+
+def test_of_what_is_acknowledged_no_message_is_kept(claims: Claims, redis_db: RedisDB) -> None:
+    """It has ended: where Redis has lost it, nobody writes it again. It is still not given back."""
+    tag = claims.tag("me", 1)
+    claims.held[tag] = object()
+    claims.ack(tag)
+    with claims.restoring("me", "another") as entries:
+        assert entries == []
+    assert claims.flush(10.0)
+    assert not claims.held
 
 
 def batch_of(store: Store, *members: str) -> BatchLedger:

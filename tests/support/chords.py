@@ -97,7 +97,7 @@ class ByHand:
     def acknowledged(self, context: Context, outcome: Outcome = Outcome.SUCCEEDED) -> None:
         """The ledger hears of it, as from a worker that knows of one."""
         part = part_of(vars(context)) if self.tracked else None
-        if part is None or (outcome is Outcome.SUCCEEDED and not part.is_last(context.id)):
+        if part is None or (outcome is Outcome.SUCCEEDED and context.id != part.last):
             return
         end = part.end(outcome)
         if isinstance(end, CallbackEnd):
@@ -134,7 +134,7 @@ class ByHand:
         part = part_of(vars(context))
         assert part is not None
         copy = context.graceful_copy
-        return self.ledger.may_run(*part.of, copy)
+        return self.ledger.may_run(part.batch, part.name, copy)
 
     def given(self, body: str) -> list[Any]:
         """What the body was sent with, each time that it runs."""

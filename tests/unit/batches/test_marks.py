@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from celery import Celery, chain, chord, group
 from celery.canvas import Signature
 
 from celery_graceful.batches.marks import BATCH, CALLBACK, Mark, hand_on, mark, member_of
+from celery_graceful.batches.member_part import part_of
+from celery_graceful.batches.model import End, Outcome
 
 OURS = {BATCH: "b/m"}
 
@@ -119,3 +122,12 @@ def test_what_replaces_a_member_is_one(app: Celery) -> None:
         {CALLBACK: "b/on_success"}
     ] * 3
     assert "headers" not in nobody.options
+
+
+def test_garbage_collection_passes_over_ends_that_are_kept() -> None:
+    part = part_of({BATCH: "b/m"})
+    assert part is not None
+    end = part.end(Outcome.SUCCEEDED)
+    gc.collect()
+    assert not gc.is_tracked(end)
+    assert end == End("b", "m", Outcome.SUCCEEDED)

@@ -16,7 +16,7 @@ class Member:
     """One that the worker holds."""
 
     def __init__(self, batch: str, stage: Stage = Stage.RUNNING) -> None:
-        self.part = SimpleNamespace(is_callback=False, of=SimpleNamespace(batch=batch))
+        self.part = SimpleNamespace(is_callback=False, batch=batch)
         self.stage = stage
         self.ended = 0
 
