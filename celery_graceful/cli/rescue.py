@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import click
 
 from celery_graceful.cli.app import app_of
-from celery_graceful.cli.output import AWAY, FINE, FOUND, JSON, Command, folded, say_json
+from celery_graceful.cli.output import AWAY, FINE, JSON, Command, folded, say_json
 from celery_graceful.cli.progress import Working
 from celery_graceful.operations import Operations
 from celery_graceful.operations.rescue import Rescued
@@ -36,9 +36,7 @@ def rescue(ctx: click.Context, dry_run: bool, as_json: bool) -> int:
         for text, is_note in () if as_json else lines_of(one, settings_of(app).lease_ttl, dry_run):
             for line in folded(text):
                 click.echo(line, err=is_note)
-    if all(one.error for one in found):
-        return AWAY
-    return FOUND if any(one.error for one in found) else FINE
+    return AWAY if all(one.error for one in found) else FINE
 
 
 def lines_of(found: Rescued, lease: float, dry_run: bool) -> Iterator[tuple[str, bool]]:
