@@ -76,8 +76,9 @@ class Acks:
         self._lately: deque[str] = deque(maxlen=LATELY)
         #: What was written down with each of them.
         self._lately_along: deque[Any] = deque(maxlen=LATELY)
-        #: A claim has taken some along since the thread looked last: another one soon will.
-        self._took = False
+        #: Of which worker a claim has taken some along since the thread looked last: another soon
+        #: will, but never of an identity that was lost.
+        self._took: str | None = None
 
     # -- under the lock --------------------------------------------------------------
 
@@ -132,7 +133,7 @@ class Acks:
             numbers = self._done.get(worker)
             if not numbers:
                 return []
-            self._took = True
+            self._took = worker
             self._done[worker] = numbers[BATCH:]
             self._under_way.setdefault(worker, []).extend(numbers[:BATCH])
             return numbers[:BATCH]
@@ -158,11 +159,9 @@ class Acks:
             StoreAway: Redis did not answer; to be done again.
         """
         with self._lock:
-            took, self._took = self._took, False
-            if took and not at_once:
-                return
-            batch = {worker: numbers for worker, numbers in self._done.items() if numbers}
-            self._done = {}
+            took, self._took = None if at_once else self._took, None
+            batch = {w: numbers for w, numbers in self._done.items() if numbers and w != took}
+            self._done = {w: numbers for w, numbers in self._done.items() if w not in batch}
         try:
             for worker in list(batch):
                 self._delete(worker, batch[worker])

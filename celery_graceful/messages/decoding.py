@@ -10,7 +10,7 @@ from kombu.message import Message
 from kombu.serialization import registry
 from kombu.utils import json
 
-__all__ = ["loads", "own_copy", "payload_of"]
+__all__ = ["loads", "payload_of", "unseen_of"]
 
 _JSON = "application/json"
 
@@ -41,7 +41,7 @@ def loads(text: str) -> Any:
 
 
 def payload_of(message: Any) -> Any:
-    """As ``message.payload``, which it is from then on.
+    """As ``message.payload``, which it is from then on; ``unseen_of`` may have a copy of it.
 
     Raises:
         Exception: As that does.
@@ -57,13 +57,28 @@ def payload_of(message: Any) -> Any:
         ):
             try:
                 body = message.body
-                message._decoded_cache = loads(body if isinstance(body, str) else body.decode())
+                payload = loads(body if isinstance(body, str) else body.decode())
             except Exception:  # kombu says what is wrong
                 return message.payload
+            message._decoded_cache = payload
+            message._unseen = _own_copy(payload)
     return message.payload
 
 
-def own_copy(payload: Any) -> Any:
+def unseen_of(message: Any, body: Any) -> Any:
+    """What comes out of decoding ``body`` a second time, once.
+
+    Nobody has seen it, while what ``message.payload`` is may have been changed since: by a handler
+    of ``task_received``, who changes what the request says and not what the task is given.
+
+    Returns:
+        ``None`` where it has to be decoded: also where the body is not the message's any more.
+    """
+    unseen = vars(message).pop("_unseen", None)
+    return unseen if body is message.body else None
+
+
+def _own_copy(payload: Any) -> Any:
     """Args, kwargs and options as they come out of decoding a body a second time.
 
     Returns:

@@ -19,7 +19,7 @@ from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.request import GracefulRequest
 from celery_graceful.exceptions import TaskInterrupted
-from celery_graceful.messages.decoding import own_copy
+from celery_graceful.messages.decoding import unseen_of
 from celery_graceful.phases import InterruptReason
 from celery_graceful.pools.wake_signal import AGAIN, LONGER
 from celery_graceful.runs import interrupt
@@ -197,7 +197,7 @@ class Handed:
     def args(self, args: Any) -> Any:
         """Arguments for the target, with a body that need not be decoded again, if that may be."""
         if self._target in _TRACES and args[4]:
-            body = own_copy(self.request.message.payload)
+            body = unseen_of(self.request.message, args[3])
             if body is not None:
                 return (*args[:3], body, None, None)
         return args

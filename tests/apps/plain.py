@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 
+from celery import signals
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.worker.request import Request
 
@@ -101,3 +103,30 @@ def loud_by_name():
     say("started", "loud_by_name")
     until_stopping()
     raise LookupError
+
+
+class SealedRequest(Request):
+    """Opens what its messages carry."""
+
+    def __init__(self, message, **options):
+        args, kwargs, embed = message.payload
+        super().__init__(message, **options)
+        self._body = json.dumps([[word[::-1] for word in args], kwargs, embed])
+
+
+@app.task(name="sealed", Request=SealedRequest)
+def sealed(*args):
+    say("given", *args)
+
+
+@app.task(name="scrubbed")
+def scrubbed(user, *, password):
+    say("given", user, password)
+
+
+@signals.task_received.connect
+def scrub(request, **_):
+    """For who logs requests: what a task is given is something else."""
+    if request.name == "scrubbed":
+        request.args.append("and more")
+        request.kwargs["password"] = "***"

@@ -101,6 +101,19 @@ def test_plain_app_with_the_plugin(
     assert not raw_messages(redis_db.client)
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_what_a_request_says_and_what_its_task_is_given(redis_db: RedisDB, pool: str) -> None:
+    app = client_app(redis_db)
+    app.send_task("scrubbed", ("ann",), {"password": "secret"})
+    app.send_task("sealed", ("drow",))
+    with Worker("tests.apps.plain", pool=pool, env=env_of(redis_db)) as worker:
+        worker.wait_line("succeeded in", count=2)
+        worker.term()
+        assert worker.wait() == 0
+    assert worker.count("^>> .* given ann secret$") == 1
+    assert worker.count("^>> .* given word$") == 1
+
+
 def test_twice_is_as_once() -> None:
     app = Celery("twice", set_as_current=False)
     Graceful(app)

@@ -50,3 +50,14 @@ def test_who_is_in_a_hurry_waits_for_no_claim(acks: Acks, store: Mock) -> None:
     acks.add("worker", 2)
     acks.send(at_once=True)
     assert sent(store) == [[2]]
+
+
+def test_of_a_lost_identity_no_claim_takes_anything_along(acks: Acks, store: Mock) -> None:
+    acks.add("lost", 1)
+    acks.add("worker", 2)
+    acks.take("worker")
+    acks.sent("worker")
+    acks.add("worker", 3)
+    acks.send(at_once=False)
+    assert sent(store) == [[1]]
+    assert acks.take("worker") == [3]

@@ -14,7 +14,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.message import Message
 from kombu.utils import json
 
-from celery_graceful.messages.decoding import loads, own_copy, payload_of
+from celery_graceful.messages.decoding import loads, payload_of, unseen_of
 
 TEXTS = [
     "[1, 2.5, null, true, NaN, Infinity]",
@@ -97,12 +97,26 @@ def test_a_message_that_decodes_by_itself() -> None:
     assert payload_of(own) == "ours"
 
 
-def test_a_copy_shares_nothing_that_can_change() -> None:
-    payload = [[1, "a", None], {"b": 2.5}, {"chain": None}]
-    copy = own_copy(payload)
-    assert copy == payload
-    for mine, theirs in zip(copy, payload, strict=True):
-        assert mine is not theirs
+def test_what_a_task_is_given_is_what_nobody_has_seen() -> None:
+    body = '[[1, "a", null], {"b": 2.5}, {"chain": null}]'
+    found = message(body)
+    args, kwargs, _ = payload_of(found)
+    args.append("seen")
+    kwargs["b"] = "***"
+    assert unseen_of(found, body) == [[1, "a", None], {"b": 2.5}, {"chain": None}]
+    assert unseen_of(found, body) is None, "a second run would share it"
+
+
+def test_a_body_that_somebody_has_put_in_its_place() -> None:
+    found = message("[[], {}, {}]")
+    payload_of(found)
+    assert unseen_of(found, "[[1], {}, {}]") is None
+
+
+def test_what_was_decoded_before_may_have_been_seen() -> None:
+    found = message("[[], {}, {}]")
+    assert found.payload == payload_of(found)
+    assert unseen_of(found, found.body) is None
 
 
 @pytest.mark.parametrize(
@@ -112,11 +126,12 @@ def test_a_copy_shares_nothing_that_can_change() -> None:
         [[], {"a": {}}, {}],
         [[], {}, {"callbacks": []}],
         [[Decimal(1)], {}, {}],
-        [(), {}, {}],
         [[], {}, None],
         {"args": [], "kwargs": {}},
         None,
     ],
 )
 def test_what_could_change_is_decoded_again(payload: Any) -> None:
-    assert own_copy(payload) is None
+    found = message(json.dumps(payload))
+    assert payload_of(found) == payload
+    assert unseen_of(found, found.body) is None
