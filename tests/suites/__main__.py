@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -144,7 +145,7 @@ def run(suite: Suite, folder: Path, graceful: str) -> dict[str, str]:
         with ExitStack() as stack:
             if suite.pool:
                 env["OWN_WORKER"] = "beside@suites"
-                stack.enter_context(beside(suite.pool, env)).ready()
+                stack.enter_context(beside(suite.pool, env))
             with (Path(temporary) / "log").open("wb") as log:
                 try:
                     subprocess.run(
@@ -166,9 +167,36 @@ def run(suite: Suite, folder: Path, graceful: str) -> dict[str, str]:
         return found
 
 
-def beside(pool: str, env: Mapping[str, str]) -> Worker:
-    """A worker of its own for the tests."""
-    return Worker("tests.suites.worker_app", pool=pool, env=env, hostname="beside@suites")
+class Beside(Worker):
+    """A worker of its own for the tests, whose log nobody asks for."""
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.kill()
+
+
+@contextmanager
+def beside(pool: str, env: Mapping[str, str]) -> Iterator[None]:
+    """A worker for the tests; when it has died another one, without the message of which it did.
+
+    As a plain one does of what it cannot unpack: tests without a limit wait for it for ever.
+    """
+
+    def start(*args: str) -> Beside:
+        options = {"pool": pool, "env": env, "hostname": "beside@suites", "args": args}
+        return stack.enter_context(Beside("tests.suites.worker_app", **options))
+
+    def keep(worker: Beside) -> None:
+        while not over.wait(1.0):
+            if worker.process.poll() is not None:
+                worker = start("--purge")
+
+    over = threading.Event()
+    with ExitStack() as stack:
+        keeper = threading.Thread(target=keep, args=[start().ready()])
+        keeper.start()
+        stack.callback(keeper.join)
+        stack.callback(over.set)
+        yield
 
 
 def main() -> int:
