@@ -9,7 +9,8 @@ from tests.servers import RedisServer
 from tests.support.workers import TIMEOUT, Worker, wait_until
 
 #: All that a worker needs but for what it registers with.
-ALL_BUT = ["~celery*", "~_kombu*", "~graceful:workers", "~graceful:claims:*", "~graceful:bell:*"]
+KINDS = ("workers", "claims:*", "bell:*", "wake:*", "ear:*")
+ALL_BUT = ["~celery*", "~_kombu*", *(f"~graceful:{kind}" for kind in KINDS)]
 
 IDLE = "This worker fetches nothing"
 
