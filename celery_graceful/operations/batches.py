@@ -153,21 +153,19 @@ class Batches:
 
     def complete(self, batch_id: str) -> Done:
         """End a batch by force: who has not ended has failed."""
-        remedies = self._remedies()
-        try:
-            remedies.complete(batch_id)
-        except UnknownBatch as exc:
-            return Done(batch_id, False, str(exc))
-        return Done(batch_id, True, "completed")
+        return self._do(Remedies.complete, batch_id, "completed")
 
     def drop(self, batch_id: str) -> Done:
         """Forget a batch. Its members run on, and no callback is sent."""
+        return self._do(Remedies.drop, batch_id, "dropped")
+
+    def _do(self, remedy: Callable[[Remedies, str], object], batch_id: str, said: str) -> Done:
         remedies = self._remedies()
         try:
-            remedies.drop(batch_id)
+            remedy(remedies, batch_id)
         except UnknownBatch as exc:
             return Done(batch_id, False, str(exc))
-        return Done(batch_id, True, "dropped")
+        return Done(batch_id, True, said)
 
     def _standing(self, remedies: Remedies, status: Status) -> Standing:
         missing = noted(remedies.ledger, status.id) if status.missing else ()

@@ -22,7 +22,7 @@ __all__ = ["dead_of", "ids_of", "workers_of"]
 _NAMED = re.compile(r"(.*)\[(.*)\]", re.DOTALL)
 
 #: Where it is known, its id, its heartbeat, and what stays known of it.
-_Living = tuple[Store, str, str, dict[str, Any]]
+_Living = tuple[Store, str, dict[str, Any], dict[str, Any]]
 
 
 def workers_of(stores: Stores, settings: Settings) -> list[Worker]:
@@ -37,10 +37,10 @@ def workers_of(stores: Stores, settings: Settings) -> list[Worker]:
     """
     living = list(_living(stores))
     left = {id_: held for store in stores.workers for id_, held in _held(store, living)}
-    tasks = [task for _, _, beat, _ in living for task in _named(json.loads(beat))]
+    tasks = [task for _, _, beat, _ in living for _, task in _named(beat)]
     saved = read_all(stores.store, tasks)
     found = [
-        _worker(stores, worker, left[worker], json.loads(beat), about, settings, saved)
+        _worker(stores, worker, left[worker], beat, about, settings, saved)
         for _, worker, beat, about in living
         if worker in left
     ]
@@ -60,7 +60,7 @@ def _living(stores: Stores) -> Iterator[_Living]:
     for store in stores.workers:
         for worker, beat, about in _known(store):
             if beat is not None and about.get("broker", "") in stores.brokers:
-                yield store, worker, beat, about
+                yield store, worker, json.loads(beat), about
 
 
 def dead_of(stores: Stores) -> list[DeadWorker]:
@@ -140,18 +140,18 @@ def _worker(
     )
 
 
-def _named(beat: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Name and id of what runs."""
-    for text in beat.get("running", ()):
+def _named(beat: Mapping[str, Any]) -> Iterator[tuple[int, tuple[str, str]]]:
+    """What runs: at which place of the heartbeat it is, and its name and id."""
+    for at, text in enumerate(beat.get("running", ())):
         named = _NAMED.fullmatch(text)
         if named is not None:
-            yield named[1], named[2]
+            yield at, (named[1], named[2])
 
 
 def _running(
     beat: Mapping[str, Any], saved: Mapping[tuple[str, str], Checkpoint]
 ) -> Iterator[RunningTask]:
     seconds = beat.get("running_for", ())
-    for at, (name, task_id) in enumerate(_named(beat)):
+    for at, (name, task_id) in _named(beat):
         lasted = seconds[at] if at < len(seconds) else None
         yield RunningTask(task_id, name, lasted, saved.get((name, task_id)))

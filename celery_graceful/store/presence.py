@@ -8,7 +8,7 @@ they need not.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 __all__ = ["Presence"]
@@ -31,7 +31,7 @@ class Presence:
         self._count = count
         self._answer = _Answer(0.0, (), frozenset())
 
-    def any_of(self, keys: Iterable[str], age: float) -> bool:
+    def any_of(self, keys: Collection[str], age: float) -> bool:
         """Whether one of the keys exists, or did up to ``age`` seconds ago.
 
         Raises:
