@@ -18,12 +18,12 @@ import os
 import shutil
 import sys
 import textwrap
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import click
 from celery.bin.base import CeleryCommand
+from wcwidth import wcwidth
 
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.messages.bounded_connections import BrokerAway
@@ -218,13 +218,7 @@ def plain_table(
 
 def _columns(text: str) -> int:
     """That a terminal needs for it: two for a wide letter, none for an accent on one."""
-    return sum(map(_width, click.unstyle(text)))
-
-
-def _width(letter: str) -> int:
-    if unicodedata.combining(letter):
-        return 0
-    return 1 + (unicodedata.east_asian_width(letter) in "WF")
+    return sum(max(0, wcwidth(letter)) for letter in click.unstyle(text))
 
 
 def _cut(text: str, columns: int) -> str:

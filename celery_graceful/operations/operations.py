@@ -150,9 +150,6 @@ class Operations:
 
         Args:
             task_id: Of the task.
-
-        Raises:
-            BrokerAway: The broker does not answer.
         """
         stores = self._stores
         workers = workers_of(stores, self._settings)

@@ -55,7 +55,6 @@ class Search:
 
         Raises:
             StoreAway: Redis does not answer.
-            BrokerAway: The broker does not.
         """
         looks = (
             self._claimed,
@@ -263,7 +262,10 @@ class Search:
         """Where a broker cannot be looked into."""
         if self.stores.with_claims:
             return ()
-        waiting = {q: found for q, found in lengths(self.app).items() if found[0]}
+        try:
+            waiting = {q: found for q, found in lengths(self.app).items() if found[0]}
+        except BrokerAway as exc:
+            return (f"it may be in a queue: the broker does not answer: {exc}",)
         return tuple(
             f"it may be in {queue}: {count} wait there, and "
             + (f"{consumers} consume it" if consumers else "nobody consumes it")

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from celery import Celery
 
 from celery_graceful import Batch
@@ -113,6 +114,35 @@ def test_killed_on_purpose(redis_db: RedisDB) -> None:
                 app, "chaos", "kill-worker", "two@test", "--yes", "--timeout", "0", status=1
             )
             assert "0 of 1 tasks ran again" in said
+
+
+@pytest.mark.parametrize("state", ["draining", "frozen"])
+def test_killed_on_purpose_when_it_is_stuck(redis_db: RedisDB, state: str) -> None:
+    """What holds a deploy up is what somebody kills."""
+    app = make_app(redis_db.url, redis_db.backend_url)
+    operations = Operations(app)
+    # Long enough for a frozen one to be there still while it is looked at.
+    quick = {"CONF_graceful_lease_ttl": "6.0", "CONF_graceful_rescue_interval": "0.5"}
+    with start(app, "one@test", **quick) as one:
+        one.ready()
+        wait_until_heard(app)
+        send(app, "stubborn", "holds")
+        one.wait_line(">> .* stubborn")
+        with start(app, "two@test", **quick) as two:
+            two.ready()
+            if state == "draining":
+                command(app, "stop", "one@test", "--yes", "--wait", "20")
+                wait_until(lambda: any(w.seconds_left for w in operations.workers()), "it drains")
+            else:
+                one.signal(signal.SIGSTOP, group=True)
+            found = document(app, "Kill", "chaos", "kill-worker", "one@test", "--yes")
+            assert one.wait() == -signal.SIGKILL
+            (task,) = found["tasks"]
+            assert (task["id"], task["state"], task["worker"]) == ("holds", "running", "two@test")
+            two.wait_line(">> .* stubborn")
+            wait_until(lambda: not operations.dead_workers(), "nothing is left of it")
+            (left,) = operations.workers()
+            assert left.name == "two@test"
 
 
 def test_room_after_a_quiet(redis_db: RedisDB) -> None:

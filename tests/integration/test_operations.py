@@ -22,12 +22,13 @@ from celery_graceful.operations.why import _when
 from celery_graceful.poison.deaths import say_death
 from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.settings import Settings
-from celery_graceful.store.app_stores import broker_store, find_workers_store
+from celery_graceful.store.app_stores import broker_store, find_store, find_workers_store
 from celery_graceful.store.store import Store
 from tests.conftest import RedisDB
 from tests.servers import RedisServer
 from tests.support.doctor import found
 from tests.support.operators import command, document, make_app
+from tests.support.processes import free_port
 from tests.support.workers import wait_until
 
 
@@ -85,6 +86,19 @@ def test_what_a_plain_worker_has_taken(app: Celery, redis_db: RedisDB) -> None:
     assert found.sentences[0].endswith("if that dies, it comes back at 2096-10-02 08:06:40Z")
     said = [one.what for one in operations.status().findings]
     assert "1 message at workers without claims (plain Celery)" in said
+
+
+def test_why_says_what_is_known_while_rabbitmq_is_away(redis_db: RedisDB) -> None:
+    app = Celery(broker=f"amqp://127.0.0.1:{free_port()}//", set_as_current=False)
+    app.conf.graceful_store = redis_db.url
+    store = find_store(app)
+    assert store is not None
+    moment = Entry(What.INTERRUPTED, "1", "shop.bill", "w1@a", "shutdown", "at 3")
+    write(store, Settings(), [moment])
+    found = Operations(app, wait=0.1).why("1")
+    assert (found.state, found.stuck) == ("unknown", True)
+    assert "the broker does not answer: " in found.sentences[1]
+    assert found.sentences[-1].endswith("on w1@a, shutdown, at 3")
 
 
 def test_an_oom_loop_is_seen_before_one_task_has_died_three_times(
