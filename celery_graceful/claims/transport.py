@@ -7,7 +7,7 @@ prefix of the connection:
 ``graceful:claims:<worker>``
     Hash of what a worker holds: number of the claim -> list that it came from, zero byte, message.
 ``graceful:bell:<queue>``
-    List that idle workers wait on; whoever sends over this transport rings it. Bounded, expiring.
+    List that idle workers wait on; see ``ringing``.
 ``graceful:workers``
     Set of those who may claim; see ``lease``.
 
@@ -21,16 +21,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cached_property
 from queue import Empty
 from typing import Any
 
-import redis
 from celery.utils.log import get_logger
 from kombu.transport import redis as kombu_redis
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import dumps
 from redis.exceptions import NoScriptError
 
 from celery_graceful.claims.arrival import deliver
@@ -39,8 +37,9 @@ from celery_graceful.claims.ear import HAND_OVER, SHORT
 from celery_graceful.claims.held_claims import Claims
 from celery_graceful.claims.listening import ListensOnce
 from celery_graceful.claims.qos import QoS
-from celery_graceful.store.client import dropping, is_answer, is_forbidden
-from celery_graceful.store.scripts import Script, script
+from celery_graceful.claims.ringing import RingingChannel
+from celery_graceful.store.client import dropping, is_answer
+from celery_graceful.store.scripts import script
 from celery_graceful.system.describe import describe
 
 __all__ = ["Channel", "SentinelChannel", "SentinelTransport", "Transport"]
@@ -59,13 +58,7 @@ LEAVE_OUT = 3600.0
 #: Of kombu's ``health_check_interval``, after which, and a second, it thinks that Redis is gone.
 PROMPT = 0.8
 
-#: Rings that are kept, and milliseconds until they expire.
-RINGS, RINGS_TTL = 16, 10_000
-
-#: What a producer has to be allowed for that.
-TO_RING = "+eval +evalsha +lpush +lpop +ltrim +pexpire ~graceful:bell:*"
-
-CLAIM, PUT = script("claim"), script("put")
+CLAIM = script("claim")
 
 
 class _Fetch:
@@ -83,7 +76,7 @@ class _Fetch:
         self.long = False
 
 
-class _Claiming:
+class _Claiming(RingingChannel):
     """Mixed into kombu's channels."""
 
     QoS = QoS
@@ -91,8 +84,6 @@ class _Claiming:
     #: The claims of the worker whose tasks come over this channel, and its process.
     _book: Claims | None = None
     _process = 0
-    #: Whether this process may do more than put a message into a list.
-    may_ring = True
     #: What is under way on the connection that fetches.
     _fetch: _Fetch | None = None
     #: What to do next: EVALSHA, EXISTS or BRPOP.
@@ -102,8 +93,6 @@ class _Claiming:
     _knows_script = False
     #: Consumers that acknowledge nothing, such as those of replies, while they consume here.
     _no_ack_tags: frozenset[str] = frozenset()
-    #: Who is given what is sent over this channel, in place of Redis.
-    _taker: Callable[[str, str, str], object] | None = None
 
     @property
     def may_claim(self: Any) -> bool:
@@ -340,86 +329,6 @@ class _Claiming:
             super()._do_restore_message(  # type: ignore[misc]
                 payload, exchange, routing_key, *args, **kwargs
             )
-
-    # -- sending -------------------------------------------------------------------
-
-    def hand_to(self, taker: Callable[[str, str, str], object]) -> None:
-        """Give it what is sent from now on: the keys of list and bell, without the key prefix, and
-        the message as it has to stand there. But what kombu has to do more for than that.
-        """
-        self._taker = taker
-
-    def _put(self: Any, queue: str, message: Any, **kwargs: Any) -> None:
-        batch = kwargs.get("_publish_batch")
-        plain = queue.endswith(".pidbox") or not self.may_ring
-        if plain or (not batch and queue in getattr(self, "_expires", ())):
-            super()._put(queue, message, **kwargs)  # type: ignore[misc]
-            return
-        if batch is not None:
-            super()._put(queue, message, **kwargs)  # type: ignore[misc]
-            if hasattr(batch, "ring_for"):
-                batch.ring_for.add(queue)
-            return
-        pri = self._get_message_priority(message, reverse=False)
-        if self._taker is not None:
-            self._taker(self._q_for_pri(queue, pri), bell_key(queue), dumps(message))
-            return
-        prefix = self.global_keyprefix or ""
-        keys = (prefix + self._q_for_pri(queue, pri), prefix + bell_key(queue))
-        try:
-            with self.conn_or_acquire() as client:
-                _run(client, PUT, keys, (dumps(message), RINGS, RINGS_TTL))
-        except redis.ResponseError as exc:
-            if not is_forbidden(exc):
-                raise
-            # Nothing was done: it rings first.
-            super()._put(queue, message, **kwargs)  # type: ignore[misc]
-            self._do_not_ring(exc)
-
-    def _do_not_ring(self: Any, exc: Exception) -> None:
-        """The user of Redis may send messages, but no more."""
-        if self.may_ring:
-            _Claiming.may_ring = False  # that of this process, whatever the channel
-            logger.warning(
-                "Workers see what this process sends up to a second later: the user of Redis may "
-                "not ring for them: %s. Mend: ACL SETUSER %s %s; then start this process anew",
-                describe(exc),
-                self.connection.client.userid or "default",
-                TO_RING,
-            )
-
-    def create_publish_batch(self: Any, max_size: int) -> Any:
-        """As kombu's; the bells are rung when the messages are in their queues."""
-        batch = super().create_publish_batch(max_size)  # type: ignore[misc]
-        flush, batch.ring_for = batch.flush, set()
-
-        def flush_and_ring() -> None:
-            flush()
-            while batch.ring_for:
-                queue = batch.ring_for.pop()
-                try:
-                    self._ring(queue)
-                except redis.ResponseError as exc:  # the messages are there
-                    if not is_forbidden(exc):
-                        raise
-                    self._do_not_ring(exc)
-
-        batch.flush = flush_and_ring
-        return batch
-
-    def _ring(self: Any, queue: str) -> None:
-        bell = bell_key(queue)
-        with self.conn_or_acquire() as client, client.pipeline() as pipe:
-            pipe.lpush(bell, "").ltrim(bell, 0, RINGS - 1).pexpire(bell, RINGS_TTL).execute()
-
-
-def _run(client: Any, wanted: Script, keys: tuple[str, ...], args: tuple[Any, ...]) -> Any:
-    """Run a script; past kombu's clients, which would put the key prefix before some keys."""
-    execute = redis.Redis.execute_command
-    try:
-        return execute(client, "EVALSHA", wanted.sha, len(keys), *keys, *args)
-    except NoScriptError:
-        return execute(client, "EVAL", wanted.text, len(keys), *keys, *args)
 
 
 class Channel(_Claiming, kombu_redis.Channel):  # type: ignore[misc]

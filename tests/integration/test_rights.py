@@ -14,7 +14,7 @@ from celery import Celery
 from celery_graceful import Graceful
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import Callback, Due, End, Outcome
-from celery_graceful.claims import transport
+from celery_graceful.claims import ringing
 from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.rights import missing_rights
 from celery_graceful.store.store import Store, StoreForbidden
@@ -95,7 +95,7 @@ def test_what_is_refused_is_not_away(user, caplog):
 
 
 def test_a_producer_that_may_only_send_sends(server, user, caplog, monkeypatch):
-    monkeypatch.setattr(transport._Claiming, "may_ring", True)
+    monkeypatch.setattr(ringing.RingingChannel, "may_ring", True)
     with server.client(7) as client, Celery("web", broker=user(PLAIN, 7)) as app:
         Graceful(app)
         for number in range(3):

@@ -186,6 +186,8 @@ NAMES: dict[str, list[str] | None] = {
     "kombu.transport.redis:Channel.queue_order_strategy": None,
     "kombu.transport.redis:Channel.priority_steps": None,
     "kombu.transport.redis:Channel.conn_or_acquire": [],
+    "kombu.transport.redis:Channel._create_client": ["asynchronous"],
+    "kombu.transport.redis:Channel.pool": None,
     "kombu.transport.redis:Transport._deliver": ["message", "queue"],
     "kombu.transport.redis:QoS.append": ["message", "delivery_tag"],
     "kombu.transport.redis:QoS.restore_unacked": ["client"],
