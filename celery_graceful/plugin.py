@@ -261,7 +261,10 @@ class Graceful:
 
             kind = RedisBackend
         elif not tracks:
-            return app._plain_get_backend()
+            backend = app._plain_get_backend()
+            if type(backend) is loaded("celery.backends.base", "DisabledBackend"):
+                backend.thread_safe = True  # it has nothing that threads could share
+            return backend
         if tracks:
             from celery_graceful.batches.chord_counter import tracked
 

@@ -32,15 +32,25 @@ class GreenAdapter(InProcessAdapter):
         self._more_room = 0
         #: Of the worker, which has all of them when the first task begins.
         self._handlers: Handlers | None = None
+        #: Result backends of greenlets that have ended.
+        self._backends: list[Any] = []
 
     def run_body(self, body: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self._handlers is None and self._has_signals:
             self._handlers = Handlers(wakeup=True)
+        app = self.worker.app
+        # Celery makes one for each thread: here for each task, with connections of its own.
+        own = None if app._backend_cache is not None else app._local
+        if own is not None and self._backends and not hasattr(own, "backend"):
+            own.backend = self._backends.pop()
         try:
-            return body(*args, **kwargs)
+            result = body(*args, **kwargs)
         finally:
             if self._handlers is not None:  # also where another task still has its own
                 self._handlers.put_back()
+        if own is not None and (backend := vars(own).pop("backend", None)) is not None:
+            self._backends.append(backend)
+        return result
 
     def notify(self) -> None:
         super().notify()

@@ -243,6 +243,7 @@ INSTANCE = {
     "_active_queues",
     "_active_tags",
     "_available_connections",
+    "_backend_cache",
     "_basic_consume",
     "_busy_workers",
     "_cache",
@@ -712,6 +713,19 @@ def test_a_task_stack_has_threads_of_its_own(app: Celery) -> None:
     thread.join()
     assert (stack.request.id, seen) == ("mine", [None])
     stack.pop_request()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_threads_share_a_result_backend_that_may_be_shared(app: Celery, shared: bool) -> None:
+    app.conf.update(result_backend="cache+memory://", result_backend_thread_safe=shared)
+    mine = app.backend
+    assert vars(app._local).get("backend") is (None if shared else mine)
+    assert app._backend_cache is (mine if shared else None)
+    theirs: list[Any] = []
+    thread = threading.Thread(target=lambda: theirs.append(app.backend))
+    thread.start()
+    thread.join()
+    assert (theirs == [mine]) == shared
 
 
 def test_a_state_that_an_event_carries_is_shown() -> None:

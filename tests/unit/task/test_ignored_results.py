@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from celery import Celery
 from celery.app import task as celery_task
 from celery.app.task import Context
 
+from celery_graceful import Graceful
 from celery_graceful.task.base import _ignores_result
 
 
@@ -29,3 +32,13 @@ def test_ignored_results(of_task: bool, of_request: dict[str, bool], expected: b
     def task() -> None: ...
 
     assert _ignores_result(task, Context(of_request)) is expected
+
+
+def test_threads_and_greenlets_share_the_backend_of_an_app_that_stores_nothing() -> None:
+    app = Celery("stores nothing", set_as_current=False)
+    Graceful(app)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(app.backend))
+    thread.start()
+    thread.join()
+    assert found == [app.backend]

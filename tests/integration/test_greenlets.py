@@ -1,0 +1,36 @@
+"""What is made anew for each greenlet is not made anew for each task."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import RedisDB
+from tests.support.broker import Broker
+from tests.support.workers import TIMEOUT, Worker
+
+#: Tasks, and how many of them run at a time.
+TASKS, PLACES = 60, 3
+
+
+@pytest.fixture
+def broker(redis_db: RedisDB) -> Broker:
+    return Broker("redis", redis_db.url, redis_db.backend_url, redis_db.client)
+
+
+@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
+def test_results_are_stored_over_a_connection_for_each_place(pool: str, broker: Broker) -> None:
+    worker = Worker("tests.apps.chords", pool=pool, concurrency=PLACES, env=broker.env)
+    with broker.app() as app, worker:
+        worker.ready()
+
+        def made() -> int:
+            return int(broker.client.info("stats")["total_connections_received"])
+
+        def run(tasks: int) -> None:
+            sent = [app.send_task("part", [number]) for number in range(tasks)]
+            assert [one.get(timeout=TIMEOUT) for one in sent] == list(range(tasks))
+
+        run(PLACES * 2)
+        before = made()
+        run(TASKS)
+        assert made() - before < TASKS / 2
