@@ -22,6 +22,8 @@ from benchmarks.page import as_json, is_on_page, replaced
 from benchmarks.peers import peers
 from benchmarks.pool import pool
 from benchmarks.publishing import publishing
+from benchmarks.rabbitmq import rabbitmq
+from benchmarks.reaction import reaction
 from benchmarks.release import release
 from benchmarks.rescue import rescue
 from benchmarks.shares import shares
@@ -47,7 +49,9 @@ BENCHMARKS = {
     "pool": pool,
     "variants": variants,
     "full_pool": full_pool,
+    "rabbitmq": rabbitmq,
     "publishing": publishing,
+    "reaction": reaction,
     "importing": importing,
     "chords": chords,
     "idle": idle,

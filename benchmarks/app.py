@@ -11,9 +11,10 @@ from typing import Any
 from celery import Celery, Task
 from celery.signals import worker_ready, worker_shutting_down
 
+from benchmarks.brokers import Broker
 from celery_graceful import Graceful, GracefulTask, Interrupted
 
-app = Celery("bench", broker=os.environ.get("BENCH_REDIS"))
+app = Celery("bench", broker=os.environ.get("BENCH_BROKER") or os.environ.get("BENCH_REDIS"))
 app.conf.update(
     broker_connection_retry_on_startup=True,
     task_acks_late=not os.environ.get("BENCH_EARLY"),
@@ -25,6 +26,10 @@ app.conf.update(
     graceful_grace_period=30,
     graceful_track_chords=bool(os.environ.get("BENCH_CHORDS")),
 )
+if os.environ.get("BENCH_QUEUE_TYPE"):
+    Broker("", os.environ["BENCH_QUEUE_TYPE"]).configure(app.conf, app.conf.task_default_queue)
+if os.environ.get("BENCH_STORE"):
+    app.conf.graceful_store = os.environ["BENCH_STORE"]
 if os.environ.get("BENCH_LEASE"):
     app.conf.graceful_lease_ttl = float(os.environ["BENCH_LEASE"])
 if os.environ.get("BENCH_PROBE_PORT"):
@@ -138,6 +143,12 @@ def millisecond() -> None:
 def done(*_: Any) -> None:
     """Follow what has ended."""
     say("done")
+
+
+@app.task
+def begins() -> None:
+    """Say so."""
+    say("began")
 
 
 @app.task
