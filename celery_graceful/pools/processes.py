@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import signal
 from collections.abc import Callable
-from select import PIPE_BUF
 from typing import Any
 
 # The first fork imports them, and what is imported is looked through before the next one.
@@ -22,6 +21,7 @@ from celery.concurrency.asynpool import AsynPool
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.pools import inherited_locks
 from celery_graceful.pools.child import REFUSED, graceful_worker
+from celery_graceful.pools.pipes import WritesAtOnce, reads_ahead
 from celery_graceful.system import native
 from celery_graceful.timeline import worker_state
 
@@ -35,8 +35,11 @@ def graceful(cls: Any) -> Any:
     """A pool like ``cls`` whose children hear of the drain, and refuse what they need not begin."""
     if issubclass(cls, _GracefulPool):
         return cls
-    mixin = _GracefulAsynPool if issubclass(cls, AsynPool) else _GracefulPool
-    return type(cls.__name__, (mixin, cls), {"Worker": graceful_worker(cls.Worker)})
+    own = {"Worker": graceful_worker(cls.Worker)}
+    if not issubclass(cls, AsynPool):
+        return type(cls.__name__, (_GracefulPool, cls), own)
+    own["ResultHandler"] = reads_ahead(cls.ResultHandler)
+    return type(cls.__name__, (_GracefulAsynPool, cls), own)
 
 
 def _nobody() -> None:
@@ -112,14 +115,13 @@ class _GracefulPool:
             job._set(None, (False, _refusal()))
 
 
-class _GracefulAsynPool(_GracefulPool):
+class _GracefulAsynPool(WritesAtOnce, _GracefulPool):
     """Mixed into Celery's ``AsynPool``, which brokers with an event loop have."""
 
     outbound_buffer: Any
     _busy_workers: set[int]
     _fileno_to_inq: dict[int, Any]
     _maxtasksperchild: int | None
-    _quick_put: Callable[[Any], None]
     process_flush_queues: Callable[[Any], None]
 
     @classmethod
@@ -132,20 +134,6 @@ class _GracefulAsynPool(_GracefulPool):
         """
 
     # -- jobs ------------------------------------------------------------------------
-
-    def _create_write_handlers(self, hub: Any, **kwargs: Any) -> None:
-        super()._create_write_handlers(hub, **kwargs)  # type: ignore[misc]
-        put = self._quick_put
-
-        def quick_put(message: Any) -> None:
-            """Celery writes four bytes, which wake a child, and then what it waits for."""
-            put(message)
-            job = self._cache[message[1][0]]
-            header, body, size = job._payload
-            if len(header) + size <= PIPE_BUF:  # is written whole or not at all
-                job._payload = b"".join((header, body)), b"", 0
-
-        self._quick_put = quick_put
 
     def take_back(self, may_go: Callable[[Any], bool]) -> None:
         """Strike jobs that no child has been handed off the books, if they ``may_go``."""

@@ -140,6 +140,8 @@ NAMES: dict[str, list[str] | None] = {
     "celery.concurrency.asynpool:AsynPool.Worker": None,
     "celery.concurrency.asynpool:AsynPool.flush": [],
     "celery.concurrency.asynpool:AsynPool._create_write_handlers": ["hub"],
+    "celery.concurrency.asynpool:AsynPool.ResultHandler": None,
+    "celery.concurrency.asynpool:AsynPool.ResultHandler._make_process_result": ["hub"],
     "celery.concurrency.asynpool:AsynPool.on_partial_read": ["job", "proc"],
     "celery.concurrency.asynpool:AsynPool.process_flush_queues": ["proc"],
     "celery.concurrency.asynpool:AsynPool.WorkerProcess": ["worker"],
@@ -242,6 +244,8 @@ INSTANCE = {
     "_accepted",
     "_active_queues",
     "_active_tags",
+    "_active_writes",  # of a pool, as the next one: tests/unit/pools/test_pipes.py
+    "_all_inqueues",
     "_available_connections",
     "_backend_cache",
     "_basic_consume",
@@ -261,7 +265,7 @@ INSTANCE = {
     "_message",
     "_meta",  # documented by Django
     "_parser",
-    "_payload",  # of a job, and ``_quick_put``: tests/unit/pools/test_processes.py
+    "_payload",  # of a job, and ``_quick_put``: tests/unit/pools/test_pipes.py
     "_persistence",
     "_popen",
     "_putlock",
@@ -615,6 +619,27 @@ def test_a_pool_hears_of_more_than_billiard_says() -> None:
 def test_a_flushed_pool_forgets_which_children_are_busy() -> None:
     """What ``GracefulAsynPool.flush`` keeps is kept under these names."""
     assert {"_busy_workers", "_cache"} <= set(AsynPool.flush.__code__.co_names)
+
+
+def test_a_pool_writes_to_children_as_its_loop_says() -> None:
+    """What ``pools/pipes.py`` does in its place, and hands on to it."""
+    from inspect import getsource
+
+    source = getsource(AsynPool._create_write_handlers)
+    for part in (
+        "self.on_poll_start = on_poll_start",
+        "hub.consolidate_callback = schedule_writes",
+        "self._quick_put = send_job",
+        "job._payload = memoryview(header), memoryview(body), body_size",
+        "if not job._accepted",
+        "job._scheduled_for = fileno_to_inq[ready_fd]",
+        "job._write_to = proc",
+        "mark_worker_as_busy(ready_fd)",
+        "write_stats[proc.index] += 1",
+    ):
+        assert part in source
+    go_on = getattr(AsynPool.ResultHandler, "_finish_partial_read", None)  # since 5.7
+    assert go_on is None or "isgenerator" in go_on.__code__.co_names
 
 
 def test_a_cached_property_is_read_under_its_lock() -> None:
