@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from celery import states
+from celery.worker.request import Request
 
 from celery_graceful.batches.model import Outcome
 from celery_graceful.checkpoints.checkpoint import came_back
@@ -30,6 +31,8 @@ class Delivery(MemberEnd):
 
     #: Of the task's app; as ``host``.
     monitors: Monitors
+    #: The class that these requests would be of otherwise.
+    plain: type[Request]
 
     def arrived(self) -> None:
         """The worker holds it."""
@@ -41,7 +44,9 @@ class Delivery(MemberEnd):
         To them ``INTERRUPTED`` is a state that they do not know, and Celery lets such a one stand
         until the task succeeds or fails.
         """
-        if self.came_before and type in _OUTRANKED and self.wants_events:
+        if not self.wants_events and self.plain is Request:
+            return
+        if self.came_before and type in _OUTRANKED:
             fields["state"] = _OUTRANKED[type]
             if type == "task-started" and came_back(self.request_dict):
                 super().send_event("task-resumed")  # before, or it would be the state

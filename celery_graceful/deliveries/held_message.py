@@ -73,7 +73,7 @@ class HeldMessage(Request):
         tag = message.delivery_tag
         if isinstance(tag, Tag):
             self.claim = tag
-            fields[CLAIM] = str(tag)
+            fields[CLAIM] = message.properties["delivery_tag"] = str(tag)  # pickled in less time
             tag.book.held[tag] = message
         self.arrived()
 
@@ -120,8 +120,12 @@ class HeldMessage(Request):
 
     @property
     def wants_events(self) -> bool:
-        """Whether events are on, for the worker and the task."""
-        return bool(self.eventer and self.eventer.enabled and self.task.send_events)
+        """Whether events are on, for the worker and the task: without, it sends its own alone."""
+        eventer = self.eventer
+        if not (eventer and eventer.enabled and self.task.send_events):
+            return False
+        groups = eventer.groups
+        return not groups or "task" in groups
 
     @cached_property
     def context(self) -> Any:

@@ -53,9 +53,6 @@ class GracefulRequest(Delivery):
     an end goes no further than the end itself (``handler_errors``).
     """
 
-    #: The class that these requests would be of otherwise.
-    plain: type[Request]
-
     _looked_into = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

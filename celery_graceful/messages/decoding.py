@@ -10,7 +10,7 @@ from kombu.message import Message
 from kombu.serialization import registry
 from kombu.utils import json
 
-__all__ = ["loads", "payload_of", "unseen_of"]
+__all__ = ["decoded", "loads", "payload_of", "unseen_of"]
 
 _JSON = "application/json"
 
@@ -40,26 +40,42 @@ def loads(text: str) -> Any:
     return _with_types(text)
 
 
+def decoded(body: Any, content_type: Any, encoding: Any, accept: Any) -> Any:
+    """What kombu decodes it to.
+
+    Args:
+        body: Of a message, without what its transport has done to it.
+        content_type: As the message says.
+        encoding: As the message says.
+        accept: Content types that may be decoded.
+
+    Returns:
+        ``None`` where it is left to kombu, which also says what is wrong.
+    """
+    if (
+        content_type == _JSON
+        and accept
+        and _JSON in accept
+        and (encoding is None or encoding == "utf-8")
+        and registry._decoders.get(_JSON) is json.loads
+    ):
+        try:
+            return loads(body if isinstance(body, str) else body.decode())
+        except Exception:
+            return None
+    return None
+
+
 def payload_of(message: Any) -> Any:
     """As ``message.payload``, which it is from then on; ``unseen_of`` may have a copy of it.
 
     Raises:
         Exception: As that does.
     """
-    if not message._decoded_cache and message.content_type == _JSON:
-        accept, encoding = message.accept, message.content_encoding
-        if (
-            type(message)._decode is Message._decode
-            and accept
-            and _JSON in accept
-            and (encoding is None or encoding == "utf-8")
-            and registry._decoders.get(_JSON) is json.loads
-        ):
-            try:
-                body = message.body
-                payload = loads(body if isinstance(body, str) else body.decode())
-            except Exception:  # kombu says what is wrong
-                return message.payload
+    if not message._decoded_cache and type(message)._decode is Message._decode:
+        content_type, encoding = message.content_type, message.content_encoding
+        payload = decoded(message.body, content_type, encoding, message.accept)
+        if payload is not None:
             message._decoded_cache = payload
             message._unseen = _own_copy(payload)
     return message.payload

@@ -26,6 +26,7 @@ from celery_graceful.phases import Phase
 from celery_graceful.pools import wake_signal
 from celery_graceful.pools.base import watch_plain_task
 from celery_graceful.pools.handlers import Handlers
+from celery_graceful.pools.pipes import quick_put, unfolded
 from celery_graceful.runs import context, frames, interrupt
 from celery_graceful.runs.run import current
 from celery_graceful.runs.stacks import stack_of
@@ -82,30 +83,29 @@ class _GracefulChild:
 
     def _make_child_methods(self, *args: Any) -> None:
         super()._make_child_methods(*args)  # type: ignore[misc]
+        self.outq.put = quick_put(self.outq)
         receive, first = self.wait_for_job, True
 
         def wait_for_job() -> Any:
             if _handlers.value is not None:
                 _handlers.value.put_back()
             message: Any = receive()
-            if (
-                message
-                and worker_state.board.value is not None
-                and worker_state.board.value.releasing
-            ):
+            if not message:
+                return message
+            message = unfolded(message)
+            if worker_state.board.value is not None and worker_state.board.value.releasing:
                 job, _, _, args, _ = message[1]
                 if _is_delivery(args):
                     # Before billiard says that it has begun, counts it among what this child may
                     # do in its life, and Celery stores that it has started.
                     self.outq.put((REFUSED, (job, self.inqW_fd)))
                     return None
-            if message:
-                nonlocal first
-                for arg in message[1][3]:  # as in ``_deliveries``, which is for few
-                    if isinstance(arg, dict) and DELIVERY in arg:
-                        if first or (arg.get("delivery_info") or {}).get("redelivered"):
-                            note_now(self.initargs[0], arg, first=first, in_child=True)
-                        first = False
+            nonlocal first
+            for arg in message[1][3]:  # as in ``_deliveries``, which is for few
+                if isinstance(arg, dict) and DELIVERY in arg:
+                    if first or (arg.get("delivery_info") or {}).get("redelivered"):
+                        note_now(self.initargs[0], arg, first=first, in_child=True)
+                    first = False
             return message
 
         self.wait_for_job = wait_for_job

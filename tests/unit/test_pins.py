@@ -158,6 +158,7 @@ NAMES: dict[str, list[str] | None] = {
     "celery.concurrency.base:BasePool._does_debug": None,
     "celery.concurrency.base:apply_target": ["target", "args", "kwargs", "callback"],
     "celery.concurrency.thread:TaskPool.on_apply": ["target", "args", "callback"],
+    "celery.app.trace:_localized": None,
     "celery.app.trace:fast_trace_task": ["request", "body", "content_type"],
     "celery.app.trace:trace_task_ret": ["request", "body", "content_type"],
     "celery.concurrency.prefork:TaskPool.Pool": None,
@@ -276,7 +277,9 @@ INSTANCE = {
     "_sock",
     "_stackprotected",
     "_timeout_handler",
+    "_wlock",  # of the queue of a child, and ``_writer``: tests/unit/pools/test_pipes.py
     "_worker_handler",
+    "_writer",
 }
 
 #: Private names that only some versions have: they are asked for by ``getattr`` and ``hasattr``.

@@ -8,16 +8,22 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pickle import dumps
+from pickle import dumps, loads
 from select import PIPE_BUF
 from typing import Any
 
 import pytest
+from billiard import get_context
+from billiard.pool import ACK, DEATH, READY, TASK
+from billiard.queues import SimpleQueue, _SimpleQueue
+from billiard.reduction import ForkingPickler
+from celery.app import trace
+from celery.app.trace import fast_trace_task
 from celery.concurrency import asynpool
 from celery.concurrency.asynpool import AsynPool
 from kombu.asynchronous import Hub, set_event_loop
 
-from celery_graceful.pools.pipes import ROOM, reads_ahead
+from celery_graceful.pools.pipes import ROOM, quick_put, reads_ahead, unfolded
 from celery_graceful.pools.processes import graceful
 
 LIMIT = 10.0
@@ -210,3 +216,90 @@ def test_a_job_of_a_child_that_dies_goes_to_another_one() -> None:
         turn_until(job.ready)
         assert job.get(0) == 3
         assert child not in pool._pool
+
+
+# -- the child's side ------------------------------------------------------------------
+
+
+def test_the_function_that_runs_tasks_is_not_pickled() -> None:
+    """It would be looked up for each job, there and here."""
+    with pool_of(1) as (pool, _):
+        request: dict[str, Any] = {"id": "id"}
+        args = ("task", "id", request, b"[[], {}, {}]", "application/json", "utf-8")
+        usual, other = (
+            pool.apply_async(target, args)._payload[0][struct.calcsize(">i") :]
+            for target in (fast_trace_task, len)
+        )
+    assert b"trace" not in usual
+    kind, (_, i, target, got, kwargs) = unfolded(loads(usual))
+    assert (kind, i, got, kwargs) == (TASK, None, args, {})
+    assert callable(target)
+    assert unfolded(loads(other)) == loads(other)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "handed"),
+    [
+        (b'[[1], {"a": 2}, {}]', "application/json", [[1], {"a": 2}, {}]),
+        (b"[[1], {", "application/json", None),
+        (b"null", "application/json", None),
+        (b"[[1], {}, {}]", "application/x-other", None),
+        (([1], {}, {}), None, None),
+    ],
+)
+def test_a_body_is_decoded_quickly_or_as_ever(
+    monkeypatch: pytest.MonkeyPatch, body: Any, content_type: Any, handed: Any
+) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(trace, "fast_trace_task", lambda *args: calls.append(args))
+    monkeypatch.setattr(trace, "_localized", [{}, {"application/json"}, "host"])
+    job = (7, None, None, ("task", "id", {}, body, content_type, "utf-8"), {})
+    _, (_, _, target, args, kwargs) = unfolded((TASK, job))
+    target(*args, **kwargs)
+    expected = (body, content_type, "utf-8") if handed is None else (handed, None, None)
+    assert calls == [("task", "id", {}, *expected)]
+
+
+def test_what_is_not_accepted_is_left_to_celery(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(trace, "fast_trace_task", lambda *args: calls.append(args))
+    monkeypatch.setattr(trace, "_localized", [{}, {"application/x-python-serialize"}, "host"])
+    args = ("task", "id", {}, b"[[], {}, {}]", "application/json", "utf-8")
+    _, (_, _, target, _, _) = unfolded((TASK, (7, None, None, args, {})))
+    target(*args)
+    assert calls == [args]
+
+
+class _Reduced:
+    """Pickled by billiard alone."""
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        (ACK, (1, None, 12.5, 345, None)),
+        (READY, (1, None, (True, (0, "None", 0.5)), 6)),
+        (READY, (1, None, (True, (0, "x" * 2 * PIPE_BUF, 0.5)), 6)),
+        (READY, (1, None, (True, (1, _Reduced(), 0.5)), 6)),
+        (READY, (1, None, (False, _Reduced()), 6)),
+        (READY, (1, None, (True, None), 6)),
+        (DEATH, (345, 0)),
+    ],
+)
+def test_what_a_child_says_is_as_billiard_would_say_it(
+    monkeypatch: pytest.MonkeyPatch, said: Any
+) -> None:
+    monkeypatch.setattr(ForkingPickler, "_extra_reducers", {_Reduced: lambda _: (str, ("other",))})
+    queues = _SimpleQueue(), _SimpleQueue()
+    quick_put(queues[0])(said)
+    queues[1].put(said)
+    quick, plain = (queue.get() for queue in queues)
+    assert quick == plain
+    for queue in queues:
+        queue.close()
+
+
+def test_a_queue_that_children_share_is_written_to_under_its_lock() -> None:
+    queue = SimpleQueue(ctx=get_context())
+    assert quick_put(queue) == queue.put
+    queue.close()
