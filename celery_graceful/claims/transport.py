@@ -38,7 +38,7 @@ from celery_graceful.claims.held_claims import Claims
 from celery_graceful.claims.listening import ListensOnce
 from celery_graceful.claims.qos import QoS
 from celery_graceful.claims.ringing import RingingChannel
-from celery_graceful.store.client import dropping, is_answer
+from celery_graceful.store.client import dropping, is_answer, send_quickly
 from celery_graceful.store.scripts import script
 from celery_graceful.system.describe import describe
 
@@ -192,7 +192,7 @@ class _Claiming(RingingChannel):
         self._brpop_sent_at = time.monotonic()
         self._fetch = fetch
         by_text = fetch.kind == "EVALSHA" and not self._knows_script
-        connection.send_command("EVAL" if by_text else fetch.kind, *command)
+        send_quickly(connection, "EVAL" if by_text else fetch.kind, *command)
 
     def _patience(self: Any, fetch: _Fetch, keys: list[str]) -> float:
         """Seconds that a wait for a bell may take."""
