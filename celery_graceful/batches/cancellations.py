@@ -52,10 +52,11 @@ class Known:
         asked = self._asked.get(batch)
         if asked is None:
             return math.inf
+        at, told = asked
         board = worker_state.board.value
-        if board is not None and board.cancellations != asked.told:
+        if board is not None and board.cancellations != told:
             return math.inf
-        return time.monotonic() - asked.at
+        return time.monotonic() - at
 
     def not_cancelled(self, batches: Iterable[str], asked: Moment) -> None:
         """So it was answered to a question that was put then."""

@@ -20,9 +20,12 @@ from typing import Any, NamedTuple
 from celery.utils.log import get_logger
 
 from celery_graceful.batches.cancellations import Moment, known_of
+from celery_graceful.batches.end_texts import first_text
+from celery_graceful.batches.keys import INDEX, OUTBOX
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.member_part import CallbackEnd, Told, part_of
 from celery_graceful.batches.model import Due, Outcome
+from celery_graceful.claims.acks import Along
 from celery_graceful.claims.sending import Sending
 from celery_graceful.store.app_stores import find_store, settings_of
 from celery_graceful.store.store import Store, StoreAway, StoreForbidden
@@ -161,7 +164,25 @@ class Ends:
             StoreAway: As ``write_ends``.
         """
         asked = Moment.now()
-        due, going = write_ends(store, ends)
+        self._hear(store, write_ends(store, ends), asked)
+
+    def along(
+        self, store: Store, ends: Sequence[Told], workers: Sequence[str], numbers: Sequence[int]
+    ) -> Along:
+        """As ``write``, for a script that does more: the first of them, but no callbacks."""
+        asked = Moment.now()
+        text, count = first_text(ends, workers, numbers)
+        if not text.isascii():  # that connection may not say it as the ledger's does
+            count = 0
+
+        def heard(answer: Any) -> None:
+            due, going = answer
+            self._hear(store, (Due.parse_all(due), going), asked)
+
+        return Along((INDEX, OUTBOX), (store.prefix, text), count, heard)
+
+    def _hear(self, store: Store, answer: tuple[list[Due], list[str]], asked: Moment) -> None:
+        due, going = answer
         if going:
             known_of(self.app).not_cancelled(going, asked)
         if due:

@@ -7,12 +7,12 @@ again, each goes on where it stood. Their keys are in ``keys.py``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from kombu.utils.json import dumps
 
+from celery_graceful.batches.end_texts import AnyEnd, end_texts
 from celery_graceful.batches.keys import INDEX, OUTBOX, key_of
 from celery_graceful.batches.model import Callback, Due, End, Outcome
 from celery_graceful.batches.status import FIELDS, State, Status
@@ -25,15 +25,11 @@ __all__ = ["CHUNK", "CHUNK_BYTES", "INDEX", "OUTBOX", "BatchLedger"]
 #: Members in one command, and the most bytes of their messages: Redis does nothing else meanwhile.
 CHUNK, CHUNK_BYTES = 500, 1024 * 1024
 
-#: Ends in one script, and of how many batches; members that are given up in one.
-ENDS, ENDING, GIVEN_UP = 100, 20, 200
+#: Members that are given up in one script.
+GIVEN_UP = 200
 
 _UNKNOWN = "unknown"
 _COUNTED = ("pending", "succeeded", "failed", "revoked", "kids")
-
-
-#: An ``End``, or its fields.
-_End = tuple[str, str, str, tuple[str, int] | None]
 
 
 class BatchLedger:
@@ -162,14 +158,15 @@ class BatchLedger:
         return self.end_and_look(ends, claims)[0]
 
     def end_and_look(
-        self, ends: Sequence[_End], claims: Sequence[tuple[str, int] | None] | None = None
+        self, ends: Sequence[AnyEnd], claims: Sequence[tuple[str, int] | None] | None = None
     ) -> tuple[list[Due], list[str]]:
         """As ``end``; and which of their batches are known, and not cancelled."""
         due: list[Due] = []
         going: list[str] = []
-        for text in _texts(ends, [end[3] for end in ends] if claims is None else claims):
+        claims = [end[3] for end in ends] if claims is None else claims
+        for text in end_texts(ends, claims):
             found, are_going = self._run("batch_end", text)
-            due += _dues("", found)
+            due += Due.parse_all(found)
             going += are_going
         return due, going
 
@@ -405,36 +402,7 @@ def _check(batch_id: str, answer: Any) -> None:
 def _dues(batch_id: str, answer: Any) -> list[Due]:
     if answer == _UNKNOWN:
         raise UnknownBatch(batch_id)
-    return [Due.parse(text) for text in answer]
-
-
-_Alike = dict[tuple[str, str, str], tuple[list[str], list[str]]]
-
-
-def _texts(ends: Sequence[_End], claims: Sequence[tuple[str, int] | None]) -> Iterator[str]:
-    """Ends as the script reads them. In which order they come makes no difference to it."""
-    for start in range(0, len(ends), ENDS):
-        some = slice(start, start + ENDS)
-        alike: _Alike = {}
-        batches: set[str] = set()
-        last = None
-        for (batch, member, outcome, _), claim in zip(ends[some], claims[some], strict=True):
-            worker, number = claim or ("", "")
-            key = batch, outcome, worker
-            if key != last:  # most often they are of one batch
-                batches.add(batch)
-                if len(batches) > ENDING:
-                    yield _in_one_text(alike)
-                    alike, batches = {}, {batch}
-                last, (members, numbers) = key, alike.setdefault(key, ([], []))
-            members.append(member)
-            numbers.append(str(number))
-        yield _in_one_text(alike)
-
-
-def _in_one_text(alike: _Alike) -> str:
-    # As it is: what is no text to JSON is bytes to Redis.
-    return json.dumps([(*key, *both) for key, both in alike.items()], ensure_ascii=False)
+    return Due.parse_all(answer)
 
 
 def _chunks(members: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:

@@ -56,15 +56,19 @@ class Part(NamedTuple):
         """What the ledger is told when the whole has ended."""
         if self.is_callback:
             return CallbackEnd(self.batch, self.name)
-        return self.batch, self.name, outcome.value, None
+        return self.batch, self.name, outcome._value_, None  # ``value`` asks twice for it
+
+
+_make = tuple.__new__  # what a NamedTuple does, without its step in Python
 
 
 def part_of(headers: Mapping[str, Any]) -> Part | None:
     """What a task is to a batch; ``None`` for all those that are nothing to any."""
     # A worker takes many messages a second: few steps, each of which costs it.
     if BATCH in headers:
-        member = read_mark(headers[BATCH])
-        return None if member is None else Part(*member, member[1], False)
+        mark = headers[BATCH]
+        batch, found, name = mark.partition("/") if isinstance(mark, str) else ("", "", "")
+        return _make(Part, (batch, name, name, False)) if found else None
     if CALLBACK in headers:
         callback = read_mark(headers[CALLBACK])
         if callback is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -61,6 +62,11 @@ class Due(NamedTuple):
         """As it stands in the outbox."""
         batch, _, name = text.rpartition(":")
         return cls(batch, name)
+
+    @classmethod
+    def parse_all(cls, texts: Iterable[str]) -> list[Due]:
+        """As scripts answer."""
+        return [cls.parse(text) for text in texts]
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ from celery_graceful.batches.marks import (
     OURS,
     Mark,
     callback_of,
-    read_mark,
 )
 from celery_graceful.batches.skipped_or_replaced import LeftOut, Why
 from celery_graceful.batches.status import State
@@ -79,10 +78,11 @@ def _keeps(app: Any, known: Known, request: dict[str, Any]) -> Why | None:
                 inner[name] = request[name]
     try:
         if BATCH in request:
-            member = read_mark(request[BATCH])
-            if member is None or known.age(member[0]) < AGING:
+            mark = request[BATCH]
+            batch, found, _ = mark.partition("/") if isinstance(mark, str) else ("", "", "")
+            if not found or known.age(batch) < AGING:
                 return None
-            return Why.CANCELLED if _is_cancelled(app, known, member[0]) else None
+            return Why.CANCELLED if _is_cancelled(app, known, batch) else None
         callback = callback_of(request)
         return Why.COPY if callback and _is_another(app, callback, request) else None
     except StoreAway:  # said there

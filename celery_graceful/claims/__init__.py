@@ -7,6 +7,7 @@ May not know what a task is, or what becomes of one.
 """
 
 __all__ = [
+    "acks",
     "app_amqp",
     "arrival",
     "begun",

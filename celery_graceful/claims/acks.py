@@ -5,7 +5,8 @@ connection of its own. So an acknowledgement depends neither on the connection t
 over nor on the event loop, and is lost with neither.
 
 What has to be written down with an acknowledgement, the end of a member of a batch, goes with it in
-one step: somebody above knows how.
+one step: somebody above knows how. Most often that is the step of a claim, too: one of their own
+costs more than all else about an end.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery.utils.log import get_logger
 
@@ -22,7 +23,7 @@ from celery_graceful.claims.claimant import claims_key
 from celery_graceful.store.store import Store, StoreForbidden
 from celery_graceful.system.log_thread import log
 
-__all__ = ["Acks", "WriteEnds"]
+__all__ = ["Acks", "Along", "EndsAlong", "WriteEnds"]
 
 logger = get_logger(__name__)
 
@@ -30,15 +31,42 @@ logger = get_logger(__name__)
 BATCH = 500
 
 #: Seconds in which ends are gathered: until none has come for so long, the first one waits for so
-#: long, or there are so many. Each step of theirs costs a round trip, where other acknowledgements
-#: go along with the next claim.
+#: long, or there are so many. Each step of theirs costs a round trip, where a claim that comes
+#: earlier takes them along.
 QUIET, GATHER_ENDS, MANY_ENDS = 0.01, 0.03, 100
+
+#: After how long a claim takes them along, or how many of them, before it is time for that step;
+#: and for how long none does when that has failed: their own step says why, and what then.
+RIPE, RIPE_ENDS, NOT_ALONG = 0.02, 50, 10.0
 
 #: Acknowledgements that are remembered: a failover to a replica that lags undoes the last ones.
 LATELY = 10_000
 
 #: Writes down what goes with claims, told by worker and number, and deletes them, in one step.
-WriteEnds = Callable[[Store, Sequence[tuple[Any, tuple[str, int]]]], None]
+WriteEnds = Callable[[Store, Sequence["_End"]], None]
+
+
+class Along(NamedTuple):
+    """Ends, as the script of a claim takes them along.
+
+    Attributes:
+        keys: Of that script, without the key prefix.
+        arguments: Of it, before those of the claim.
+        many: How many of the ends these are, the first ones.
+        heard: Told what it answered, when they are written down.
+    """
+
+    keys: Sequence[str]
+    arguments: Sequence[Any]
+    many: int
+    heard: Callable[[Any], None]
+
+
+#: Says how a claim takes ends along.
+EndsAlong = Callable[[Store, Sequence[Any], Sequence[str], Sequence[int]], Along]
+
+#: What is written down, and the worker and the number of the claim that it goes with.
+_End = tuple[Any, tuple[str, int]]
 
 
 class Acks:
@@ -51,6 +79,7 @@ class Acks:
         lock: Of the book that these are part of.
         on_sent: Told, under the lock, of a worker's numbers that are claims no more.
         write_ends: For acknowledgements that something goes with.
+        ends_along: The same, for claims that take them along; without, none does.
     """
 
     def __init__(
@@ -59,10 +88,11 @@ class Acks:
         lock: Any,
         on_sent: Callable[[str, Iterable[int]], None],
         write_ends: WriteEnds,
+        ends_along: EndsAlong | None = None,
     ) -> None:
         self.store = store
         self._lock = lock
-        self._on_sent, self._write_ends = on_sent, write_ends
+        self._on_sent, self._write_ends, self._ends_along = on_sent, write_ends, ends_along
         #: What is written down in the step that acknowledges a claim; until it is a claim no more,
         #: and then for as long as that is remembered.
         self.along: dict[str, Any] = {}
@@ -71,6 +101,10 @@ class Acks:
         self._ends: tuple[list[Any], list[str], list[int]] = [], [], []
         #: Since when the first of them waits, and the last, on the monotonic clock.
         self._ends_since = self._end_came = 0.0
+        #: Those that a claim has taken along; the thread writes the first ones of the others down.
+        self._riding: tuple[list[Any], list[str], list[int]] = [], [], []
+        self._is_writing = False
+        self._along_from = 0.0
         self._done: dict[str, list[int]] = {}
         self._under_way: dict[str, list[int]] = {}
         self._lately: deque[str] = deque(maxlen=LATELY)
@@ -82,9 +116,9 @@ class Acks:
 
     # -- under the lock --------------------------------------------------------------
 
-    def add(self, worker: str, number: int) -> None:
-        """Acknowledge it soon."""
-        end = self.along.get(f"{worker}/{number}") if self.along else None
+    def add(self, worker: str, number: int, tag: str = "") -> None:
+        """Acknowledge it soon; ``tag`` is its tag, for who has it."""
+        end = self.along.get(tag or f"{worker}/{number}") if self.along else None
         if end is None:
             self._done.setdefault(worker, []).append(number)
         else:
@@ -107,7 +141,7 @@ class Acks:
 
     def is_sent(self) -> bool:
         """Whether all are sent."""
-        return not (self._under_way or self.has_more())
+        return not (self._under_way or self._riding[0] or self.has_more())
 
     def unsent(self) -> Mapping[str, list[int]]:
         """Those that the thread has still to send, of each worker."""
@@ -117,6 +151,7 @@ class Acks:
         """What ``take`` gave out may never be sent: the thread sends it as well."""
         for worker in list(self._under_way):
             self._done.setdefault(worker, []).extend(self._under_way.pop(worker))
+        self._ends_not_sent()
 
     def forget(self, tags: Sequence[str], *, acked: bool) -> None:
         """They are claims no more, and were acknowledged, or went back."""
@@ -138,14 +173,71 @@ class Acks:
             self._under_way.setdefault(worker, []).extend(numbers[:BATCH])
             return numbers[:BATCH]
 
+    def take_ends(self) -> Along | None:
+        """Ends to be written down along with the next claim, in its step.
+
+        ``ends_sent`` or ``not_sent`` has to follow.
+        """
+        ends, workers, numbers = self._ends
+        if not ends or self._ends_along is None:
+            return None
+        now = time.monotonic()
+        if now < self._along_from or (len(ends) < RIPE_ENDS and now < self._ends_since + RIPE):
+            return None
+        with self._lock:
+            if self._is_writing or self._riding[0]:
+                return None
+            self._is_writing = True
+            some = ends[:MANY_ENDS], workers[:MANY_ENDS], numbers[:MANY_ENDS]
+        count = 0
+        try:
+            along = self._ends_along(self.store, *some)
+            count = along.many
+        finally:
+            with self._lock:
+                self._is_writing = False
+                for riding, waiting in zip(self._riding, self._ends, strict=True):
+                    riding += waiting[:count]
+                    del waiting[:count]
+                self._ends_since = now
+        return along if count else None
+
     def sent(self, worker: str) -> None:
         """What ``take`` gave out is deleted."""
         with self._lock:
             self._on_sent(worker, self._under_way.pop(worker, ()))
 
+    def ends_sent(self, along: Along, answer: Any) -> None:
+        """A claim has taken them along, and they are written down."""
+        with self._lock:
+            self._off(self._riding)
+        along.heard(answer)
+
+    def ends_failed(self) -> None:
+        """A claim has taken them along, and they are not. Under the lock."""
+        self._along_from = time.monotonic() + NOT_ALONG
+        self._ends_not_sent()
+
     def not_sent(self, worker: str) -> None:
-        """What ``take`` gave out may not be deleted. Under the lock."""
+        """What ``take`` gave out may not be deleted, nor ends written down. Under the lock."""
         self._done.setdefault(worker, []).extend(self._under_way.pop(worker, ()))
+        self._ends_not_sent()
+
+    def _ends_not_sent(self) -> None:
+        if self._riding[0]:
+            self._ends_since = 0.0
+        for riding, some in zip(self._riding, self._ends, strict=True):
+            some += riding  # behind those that the thread is just writing down
+            riding.clear()
+
+    def _off(self, ends: tuple[list[Any], list[str], list[int]], count: int = MANY_ENDS) -> None:
+        """The first ones are written down. Under the lock."""
+        _, workers, numbers = (some[:count] for some in ends)
+        for some in ends:
+            del some[:count]
+        for worker in set(workers):
+            pairs = zip(workers, numbers, strict=True)
+            self._on_sent(worker, [number for of, number in pairs if of == worker])
 
     # -- in the thread -----------------------------------------------------------------
 
@@ -184,19 +276,22 @@ class Acks:
         ends, workers, numbers = self._ends
         while ends and (at_once or self._is_time_for_ends()):
             with self._lock:
-                claims = list(zip(workers[:BATCH], numbers, strict=False))
+                if self._is_writing:  # a claim is about to take them along
+                    return
+                self._is_writing = True
+                claims = list(zip(workers[:MANY_ENDS], numbers, strict=False))
                 batch = list(zip(ends, claims, strict=False))
             try:
-                self._write_ends(self.store, batch)
-            except StoreForbidden:  # said there; waiting changes nothing
-                for worker, number in claims:
-                    self._delete(worker, [number])
-            with self._lock:
-                for some in self._ends:
-                    del some[: len(batch)]
-                self._ends_since = time.monotonic()  # at the earliest: the others came meanwhile
-                for worker in {worker for worker, _ in claims}:
-                    self._on_sent(worker, [number for of, number in claims if of == worker])
+                try:
+                    self._write_ends(self.store, batch)
+                except StoreForbidden:  # said there; waiting changes nothing
+                    for worker, number in claims:
+                        self._delete(worker, [number])
+                with self._lock:
+                    self._off(self._ends, len(batch))
+                    self._ends_since = time.monotonic()  # at the earliest: others came meanwhile
+            finally:
+                self._is_writing = False
 
     def _is_time_for_ends(self) -> bool:
         if len(self._ends[0]) >= MANY_ENDS:

@@ -17,7 +17,7 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from celery_graceful.claims.acks import Acks, WriteEnds
+from celery_graceful.claims.acks import Acks, Along, EndsAlong, WriteEnds
 from celery_graceful.claims.begun import Begun
 from celery_graceful.claims.claimant import Claimant, claims_key
 from celery_graceful.claims.ear import Ear
@@ -67,6 +67,7 @@ class Claims:
         has_enough: Whether a fetch can wait, with room for so many, until there is more.
         on_refused: Called each time Redis refuses a claim, with the seconds for which it has.
         write_ends: Writes down what goes with acknowledgements.
+        ends_along: The same, for claims that take it along.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Claims:
         has_enough: Callable[[int], bool] = lambda room: False,
         on_refused: Callable[[float], None] = lambda seconds: None,
         write_ends: WriteEnds = lambda store, ends: None,
+        ends_along: EndsAlong | None = None,
     ) -> None:
         self.store = store
         #: Under whom it claims now; ``None`` where it must not.
@@ -90,7 +92,7 @@ class Claims:
         #: Claims of what has begun to run, and would expire.
         self.begun: set[str] = set()
         self._lock = native.Lock()
-        self._acks = Acks(store, self._lock, self._off_hands, write_ends)
+        self._acks = Acks(store, self._lock, self._off_hands, write_ends, ends_along)
         self._sending = Sending(self._lock, self._send, self._has_more)
         self.running = Begun(store, self._sending.rouse)
         #: Who listens for what nobody rings for.
@@ -132,7 +134,7 @@ class Claims:
         """Delete a claim soon. From any thread."""
         self.acked_at = time.monotonic()
         with self._lock:
-            self._acks.add(tag.worker, tag.number)
+            self._acks.add(tag.worker, tag.number, tag)
             if tag in self.held:
                 self.held[tag] = None  # what is kept for long is slow to come by for others
         self.running.discard(tag)
@@ -159,9 +161,24 @@ class Claims:
         self._acks.sent(worker)
 
     def not_sent(self, worker: str) -> None:
-        """What ``take_done`` gave out may not be deleted."""
+        """What ``take_done`` and ``take_ends`` gave out may not be deleted, nor written down."""
         with self._lock:
             self._acks.not_sent(worker)
+            self._sending.awaken()
+        self._sending.wake()
+
+    def take_ends(self) -> Along | None:
+        """What is to be written down with acknowledgements, and those, in the step of the next
+        claim; ``ends_sent`` or ``not_sent`` has to follow."""
+        return self._acks.take_ends()
+
+    def ends_sent(self, along: Along, answer: Any) -> None:
+        """What that step answered: text is why it was not done."""
+        if not isinstance(answer, str):
+            self._acks.ends_sent(along, answer)
+            return
+        with self._lock:
+            self._acks.ends_failed()
             self._sending.awaken()
         self._sending.wake()
 

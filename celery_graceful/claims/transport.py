@@ -32,14 +32,14 @@ from kombu.utils.encoding import bytes_to_str
 from redis.exceptions import NoScriptError
 
 from celery_graceful.claims.arrival import deliver
-from celery_graceful.claims.claimant import WORKERS, Claimant, bell_key, claims_key
+from celery_graceful.claims.claimant import bell_key
 from celery_graceful.claims.ear import HAND_OVER, SHORT
+from celery_graceful.claims.fetch import Fetch
 from celery_graceful.claims.held_claims import Claims
 from celery_graceful.claims.listening import ListensOnce
 from celery_graceful.claims.qos import QoS
 from celery_graceful.claims.ringing import RingingChannel
 from celery_graceful.store.client import dropping, is_answer, send_quickly
-from celery_graceful.store.scripts import script
 from celery_graceful.system.describe import describe
 
 __all__ = ["Channel", "SentinelChannel", "SentinelTransport", "Transport"]
@@ -58,23 +58,6 @@ LEAVE_OUT = 3600.0
 #: Of kombu's ``health_check_interval``, after which, and a second, it thinks that Redis is gone.
 PROMPT = 0.8
 
-CLAIM = script("claim")
-
-
-class _Fetch:
-    """One command that is under way: a claim, a look into the queues, or a wait for a bell."""
-
-    def __init__(self, kind: str, who: Claimant, book: Claims, queues: list[str]) -> None:
-        self.kind = kind
-        self.who = who
-        self.book = book
-        self.queues = queues
-        self.epoch = who.epoch
-        self.lists: list[str] = []
-        self.first = 0
-        #: It waits for as long as ears look into the queues.
-        self.long = False
-
 
 class _Claiming(RingingChannel):
     """Mixed into kombu's channels."""
@@ -85,12 +68,13 @@ class _Claiming(RingingChannel):
     _book: Claims | None = None
     _process = 0
     #: What is under way on the connection that fetches.
-    _fetch: _Fetch | None = None
+    _fetch: Fetch | None = None
     #: What to do next: EVALSHA, EXISTS or BRPOP.
     _next = "EVALSHA"
     #: The last claim was refused.
     _refused = False
-    _knows_script = False
+    #: What the server is known to know scripts by.
+    _known_scripts: frozenset[str] = frozenset()
     #: Consumers that acknowledge nothing, such as those of replies, while they consume here.
     _no_ack_tags: frozenset[str] = frozenset()
 
@@ -174,7 +158,7 @@ class _Claiming(RingingChannel):
         queues = self._queue_cycle.consume(len(self._active_queues))
         if not queues:
             return
-        fetch = _Fetch(self._next, who, book, queues)
+        fetch = Fetch(self._next, who, book, queues)
         # By priority, and in each by queue; the bells come first.
         keys = [key for column in zip(*map(self._keys_of, queues), strict=True) for key in column]
         bells = len(queues)
@@ -185,37 +169,26 @@ class _Claiming(RingingChannel):
             if fetch.long:
                 command = ((self.global_keyprefix or "") + book.ear.wake_key, *command)
         else:
-            command = fetch.lists = keys[bells:]
+            fetch.lists = command = keys[bells:]
             if fetch.kind == "EVALSHA":
                 command = self._claim(fetch, keys)
         connection = self._in_poll = self.client.connection
         self._brpop_sent_at = time.monotonic()
         self._fetch = fetch
-        by_text = fetch.kind == "EVALSHA" and not self._knows_script
+        by_text = fetch.kind == "EVALSHA" and fetch.script.sha not in self._known_scripts
         send_quickly(connection, "EVAL" if by_text else fetch.kind, *command)
 
-    def _patience(self: Any, fetch: _Fetch, keys: list[str]) -> float:
+    def _patience(self: Any, fetch: Fetch, keys: list[str]) -> float:
         """Seconds that a wait for a bell may take."""
         seconds = fetch.book.ear.seconds(frozenset(fetch.queues), lambda: keys)
         checked: float = getattr(self, "health_check_interval", None) or seconds / PROMPT
         return min(seconds, max(SHORT, PROMPT * checked))
 
-    def _claim(self: Any, fetch: _Fetch, keys: list[str]) -> list[Any]:
-        worker, room, prefix = fetch.who.worker, self._room(), self.global_keyprefix or ""
-        fetch.first = fetch.who.take_numbers(room)
-        keys = [prefix + WORKERS, prefix + claims_key(worker), *keys]
-        in_turn = self.queue_order_strategy == "round_robin"
-        return [
-            CLAIM.sha if self._knows_script else CLAIM.text,
-            len(keys),
-            *keys,
-            worker,
-            fetch.first,
-            room,
-            len(fetch.queues),
-            "in turn" if in_turn else "in order",
-            *fetch.book.take_done(worker),
-        ]
+    def _claim(self: Any, fetch: Fetch, keys: list[str]) -> list[Any]:
+        order = "in turn" if self.queue_order_strategy == "round_robin" else "in order"
+        keys, args = fetch.claim(self.global_keyprefix or "", keys, self._room(), order)
+        sha, text = fetch.script
+        return [sha if sha in self._known_scripts else text, len(keys), *keys, *args]
 
     def _room(self: Any) -> int:
         if "can_consume" in vars(self.qos):  # Celery's worker_disable_prefetch asks each time
@@ -255,12 +228,12 @@ class _Claiming(RingingChannel):
             raise Empty
         return True
 
-    def _answer(self: Any, fetch: _Fetch) -> Any:
+    def _answer(self: Any, fetch: Fetch) -> Any:
         connection = self.client.connection
         try:
             answer = self.client.parse_response(connection, "EVALSHA")  # no conversions
         except NoScriptError:
-            self._knows_script = False
+            self._known_scripts = frozenset()
             fetch.book.not_sent(fetch.who.worker)
             raise Empty from None
         except BaseException as exc:
@@ -269,11 +242,11 @@ class _Claiming(RingingChannel):
                 connection.disconnect()
             raise
         if fetch.kind == "EVALSHA":
-            self._knows_script = True
-            fetch.book.sent(fetch.who.worker, accepted=answer is not None)
+            self._known_scripts |= {fetch.script.sha}
+            answer = fetch.claimed(answer)
         return answer
 
-    def _deliver_claims(self: Any, fetch: _Fetch, answer: list[Any]) -> None:
+    def _deliver_claims(self: Any, fetch: Fetch, answer: list[Any]) -> None:
         queues = fetch.queues
         first_list = 3 + len(queues)
         worker, epoch, lists, tag_of = fetch.who.worker, fetch.epoch, fetch.lists, fetch.book.tag
@@ -297,7 +270,7 @@ class _Claiming(RingingChannel):
                     fetch.book.give_back(rest)
                 raise
 
-    def _lost(self: Any, fetch: _Fetch) -> None:
+    def _lost(self: Any, fetch: Fetch) -> None:
         self._next = "EVALSHA"
         if fetch.kind == "EVALSHA":
             fetch.book.not_sent(fetch.who.worker)

@@ -129,6 +129,7 @@ class Member:
                 has_enough=view.has_enough,
                 on_refused=self._on_refused,
                 write_ends=view.ends.write,
+                ends_along=view.ends.along,
             )
             self.rescuer = Rescuer(
                 self.claims,

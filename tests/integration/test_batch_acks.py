@@ -13,6 +13,7 @@ from celery_graceful.batches import ends as ends_module
 from celery_graceful.batches.cancellations import known_of
 from celery_graceful.batches.ends import Ends
 from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.member_part import CallbackEnd
 from celery_graceful.batches.model import Due, End, Outcome
 from celery_graceful.claims import acks as acks_module
 from celery_graceful.claims.acks import Acks
@@ -174,6 +175,58 @@ def batch_of(store: Store, *members: str) -> BatchLedger:
     ledger.add("batch", [(member, b"") for member in members])
     ledger.sent("batch")
     return ledger
+
+
+def claim_and_end(
+    redis_db: RedisDB, *members: str, broken: str = ""
+) -> tuple[Any, Any, BatchLedger]:
+    """What a claim takes, and what it answers of ends that it takes along."""
+    store = broker_store(app_of(redis_db.url))
+    assert store is not None
+    ledger = batch_of(store, *members)
+    if broken:
+        redis_db.client.set(broken, "is no set")
+    redis_db.client.sadd("graceful:workers", "me")
+    redis_db.client.rpush("celery", "a message")
+    claims = {str(number): "celery\0{}" for number, _ in enumerate(members)}
+    redis_db.client.hset("graceful:claims:me", mapping=claims)
+    ends = Ends(app_of(redis_db.url), lambda: None, lambda store, some: None)
+    told = [END._replace(member=member) for member in members]
+    along = ends.along(store, told, ["me"] * len(members), range(len(members)))
+    assert along.many == len(members)
+    keys = [*along.keys, "graceful:workers", "graceful:claims:me", "bell", "celery"]
+    arguments = [*along.arguments, "me", 7, 2, 1, "in order"]
+    taken, answer = store.run("claim_and_end", keys, arguments)
+    if not isinstance(answer, str):
+        along.heard(answer)
+        assert known_of(ends.app).age("batch") < math.inf
+    return taken, answer, ledger
+
+
+def test_a_claim_takes_ends_along_in_its_step(redis_db: RedisDB) -> None:
+    taken, answer, ledger = claim_and_end(redis_db, "one", "two")
+    assert (taken, answer) == ([4, "a message"], [[], ["batch"]])
+    assert ledger.status("batch").succeeded == 2
+    assert redis_db.client.hgetall("graceful:claims:me") == {"7": "celery\0a message"}
+
+
+def test_ends_that_fail_keep_nobody_from_claiming(redis_db: RedisDB) -> None:
+    """And their messages stay claimed."""
+    broken = "graceful:batch:batch:succeeded"
+    taken, answer, _ = claim_and_end(redis_db, "one", "two", broken=broken)
+    assert taken == [4, "a message"]
+    assert "WRONGTYPE" in answer
+    assert left(redis_db) == {"0", "1", "7"}
+
+
+def test_what_a_claim_does_not_take_along(redis_db: RedisDB) -> None:
+    store = broker_store(app_of(redis_db.url))
+    assert store is not None
+    ends = Ends(app_of(redis_db.url), lambda: None, lambda store, some: None)
+    told = [END, CallbackEnd("batch", "on_success"), END]
+    assert ends.along(store, told, ["me"] * 3, [1, 2, 3]).many == 1
+    told = [END._replace(member="m\udcff")]
+    assert ends.along(store, told, ["me"], [1]).many == 0
 
 
 def answered(ends: Ends, answers: list[int]) -> Callable[[], bool]:

@@ -305,6 +305,7 @@ STDLIB = {
     "_threads",
     "_WorkItem",
     "_work_queue",
+    "_value_",  # of an enum, which documents it
 }
 
 

@@ -8,7 +8,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from celery_graceful.claims.acks import Acks
+from celery_graceful.claims import acks as acks_module
+from celery_graceful.claims.acks import Acks, Along
 
 
 @pytest.fixture
@@ -61,3 +62,100 @@ def test_of_a_lost_identity_no_claim_takes_anything_along(acks: Acks, store: Moc
     acks.send(at_once=False)
     assert sent(store) == [[1]]
     assert acks.take("worker") == [3]
+
+
+class Ends:
+    """Writes ends down, by itself or along with a claim."""
+
+    def __init__(self) -> None:
+        self.alone: list[list[Any]] = []
+        self.asked: list[list[Any]] = []
+        self.heard: list[Any] = []
+        self.acks: Acks | None = None
+        #: Of those that a claim is asked to take along, how many it does.
+        self.most = 100
+
+    def write(self, store: Any, ends: Any) -> None:
+        self.alone.append([end for end, _ in ends])
+        assert self.acks is not None
+        assert self.acks.take_ends() is None  # two at once would be one too many
+
+    def along(self, store: Any, ends: Any, workers: Any, numbers: Any) -> Along:
+        self.asked.append(list(ends))
+        return Along(("key",), ("text",), min(self.most, len(ends)), self.heard.append)
+
+
+@pytest.fixture
+def ends() -> Ends:
+    return Ends()
+
+
+@pytest.fixture
+def with_ends(store: Mock, ends: Ends, monkeypatch: pytest.MonkeyPatch) -> Acks:
+    monkeypatch.setattr(acks_module, "RIPE_ENDS", 2)
+    monkeypatch.setattr(acks_module, "RIPE", 600.0)
+    ends.acks = Acks(store, Lock(), lambda worker, numbers: None, ends.write, ends.along)
+    return ends.acks
+
+
+def end(acks: Acks, *numbers: int) -> None:
+    for number in numbers:
+        acks.along[f"worker/{number}"] = f"end {number}"
+        acks.add("worker", number)
+
+
+def test_a_claim_takes_ends_along_when_there_are_some(with_ends: Acks, ends: Ends) -> None:
+    end(with_ends, 1)
+    assert with_ends.take_ends() is None
+    end(with_ends, 2, 3)
+    along = with_ends.take_ends()
+    assert along is not None
+    with_ends.send_ends(at_once=True)
+    assert ends.alone == []
+    assert not with_ends.is_sent()
+    with_ends.ends_sent(along, "answer")
+    assert ends.heard == ["answer"]
+    assert with_ends.is_sent()
+
+
+def test_a_claim_takes_ends_along_that_have_waited(
+    with_ends: Acks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acks_module, "RIPE", 0.0)
+    end(with_ends, 1)
+    assert with_ends.take_ends() is not None
+
+
+def test_what_a_claim_has_no_room_for_is_written_beside_it(with_ends: Acks, ends: Ends) -> None:
+    ends.most = 1
+    end(with_ends, 1, 2)
+    assert with_ends.take_ends() is not None
+    with_ends.send_ends(at_once=True)
+    assert ends.alone == [["end 2"]]
+
+
+def test_ends_whose_claim_has_no_answer_are_written_by_the_thread(
+    with_ends: Acks, ends: Ends
+) -> None:
+    """A connection was lost, or somebody does not want to wait for it."""
+    for lose in (lambda: with_ends.not_sent("worker"), with_ends.call_back):
+        end(with_ends, 1, 2)
+        along = with_ends.take_ends()
+        assert along is not None
+        lose()
+        assert with_ends.has_more()
+        with_ends.send_ends(at_once=False)  # at once
+        assert ends.alone.pop() == ["end 1", "end 2"]
+        with_ends.ends_sent(along, "late")
+        assert with_ends.is_sent()
+
+
+def test_ends_that_a_claim_could_not_write_down_are_taken_along_no_more_for_a_while(
+    with_ends: Acks, ends: Ends
+) -> None:
+    end(with_ends, 1, 2)
+    assert with_ends.take_ends() is not None
+    with_ends.ends_failed()
+    assert with_ends.take_ends() is None
+    with_ends.send_ends(at_once=False)
+    assert ends.alone == [["end 1", "end 2"]]
