@@ -23,6 +23,7 @@ app.conf.update(
     task_ignore_result=not os.environ.get("BENCH_RESULTS"),
     worker_prefetch_multiplier=int(os.environ.get("BENCH_PREFETCH", "4")),
     worker_redirect_stdouts=False,
+    task_track_started=bool(os.environ.get("BENCH_STARTED")),
     graceful_grace_period=30,
     graceful_track_chords=bool(os.environ.get("BENCH_CHORDS")),
 )

@@ -47,16 +47,19 @@ class Variant:
 def variants(redis: RedisServer, *, quick: bool) -> str:
     """Empty tasks a second, and commands that Redis is asked for each; medians."""
     results = {"BENCH_RESULTS": redis.url()}
+    started = {**results, "BENCH_STARTED": "1"}
     found = [
         Variant("late acks"),
         Variant("early acks", env={"BENCH_EARLY": "1"}),
         Variant("results on", env=results),
+        Variant("results, track started", env=started),
         Variant("4 queues", queues=4),
         Variant("10 kB payloads", payload=10_000),
         Variant("gevent -c 50", "gevent", 50),
         Variant("prefork -c 2", "prefork", 2),
         Variant("prefork, early acks", "prefork", 2, env={"BENCH_EARLY": "1"}),
         Variant("prefork, results on", "prefork", 2, env=results),
+        Variant("prefork, results, track started", "prefork", 2, env=started),
         Variant("a million messages wait", waiting=DEEP // 10 if quick else DEEP),
     ]
     head = ("threads -c 10, if not said", "plain /s", "ours /s", "ratio", "commands", "ours")

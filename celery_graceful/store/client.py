@@ -20,7 +20,11 @@ __all__ = [
     "is_answer",
     "is_forbidden",
     "is_of_a_replica",
+    "is_plain",
+    "is_timeout",
+    "is_unknown_script",
     "make_client",
+    "once_more",
     "send_quickly",
     "take_connection",
 ]
@@ -35,6 +39,32 @@ def is_answer(exc: BaseException) -> bool:
     from redis.exceptions import ResponseError
 
     return isinstance(exc, ResponseError)
+
+
+def is_unknown_script(exc: BaseException) -> bool:
+    """Whether the server has to be given the text of a script, as it is new or was restarted."""
+    from redis.exceptions import NoScriptError
+
+    return isinstance(exc, NoScriptError)
+
+
+def is_timeout(exc: BaseException) -> bool:
+    """Whether no answer came in time."""
+    from redis.exceptions import TimeoutError
+
+    return isinstance(exc, TimeoutError)
+
+
+def once_more(exc: BaseException) -> Exception | None:
+    """Another error like one of redis-py's, for another thread: to raise one writes to it."""
+    from redis.exceptions import ConnectionError, RedisError
+
+    if not isinstance(exc, RedisError):
+        return None
+    try:
+        return type(exc)(*exc.args)
+    except Exception:
+        return ConnectionError(str(exc))
 
 
 def is_forbidden(exc: BaseException) -> bool:
@@ -109,6 +139,25 @@ def dropping(connection_class: Any) -> Any:
 
     Dropping.__name__ = Dropping.__qualname__ = f"Dropping{connection_class.__name__}"
     return Dropping
+
+
+def is_plain(client: Any) -> bool:
+    """Whether it is a client of redis-py's usual kind, with usual connections."""
+    from redis import Redis
+    from redis.connection import (
+        Connection,
+        ConnectionPool,
+        SSLConnection,
+        UnixDomainSocketConnection,
+    )
+
+    pool = client.connection_pool
+    return (
+        type(client) is Redis
+        and type(pool) is ConnectionPool
+        and pool.connection_class in (Connection, SSLConnection, UnixDomainSocketConnection)
+        and getattr(pool, "cache", None) is None
+    )
 
 
 def make_client(pool: Any, timeout: float, **parameters: Any) -> Any:
