@@ -38,14 +38,14 @@ DELIVERY = "graceful_delivery"
 TIMEOUT = 1.0
 
 
-def still_mine(app: Any, claim: str) -> bool:
+def still_mine(task: Any, claim: str) -> bool:
     """Whether a claim is still held. No round trip while the lease is well inside its time.
 
     Where Redis does not answer it counts as held: then nobody else can have rescued it, unless
     they reach a Redis that we do not.
 
     Args:
-        app: The Celery app.
+        task: Of the app.
         claim: ``<worker>/<number>``. Without the number: whether any of that worker's are.
     """
     board = worker_state.board.value
@@ -55,6 +55,7 @@ def still_mine(app: Any, claim: str) -> bool:
     held = worker_state.holds(worker)
     if held is not None:
         return held
+    app = task.app  # not before: it is looked for
     store = find_workers_store(app, board.place_of(worker))
     if store is None:
         return True
@@ -79,12 +80,12 @@ def claim_of(task: Any, request: Any) -> str | None:
     return getattr(request, CLAIM, None) if task.acks_late else None
 
 
-def may_start(task: Any, request: Any) -> bool:
-    """Whether nobody else has what ``task`` is about to run; as ``claim_of``."""
-    claim = getattr(request, CLAIM, None)
-    if claim is not None and not task.acks_late:  # whether it is acknowledged yet says nothing
-        claim = claim.rpartition("/")[0] + "/"
-    return claim is None or worker_state.board.value is None or still_mine(task.app, claim)
+def may_start(task: Any, request: Any, claim: str | None) -> bool:
+    """Whether nobody else has what ``task`` is about to run; ``claim_of`` says ``claim``."""
+    if claim is None:  # of what is acknowledged early, whether it was yet says nothing
+        early = getattr(request, CLAIM, None)
+        claim = early and early.rpartition("/")[0] + "/"
+    return claim is None or still_mine(task, claim)
 
 
 def holds_claim(task: Any) -> bool:
@@ -96,7 +97,7 @@ def holds_claim(task: Any) -> bool:
     if board.taken_away and was_taken_away(request):
         return False
     claim = claim_of(task, request)
-    return claim is None or still_mine(task.app, claim)
+    return claim is None or still_mine(task, claim)
 
 
 def was_taken_away(request: Any) -> bool:

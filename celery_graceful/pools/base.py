@@ -26,6 +26,7 @@ from celery_graceful.runs import interrupt
 from celery_graceful.runs.frames import hidden
 from celery_graceful.runs.run import Run, current, execute, runs
 from celery_graceful.runs.stacks import stack_of
+from celery_graceful.system.garbage import freeze_once
 from celery_graceful.system.process import Owner
 from celery_graceful.task import base as _task
 from celery_graceful.task import successor
@@ -243,6 +244,7 @@ class InProcessAdapter(Adapter):
         owner.fill(_task.bridged_soft_limit, self.worker.soft_time_limit or 0.0)
         pool = self.worker.pool
         pool.apply_async = self._guarded(pool.apply_async)
+        freeze_once()
 
     def adopt(self, task: Any) -> None:
         watch_plain_task(task)

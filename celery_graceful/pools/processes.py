@@ -6,7 +6,6 @@ derived from them.
 
 from __future__ import annotations
 
-import gc
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +21,7 @@ from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.pools import inherited_locks
 from celery_graceful.pools.child import REFUSED, graceful_worker
 from celery_graceful.pools.pipes import WritesAtOnce, reads_ahead
-from celery_graceful.system import native
+from celery_graceful.system.garbage import freeze_once
 from celery_graceful.timeline import worker_state
 
 __all__ = ["graceful"]
@@ -44,19 +43,6 @@ def graceful(cls: Any) -> Any:
 
 def _nobody() -> None:
     pass
-
-
-def _share_memory() -> None:
-    """Before the first fork: what is there stays one for main process and children.
-
-    A collection of garbage writes into each object that it looks at, and so makes a copy of the
-    page that it is on. What is frozen is not looked at: a third of what a child would have of its
-    own. Once: at a later fork there may be garbage, which would be kept with it. Not in a program
-    that is something else, and has its worker in a thread: it may wait for objects to be gone.
-    """
-    if native.in_main_thread() and not gc.get_freeze_count():
-        gc.collect()
-        gc.freeze()
 
 
 class _GracefulPool:
@@ -81,7 +67,7 @@ class _GracefulPool:
 
     def _create_worker_process(self, index: int) -> Any:
         inherited_locks.look()
-        _share_memory()
+        freeze_once()
         # It cannot die of a signal to the process group before it has its own handler.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:

@@ -96,6 +96,8 @@ class Run:
     _clear_async: Callable[[], None] = staticmethod(lambda: None)
     #: Coroutines that are cancelled, instead of an exception raised wherever they stand.
     ties: tuple[Tie, ...] = ()
+    #: The asynchronous exception that is on its way, if any.
+    _sent: set[type[BaseException]] | frozenset[type[BaseException]] = frozenset()
 
     def __init__(
         self,
@@ -115,8 +117,6 @@ class Run:
         self.greenlet = get_greenlet.value()
         if soft_time_limit is not None:
             self.soft_limit_at = self.started_at + soft_time_limit
-        #: The asynchronous exception that is on its way, if any.
-        self._sent: set[type[BaseException]] = set()
         self._lock = native.Lock()
 
     # -- asked by whoever delivers -------------------------------------------------
@@ -206,7 +206,9 @@ class Run:
 
     def landed(self, cls: type[BaseException]) -> None:
         """An asynchronous exception has arrived in its thread; another may be on its way."""
-        self._sent.discard(cls)
+        sent = self._sent
+        if isinstance(sent, set):
+            sent.discard(cls)
 
     # -- coroutines ----------------------------------------------------------------
 
@@ -265,7 +267,7 @@ class Run:
 
     def _take_back(self) -> None:
         """What is on its way and not here yet shall not land: it is due again later."""
-        sent, self._sent = self._sent, set()
+        sent, self._sent = self._sent, frozenset()
         if sent:
             self._clear_async()
             self._made -= sent
@@ -397,11 +399,11 @@ class Run:
         raise make(Interrupted, self)
 
     def _begin(self) -> None:
+        self._window = True  # nobody else knows of it yet
         runs[self.ident] = self
         of_context.set(self)
         if self.soft_limit_at is not None:
             on_limited.value()
-        self._open_window()
         if worker_state.flag.value[0]:  # what came before there was anybody to tell
             self.raise_due()
 

@@ -11,6 +11,7 @@ __all__ = [
     "describe",
     "exception_chain",
     "fatal",
+    "garbage",
     "guarded_process",
     "loaded",
     "log_thread",

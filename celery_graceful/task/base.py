@@ -245,16 +245,17 @@ def _deliver(
     __tracebackhide__ = True
     if request.is_eager:
         return call_eagerly(call, args, kwargs)
-    if worker_state.board.value is None or current() is not None or request.called_directly:
+    board = worker_state.board.value
+    if board is None or current() is not None or request.called_directly:
         return call(*args, **kwargs)
-    if worker_state.flag.value[0] and worker_state.board.value.interrupted:
+    if worker_state.flag.value[0] and board.interrupted:
         # It arrived while the worker was already stopping: none of its code has to run.
         if task.track_started:  # Celery has stored that it has
-            _store(task, request, str(worker_state.board.value.reason))
-        raise TaskInterrupted(str(worker_state.board.value.reason), started=False)
-    if not may_start(task, request):
-        raise TaskInterrupted(str(InterruptReason.LEASE_LOST), started=False)
+            _store(task, request, str(board.reason))
+        raise TaskInterrupted(str(board.reason), started=False)
     claim = claim_of(task, request)
+    if not may_start(task, request, claim):
+        raise TaskInterrupted(str(InterruptReason.LEASE_LOST), started=False)
     run = Run(
         request.id,
         task.name,
@@ -264,7 +265,7 @@ def _deliver(
     )
     try:
         result = execute(run, resume.body_of(task, request, run, call), args, kwargs)
-        if was_taken_away(request) or not (claim is None or still_mine(task.app, claim)):
+        if was_taken_away(request) or not (claim is None or still_mine(task, claim)):
             raise Interrupted(WorkerInterrupt(InterruptReason.LEASE_LOST, math.inf))
         resume.ended(request)
         return result
@@ -278,7 +279,7 @@ def _deliver(
             outcome = _interruption(task, request, run, interrupt, exc)
         elif not isinstance(exc, Exception):
             raise
-        elif claim is not None and not still_mine(task.app, claim):
+        elif claim is not None and not still_mine(task, claim):
             outcome = TaskInterrupted(str(InterruptReason.LEASE_LOST))
         else:
             resume.failed(request)

@@ -5,6 +5,7 @@ With HOLD in the environment, whoever is about to send a body waits there while 
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 
@@ -51,3 +52,8 @@ def total(values):
 @app.task(base=GracefulTask, name="errback")
 def errback(request, exc, traceback):
     say("errback", exc)
+
+
+@app.task(name="frozen")
+def frozen():
+    return gc.get_freeze_count()

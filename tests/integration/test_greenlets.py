@@ -34,3 +34,12 @@ def test_results_are_stored_over_a_connection_for_each_place(pool: str, broker: 
         before = made()
         run(TASKS)
         assert made() - before < TASKS / 2
+
+
+@pytest.mark.parametrize("pool", ["threads", "gevent", "eventlet", "solo"])
+def test_no_collection_of_garbage_looks_at_what_was_there_before_tasks(
+    pool: str, broker: Broker
+) -> None:
+    with broker.app() as app, Worker("tests.apps.chords", pool=pool, env=broker.env) as worker:
+        worker.ready()
+        assert app.send_task("frozen").get(timeout=TIMEOUT) > 10_000

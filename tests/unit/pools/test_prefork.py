@@ -72,9 +72,10 @@ FORKS = """
 import gc, os, signal, threading
 from billiard.pool import Pool
 from celery_graceful.pools import inherited_locks
-from celery_graceful.pools.processes import _share_memory, graceful
+from celery_graceful.pools.processes import graceful
+from celery_graceful.system.garbage import freeze_once
 
-embedded = threading.Thread(target=_share_memory)
+embedded = threading.Thread(target=freeze_once)
 embedded.start()
 embedded.join()
 assert not gc.get_freeze_count()
