@@ -6,8 +6,8 @@ lists (``store/tracking``), and they ring where something waits and no ring does
 the bell, for long, and ask now and then whether there are two, the more seldom the more of them
 there are. Ears also mend rings that were lost, as by a worker that was stopped or killed with one
 in its hand: where a ring has been answered and something still waits they ring again, more and
-more; and every second they look, told or not. Too many ears do no harm. Where Redis does not tell,
-there is none, and each worker looks for itself. Keys:
+more; and every two seconds they look, told or not. Too many ears do no harm. Where Redis does not
+tell, there is none, and each worker looks for itself. Keys:
 
 ``graceful:ear:<queues>:<place>``
     String: who is an ear of these queues, and how many workers wait for them. It expires.
@@ -47,7 +47,7 @@ LONG, SHORT = 20.0, 1.0
 EARS = 2
 
 #: Seconds between looks of an ear, told or not; for which nobody else takes its place.
-LOOK, TERM = 1.0, 3.0
+LOOK, TERM = 2.0, 3.0
 
 #: Seconds between two looks at least; and at most, while it is told all the time and others are
 #: faster.
@@ -61,8 +61,9 @@ ANSWERED = 0.05
 MANY = 64
 
 #: Seconds between questions of the others whether there are ears: one a second of all of them,
-#: within these limits.
-OFTEN, SELDOM = 2.0, 20.0
+#: within these limits. In a fleet it is enough what a question for something else has brought along
+#: (``store/presence``), for so long at first and at most.
+OFTEN, SELDOM, FIRST, ENOUGH = 2.0, 20.0, 4.0, 60.0
 
 #: Seconds until an ear whose connections were lost makes others.
 AGAIN = 0.2
@@ -109,6 +110,8 @@ class Ear:
         self._queues: _Queues | None = None
         #: For what somebody listens, and until when that is known.
         self._heard: tuple[_Queues | None, float] = None, 0.0
+        #: How often it has to ask whether somebody does; for how long, and until when, not who.
+        self._often, self._enough, self._enough_until = OFTEN, FIRST, 0.0
         #: What others may know of it, in the heartbeat.
         self.digest = ""
 
@@ -129,6 +132,7 @@ class Ear:
 
     def ask(self) -> None:
         """Somebody has to listen now: ask who does."""
+        self._enough_until = 0.0
         if not self._started and not self._ended:
             self._started = True
             native.start_thread(self._run, "graceful-ear")
@@ -175,6 +179,11 @@ class Ear:
             return None
         self.digest = queues.digest
         keys = [f"graceful:ear:{self.digest}:{place}" for place in range(EARS)]
+        now = time.monotonic()
+        if now < self._enough_until and all(
+            self._store.any_exists(key, age=self._often - 1) for key in keys
+        ):
+            return self._somebody_does(queues)
         ears = [str(ear or "").partition(" ") for ear in self._ask("MGET", keys)]
         for key, (name, _, _) in zip(keys, ears, strict=True):
             if name == self._name:  # it lost its connections
@@ -183,8 +192,15 @@ class Ear:
             terms = (f"{self._name} 1", "NX", "PX", int(TERM * 1000))
             if not name and self._ask("SET", [key], terms):
                 return self._be_ear(queues, key)
-        often = max(OFTEN, min(max(int(alike or 1) for _, _, alike in ears), SELDOM))
-        pause = random.uniform(0.8, 1.0) * often  # not all at once
+        self._often = max(OFTEN, min(max(int(alike or 1) for _, _, alike in ears), SELDOM))
+        if self._often > OFTEN:
+            self._enough_until = now + self._enough
+            self._enough = min(2 * self._enough, ENOUGH)
+        return self._somebody_does(queues)
+
+    def _somebody_does(self, queues: _Queues) -> float:
+        """Seconds until it is asked again."""
+        pause = random.uniform(0.8, 1.0) * self._often  # not all at once
         self._heard = queues, time.monotonic() + pause + TERM
         return pause
 
@@ -209,6 +225,7 @@ class Ear:
         Returns:
             Seconds until it may try again.
         """
+        self._enough_until = 0.0
         try:
             tracking = Tracking(self._store)
         except StoreRefused as exc:

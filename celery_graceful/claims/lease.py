@@ -57,6 +57,7 @@ __all__ = [
     "broker_digest",
     "dead_workers",
     "live_workers",
+    "registered",
     "take_for_dead",
 ]
 
@@ -74,15 +75,20 @@ def about_key(worker: str) -> str:
     return f"graceful:worker:{worker}"
 
 
-def dead_workers(store: Store) -> list[str]:
-    """Workers that have registered, and whose lease ran out.
+def registered(store: Store) -> list[tuple[str, str | None]]:
+    """Workers that have registered, and what their leases say; ``None`` where one ran out.
 
     Raises:
         StoreAway: Redis did not answer.
     """
     workers = sorted(store.execute("SMEMBERS", [WORKERS]))
     beats = store.execute("MGET", [lease_key(w) for w in workers]) if workers else []
-    return [worker for worker, beat in zip(workers, beats, strict=True) if beat is None]
+    return list(zip(workers, beats, strict=True))
+
+
+def dead_workers(store: Store) -> list[str]:
+    """Workers that have registered, and whose lease ran out. Raises as ``registered``."""
+    return [worker for worker, beat in registered(store) if beat is None]
 
 
 def broker_digest(app: Any) -> str:

@@ -20,9 +20,16 @@ from typing import Any, NamedTuple
 
 from celery.utils.log import get_logger
 
-from celery_graceful.claims.claimant import FALLEN, WORKERS, begun_key, claims_key, node_of
+from celery_graceful.claims.claimant import (
+    FALLEN,
+    WORKERS,
+    begun_key,
+    claims_key,
+    lease_key,
+    node_of,
+)
 from celery_graceful.claims.held_claims import Claims, Tag
-from celery_graceful.claims.lease import about_key, dead_workers, take_for_dead
+from celery_graceful.claims.lease import about_key, registered, take_for_dead
 from celery_graceful.claims.lease_validity import LeaseValidity
 from celery_graceful.claims.moves import read
 from celery_graceful.history.entry import Entry, What
@@ -44,8 +51,11 @@ LOCK = "graceful:rescuer"
 PUNCTUAL, LOCKED = 0.9, 0.8
 
 #: In an interval at least so many of a fleet try to take the place of who looks; seconds for which
-#: it is known how many there are.
-TRY, COUNTED = 4, 60.0
+#: it is known how many there are, and for which it is when others may be starting too.
+TRY, COUNTED, FIRST = 2, 60.0, 5.0
+
+#: Seconds for which it is known that nobody is fallen, of whom claims may be left.
+NONE_FALLEN = 5.0
 
 #: Milliseconds for one step of a rescue, before somebody else goes on with it.
 STEP = 1_000
@@ -107,7 +117,12 @@ class Rescuer:
         self._bell, self._gone = native.Doorbell(), native.Doorbell()
         self._ended = False
         #: How many workers there are, and when that is counted again.
-        self._fleet, self._count_at = 1, 0.0
+        self._fleet, self._count_at = 0, 0.0
+        #: A look was begun, and not ended: somebody may be fallen.
+        self._unsure = True
+        #: Who was registered, and until when nobody else can be dead.
+        self._known: list[str] = []
+        self._known_until = 0.0
 
     def start(self) -> None:
         """Look again and again, in a real thread."""
@@ -123,7 +138,7 @@ class Rescuer:
     def _run(self) -> None:
         mine = False
         while not self._ended:
-            seldom = 1.0
+            seldom = PUNCTUAL
             try:
                 # Most of a fleet find that somebody has looked, and have asked for more with that.
                 free = mine or not self.store.any_exists(LOCK, age=0.0)
@@ -135,24 +150,24 @@ class Rescuer:
                 pass  # said there
             except Exception:
                 log(logger, logging.CRITICAL, "The rescue failed: %s", traceback.format_exc())
-            self._bell.wait(self.settings.rescue_interval * PUNCTUAL * seldom)
+            self._bell.wait(self.settings.rescue_interval * max(PUNCTUAL, seldom))
         self._gone.ring()
 
     def _seldom(self) -> float:
-        """How much less often than who looks this worker tries to take its place.
+        """In how many intervals this worker tries to take the place of who looks.
 
         Raises:
             StoreAway: Redis did not answer.
         """
         if time.monotonic() >= self._count_at:
+            self._count_at = time.monotonic() + (COUNTED if self._fleet else FIRST)
             self._fleet = int(self.store.execute("SCARD", [WORKERS]))
-            self._count_at = time.monotonic() + COUNTED
         settings = self.settings
         # Those whose last heartbeat came just before the last look: their leases run out no sooner.
         least = settings.lease_ttl - settings.heartbeat_interval
         most = least / settings.rescue_interval - LOCKED
-        often = max(1.0, min(self._fleet / TRY, most))
-        return often if often == 1.0 else random.uniform(0.8, 1.0) * often  # not all at once
+        often = min(self._fleet / TRY, most)
+        return often if often <= 1.0 else random.uniform(0.85, 1.0) * often  # not all at once
 
     def look(self) -> int | None:
         """Rescue what there is to rescue, unless somebody else does.
@@ -174,12 +189,29 @@ class Rescuer:
 
     def _rescue_all(self) -> int:
         # In this order: whom a failover has made look dead is not judged by what was known before.
-        gone = dead_workers(self.store)
+        gone = self._gone_workers()
+        if not (gone or self._unsure or self.store.any_exists(FALLEN, age=NONE_FALLEN)):
+            return 0
+        self._unsure = True
         if not self.lease_validity.seconds():
             for worker in gone:
                 if take_for_dead(self.store, self.lease_validity, worker, self.own()) is None:
                     self.lease_validity.meet_again()
-        return sum(self._rescue(w) for w in sorted(self.store.execute("SMEMBERS", [FALLEN])))
+        moved = sum(self._rescue(w) for w in sorted(self.store.execute("SMEMBERS", [FALLEN])))
+        self._unsure = False
+        return moved
+
+    def _gone_workers(self) -> list[str]:
+        """Workers that have registered, and whose lease ran out."""
+        now = time.monotonic()
+        if now < self._known_until and all(
+            self.store.execute("MGET", [lease_key(worker) for worker in self._known])
+        ):
+            return []  # and who has registered since has a lease that runs
+        found = registered(self.store)
+        self._known = [worker for worker, _ in found]
+        self._known_until = now + self.settings.lease_ttl / 2 if found else 0.0
+        return [worker for worker, beat in found if beat is None]
 
     def _rescue(self, worker: str) -> int:
         began = time.monotonic()

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from queue import Empty
+from typing import Any
 
 import pytest
 import redis
@@ -200,6 +201,32 @@ def test_another_one_follows(
     is_frozen.clear()
     wait_until(lambda: covered(one), "it knows who does")
     assert listens(redis_db)[0].split()[0] == two._name
+
+
+def test_of_a_fleet_one_that_asks_anyway_asks_for_ears_as_well(
+    make: Make, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And for who they are when one is missing, or now and then."""
+    monkeypatch.setattr(ears, "OFTEN", 1.1)
+    monkeypatch.setattr(ears, "EARS", 1)
+    ear, asked = make(), []
+    key = f"graceful:ear:{ears._Queues(2, KEYS).digest}:0"
+    redis_db.client.set(key, "another 50")
+    monkeypatch.setattr(ear._bell, "wait", lambda seconds: ear._gone.wait(0.05))
+    execute = ear._store.execute
+
+    def counted(command: str, *args: Any, **options: Any) -> Any:
+        asked.append(command)
+        return execute(command, *args, **options)
+
+    monkeypatch.setattr(ear._store, "execute", counted)
+    assert not covered(ear)
+    wait_until(lambda: covered(ear), "somebody listens")
+    wait_until(lambda: "EXISTS" in asked, "it asks together with others")
+    assert asked.count("MGET") <= 2  # the first time it may ask twice
+    redis_db.client.delete(key)
+    ear._store.any_exists("another", age=0.0)  # as who looks for something else
+    wait_until(lambda: f"{ear._name} 1" in listens(redis_db), "it takes the place")
 
 
 def test_who_leaves_has_another_one_follow(

@@ -35,4 +35,28 @@ def test_who_asks_asks_for_all(presence, redis_db, asked):
     assert not presence.any_of("a", 60), "it was asked for with b"
     assert not presence.any_of("b", 0)
     assert presence.any_of("a", 60), "and now"
-    assert asked == [{"a"}, {"a", "b"}, {"a", "b"}]
+    assert asked[:3] == [{"a"}, {"a", "b"}, {"a", "b"}]
+
+
+def test_what_is_never_there_is_named_seldom(redis_db):
+    """Of many keys most are not there: one command says so, and of which that is."""
+    asked = []
+
+    def count(keys):
+        asked.append(len(keys))
+        return redis_db.client.exists(*keys)
+
+    presence, names = Presence(count), "abcdefgh"
+    assert not presence.any_of(names, 60)
+    assert asked == [8]
+    redis_db.client.set("c", "")
+    redis_db.client.set("h", "")
+    assert [presence.any_of(name, 0 if name == "a" else 60) for name in names] == [
+        name in "ch" for name in names
+    ]
+    assert asked[1:] == [8, 255], "which of them is there is asked for once"
+    redis_db.client.delete("c")
+    assert [presence.any_of(name, 0 if name == "a" else 60) for name in names] == [
+        name == "h" for name in names
+    ]
+    assert asked[3:] == [3 + 6 * 4]

@@ -114,7 +114,7 @@ def test_one_at_a_time(store, redis_db):
     assert [rescuer(store, settings=seldom).look() for _ in range(2)] == [1, None]
 
 
-@pytest.mark.parametrize(("others", "least", "most"), [(2, 1, 1), (7, 1.6, 2), (49, 2.3, 3)])
+@pytest.mark.parametrize(("others", "least", "most"), [(1, 0.9, 1), (3, 1.7, 2), (49, 2.5, 3)])
 def test_who_does_not_look_tries_to_less_often_in_a_large_fleet(
     redis_db, monkeypatch, others, least, most
 ):
@@ -135,9 +135,35 @@ def test_who_does_not_look_tries_to_less_often_in_a_large_fleet(
         each._ended = False
         each._run()
     assert waits[0] == pytest.approx(1.8), "who looked comes back"
-    assert least <= waits[1] / 1.8 <= most
+    assert least <= waits[1] / settings.rescue_interval <= most
     locked = 0.8 * settings.rescue_interval
     assert locked + waits[1] <= settings.lease_ttl - settings.heartbeat_interval
+
+
+def test_who_looks_again_asks_no_more_than_whether_all_live(store, redis_db, monkeypatch):
+    """Until somebody does not, or one that it does not know yet can be dead."""
+    client = redis_db.client
+    for worker in ("one", "two"):
+        client.sadd("graceful:workers", worker)
+        client.set(f"graceful:lease:{worker}", "{}")
+    asked, execute = [], store.execute
+
+    def counted(command, *args, **options):
+        asked.append(command)
+        return execute(command, *args, **options)
+
+    monkeypatch.setattr(store, "execute", counted)
+    looks = rescuer(store, settings=replace(SETTINGS, rescue_interval=0.01))
+    for _ in range(3):
+        wait_until(lambda: looks.look() == 0, "it has looked")
+    assert asked.count("SMEMBERS") == 2, "the workers, and the fallen"
+    assert asked.count("MGET") == 3
+    claim(client, "two", [message(1)])
+    client.delete("graceful:lease:two")
+    wait_until(lambda: looks.look() == 1, "rescued")
+    claim(client, "late", [message(2)])
+    looks._known_until = 0.0  # half a lease has passed
+    wait_until(lambda: looks.look() == 1, "rescued")
 
 
 def test_another_goes_on_where_a_rescuer_died(store, redis_db):
