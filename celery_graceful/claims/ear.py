@@ -6,7 +6,7 @@ lists (``store/tracking``), and they ring where something waits and no ring does
 the bell, for long, and ask now and then whether there are two, the more seldom the more of them
 there are. Ears also mend rings that were lost, as by a worker that was stopped or killed with one
 in its hand: where a ring has been answered and something still waits they ring again, more and
-more; and every two seconds they look, told or not. Too many ears do no harm. Where Redis does not
+more; and every three seconds they look, told or not. Too many ears do no harm. Where Redis does not
 tell, there is none, and each worker looks for itself. Keys:
 
 ``graceful:ear:<queues>:<place>``
@@ -47,7 +47,7 @@ LONG, SHORT = 20.0, 1.0
 EARS = 2
 
 #: Seconds between looks of an ear, told or not; for which nobody else takes its place.
-LOOK, TERM = 2.0, 3.0
+LOOK, TERM = 3.0, 5.0
 
 #: Seconds between two looks at least; and at most, while it is told all the time and others are
 #: faster.
@@ -63,13 +63,13 @@ MANY = 64
 #: Seconds between questions of the others whether there are ears: one a second of all of them,
 #: within these limits. In a fleet it is enough what a question for something else has brought along
 #: (``store/presence``), for so long at first and at most.
-OFTEN, SELDOM, FIRST, ENOUGH = 2.0, 20.0, 4.0, 60.0
+OFTEN, SELDOM, FIRST, ENOUGH = 2.0, 20.0, 8.0, 60.0
 
 #: Seconds until an ear whose connections were lost makes others.
 AGAIN = 0.2
 
 #: Seconds until it counts the others, for the first time and then.
-COUNT_FIRST, COUNT = 5.0, 30.0
+COUNT_FIRST, COUNT = 5.0, 60.0
 
 #: Milliseconds until a ring expires.
 RINGS_TTL = 10_000

@@ -52,7 +52,7 @@ PUNCTUAL, LOCKED = 0.9, 0.8
 
 #: In an interval at least so many of a fleet try to take the place of who looks; seconds for which
 #: it is known how many there are, and for which it is when others may be starting too.
-TRY, COUNTED, FIRST = 2, 60.0, 5.0
+TRY, COUNTED, FIRST = 2, 300.0, 5.0
 
 #: Seconds for which it is known that nobody is fallen, of whom claims may be left.
 NONE_FALLEN = 5.0
@@ -167,7 +167,7 @@ class Rescuer:
         least = settings.lease_ttl - settings.heartbeat_interval
         most = least / settings.rescue_interval - LOCKED
         often = min(self._fleet / TRY, most)
-        return often if often <= 1.0 else random.uniform(0.85, 1.0) * often  # not all at once
+        return often if often <= 1.0 else random.uniform(0.9, 1.0) * often  # not all at once
 
     def look(self) -> int | None:
         """Rescue what there is to rescue, unless somebody else does.
