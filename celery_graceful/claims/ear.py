@@ -63,7 +63,7 @@ MANY = 64
 #: Seconds between questions of the others whether there are ears: one a second of all of them,
 #: within these limits. In a fleet it is enough what a question for something else has brought along
 #: (``store/presence``), for so long at first and at most.
-OFTEN, SELDOM, FIRST, ENOUGH = 2.0, 20.0, 8.0, 60.0
+OFTEN, SELDOM, FIRST, ENOUGH = 2.0, 20.0, 30.0, 120.0
 
 #: Seconds until an ear whose connections were lost makes others.
 AGAIN = 0.2

@@ -48,7 +48,7 @@ LOCK = "graceful:rescuer"
 
 #: Shares of ``graceful_rescue_interval``: after which a worker looks again, so that a look that
 #: takes its time is not late, and for which a look keeps the others away.
-PUNCTUAL, LOCKED = 0.9, 0.8
+PUNCTUAL, LOCKED = 0.9, 0.88
 
 #: In an interval at least so many of a fleet try to take the place of who looks; seconds for which
 #: it is known how many there are, and for which it is when others may be starting too.

@@ -285,7 +285,8 @@ class Member:
             return
         self._look_at = now + LOOK_EVERY
         keys = [UNTOLD, OUTBOX] if self._has_outbox else [UNTOLD]
-        if self.lease.store.any_exists(*keys, age=LOOK_EVERY):
+        # Who looks for the dead asks nearly as often.
+        if self.lease.store.any_exists(*keys, age=LOOK_EVERY + 1):
             self.ledger.post_mortems.tell_soon()
             if self._has_outbox:
                 self.view.outbox.look(self.lease.store)
