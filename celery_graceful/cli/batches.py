@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
@@ -11,7 +11,17 @@ import click
 from celery_graceful.batches.model import CALLBACKS
 from celery_graceful.batches.status import Status
 from celery_graceful.cli.app import app_of, command_of
-from celery_graceful.cli.output import JSON, Command, folded, moment, say_done, say_json
+from celery_graceful.cli.output import (
+    JSON,
+    YES,
+    Command,
+    ask,
+    counted,
+    folded,
+    moment,
+    say_done,
+    say_json,
+)
 from celery_graceful.cli.progress import Working
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.operations import Operations
@@ -115,22 +125,38 @@ def callback(ctx: click.Context, batch_id: str, name: str, as_json: bool, force:
 
 @batches.command(cls=Command)
 @IDS
+@YES
 @JSON
 @click.pass_context
-def complete(ctx: click.Context, batch_ids: Sequence[str], as_json: bool) -> int:
+def complete(ctx: click.Context, batch_ids: Sequence[str], yes: bool, as_json: bool) -> int:
     """End batches by force: members that have not ended have failed."""
+    _ask(ctx, batch_ids, "End {batches} by force, {members} of which have failed then?", yes)
     with _errors():
         return say_done(map(_batches(ctx).complete, batch_ids), as_json)
 
 
 @batches.command(cls=Command)
 @IDS
+@YES
 @JSON
 @click.pass_context
-def drop(ctx: click.Context, batch_ids: Sequence[str], as_json: bool) -> int:
+def drop(ctx: click.Context, batch_ids: Sequence[str], yes: bool, as_json: bool) -> int:
     """Forget batches. Their members run on, and no callback is sent."""
+    _ask(ctx, batch_ids, "Forget {batches} with {members} pending, and send no callback?", yes)
     with _errors():
         return say_done(map(_batches(ctx).drop, batch_ids), as_json)
+
+
+def _ask(ctx: click.Context, batch_ids: Sequence[str], question: str, yes: bool) -> None:
+    """Ask, if any of them is there."""
+    found = []
+    for batch_id in dict.fromkeys(batch_ids):
+        with suppress(UnknownBatch):
+            found.append(_batches(ctx).batch(batch_id).status)
+    if found:
+        batches = counted(len(found), "batch", "batches")
+        members = counted(sum(status.pending for status in found), "member")
+        ask(question.format(batches=batches, members=members), yes)
 
 
 def _batches(ctx: click.Context) -> Batches:

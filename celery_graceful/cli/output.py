@@ -40,6 +40,7 @@ __all__ = [
     "CannotReach",
     "Command",
     "ask",
+    "counted",
     "duration",
     "folded",
     "frame",
@@ -118,6 +119,11 @@ def ask(question: str, yes: bool) -> None:
     except click.Abort:
         click.echo(err=True)
     raise click.UsageError("nothing was done; --yes does not ask")
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """So many of them, as English has it."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def say_json(document: Any) -> None:

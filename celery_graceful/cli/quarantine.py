@@ -12,7 +12,10 @@ from celery_graceful.cli.output import (
     FINE,
     FOUND,
     JSON,
+    YES,
     Command,
+    ask,
+    counted,
     folded,
     moment,
     say_done,
@@ -83,12 +86,19 @@ def retry(ctx: click.Context, task_ids: tuple[str, ...], everything: bool, as_js
 @quarantine.command("delete", cls=Command)
 @click.argument("task_ids", nargs=-1)
 @ALL
+@YES
 @JSON
 @click.pass_context
-def delete_(ctx: click.Context, task_ids: tuple[str, ...], everything: bool, as_json: bool) -> int:
+def delete_(
+    ctx: click.Context, task_ids: tuple[str, ...], everything: bool, yes: bool, as_json: bool
+) -> int:
     """Drop tasks and their messages, for good."""
     tasks = Operations(app_of(ctx)).quarantine
-    return say_done(map(tasks.delete, _chosen(tasks, task_ids, everything)), as_json)
+    chosen = _chosen(tasks, task_ids, everything)
+    there = {task.id for task in tasks.tasks()}.intersection(chosen)
+    if there:
+        ask(f"Delete {counted(len(there), 'task')}, with all that was sent, for good?", yes)
+    return say_done(map(tasks.delete, chosen), as_json)
 
 
 def _chosen(tasks: Quarantine, task_ids: Sequence[str], everything: bool) -> Sequence[str]:

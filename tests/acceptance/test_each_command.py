@@ -54,11 +54,11 @@ DOING = {
     "deploy mark x": "Moment",
     "checkpoints clear nothing --yes": "Done",
     "quarantine retry nothing": "Done",
-    "quarantine delete nothing": "Done",
+    "quarantine delete nothing --yes": "Done",
     "batches resend BATCH": "Resent",
     "batches callback BATCH on_complete": "Done",
-    "batches complete nothing": "Done",
-    "batches drop nothing": "Done",
+    "batches complete nothing --yes": "Done",
+    "batches drop nothing --yes": "Done",
 }
 
 #: Seconds until a command has said that Redis is away.
@@ -152,9 +152,9 @@ def test_whatever_the_workers_do(start_server: Callable[..., RedisServer]) -> No
         one.signal(signal.SIGKILL, group=True)
     assert shell.run("rescue", "Rescued") == 0
     assert shell.run("claims one@test", "Claim") == 2, "nobody knows it any more"
-    assert shell.run("batches complete BATCH", "Done") == 0
-    assert shell.run("batches drop BATCH", "Done") == 0
-    assert shell.run("quarantine delete kept", "Done") == 0
+    assert shell.run("batches complete BATCH --yes", "Done") == 0
+    assert shell.run("batches drop BATCH --yes", "Done") == 0
+    assert shell.run("quarantine delete kept --yes", "Done") == 0
 
 
 @pytest.mark.parametrize("how", ["frozen", "gone"])

@@ -214,7 +214,7 @@ def _batches(app: Celery, operations: Operations) -> None:
     said = command(app, "status", status=1)
     assert "1 batch with missing members\n  -> " in said
     for batch in (lost, well):
-        assert "dropped" in command(app, "batches", "drop", batch.id)
+        assert "dropped" in command(app, "batches", "drop", batch.id, "--yes")
 
 
 def _why(app: Celery) -> None:
@@ -246,7 +246,7 @@ def _why(app: Celery) -> None:
     assert why("done")["said"].startswith("it has ended: SUCCESS, 20")
     put(find_workers_store(app), Kept("killed", "shop.dies", "it died", 3, 0.0, "w", {}))
     assert "in quarantine since 1970-01-01 00:00:00Z: it died" in why("killed", status=1)["said"]
-    assert command(app, "quarantine", "delete", "killed") == "killed deleted\n"
+    assert command(app, "quarantine", "delete", "killed", "--yes") == "killed deleted\n"
 
 
 def _frozen(app: Celery, operations: Operations, one: Worker) -> None:

@@ -36,7 +36,7 @@ def test_from_quarantine_and_back(broker: Broker, app: Celery) -> None:
     assert (shown["task"], shown["deaths"]) == ("tests.apps.poison.dying", 1)
     assert shown["body"][:2] == [["kill"], {}]
     assert shown["headers"]["id"] == "a"
-    assert celery(app, "delete", "a") == "a deleted\n"
+    assert celery(app, "delete", "a", "--yes") == "a deleted\n"
     assert "a is not in quarantine" in celery(app, "show", "a", status=1)
     assert "name tasks" in celery(app, "retry", status=2)
     said = celery(app, "retry", "a", "b", status=1)

@@ -410,11 +410,11 @@ class TestFromAShell:
         assert [headers["graceful_batch_callback"] for headers in shop.sent()] == ["b/on_complete"]
         shop.runs("b", "on_complete")
         assert "it would run twice; --force" in command("callback", "b", "on_complete", status=1)
-        said = command("complete", "nothing", "b", status=1)
+        said = command("complete", "nothing", "b", "--yes", status=1)
         assert "there is no batch 'nothing'" in said
         assert said.endswith("b completed\n"), "one that there is not keeps none of the others"
         assert json.loads(command("show", "b", "--json"))["failed"] == 1
-        assert command("drop", "b") == "b dropped\n"
+        assert command("drop", "b", "--yes") == "b dropped\n"
         assert "there is no batch 'b'" in command("show", "b", status=1)
         assert "no batch is unfinished" in command("list")
 

@@ -42,9 +42,9 @@ def run(app: Celery, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """What a command prints, which is no wider than the terminal."""
     monkeypatch.setenv("COLUMNS", "80")
 
-    def run(*args: str, status: int = 0) -> str:
-        said = command(app, *args, status=status)
-        assert all(len(line) <= 80 for line in said.splitlines()), said
+    def run(*args: str, status: int = 0, answer: str = "") -> str:
+        said = command(app, *args, status=status, answer=answer)
+        assert answer or all(len(line) <= 80 for line in said.splitlines()), said
         return said
 
     return run
@@ -92,7 +92,7 @@ def test_quarantine(app: Celery, run: Callable[..., str]) -> None:
         f"{ID} sent again",
         "3 is not in quarantine",
     ]
-    assert run("quarantine", "delete", "--all") == "2 deleted\n"
+    assert run("quarantine", "delete", "--all", "--yes") == "2 deleted\n"
     assert run("quarantine", "show", "2", status=1) == "Error: 2 is not in quarantine\n"
 
 
@@ -105,10 +105,35 @@ def test_batches(app: Celery, run: Callable[..., str]) -> None:
     said = run("batches", "callback", first.id, "on_success", status=1)
     assert said == f"{first.id} has no on_success; it has on_complete\n"
     assert run("batches", "callback", first.id, "on_complete") == f"{first.id} on_complete sent\n"
-    assert run("batches", "complete", second.id) == f"{second.id} completed\n"
-    assert run("batches", "drop", first.id) == f"{first.id} dropped\n"
+    assert run("batches", "complete", second.id, "--yes") == f"{second.id} completed\n"
+    assert run("batches", "drop", first.id, "--yes") == f"{first.id} dropped\n"
     (left,) = document(app, "Batch", "batches", "list")
     assert (left["id"], left["state"]) == (second.id, "sent"), "its callback has not ended"
+
+
+def test_what_takes_away_asks(app: Celery, run: Callable[..., str]) -> None:
+    store = find_workers_store(app)
+    assert store is not None
+    for task_id in (ID, "2"):
+        put(store, Kept(task_id, "shop.mail", "why", 3, 1.0, "w1@a:01", {"raw": "{}"}))
+    mail = app.tasks["shop.mail"]
+    batch = Batch(app=app).apply_async([mail.s(), mail.s()])
+    for line, question in {
+        "quarantine delete --all": "Delete 2 tasks, with all that was sent, for good?",
+        "quarantine delete 3 2": "Delete 1 task, with all that was sent, for good?",
+        f"batches complete {batch.id}": "End 1 batch by force, 2 members of which have failed then",
+        f"batches drop {batch.id} nothing": "Forget 1 batch with 2 members pending",
+    }.items():
+        for answer in ("", "n\n"):
+            said = run(*line.split(), status=2, answer=answer)
+            assert said.startswith(question), "nobody is there to answer"
+            assert "nothing was done; --yes does not ask" in said
+        assert len(document(app, "QuarantinedTask", "quarantine", "list")) == 2
+        assert document(app, "Batch", "batches", "show", batch.id)["pending"] == 2
+    assert "2 deleted" in run("quarantine", "delete", "2", answer="y\n")
+    assert "3 is not in quarantine" in run("quarantine", "delete", "3", status=1), "nothing to ask"
+    assert "dropped" in run("batches", "drop", batch.id, answer="y\n")
+    assert "there is no batch" in command(app, "batches", "complete", batch.id, status=1)
 
 
 def test_rescue() -> None:

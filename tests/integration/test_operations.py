@@ -280,7 +280,7 @@ def test_what_was_done_is_a_document(app: Celery, redis_db: RedisDB) -> None:
         put(store, Kept(task_id, "shop.bill", "why", 3, 1.0, "w1@a:01", kept))
     (done,) = document(app, "Done", "quarantine", "retry", "2")
     assert done == {"id": "2", "ok": True, "said": "sent again"}
-    (done,) = document(app, "Done", "quarantine", "delete", "3")
+    (done,) = document(app, "Done", "quarantine", "delete", "3", "--yes")
     assert done == {"id": "3", "ok": True, "said": "deleted"}
 
     redis_db.client.sadd("graceful:fallen", "w3@c:01")

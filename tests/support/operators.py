@@ -21,15 +21,16 @@ APP = "tests.apps.resuming"
 SCHEMAS = schemas("operations.md")
 
 
-def _run(app: Celery, args: Sequence[str], status: int) -> Any:
-    ended = CliRunner().invoke(graceful, args, obj=SimpleNamespace(app=app), catch_exceptions=False)
+def _run(app: Celery, args: Sequence[str], status: int, answer: str = "") -> Any:
+    obj = SimpleNamespace(app=app)
+    ended = CliRunner().invoke(graceful, args, answer, obj=obj, catch_exceptions=False)
     assert ended.exit_code == status, ended.output
     return ended
 
 
-def command(app: Celery, *args: str, status: int = 0) -> str:
-    """What a command prints, run in this process."""
-    return str(_run(app, args, status).output)
+def command(app: Celery, *args: str, status: int = 0, answer: str = "") -> str:
+    """What a command prints, run in this process, whatever it is asked to."""
+    return str(_run(app, args, status, answer).output)
 
 
 def document(app: Celery, name: str, *args: str, status: int = 0) -> Any:
