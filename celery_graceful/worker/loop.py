@@ -76,6 +76,8 @@ class Loop:
     def attach(self, consumer: Any) -> None:
         """A consumer is about to enter its loop."""
         _restore_in_loop(consumer)
+        if consumer.hub is None:
+            _go_round_for_calls(consumer, self.turn)
         _acknowledge_at_once(consumer)
         if consumer.hub is None:
             self._attach_synloop(consumer)
@@ -302,6 +304,21 @@ def _restore_in_loop(consumer: Any) -> None:
     consumer._restore_prefetch_count_after_connection_restart = partial(
         consumer.call_soon, partial(restore, consumer)
     )
+
+
+def _go_round_for_calls(consumer: Any, turn: Callable[[], None]) -> None:
+    """What is left to a loop without a hub does not wait for the next message.
+
+    Of a queue whose consumer is to be cancelled it would still be taken: a whole claim of them.
+    """
+    call_soon = type(consumer).call_soon
+
+    def call_and_turn(*args: Any, **kwargs: Any) -> Any:
+        left = call_soon(consumer, *args, **kwargs)
+        turn()
+        return left
+
+    consumer.call_soon = call_and_turn
 
 
 def _acknowledge_at_once(consumer: Any) -> None:

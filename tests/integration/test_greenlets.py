@@ -1,4 +1,4 @@
-"""What is made anew for each greenlet is not made anew for each task."""
+"""Greenlets: what Celery makes anew for each of them, and a loop that waits while they run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import RedisDB
 from tests.support.broker import Broker
-from tests.support.workers import TIMEOUT, Worker
+from tests.support.workers import TIMEOUT, Worker, wait_until_heard
 
 #: Tasks, and how many of them run at a time.
 TASKS, PLACES = 60, 3
@@ -43,3 +43,18 @@ def test_no_collection_of_garbage_looks_at_what_was_there_before_tasks(
     with broker.app() as app, Worker("tests.apps.chords", pool=pool, env=broker.env) as worker:
         worker.ready()
         assert app.send_task("frozen").get(timeout=TIMEOUT) > 10_000
+
+
+@pytest.mark.parametrize("pool", ["threads", "gevent", "eventlet"])
+def test_nothing_is_taken_of_a_queue_whose_consumer_was_cancelled(
+    pool: str, broker: Broker
+) -> None:
+    worker = Worker("tests.apps.chords", pool=pool, env=broker.env, args=["-Q", "celery,other"])
+    with broker.app() as app, worker:
+        worker.ready()
+        wait_until_heard(app)
+        assert app.control.cancel_consumer("celery", reply=True, timeout=TIMEOUT, limit=1)
+        for number in range(20):
+            app.send_task("part", [number])
+        assert app.send_task("part", ["last"], queue="other").get(timeout=TIMEOUT) == "last"
+        assert broker.client.llen("celery") == 20
