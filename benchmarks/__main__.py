@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.batches import batches
 from benchmarks.chords import chords
+from benchmarks.extras import extras
 from benchmarks.full_pool import full_pool
 from benchmarks.idle import idle
 from benchmarks.importing import importing
@@ -46,6 +47,7 @@ BENCHMARKS = {
     "iterate": iterate,
     "throughput": throughput,
     "shares": shares,
+    "extras": extras,
     "pool": pool,
     "variants": variants,
     "full_pool": full_pool,

@@ -43,6 +43,17 @@ if os.environ.get("BENCH_PROFILE"):
     from benchmarks.profiled import watch
 
     watch(os.environ["BENCH_PROFILE"])
+if os.environ.get("BENCH_SENTRY"):
+    import sentry_sdk
+    from sentry_sdk.transport import Transport
+
+    class Nowhere(Transport):
+        """Drops what it is given."""
+
+        def capture_envelope(self, envelope: Any) -> None:
+            """Not to anybody."""
+
+    sentry_sdk.init("http://key@localhost/1", transport=Nowhere, default_integrations=False)
 if not os.environ.get("BENCH_PLAIN"):
     Graceful(app)
 
@@ -135,6 +146,24 @@ def empty(*_: Any) -> None:
 @app.task(base=GracefulTask)
 def millisecond() -> None:
     """Compute for as long."""
+    compute()
+
+
+@app.task(base=GracefulTask, monitor="bench")
+def monitored() -> None:
+    """As ``millisecond``."""
+    compute()
+
+
+@app.task(base=GracefulTask, bind=True)
+def checkpointed(self: GracefulTask) -> None:
+    """As ``millisecond``, and save something."""
+    compute()
+    self.checkpoint({"done": 1})
+
+
+def compute() -> None:
+    """For a millisecond of the processor."""
     end = time.thread_time() + 0.001
     while time.thread_time() < end:
         pass

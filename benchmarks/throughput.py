@@ -13,7 +13,7 @@ from benchmarks.waiting import held, wait_until
 from benchmarks.workers import TIMEOUT, Worker, send
 from tests.servers import RedisServer
 
-__all__ = ["CONTENDERS", "cpu_of_round", "play", "prepare", "throughput"]
+__all__ = ["CONTENDERS", "SETUPS", "cpu_of_round", "play", "prepare", "round_of", "throughput"]
 
 SETUPS = (("prefork", 2), ("threads", 10))
 
@@ -60,13 +60,13 @@ def throughput(redis: RedisServer, *, quick: bool) -> str:
                     )
                 )
             for contender, worker in workers.items():
-                _round(client, worker, contender.task, tasks)  # the first one warms up
+                round_of(client, worker, contender.task, tasks)  # the first one warms up
             rates: dict[Contender, list[tuple[float, float]]] = {c: [] for c in CONTENDERS}
             for number in range(rounds):
                 # Forwards and backwards, so that nobody always comes last.
                 for contender in CONTENDERS[:: -1 if number % 2 else 1]:
                     worker = workers[contender]
-                    rates[contender].append(_round(client, worker, contender.task, tasks))
+                    rates[contender].append(round_of(client, worker, contender.task, tasks))
         rows += _rows(f"{pool} -c {concurrency}", rates)
     rate, cpu = ("tasks/s", "to plain", "to Task"), ("CPU us/task", "to plain", "to Task")
     head = ("pool, app and task", *rate, *cpu)
@@ -80,7 +80,7 @@ def prepare(client: Any, task: str, tasks: int) -> None:
             send(f"stage-{task}", task)
 
 
-def _round(client: Any, worker: Worker, task: str, tasks: int) -> tuple[float, float]:
+def round_of(client: Any, worker: Worker, task: str, tasks: int) -> tuple[float, float]:
     """Tasks a second, and seconds of processor time for each."""
     used = worker.cpu_seconds()
     took = play(client, f"stage-{task}", worker.queue_name)
@@ -89,7 +89,7 @@ def _round(client: Any, worker: Worker, task: str, tasks: int) -> tuple[float, f
 
 def cpu_of_round(client: Any, worker: Worker, task: str, tasks: int) -> float:
     """Seconds of processor time for each task."""
-    return _round(client, worker, task, tasks)[1]
+    return round_of(client, worker, task, tasks)[1]
 
 
 def play(client: Any, stage: str, *queues: str, waiting: int = 0) -> float:
