@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from celery import Celery
 from celery.backends import redis
 from celery.states import PENDING, READY_STATES
+from kombu.exceptions import EncodeError
 from kombu.serialization import registry
 from kombu.utils import json
 
@@ -177,7 +178,9 @@ class RedisBackend(redis.RedisBackend):
             raise _Wrong
         pid, pool = os.getpid(), self._get_pool(**self.connparams)
         places = _asking.setdefault(self.app, {})
-        place = pid, repr(self.connparams)
+        # Celery makes each backend a provider of passwords of its own.
+        provider = type(self.connparams.get("credential_provider"))
+        place = pid, repr({**self.connparams, "credential_provider": provider})
         for other, together in list(places.items()):
             if other[0] != pid or together.stuck:
                 places.pop(other, None)
@@ -220,8 +223,8 @@ class RedisBackend(redis.RedisBackend):
             if codec is not None and codec.encoder is json.dumps:
                 try:
                     return codec.content_type, codec.content_encoding, _json.encode(data)
-                except Exception:
-                    pass  # Celery says it
+                except Exception as exc:
+                    raise EncodeError(exc) from exc
         return super()._encode(data)
 
     def _set_with_state(self, key: Any, value: Any, state: Any) -> Any:

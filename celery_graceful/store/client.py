@@ -63,7 +63,7 @@ def once_more(exc: BaseException) -> Exception | None:
         return None
     try:
         return type(exc)(*exc.args)
-    except Exception:
+    except TypeError:
         return ConnectionError(str(exc))
 
 
