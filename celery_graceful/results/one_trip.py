@@ -163,6 +163,8 @@ class RedisBackend(redis.RedisBackend):
         together = self._asking.get(os.getpid())
         if together is None or together.stuck:
             together = self._begin_asking()
+        if not together.is_of_here():
+            raise _Wrong
         words = map(together.encode, (key, value, expires or b"", before))
         arguments = _words(*words)
         try:

@@ -20,7 +20,7 @@ from itertools import repeat
 from typing import Any
 
 from celery_graceful.store.client import is_answer, is_timeout, once_more, take_connection
-from celery_graceful.system.native import Latch
+from celery_graceful.system.native import Latch, is_green, thread_ident
 
 __all__ = ["Together", "TornAway"]
 
@@ -76,6 +76,8 @@ class Together:
         #: In C: no exception from outside comes between a success and the ``try`` that follows.
         self._attempts: Iterator[bool] = map(turn.acquire, repeat(False))
         self._asks = 0
+        #: The connection of greenlets is of no use to a thread without their hub.
+        self._thread = thread_ident() if is_green() else 0
         self._connection: Any = None
         self._clean = True
         self._kept_until = 0.0
@@ -84,6 +86,10 @@ class Together:
         self._patience = (LONG if limit is None else limit) + SLACK
         #: Somebody has waited in vain: nobody will ask here any more.
         self.stuck = False
+
+    def is_of_here(self) -> bool:
+        """Whether this thread may ask here: greenlets only in that of the first of them."""
+        return not self._thread or self._thread == thread_ident()
 
     def ask(self, command: bytes) -> Any:
         """What the server answers.

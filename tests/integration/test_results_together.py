@@ -433,3 +433,27 @@ def test_greenlets_wait_without_the_hub(kind: str, redis_db: RedisDB) -> None:
     )
     run(script, redis_db.url)
     assert len(redis_db.client.keys("celery-task-meta-[st]*")) == 40 * 20
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", GREEN)
+def test_a_real_thread_beside_greenlets_stores_by_itself(kind: str, redis_db: RedisDB) -> None:
+    """As at the hard deadline, when the loop may not come round any more."""
+    script = (
+        GREEN[kind]
+        + SETUP
+        + """
+    from celery_graceful.system.native import bounded
+    run(store, ["greenlet"])
+    failed = []
+    def apart():
+        try:
+            app.backend.store_result("apart", 1, "SUCCESS")
+        except BaseException as exc:
+            failed.append(exc)
+    assert bounded(apart, 30)
+    assert not failed, failed
+    """
+    )
+    run(script, redis_db.url)
+    assert redis_db.client.exists("celery-task-meta-apart")
