@@ -8,7 +8,7 @@ from typing import Any
 from kombu.message import Message
 from kombu.utils.json import loads
 
-__all__ = ["fields_of", "parse"]
+__all__ = ["fields_of", "message_from", "parse"]
 
 
 def fields_of(message: Any) -> dict[str, Any]:
@@ -25,7 +25,11 @@ def fields_of(message: Any) -> dict[str, Any]:
 
 def parse(raw: str) -> Message:
     """A message of kombu's virtual transports."""
-    payload = loads(raw)
+    return message_from(loads(raw))
+
+
+def message_from(payload: Any) -> Message:
+    """As ``parse``, of what its text says."""
     properties = payload["properties"]
     body = payload["body"]
     if properties.get("body_encoding") == "base64":

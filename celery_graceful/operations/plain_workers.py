@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any, NamedTuple
 
-from celery_graceful.messages.fields import fields_of, parse
+from celery_graceful.messages.decoding import loads
+from celery_graceful.messages.fields import fields_of, message_from
 from celery_graceful.operations.stores import Stores
 from celery_graceful.store.connections import unconnected_channel
 from celery_graceful.store.scan import hash_pages
@@ -61,7 +61,8 @@ def find_taken(app: Any, stores: Stores, task_id: str) -> Taken | None:
         for store in stores.workers:
             for page in hash_pages(store, key):
                 for tag, entry in page.items():
-                    fields = _fields(entry) if task_id in entry else {}
+                    # Each is parsed: an id that JSON escapes is not in the text.
+                    fields = _fields(entry)
                     if fields.get("id") == task_id:
                         since = store.execute("ZSCORE", [index], [tag], insist=True)
                         return Taken(str(fields.get("task", "")), float(since or 0) + seconds)
@@ -74,6 +75,6 @@ def find_taken(app: Any, stores: Stores, task_id: str) -> Taken | None:
 
 def _fields(entry: str) -> dict[str, Any]:
     try:
-        return fields_of(parse(json.dumps(json.loads(entry)[0])))
+        return fields_of(message_from(loads(entry)[0]))
     except Exception:  # what can be in a queue can raise anything
         return {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -98,17 +97,9 @@ def _search(store: Store, key: str, task_id: str, end: float) -> tuple[int, int,
         place, more, total, name = store.run("place", [key], [task_id, looked, BYTES], insist=True)
         looked += int(more)
         if place or not more or looked >= int(total):
-            return int(place), int(total), _text(name)
+            return int(place), int(total), str(name)
         if time.monotonic() > end:
             raise Unsure(f"it is not among the first {looked} of {total} messages of {key}")
-
-
-def _text(name: str) -> str:
-    """As JSON has it: letters may be escaped."""
-    try:
-        return str(json.loads(name)) if name else ""
-    except ValueError:
-        return name
 
 
 def _once(first: Iterable[str], then: Iterable[str]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from celery_graceful.system.portions import portions
 __all__ = ["dead_of", "ids_of", "workers_of"]
 
 #: How a heartbeat names what runs.
-_NAMED = re.compile(r"(.*)\[(.*)\]", re.DOTALL)
+_NAMED = re.compile(r"(.*?)\[(.*)\]", re.DOTALL)
 
 #: Where it is known, its id, its heartbeat, and what stays known of it.
 _Living = tuple[Store, str, dict[str, Any], dict[str, Any]]

@@ -16,6 +16,7 @@ from celery import Celery
 
 from celery_graceful import Batch, Graceful
 from tests.conftest import RabbitVhost, RedisDB
+from tests.support.json_forms import AWKWARD
 from tests.support.workers import Worker, end_leases, wait_until
 
 Start = Callable[..., Worker]
@@ -99,6 +100,17 @@ def test_who_is_held_is_not_missing(site: Site, tmp_path: Path) -> None:
     wait_until(lambda: batch.status().pending == 1)
     site.wait_looks(batch, 2)
     assert batch.status().missing == 0
+
+
+@pytest.mark.parametrize("site", ["redis"], indirect=True)
+def test_who_waits_under_an_awkward_id_is_not_missing(site: Site) -> None:
+    """Nobody consumes their queue: found missing they would be sent again and again."""
+    site.start()
+    task = site.app.signature("ghost.hold")
+    batch = site.batch(*[task.clone().set(task_id=id_, queue="other") for id_ in AWKWARD])
+    site.wait_looks(batch, 4)
+    assert batch.status().missing == 0
+    assert site.db.client.llen("other") == len(AWKWARD), "each was sent once"
 
 
 def test_who_was_acknowledged_early_by_a_dead_worker_is(site: Site, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from celery_graceful.claims.claimant import FALLEN, WORKERS, claims_key, lease_k
 from celery_graceful.store.app_stores import find_store
 from celery_graceful.unusable.waiting import Kind, Stray, WaitingRoom
 from tests.conftest import RedisDB
+from tests.support.json_forms import AWKWARD, forms_of
 
 
 class Place:
@@ -103,6 +104,24 @@ def test_every_place(place: Place) -> None:
     client.set(prefix + lease_key("w:1"), "{}")
     Holder(place.store, lambda: ["b/held"], 10).say("w:1")
     assert place.missing("b") == {"b": ["nowhere"]}
+
+
+@pytest.mark.parametrize("member", AWKWARD)
+def test_a_member_is_found_however_its_id_is_written(place: Place, member: str) -> None:
+    """In a list, in a hash, and in JSON that is a string of JSON, by any producer."""
+    prefix, client = place.prefix, place.client
+    place.batch("b", member, "nowhere")
+    for form, written in forms_of(f"b/{member}").items():
+        text = message("b", "PUT HERE").replace('"b/PUT HERE"', written)
+        assert json.loads(text)["headers"]["graceful_batch"] == f"b/{member}"
+        for level in range(3):
+            client.lpush(f"{prefix}celery", text)
+            assert place.missing("b") == {"b": ["nowhere"]}, (form, level, "list")
+            client.delete(f"{prefix}celery")
+            client.hset(f"{prefix}unacked", "tag", text)
+            assert place.missing("b") == {"b": ["nowhere"]}, (form, level, "hash")
+            client.delete(f"{prefix}unacked")
+            text = json.dumps({"kept": text}, ensure_ascii=level % 2 == 0)
 
 
 def test_what_a_dead_worker_said_does_not_count(place: Place) -> None:

@@ -27,6 +27,7 @@ from celery_graceful.store.store import Store
 from tests.conftest import RedisDB
 from tests.servers import RedisServer
 from tests.support.doctor import found
+from tests.support.json_forms import AWKWARD, forms_of
 from tests.support.operators import command, document, make_app
 from tests.support.processes import free_port
 from tests.support.workers import wait_until
@@ -73,6 +74,28 @@ def test_a_search_through_many_queues_ends(
     monkeypatch.setattr(queues, "PATIENCE", -1.0)
     with pytest.raises(Unsure, match="too many queues"):
         queues.find_in_queues(app, store, "1")
+
+
+@pytest.mark.parametrize("task_id", AWKWARD)
+def test_a_task_is_found_however_its_id_is_written(
+    app: Celery, redis_db: RedisDB, task_id: str
+) -> None:
+    """In a queue, and where plain workers keep what they have taken, by any producer."""
+    app.tasks["shop:export"].apply_async(task_id=task_id)
+    operations = Operations(app, wait=0.1)
+    sent = redis_db.client.lindex("celery", 0)
+    for form, written in forms_of(task_id).items():
+        redis_db.client.flushdb()
+        text = sent.replace(json.dumps(task_id), written)
+        redis_db.client.rpush(
+            "celery", sent.replace(json.dumps(task_id), '"other"'), text, "{}", '{"id": 1}'
+        )
+        found = operations.why(task_id)
+        assert (found.state, found.task, found.place) == ("queued", "shop:export", 3), form
+        redis_db.client.delete("celery")
+        redis_db.client.hset("unacked", "tag", f'[{text}, "", "celery"]')
+        found = operations.why(task_id)
+        assert (found.state, found.task) == ("claimed", "shop:export"), form
 
 
 def test_what_a_plain_worker_has_taken(app: Celery, redis_db: RedisDB) -> None:

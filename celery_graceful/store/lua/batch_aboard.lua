@@ -5,9 +5,12 @@
 --          may be: to get to the middle of a longer one takes too long by itself
 --
 -- Returns where to go on, '' at the end, 'long' of a list that is too long; how many messages, and
--- bytes, it has looked at; and what the headers name: '<batch>/<member>', and '<batch>/callback:<name>' for a callback. A message may
--- be in a string of JSON itself, with its quotes escaped. A body is passed over by `find`, as fast as
+-- bytes, it has looked at; and what the headers name: '<batch>/<member>', and
+-- '<batch>/callback:<name>' for a callback. A message may be in a string of JSON itself, with its quotes escaped. A body is passed over by `find`, as fast as
 -- memory is read: what it says is escaped, or base 64.
+
+-- include json_string
+
 local key, kind, from, count = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 -- A key of another type has none.
 local function read(none, ...)
@@ -44,11 +47,15 @@ for i = step, #texts, step do
       break
     end
     at = last + 1
-    local of, batch, member = string.match(text, '^(_?%a*)\\*"%s*:%s*\\*"([^"\\/]+)/([^"\\]+)', at)
+    local of, from = string.match(text, '^(_?%a*)\\*"%s*:%s*()\\*"', at)
+    local named = from and json_string(text, from) or ''
+    if not string.find(named, '^[^/]+/.') then
+      of = nil
+    end
     if of == '' then
-      answer[#answer + 1] = batch .. '/' .. member
+      answer[#answer + 1] = named
     elseif of == '_callback' then
-      answer[#answer + 1] = batch .. '/callback:' .. member
+      answer[#answer + 1] = string.gsub(named, '/', '/callback:', 1)
     end
   end
 end
