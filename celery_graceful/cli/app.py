@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import Any
 
@@ -34,4 +35,5 @@ def command_of(ctx: click.Context) -> str:
         given, _, _ = root.command.make_parser(root).parse_args(sys.argv[1:])
     except click.UsageError:  # another program's line, which runs commands of ours
         given = {}
-    return f"celery -A {given.get('app') or app_of(ctx).main or 'APP'} graceful "
+    name = given.get("app") or app_of(ctx).main or "APP"
+    return f"celery -A {shlex.quote(name)} graceful "

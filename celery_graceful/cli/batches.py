@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -75,7 +76,7 @@ def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> None:
     for line in lines_of(found):
         click.echo("\n".join(folded(line)))
     if found.missing:
-        click.echo(f"  -> {command_of(ctx)}batches resend {batch_id}", err=True)
+        click.echo(f"  -> {command_of(ctx)}batches resend {shlex.quote(batch_id)}", err=True)
 
 
 @batches.command(cls=Command)

@@ -112,6 +112,25 @@ def other_signals(exam: Examination) -> Iterator[Trouble]:
             )
 
 
+def unusable_pools(exam: Examination) -> Iterator[Trouble]:
+    """CG608: a pool that there is not."""
+    custom = exam.environ.get("CELERY_CUSTOM_WORKER_POOL", "")
+    named = {"CELERY_CUSTOM_WORKER_POOL": custom, "worker_pool": exam.app.conf.worker_pool}
+    for thing, pool in named.items():
+        if not pool or pool in ALIASES:
+            continue
+        try:
+            symbol_by_name(pool)
+        except Exception as exc:  # users' code may raise anything
+            yield Trouble(
+                thing,
+                pool,
+                f"no worker starts with it: {describe(exc)}",
+                f"name one of {', '.join(sorted(ALIASES))}, or a class that can be imported "
+                "(module:Class)",
+            )
+
+
 def foreign_pools(exam: Examination) -> Iterator[Trouble]:
     """CG603: a pool of which nothing is known."""
     custom = exam.environ.get("CELERY_CUSTOM_WORKER_POOL", "")
@@ -121,8 +140,7 @@ def foreign_pools(exam: Examination) -> Iterator[Trouble]:
             continue  # to import some of Celery's own changes the process
         try:
             cls = symbol_by_name(pool)
-        except Exception as exc:  # users' code may raise anything
-            exam.unchecked[f"the pool {pool}"] = describe(exc)
+        except Exception:  # users' code may raise anything; CG608 says so
             continue
         keeps = what_keeps_from_cutting(cls)
         if keeps is not None:
@@ -235,4 +253,5 @@ CHECKS = (
     Check("CG605", Severity.NOTE, foreign_requests),
     Check("CG606", Severity.NOTE, no_events),
     Check("CG607", Severity.WARNING, other_versions),
+    Check("CG608", Severity.ERROR, unusable_pools),
 )

@@ -167,15 +167,19 @@ def short_results(exam: Examination) -> Iterator[Trouble]:
         return
     setting = "result_expires"
     mend = "raise result_expires"
-    for task in exam.tasks:
-        if not task.ignore_result and exam.limit(task) > seconds:
-            yield Trouble(
-                setting,
-                seconds,
-                f"{task.name} may run for {exam.limit(task):g} s: results of what ran beside it "
-                "are gone before it ends",
-                mend,
-            )
+    longer = [
+        f"{task.name} ({exam.limit(task):g} s)"
+        for task in exam.tasks
+        if not task.ignore_result and exam.limit(task) > seconds
+    ]
+    if longer:
+        yield Trouble(
+            setting,
+            seconds,
+            f"tasks may run for longer: {', '.join(longer)}: results of what ran beside them are "
+            "gone before they end",
+            mend,
+        )
     if exam.store is None or not any(server.store is exam.store for server in exam.servers):
         return
     ledger, now = BatchLedger(exam.store), time.time()

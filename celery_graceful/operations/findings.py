@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
@@ -100,7 +101,9 @@ def _of(worker: Worker) -> Iterator[Finding]:
         what = f"the loop of {worker.name} has not gone round for {worker.loop_lag:.0f} s"
         yield Finding(what, f"{process}: something holds it", is_command=False)
     if worker.phase == "quiet" and worker.seconds_left is None:
-        yield Finding(f"{worker.name} is quiet: it fetches nothing", f"resume {worker.name}")
+        yield Finding(
+            f"{worker.name} is quiet: it fetches nothing", shlex.join(["resume", worker.name])
+        )
     if worker.unknown_tasks:
         waiting = _count(worker.unknown_tasks, "message")
         mend = "deploy a worker that knows their tasks"

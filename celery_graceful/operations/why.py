@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -112,7 +113,7 @@ class Search:
             kept = find(store, self.id)
             if kept is not None:
                 said = f"in quarantine since {utc(kept.at):%Y-%m-%d %H:%M:%SZ}: {kept.why}"
-                mend = f"quarantine show {self.id}"
+                mend = shlex.join(["quarantine", "show", self.id])
                 return self._why(kept.task, "quarantined", said, stuck=True, mend=mend)
         return None
 
@@ -218,7 +219,8 @@ class Search:
             who = f"consumed by {', '.join(fetching[:5])}"
         elif consumers:
             who = f"of those that consume it, none fetches: {consumers[0].name} is quiet"
-            mend = f"resume {consumers[0].name}" if consumers[0].seconds_left is None else ""
+            if consumers[0].seconds_left is None:
+                mend = shlex.join(["resume", consumers[0].name])
         else:
             others = self._others(found.queue)
             who = f"consumed by {', '.join(others[:5])}" if others else "nobody consumes it"

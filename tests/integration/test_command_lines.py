@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +95,16 @@ def test_quarantine(app: Celery, run: Callable[..., str]) -> None:
     ]
     assert run("quarantine", "delete", "--all", "--yes") == "2 deleted\n"
     assert run("quarantine", "show", "2", status=1) == "Error: 2 is not in quarantine\n"
+
+
+def test_the_mend_of_an_id_that_a_shell_would_run(app: Celery) -> None:
+    store = find_workers_store(app)
+    assert store is not None
+    task_id = "x; touch F #"
+    put(store, Kept(task_id, "shop.mail", "why", 3, 1.0, "w1@a:01", {"raw": "{}"}))
+    said = command(app, "why", task_id, status=1)
+    mend = said.rpartition("-> ")[2].strip()
+    assert shlex.split(mend)[-3:] == ["quarantine", "show", task_id]
 
 
 def test_batches(app: Celery, run: Callable[..., str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shlex
 from typing import Any
 
 import click
@@ -267,3 +268,9 @@ def test_who_is_missed() -> None:
     quiet = worker("w3@c", queues=("celery", "mails"), phase="quiet")
     (said,) = chaos.warnings_of(one, [worker("w2@b", queues=("celery",)), quiet])
     assert "fetches from mails: what" in said
+
+
+def test_a_command_that_mends_is_quoted_for_a_shell() -> None:
+    (found,) = findings_of((worker("a b@ho$st", phase="quiet"),), (), 0, ())
+    assert shlex.split(found.mend) == ["resume", "a b@ho$st"]
+    assert found.mend == "resume 'a b@ho$st'"

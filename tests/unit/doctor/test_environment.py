@@ -70,6 +70,13 @@ CASES = [
         pool("Derived"),
     ),
     Case(
+        "CG608",
+        lambda: graceful_app(worker_pool="eventlets"),
+        lambda: graceful_app(worker_pool="eventlet"),
+        ["worker_pool"],
+        "error",
+    ),
+    Case(
         "CG604",
         graceful_app,
         lambda: graceful_app(graceful_reliable_fetch=False),
