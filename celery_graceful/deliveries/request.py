@@ -206,6 +206,8 @@ class GracefulRequest(Delivery):
         exc = raised(exc_info)
         if self.lost:
             self.ledger.drop_lost(self)
+            if not isinstance(exc, _DEATHS):
+                self.ledger.post_mortems.outlived(self)
         elif self.told_to_end and isinstance(exc, (TaskInterrupted, *_DEATHS)):
             if self.ledger.finish(self):
                 self.tell_revoked()
@@ -312,7 +314,10 @@ class GracefulRequest(Delivery):
             return
         let_go(self)
         kind = What.INTERRUPTED if started else What.RELEASED
-        enter([self], What.FENCED if reason == InterruptReason.LEASE_LOST else kind, reason, where)
+        if reason == InterruptReason.LEASE_LOST:
+            kind = What.FENCED
+            self.ledger.post_mortems.outlived(self)
+        enter([self], kind, reason, where)
         try:
             self.ledger.requeue.give_back([self], tail=tail)
         except Exception as exc:
@@ -350,6 +355,8 @@ def _ends_once(on_success: Callable[..., Any]) -> Callable[..., Any]:
                 finally:
                     if self.part is not None and not self._is_written:
                         self.write_end()
+            elif self.lost:
+                self.ledger.post_mortems.outlived(self)
 
     return guarded
 

@@ -57,6 +57,7 @@ class Entry:
         where: At which point the task stood.
         count: Of how many tasks it tells, where it names none.
         at: When; seconds since the epoch.
+        process: Which one died: several tasks may tell of one.
     """
 
     kind: What
@@ -67,6 +68,7 @@ class Entry:
     where: str = ""
     count: int = 1
     at: float = field(default_factory=time.time)
+    process: str = ""
 
     def to_json(self) -> str:
         """As it is kept: without what says nothing."""

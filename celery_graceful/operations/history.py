@@ -28,9 +28,10 @@ def history_of(stores: Stores, task_id: str | None = None) -> History:
 
 
 def deaths_within(stores: Stores, seconds: float) -> int:
-    """How often a process died in its task, of late; 0 where the history must not be read.
+    """How many processes died in their tasks, of late; 0 where the history must not be read.
 
     Of a thousand moments, the newest: what happens to many tasks at once does not hold up who asks.
+    A worker that was frozen has not died if it has gone on since, and ended what it ran.
 
     Raises:
         StoreAway: Redis does not answer.
@@ -39,7 +40,10 @@ def deaths_within(stores: Stores, seconds: float) -> int:
         entries = latest(dict.fromkeys((stores.store, *stores.workers)), seconds)
     except StoreRefused:
         return 0
-    return sum(entry.kind is What.DIED for entry in entries)
+    fenced = {(e.id, e.worker): e.at for e in reversed(entries) if e.kind is What.FENCED}
+    died = [e for e in entries if e.kind is What.DIED]
+    died = [e for e in died if e.at >= fenced.get((e.id, e.worker), 0.0)]
+    return len({entry.process or (entry.id, entry.at) for entry in died})
 
 
 def mark(stores: Stores, settings: Settings, text: str) -> Moment:

@@ -15,7 +15,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from billiard.einfo import ExceptionInfo
 from celery import signals as celery_signals
@@ -47,11 +47,14 @@ from celery_graceful.system.log_thread import log
 from celery_graceful.system.per_app import PerApp
 
 __all__ = [
+    "NOT_HEARD",
+    "Death",
     "condemn",
     "count_deaths",
     "judge",
     "say_death",
     "statement_of",
+    "take_back",
     "tell_untold",
 ]
 
@@ -66,8 +69,25 @@ TOLD_AT_ONCE, TELL_AGAIN = 20, 60
 #: Seconds that the broker gets to take an event.
 EVENT_TIMEOUT = 1.0
 
+#: What is known of a worker whose lease ran out.
+NOT_HEARD = "its worker is dead, or was frozen for longer than its lease"
+
 #: Ids in quarantine that workers of other apps tell of.
 _others: PerApp[set[str]] = PerApp()
+
+
+class Death(NamedTuple):
+    """What is known of the death of a process that ran a task.
+
+    Attributes:
+        worker: Id of the worker.
+        what: In words.
+        process: Tells processes apart: one that dies may take several tasks along.
+    """
+
+    worker: str = ""
+    what: str = "the process that ran it has died"
+    process: str = ""
 
 
 def judge(
@@ -113,15 +133,15 @@ def judge(
             log(logger, logging.WARNING, "A message of %s cannot be read: %r", worker, exc)
         else:
             claims.append((claim.number, kept))
-    taken = set()
+    taken, death = set(), Death(worker, NOT_HEARD, worker)
     for start in range(0, len(claims), BATCH):
         batch = claims[start : start + BATCH]
         deaths = {kept.id: (worker, number) for number, kept in batch}
         counts = count_deaths(store, settings, deaths)
         for number, kept in batch:
             if counts[kept.id] < settings.poison_limit:
-                say_death(store, settings, kept.task, kept.id, counts[kept.id], worker)
-            elif condemn(store, settings, kept, counts[kept.id], (worker, number)):
+                say_death(store, settings, kept.task, kept.id, counts[kept.id], death)
+            elif condemn(store, settings, kept, counts[kept.id], death, (worker, number)):
                 taken.add(number)
     if taken:
         tell() if tell is not None else tell_untold(app)
@@ -173,10 +193,7 @@ def say_death(
     name: str,
     task_id: str,
     deaths: int,
-    worker: str = "",
-    *,
-    sure: bool = True,
-    how: str = "",
+    death: Death,
 ) -> None:
     """Say of a task that has died what becomes of it; not where its death was not counted.
 
@@ -186,27 +203,42 @@ def say_death(
         name: Of the task.
         task_id: Of the task.
         deaths: How often.
-        worker: Id of the worker that ran it.
-        sure: Its worker does not live; else it may have lost its connection, and no more.
-        how: It died, where that is known, such as ``signal 9 (SIGKILL)``.
+        death: The last one.
     """
     if deaths:
-        gone = "has died" if sure else "is gone, or has lost its connection"
-        of = f" of {how}" if how else ""
-        why = f"the process that ran it {gone}{of}, death {deaths} of {settings.poison_limit}"
-        record(store, settings, Entry(What.DIED, task_id, name, node_of(worker), why))
+        record(store, settings, _entry(settings, name, task_id, deaths, death))
         log(
             logger,
             logging.WARNING,
-            "Task %s[%s]: the process that ran it %s, death %d of %d within %g h: it goes back to "
-            "its queue and runs again",
+            "Task %s[%s]: %s, death %d of %d within %g h: it goes back to its queue and runs again",
             name,
             task_id,
-            gone,
+            death.what,
             deaths,
             settings.poison_limit,
             settings.poison_window / 3600,
         )
+
+
+def _entry(settings: Settings, name: str, task_id: str, deaths: int, death: Death) -> Entry:
+    why = f"{death.what}, death {deaths} of {settings.poison_limit}"
+    node = node_of(death.worker)
+    return Entry(What.DIED, task_id, name, node, why, process=death.process)
+
+
+def take_back(store: Store, task_id: str, worker: str, number: str) -> None:
+    """A run has ended whose worker others had taken for dead: it has not died of it.
+
+    Args:
+        store: Where the workers are known.
+        task_id: Of the task.
+        worker: Id that the worker had.
+        number: Of the claim.
+
+    Raises:
+        StoreAway: It may stay counted.
+    """
+    store.execute("ZREM", [f"graceful:deaths:{task_id}"], [f"{worker}/{number}"])
 
 
 def condemn(
@@ -214,6 +246,7 @@ def condemn(
     settings: Settings,
     kept: Kept,
     deaths: int,
+    death: Death,
     claim: tuple[str, str] | None = None,
 ) -> bool:
     """Put a task that has died too often into quarantine.
@@ -223,6 +256,7 @@ def condemn(
         settings: Those of the app.
         kept: The task; ``why`` and ``deaths`` are filled in.
         deaths: How often.
+        death: The last one.
         claim: Worker id and number of the claim that holds its message.
 
     Returns:
@@ -239,8 +273,9 @@ def condemn(
     kept = Kept(**{**vars(kept), "why": why, "deaths": deaths})
     if not put(store, kept, claim):
         return False
-    node = node_of(kept.worker)
-    record(store, settings, Entry(What.QUARANTINED, kept.id, kept.task, node, why))
+    died = _entry(settings, kept.task, kept.id, deaths, death)
+    kept_now = Entry(What.QUARANTINED, kept.id, kept.task, node_of(kept.worker), why, at=died.at)
+    record(store, settings, died, kept_now)
     log(
         logger,
         logging.ERROR,

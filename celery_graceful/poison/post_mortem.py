@@ -22,7 +22,15 @@ from celery_graceful.claims.claimant import claims_key
 from celery_graceful.claims.fence import CLAIM
 from celery_graceful.claims.lease_validity import EPOCH
 from celery_graceful.messages.fingerprint import fingerprint, fingerprint_as_text
-from celery_graceful.poison.deaths import condemn, count_deaths, say_death, tell_untold
+from celery_graceful.poison.deaths import (
+    NOT_HEARD,
+    Death,
+    condemn,
+    count_deaths,
+    say_death,
+    take_back,
+    tell_untold,
+)
 from celery_graceful.poison.owning_app import origin_of
 from celery_graceful.poison.quarantine import QUARANTINE, Kept, release_key
 from celery_graceful.poison.start_notes import LONG, StartNotes
@@ -30,6 +38,7 @@ from celery_graceful.store.app_stores import find_workers_store, settings_of
 from celery_graceful.store.start_note import note_of
 from celery_graceful.store.store import Store, StoreAway, fork_gate
 from celery_graceful.system.describe import describe
+from celery_graceful.timeline import worker_state
 
 __all__ = ["Delivered", "PostMortems"]
 
@@ -38,6 +47,9 @@ logger = get_logger(__name__)
 #: Seconds between looks at a lease that will be renewed or run out; the first of them at a run
 #: that is about to end, as most are whose message is here.
 LOOK_AGAIN, LOOK_SOON = 0.5, 0.05
+
+#: What is known of a run whose worker has a lease, and whose message is here.
+GONE = "the process that ran it is gone, or has lost its connection"
 
 #: Seconds for which the message of what runs elsewhere is held. RabbitMQ closes the channel of
 #: one that is held for too long, its own ``consumer_timeout``.
@@ -78,6 +90,8 @@ class _Finding(NamedTuple):
     unsure: int
     #: Deaths, or such runs, that nobody has said anything of.
     news: int
+    #: Id of the worker that has left the run that is looked into; empty for none.
+    left_by: str = ""
 
 
 class PostMortems:
@@ -179,6 +193,15 @@ class PostMortems:
         self._open(lambda: self._delivered_again(request, then, alone, until))
         return True
 
+    def outlived(self, request: Delivered) -> None:
+        """A run has ended, and its process lives, whose claim was another worker's by then."""
+        claim, board = _claim(request), worker_state.board.value
+        if claim is None or board is None:
+            return
+        store = find_workers_store(self.app, board.place_of(claim[0]))
+        if store is not None:
+            self._open(partial(self._take_back, store, request.id, *claim))
+
     def begins(self, request: Delivered) -> str | None:
         """A task is about to run; the note of it, if it has to be ended by ``ends``."""
         if request.claim is not None:
@@ -259,6 +282,12 @@ class PostMortems:
         except StoreAway:
             pass  # said there
 
+    def _take_back(self, store: Store, task_id: str, worker: str, number: str) -> None:
+        try:
+            take_back(store, task_id, worker, number)
+        except StoreAway:
+            pass  # said there; it stays counted
+
     def _child_died(self, request: Delivered, then: Callable[[bool], None], how: str) -> None:
         quarantined = False
         try:
@@ -268,9 +297,9 @@ class PostMortems:
             if has_succeeded:
                 pass
             elif deaths >= self.settings.poison_limit:
-                quarantined = self._condemn(request, deaths)
+                quarantined = self._condemn(request, deaths, self._death(request, how))
             else:
-                self._say_death(request, deaths, how=how)
+                self._say_death(request, deaths, self._death(request, how))
         except StoreAway:
             pass  # said there; this death is not counted
         except Exception as exc:
@@ -279,12 +308,14 @@ class PostMortems:
         if quarantined:
             self._tell()
 
-    def _say_death(
-        self, request: Delivered, deaths: int, *, sure: bool = True, how: str = ""
-    ) -> None:
+    def _death(self, request: Delivered, how: str) -> Death:
+        """Of a child of ours, which ran that alone."""
+        what = Death().what + (f" of {how}" if how else "")
+        return Death(self.worker, what, f"{self.worker}/{request.request_dict[DELIVERY]}")
+
+    def _say_death(self, request: Delivered, deaths: int, death: Death) -> None:
         assert self.store is not None
-        name, task_id = request.name, request.id
-        say_death(self.store, self.settings, name, task_id, deaths, self.worker, sure=sure, how=how)
+        say_death(self.store, self.settings, request.name, request.id, deaths, death)
 
     def _count(self, request: Delivered) -> int:
         assert self.store is not None
@@ -314,12 +345,13 @@ class PostMortems:
                 again = partial(self._delivered_again, request, then, alone, until, later)
                 self._waiting.append((now + pause, again))
                 return
+            gone = GONE if found.unsure else NOT_HEARD
+            death = Death(found.left_by, gone, found.left_by)
             if found.verdict == "run" and found.news:
-                n = found.deaths + found.unsure
-                self._say_death(request, n, sure=not found.unsure)
+                self._say_death(request, found.deaths + found.unsure, death)
             ended = found.verdict == "ended"
             quarantined = found.verdict == "kept" or (
-                found.verdict == "poisoned" and self._condemn(request, found.deaths)
+                found.verdict == "poisoned" and self._condemn(request, found.deaths, death)
             )
         except StoreAway:
             pass
@@ -335,7 +367,7 @@ class PostMortems:
         assert self.store is not None
         keys = [f"graceful:started:{request.id}", f"graceful:deaths:{request.id}"]
         keys += [QUARANTINE, EPOCH, release_key(request.id)]
-        verdict, *numbers = self.store.run(
+        verdict, deaths, unsure, news, left_by = self.store.run(
             "redelivered",
             keys,
             [
@@ -350,22 +382,22 @@ class PostMortems:
                 "1" if alone else "",
             ],
         )
-        return _Finding(str(verdict), *map(int, numbers))
+        return _Finding(str(verdict), int(deaths), int(unsure), int(news), str(left_by))
 
-    def _condemn(self, request: Delivered, deaths: int) -> bool:
+    def _condemn(self, request: Delivered, deaths: int, death: Death) -> bool:
         assert self.store is not None
-        rest: dict[str, Any] = {"why": "", "deaths": deaths, "worker": self.worker}
+        rest: dict[str, Any] = {"why": "", "deaths": deaths, "worker": death.worker or self.worker}
         rest |= origin_of(self.app)
         claim = _claim(request)
         if claim is None:
             kept = Kept.of_message(request.message, **rest)
-            return condemn(self.store, self.settings, kept, deaths)
+            return condemn(self.store, self.settings, kept, deaths, death)
         claimed = self.store.execute("HGET", [claims_key(claim[0])], [claim[1]])
         if claimed is None:
             return False  # it is somebody else's already
         key, _, raw = claimed.partition("\0")
         kept = Kept.of_claim(key, raw, **rest)
-        return condemn(self.store, self.settings, kept, deaths, claim)
+        return condemn(self.store, self.settings, kept, deaths, death, claim)
 
 
 def _claim(request: Delivered) -> tuple[str, str] | None:

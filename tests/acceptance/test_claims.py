@@ -247,13 +247,18 @@ def test_a_worker_that_wakes_up_has_nothing_to_say(pool, task, start, app, redis
     body = chord(parts, app=app)(app.signature("total"))
     ids = [part.id for part in body.parent.children]
     frozen.wait_line(">> .* started", room)
+    client = redis_db.client
+    wait_until(lambda: sum(map(client.scard, client.keys("graceful:begun:*"))) == room)
     os.killpg(frozen.pid, signal.SIGSTOP)
     other = start(pool, room, CONF_worker_send_task_events="True")
     other.wait_line(">> .* started", room)
+    other.wait_line("its worker is dead, or was frozen for longer than its lease, death 1", room)
+    assert len(client.keys("graceful:deaths:*")) == room
     (tmp_path / "go").touch()
     assert body.get(timeout=TIMEOUT) == room
     os.killpg(frozen.pid, signal.SIGCONT)
     frozen.wait_line("The lease ran out while this worker lived")
+    wait_until(lambda: not client.keys("graceful:deaths:*"), "it has not died of them")
     other.term()
     assert other.wait() == 0
     # It goes on with new work.

@@ -56,4 +56,4 @@ def test_what_a_stop_could_not_give_back_has_killed_nobody(start_server):
             other.wait_line(
                 "Rescued what .* held: 1, .*; it was stopping, and did not get to give that back"
             )
-            assert not other.count("has died, death")
+            assert not other.count(", death 1 of")

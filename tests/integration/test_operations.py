@@ -17,9 +17,11 @@ from celery_graceful.history import reading
 from celery_graceful.history.entry import FLEET, Entry, What
 from celery_graceful.history.journal import record, write
 from celery_graceful.operations import Operations, queues
+from celery_graceful.operations.history import deaths_within
 from celery_graceful.operations.queues import Unsure
+from celery_graceful.operations.stores import stores_of
 from celery_graceful.operations.why import _when
-from celery_graceful.poison.deaths import say_death
+from celery_graceful.poison.deaths import Death, condemn, say_death
 from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.settings import Settings
 from celery_graceful.store.app_stores import broker_store, find_store, find_workers_store
@@ -130,11 +132,30 @@ def test_an_oom_loop_is_seen_before_one_task_has_died_three_times(
     store = broker_store(app)
     assert store is not None
     for number in range(3):
-        say_death(store, Settings(), "shop.bill", str(number), 1, "w1@a:01", how="signal 9")
+        death = Death("w1@a:01", "the process that ran it has died of signal 9", str(number))
+        say_death(store, Settings(), "shop.bill", str(number), 1, death)
     (moment,) = Operations(app).history("0").moments
     assert moment.reason == "the process that ran it has died of signal 9, death 1 of 3"
     said = [(one.what, one.mend) for one in Operations(app).status().findings]
     assert ("3 processes died in their tasks within 10 min", "history") in said
+
+    def count() -> int:
+        return deaths_within(stores_of(app), 600)
+
+    # A worker dies, and takes two tasks along; one that was frozen goes on.
+    for number in range(2):
+        say_death(store, Settings(), "shop.bill", str(number), 2, Death("w2@a:01", "", "w2@a:01"))
+    wait_until(lambda: count() == 4)
+    write(store, Settings(), [Entry(What.FENCED, str(n), "", "w2@a") for n in range(2)])
+    assert count() == 3
+    kept = Kept("0", "shop.bill", "", 3, 0.0, "w3@a:01", {})
+    assert condemn(store, Settings(), kept, 3, Death("w3@a:01", "it died", "w3@a:01"))
+    wait_until(lambda: count() == 4)
+    last = Operations(app).history("0").moments[-2:]
+    assert [(one.kind, one.reason[:22]) for one in last] == [
+        ("died", "it died, death 3 of 3"),
+        ("quarantined", "the process that ran i"),
+    ]
     redis_db.client.delete(FLEET)  # and an hour later
     for number in range(3):
         redis_db.client.xadd(FLEET, {"m": Entry(What.DIED, "0").to_json()}, id=f"{number + 1}-1")

@@ -14,14 +14,15 @@
 -- A run that was left by its worker is a death if the worker is dead. One whose lease is alive
 -- may have died since its last heartbeat, or have lost no more than its connection: a heartbeat
 -- later it is known. Returns 'kept', 'ended', 'runs', 'run', 'wait' or 'poisoned', how many deaths
--- are certain, how many are not, and whether one of them was not known before.
+-- are certain, how many are not, whether one of them was not known before, and by which worker the
+-- run was left, or ''.
 if redis.call('HEXISTS', KEYS[3], ARGV[1]) == 1 and redis.call('EXISTS', KEYS[5]) == 0 then
-  return { 'kept', 0, 0, 0 }
+  return { 'kept', 0, 0, 0, '' }
 end
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local window, ttl, limit = ARGV[4] / 1000, ARGV[5] / 1000, tonumber(ARGV[6])
-local news = 0
+local news, left_by = 0, ''
 local distrust = now * 1000 < tonumber(redis.call('HGET', KEYS[4], 'trust') or '0')
 local function has_lease(worker)
   return redis.call('EXISTS', ARGV[3] .. worker) == 1
@@ -34,17 +35,18 @@ local started = redis.call('GET', KEYS[1])
 if started and string.sub(started, 1, 1) == '=' then
   if started == '=' .. ARGV[8] then
     redis.call('DEL', KEYS[1]) -- once: another message may look the same
-    return { 'ended', 0, 0, 0 }
+    return { 'ended', 0, 0, 0, '' }
   end
 elseif started and string.sub(started, 1, #ARGV[2] + 1) ~= ARGV[2] .. '|' then
   local worker = string.match(started, '^(.+)|')
   if ARGV[9] == '1' and worker and (distrust or has_lease(worker)) then
-    return { 'runs', 0, 0, 0 }
+    return { 'runs', 0, 0, 0, '' }
   end
+  left_by = worker or ''
   count(started)
 end
 if limit == 0 then
-  return { 'run', 0, 0, 0 }
+  return { 'run', 0, 0, 0, left_by }
 end
 if ARGV[7] ~= '' then
   count(ARGV[7])
@@ -64,9 +66,9 @@ for i = 1, #deaths, 2 do
   end
 end
 if certain >= limit then
-  return { 'poisoned', certain, open, news }
+  return { 'poisoned', certain, open, news, left_by }
 end
 if certain + open >= limit then
-  return { 'wait', certain, open, news }
+  return { 'wait', certain, open, news, left_by }
 end
-return { 'run', certain, open, news }
+return { 'run', certain, open, news, left_by }
