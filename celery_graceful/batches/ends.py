@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from celery.utils.log import get_logger
+from kombu.utils.encoding import bytes_to_str
 
 from celery_graceful.batches.cancellations import Moment, known_of
 from celery_graceful.batches.end_texts import first_text
@@ -176,7 +177,7 @@ class Ends:
             count = 0
 
         def heard(answer: Any) -> None:
-            due, going = answer
+            due, going = ([bytes_to_str(text) for text in texts] for texts in answer)
             self._hear(store, (Due.parse_all(due), going), asked)
 
         return Along((INDEX, OUTBOX), (store.prefix, text), count, heard)

@@ -93,7 +93,9 @@ class LeaseValidity:
         while self._met != self.store.connections or not self._met:
             before = self.store.connections
             server, up = self._ask()
-            young = up is not None and up < FOLLOW
+            # Restarted, and nobody else takes heartbeats; a replica may be as young, elsewhere.
+            moved = self._peer is not None and self.store.peer != self._peer
+            young = up is not None and up < FOLLOW and not moved
             first = max(0.0, self.ttl + 1 - up) if up is not None else 0.0
             another = first if young else self.ttl + FOLLOW
             args = [secrets.token_hex(8), server, *(int(s * 1000) for s in (first, another))]

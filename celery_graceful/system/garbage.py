@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 
 from celery_graceful.system import native
@@ -17,8 +18,10 @@ def freeze_once() -> None:
     fork this saves a third of what a child would have of its own.
 
     Once: later there may be garbage, which would be kept with it. Not in a program that is
-    something else, and has its worker in a thread: it may wait for objects to be gone.
+    something else, and has its worker in a thread: it may wait for objects to be gone. At the
+    interpreter's end all of it is taken apart as ever.
     """
     if native.in_main_thread() and not gc.get_freeze_count():
         gc.collect()
         gc.freeze()
+        atexit.register(gc.unfreeze)

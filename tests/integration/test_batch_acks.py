@@ -298,3 +298,14 @@ def test_without_a_store_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
     ends.on_loop()
     assert answers == [1]
     assert not ends.busy
+
+
+def test_what_a_claim_says_of_ends_is_text(redis_db: RedisDB) -> None:
+    """A worker's connection answers in bytes."""
+    app, due = app_of(redis_db.url), list[Due]()
+    ends = Ends(app, lambda: None, lambda store, some: due.extend(some))
+    store = broker_store(app)
+    assert store is not None
+    along = ends.along(store, [END], ["w"], [1])
+    along.heard([[b"batch:on_complete"], [b"batch"]])
+    assert due == [Due("batch", "on_complete")]

@@ -99,6 +99,21 @@ def test_another_server_behind_the_name_begins_a_new_time(store, redis_db):
     assert look(rescuer, client) == 1
 
 
+def test_a_young_server_was_restarted_unless_it_stands_elsewhere(start_server):
+    """A replica may have been started just before it became the master."""
+    server = start_server(RedisServer)
+    one = LeaseValidity(store_of(server.url()), 1.0)
+    one.meet()
+    for moved in (False, True):
+        with server.client() as client:
+            client.hset("graceful:epoch", "server", "the old one")
+        if moved:
+            one._peer = ("192.0.2.1", 6379)
+        one._until = 0.0
+        one.meet_again()
+        assert (one.seconds() > FOLLOW) is moved
+
+
 def test_who_was_not_heard_cannot_judge(store, redis_db):
     dead(redis_db.client)
     rescuer = Rescuer(Claims(store), SETTINGS, lambda *_: set(), own=lambda: "me")
