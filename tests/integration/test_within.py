@@ -124,6 +124,8 @@ def test_signals_are_heard_while_a_task_holds_the_interpreter(pool: str, broker:
     with broker.app() as app, start(pool, broker, CONF_graceful_grace_period="2.0") as worker:
         worker.ready()
         app.send_task(f"{APP}.looping").get(timeout=TIMEOUT)
+        # That follows the result, from a loop which the next one brings to a halt.
+        wait_until(lambda: not broker.held(), "the first is acknowledged")
         app.send_task(f"{APP}.deadlocked", task_id="mine")
         worker.wait_line(">> .* began mine$")
         worker.term()
