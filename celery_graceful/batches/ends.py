@@ -267,12 +267,12 @@ class Ends:
             sent = False
             try:
                 sent = self._try(store, batch)
+                self._answer(batch)  # first: a drain waits for these, or for those
             finally:
                 with self._lock:
                     if not sent:
                         self._noted.extendleft(self._kept(batch)[::-1])
                     self._under_way = 0
-            self._answer(batch)
 
     def _try(self, store: Store, batch: list[_Noted]) -> bool:
         try:

@@ -170,10 +170,10 @@ class SetAside:
             except Exception as exc:  # it stays where it is, and holds up nobody else
                 case.leave_there()
                 log(logger, logging.ERROR, "A message stays where it is: %s", where(exc))
-        for case in batch:
-            cases.popleft()
+        for case in batch:  # at each moment in one of them, or a drain would not wait for it
             if not case.stuck:
                 done.append(case)
+            cases.popleft()
         if unknown:
             self._look_at, self._age = min(self._look_at, time.monotonic() + UNKNOWN), 0.0
         self.ring_loop()
