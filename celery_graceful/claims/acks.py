@@ -98,11 +98,11 @@ class Acks:
         self.along: dict[str, Any] = {}
         #: What is to be written down, and of each the worker and the number of its claim. Not as
         #: tuples: garbage collection takes long over many that are kept for a while.
-        self._ends: tuple[list[Any], list[str], list[int]] = [], [], []
+        self._ends: tuple[list[Any], list[Any], list[Any]] = [], [], []
         #: Since when the first of them waits, and the last, on the monotonic clock.
         self._ends_since = self._end_came = 0.0
         #: Those that a claim has taken along; the thread writes the first ones of the others down.
-        self._riding: tuple[list[Any], list[str], list[int]] = [], [], []
+        self._riding: tuple[list[Any], list[Any], list[Any]] = [], [], []
         self._is_writing = False
         self._along_from = 0.0
         self._done: dict[str, list[int]] = {}
@@ -230,7 +230,7 @@ class Acks:
             some += riding  # behind those that the thread is just writing down
             riding.clear()
 
-    def _off(self, ends: tuple[list[Any], list[str], list[int]], count: int = MANY_ENDS) -> None:
+    def _off(self, ends: tuple[list[Any], list[Any], list[Any]], count: int = MANY_ENDS) -> None:
         """The first ones are written down. Under the lock."""
         _, workers, numbers = (some[:count] for some in ends)
         for some in ends:
