@@ -145,7 +145,9 @@ def test_an_oom_loop_is_seen_before_one_task_has_died_three_times(
     # A worker dies, and takes two tasks along; one that was frozen goes on.
     for number in range(2):
         say_death(store, Settings(), "shop.bill", str(number), 2, Death("w2@a:01", "", "w2@a:01"))
-    wait_until(lambda: count() == 4)
+    both = [f"{number}" for number in range(2)]
+    wait_until(lambda: all(len(Operations(app).history(one).moments) == 2 for one in both))
+    assert count() == 4
     write(store, Settings(), [Entry(What.FENCED, str(n), "", "w2@a") for n in range(2)])
     assert count() == 3
     kept = Kept("0", "shop.bill", "", 3, 0.0, "w3@a:01", {})
