@@ -25,6 +25,7 @@ from kombu.exceptions import EncodeError
 from kombu.serialization import registry
 from kombu.utils import json
 
+from celery_graceful.results.subscriptions import ResultConsumer
 from celery_graceful.results.together import Together, TornAway
 from celery_graceful.store.client import is_answer, is_forbidden, is_plain, is_unknown_script
 from celery_graceful.system.describe import describe
@@ -94,6 +95,8 @@ _asking: PerApp[dict[tuple[int, str], Together]] = PerApp()
 
 class RedisBackend(redis.RedisBackend):
     """Has the name of Celery's own: to whoever compares where results are, it is the same."""
+
+    ResultConsumer = ResultConsumer
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

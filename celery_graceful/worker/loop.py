@@ -76,7 +76,7 @@ class Loop:
     def attach(self, consumer: Any) -> None:
         """A consumer is about to enter its loop."""
         _restore_in_loop(consumer)
-        if consumer.hub is None:
+        if not _is_woken_by_calls(consumer.hub):
             _go_round_for_calls(consumer, self.turn)
         _acknowledge_at_once(consumer)
         if consumer.hub is None:
@@ -87,6 +87,7 @@ class Loop:
         """The hub of the event loop is ready for readers."""
         hub.add_reader(self.bell.read_fd, self._on_bell)
         hub.add_reader(self._turner.read_fd, self._on_turn)
+        _go_on_while_there_is_more(hub)
         self._thread = threading.get_ident()
         self._begins()
 
@@ -144,6 +145,8 @@ class Loop:
                 target=self._listen, name="graceful-loop", daemon=True
             )
             self._listener.start()
+        if self._green:
+            _read_what_is_there(getattr(consumer.event_dispatcher, "connection", None))
         drain_events = consumer.connection.drain_events
         self.pause = 0.0 if self._green else SYNLOOP
 
@@ -294,6 +297,33 @@ def _waits_for_events(frame: FrameType | None) -> bool:
     return False
 
 
+def _go_on_while_there_is_more(hub: Any) -> None:
+    """Never wait for events while something is left for the next turn.
+
+    What is done in a turn leaves more to the next one, and kombu waits before that, until a timer
+    is due: in a pool of one process, where messages are read in such calls, with what is to be
+    acknowledged before the next message comes (RabbitMQ).
+    """
+    fire_timers = type(hub).fire_timers
+
+    def until_events(*args: Any, **kwargs: Any) -> Any:
+        seconds = fire_timers(hub, *args, **kwargs)
+        return 0 if hub._ready else seconds
+
+    hub.fire_timers = until_events
+
+
+def _read_what_is_there(events: Any) -> None:
+    """Never wait for what comes over the connection of events: heartbeats, and nothing else.
+
+    Since 5.7 Celery waits a tenth of a second for them in each turn of a loop without a hub, in
+    which one message is taken.
+    """
+    if events is not None and _is_amqp(events):
+        drain_events = type(events).drain_events
+        events.drain_events = lambda **_: drain_events(events, timeout=0)
+
+
 def _restore_in_loop(consumer: Any) -> None:
     """After a reconnect Celery raises the prefetch count with each acknowledgement.
 
@@ -306,10 +336,16 @@ def _restore_in_loop(consumer: Any) -> None:
     )
 
 
-def _go_round_for_calls(consumer: Any, turn: Callable[[], None]) -> None:
-    """What is left to a loop without a hub does not wait for the next message.
+def _is_woken_by_calls(hub: Any) -> bool:
+    """Whether what another thread leaves to a hub ends its wait: since kombu 5.7."""
+    return hub is not None and hasattr(type(hub), "_create_waker")
 
-    Of a queue whose consumer is to be cancelled it would still be taken: a whole claim of them.
+
+def _go_round_for_calls(consumer: Any, turn: Callable[[], None]) -> None:
+    """What is left to a loop does not wait for the next message, or the next timer.
+
+    Of a queue whose consumer is to be cancelled it would still be taken: a whole claim of them. And
+    while all that may be fetched is fetched, no message comes before what threads acknowledge is.
     """
     call_soon = type(consumer).call_soon
 
@@ -326,10 +362,10 @@ def _acknowledge_at_once(consumer: Any) -> None:
 
     Its acknowledgement is written down and nothing more; Celery leaves it to the next turn of the
     loop, which is made for it then. Before 5.7 also in a green pool, where the loop stands still
-    while the pool is full: what was revoked then would not end.
+    while the pool is full: what was revoked then would not end. Since 5.7 not in one.
     """
     name = "call_soon_ack" if hasattr(consumer, "call_soon_ack") else "call_soon"
-    if (name == "call_soon_ack") is (consumer.hub is None):
+    if name == "call_soon_ack" and consumer.hub is None:
         return
     later = getattr(consumer, name)
     later = getattr(later, "_later", later)  # what is there is of an earlier connection

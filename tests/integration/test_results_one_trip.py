@@ -295,3 +295,35 @@ def test_connections_are_those_that_were_configured(redis_db: RedisDB, query: st
 
 class Own(CelerysBackend):
     """Somebody's."""
+
+
+@pytest.mark.parametrize("moment", ["connects", "subscribes"])
+def test_garbage_is_collected_in_the_middle_of_a_subscription(
+    backend: Any, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """A result's finalizer unsubscribes, which would wait for a lock that its own thread has."""
+    garbage = [backend.app.AsyncResult("first")]
+    if moment == "subscribes":
+        backend.add_pending_result(garbage[0], weak=True)
+    pool = backend.client.connection_pool
+    owner, name = {
+        "connects": (pool, "make_connection"),
+        "subscribes": (pool.connection_class, "send_packed_command"),
+    }[moment]
+    plain = getattr(owner, name)
+
+    def collect_garbage(*args: Any, **kwargs: Any) -> Any:
+        while garbage:
+            garbage.pop()
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, collect_garbage)
+    second = backend.app.AsyncResult("second")
+    waits = threading.Thread(target=backend.add_pending_result, args=[second], daemon=True)
+    waits.start()
+    waits.join(60)
+    assert not waits.is_alive(), "it waits for itself"
+    assert not garbage
+    backend.store_result("second", 7, states.SUCCESS)
+    assert second.get(timeout=60) == 7
+    assert not {key for key in backend.result_consumer.subscribed_to if b"first" in key}

@@ -165,6 +165,8 @@ NAMES: dict[str, list[str] | None] = {
     "celery.concurrency.prefork:TaskPool.BlockingPool": None,
     # kombu: the event loop, the Redis transport, and consumers
     "kombu.asynchronous.hub:Hub._pop_ready": [],
+    "kombu.asynchronous.hub:Hub.fire_timers": [],
+    "celery.worker.loops:_quick_drain": ["connection", "timeout"],
     "kombu.messaging:Consumer.channel": None,
     "kombu.message:Message._decode": [],
     "kombu.transport.redis:Channel._get_pool": [],
@@ -218,6 +220,12 @@ NAMES: dict[str, list[str] | None] = {
     "celery.backends.base:Backend._get_result_meta": ["result", "state", "traceback", "request"],
     "celery.backends.base:Backend._encode": ["data"],
     "celery.backends.redis:RedisBackend._set": ["key", "value"],
+    "celery.backends.redis:RedisBackend.ResultConsumer": None,
+    "celery.backends.redis:ResultConsumer.consume_from": ["task_id"],
+    "celery.backends.redis:ResultConsumer.cancel_for": ["task_id"],
+    "celery.backends.redis:ResultConsumer._pubsub": None,
+    "celery.backends.redis:ResultConsumer._reconnect_pubsub": [],
+    "celery.backends.redis:ResultConsumer.reconnect_on_error": [],
     "kombu.utils.json:dumps": ["s", "cls"],
     "celery.canvas:group._apply_tasks": ["tasks", "producer", "app", "p", "chord"],
     "celery.result:ResultSet._failed_join_report": [],
@@ -264,6 +272,7 @@ INSTANCE = {
     "_delivered",
     "_error_callback",
     "_fileno_to_inq",
+    "_get_key_for_task",  # of who waits for results: tests/integration/test_results_one_trip.py
     "_in_use_connections",
     "_isatty",
     "_local",  # of an app, with the backend of this thread: tests/unit/testing/test_real_parts.py
@@ -278,6 +287,7 @@ INSTANCE = {
     "_queue_cycle",
     "_quick_ack",
     "_quick_put",
+    "_ready",  # of a hub: tests/acceptance/test_loop_turns.py
     "_semaphore",
     "_sock",
     "_stackprotected",
@@ -290,8 +300,10 @@ INSTANCE = {
 #: Private names that only some versions have: they are asked for by ``getattr`` and ``hasattr``.
 SOME_VERSIONS = {
     "_chord_part_return_script",
+    "_create_waker",
     "_expires",
     "_flush_brpop_reauth",
+    "_flush_pending_unsubscribe",
     "_update_brpop_polling",
 }
 

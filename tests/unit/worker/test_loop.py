@@ -39,11 +39,14 @@ def left() -> list[Any]:
 class LoopsConsumer:
     """As far as the loop changes it."""
 
-    hub = "there is one"
+    hub = Hub()
 
     def __init__(self, left: list[Any]) -> None:
-        self.call_soon = left.append
+        self.left = left
         self.call_soon_ack = lambda p, *_: left.append(p)
+
+    def call_soon(self, p: Any) -> None:
+        self.left.append(p)
 
     def _restore_prefetch_count_after_connection_restart(self) -> None: ...
 
@@ -94,6 +97,18 @@ def test_all_else_is_left_to_the_loop(consumer: Any, left: list[Any]) -> None:
     for call in calls:
         consumer.call_soon_ack(call, None, ())
     assert (channel.acked, left) == ([], calls)
+
+
+def test_a_hub_does_not_wait_while_something_is_left_for_its_next_turn() -> None:
+    loop, hub = Loop(None, green=False), Hub()
+    done: list[str] = []
+    loop.register(hub)
+    hub.call_later(60, done.append, "waited")
+    hub.call_soon(lambda: hub.call_soon(done.append, "more"))
+    turns = hub.create_loop()
+    for _ in range(2):
+        next(turns)
+    assert done == ["more"]
 
 
 def test_other_threads_make_the_loop_go_round_once_until_it_does() -> None:

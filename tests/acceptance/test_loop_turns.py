@@ -1,0 +1,25 @@
+"""What threads leave to the loop is done at once: it is not waited for until a timer is due."""
+
+from __future__ import annotations
+
+import pytest
+from celery import Celery
+from celery.result import ResultSet
+
+from tests.support.broker import Broker
+from tests.support.workers import TIMEOUT, Worker
+
+#: Acknowledged one by one, each of which would wait for a tenth of a second, or for a whole one.
+TASKS = 1000
+
+
+@pytest.mark.parametrize("pool", ["threads", "gevent", "prefork", "solo"])
+def test_no_task_waits_for_a_timer(pool: str, broker: Broker, app: Celery) -> None:
+    """Where all that may be fetched is fetched, the next one comes after an acknowledgement."""
+    env = {**broker.env, "EFFECTS": broker.backend_url, "CONF_worker_prefetch_multiplier": "1"}
+    with Worker("tests.apps.members", pool=pool, env=env) as worker:
+        worker.ready()
+        sent = [app.send_task("late", ["succeed"]) for _ in range(TASKS)]
+        assert ResultSet(sent, app=app).join(timeout=TIMEOUT) == ["done"] * TASKS
+        worker.term()
+        worker.wait()
