@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from celery_graceful.doctor.needs import lacking_rights
 from celery_graceful.doctor.servers import CONNECT, RedisServer, why_away
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors.registry import Monitors
@@ -251,6 +252,11 @@ class Examination:
             else:
                 self._could_not_reach(server.name, away)
         return answering
+
+    @cached_property
+    def lacking(self) -> list[tuple[RedisServer, list[str]]]:
+        """Rights that users of Redis servers lack."""
+        return lacking_rights(self.app, self.connection.transport, self.servers)
 
     @cached_property
     def claims(self) -> bool:

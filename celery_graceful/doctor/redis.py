@@ -14,8 +14,6 @@ from celery_graceful.claims.server_checks import may_be_dropped, says_nothing, t
 from celery_graceful.doctor.examination import Examination
 from celery_graceful.doctor.findings import Check, Severity, Trouble
 from celery_graceful.exceptions import UnknownBatch
-from celery_graceful.store.connections import unconnected_channel
-from celery_graceful.store.rights import lists_of, missing_rights
 from celery_graceful.store.store import StoreIsReplica
 
 __all__ = ["CHECKS"]
@@ -110,30 +108,26 @@ def distant_servers(exam: Examination) -> Iterator[Trouble]:
 
 def missing(exam: Examination) -> Iterator[Trouble]:
     """CG207: rights that the user of a Redis lacks."""
-    for server in exam.servers:
-        if server.no_writes:  # which would pass for rights
+    for server, rights in exam.lacking:
+        if rights in ([], ["+info"]):  # CG208 has the second
             continue
-        lists: list[str] = []
-        if server.is_broker:
-            with unconnected_channel(exam.connection.transport) as channel:
-                lists = lists_of(channel, exam.app.amqp.queues.consume_from)
-        lacking = " ".join(missing_rights(server.store, lists))
-        if lacking:
-            user = server.store.user
-            yield Trouble(
-                f"user {user} of {server.name}",
-                f"lacks {lacking}",
-                "reliable fetch is off, and kill -9 of a worker loses messages"
-                if lists
-                else "what is to be kept there is not",
-                f"ACL SETUSER {user} {lacking}",
-            )
+        lacking, user = " ".join(rights), server.store.user
+        yield Trouble(
+            f"user {user} of {server.name}",
+            f"lacks {lacking}",
+            "what needs it does not work; without keys of ours, or what scripts do with them, "
+            "reliable fetch is off, and kill -9 of a worker loses messages"
+            if server.is_broker
+            else "what is to be kept there is not",
+            f"ACL SETUSER {user} {lacking}",
+        )
 
 
 def silent_servers(exam: Examination) -> Iterator[Trouble]:
     """CG208: a Redis that does not say which server it is."""
+    told = [server for server, rights in exam.lacking if len(rights) > 1 and "+info" in rights]
     for server in exam.servers:
-        if says_nothing(server.info("server")):
+        if says_nothing(server.info("server")) and server not in told:
             yield Trouble(
                 f"user {server.store.user} of {server.name}",
                 "lacks +info",

@@ -9,7 +9,7 @@ there ends when nothing of it is left, or goes on when the consumer comes back.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from celery.utils.log import get_logger
@@ -18,7 +18,7 @@ from celery_graceful.cleanup import callbacks
 from celery_graceful.membership.member import MOMENT, Member, WorkerView
 from celery_graceful.messages.brokers_without_acks import promise
 from celery_graceful.store.app_stores import broker_store, find_store, find_workers_store
-from celery_graceful.store.rights import lists_of, missing_rights
+from celery_graceful.store.rights import Needs, lists_of, missing_rights
 from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.system import native
 from celery_graceful.timeline.board import PLACES
@@ -28,16 +28,16 @@ __all__ = ["Servers"]
 logger = get_logger(__name__)
 
 
-def is_allowed(store: Store, off: str, lists: Sequence[str] = ()) -> bool:
+def is_allowed(store: Store, off: str, lists: Mapping[str, str] | None = None) -> bool:
     """Whether Redis lets us do all that we want. If not it is said, and we had better do nothing.
 
     Args:
         store: The Redis.
         off: What does not hold then.
-        lists: Those that we want to claim from.
+        lists: Those that we want to claim from, as ``Needs`` has them.
     """
     try:
-        lacking = " ".join(missing_rights(store, lists))
+        lacking = " ".join(missing_rights(store, Needs(keys=lists or {})))
     except StoreAway:
         return True  # it has refused nothing yet
     if lacking:

@@ -25,6 +25,7 @@ __all__ = [
     "find_store",
     "find_workers_store",
     "is_kombus_redis",
+    "results_store",
     "settings_of",
 ]
 
@@ -110,6 +111,11 @@ def _find(app: Any, settings: Settings, place: int) -> Store | None:
         broker = _store_of(app.connection_for_write)
     if broker is not None:
         return broker
+    return results_store(app)
+
+
+def results_store(app: Any) -> Store | None:
+    """The Redis that Celery keeps results in; ``None`` if it is something else."""
     from celery.backends.redis import RedisBackend
 
     backend = app.backend

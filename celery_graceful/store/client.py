@@ -23,6 +23,7 @@ __all__ = [
     "is_plain",
     "is_timeout",
     "is_unknown_script",
+    "listening",
     "make_client",
     "once_more",
     "send_quickly",
@@ -202,6 +203,15 @@ def take_connection(pool: Any) -> Any:
 
     # Of a command, which nobody looks at; later versions want none.
     return pool.get_connection(*(("_",) if VERSION[:2] < (5, 3) else ()))
+
+
+def listening(connection: Any) -> dict[str, bool]:
+    """How to read an answer on a connection that may be told of something instead.
+
+    In the third protocol redis-py would wait for an answer behind it.
+    """
+    is_third = str(getattr(connection, "protocol", 2)) == "3"
+    return {"push_request": True} if is_third else {}
 
 
 @cache

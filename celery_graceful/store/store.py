@@ -56,6 +56,7 @@ from celery_graceful.store.client import (
     is_forbidden,
     is_of_a_replica,
     make_client,
+    take_connection,
 )
 from celery_graceful.store.presence import Presence
 from celery_graceful.store.scripts import script as script_of
@@ -188,6 +189,26 @@ class Store:
 
         return self._ask(command, keys, call, timeout, insist, quiet)
 
+    def alone(self, call: Callable[[Any], Any]) -> Any:
+        """Use a connection that nobody else does, and that is closed then.
+
+        Args:
+            call: Is given redis-py's connection. It has no database chosen.
+
+        Raises:
+            StoreAway: It did not work.
+        """
+
+        def use(_: Any) -> Any:
+            pool = self.own_client(COMMAND_TIMEOUT, db=0).connection_pool
+            connection = take_connection(pool)
+            try:
+                return call(connection)
+            finally:
+                connection.disconnect()
+
+        return self._ask("a question", [], use, COMMAND_TIMEOUT, insist=True, quiet=True)
+
     def any_exists(self, *keys: str, age: float) -> bool:
         """Whether one of the keys is there, or was up to ``age`` seconds ago. Raises as ``run``.
 
@@ -285,6 +306,11 @@ class Store:
         """The name that it is asked under."""
         kwargs = self._client(COMMAND_TIMEOUT).connection_pool.connection_kwargs
         return kwargs.get("username") or "default"
+
+    @property
+    def db(self) -> int:
+        """The number of its database."""
+        return int(self._client(COMMAND_TIMEOUT).connection_pool.connection_kwargs.get("db") or 0)
 
     @property
     def address(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from celery_graceful.store.client import is_answer, take_connection
+from celery_graceful.store.client import is_answer, listening, take_connection
 from celery_graceful.store.store import COMMAND_TIMEOUT, Store, StoreAway, StoreRefused, fork_gate
 from celery_graceful.system import native
 from celery_graceful.system.describe import describe
@@ -41,7 +41,7 @@ class Tracking:
                 pool = store.own_client(COMMAND_TIMEOUT).connection_pool
                 self._told, self._asks = (take_connection(pool) for _ in range(2))
                 (me,) = self._ask(self._told, [("CLIENT", "ID")])
-                if _is_third(self._told):  # redis-py would throw away what it says
+                if listening(self._told):  # redis-py would throw away what it says
                     self._told._parser.set_invalidation_push_handler(lambda said: said)
                 self._told.send_command("SUBSCRIBE", CHANNEL)
                 self._hear()
@@ -115,16 +115,10 @@ class Tracking:
 
     def _hear(self) -> list[str]:
         """What it is told next: keys; none if all may have changed, or of its subscription."""
-        # Of the third protocol, where redis-py would wait for an answer behind what is told.
-        pushed = {"push_request": True} if _is_third(self._told) else {}
-        said = self._told.read_response(**pushed)
+        said = self._told.read_response(**listening(self._told))
         keys = said[-1] if said else None
         return keys if isinstance(keys, list) else []
 
     def _away(self, exc: Exception) -> StoreAway:
         kind = StoreRefused if is_answer(exc) else StoreAway
         return kind(f"{self._store.source}: {describe(exc)}")
-
-
-def _is_third(connection: Any) -> bool:
-    return str(getattr(connection, "protocol", 2)) == "3"

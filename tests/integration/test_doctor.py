@@ -116,13 +116,40 @@ def test_cg206_distance(
     assert values(app_on(redis_db), "CG206") == []
 
 
-def test_cg207_rights(redis_db: RedisDB, user: Callable[[str], RedisDB]) -> None:
-    assert values(app_on(user("~celery* ~graceful:* &* +@all")), "CG207") == []
-    few = app_on(user("~celery* &* +@all -hset"), task_default_queue="other")
+@pytest.mark.parametrize(
+    "rights",
+    [
+        "~celery* ~graceful:* &* +@all",
+        "~celery* ~_kombu* ~unacked* ~*.pidbox* ~graceful:* resetchannels +@all",
+        "~* &* +@all -@scripting -set -setex -hset -time",
+        "~* &* +@all -multi -exec -watch -select -psubscribe -client -info -xadd",
+        "~* &* +@all -@transaction -@write",
+        "~x &* +@all -eval -evalsha -brpop -publish",
+        "~x +ping +select",
+        "~* &* +@all -@pubsub",
+        "~* &* +ping",
+        "",
+    ],
+)
+def test_cg207_rights(redis_db: RedisDB, user: Callable[[str], RedisDB], rights: str) -> None:
+    """What is lacking is named all at once: with it there is nothing to find."""
+    app = app_on(user(f"resetchannels {rights}"))
+    (finding,) = found(app, "CG207")
+    before = set(redis_db.client.scan_iter("graceful:rights:*"))
+    assert not before
+    redis_db.client.execute_command(*finding.mend.split())
+    app = app_on(RedisDB(app.conf.broker_url, app.conf.result_backend, redis_db.client))
+    assert (values(app, "CG207"), values(app, "CG208")) == ([], [])
+
+
+def test_cg207_names_what_is_lacking(redis_db: RedisDB, user: Callable[[str], RedisDB]) -> None:
+    of_docs = "~celery* ~_kombu* ~unacked* ~*.pidbox* ~graceful:* &*"
+    assert values(app_on(user(f"{of_docs} +@all")), "CG207") == []
+    few = app_on(user(f"{of_docs} +@all -hset -info -eval"), task_default_queue="other")
     (finding,) = found(few, "CG207")
-    assert "~graceful:*" in finding.value
-    assert "~other*" in finding.value
+    assert finding.value == "lacks +eval +hset +info ~other*"
     assert finding.mend.startswith("ACL SETUSER user")
+    assert values(few, "CG208") == []  # it has been said
 
 
 def test_cg212_no_writes(redis_db: RedisDB, configured: Callable[[str, str], None]) -> None:

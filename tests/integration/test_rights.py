@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from celery_graceful import Graceful
+from celery_graceful import Batch, Graceful
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import Callback, Due, End, Outcome
 from celery_graceful.claims import ringing
+from celery_graceful.doctor.examination import Examination
 from celery_graceful.store.app_stores import find_store
-from celery_graceful.store.rights import missing_rights
+from celery_graceful.store.rights import Needs, missing_rights
 from celery_graceful.store.store import Store, StoreForbidden
 from tests.servers import RedisServer
 from tests.support.workers import TIMEOUT, Worker
@@ -67,15 +68,21 @@ def store_of(url):
         (f"{PLAIN} ~graceful:* -set", "+set"),
         (f"{PLAIN} ~graceful:* -@scripting", "+eval +evalsha"),
         (f"{PLAIN} -@scripting", "+eval +evalsha ~graceful:*"),
-        (f"{PLAIN} ~graceful:* -eval", "+eval +evalsha"),
-        ("on >secret &* +@all -unlink ~celery", "~graceful:* ~celery*"),
-        ("on >secret &* +@all -unlink ~graceful:*", "~celery* +unlink"),
+        (f"{PLAIN} ~graceful:* -eval", "+eval"),
+        ("on >secret &* +@all -unlink ~celery", "+unlink ~celery* ~graceful:*"),
+        ("on >secret &* +@all -unlink ~graceful:*", "+unlink ~celery*"),
+        (f"{PLAIN} ~graceful:* -multi -hset -eval -del", "+del +eval +hset"),
+        (f"{PLAIN} -multi -set -lpush", "+lpush +set ~graceful:*"),
+        ("on >secret &* +@all -eval -set -hset ~x", "+eval +hset +set ~celery* ~graceful:*"),
     ],
 )
 def test_what_a_user_lacks_is_found(server, user, rights, lacking):
     with server.client() as client:
         client.script_flush()
-        found = missing_rights(store_of(user(rights)), ["celery", "celery\6\x169"])
+        found = missing_rights(
+            store_of(user(rights)),
+            Needs(keys={"celery": "celery*", "celery\6\x169": "celery*"}),
+        )
         assert " ".join(found) == lacking
         assert not client.keys("*rights*")
 
@@ -177,3 +184,38 @@ def test_workers(rights, server, user, tmp_path):
         assert not first.count("does not work|Traceback")
         said = [line.partition("] ")[2] for line in first.lines if " refuses " in line]
         assert len(said) == len(set(said))  # each part that needs our keys says so, once
+
+
+def test_all_that_a_worker_does_by_the_user_of_the_docs(server, user):
+    """Fetch, results, checkpoints, batches, control commands and events; the doctor is content."""
+    rights = " ".join(users_of_the_docs()["worker"])
+    url = user(rights, 5)
+    env = {"BROKER_URL": url, "RESULT_URL": url, "GRACE": "6", **QUICK}
+    with (
+        Celery("resuming", broker=url, backend=url) as app,
+        Worker("tests.apps.resuming", args=["-E"], env=env) as worker,
+    ):
+        Graceful(app)
+        app.conf.graceful_grace_period = 6
+        worker.ready()
+        looked = Examination(app)
+        assert [(one.store.user, lacking) for one, lacking in looked.lacking] == [
+            (url.split("//")[1].partition(":")[0], [])
+        ]
+        sent = app.send_task("tests.apps.resuming.ending", ["success"])
+        assert sent.get(timeout=TIMEOUT) is False
+        name = "tests.apps.resuming.short"
+        batch = Batch(app=app, on_complete=app.signature(name))
+        batch.apply_async([app.signature(name, [number]) for number in range(3)])
+        worker.wait_line(f">> .*short .*{batch.id}")
+        (answer,) = app.control.inspect(timeout=TIMEOUT, limit=1).ping().values()
+        assert answer == {"ok": "pong"}
+        app.send_task("tests.apps.resuming.long", [0.5])
+        worker.wait_line(">> .*long ended")
+        worker.term()
+        assert worker.wait() == 0
+        assert not worker.count("lacks|refuses|does not work|Traceback|NoPermission")
+    with server.client() as client:  # nothing was refused that nobody told of
+        name = url.split("//")[1].partition(":")[0]
+        refused = [one["object"] for one in client.acl_log() if one["username"] == name]
+    assert refused == []

@@ -170,6 +170,8 @@ NAMES: dict[str, list[str] | None] = {
     "kombu.messaging:Consumer.channel": None,
     "kombu.message:Message._decode": [],
     "kombu.transport.redis:Channel._get_pool": [],
+    "kombu.transport.redis:Channel._get_publish_topic": ["exchange", "routing_key"],
+    "kombu.transport.redis:Channel.keyprefix_queue": None,
     "kombu.transport.redis:Channel._lookup": ["exchange", "routing_key"],
     "kombu.transport.redis:Channel._q_for_pri": ["queue", "pri"],
     "kombu.transport.redis:Channel._get_message_priority": ["message", "reverse"],
