@@ -26,12 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import celery
+import pytest
 
 from tests.servers import RabbitServer, RedisServer
 from tests.suites.known import reason_of
 from tests.support.workers import ROOT, Worker
 
-#: Where the distributions are kept.
+#: Where the distributions are kept, and the log of each suite.
 KEPT = ROOT / ".suites"
 
 #: Seconds that a suite may take one way. Celery's integration tests take a quarter of an hour, by
@@ -131,7 +132,7 @@ def run(suite: Suite, folder: Path, graceful: str) -> dict[str, str]:
     """Run a suite; the outcomes of its tests.
 
     Raises:
-        NoOutcome: It has taken more than ``TIMEOUT``, or has run no test.
+        NoOutcome: It has taken more than ``TIMEOUT``, has run no test, or has broken off.
     """
     with servers(suite.broker) as env, tempfile.TemporaryDirectory() as temporary:
         outcomes = Path(temporary) / "outcomes"
@@ -146,24 +147,27 @@ def run(suite: Suite, folder: Path, graceful: str) -> dict[str, str]:
             if suite.pool:
                 env["OWN_WORKER"] = "beside@suites"
                 stack.enter_context(beside(suite.pool, env))
-            with (Path(temporary) / "log").open("wb") as log:
+            KEPT.mkdir(exist_ok=True)
+            log = KEPT / f"{suite.name}, {graceful or 'plain'}.log"
+            with log.open("wb") as said:
                 try:
-                    subprocess.run(
+                    code = subprocess.run(
                         [*argv, *suite.tests],
                         cwd=folder,
                         env=env,
-                        stdout=log,
-                        stderr=log,
+                        stdout=said,
+                        stderr=said,
                         stdin=subprocess.DEVNULL,
                         timeout=TIMEOUT,
                         check=False,
-                    )
+                    ).returncode
                 except subprocess.TimeoutExpired:
                     raise NoOutcome(f"has not ended within {TIMEOUT} s") from None
         found: dict[str, str] = json.loads(outcomes.read_text()) if outcomes.exists() else {}
         if not found:
-            said = (Path(temporary) / "log").read_text(errors="replace")[-5000:]
-            raise NoOutcome(f"has run no test:\n{said}")
+            raise NoOutcome(f"has run no test:\n{log.read_text(errors='replace')[-5000:]}")
+        if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            raise NoOutcome(f"has broken off after {len(found)} tests with code {code}: see {log}")
         return found
 
 

@@ -59,6 +59,8 @@ def take_no_embedded_worker() -> None:
 
 
 def pytest_runtest_logreport(report: Any) -> None:
+    if report.outcome not in RANK:  # "rerun", of a test that is run once more
+        return
     name = report.nodeid
     outcome = max(report.outcome, _outcomes.get(name, "passed"), key=RANK.index)
     if report.when == "call" or outcome != "passed":

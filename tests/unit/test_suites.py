@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.suites import __main__ as suites
+from tests.suites import plugin
 
 TESTS = "def test_fine():\n    pass\n\ndef test_other():\n    assert False\n"
 
@@ -25,6 +28,7 @@ def test_the_others_go_on(
 ) -> None:
     monkeypatch.delenv("SUITES", raising=False)
     monkeypatch.setattr(suites, "fetch", lambda: folder)
+    monkeypatch.setattr(suites, "KEPT", folder / "kept")
     monkeypatch.setattr(suites, "TIMEOUT", 1)
     hangs, none, ends = (suites.Suite(n, (f"t/test_{n}.py",)) for n in ("hangs", "none", "ends"))
     monkeypatch.setattr(suites, "ALL", (hangs,))
@@ -38,3 +42,24 @@ def test_the_others_go_on(
     assert "ends: plain 1/2, graceful 1/2 passed, 0 differ, " in out
     monkeypatch.setattr(suites, "ALL", (ends,))
     assert suites.main() == 0
+
+
+def test_one_that_breaks_off_is_no_outcome(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    breaks = (
+        "def test_one():\n    pass\n\ndef test_two():\n    import pytest; pytest.exit('over', 3)\n"
+    )
+    (folder / "t" / "test_breaks.py").write_text(breaks)
+    monkeypatch.setattr(suites, "KEPT", folder / "kept")
+    log = folder / "kept" / "breaks, plain.log"
+    said = f"has broken off after 1 tests with code 3: see {log}"
+    with pytest.raises(suites.NoOutcome, match=f"^{re.escape(said)}$"):
+        suites.run(suites.Suite("breaks", ("t/test_breaks.py",)), folder, "")
+    assert "over" in log.read_text()
+
+
+def test_a_test_that_is_run_once_more_has_its_last_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes: dict[str, str] = {}
+    monkeypatch.setattr(plugin, "_outcomes", outcomes)
+    for outcome in ("rerun", "passed"):
+        plugin.pytest_runtest_logreport(SimpleNamespace(nodeid="t", outcome=outcome, when="call"))
+    assert outcomes == {"t": "passed"}
