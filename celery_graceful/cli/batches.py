@@ -22,6 +22,7 @@ from celery_graceful.cli.output import (
     moment,
     say_done,
     say_json,
+    shown,
 )
 from celery_graceful.cli.progress import Working
 from celery_graceful.exceptions import UnknownBatch
@@ -76,7 +77,7 @@ def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> None:
     for line in lines_of(found):
         click.echo("\n".join(folded(line)))
     if found.missing:
-        click.echo(f"  -> {command_of(ctx)}batches resend {shlex.quote(batch_id)}", err=True)
+        click.echo(f"  -> {command_of(ctx)}batches resend {shlex.quote(shown(batch_id))}", err=True)
 
 
 @batches.command(cls=Command)
@@ -169,10 +170,11 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except (UnknownBatch, NotSent) as exc:
-        raise click.ClickException(str(exc)) from exc
+        raise click.ClickException(shown(str(exc))) from exc
 
 
 def _resent(done: Resent) -> Iterator[str]:
+    done = shown(done)
     yield f"{done.id} {done.said}"
     for member, why in done.left.items():
         yield f"  {member} left alone: {why}"
@@ -182,6 +184,7 @@ def _resent(done: Resent) -> Iterator[str]:
 
 def lines_of(found: Standing) -> Iterator[str]:
     """What is printed of one of them."""
+    found = shown(found)
     status = found.status
     yield _line(status)
     for name, state in status.callbacks.items():
@@ -198,6 +201,7 @@ def lines_of(found: Standing) -> Iterator[str]:
 
 
 def _line(status: Status) -> str:
+    status = shown(status)
     parts: list[Any] = [
         f"{status.pending} of {status.total} pending",
         f"{status.succeeded} succeeded",

@@ -19,12 +19,12 @@ from celery_graceful.cli.output import (
     moment,
     paint,
     say_json,
+    shown,
     terminal_width,
 )
 from celery_graceful.cli.progress import Working
 from celery_graceful.operations import Operations
 from celery_graceful.operations.killing import CannotKill
-from celery_graceful.operations.operations import UnknownWorker
 from celery_graceful.operations.records import Kill, KilledTask, Worker
 
 __all__ = ["chaos", "lines_of", "summary_of", "warnings_of"]
@@ -71,10 +71,8 @@ def kill_worker(ctx: click.Context, worker: str, yes: bool, as_json: bool, timeo
                     working.echo(line)
 
             found = operations.kill_worker(victim.id, timeout=timeout, on_change=say)
-    except UnknownWorker as exc:
-        raise click.UsageError(str(exc)) from exc
     except CannotKill as exc:
-        click.echo(f"Error: {exc}", err=True)
+        click.echo(shown(f"Error: {exc}"), err=True)
         return FOUND
     if as_json:
         say_json(found.to_dict())
@@ -92,7 +90,8 @@ def warnings_of(victim: Worker, others: Sequence[Worker]) -> Iterator[str]:
     consumed = {queue for other in others if other.phase == "running" for queue in other.queues}
     alone = sorted(set(victim.queues) - consumed)
     if alone:
-        yield f"No other worker fetches from {', '.join(alone)}: what comes from there waits."
+        queues = shown(", ".join(alone))
+        yield f"No other worker fetches from {queues}: what comes from there waits."
 
 
 def lines_of(tasks: Sequence[KilledTask], width: int) -> Iterator[str]:
@@ -114,7 +113,7 @@ def summary_of(found: Kill, width: int) -> Iterator[str]:
     ran = [task for task in found.tasks if task.begun]
     well = [task for task in ran if task.is_well]
     held = [task for task in found.tasks if not task.begun and not task.is_well]
-    yield f"{found.name} was killed at {moment(found.at)}"
+    yield f"{shown(found.name)} was killed at {moment(found.at)}"
     if held:
         yield paint(f"{_messages(len(held))} that had not begun did not go back", "red")
     if not ran:
@@ -142,9 +141,9 @@ def _task(task: KilledTask, width: int) -> Iterator[str]:
         said += f", {task.said}"
     if task.state == "back" and task.worker:
         said = f"{task.worker} holds it, and has not begun it"
-    yield f"{task.task}  {task.id}"
+    yield shown(f"{task.task}  {task.id}")
     after = "" if task.seconds is None else f", after {duration(task.seconds)}"
-    for number, line in enumerate(wrap(said + after, width - 4, break_on_hyphens=False)):
+    for number, line in enumerate(wrap(shown(said) + after, width - 4, break_on_hyphens=False)):
         yield ("    " if number else "  ") + paint(line, COLOURS.get(task.state, "red"))
 
 

@@ -17,6 +17,7 @@ from celery_graceful.cli.output import (
     ask,
     duration,
     say_json,
+    shown,
     table,
     terminal_width,
 )
@@ -62,18 +63,18 @@ def show(ctx: click.Context, task_id: str, as_json: bool) -> int:
     if as_json:
         say_json(None if found is None else found.to_dict())
     if found is None:
-        click.echo(f"nothing is saved of {task_id}", err=True)
+        click.echo(f"nothing is saved of {shown(task_id)}", err=True)
         return FOUND
     if as_json:
         return FINE
-    said = found.to_dict()
-    click.echo(f"{found.task}  {found.id}  {found.where}".rstrip())
+    said = shown(found.to_dict())
+    click.echo(shown(f"{found.task}  {found.id}  {found.where}").rstrip())
     click.echo(f"  interrupted: {found.interruptions}")
     for loop in said["loops"]:
         state = "has ended" if loop["ended"] else f"has done {loop['cursor']}"
-        click.echo(f"  loop {unquote(loop['name'])}: {state}")
+        click.echo(f"  loop {shown(unquote(loop['name']))}: {state}")
     for step in found.steps:
-        click.echo(f"  step {unquote(step)}: done")
+        click.echo(f"  step {shown(unquote(step))}: done")
     if found.state is not None:
         click.echo(f"  state: {said['state']}")
     click.echo(f"  {found.bytes} bytes, forgotten in {duration(found.expires_in)}")
@@ -96,9 +97,9 @@ def clear(ctx: click.Context, task_id: str, yes: bool, as_json: bool) -> int:
     if as_json:
         say_json(Done(task_id, ok, "cleared" if ok else "nothing is saved").to_dict())
     elif ok:
-        click.echo(f"{task_id} cleared")
+        click.echo(f"{shown(task_id)} cleared")
     else:
-        click.echo(f"nothing is saved of {task_id}", err=True)
+        click.echo(f"nothing is saved of {shown(task_id)}", err=True)
     return FINE if ok else FOUND
 
 
@@ -106,10 +107,11 @@ def lines_of(found: Sequence[Checkpoint], width: int) -> Iterator[str]:
     """What is printed of them."""
     if not found:
         return
+    found = shown(list(found))
     rows = [[one.task, one.id, str(one.interruptions), str(one.bytes)] for one in found]
     head, *lines = table(HEAD, rows, width, right=(2, 3))
     yield head
     for line, one in zip(lines, found, strict=True):
         yield line
         if one.where:
-            yield f"  {one.where}"[:width]
+            yield f"  {shown(one.where)}"[:width]

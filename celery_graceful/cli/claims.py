@@ -15,12 +15,12 @@ from celery_graceful.cli.output import (
     duration,
     paint,
     say_json,
+    shown,
     table,
     terminal_width,
 )
 from celery_graceful.cli.progress import Working
 from celery_graceful.operations import Operations
-from celery_graceful.operations.operations import UnknownWorker
 from celery_graceful.operations.records import Claim
 
 __all__ = ["claims", "lines_of"]
@@ -35,11 +35,8 @@ def claims(ctx: click.Context, worker: str | None, as_json: bool) -> int:
 
     Of the dead, too, until others have given them back to their queues.
     """
-    try:
-        with Working("reads claims"):
-            found = list(Operations(app_of(ctx)).claims(worker))
-    except UnknownWorker as exc:
-        raise click.UsageError(str(exc)) from exc
+    with Working("reads claims"):
+        found = list(Operations(app_of(ctx)).claims(worker))
     if as_json:
         say_json([claim.to_dict() for claim in found])
         return FINE
@@ -53,6 +50,7 @@ def claims(ctx: click.Context, worker: str | None, as_json: bool) -> int:
 
 def lines_of(claims: Sequence[Claim], now: dt.datetime, width: int) -> Iterator[str]:
     """What is printed of them, worker by worker."""
+    claims = shown(list(claims))
     for worker in dict.fromkeys(claim.worker for claim in claims):
         some = [claim for claim in claims if claim.worker == worker]
         alive = "" if some[0].worker_lives else paint("  dead: they wait to be given back", "red")

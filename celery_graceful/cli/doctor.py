@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from celery_graceful.cli.app import app_of
-from celery_graceful.cli.output import AWAY, FINE, FOUND, JSON, Command, paint, say_json
+from celery_graceful.cli.output import AWAY, FINE, FOUND, JSON, Command, paint, say_json, shown
 from celery_graceful.cli.progress import Working
 from celery_graceful.doctor.examination import Examination
 from celery_graceful.doctor.findings import Finding, Severity
@@ -66,7 +66,7 @@ def _lines(report: Report) -> Iterator[str]:
     d = report.deadlines
     if d is not None:
         yield from _wrapped(
-            f"Grace period: {d.grace:g} s ({d.source}); soft deadline {d.soft:.3g} s, "
+            f"Grace period: {d.grace:g} s ({shown(d.source)}); soft deadline {d.soft:.3g} s, "
             f"hard deadline {d.hard:.3g} s after the signal."
         )
         yield ""
@@ -74,13 +74,14 @@ def _lines(report: Report) -> Iterator[str]:
         yield from _of(finding)
         yield ""
     for what, why in report.unchecked.items():
-        yield from _wrapped(f"could not be checked: {what}: {why}")
+        yield from _wrapped(shown(f"could not be checked: {what}: {why}"))
     if report.unchecked:
         yield ""
     yield _summary(report)
 
 
 def _of(finding: Finding) -> Iterator[str]:
+    finding = shown(finding)
     head = f"{finding.code} {finding.severity.value}"
     first, *others = _wrapped(f"{head}: {finding.thing} = {finding.value!r}")
     yield first.replace(head, paint(head, COLOURS[finding.severity]), 1)

@@ -16,6 +16,7 @@ from celery_graceful.cli.output import (
     moment,
     paint,
     say_json,
+    shown,
     terminal_width,
 )
 from celery_graceful.cli.progress import Working
@@ -51,7 +52,9 @@ def history(ctx: click.Context, task_id: str | None, last: int, as_json: bool) -
         for line in lines_of(found, terminal_width(), last):
             click.echo(line)
         if not found.moments:
-            click.echo(f"nothing unusual is known{f' of {task_id}' * bool(task_id)}", err=True)
+            click.echo(
+                f"nothing unusual is known{f' of {shown(task_id)}' * bool(task_id)}", err=True
+            )
     return FOUND if task_id and not found.moments else FINE
 
 
@@ -70,7 +73,7 @@ def mark(ctx: click.Context, text: str, as_json: bool) -> int:
     if as_json:
         say_json(entered.to_dict())
     else:
-        click.echo(f"{moment(entered.at)}  deploy  {entered.reason}")
+        click.echo(f"{moment(entered.at)}  deploy  {shown(entered.reason)}")
     return FINE
 
 
@@ -82,6 +85,7 @@ def lines_of(found: History, width: int, last: int = 100) -> Iterator[str]:
         width: Columns of the terminal.
         last: So many moments, besides deploys.
     """
+    found = shown(found)
     deploys = iter(found.deploys)
     others = sum(each.kind != "deploy" for each in found.moments)
     left_out = max(0, others - last)

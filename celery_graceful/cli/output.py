@@ -2,24 +2,30 @@
 
 ==========  =======================================================================
 ``FINE``    0: nothing is wrong
-``FOUND``   1: something was found that somebody should look at
+``FOUND``   1: something was found that somebody should look at, or what was named is not there
 ``USAGE``   2: the command line cannot be used
 ``AWAY``    3: what has to be asked cannot be reached, or there is nothing to ask
 ==========  =======================================================================
+
+What somebody has sent, such as the name of a task, goes through ``shown`` to a terminal.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import errno
+import io
 import json
 import logging
 import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from typing import Any, TypeVar, cast
 
 import click
 from celery.bin.base import CeleryCommand
@@ -27,6 +33,7 @@ from wcwidth import wcwidth
 
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.messages.bounded_connections import BrokerAway
+from celery_graceful.operations.operations import UnknownWorker
 from celery_graceful.operations.records import Done
 from celery_graceful.store.store import StoreAway
 
@@ -44,18 +51,26 @@ __all__ = [
     "duration",
     "folded",
     "frame",
+    "is_dumb",
     "moment",
     "paint",
     "say_done",
     "say_json",
+    "shown",
     "table",
     "terminal_width",
+    "write_nowhere",
 ]
+
+T = TypeVar("T")
 
 FINE, FOUND, USAGE, AWAY = 0, 1, 2, 3
 
-#: As a shell says it of who died of SIGINT, and of SIGPIPE.
-_INTERRUPTED, _PIPE_CLOSED = 130, 141
+#: As a shell says it of who died of SIGINT, and of SIGPIPE; and an error of writing (sysexits.h).
+_INTERRUPTED, _PIPE_CLOSED, _NOT_WRITTEN = 130, 141, 74
+
+#: What writing to standard output may fail with.
+_WRITING = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF))
 
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 YES = click.option("--yes", is_flag=True, help="Do not ask.")
@@ -84,27 +99,46 @@ class Command(CeleryCommand):
         """Run it, and exit."""
         # What cannot be reached is said below, in words for who has asked.
         logging.getLogger("celery").addHandler(logging.NullHandler())
+        _open_what_is_closed()
         try:
             status = super().invoke(ctx)
             sys.stdout.flush()
         except (StoreAway, BrokerAway) as exc:
-            raise CannotReach(str(exc)) from exc
+            raise CannotReach(shown(str(exc))) from exc
+        except UnknownWorker as exc:
+            raise click.ClickException(shown(str(exc))) from exc
         except SettingsError as exc:
             raise click.UsageError(str(exc)) from exc
+        except click.ClickException as exc:
+            vars(exc)["message"] = "\n".join(map(shown, exc.message.splitlines()))
+            raise
         except KeyboardInterrupt:
             status = _INTERRUPTED
         except OSError as exc:
-            if exc.errno != errno.EPIPE:
+            closed = isinstance(exc, io.UnsupportedOperation)
+            if not closed and exc.errno != errno.EPIPE and exc.errno not in _WRITING:
                 raise
-            _write_nowhere()
+            write_nowhere()
             status = _PIPE_CLOSED
+            if exc.errno != errno.EPIPE:
+                why = "standard output is closed" if closed else exc.strerror
+                click.echo(f"Error: what there is to say cannot be written: {why}", err=True)
+                status = _NOT_WRITTEN
         ctx.exit(status or FINE)
 
 
-def _write_nowhere() -> None:
+def write_nowhere() -> None:
     """Python writes the rest of its buffer when it ends."""
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def _open_what_is_closed() -> None:
+    """Python has nothing for streams that were closed; the next socket would be in their place."""
+    # Whoever writes to what is read only hears of it.
+    for name, mode in (("stdin", "r"), ("stdout", "r"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
 
 
 def ask(question: str, yes: bool) -> None:
@@ -114,11 +148,38 @@ def ask(question: str, yes: bool) -> None:
         click.UsageError: The answer was no, or nobody is there to give one.
     """
     try:
-        if yes or click.confirm(question, err=True):
+        if yes or click.confirm(shown(question), err=True):
             return
     except click.Abort:
         click.echo(err=True)
     raise click.UsageError("nothing was done; --yes does not ask")
+
+
+def shown(value: T) -> T:
+    """As a terminal may get it: what is no letter, such as ESC or a newline, is written as Python
+    would. Names, ids and reasons are whatever somebody has sent.
+
+    Args:
+        value: Text, or a record, list or dict with text anywhere in it.
+    """
+    found: Any = value
+    if isinstance(value, Enum):
+        return value
+    if isinstance(value, str):
+        found = "".join(c if c.isprintable() else _escaped(c) for c in value)
+    elif isinstance(value, Mapping):
+        found = {shown(key): shown(item) for key, item in value.items()}
+    elif isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        found = type(value)(map(shown, value))
+    elif is_dataclass(value) and not isinstance(value, type):
+        found = copy(value)
+        for field in fields(found):
+            object.__setattr__(found, field.name, shown(getattr(found, field.name)))
+    return cast("T", found)
+
+
+def _escaped(letter: str) -> str:
+    return letter.encode("unicode_escape").decode()
 
 
 def counted(number: int, one: str, many: str = "") -> str:
@@ -137,7 +198,7 @@ def say_done(done: Iterable[Done], as_json: bool) -> int:
     for one in done:
         said.append(one)
         if not as_json:
-            click.echo(f"{one.id} {one.said}", err=not one.ok)
+            click.echo(shown(f"{one.id} {one.said}"), err=not one.ok)
     if as_json:
         say_json([one.to_dict() for one in said])
     return FINE if all(one.ok for one in said) else FOUND
@@ -151,7 +212,12 @@ def paint(text: str, colour: str) -> str:
 def _has_colour() -> bool:
     context = click.get_current_context(silent=True)
     plain = getattr(context.obj if context else None, "no_color", False)
-    return not (plain or os.environ.get("NO_COLOR"))
+    return not (plain or os.environ.get("NO_COLOR") or is_dumb())
+
+
+def is_dumb() -> bool:
+    """Whether the terminal knows no escape codes."""
+    return os.environ.get("TERM") == "dumb"
 
 
 def terminal_width() -> int:
@@ -164,6 +230,8 @@ def frame(lines: Sequence[str]) -> str:
     rows = shutil.get_terminal_size((80, 24)).lines
     if len(lines) > rows and sys.stdout.isatty():
         lines = [*lines[: rows - 1], f"and {len(lines) - rows + 1} lines more"]
+    if is_dumb():
+        return "\n".join([*lines, ""])
     return _HOME + "\n".join(line + _REST_OF_LINE for line in lines) + _REST_BELOW
 
 

@@ -10,7 +10,7 @@ from celery.utils.nodenames import default_nodename, node_format
 
 import celery_graceful_probe
 from celery_graceful.cli.app import app_of
-from celery_graceful.cli.output import JSON, Command, say_json
+from celery_graceful.cli.output import JSON, Command, say_json, write_nowhere
 from celery_graceful.operations.records import Record
 from celery_graceful.settings import Settings
 
@@ -53,7 +53,10 @@ def probe(
     if as_json:
         say_json(Probed(question, status == celery_graceful_probe.YES, said).to_dict())
     else:
-        click.echo(said)
+        try:
+            click.echo(said)
+        except OSError:  # whether it can be written is not what was asked
+            write_nowhere()
     return status
 
 

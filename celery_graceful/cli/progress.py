@@ -10,6 +10,8 @@ from typing import TextIO
 
 import click
 
+from celery_graceful.cli.output import is_dumb
+
 __all__ = ["Working"]
 
 #: Seconds until it says something, and between two times.
@@ -35,7 +37,7 @@ class Working:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Working:
-        if self._stream.isatty():
+        if self._stream.isatty() and not is_dumb():
             self._thread.start()
         return self
 

@@ -20,6 +20,7 @@ from celery_graceful.cli.output import (
     moment,
     say_done,
     say_json,
+    shown,
 )
 from celery_graceful.operations import Operations
 from celery_graceful.operations.quarantine import Quarantine, QuarantinedTask
@@ -66,7 +67,7 @@ def show(ctx: click.Context, task_id: str, as_json: bool) -> int:
     if found is None:
         if as_json:
             say_json(None)
-        click.echo(f"Error: {task_id} is not in quarantine", err=True)
+        click.echo(f"Error: {shown(task_id)} is not in quarantine", err=True)
         return FOUND
     click.echo(json.dumps(found.to_dict(), indent=2))
     return FINE
@@ -115,5 +116,6 @@ def _chosen(tasks: Quarantine, task_ids: Sequence[str], everything: bool) -> Seq
 
 def line_of(task: QuarantinedTask) -> str:
     """What is printed of one of them."""
+    task = shown(task)
     whose = "" if task.ours else f"  (of another app: {task.app or '?'})"
     return f"{moment(task.at)}  {task.id}  {task.task}  {task.why}{whose}"

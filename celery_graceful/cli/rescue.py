@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import click
 
 from celery_graceful.cli.app import app_of
-from celery_graceful.cli.output import AWAY, FINE, JSON, Command, folded, say_json
+from celery_graceful.cli.output import AWAY, FINE, JSON, Command, folded, say_json, shown
 from celery_graceful.cli.progress import Working
 from celery_graceful.operations import Operations
 from celery_graceful.operations.rescue import Rescued
@@ -32,9 +32,9 @@ def rescue(ctx: click.Context, dry_run: bool, as_json: bool) -> int:
         say_json([one.to_dict() for one in found])
     for one in found:
         if one.error:
-            click.echo(f"Error: {one.error}", err=True)
+            click.echo(shown(f"Error: {one.error}"), err=True)
         for text, is_note in () if as_json else lines_of(one, settings_of(app).lease_ttl, dry_run):
-            for line in folded(text):
+            for line in folded(shown(text)):
                 click.echo(line, err=is_note)
     return AWAY if all(one.error for one in found) else FINE
 

@@ -18,6 +18,7 @@ from celery_graceful.cli.output import (
     moment,
     paint,
     say_json,
+    shown,
     table,
     terminal_width,
 )
@@ -58,7 +59,7 @@ def status(ctx: click.Context, as_json: bool, watch: bool, every: float) -> int:
         try:
             lines = list(lines_of(operations.status(), terminal_width(), command))
         except StoreAway as exc:  # whoever watches wants to see it come back
-            lines = [paint(f"Error: {exc}", "red")]
+            lines = [paint(shown(f"Error: {exc}"), "red")]
         click.echo(frame(lines))
         time.sleep(every)
     with Working("looks at all workers"):
@@ -79,6 +80,7 @@ def lines_of(status: Status, width: int, command: str) -> Iterator[str]:
         width: Columns of the terminal.
         command: In front of what mends.
     """
+    status = shown(status)
     rows = [_row(worker, status) for worker in status.workers]
     heads, *lines = table(HEAD, rows, width, right=(3, 4, 5, 6))
     yield f"{moment(status.at)}  {_counted(status)}"
@@ -132,5 +134,5 @@ def _saved(task: RunningTask) -> str:
         return ""
     times = f"interrupted {saved.interruptions} times".replace(" 1 times", " once")
     anew = "and has saved nothing" * saved.is_empty
-    said = (saved.where, *(times, anew) * bool(saved.interruptions))
+    said = (shown(saved.where), *(times, anew) * bool(saved.interruptions))
     return ", ".join(filter(None, said))

@@ -8,7 +8,16 @@ from textwrap import wrap
 import click
 
 from celery_graceful.cli.app import app_of, command_of
-from celery_graceful.cli.output import FINE, FOUND, JSON, Command, paint, say_json, terminal_width
+from celery_graceful.cli.output import (
+    FINE,
+    FOUND,
+    JSON,
+    Command,
+    paint,
+    say_json,
+    shown,
+    terminal_width,
+)
 from celery_graceful.cli.progress import Working
 from celery_graceful.operations import Operations
 from celery_graceful.operations.records import Why
@@ -43,6 +52,7 @@ def lines_of(found: Why, width: int, command: str) -> Iterator[str]:
         width: Columns of the terminal.
         command: In front of what mends.
     """
+    found = shown(found)
     state = paint(found.state, "red" if found.stuck else "green")
     yield f"{found.id}  {state}  {found.task}".rstrip()
     for sentence in found.sentences:

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 import click
 
 from celery_graceful.cli.app import app_of
-from celery_graceful.cli.output import FINE, FOUND, JSON, YES, Command, ask, say_json
+from celery_graceful.cli.output import FINE, FOUND, JSON, YES, Command, ask, say_json, shown
 from celery_graceful.cli.progress import Working
 from celery_graceful.operations import Operations
-from celery_graceful.operations.operations import UnknownWorker
 from celery_graceful.operations.records import Answer
 
 __all__ = ["quiet", "resume", "stop"]
@@ -63,16 +62,13 @@ def stop(ctx: click.Context, worker: str, yes: bool, as_json: bool, wait: float)
 
 
 def _told(tell: Callable[..., Sequence[Answer]], args: Sequence[str | None], as_json: bool) -> int:
-    try:
-        with Working("waits for answers"):
-            answers = tell(*args)
-    except UnknownWorker as exc:
-        raise click.UsageError(str(exc)) from exc
+    with Working("waits for answers"):
+        answers = tell(*args)
     if as_json:
         say_json([answer.to_dict() for answer in answers])
     else:
         for answer in answers:
-            click.echo(f"{answer.worker}  {answer.said}")
+            click.echo(shown(f"{answer.worker}  {answer.said}"))
         if not answers:
             click.echo("no worker is running", err=True)
     return FINE if answers and all(answer.ok for answer in answers) else FOUND

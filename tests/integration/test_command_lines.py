@@ -22,7 +22,7 @@ from celery_graceful.operations.rescue import Rescued
 from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.store.app_stores import find_workers_store
 from tests.conftest import RedisDB
-from tests.support.operators import command, document
+from tests.support.operators import command, command_or, document
 
 ID = "0f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b10"
 
@@ -186,3 +186,73 @@ def test_probes(app: Celery, run: Callable[..., str], tmp_path: Path) -> None:
     os.utime(path, (long_ago, long_ago))
     said = run("probe", "live", *args, status=1)
     assert said == "not live: its event loop has not turned for 100 s, of 60\n"
+
+
+HOSTILE = "a\x1b[31mb\x1b]0;c\x07\nd\u202ee\x9bf"
+
+
+def test_what_others_have_sent_does_not_reach_the_terminal_raw(
+    app: Celery, redis_db: RedisDB
+) -> None:
+    store = find_workers_store(app)
+    assert store is not None
+    headers = {"id": HOSTILE, "task": HOSTILE, "argsrepr": HOSTILE}
+    raw = json.dumps({"headers": headers, "properties": {}, "body": ""})
+    put(store, Kept(HOSTILE, HOSTILE, HOSTILE, 3, 1.0, HOSTILE, {"list": "celery", "raw": raw}))
+    saved = {f"c:{HOSTILE}": '["int", 1, false]', f"s:{HOSTILE}": '[1, "x"]'}
+    saved["state"] = json.dumps(HOSTILE)
+    redis_db.client.hset(key_of(HOSTILE, HOSTILE), mapping=saved)
+    batch = Batch(app=app, description=HOSTILE, properties={"x": HOSTILE})
+    batch.add(app.signature(HOSTILE))
+    batch.apply_async()
+    assert json.loads(command(app, "quarantine", "list", "--json"))[0]["id"] == HOSTILE
+    commands = [
+        *(["status"], ["claims"], ["claims", HOSTILE], ["checkpoints", "list"], ["history"]),
+        *(["checkpoints", "show", HOSTILE], ["history", HOSTILE], ["why", HOSTILE]),
+        *(["quarantine", "list"], ["quarantine", "show", HOSTILE], ["quarantine", "show", "x"]),
+        *(["batches", "list"], ["batches", "show", batch.id], ["batches", "show", HOSTILE]),
+        *(["deploy", "mark", HOSTILE], ["history"], ["doctor"], ["stop", HOSTILE, "--yes"]),
+        *(["quarantine", "retry", HOSTILE], ["quarantine", "retry", HOSTILE], ["why", HOSTILE]),
+        *(["checkpoints", "clear", HOSTILE], ["checkpoints", "clear", HOSTILE, "--yes"]),
+        *(["chaos", "kill-worker", HOSTILE, "--yes"], ["probe", HOSTILE]),
+        *(["batches", "resend", HOSTILE], ["batches", "drop", HOSTILE, "--yes"]),
+    ]
+    for args in commands:
+        said = command_or(app, *args)
+        assert said
+        raw = {letter for letter in said if letter != "\n" and not letter.isprintable()}
+        assert (args, raw) == (args, set())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(
+            "claims nope",
+            "history nope",
+            "why nope",
+            "quiet nope",
+            "resume nope",
+            "stop nope --yes",
+        ),
+        *("checkpoints show nope", "checkpoints clear nope --yes"),
+        *("quarantine show nope", "quarantine retry nope", "quarantine delete nope --yes"),
+        *("batches show nope", "batches resend nope", "batches callback nope on_success"),
+        *("batches complete nope --yes", "batches drop nope --yes", "chaos kill-worker nope --yes"),
+    ],
+)
+def test_what_is_not_there_is_status_1(app: Celery, line: str) -> None:
+    assert "nope" in command(app, *line.split(), status=1)
+    command(app, *line.split(), "--json", status=1)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("claims", "history", "rescue", "resume", "checkpoints list", "quarantine list"),
+        *("quarantine retry --all", "batches list", "status", "doctor"),
+    ],
+)
+def test_nothing_to_tell_is_fine(app: Celery, line: str) -> None:
+    # But that nobody works, or has answered, is to be looked at.
+    command(app, *line.split(), status=int(line in ("resume", "status")))

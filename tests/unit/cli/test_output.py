@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from celery_graceful.cli import output
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.messages.bounded_connections import BrokerAway
+from celery_graceful.operations.records import Claim
 from celery_graceful.store.store import StoreAway
 
 
@@ -59,6 +60,49 @@ def test_a_closed_pipe_is_no_news() -> None:
     )
     os.close(write)
     assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize(
+    ("to", "why"),
+    [("/dev/full", b"No space left on device"), (None, b"standard output is closed")],
+)
+def test_what_cannot_be_written_is_one_line(to: str | None, why: bytes) -> None:
+    program = (
+        "import os, sys\n"
+        "from celery_graceful.cli.output import Command\n"
+        "import click\n"
+        "Command('c', callback=lambda: click.echo('x'))([])"
+    )
+    end = f'>"{to}"' if to else ">&-"
+    ended = subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "$1" {end}', sys.executable, program],
+        stderr=subprocess.PIPE,
+        timeout=60,
+    )
+    assert ended.stderr == b"Error: what there is to say cannot be written: %s\n" % why
+    assert ended.returncode == 74
+
+
+HOSTILE = "a\x1b[31mb\nc\u202ed\x9be\udc80"
+
+
+def test_a_terminal_gets_letters_only() -> None:
+    shown = "a\\x1b[31mb\\nc\\u202ed\\x9be\\udc80"
+    assert output.shown(HOSTILE) == shown
+    claim = Claim("w", True, 1, "id", HOSTILE, HOSTILE, False)
+    found = output.shown([{HOSTILE: claim}])[0][shown]
+    assert (found.task, found.id, found.worker_lives) == (shown, "id", True)
+    assert HOSTILE in (claim.task, claim.queue)  # JSON is exact
+    assert output.shown("世界 é \\") == "世界 é \\"
+
+
+def test_nothing_is_painted_on_a_dumb_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "dumb")
+    assert output.paint("red", "red") == "red"
+    assert output.frame(["one", "two"]) == "one\ntwo\n"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert "\x1b" not in "".join(output.table(HEAD, [["w", "running", "3"]], 40))
 
 
 @pytest.mark.parametrize(
