@@ -18,7 +18,7 @@ Celery carries headers over a retry and along a chain, but not to what a task is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import wraps
 from typing import Any, NamedTuple
 from uuid import NAMESPACE_URL, uuid5
@@ -98,20 +98,23 @@ def callback_id(batch: str, name: str) -> str:
     return str(uuid5(NAMESPACE_URL, f"graceful:{batch}/{name}"))
 
 
-def mark(sig: Any, headers: Mapping[str, Any]) -> None:
+def mark(sig: Any, headers: Mapping[str, Any], but: Collection[str] = ()) -> None:
     """Put headers on all tasks of a signature; not on what is linked to them.
 
     Args:
         sig: The signature; it is changed, and so are those that it is made of.
         headers: Added to those that they have.
+        but: Ids of tasks that are left as they are.
     """
     inner = parts_of(sig)
     options = sig.options
+    if inner is None and options.get("task_id") in but:
+        return
     # Those of a chain or a chord would take the place of those of its tasks.
     if inner is None or "headers" in options:
         options["headers"] = {**(options.get("headers") or {}), **headers}
     for part in inner or ():
-        mark(part, headers)
+        mark(part, headers, but)
 
 
 def first_headers(sig: Any) -> Mapping[str, Any]:
@@ -159,7 +162,10 @@ def hand_on(task: Any) -> None:
         ours = {name: headers[name] for name in OURS if name in headers}
         if not ours:
             return on_replace(sig)
-        mark(sig, ours)
+        # What follows in the chain is in ``sig`` by now, and has marks of its own, or none: of the
+        # body of a chord only the first task is the callback.
+        follow = [one for each in task.request.chain or () for one in all_of(maybe_signature(each))]
+        mark(sig, ours, but={one.options["task_id"] for one in follow if "task_id" in one.options})
         try:
             return on_replace(sig)
         except Ignore as exc:  # it is sent

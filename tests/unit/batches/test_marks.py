@@ -9,7 +9,7 @@ import pytest
 from celery import Celery, chain, chord, group
 from celery.canvas import Signature
 
-from celery_graceful.batches.marks import BATCH, CALLBACK, Mark, hand_on, mark, member_of
+from celery_graceful.batches.marks import BATCH, CALLBACK, LAST, Mark, hand_on, mark, member_of
 from celery_graceful.batches.member_part import part_of
 from celery_graceful.batches.model import End, Outcome
 
@@ -122,6 +122,29 @@ def test_what_replaces_a_member_is_one(app: Celery) -> None:
         {CALLBACK: "b/on_success"}
     ] * 3
     assert "headers" not in nobody.options
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_what_follows_a_task_that_is_replaced_keeps_its_own_marks(
+    app: Celery, several: bool
+) -> None:
+    """The first task of a body is the callback of its chord; what follows would be left out."""
+    task = app.tasks["add"]
+    seen: list[Any] = []
+    task.on_replace = seen.append
+    hand_on(task)
+    follows = [add(app, number).set(task_id=f"after {number}") for number in range(2)]
+    after = group(follows) if several else chain(follows)
+    request = {"id": "body", "headers": {CALLBACK: "b/on_complete", LAST: "body"}}
+    task.push_request(**request, chain=[after] if several else follows[::-1])
+    task.replace(chain(add(app, 1), add(app, 2)))
+    task.pop_request()
+    marked = {
+        leaf["options"]["task_id"]: leaf["options"].get("headers") for leaf in leaves(seen[0])
+    }
+    assert marked.pop("body") == request["headers"]
+    assert (marked.pop("after 0"), marked.pop("after 1")) == (None, None)
+    assert list(marked.values()) == [request["headers"]]
 
 
 def test_garbage_collection_passes_over_ends_that_are_kept() -> None:
