@@ -228,6 +228,7 @@ def terminal_width() -> int:
 def frame(lines: Sequence[str]) -> str:
     """What a terminal shows from now on, in the place of what it has shown."""
     rows = shutil.get_terminal_size((80, 24)).lines
+    lines = [one for line in lines for one in line.split("\n")]
     if len(lines) > rows and sys.stdout.isatty():
         lines = [*lines[: rows - 1], f"and {len(lines) - rows + 1} lines more"]
     if is_dumb():
@@ -253,6 +254,8 @@ def table(
         elastic: The columns that are cut where the table would be too wide, one after the other.
     """
     if sys.stdout.isatty():
+        if _least(head, rows, elastic) > width:
+            return stacked(head, rows, width)
         try:  # here: it takes a while, and pipes get none of it
             from celery_graceful.cli.rich_table import lines_of
         except ImportError:
@@ -288,6 +291,29 @@ def plain_table(
             blank = " " * (widths[at] - _columns(cell))
             cells.append(blank + cell if at in right else cell + blank)
         yield "  ".join(cells).rstrip()
+
+
+def _least(head: Sequence[str], rows: Sequence[Sequence[str]], elastic: Sequence[int]) -> int:
+    """Columns that a table takes at the least."""
+    widths = [max(_columns(line[at]) for line in [head, *rows]) for at in range(len(head))]
+    for at in elastic:
+        widths[at] = min(widths[at], max(len(head[at]), _LEAST))
+    return sum(widths) + 2 * (len(widths) - 1)
+
+
+def stacked(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:
+    """As ``table``, where it is too wide for the terminal: a few lines a row, joined."""
+    yield head[0]
+    for first, *others in rows:
+        indent = " " * (len(first) - len(first.lstrip()) + 2)
+        lines, line = [first], indent
+        for name, cell in zip(head[1:], others, strict=True):
+            said = f"{name.lower()} {cell}".strip()
+            if line != indent and _columns(line) + 2 + _columns(said) > width:
+                lines.append(line)
+                line = indent
+            line += said if line == indent else f"  {said}"
+        yield "\n".join([*lines, line])
 
 
 def _columns(text: str) -> int:

@@ -178,6 +178,26 @@ ROWS = [
 HEAD = ["WORKER", "PHASE", "CLAIMS"]
 
 
+@pytest.mark.parametrize("with_rich", [True, False])
+def test_a_narrow_terminal_gets_all_of_it(monkeypatch: pytest.MonkeyPatch, with_rich: bool) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    if not with_rich:
+        monkeypatch.setitem(sys.modules, "celery_graceful.cli.rich_table", None)
+    head = ["WORKER", "PHASE", "SINCE", "LEFT", "RUNS", "CLAIMS", "LAG"]
+    row = ["w1@" + "host" * 5, "running", "2 h 5 min", "-", "2/8", "12", "0.0 s"]
+    lines = list(output.table(head, [row], 40, right=(3, 4, 5, 6)))
+    assert lines == [
+        "WORKER",
+        "w1@hosthosthosthosthost\n"
+        "  phase running  since 2 h 5 min  left -\n"
+        "  runs 2/8  claims 12  lag 0.0 s",
+    ]
+    assert all(len(line) <= 40 for line in "\n".join(lines).split("\n"))
+    assert output.frame(lines).count("\n") == 3
+    assert len(list(output.table(head, [row], 80))[1]) <= 80
+
+
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_rich_says_the_same(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
