@@ -45,6 +45,7 @@ if os.environ.get("BENCH_PROFILE"):
     watch(os.environ["BENCH_PROFILE"])
 if os.environ.get("BENCH_SENTRY"):
     import sentry_sdk
+    from sentry_sdk.crons import monitor as sentry_monitor
     from sentry_sdk.transport import Transport
 
     class Nowhere(Transport):
@@ -143,16 +144,49 @@ def empty(*_: Any) -> None:
     """Do nothing."""
 
 
+def compute(milliseconds: float = 1.0) -> None:
+    """For so long, of the processor."""
+    end = time.thread_time() + milliseconds / 1000
+    while time.thread_time() < end:
+        pass
+
+
 @app.task(base=GracefulTask)
 def millisecond() -> None:
     """Compute for as long."""
     compute()
 
 
+@app.task(base=GracefulTask)
+def ten_milliseconds() -> None:
+    """Compute for as long."""
+    compute(10)
+
+
 @app.task(base=GracefulTask, monitor="bench")
 def monitored() -> None:
     """As ``millisecond``."""
     compute()
+
+
+@app.task(base=GracefulTask, monitor="bench-ten")
+def monitored_ten() -> None:
+    """As ``ten_milliseconds``."""
+    compute(10)
+
+
+@app.task(base=GracefulTask)
+def sentrys() -> None:
+    """As ``millisecond``, with a check-in as Sentry's own decorator makes it."""
+    with sentry_monitor(monitor_slug="bench"):
+        compute()
+
+
+@app.task(base=GracefulTask)
+def sentrys_ten() -> None:
+    """As ``ten_milliseconds``, with the same."""
+    with sentry_monitor(monitor_slug="bench"):
+        compute(10)
 
 
 @app.task(base=GracefulTask, bind=True)
@@ -162,11 +196,11 @@ def checkpointed(self: GracefulTask) -> None:
     self.checkpoint({"done": 1})
 
 
-def compute() -> None:
-    """For a millisecond of the processor."""
-    end = time.thread_time() + 0.001
-    while time.thread_time() < end:
-        pass
+@app.task(base=GracefulTask, bind=True)
+def checkpointed_ten(self: GracefulTask) -> None:
+    """As ``ten_milliseconds``, and save something."""
+    compute(10)
+    self.checkpoint({"done": 1})
 
 
 @app.task
