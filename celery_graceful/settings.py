@@ -173,7 +173,7 @@ def _port(name: str, value: Any) -> int:
 
 def _path(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value.startswith("/"):
-        raise SettingsError(name, value, "give the whole path of a file, such as /run/celery/%n")
+        raise SettingsError(name, value, "give the whole path of a file, such as /run/celery/%p")
     return value
 
 
@@ -269,9 +269,9 @@ class Settings:
             ``"fail"``, or nothing, ``"off"``; ``None``: resend those whose tasks are graceful.
         batch_missing_after: Seconds in which a batch that stands still has what is missing listed.
         track_chords: Keep the ledger of batches for native groups and chords as well.
-        probe_file: A file that a worker touches for as long as it lives, for probes. ``%n`` stands
-            for the name of its node, ``%h`` for that with its host, as in Celery. ``None``: the
-            one that ``GRACEFUL_PROBE_FILE`` names in the environment, or none.
+        probe_file: A file that a worker touches for as long as it lives, for probes. ``%p`` stands
+            for its name, ``%n`` for that without the host, ``%h`` for the host, as in Celery.
+            ``None``: the one that ``GRACEFUL_PROBE_FILE`` names in the environment, or none.
         probe_port: Where a worker answers probes by HTTP; 0 for a free port, ``None`` for nowhere.
         probe_host: At which address.
         probe_stale: Seconds after which a worker whose event loop has not turned is not live.

@@ -7,7 +7,7 @@ from textwrap import wrap
 
 import click
 
-from celery_graceful.cli.app import app_of
+from celery_graceful.cli.app import app_of, command_of
 from celery_graceful.cli.output import (
     FINE,
     FOUND,
@@ -79,6 +79,8 @@ def kill_worker(ctx: click.Context, worker: str, yes: bool, as_json: bool, timeo
     else:
         for line in summary_of(found, width):
             click.echo(line)
+        if any(task.state == "held" for task in found.tasks):
+            click.echo(f"  -> {command_of(ctx)}rescue")
     return FINE if found.is_well else FOUND
 
 

@@ -36,24 +36,29 @@ def claims(ctx: click.Context, worker: str | None, as_json: bool) -> int:
     Of the dead, too, until others have given them back to their queues.
     """
     with Working("reads claims"):
-        found = list(Operations(app_of(ctx)).claims(worker))
+        operations = Operations(app_of(ctx))
+        found = list(operations.claims(worker))
+        doubted = any(not c.worker_lives for c in found) and bool(operations.no_writes())
     if as_json:
         say_json([claim.to_dict() for claim in found])
         return FINE
     now = dt.datetime.now(dt.timezone.utc)
-    for line in lines_of(found, now, terminal_width()):
+    for line in lines_of(found, now, terminal_width(), doubted=doubted):
         click.echo(line)
     if not found:
         click.echo("no message is claimed", err=True)
     return FINE
 
 
-def lines_of(claims: Sequence[Claim], now: dt.datetime, width: int) -> Iterator[str]:
-    """What is printed of them, worker by worker."""
+def lines_of(
+    claims: Sequence[Claim], now: dt.datetime, width: int, *, doubted: bool = False
+) -> Iterator[str]:
+    """What is printed of them, worker by worker; ``doubted``: no lease could be renewed."""
     claims = shown(list(claims))
+    gone = "its lease could not be renewed" if doubted else "dead: they wait to be given back"
     for worker in dict.fromkeys(claim.worker for claim in claims):
         some = [claim for claim in claims if claim.worker == worker]
-        alive = "" if some[0].worker_lives else paint("  dead: they wait to be given back", "red")
+        alive = "" if some[0].worker_lives else paint(f"  {gone}", "red")
         yield f"{worker}  {len(some)} claims{alive}".replace("  1 claims", "  1 claim")
         rows = [[f"  {c.task or '?'}", c.id or "?", c.queue, _state(c, now)] for c in some]
         _, *lines = table(["", "", "", ""], rows, width, elastic=(0, 2))

@@ -34,7 +34,7 @@ class Probed(Record):
 
 @click.command(cls=Command)
 @click.argument("question", type=click.Choice(["live", "ready"]))
-@click.option("--file", "path", help="The worker's graceful_probe_file, its %n filled in.")
+@click.option("--file", "path", help="The worker's graceful_probe_file, its %p filled in.")
 @click.option("-n", "--hostname", help="The worker's node, where the app names the file.")
 @JSON
 @click.pass_context

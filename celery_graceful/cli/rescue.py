@@ -48,7 +48,8 @@ def lines_of(found: Rescued, lease: float, dry_run: bool) -> Iterator[tuple[str,
         dry_run: Nothing was to be done.
     """
     for worker, claims in found.dead.items():
-        yield f"{worker} is dead and holds {claims} claim{'s' * (claims != 1)}", False
+        state = "has no lease" if found.error else "is dead"
+        yield f"{worker} {state} and holds {claims} claim{'s' * (claims != 1)}", False
     if found.error:
         return
     if not found.dead:

@@ -31,6 +31,9 @@ __all__ = ["lines_of", "status"]
 
 HEAD = ["WORKER", "PHASE", "SINCE", "LEFT", "RUNS", "CLAIMS", "LAG"]
 
+#: Findings that are shown.
+SHOWN = 20
+
 COLOURS = {"running": "green", "quiet": "yellow", "soft": "yellow"}
 
 
@@ -89,10 +92,13 @@ def lines_of(status: Status, width: int, command: str) -> Iterator[str]:
     for line, worker in zip(lines, status.workers, strict=True):
         yield line
         yield from _running(worker, width)
-    for finding in status.findings:
+    for finding in status.findings[:SHOWN]:
         yield ""
         yield paint(finding.what, "red")
         yield f"  -> {command if finding.is_command else ''}{finding.mend}"
+    if len(status.findings) > SHOWN:
+        yield ""
+        yield f"and {len(status.findings) - SHOWN} more, which --json has"
 
 
 def _counted(status: Status) -> str:

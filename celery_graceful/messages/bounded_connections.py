@@ -54,6 +54,7 @@ def bounded_connection(broker: Any, timeout: float) -> Iterator[Any]:
             connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1))
             yield connection
         except (*connection.connection_errors, OperationalError) as exc:
+            connection.collect()  # a close would wait for an answer once more
             raise BrokerAway(describe(exc, connection.as_uri())) from exc
 
 

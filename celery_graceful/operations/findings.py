@@ -72,12 +72,6 @@ def findings_of(
         if one.claims:
             held = _count(one.claims, "message")
             yield Finding(f"{one.name} is dead and holds {held}", "rescue")
-    if workers:
-        for queue, waiting in unconsumed.items():
-            what = (
-                f"{_count(waiting, 'message')} in the queue {queue}, which none of these consumes"
-            )
-            yield Finding(what, f"start one that does: celery worker -Q {queue}", is_command=False)
     if without_claims:
         what = f"{_count(without_claims, 'message')} at workers without claims (plain Celery)"
         mend = "have them use the same app: kill -9 there costs an hour, or the message"
@@ -90,6 +84,12 @@ def findings_of(
     if batches_missing:
         named = _count(len(batches_missing), "batch", "batches")
         yield Finding(f"{named} with missing members", "batches list --missing")
+    if workers:  # the last: there may be many of them
+        for queue, waiting in unconsumed.items():
+            what = (
+                f"{_count(waiting, 'message')} in the queue {queue}, which none of these consumes"
+            )
+            yield Finding(what, f"start one that does: celery worker -Q {queue}", is_command=False)
 
 
 def _of(worker: Worker) -> Iterator[Finding]:

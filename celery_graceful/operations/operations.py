@@ -9,7 +9,6 @@ from typing import Any
 from celery_graceful.batches.findings import lacking
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.claims.claimant import node_of
-from celery_graceful.claims.lease_validity import server_info
 from celery_graceful.operations import checkpoints
 from celery_graceful.operations.asking import tell
 from celery_graceful.operations.batches import Batches
@@ -36,14 +35,13 @@ from celery_graceful.operations.records import (
 )
 from celery_graceful.operations.reruns import Reruns
 from celery_graceful.operations.rescue import Rescued, rescue
-from celery_graceful.operations.stores import NoStore, Stores, stores_of
+from celery_graceful.operations.stores import NoStore, Stores, stores_of, writable
 from celery_graceful.operations.why import Search
 from celery_graceful.operations.workers import dead_of, ids_of, workers_of
 from celery_graceful.poison.quarantine import count
 from celery_graceful.settings import Settings
 from celery_graceful.store.app_stores import settings_of
-from celery_graceful.store.rights import why_no_writes
-from celery_graceful.store.store import Store, StoreIsReplica
+from celery_graceful.store.store import Store, StoreAway
 
 __all__ = ["Operations", "UnknownWorker"]
 
@@ -88,7 +86,7 @@ class Operations:
         dead = tuple(dead_of(stores))
         quarantined = sum(map(count, stores.workers))
         missing = tuple(_missing(stores))
-        replicas, no_writes = _not_writable(stores)
+        replicas, no_writes = writable(stores)
         found = findings_of(
             workers,
             dead,
@@ -264,6 +262,8 @@ class Operations:
         """
         known = self.workers()
         named = [one for one in known if worker in (one.id, one.name)]
+        if not named:
+            _check_leases(self._stores)
         if len(named) != 1:
             raise UnknownWorker(worker, *(one.id for one in named))
         check(named[0])
@@ -292,6 +292,10 @@ class Operations:
         reruns.follow(timeout, on_change)
         return reruns.kill()
 
+    def no_writes(self) -> list[str]:
+        """Why servers take no writes: then leases there run out, and say nothing of workers."""
+        return writable(self._stores)[1]
+
     def _tell(self, command: str, worker: str | None) -> list[Answer]:
         try:
             known = ids_of(self._stores)
@@ -299,24 +303,24 @@ class Operations:
             return tell(self.app, command, self.wait, None if worker is None else [worker])
         if worker is not None:
             known = [one for one in known if worker in (one, node_of(one))]
-            if not known:
+        if not known:
+            _check_leases(self._stores)
+            if worker is not None:
                 raise UnknownWorker(worker)
         return tell(self.app, command, self.wait, known) if known else []
 
 
-def _not_writable(stores: Stores) -> tuple[list[str], list[str]]:
-    """Servers that are replicas in touch with their masters; and why others take no writes."""
-    replicas, no_writes = [], []
-    for store in stores.workers:
-        why = why_no_writes(store)
-        in_touch = isinstance(why, StoreIsReplica) and (
-            server_info(store, "replication").get("master_link_status") != "down"
+def _check_leases(stores: Stores) -> None:
+    """Look whether it means something that there is no lease.
+
+    Raises:
+        StoreAway: It does not: none could be renewed.
+    """
+    for why in writable(stores)[1]:
+        raise StoreAway(
+            f"no lease can be renewed, so no worker is known: Redis takes no writes: {why}; "
+            "celery graceful doctor says what mends it"
         )
-        if in_touch:
-            replicas.append(store.address)
-        elif why is not None:
-            no_writes.append(str(why))
-    return replicas, no_writes
 
 
 def _missing(stores: Stores) -> list[str]:

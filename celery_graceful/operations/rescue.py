@@ -16,6 +16,7 @@ from celery_graceful.operations.records import Record
 from celery_graceful.operations.stores import NoStore
 from celery_graceful.poison.deaths import judge
 from celery_graceful.store.app_stores import broker_stores, settings_of
+from celery_graceful.store.rights import why_no_writes
 from celery_graceful.store.store import Store, StoreAway
 
 __all__ = ["Rescued", "rescue"]
@@ -71,6 +72,9 @@ def _rescue(app: Any, store: Store, dry_run: bool) -> Rescued:
     try:
         for worker in sorted({*dead_workers(store), *store.execute("SMEMBERS", [FALLEN])}):
             dead[worker] = int(store.execute("HLEN", [claims_key(worker)]))
+        no_writes = why_no_writes(store) if dead else None
+        if no_writes is not None:  # whoever lives could not say so
+            return Rescued(store.address, dead, error=str(no_writes))
         if dead and not dry_run:
             seconds = rescuer.lease_validity.seconds()
             moved = rescuer.look()

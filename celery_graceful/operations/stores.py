@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from celery_graceful.claims.lease import broker_digest
+from celery_graceful.claims.lease_validity import server_info
 from celery_graceful.store.app_stores import (
     broker_stores,
     find_store,
     find_workers_store,
 )
-from celery_graceful.store.store import Store, StoreAway
+from celery_graceful.store.rights import why_no_writes
+from celery_graceful.store.store import Store, StoreAway, StoreIsReplica
 
-__all__ = ["NoStore", "Stores", "stores_of"]
+__all__ = ["NoStore", "Stores", "stores_of", "writable"]
 
 
 class NoStore(StoreAway):
@@ -67,6 +69,25 @@ def stores_of(app: Any) -> Stores:
         ("", digest) if brokers else (digest,),
         tuple(one.address for one in away),
     )
+
+
+def writable(stores: Stores) -> tuple[list[str], list[str]]:
+    """Servers that are replicas in touch with their masters; and why others take no writes.
+
+    Raises:
+        StoreAway: One does not answer.
+    """
+    replicas, no_writes = [], []
+    for store in stores.workers:
+        why = why_no_writes(store)
+        in_touch = isinstance(why, StoreIsReplica) and (
+            server_info(store, "replication").get("master_link_status") != "down"
+        )
+        if in_touch:
+            replicas.append(store.address)
+        elif why is not None:
+            no_writes.append(str(why))
+    return replicas, no_writes
 
 
 def _answers(store: Store) -> bool:

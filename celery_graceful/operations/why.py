@@ -20,7 +20,7 @@ from celery_graceful.operations.history import history_of
 from celery_graceful.operations.plain_workers import find_taken
 from celery_graceful.operations.queues import Place, Unsure, find_in_queues, lengths
 from celery_graceful.operations.records import Claim, RunningTask, Why, Worker, utc
-from celery_graceful.operations.stores import Stores
+from celery_graceful.operations.stores import Stores, writable
 from celery_graceful.poison.quarantine import find
 from celery_graceful.store.scan import hash_pages
 from celery_graceful.system import native
@@ -50,6 +50,8 @@ class Search:
         self.id = task_id
         #: Why nobody can say whether it has ended.
         self._no_result = ""
+        #: Why the broker has not answered: it is asked no more.
+        self._away: BrokerAway | None = None
 
     def why(self) -> Why:
         """Look wherever it can be, from where it has got furthest.
@@ -80,6 +82,15 @@ class Search:
         if claim is None:
             return None
         node = node_of(claim.worker)
+        no_writes = [] if claim.worker_lives else writable(self.stores)[1]
+        if no_writes:
+            held = "runs" if claim.begun else "holds"
+            said = f"{node} {held} it, as far as is known: its lease could not be renewed, since "
+            said += f"Redis takes no writes: {no_writes[0]}"
+            state = "running" if claim.begun else "claimed"
+            return self._why(
+                claim.task, state, said, claim.worker, claim.queue, stuck=True, mend="doctor"
+            )
         if not claim.worker_lives:
             said = f"{node} holds it, and is dead: others give it back to {claim.queue}"
             return self._why(
@@ -170,7 +181,7 @@ class Search:
     def _others_hold(self) -> dict[str, Any]:
         """What workers that are not known here say of it: ``active`` or not, and what it is."""
         try:
-            said = ask(self.app, "query_task", self.wait, ids=[self.id])
+            said = self._asked("query_task", ids=[self.id])
         except BrokerAway:
             return {}
         return {
@@ -243,7 +254,7 @@ class Search:
         ``None`` if they cannot be asked.
         """
         try:
-            said = ask(self.app, "active_queues", self.wait)
+            said = self._asked("active_queues")
         except BrokerAway:
             return None
         return sorted(
@@ -265,6 +276,8 @@ class Search:
         if self.stores.with_claims:
             return ()
         try:
+            if self._away is not None:
+                raise self._away
             waiting = {q: found for q, found in lengths(self.app).items() if found[0]}
         except BrokerAway as exc:
             return (f"it may be in a queue: the broker does not answer: {exc}",)
@@ -301,10 +314,26 @@ class Search:
             said.append(f"last: {kind} at {last.at:%Y-%m-%d %H:%M:%SZ}, {how}".rstrip(", "))
         return said
 
+    def _asked(
+        self, command: str, workers: Sequence[str] | None = None, **arguments: Any
+    ) -> dict[str, Any]:
+        """What workers answer.
+
+        Raises:
+            BrokerAway: The broker has not answered, now or before.
+        """
+        if self._away is not None:
+            raise self._away
+        try:
+            return ask(self.app, command, self.wait, workers, **arguments)
+        except BrokerAway as exc:
+            self._away = exc
+            raise
+
     def _ask(self, workers: Sequence[str]) -> dict[str, Any]:
         """What workers hold of it, by their names; what cannot be asked has not answered."""
         try:
-            said = ask(self.app, "graceful_status", self.wait, workers, task_id=self.id)
+            said = self._asked("graceful_status", workers, task_id=self.id)
         except BrokerAway:
             return {}
         held = {node: (told or {}).get("tasks") for node, told in said.items()}

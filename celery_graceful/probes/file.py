@@ -27,7 +27,7 @@ class ProbeFile:
         try:
             self._fd = self._open()
         except BlockingIOError:
-            mend = "another worker has that file, give each its own, as in /run/celery/%n"
+            mend = "another worker has that file, give each its own, as in /run/celery/%p"
             raise SettingsError("graceful_probe_file", path, mend) from None
         except OSError as exc:
             raise SettingsError("graceful_probe_file", path, f"{exc.strerror}") from exc

@@ -57,6 +57,7 @@ class Health:
         cut_off: Whether its broker does not answer, or where else its lease is; no where there is
             none.
         running: How many tasks run.
+        silent: Seconds for which its broker has not heard it, where that is known.
     """
 
     def __init__(
@@ -69,11 +70,13 @@ class Health:
         heard: Callable[[], bool],
         cut_off: Callable[[], bool],
         running: Callable[[], int],
+        silent: Callable[[], float | None] = lambda: None,
     ) -> None:
         self.stale = settings.probe_stale
         self._lease = settings.lease_ttl
         self._board, self._loop = board, loop
         self._busy, self._heard, self._cut_off, self._running = busy, heard, cut_off, running
+        self._silent = silent
         #: When the loop had an excuse, last.
         self._excused_at = 0.0
 
@@ -102,7 +105,7 @@ class Health:
             away = time.monotonic() - left_at
             return f"its broker has been away for {away:.0f} s" if away > self._lease else ""
         if not self._heard():
-            return f"its broker has not answered for {self._lease:g} s"
+            return f"its broker has not answered for {self._silent() or self._lease:.0f} s"
         return self.not_live()
 
     @property

@@ -244,6 +244,7 @@ class Parts(ControlledWorker):
                 heard=lambda: places.is_heard,
                 cut_off=lambda: places.is_cut_off,
                 running=lambda: len(ledger.active()),
+                silent=lambda: places.lease_age,
             ),
             self.owner,
             embedded=embedded,

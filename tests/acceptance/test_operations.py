@@ -60,7 +60,7 @@ def test_quiet_and_again(start_server: Callable[..., Any]) -> None:
             "one@test is quiet: it fetches nothing",
             "resume one@test",
         )
-        assert "no worker nobody" in command(app, "stop", "nobody", "--yes", status=2)
+        assert "no worker nobody" in command(app, "stop", "nobody", "--yes", status=1)
         assert "nothing was done" in command(app, "quiet", status=2)
 
         assert command(app, "stop", "two@test", "--yes", "--wait", "20").startswith(
@@ -108,12 +108,13 @@ def test_killed_on_purpose(redis_db: RedisDB) -> None:
             assert (tasks["counts"]["state"], tasks["counts"]["worker"]) == ("running", "two@test")
             assert tasks["counts"]["said"].endswith("of loop")
             assert (tasks["waits"]["state"], tasks["waits"]["begun"]) == ("back", False)
-            assert "no worker one@test" in command(app, *args, status=2)
+            assert "no worker one@test" in command(app, *args, status=1)
             # Nobody is left to give back what two@test holds.
             said = command(
                 app, "chaos", "kill-worker", "two@test", "--yes", "--timeout", "0", status=1
             )
             assert "0 of 1 tasks ran again" in said
+            assert said.endswith("\n  -> celery -A resuming graceful rescue\n")
 
 
 @pytest.mark.parametrize("state", ["draining", "frozen"])
@@ -185,7 +186,7 @@ def _running(app: Celery, operations: Operations) -> None:
     assert not found["waits"]["begun"]
     assert found["later"]["eta"]
     assert found["waits"]["queue"] == "celery"
-    assert "no worker nobody@test" in command(app, "claims", "nobody@test", status=2)
+    assert "no worker nobody@test" in command(app, "claims", "nobody@test", status=1)
     assert command(app, "claims").startswith(f"{found['counts']['worker']}  3 claims\n")
 
     assert document(app, "Checkpoint", "checkpoints", "show", "counts")["task"] == f"{APP}.count"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from celery import Celery
+from kombu import Queue as KombuQueue
 
 from celery_graceful import Graceful
 from celery_graceful.checkpoints.checkpoint import key_of
@@ -17,6 +20,7 @@ from celery_graceful.history import reading
 from celery_graceful.history.entry import FLEET, Entry, What
 from celery_graceful.history.journal import record, write
 from celery_graceful.operations import Operations, queues
+from celery_graceful.operations.asking import BROKER_TIMEOUT
 from celery_graceful.operations.history import deaths_within
 from celery_graceful.operations.queues import Unsure
 from celery_graceful.operations.stores import stores_of
@@ -339,3 +343,59 @@ def test_what_was_done_is_a_document(app: Celery, redis_db: RedisDB) -> None:
     assert (found["dead"], found["moved"]) == ({}, None)
     (away,) = document(make_app("redis://127.0.0.1:1", ""), "Rescued", "rescue", status=3)
     assert "127.0.0.1:1" in away["error"]
+
+
+def test_leases_that_a_full_redis_let_run_out(start_server: Callable[..., RedisServer]) -> None:
+    """Nobody is called dead who could not say that it lives."""
+    server = start_server(RedisServer)
+    app = make_app(server.url(0), server.url(1))
+    message = {"headers": {"id": "1", "task": "shop.bill"}, "properties": {}, "body": ""}
+    with server.client() as client:
+        client.sadd(WORKERS, "w1@a:01")
+        client.hset("graceful:claims:w1@a:01", "1", f"celery\0{json.dumps(message)}")
+        client.sadd("graceful:begun:w1@a:01", "1")
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", "1")
+        said = document(app, "Why", "why", "1", status=1)
+        assert (said["state"], said["mend"]) == ("running", "doctor")
+        assert "its lease could not be renewed, since Redis takes no" in said["sentences"][0]
+        assert "1 claim  its lease could not be renewed\n" in command(app, "claims")
+        for args in (["rescue"], ["rescue", "--dry-run"]):
+            said = command(app, *args, status=3)
+            assert "OutOfMemoryError" in said
+            assert "w1@a:01 has no lease and holds 1 claim" in said
+        for args in (
+            ["quiet", "--yes"],
+            ["stop", "w1@a", "--yes"],
+            ["chaos", "kill-worker", "w1@a"],
+        ):
+            said = command(app, *args, status=3)
+            assert "no lease can be renewed, so no worker is known: Redis takes no writes" in said
+        client.config_set("maxmemory", "0")
+        assert "dead: they wait" in command(app, "claims")
+        wait_until(lambda: "1 went back" in command(app, "rescue"), "nobody is doubted any more")
+
+
+def test_many_findings_are_not_all_shown(app: Celery, redis_db: RedisDB) -> None:
+    redis_db.client.sadd(WORKERS, "w1@a:01")
+    redis_db.client.set(lease_key("w1@a:01"), json.dumps({"phase": "RUNNING"}), px=60_000)
+    names = [f"queue-{number}" for number in range(30)]
+    app.conf.task_queues = [KombuQueue(name) for name in names]
+    for name in names:
+        redis_db.client.rpush(name, "{}")
+    assert len(document(app, "Status", "status", status=1)["findings"]) == 30
+    lines = command(app, "status", status=1).splitlines()
+    assert lines[-1] == "and 10 more, which --json has"
+    assert sum(line.startswith("  -> ") for line in lines) == 20
+
+
+def test_why_waits_once_for_a_rabbitmq_that_hangs(redis_db: RedisDB) -> None:
+    """It takes connections, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        url = f"amqp://127.0.0.1:{hangs.getsockname()[1]}//"
+        app = Celery(broker=url, set_as_current=False)
+        app.conf.graceful_store = redis_db.url
+        began = time.monotonic()
+        found = Operations(app, wait=0.1).why("1")
+        assert time.monotonic() - began < 2 * BROKER_TIMEOUT, "one time-out, not one of each look"
+    assert "the broker does not answer: " in found.sentences[1]

@@ -153,9 +153,9 @@ def test_what_waits_for_a_worker() -> None:
     more = {"unconsumed": {"mail": 2}, "without_claims": 3, "deaths": 3}
     said = [one.what for one in findings_of((worker("w1@a"),), (), 0, (), **more)]
     assert said == [
-        "2 messages in the queue mail, which none of these consumes",
         "3 messages at workers without claims (plain Celery)",
         "3 processes died in their tasks within 10 min",
+        "2 messages in the queue mail, which none of these consumes",
     ]
     assert [*findings_of((worker("w1@a"),), (), 0, (), deaths=2)] == []
 
