@@ -65,7 +65,11 @@ def list_(ctx: click.Context, as_json: bool, only_missing: bool) -> None:
 @batches.command(cls=Command)
 @click.argument("batch_id")
 @JSON
-@click.option("--look", is_flag=True, help="Look for missing members now: it takes some seconds.")
+@click.option(
+    "--look",
+    is_flag=True,
+    help="Look for missing members now, and where others are: it takes some seconds.",
+)
 @click.pass_context
 def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> None:
     """One batch: how it stands, and which members are missing."""
@@ -76,8 +80,11 @@ def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> None:
         return
     for line in lines_of(found):
         click.echo("\n".join(folded(line)))
+    quoted = shlex.quote(shown(batch_id))
     if found.missing:
-        click.echo(f"  -> {command_of(ctx)}batches resend {shlex.quote(shown(batch_id))}", err=True)
+        click.echo(f"  -> {command_of(ctx)}batches resend {quoted}", err=True)
+    elif found.status.pending and not look:
+        click.echo(f"  -> {command_of(ctx)}batches show {quoted} --look", err=True)
 
 
 @batches.command(cls=Command)
@@ -178,6 +185,8 @@ def _resent(done: Resent) -> Iterator[str]:
     yield f"{done.id} {done.said}"
     for member, why in done.left.items():
         yield f"  {member} left alone: {why}"
+    if not (done.sending or done.ended or done.resent or done.failed or done.called or done.left):
+        yield "  none of its members is missing; batches show ID --look says where they are"
     if done.sending:
         yield "  it is being sent; if its producer is dead: Batch.resume(), or --close"
 
@@ -198,6 +207,8 @@ def lines_of(found: Standing) -> Iterator[str]:
             yield f"  {name}: {getattr(status, name)}"
     for one in found.missing:
         yield f"  missing: {one.member}  {one.why}{'' if one.sure else ' (unsure)'}"
+    for other in found.others:
+        yield f"  pending: {other.id}  {other.sentences[0]}"
 
 
 def _line(status: Status) -> str:

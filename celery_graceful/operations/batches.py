@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from celery_graceful.batches.callback_publishing import publish_due
@@ -13,13 +14,16 @@ from celery_graceful.batches.manual_remedies import CallbackRuns, Remedies
 from celery_graceful.batches.model import Due
 from celery_graceful.batches.status import State, Status
 from celery_graceful.exceptions import UnknownBatch
-from celery_graceful.operations.records import Done, Record
+from celery_graceful.operations.records import Done, Record, Why
 from celery_graceful.operations.stores import NoStore
 from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.system.describe import describe
 
 __all__ = ["Batches", "NotSent", "Resent", "Standing"]
+
+#: Members whose place is told: workers are asked for each.
+MOST = 3
 
 
 class NotSent(Exception):
@@ -33,15 +37,18 @@ class Standing(Record):
     Attributes:
         status: As ``Batch.status`` says it.
         missing: Its missing members, as of the last look for them.
+        others: Where some of the other pending ones are, where they were looked for.
     """
 
     status: Status
     missing: tuple[Missing, ...]
+    others: tuple[Why, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The names of the status, and ``missing_members``."""
+        """The names of the status, ``missing_members`` and ``other_members``."""
         members = [one._asdict() for one in self.missing]
-        return {**self.status.summary(), "missing_members": members}
+        others = [one.to_dict() for one in self.others]
+        return {**self.status.summary(), "missing_members": members, "other_members": others}
 
 
 @dataclass(frozen=True)
@@ -74,10 +81,11 @@ class Batches:
 
     Args:
         app: The Celery app.
+        why: Says where a task is.
     """
 
-    def __init__(self, app: Any) -> None:
-        self.app = app
+    def __init__(self, app: Any, why: Callable[[str], Why]) -> None:
+        self.app, self._why = app, why
 
     def unfinished(self) -> list[Standing]:
         """Those that have not ended, that which has stood still for longest first."""
@@ -89,7 +97,8 @@ class Batches:
 
         Args:
             batch_id: Its id.
-            look: Look for missing members now, which takes some seconds.
+            look: Look for missing members now, and where some of the others are: that takes some
+                seconds.
 
         Raises:
             UnknownBatch: There is none.
@@ -97,7 +106,8 @@ class Batches:
         remedies = self._remedies()
         if look:
             missing = tuple(remedies.look(batch_id))
-            return Standing(remedies.ledger.status(batch_id), missing)
+            others = islice(self._others(remedies, batch_id, missing), MOST)
+            return Standing(remedies.ledger.status(batch_id), missing, tuple(others))
         return self._standing(remedies, remedies.ledger.status(batch_id))
 
     def resend(
@@ -170,6 +180,18 @@ class Batches:
     def _standing(self, remedies: Remedies, status: Status) -> Standing:
         missing = noted(remedies.ledger, status.id) if status.missing else ()
         return Standing(status, tuple(missing))
+
+    def _others(
+        self, remedies: Remedies, batch_id: str, missing: Sequence[Missing]
+    ) -> Iterator[Why]:
+        """Where pending members are; not those whose chain is at another task."""
+        known = {one.member for one in missing}
+        for member in remedies.ledger.members_pending(batch_id):
+            if member not in known:
+                known.add(member)
+                found = self._why(member)
+                if found.state != "unknown":
+                    yield found
 
     def _remedies(self) -> Remedies:
         store = find_store(self.app)

@@ -35,6 +35,7 @@ def findings_of(
     unconsumed: Mapping[str, int] = _NOWHERE,
     without_claims: int = 0,
     deaths: int = 0,
+    plain: Sequence[str] = (),
 ) -> Iterator[Finding]:
     """What is wrong with workers, and what waits for somebody.
 
@@ -49,6 +50,7 @@ def findings_of(
         unconsumed: Messages that wait in queues that none of the workers consumes.
         without_claims: Messages that were taken by workers without claims.
         deaths: Of processes, within the last minutes.
+        plain: Workers that answer, where none is known: they do not have this package.
     """
     for server in away:
         mend = "look at it: what workers claimed there waits for it"
@@ -60,6 +62,13 @@ def findings_of(
         yield Finding(f"{server} is a replica: this may be a moment old", mend, is_command=False)
     if no_writes:
         workers = dead = ()
+    elif plain:
+        names = ", ".join(plain[:3]) + (f" and {len(plain) - 3} more" if len(plain) > 3 else "")
+        yield Finding(
+            f"no worker runs with celery_graceful, but without it: {names}",
+            "have them use the same app: nothing is known of what they do",
+            is_command=False,
+        )
     elif not workers:
         waiting = sum(unconsumed.values())
         what = f"no worker is running, and {_count(waiting, 'message')} waiting"

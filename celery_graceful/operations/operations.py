@@ -9,8 +9,9 @@ from typing import Any
 from celery_graceful.batches.findings import lacking
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.claims.claimant import node_of
+from celery_graceful.messages.bounded_connections import BrokerAway
 from celery_graceful.operations import checkpoints
-from celery_graceful.operations.asking import tell
+from celery_graceful.operations.asking import ask, tell
 from celery_graceful.operations.batches import Batches
 from celery_graceful.operations.claims import claims_of
 from celery_graceful.operations.findings import RECENT, findings_of
@@ -87,6 +88,7 @@ class Operations:
         quarantined = sum(map(count, stores.workers))
         missing = tuple(_missing(stores))
         replicas, no_writes = writable(stores)
+        plain = () if workers or no_writes else tuple(self._plain_workers())
         found = findings_of(
             workers,
             dead,
@@ -98,6 +100,7 @@ class Operations:
             unconsumed=unconsumed(self.app, stores, workers),
             without_claims=count_taken(self.app, stores) if self._settings.reliable_fetch else 0,
             deaths=deaths_within(stores, RECENT),
+            plain=plain,
         )
         return Status(utc(time.time()), workers, dead, quarantined, missing, tuple(found))
 
@@ -117,7 +120,7 @@ class Operations:
     @property
     def batches(self) -> Batches:
         """Batches that have not ended, and remedies for those that do not."""
-        return Batches(self.app)
+        return Batches(self.app, self.why)
 
     def batches_missing(self) -> list[str]:
         """Batches that have not ended, and that miss members, as of the last look for them."""
@@ -295,6 +298,13 @@ class Operations:
     def no_writes(self) -> list[str]:
         """Why servers take no writes: then leases there run out, and say nothing of workers."""
         return writable(self._stores)[1]
+
+    def _plain_workers(self) -> list[str]:
+        """Who answers, where no worker is known; nobody, if the broker does not."""
+        try:
+            return sorted(ask(self.app, "ping", self.wait))
+        except BrokerAway:
+            return []
 
     def _tell(self, command: str, worker: str | None) -> list[Answer]:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, NamedTuple
 
+from celery_graceful.batches.marks import Mark, member_of
 from celery_graceful.messages.decoding import loads
 from celery_graceful.messages.fields import fields_of, message_from
 from celery_graceful.operations.stores import Stores
@@ -24,10 +25,12 @@ class Taken(NamedTuple):
     Attributes:
         task: Name of its task.
         back_at: When it comes back if its worker is dead; seconds since the epoch.
+        member: Of which batch, if it is that of one.
     """
 
     task: str
     back_at: float
+    member: Mark | None = None
 
 
 def count_taken(app: Any, stores: Stores) -> int:
@@ -65,7 +68,8 @@ def find_taken(app: Any, stores: Stores, task_id: str) -> Taken | None:
                     fields = _fields(entry)
                     if fields.get("id") == task_id:
                         since = store.execute("ZSCORE", [index], [tag], insist=True)
-                        return Taken(str(fields.get("task", "")), float(since or 0) + seconds)
+                        back_at = float(since or 0) + seconds
+                        return Taken(str(fields.get("task", "")), back_at, member_of(fields))
                 if time.monotonic() > end:
                     return None
     except StoreRefused:

@@ -176,7 +176,10 @@ class Search:
         if taken is None:
             return None
         said = "a worker without claims (plain Celery) has taken it, and does not answer"
-        return self._why(task, "claimed", f"{said}; {if_dead}", stuck=True)
+        mend = ""
+        if taken.member is not None:
+            mend = shlex.join(["batches", "resend", taken.member.batch, "--member", self.id])
+        return self._why(task, "claimed", f"{said}; {if_dead}", stuck=True, mend=mend)
 
     def _others_hold(self) -> dict[str, Any]:
         """What workers that are not known here say of it: ``active`` or not, and what it is."""

@@ -183,6 +183,35 @@ class TestOurs:
         assert batch.status().succeeded == 100
         assert worker.count(">> .* called") == 1
 
+    def test_members_at_a_plain_worker_that_died(
+        self, app: Celery, start: Start, redis_db: RedisDB, tmp_path: Path
+    ) -> None:
+        """They come back after an hour; until then it is said where they are, and what to do."""
+        Graceful(app)
+        env = {"BROKER_URL": redis_db.url, "RESULT_URL": redis_db.backend_url}
+
+        def command(*args: str, status: int = 0) -> str:
+            return graceful_command("tests.apps.ghost", *args, env=env, status=status)
+
+        gate, batch = str(tmp_path / "gate"), Batch(app=app)
+        batch.apply_async([app.signature("ghost.hold", (gate,))])
+        (member,) = redis_db.client.smembers(f"graceful:batch:{batch.id}:pending")
+        plain = start(PLAIN="1")
+        plain.wait_line(">> .* started")
+        assert "no worker runs with celery_graceful, but without it" in command("status", status=1)
+        os.killpg(plain.pid, signal.SIGKILL)
+        plain.wait()
+        assert f"batches show {batch.id} --look" in command("batches", "show", batch.id)
+        said = f"{member}  a worker without claims (plain Celery) has taken it"
+        assert said in command("batches", "show", batch.id, "--look")
+        assert "none of its members is missing" in command("batches", "resend", batch.id)
+        resend = f"batches resend {batch.id} --member {member}"
+        assert resend in " ".join(command("why", member, status=1).split())
+        Path(gate).touch()
+        command(*resend.split())
+        start().wait_line(">> .* ended")
+        wait_until(lambda: batch.status().succeeded == 1, "it has ended")
+
     def test_a_batch_is_mended_by_the_workers(
         self, ghosts: Callable[..., tuple[Batch, int, Worker]]
     ) -> None:

@@ -124,6 +124,13 @@ no worker is running
     )
 
 
+def test_others_work_without_the_package() -> None:
+    (found,) = findings_of((), (), 0, (), unconsumed={"mail": 2}, plain=["a@h", "b@h"])
+    assert found.what == "no worker runs with celery_graceful, but without it: a@h, b@h"
+    (found,) = findings_of((), (), 0, (), plain=[f"{n}@h" for n in "abcde"])
+    assert found.what.endswith("but without it: a@h, b@h, c@h and 2 more")
+
+
 def test_a_task_may_keep_the_loop_of_solo() -> None:
     busy = worker("w1@a", loop_lag=60.0, running_count=1, tasks_keep_loop=True)
     assert [*findings_of((busy,), (), 0, ())] == []
