@@ -209,6 +209,9 @@ def lines_of(found: Standing) -> Iterator[str]:
         yield f"  missing: {one.member}  {one.why}{'' if one.sure else ' (unsure)'}"
     for other in found.others:
         yield f"  pending: {other.id}  {other.sentences[0]}"
+    more = status.pending - len(found.missing) - len(found.others)
+    if found.others and more > 0:
+        yield f"  and {more} more that are pending"
 
 
 def _line(status: Status) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import NamedTuple
 
 from celery_graceful.operations.records import DeadWorker, Finding, Worker
 
-__all__ = ["findings_of"]
+__all__ = ["Unknown", "findings_of"]
 
 #: Heartbeats after which a worker that was not heard is frozen, or cut off; a slow one is late.
 SILENT = 2.5
@@ -23,6 +24,23 @@ DEATHS, RECENT = 3, 600.0
 _NOWHERE: Mapping[str, int] = MappingProxyType({})
 
 
+class Unknown(NamedTuple):
+    """Who answers, where no worker is known.
+
+    Attributes:
+        plain: Names of workers without this package.
+        leaseless: Names of those that have it, and no lease.
+        away: Why the broker did not answer.
+    """
+
+    plain: Sequence[str] = ()
+    leaseless: Sequence[str] = ()
+    away: str = ""
+
+
+_NOBODY = Unknown()
+
+
 def findings_of(
     workers: Sequence[Worker],
     dead: Sequence[DeadWorker],
@@ -35,7 +53,7 @@ def findings_of(
     unconsumed: Mapping[str, int] = _NOWHERE,
     without_claims: int = 0,
     deaths: int = 0,
-    plain: Sequence[str] = (),
+    unknown: Unknown = _NOBODY,
 ) -> Iterator[Finding]:
     """What is wrong with workers, and what waits for somebody.
 
@@ -50,7 +68,7 @@ def findings_of(
         unconsumed: Messages that wait in queues that none of the workers consumes.
         without_claims: Messages that were taken by workers without claims.
         deaths: Of processes, within the last minutes.
-        plain: Workers that answer, where none is known: they do not have this package.
+        unknown: Where no worker is known: who answers.
     """
     for server in away:
         mend = "look at it: what workers claimed there waits for it"
@@ -62,19 +80,8 @@ def findings_of(
         yield Finding(f"{server} is a replica: this may be a moment old", mend, is_command=False)
     if no_writes:
         workers = dead = ()
-    elif plain:
-        names = ", ".join(plain[:3]) + (f" and {len(plain) - 3} more" if len(plain) > 3 else "")
-        yield Finding(
-            f"no worker runs with celery_graceful, but without it: {names}",
-            "have them use the same app: nothing is known of what they do",
-            is_command=False,
-        )
     elif not workers:
-        waiting = sum(unconsumed.values())
-        what = f"no worker is running, and {_count(waiting, 'message')} waiting"
-        if not waiting:
-            what = "no worker is running"
-        yield Finding(what, "start one: celery worker", is_command=False)
+        yield _of_nobody(unknown, sum(unconsumed.values()))
     for worker in workers:
         yield from _of(worker)
     for one in dead:
@@ -99,6 +106,27 @@ def findings_of(
                 f"{_count(waiting, 'message')} in the queue {queue}, which none of these consumes"
             )
             yield Finding(what, f"start one that does: celery worker -Q {queue}", is_command=False)
+
+
+def _of_nobody(unknown: Unknown, waiting: int) -> Finding:
+    """No worker is known."""
+    what, mend = "no worker is running", "start one: celery worker"
+    if unknown.leaseless:
+        what = f"no worker has a lease, but {_names(unknown.leaseless)} answer"
+        mend = "read what they log: they were taken for dead, or do not reach Redis"
+    elif unknown.plain:
+        what = f"no worker runs with celery_graceful, but without it: {_names(unknown.plain)}"
+        mend = "have them use the same app: nothing is known of what they do"
+    elif unknown.away:
+        what = f"no worker is known, and the broker does not answer: {unknown.away}"
+        mend = "look at the broker: nobody can take a message"
+    if waiting:
+        what += f", and {_count(waiting, 'message')} waiting"
+    return Finding(what, mend, is_command=False)
+
+
+def _names(nodes: Sequence[str]) -> str:
+    return ", ".join(nodes[:3]) + (f" and {len(nodes) - 3} more" if len(nodes) > 3 else "")
 
 
 def _of(worker: Worker) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from celery_graceful.operations import checkpoints
 from celery_graceful.operations.asking import ask, tell
 from celery_graceful.operations.batches import Batches
 from celery_graceful.operations.claims import claims_of
-from celery_graceful.operations.findings import RECENT, findings_of
+from celery_graceful.operations.findings import RECENT, Unknown, findings_of
 from celery_graceful.operations.history import deaths_within, history_of, mark
 from celery_graceful.operations.killing import check, kill
 from celery_graceful.operations.plain_workers import count_taken
@@ -88,7 +88,7 @@ class Operations:
         quarantined = sum(map(count, stores.workers))
         missing = tuple(_missing(stores))
         replicas, no_writes = writable(stores)
-        plain = () if workers or no_writes else tuple(self._plain_workers())
+        unknown = Unknown() if workers or no_writes else self._unknown_workers()
         found = findings_of(
             workers,
             dead,
@@ -100,7 +100,7 @@ class Operations:
             unconsumed=unconsumed(self.app, stores, workers),
             without_claims=count_taken(self.app, stores) if self._settings.reliable_fetch else 0,
             deaths=deaths_within(stores, RECENT),
-            plain=plain,
+            unknown=unknown,
         )
         return Status(utc(time.time()), workers, dead, quarantined, missing, tuple(found))
 
@@ -299,12 +299,14 @@ class Operations:
         """Why servers take no writes: then leases there run out, and say nothing of workers."""
         return writable(self._stores)[1]
 
-    def _plain_workers(self) -> list[str]:
-        """Who answers, where no worker is known; nobody, if the broker does not."""
+    def _unknown_workers(self) -> Unknown:
+        """Who answers, where no worker is known."""
         try:
-            return sorted(ask(self.app, "ping", self.wait))
-        except BrokerAway:
-            return []
+            said = ask(self.app, "graceful_status", self.wait)
+        except BrokerAway as exc:
+            return Unknown(away=str(exc))
+        plain = {node for node, told in said.items() if "error" in (told or ())}
+        return Unknown(sorted(plain), sorted(said.keys() - plain))
 
     def _tell(self, command: str, worker: str | None) -> list[Answer]:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from celery_graceful.cli import chaos, checkpoints, claims, status, why
-from celery_graceful.operations.findings import findings_of
+from celery_graceful.operations.findings import Unknown, findings_of
 from celery_graceful.operations.records import (
     Checkpoint,
     Claim,
@@ -125,10 +125,16 @@ no worker is running
 
 
 def test_others_work_without_the_package() -> None:
-    (found,) = findings_of((), (), 0, (), unconsumed={"mail": 2}, plain=["a@h", "b@h"])
-    assert found.what == "no worker runs with celery_graceful, but without it: a@h, b@h"
-    (found,) = findings_of((), (), 0, (), plain=[f"{n}@h" for n in "abcde"])
-    assert found.what.endswith("but without it: a@h, b@h, c@h and 2 more")
+    def said(unknown: Unknown, **more: Any) -> str:
+        (found,) = findings_of((), (), 0, (), unknown=unknown, **more)
+        return found.what
+
+    assert said(Unknown(["a@h", "b@h"]), unconsumed={"mail": 2}) == (
+        "no worker runs with celery_graceful, but without it: a@h, b@h, and 2 messages waiting"
+    )
+    assert said(Unknown([f"{n}@h" for n in "abcde"])).endswith(": a@h, b@h, c@h and 2 more")
+    assert said(Unknown(["a@h"], ["b@h"])) == "no worker has a lease, but b@h answer"
+    assert said(Unknown(away="refused")).endswith("the broker does not answer: refused")
 
 
 def test_a_task_may_keep_the_loop_of_solo() -> None:
