@@ -82,12 +82,13 @@ class Loop:
         if consumer.hub is None:
             self._attach_synloop(consumer)
             self._begins()
+        elif _is_amqp(consumer.connection):
+            _go_on_while_there_is_more(consumer.hub)
 
     def register(self, hub: Any) -> None:
         """The hub of the event loop is ready for readers."""
         hub.add_reader(self.bell.read_fd, self._on_bell)
         hub.add_reader(self._turner.read_fd, self._on_turn)
-        _go_on_while_there_is_more(hub)
         self._thread = threading.get_ident()
         self._begins()
 
@@ -302,7 +303,8 @@ def _go_on_while_there_is_more(hub: Any) -> None:
 
     What is done in a turn leaves more to the next one, and kombu waits before that, until a timer
     is due: in a pool of one process, where messages are read in such calls, with what is to be
-    acknowledged before the next message comes (RabbitMQ).
+    acknowledged before the next message comes. Only on RabbitMQ: on SQS a call looks for room in
+    each turn, and is left to the next one again.
     """
     fire_timers = type(hub).fire_timers
 

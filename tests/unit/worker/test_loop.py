@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 from celery.worker import state
+from kombu import Connection
 from kombu.asynchronous import Hub
 from kombu.message import Message
 
 from celery_graceful.claims.held_claims import Claims, Tag
 from celery_graceful.claims.listening import ListensOnce
 from celery_graceful.claims.qos import QoS
-from celery_graceful.worker.loop import Loop, _acknowledge_at_once
+from celery_graceful.worker.loop import Loop, _acknowledge_at_once, _go_on_while_there_is_more
 
 
 class Channel:
@@ -40,6 +41,7 @@ class LoopsConsumer:
     """As far as the loop changes it."""
 
     hub = Hub()
+    connection = Connection("memory://")
 
     def __init__(self, left: list[Any]) -> None:
         self.left = left
@@ -100,15 +102,22 @@ def test_all_else_is_left_to_the_loop(consumer: Any, left: list[Any]) -> None:
 
 
 def test_a_hub_does_not_wait_while_something_is_left_for_its_next_turn() -> None:
-    loop, hub = Loop(None, green=False), Hub()
-    done: list[str] = []
-    loop.register(hub)
+    hub, done = Hub(), list[str]()
+    _go_on_while_there_is_more(hub)
     hub.call_later(60, done.append, "waited")
     hub.call_soon(lambda: hub.call_soon(done.append, "more"))
     turns = hub.create_loop()
     for _ in range(2):
         next(turns)
     assert done == ["more"]
+
+
+@pytest.mark.parametrize(("url", "goes_on"), [("amqp://", True), ("memory://", False)])
+def test_only_rabbitmqs_loop_goes_on(consumer: Any, url: str, goes_on: bool) -> None:
+    """Others leave calls to each next turn, for as long as there is no room."""
+    consumer.hub, consumer.connection = Hub(), Connection(url)
+    Loop(None, green=False).attach(consumer)
+    assert ("fire_timers" in vars(consumer.hub)) is goes_on
 
 
 def test_other_threads_make_the_loop_go_round_once_until_it_does() -> None:
