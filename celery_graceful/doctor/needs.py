@@ -56,6 +56,7 @@ KOMBUS = {
     "SCRIPT|LOAD": ("return 1",),
     "SMEMBERS": ("KEY",),
     "SREM": ("KEY", "x"),
+    "UNSUBSCRIBE": (NOBODY,),
     "UNWATCH": (),
     "WATCH": ("KEY",),
     "ZADD": ("KEY", "1", "x"),
