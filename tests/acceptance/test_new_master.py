@@ -54,6 +54,7 @@ def test_running_tasks_are_not_started_again(way, ttl, sentinels, tmp_path):
             ids += [app.send_task(name, [str(tmp_path / "go")]).id for name in names]
             worker.wait_line(">> .* started", 2)
         app.close()
+        sentinels.wait_until_copied()
         new = way(sentinels)
         with new.client() as client:
             server = client.info("server")["run_id"]

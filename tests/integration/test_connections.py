@@ -116,6 +116,7 @@ def test_the_store_follows_to_the_new_master(sentinels):
         old = sentinels.master
         with old.client() as client:
             wait_until(lambda: client.keys("graceful:checkpoint:*"), "a checkpoint")
+        sentinels.wait_until_copied()
         old.pause()
         new = sentinels.wait_failover(old)
         with new.client() as client:

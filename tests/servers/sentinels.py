@@ -156,6 +156,17 @@ class SentinelServers:
         self._wait(lambda: self.master is not old, "another master")
         return self.master
 
+    def wait_until_copied(self) -> None:
+        """Wait until the replica has all that has been written to the master by now."""
+        with self.master.client() as client:
+            written = client.info("replication")["master_repl_offset"]
+
+        def has_it() -> bool:
+            with self.replica.client() as client:
+                return bool(client.info("replication").get("slave_repl_offset", 0) >= written)
+
+        self._wait(has_it, "the replica has what was written")
+
     def wait_until_whole(self) -> None:
         """Wait until the sentinels know each other and the replica, which has all: again, after
         a failover of which all servers run.
