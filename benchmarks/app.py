@@ -152,54 +152,28 @@ def compute(milliseconds: float = 1.0) -> None:
 
 
 @app.task(base=GracefulTask)
-def millisecond() -> None:
+def millisecond(times: float = 1.0) -> None:
     """Compute for as long."""
-    compute()
-
-
-@app.task(base=GracefulTask)
-def ten_milliseconds() -> None:
-    """Compute for as long."""
-    compute(10)
+    compute(times)
 
 
 @app.task(base=GracefulTask, monitor="bench")
-def monitored() -> None:
+def monitored(times: float = 1.0) -> None:
     """As ``millisecond``."""
-    compute()
-
-
-@app.task(base=GracefulTask, monitor="bench-ten")
-def monitored_ten() -> None:
-    """As ``ten_milliseconds``."""
-    compute(10)
+    compute(times)
 
 
 @app.task(base=GracefulTask)
-def sentrys() -> None:
+def sentrys(times: float = 1.0) -> None:
     """As ``millisecond``, with a check-in as Sentry's own decorator makes it."""
     with sentry_monitor(monitor_slug="bench"):
-        compute()
-
-
-@app.task(base=GracefulTask)
-def sentrys_ten() -> None:
-    """As ``ten_milliseconds``, with the same."""
-    with sentry_monitor(monitor_slug="bench"):
-        compute(10)
+        compute(times)
 
 
 @app.task(base=GracefulTask, bind=True)
-def checkpointed(self: GracefulTask) -> None:
+def checkpointed(self: GracefulTask, times: float = 1.0) -> None:
     """As ``millisecond``, and save something."""
-    compute()
-    self.checkpoint({"done": 1})
-
-
-@app.task(base=GracefulTask, bind=True)
-def checkpointed_ten(self: GracefulTask) -> None:
-    """As ``ten_milliseconds``, and save something."""
-    compute(10)
+    compute(times)
     self.checkpoint({"done": 1})
 
 

@@ -13,17 +13,11 @@ from tests.servers import RedisServer
 __all__ = ["extras"]
 
 #: Names for the table, and tasks of ``benchmarks.app``; the first one is what the others are to.
-SHORT = {
+KINDS = {
     "GracefulTask": "millisecond",
     "Sentry's own monitor": "sentrys",
     "monitored": "monitored",
     "one checkpoint": "checkpointed",
-}
-LONGER = {
-    "GracefulTask": "ten_milliseconds",
-    "Sentry's own monitor": "sentrys_ten",
-    "monitored": "monitored_ten",
-    "one checkpoint": "checkpointed_ten",
 }
 
 
@@ -35,26 +29,26 @@ def extras(redis: RedisServer, *, quick: bool) -> str:
     tasks, rounds = (300, 3) if quick else (2000, 5)
     rows: list[tuple[str, ...]] = []
     for setup in SETUPS:
-        rows += _rows(redis, setup, ("1 ms", SHORT), tasks, rounds)
-        rows += _rows(redis, setup, ("10 ms", LONGER), tasks // 5, rounds)
+        rows += _rows(redis, setup, 1, tasks, rounds)
+        rows += _rows(redis, setup, 10, tasks // 5, rounds)
     return table(("pool and task", "tasks/s", "to GracefulTask", "CPU us/task more"), rows)
 
 
 def _rows(
     redis: RedisServer,
     setup: tuple[str, int],
-    kinds: tuple[str, dict[str, str]],
+    milliseconds: int,
     tasks: int,
     rounds: int,
 ) -> list[tuple[str, ...]]:
-    (pool, concurrency), (takes, by_kind) = setup, kinds
-    found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in by_kind}
+    pool, concurrency = setup
+    found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
     with ExitStack() as stack:
         client = stack.enter_context(redis.client())
         client.flushdb()
         workers = {}
-        for kind, task in by_kind.items():
-            prepare(client, task, tasks)
+        for kind, task in KINDS.items():
+            prepare(client, task, tasks, milliseconds)
             workers[kind] = stack.enter_context(
                 Worker(
                     f"extras-{pool}-{task}",
@@ -66,14 +60,14 @@ def _rows(
         for worker in workers.values():
             worker.wait("ready")
         for number in range(-1, rounds):  # the first one warms up
-            for kind in [*by_kind][:: -1 if number % 2 else 1]:
-                one = round_of(client, workers[kind], by_kind[kind], tasks)
+            for kind in [*KINDS][:: -1 if number % 2 else 1]:
+                one = round_of(client, workers[kind], KINDS[kind], tasks)
                 if number >= 0:
                     found[kind].append(one)
-    first = found[next(iter(by_kind))]
+    first = found[next(iter(KINDS))]
     return [
         (
-            f"{pool} -c {concurrency}, {takes}, {kind}",
+            f"{pool} -c {concurrency}, {milliseconds} ms, {kind}",
             f"{median(rate for rate, _ in rates):.0f}",
             f"{median(a[0] / b[0] for a, b in zip(rates, first, strict=True)):.3f}",
             f"{median(a[1] - b[1] for a, b in zip(rates, first, strict=True)) * 1e6:.0f}",

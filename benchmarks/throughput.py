@@ -73,11 +73,11 @@ def throughput(redis: RedisServer, *, quick: bool) -> str:
     return table(head, rows)
 
 
-def prepare(client: Any, task: str, tasks: int) -> None:
+def prepare(client: Any, task: str, tasks: int, *args: Any) -> None:
     """Write the messages once; each round gets a copy of all of them at once."""
     if not client.exists(f"stage-{task}"):
         for _ in range(tasks):
-            send(f"stage-{task}", task)
+            send(f"stage-{task}", task, *args)
 
 
 def round_of(client: Any, worker: Worker, task: str, tasks: int) -> tuple[float, float]:

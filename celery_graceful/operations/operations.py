@@ -266,7 +266,7 @@ class Operations:
         known = self.workers()
         named = [one for one in known if worker in (one.id, one.name)]
         if not named:
-            _check_leases(self._stores)
+            self._check_leases()
         if len(named) != 1:
             raise UnknownWorker(worker, *(one.id for one in named))
         check(named[0])
@@ -308,6 +308,19 @@ class Operations:
         plain = {node for node, told in said.items() if "error" in (told or ())}
         return Unknown(sorted(plain), sorted(said.keys() - plain))
 
+    def _check_leases(self) -> None:
+        """Look whether it means something that there is no lease.
+
+        Raises:
+            StoreAway: It does not: none could be renewed.
+        """
+        no_writes = self.no_writes()
+        if no_writes:
+            raise StoreAway(
+                "no lease can be renewed, so no worker is known: Redis takes no writes: "
+                f"{no_writes[0]}; celery graceful doctor says what mends it"
+            )
+
     def _tell(self, command: str, worker: str | None) -> list[Answer]:
         try:
             known = ids_of(self._stores)
@@ -316,23 +329,10 @@ class Operations:
         if worker is not None:
             known = [one for one in known if worker in (one, node_of(one))]
         if not known:
-            _check_leases(self._stores)
+            self._check_leases()
             if worker is not None:
                 raise UnknownWorker(worker)
         return tell(self.app, command, self.wait, known) if known else []
-
-
-def _check_leases(stores: Stores) -> None:
-    """Look whether it means something that there is no lease.
-
-    Raises:
-        StoreAway: It does not: none could be renewed.
-    """
-    for why in writable(stores)[1]:
-        raise StoreAway(
-            f"no lease can be renewed, so no worker is known: Redis takes no writes: {why}; "
-            "celery graceful doctor says what mends it"
-        )
 
 
 def _missing(stores: Stores) -> list[str]:
