@@ -255,7 +255,7 @@ class Rescuer:
         if moved > len(ran):
             others = moved - len(ran)
             entries.append(Entry(What.RESCUED, worker=node, reason=why, count=others))
-        record(self.store, self.settings, *entries)
+        record(self.store, self.settings, *entries, at_once=True)
 
     def _running(self, worker: str, numbers: list[int], about: dict[str, Any]) -> list[DeadClaim]:
         """What the worker was running: claims that it has noted to have begun."""

@@ -120,7 +120,7 @@ counting: Slot[Callable[[Sequence[Entry]], None] | None] = Slot(
 )
 
 
-def record(store: Store | None, settings: Settings, *entries: Entry) -> None:
+def record(store: Store | None, settings: Settings, *entries: Entry, at_once: bool = False) -> None:
     """Enter moments into the history, if it is kept. Raises nothing.
 
     In a worker's main process it waits for nothing; elsewhere (a child, a command) for Redis,
@@ -130,13 +130,14 @@ def record(store: Store | None, settings: Settings, *entries: Entry) -> None:
         store: Where; ``None`` for nowhere.
         settings: What the user set.
         entries: The moments.
+        at_once: Wait for Redis in a main process, too: what is told may kill the process next.
     """
     if counting.value is not None:
         counting.value(entries)
     if store is None or not settings.history or not entries:
         return
     journal = current.value
-    if journal is not None:
+    if journal is not None and not at_once:
         journal.add(store, settings, entries)
         return
     try:

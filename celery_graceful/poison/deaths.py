@@ -206,7 +206,9 @@ def say_death(
         death: The last one.
     """
     if deaths:
-        record(store, settings, _entry(settings, name, task_id, deaths, death))
+        # It runs again, maybe here, and may kill the next process before a thread gets to it.
+        entry = _entry(settings, name, task_id, deaths, death)
+        record(store, settings, entry, at_once=True)
         log(
             logger,
             logging.WARNING,
@@ -275,7 +277,7 @@ def condemn(
         return False
     died = _entry(settings, kept.task, kept.id, deaths, death)
     kept_now = Entry(What.QUARANTINED, kept.id, kept.task, node_of(kept.worker), why, at=died.at)
-    record(store, settings, died, kept_now)
+    record(store, settings, died, kept_now, at_once=True)
     log(
         logger,
         logging.ERROR,

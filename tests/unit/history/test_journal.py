@@ -75,6 +75,15 @@ def test_entries_are_gathered(redis: Any, journal: Journal) -> None:
     assert redis.steps == [1, AT_ONCE, AT_ONCE]
 
 
+def test_what_may_be_the_last_is_there_when_it_was_said(redis: Any, journal: Journal) -> None:
+    """The next run of a task that kills its process must not get there first."""
+    record(redis, SETTINGS, *entries(2), at_once=True)
+    assert redis.steps == [2]
+    assert journal._thread is None
+    redis.away = True
+    record(redis, SETTINGS, *entries(2), at_once=True)
+
+
 def test_who_writes_waits_for_nothing(redis: Any, journal: Journal) -> None:
     """Nor does an end, for longer than it may; what is too much is lost."""
     redis.may.clear()
