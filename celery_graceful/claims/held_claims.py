@@ -310,10 +310,10 @@ class Claims:
             return len(unsent.union(self.held, self._let_go))
 
     def let_go_of(self, tag: str) -> None:
-        """No request answers for this claim any more: it is about to go back."""
-        message = self.held.pop(tag, None)
-        if message is not None:
-            self._let_go[tag] = message
+        """No request answers for this claim any more: it is about to go back, unless it has been
+        acknowledged, and Redis has still to hear of it."""
+        if self.held.get(tag) is not None:
+            self._let_go[tag] = self.held.pop(tag)
 
     def let_go(self) -> None:
         """The connection is lost: what no request answers for goes back, nobody will run it."""

@@ -60,6 +60,11 @@ def claim(client, worker, messages, queue="q"):
     client.hset(f"graceful:claims:{worker}", mapping=entries)
 
 
+def held(worker, count):
+    """What a worker that lives holds of it: tags, and messages."""
+    return {f"{worker}/{number}": object() for number in range(1, count + 1)}
+
+
 def rescuer(store, judge=lambda worker, running: set(), settings=SETTINGS):
     return Rescuer(Claims(store), settings, judge)
 
@@ -181,7 +186,7 @@ def test_what_has_ended_does_not_go_back_with_the_rest(store, redis_db):
     """Its acknowledgement waits for the loop of a worker whose loop has ended."""
     claim(redis_db.client, "who", [message(n) for n in range(4)])
     claims = Claims(store)
-    claims.held = dict.fromkeys(f"who/{n}" for n in range(1, 5))
+    claims.held = held("who", 4)
     claims.ended = {"who/1", "who/3"}
     claims.give_all_back("who", TIMEOUT)
     claims.end(TIMEOUT)
@@ -199,7 +204,7 @@ def test_what_ends_while_others_are_acknowledged_does_not_go_back(store, redis_d
     def and_meanwhile(command, *args, **kwargs):
         if command == "HDEL" and not said:
             said.append(command)
-            claims.held = dict.fromkeys(f"who/{n}" for n in range(1, 5))
+            claims.held = held("who", 4)
             claims.ended = {"who/3"}
             claims.give_all_back("who", 0)
         return execute(command, *args, **kwargs)
@@ -209,6 +214,29 @@ def test_what_ends_while_others_are_acknowledged_does_not_go_back(store, redis_d
     wait_until(lambda: said, "the first acknowledgement")
     assert claims.flush(TIMEOUT)
     claims.end(TIMEOUT)
+    back = [loads(text)["headers"]["id"] for text in redis_db.client.lrange("q", 0, -1)]
+    assert sorted(back) == ["id-1", "id-3"]
+
+
+def test_what_ends_while_others_go_back_does_not(store, redis_db, monkeypatch):
+    """A connection is lost, what runs ends, and a stop follows at once."""
+    claim(redis_db.client, "who", [message(n) for n in range(4)])
+    claims, execute, said = Claims(store), store.execute, []
+    claims.held = held("who", 4)
+
+    def and_meanwhile(command, *args, **kwargs):
+        answer = execute(command, *args, **kwargs)
+        if command == "HKEYS" and not said:
+            said.append(command)
+            claims.ended = {"who/1", "who/3"}
+            claims.give_all_back("who", 0)
+        return answer
+
+    monkeypatch.setattr(store, "execute", and_meanwhile)
+    claims.give_back_others("who", 5)
+    assert claims.flush(TIMEOUT)
+    claims.end(TIMEOUT)
+    assert said
     back = [loads(text)["headers"]["id"] for text in redis_db.client.lrange("q", 0, -1)]
     assert sorted(back) == ["id-1", "id-3"]
 
