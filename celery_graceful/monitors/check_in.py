@@ -69,6 +69,8 @@ class CheckIn:
         self._began = time.monotonic()
         self._began_before = 0.0
         self._known = store is None
+        #: Its last report is made; what the store had of it is gone.
+        self._has_ended = self._forgotten = False
 
     @property
     def id(self) -> str:
@@ -107,6 +109,10 @@ class CheckIn:
         """Another process than this one runs it, if one does; this one sends its heartbeats."""
         self.pid = pid
 
+    def ends(self) -> None:
+        """The run has ended, and that is about to be reported."""
+        self._has_ended = True
+
     # -- the store -------------------------------------------------------------------
 
     @property
@@ -117,26 +123,29 @@ class CheckIn:
         """Ask the store, once, for the number and when the run began.
 
         Args:
-            begins: The caller runs the task: note that it has begun.
+            begins: The caller runs the task: note that it has begun, unless it has ended by now.
             timeout: Seconds that the store may take.
         """
-        # No lock: two that ask at once hear the same.
         if self._known or self._store is None:
             return
         from celery_graceful.store.store import StoreAway
 
         try:
             if begins:
-                now = int(self._began_at * 1000)
-                found = self._store.run(
-                    "checkin_open", [self._key], [now, self._ttl], timeout=timeout
+                ended = int(self._has_ended)
+                args = [int(self._began_at * 1000), self._ttl, ended]
+                *found, forgotten = self._store.run(
+                    "checkin_open", [self._key], args, timeout=timeout
                 )
+                self._forgotten = bool(forgotten)
             else:
                 found = self._store.execute(
                     "HMGET", [self._key], ["began", "closed"], timeout=timeout
                 )
         except StoreAway:
             self._known = True
+            return
+        if self._known:  # somebody has asked meanwhile, and may have closed it since
             return
         began, closed = found
         self.number = int(closed or 0)
@@ -162,7 +171,7 @@ class CheckIn:
 
     def forget(self) -> None:
         """The run has ended."""
-        if self._store is not None:
+        if self._store is not None and not self._forgotten:
             from celery_graceful.store.store import StoreAway
 
             try:

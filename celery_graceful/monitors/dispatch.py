@@ -19,6 +19,10 @@ from celery_graceful.timeline import worker_state
 
 __all__ = ["Dispatch"]
 
+#: Seconds that the report of a beginning may wait for that of the end: both are sent in one go, and
+#: the store is asked once.
+TOGETHER = 0.02
+
 #: A method of a reporter.
 Tell = Callable[[Report], None]
 
@@ -44,7 +48,7 @@ class Dispatch:
         """The run begins or goes on, in this process."""
         self._endings.begins(check_in)
         made = check_in.report(IN_PROGRESS)
-        self._post("start", lambda tell: tell(check_in.complete(made, begins=True)))
+        self._post("start", lambda tell: tell(check_in.complete(made, begins=True)), after=TOGETHER)
 
     def heartbeat(self, check_in: CheckIn) -> None:
         """The run is still at work."""
@@ -68,6 +72,7 @@ class Dispatch:
             text: For people.
             after: Id of a process that may still report of the run, and is on its way out.
         """
+        check_in.ends()
         self._close(check_in, status, text, after=after, then=check_in.forget)
 
     def goes_on(self, check_in: CheckIn, text: str, timeout: float = 1.0) -> None:
@@ -106,14 +111,14 @@ class Dispatch:
 
         self._post("finish", send)
 
-    def _post(self, what: str, send: Callable[[Tell], None], *, skippable: bool = False) -> None:
+    def _post(self, what: str, send: Callable[[Tell], None], **options: Any) -> None:
         """Have ``send`` call, in its own time, what each reporter has for ``what``."""
         for reporter, outbox in self._reporters():
             tell = getattr(reporter, what, None)
             if tell is not None:
                 if worker_state.tallies() is not None:
                     tell = partial(self._tell, tell, outbox.name)
-                outbox.put(partial(send, tell), skippable=skippable)
+                outbox.put(partial(send, tell), **options)
 
     def _tell(self, tell: Tell, name: str, report: Report) -> None:
         """Tell, and count it."""

@@ -12,7 +12,8 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from math import inf
+from typing import Any, NamedTuple
 
 from celery_graceful.cleanup import callbacks
 from celery_graceful.monitors.report import Dropped
@@ -32,6 +33,16 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 
 #: Seconds that the end of a process waits at most.
 LAST_WAIT = 1.5
+
+#: Seconds that the thread waits for the next report, before it ends: to start one costs more than
+#: to wake it.
+LINGER = 1.0
+
+
+class _Job(NamedTuple):
+    expires: float
+    send: Callable[[], None]
+    skippable: bool
 
 
 class Outbox:
@@ -54,20 +65,23 @@ class Outbox:
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._hurry = threading.Event()
+        self._bell, self._hurry = threading.Event(), threading.Event()
         # Not by Thread.join: eventlet's raises when its time is up, on Python 3.13.
         self._idle = threading.Event()
         self._idle.set()
-        self._jobs: deque[tuple[float, Callable[[], None], bool]] = deque()
+        self._jobs: deque[_Job] = deque()
+        #: From when on they are sent.
+        self._due = inf
         self._thread: Any = None
         self.away = False
 
-    def put(self, send: Callable[[], None], *, skippable: bool = False) -> None:
+    def put(self, send: Callable[[], None], *, skippable: bool = False, after: float = 0.0) -> None:
         """Have ``send()`` called soon, and again for as long as the server is away.
 
         Args:
             send: Raises ``Dropped`` if there is no use in trying again.
             skippable: Not worth keeping while the server is away.
+            after: Seconds that it may wait for another report, or for ``flush``.
         """
         if skippable and self.away:
             return
@@ -78,15 +92,20 @@ class Outbox:
             self._exit = callbacks.Entry(
                 self._last_flush, f"Check-ins for {self.name}", None, "everywhere"
             )
-        self._jobs.append((time.monotonic() + AGE, send, skippable))
+        now = time.monotonic()
+        self._jobs.append(_Job(now + AGE, send, skippable))
         if _at_home():  # else whoever comes next starts the greenlet, the end at the latest
-            self._start()
+            self._start(now + after)
 
-    def _start(self) -> None:
+    def _start(self, due: float) -> None:
         with self._lock:
-            if self._thread is None and self._jobs:
+            if not self._jobs:
+                return
+            self._due = min(self._due, due)
+            self._idle.clear()
+            self._bell.set()
+            if self._thread is None:
                 self._hurry.clear()
-                self._idle.clear()
                 thread = threading.Thread(
                     target=self._work, name=f"graceful-{self.name}", daemon=True
                 )
@@ -103,6 +122,8 @@ class Outbox:
         Does not wait for a server that is away.
         """
         end = time.monotonic() + timeout
+        if not self._idle.is_set() and _at_home():
+            self._start(0.0)
         while not self._idle.is_set() and not self.away:
             # In slices: it may turn out to be away meanwhile.
             self._idle.wait(min(0.05, max(0.0, end - time.monotonic())))
@@ -115,10 +136,11 @@ class Outbox:
         self._exit = None
         left = max(0.0, min(LAST_WAIT, 0.5 * callbacks.time_left()))
         if _at_home():
-            self._start()
+            self._start(0.0)
             self._hurry.set()
             self._idle.wait(left)
-        lost = sum(not skippable for _, _, skippable in list(self._jobs))
+            self._hurry.clear()
+        lost = sum(not job.skippable for job in list(self._jobs))
         if lost:
             log(
                 logger,
@@ -134,19 +156,16 @@ class Outbox:
         pause = FIRST_PAUSE
         while True:
             with self._lock:
+                self._bell.clear()
+                left = self._due - time.monotonic()
                 if not self._jobs:
-                    self._end()
+                    self._due, left = inf, 0.0 if self._hurry.is_set() else LINGER
+                    self._idle.set()
+            if not self._jobs or left > 0:
+                if not self._bell.wait(left) and self._ends():
                     return
-                expires, send, _ = self._jobs[0]
-            if time.monotonic() > expires:
-                self._say("it was away for too long")
-                done = True
-            else:
-                done = self._send(send)
-            with self._lock:
-                if done:
-                    self._jobs.popleft()
-            if done:
+                continue
+            if self._send_first():
                 pause = FIRST_PAUSE
             elif self._hurry.is_set():
                 with self._lock:
@@ -155,6 +174,25 @@ class Outbox:
             else:
                 self._hurry.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _send_first(self) -> bool:
+        """Whether it is done with."""
+        job = self._jobs[0]
+        if time.monotonic() > job.expires:
+            self._say("it was away for too long")
+        elif not self._send(job.send):
+            return False
+        with self._lock:
+            self._jobs.popleft()
+        return True
+
+    def _ends(self) -> bool:
+        """Nobody has rung: whether there is nothing to wait for any more."""
+        with self._lock:
+            if not self._jobs and not self._bell.is_set():
+                self._end()
+                return True
+        return False
 
     def _end(self) -> None:
         self._thread = None

@@ -14,6 +14,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -45,6 +46,7 @@ from celery_graceful.monitors.registry import Monitors, monitors_of
 from celery_graceful.monitors.report import Report
 from celery_graceful.monitors.setup_warnings import say_what_is_silent, say_who_is_unknown
 from celery_graceful.monitors.tracer import silence_sentry, trace_with_check_in
+from celery_graceful.store.app_stores import find_store
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.board import Board
 from tests.apps import entries
@@ -199,6 +201,41 @@ def test_the_end_waits_for_a_heartbeat_on_its_way(app: Celery, pings: Healthchec
         assert pings.wait(1)[0][:2] == ("child", "success")
     finally:
         worker_state.detach()
+
+
+@pytest.mark.parametrize("closed", [0, 1])
+def test_a_short_run_asks_the_store_once(
+    app: Celery,
+    redis_db: RedisDB,
+    pings: HealthchecksServer,
+    closed: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Unless an earlier check-in of it was closed: the next run must not report to that one."""
+    app.conf.update(graceful_healthchecks_url=pings.url, graceful_store=redis_db.url)
+    app.task(base=GracefulTask, name="short", shared=False, monitor="short")(nothing)
+    monitors, key = monitors_of(app), "graceful:run:short:id"
+    if closed:
+        redis_db.client.hset(key, "closed", closed)
+    run, asked = monitors.of_run(app.tasks["short"], "id", {}), []
+    assert run is not None
+    store = find_store(app)
+    assert store is not None
+    for way in ("run", "execute"):
+        asks = partial(_and_note, getattr(store, way), asked)
+        monkeypatch.setattr(store, way, asks)
+    monitors.dispatch.start(run)
+    monitors.dispatch.finish(run, "ok")
+    monitors.dispatch.wait(TIMEOUT)
+    assert [what for _, what, _ in pings.wait(2)] == ["start", "success"]
+    assert run.number == closed
+    assert not redis_db.client.exists(key)
+    assert asked == ["checkin_open", "UNLINK"][: 1 + closed]
+
+
+def _and_note(ask: Any, asked: list[str], what: str, *args: Any, **options: Any) -> Any:
+    asked.append(what)
+    return ask(what, *args, **options)
 
 
 # -- heartbeats, by the clock --------------------------------------------------------

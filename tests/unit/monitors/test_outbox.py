@@ -1,4 +1,4 @@
-"""Waiting for an outbox, where threads are threads and where they are greenlets."""
+"""An outbox, and waiting for it, where threads are threads and where they are greenlets."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ PATCH = {
 
 PROGRAM = """
 import threading
+from celery_graceful.monitors import outbox as module
 from celery_graceful.monitors.outbox import Outbox
 
+module.LINGER = {timeout}
 gate = threading.Event()
 sent = []
 
 def send():
     assert gate.wait({timeout})
-    sent.append(1)
+    sent.append(threading.get_ident())
 
 outbox = Outbox("a server")
 assert outbox.flush(0.01), "nothing was put there yet"
@@ -33,19 +35,26 @@ assert not outbox.flush(0.01)
 assert not outbox.flush(0.2), "longer than it looks at once"
 gate.set()
 assert outbox.flush({timeout})
-assert sent == [1]
+assert len(sent) == 1
 gate.clear()
 outbox.put(send)
 assert not outbox.flush(0.2)
 gate.set()
 assert outbox.flush({timeout})
-assert sent == [1, 1]
+outbox.put(send, after=10 * {timeout})
+assert not outbox._idle.wait(0.2) and len(sent) == 2, "it may wait for another one"
+assert outbox.flush({timeout})
+outbox.put(send, after=10 * {timeout})
+outbox.put(send)
+assert outbox.flush({timeout})
+assert len(sent) == 5
+assert len(set(sent)) == 1, "a thread for each of them"
 print("done")
 """
 
 
 @pytest.mark.parametrize("how", PATCH)
-def test_flush_waits_for_as_long_as_it_says(how: str) -> None:
+def test_one_thread_sends_and_flush_waits_for_as_long_as_it_says(how: str) -> None:
     program = PATCH[how] + PROGRAM.format(timeout=TIMEOUT)
     ended = subprocess.run(
         [sys.executable, "-c", program],
