@@ -157,10 +157,13 @@ class Outbox:
         while True:
             with self._lock:
                 self._bell.clear()
-                left = self._due - time.monotonic()
                 if not self._jobs:
                     self._due, left = inf, 0.0 if self._hurry.is_set() else LINGER
                     self._idle.set()
+                elif self._due == inf:  # put there by another thread than ours
+                    left = 0.0
+                else:
+                    left = self._due - time.monotonic()
             if not self._jobs or left > 0:
                 if not self._bell.wait(left) and self._ends():
                     return

@@ -55,12 +55,43 @@ print("done")
 
 @pytest.mark.parametrize("how", PATCH)
 def test_one_thread_sends_and_flush_waits_for_as_long_as_it_says(how: str) -> None:
-    program = PATCH[how] + PROGRAM.format(timeout=TIMEOUT)
+    assert run(how, PROGRAM) == "done\n"
+
+
+def run(how: str, program: str) -> str:
+    """What it prints where the originals are patched like that."""
     ended = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", PATCH[how] + program.format(timeout=TIMEOUT)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=5 * TIMEOUT,
     )
-    assert ended.stdout == "done\n", ended.stderr
+    assert not ended.returncode, ended.stderr
+    return ended.stdout
+
+
+FOREIGN = """
+import time
+from celery_graceful.monitors import outbox as module
+from celery_graceful.monitors.outbox import Outbox
+from celery_graceful.system import native
+
+module.LINGER = 3.0
+sent = []
+outbox = Outbox("a server")
+outbox.put(lambda: sent.append("here"))
+assert outbox.flush({timeout})
+native.start_thread(lambda: outbox.put(lambda: sent.append("there")), "foreign").wait({timeout})
+until = time.monotonic() + {timeout}
+while len(sent) < 2 and time.monotonic() < until:
+    time.sleep(0.01)
+assert sent == ["here", "there"]
+print("done")
+"""
+
+
+@pytest.mark.parametrize("how", PATCH)
+def test_what_another_thread_puts_there_is_sent(how: str) -> None:
+    """Where it cannot wake a greenlet, that looks before it ends."""
+    assert run(how, FOREIGN) == "done\n"
