@@ -143,8 +143,9 @@ class UnknownBatch(CeleryError):
 
     def __str__(self) -> str:
         return (
-            f"there is no batch {self.batch!r} in the store: look at the id, and at graceful_store "
-            "here and where it was sent; batches expire (graceful_batch_ttl, graceful_batch_linger)"
+            f"there is no batch {self.batch!r} in the store: it is there once it is sent, and "
+            "expires (graceful_batch_ttl, graceful_batch_linger); look at the id, and at "
+            "graceful_store here and where it was sent"
         )
 
 

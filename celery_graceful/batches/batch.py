@@ -359,7 +359,7 @@ class Batch:
                 if left <= 0:
                     raise TimeoutError(
                         f"{self!r} has not ended in {timeout:g} s: {status.pending} of "
-                        f"{status.total} members are pending, {status.missing} of them missing"
+                        f"{status.total} members are pending, {status.missing} are missing"
                     )
                 sleep(min(pause, left))
                 pause = min(pause * 1.5, LONGEST_PAUSE)

@@ -35,15 +35,14 @@ from celery_graceful.history.journal import record
 from celery_graceful.settings import Settings
 from celery_graceful.system.log_thread import log
 
-__all__ = ["PAUSE", "Caretaker"]
+__all__ = ["PAUSE", "Caretaker", "patience"]
 
 logger = get_logger(__name__)
 
 LOOKED = "graceful:batches:looked"
 
-#: Shares of ``graceful_batch_missing_after``: how long a batch stands still until it is looked at,
-#: how long it is not looked at again when nothing was missing, and between two questions whether
-#: one stands still. All together, and the pause between two looks, are less than all of it.
+#: Shares of ``patience``: how long a batch stands still until it is looked at, how long it is not
+#: looked at again when nothing was missing, and between two questions whether one stands still.
 STILL, PAUSE = 0.4, 0.1
 
 #: Seconds for which who looks keeps the others away, until it says again that it does; and for
@@ -55,6 +54,17 @@ SELDOM = 20.0
 
 #: Seconds for which a batch is left alone that was repaired often, and stands still again.
 LONGEST = 3600.0
+
+
+def patience(settings: Settings) -> float:
+    """Seconds of ``graceful_batch_missing_after`` that are left for what comes before a look."""
+    after = settings.batch_missing_after
+    return max(after - _between_looks(settings), 0.2 * after)
+
+
+def _between_looks(settings: Settings) -> float:
+    """Seconds between the two halves of a look: workers say what they hold with each heartbeat."""
+    return 1.5 * settings.heartbeat_interval
 
 
 class Caretaker:
@@ -103,7 +113,7 @@ class Caretaker:
             StoreAway: The store, or the broker's Redis, does not answer.
             Exception: What the broker's client raised.
         """
-        after = self.settings.batch_missing_after
+        after = patience(self.settings)
         if time.monotonic() < self._none_until:
             return
         age = after * PAUSE
@@ -135,7 +145,7 @@ class Caretaker:
             if self._over.is_set() or not self._keep_lock(AT_WORK):
                 return False
             self._note(batch, missing)
-            pause = self.settings.batch_missing_after * STILL
+            pause = patience(self.settings) * STILL
             if missing:
                 pause = self._mend(batch, missing, pause)
             self.store.execute("ZADD", [LOOKED], [now + pause, batch])
@@ -156,7 +166,7 @@ class Caretaker:
         self._say(batch, missing, done, found_at)
         if not done:
             return pause
-        dealt_with = {*done.resent, *done.ended, *done.failed, *done.called}
+        dealt_with = done.dealt_with()
         self._note(batch, [one for one in missing if one.member not in dealt_with])
         self._tell(batch, done)
         times = int(self.store.run("batch_repaired", [key_of(batch)], []))
@@ -260,6 +270,5 @@ class Caretaker:
         if self._scan is None:
             routes = Routes(self.app, self.ledger)
             where = whereabouts_of(self.app, self._rest, routes.of)
-            pause = 1.5 * self.settings.heartbeat_interval
-            self._scan = Scan(self.ledger, where, self._wait, pause)
+            self._scan = Scan(self.ledger, where, self._wait, _between_looks(self.settings))
         return self._scan

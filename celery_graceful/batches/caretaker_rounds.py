@@ -10,7 +10,7 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from celery_graceful.batches.caretaker import PAUSE, Caretaker
+from celery_graceful.batches.caretaker import PAUSE, Caretaker, patience
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import Due
 from celery_graceful.batches.repair import Repair, Repaired
@@ -66,7 +66,7 @@ class Rounds:
             self._thread.join(seconds)
 
     def _run(self) -> None:
-        while not self._over.wait(max(LEAST, self.settings.batch_missing_after * PAUSE)):
+        while not self._over.wait(max(LEAST, patience(self.settings) * PAUSE)):
             try:
                 store = find_store(self.app)
                 if store is not None:

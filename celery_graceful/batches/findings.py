@@ -13,6 +13,7 @@ from typing import NamedTuple
 from celery_graceful.batches.brief_status import still_open
 from celery_graceful.batches.keys import INDEX, key_of
 from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.search_state import callback_name
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.store.scan import hash_pages
 from celery_graceful.store.store import Store
@@ -41,6 +42,11 @@ class Missing(NamedTuple):
     member: str
     why: str
     sure: bool = True
+
+    @property
+    def is_callback(self) -> bool:
+        """Whether it is a callback of the batch."""
+        return callback_name(self.member) is not None
 
 
 def note(ledger: BatchLedger, batch: str, found: Sequence[Missing], seconds: float) -> None:

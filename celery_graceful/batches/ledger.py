@@ -261,6 +261,10 @@ class BatchLedger:
         """Ids of members that have not ended, some perhaps twice, in steps of a few hundred."""
         return self._scan(batch_id, "pending")
 
+    def members_failed(self, batch_id: str) -> Iterator[str]:
+        """Ids of members that have failed, some perhaps twice."""
+        return self._scan(batch_id, "failed")
+
     def kids(self, batch_id: str) -> Iterator[str]:
         """Ids of batches inside of it that have not ended, some perhaps twice."""
         return self._scan(batch_id, "kids")

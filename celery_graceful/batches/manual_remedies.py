@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from celery_graceful.batches.brief_status import standing_of
-from celery_graceful.batches.findings import Missing, note
+from celery_graceful.batches.findings import Missing, note, noted
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.missing import Scan
 from celery_graceful.batches.model import Due
@@ -23,10 +23,13 @@ from celery_graceful.batches.whereabouts import whereabouts_of
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.store.app_stores import settings_of
 
-__all__ = ["CallbackRuns", "Remedies"]
+__all__ = ["NOTHING", "CallbackRuns", "Remedies"]
 
 #: Seconds for which what was found is known.
 KNOWN = 600.0
+
+#: What is said where nothing was done.
+NOTHING = str(Repaired.nothing())
 
 
 class CallbackRuns(Exception):
@@ -90,6 +93,7 @@ class Remedies:
         batch: str,
         members: Sequence[str] = (),
         *,
+        failed: bool = False,
         unsure: bool = False,
         close: bool = False,
     ) -> Repaired:
@@ -98,6 +102,7 @@ class Remedies:
         Args:
             batch: The batch.
             members: Those, wherever they are. Without: what is missing, as it is now.
+            failed: Those that have failed, in the place of what is missing.
             unsure: Also those that may be somewhere all the same.
             close: Its producer is dead: it is complete with the members that it has.
 
@@ -108,10 +113,18 @@ class Remedies:
         now = standing_of(self.ledger, batch)
         if now is None:
             raise UnknownBatch(batch)
-        missing = [Missing(member, "") for member in members] or self.look(batch)
+        if failed:
+            members = [*dict.fromkeys([*members, *self.ledger.members_failed(batch)])]
+        if members or failed:
+            missing = [Missing(member, "") for member in members]
+        else:
+            missing = self.look(batch)
         chosen = [one for one in missing if one.sure or unsure]
         done = self._repair.mend(batch, now, chosen, lambda task: True)
         done.left.update((one.member, one.why) for one in missing if one not in chosen)
+        dealt_with = done.dealt_with()
+        rest = [one for one in noted(self.ledger, batch) if one.member not in dealt_with]
+        note(self.ledger, batch, rest, KNOWN)
         if close:
             self.publish(self.ledger.sent(batch))
         return done

@@ -20,6 +20,7 @@ from celery.utils.log import get_logger
 from celery_graceful.batches.brief_status import Standing, still_open
 from celery_graceful.batches.callbacks import kept_signature
 from celery_graceful.batches.chord_counter import return_part
+from celery_graceful.batches.chord_ledger import ChordLedger
 from celery_graceful.batches.findings import LOST_BATCH, Missing
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.marks import Mark, all_of, mark, parts_of
@@ -71,8 +72,12 @@ class Repaired(NamedTuple):
         """Nothing yet."""
         return cls([], [], [], [], {})
 
+    def dealt_with(self) -> set[str]:
+        """Members and callbacks that are not missing any more."""
+        return {*self.ended, *self.resent, *self.failed, *self.called}
+
     def __bool__(self) -> bool:
-        return bool(self.ended or self.resent or self.failed or self.called)
+        return bool(self.dealt_with())
 
     def __str__(self) -> str:
         words = (
@@ -139,7 +144,7 @@ class Repair:
         for one in missing:
             name = callback_name(one.member)
             if name is not None:
-                self._call(batch, name, now, may_resend, done)
+                self._call(batch, name, now, may_resend, done, is_lost=bool(one.why))
         return done
 
     # -- what has ended unseen --------------------------------------------------------
@@ -209,7 +214,8 @@ class Repair:
         for member in members:
             why = ""
             if not kept.get(member):
-                why = "its message was not kept"
+                is_batch = self.ledger.state(member) is not None
+                why = "it is a batch: mend that" if is_batch else "its message was not kept"
             else:
                 try:
                     sig = unpack(self.app, kept[member], Mark(batch, member))
@@ -253,6 +259,8 @@ class Repair:
         now: Standing,
         may_resend: Callable[[str], bool],
         done: Repaired,
+        *,
+        is_lost: bool,
     ) -> None:
         callback = self.ledger.callback(Due(batch, name))
         try:
@@ -269,6 +277,8 @@ class Repair:
         if refusal:
             done.left[callback_member(name)] = refusal
             return
+        if callback.gathers and is_lost:  # not merely sent by one who died before saying so
+            ChordLedger(self.ledger.store).are_gone(batch)
         self.publish(self.ledger.fire(batch, name))
         done.called.append(callback_member(name))
 

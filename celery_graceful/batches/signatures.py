@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from celery import Signature, chunks, group
+from celery import Signature, Task, chunks, group
 from celery.result import ResultBase
 
 __all__ = ["flatten", "look_at", "named", "size_of"]
@@ -40,7 +40,7 @@ def flatten(given: Any, nested: type) -> Iterator[Any]:
         if not isinstance(given.get("task"), str):
             raise TypeError(_no_member(given))
         yield from flatten(Signature.from_dict(dict(given)), nested)
-    elif isinstance(given, Iterable) and not isinstance(given, (str, bytes, ResultBase)):
+    elif isinstance(given, Iterable) and not isinstance(given, (str, bytes, ResultBase, Task)):
         for one in given:
             yield from flatten(one, nested)
     else:

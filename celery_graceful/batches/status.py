@@ -43,7 +43,8 @@ class Status:
         succeeded: How many have succeeded.
         failed: How many have failed for good.
         revoked: How many were revoked, or have expired.
-        missing: How many of the pending were found nowhere, by the last look.
+        missing: How many of the pending, and of the callbacks that were sent, were found
+            nowhere, by the last look.
         kids: How many batches inside of it have not ended, with their callbacks.
         created: When, seconds since the epoch.
         moved: When something happened to it last.
@@ -99,6 +100,7 @@ class Status:
             succeeded += total - pending - ended
         else:
             pending = total - ended
+        under_way = sum(fields.get(f"fired:{name}") == "published" for name in CALLBACKS)
         return cls(
             id=batch_id,
             state=State(fields["state"]),
@@ -107,7 +109,7 @@ class Status:
             succeeded=succeeded,
             failed=failed + lost,
             revoked=revoked,
-            missing=min(pending, int(fields.get("missing", 0))),
+            missing=min(pending + under_way, int(fields.get("missing", 0))),
             kids=kids,
             created=int(fields["created"]) / 1000,
             moved=int(fields["moved"]) / 1000,

@@ -27,7 +27,7 @@ from celery_graceful.cli.output import (
 from celery_graceful.cli.progress import Working
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.operations import Operations
-from celery_graceful.operations.batches import Batches, NotSent, Resent, Standing
+from celery_graceful.operations.batches import NOTHING, Batches, NotSent, Resent, Standing
 from celery_graceful.operations.records import utc
 
 __all__ = ["batches", "lines_of"]
@@ -83,7 +83,7 @@ def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> None:
     quoted = shlex.quote(shown(batch_id))
     if found.missing:
         click.echo(f"  -> {command_of(ctx)}batches resend {quoted}", err=True)
-    elif found.status.pending and not look:
+    elif found.status.finished is None and not look:
         click.echo(f"  -> {command_of(ctx)}batches show {quoted} --look", err=True)
 
 
@@ -91,6 +91,7 @@ def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> None:
 @IDS
 @JSON
 @click.option("--member", "members", multiple=True, help="This one, wherever it is.")
+@click.option("--failed", is_flag=True, help="Those that have failed, and nothing else.")
 @click.option("--unsure", is_flag=True, help="Also those that may be in a queue all the same.")
 @click.option("--close", is_flag=True, help="Its producer is dead, and it has all its members.")
 @click.pass_context
@@ -99,6 +100,7 @@ def resend(
     batch_ids: Sequence[str],
     as_json: bool,
     members: Sequence[str],
+    failed: bool,
     unsure: bool,
     close: bool,
 ) -> None:
@@ -110,8 +112,11 @@ def resend(
     said: list[Resent] = []
     for batch_id in batch_ids:
         with _errors(), Working("looks for its members"):
-            said.append(_batches(ctx).resend(batch_id, members, unsure=unsure, close=close))
-        for line in () if as_json else _resent(said[-1]):
+            done = _batches(ctx).resend(
+                batch_id, members, failed=failed, unsure=unsure, close=close
+            )
+            said.append(done)
+        for line in () if as_json else _resent(done, failed=failed):
             click.echo(line)
     if as_json:
         say_json([one.to_dict() for one in said])
@@ -180,13 +185,17 @@ def _errors() -> Iterator[None]:
         raise click.ClickException(shown(str(exc))) from exc
 
 
-def _resent(done: Resent) -> Iterator[str]:
+def _resent(done: Resent, *, failed: bool) -> Iterator[str]:
     done = shown(done)
     yield f"{done.id} {done.said}"
     for member, why in done.left.items():
         yield f"  {member} left alone: {why}"
-    if not (done.sending or done.ended or done.resent or done.failed or done.called or done.left):
-        yield "  none of its members is missing; batches show ID --look says where they are"
+    if done.said == NOTHING and not done.sending:
+        yield (
+            "  none of its members has failed"
+            if failed
+            else "  none of its members is missing; batches show ID --look says where they are"
+        )
     if done.sending:
         yield "  it is being sent; if its producer is dead: Batch.resume(), or --close"
 
@@ -209,7 +218,7 @@ def lines_of(found: Standing) -> Iterator[str]:
         yield f"  missing: {one.member}  {one.why}{'' if one.sure else ' (unsure)'}"
     for other in found.others:
         yield f"  pending: {other.id}  {other.sentences[0]}"
-    more = status.pending - len(found.missing) - len(found.others)
+    more = status.pending - sum(not one.is_callback for one in found.missing) - len(found.others)
     if found.others and more > 0:
         yield f"  and {more} more that are pending"
 

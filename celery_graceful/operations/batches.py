@@ -10,7 +10,7 @@ from typing import Any
 from celery_graceful.batches.callback_publishing import publish_due
 from celery_graceful.batches.findings import Missing, noted
 from celery_graceful.batches.ledger import BatchLedger
-from celery_graceful.batches.manual_remedies import CallbackRuns, Remedies
+from celery_graceful.batches.manual_remedies import NOTHING, CallbackRuns, Remedies
 from celery_graceful.batches.model import Due
 from celery_graceful.batches.status import State, Status
 from celery_graceful.exceptions import UnknownBatch
@@ -20,10 +20,13 @@ from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.system.describe import describe
 
-__all__ = ["Batches", "NotSent", "Resent", "Standing"]
+__all__ = ["NOTHING", "Batches", "NotSent", "Resent", "Standing"]
 
 #: Members whose place is told: workers are asked for each.
 MOST = 3
+
+#: What is said of a batch whose producer is given up.
+CLOSED = "complete with the members that it has"
 
 
 class NotSent(Exception):
@@ -115,6 +118,7 @@ class Batches:
         batch_id: str,
         members: Sequence[str] = (),
         *,
+        failed: bool = False,
         unsure: bool = False,
         close: bool = False,
     ) -> Resent:
@@ -123,6 +127,7 @@ class Batches:
         Args:
             batch_id: The batch.
             members: Those, wherever they are. Without: what is missing, which is looked for first.
+            failed: Those that have failed, in the place of what is missing.
             unsure: Also those that may be somewhere all the same.
             close: Its producer is dead: it is complete with the members that it has.
 
@@ -131,7 +136,11 @@ class Batches:
             NotSent: The broker does not take a callback.
         """
         remedies = self._remedies()
-        done = remedies.resend(batch_id, members, unsure=unsure, close=close)
+        was_sending = remedies.ledger.state(batch_id) is State.SENDING
+        done = remedies.resend(batch_id, members, failed=failed, unsure=unsure, close=close)
+        is_sending = remedies.ledger.state(batch_id) is State.SENDING
+        said = [str(done)] if done or done.left or not was_sending or is_sending else []
+        said += [CLOSED] if was_sending and not is_sending else []
         return Resent(
             batch_id,
             tuple(done.ended),
@@ -139,8 +148,8 @@ class Batches:
             tuple(done.failed),
             tuple(done.called),
             done.left,
-            remedies.ledger.state(batch_id) is State.SENDING,
-            str(done),
+            is_sending,
+            ", ".join(said),
         )
 
     def callback(self, batch_id: str, name: str, *, force: bool = False) -> Done:

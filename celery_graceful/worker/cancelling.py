@@ -11,7 +11,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Collection
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery.utils.log import get_logger
 
@@ -28,6 +28,13 @@ logger = get_logger(__name__)
 AGAIN = 1.0
 
 
+class _Ran(NamedTuple):
+    """What ran when its batch was cancelled, and whether it is ended."""
+
+    request: HeldMessage
+    is_ended: bool
+
+
 class Cancelling:
     """What one worker does about batches that were cancelled. In the loop.
 
@@ -41,7 +48,7 @@ class Cancelling:
         self.worker, self.ledger = worker, ledger
         self._ring_loop = ring_loop
         #: When to look again, at which batches, and what ran of them already.
-        self._again: deque[tuple[float, Collection[str], list[HeldMessage]]] = deque()
+        self._again: deque[tuple[float, Collection[str], list[_Ran]]] = deque()
 
     def cancel(self, batches: Collection[str]) -> int:
         """Revoke what runs of the members of some batches, and drop what waits.
@@ -52,8 +59,8 @@ class Cancelling:
         Returns:
             How many members that were.
         """
-        ran: list[HeldMessage] = []
-        count = self._look(batches, ran)
+        ran: list[_Ran] = []
+        count = self._look(batches, ran, again=False)
         self._again.append((monotonic() + AGAIN, batches, ran))
         self.worker.timer.call_after(AGAIN, self._ring_loop)
         return count
@@ -62,9 +69,9 @@ class Cancelling:
         """Look a second time, when it is time for that."""
         while self._again and self._again[0][0] <= monotonic():
             _, batches, ran = self._again.popleft()
-            self._look(batches, ran)
+            self._look(batches, ran, again=True)
 
-    def _look(self, batches: Collection[str], ran: list[HeldMessage]) -> int:
+    def _look(self, batches: Collection[str], ran: list[_Ran], *, again: bool) -> int:
         count = 0
         for request in self.ledger.open_requests():
             part = request.part
@@ -74,19 +81,25 @@ class Cancelling:
             if request.stage is not Stage.RUNNING:
                 if isinstance(request, GracefulRequest):
                     request.drop_cancelled()
-            elif not any(request is one for one in ran):
-                ran.append(request)
-                self._revoke(request)
+                continue
+            known = next((one for one in ran if one.request is request), None)
+            if known is None:
+                known = _Ran(request, self._revoke(request))
+                ran.append(known)
+            if again and not known.is_ended:  # one that had begun just then has left itself out
+                logger.warning(
+                    "%s goes on, though its batch was cancelled: its pool ends no plain task",
+                    request.humaninfo(),
+                )
         return count
 
-    def _revoke(self, request: HeldMessage) -> None:
+    def _revoke(self, request: HeldMessage) -> bool:
+        """Have it ended; whether it can be."""
         try:
             request.terminate(self.worker.consumer.pool, signal.SIGTERM)
         except NotImplementedError:
-            logger.warning(
-                "%s goes on, though its batch was cancelled: its pool ends no plain task",
-                request.humaninfo(),
-            )
+            return False
+        return True
 
 
 def drop_revoked(ledger: Ledger) -> None:

@@ -269,6 +269,20 @@ def test_cancelled_while_plain_tasks_run(project: Project, gate: Any) -> None:
     assert batch.wait(timeout=TIMEOUT).revoked == 1
 
 
+def test_cancelled_where_nothing_ends_a_plain_task(project: Project, gate: Any) -> None:
+    """What runs goes on, as the log says of it, and of nothing else."""
+    worker = project.worker("threads", 1)
+    members = [project.s("plain_late", gate, "one"), *(project.s("work", n) for n in range(20))]
+    batch = project.batch().apply_async(members)
+    worker.wait_line("started one")
+    batch.cancel()
+    worker.wait_line("goes on, though its batch was cancelled")
+    gate()
+    status = batch.wait(timeout=TIMEOUT)
+    assert (status.succeeded, status.revoked) == (1, 20)
+    assert worker.count("goes on, though") == 1
+
+
 def test_waiting(project: Project, gate: Any) -> None:
     worker = project.worker()
     batch = project.batch(description="slow ones")

@@ -322,6 +322,26 @@ def test_a_result_that_is_older_than_the_batch_is_of_another_task(shop: Shop) ->
     assert [headers["id"] for headers in shop.sent()] == ["page-1"]
 
 
+def test_it_is_listed_in_time_where_heartbeats_are_far_apart(shop: Shop) -> None:
+    """What passes between the two halves of a look is part of ``graceful_batch_missing_after``."""
+    shop.batch("b", one=shop.plain.s())
+    shop.look(batch_missing_after=0.5, heartbeat_interval=0.3)
+    assert set(shop.missing("b")) == {"one"}
+
+
+def test_a_batch_that_has_failed_in_another(shop: Shop) -> None:
+    shop.batch("b", _sent=False, one=shop.plain.s())
+    shop.ledger.create("kid", ttl=60, linger=60, parent="b")
+    shop.ledger.begin_sending("kid")
+    shop.ledger.add("kid", [("two", pack(shop.app, shop.plain.s()))])
+    shop.ledger.sent("kid")
+    shop.ledger.sent("b")
+    shop.ledger.complete("kid")
+    remedies = Remedies(shop.app, shop.ledger, shop.published.extend)
+    assert remedies.resend("b", failed=True).left == {"kid": "it is a batch: mend that"}
+    assert remedies.resend("kid", failed=True).resent == ["two"]
+
+
 def test_one_that_has_failed_is_sent_again_when_somebody_says_so(shop: Shop) -> None:
     """Though there is a result, and that says so: it is known already."""
     shop.batch("b", one=shop.plain.s(), two=shop.plain.s())
@@ -400,6 +420,41 @@ class TestFromAShell:
         (done,) = json.loads(command("resend", "b", "--close", "--json"))
         assert done["resent"] == ["one"]
         assert shop.ledger.status("b").state == "sent"
+
+    def test_a_producer_that_has_died_when_all_had_ended(
+        self, shop: Shop, command: Callable[..., str]
+    ) -> None:
+        shop.batch("b", _sent=False, one=shop.graceful.s())
+        shop.ledger.end([End("b", "one", Outcome.SUCCEEDED)])
+        assert command("resend", "b", "--close") == "b complete with the members that it has\n"
+        assert command("resend", "b", "--close").startswith("b nothing done\n")
+
+    def test_those_that_have_failed(self, shop: Shop, command: Callable[..., str]) -> None:
+        shop.batch("b", one=shop.plain.s(), two=shop.plain.s(), three=shop.plain.s())
+        assert "none of its members has failed" in command("resend", "b", "--failed")
+        how = {"one": Outcome.FAILED, "two": Outcome.SUCCEEDED}
+        shop.ledger.end([End("b", member, outcome) for member, outcome in how.items()])
+        assert command("resend", "b", "--failed") == "b 1 sent again\n"
+        assert [headers["id"] for headers in shop.sent()] == ["one"]
+
+    def test_what_was_sent_again_is_not_missing(
+        self, shop: Shop, command: Callable[..., str]
+    ) -> None:
+        shop.batch("b", one=shop.plain.s(), two=shop.plain.s())
+        assert "2 missing" in command("show", "b", "--look")
+        command("resend", "b", "--member", "one")
+        assert set(shop.missing("b")) == {"two"}
+        assert shop.ledger.status("b").missing == 1
+
+    def test_a_callback_that_is_missing(self, shop: Shop, command: Callable[..., str]) -> None:
+        shop.batch("b", one=shop.graceful.s())
+        shop.ledger.end([End("b", "one", Outcome.SUCCEEDED)])
+        for name in ("on_complete", "on_success"):
+            assert shop.ledger.published(Due("b", name))
+        assert "2 missing" in command("show", "b", "--look")
+        assert "callback:on_success  in no queue" in command("show", "b")
+        (listed,) = json.loads(command("list", "--missing", "--json"))
+        assert listed["missing"] == 2
 
     def test_remedies(self, shop: Shop, command: Callable[..., str]) -> None:
         shop.batch("b", one=shop.graceful.s())

@@ -168,6 +168,26 @@ def test_a_body_that_is_lost(tracked: ByHand) -> None:
     assert tracked.status(contexts[0].group).state is State.DONE
 
 
+def test_a_body_that_was_looked_for(tracked: ByHand) -> None:
+    """It was sent, and is nowhere: its errbacks run at the first repair."""
+    body, *contexts = tracked.chord(2, errback=True)
+    for context in contexts:
+        tracked.ends(context)
+    tracked.take()
+    group_id = contexts[0].group
+    tracked.ledger.note_missing(group_id, 1)
+    assert tracked.status(group_id).missing == 1
+    now = standing_of(tracked.ledger, group_id)
+    assert now is not None
+    lost = Missing(f"callback:{ON_COMPLETE}", "in no queue")
+    repair = Repair(tracked.app, tracked.ledger, tracked.publish)
+    assert repair.mend(group_id, now, [lost], lambda task: True).called == [lost.member]
+    assert len(tracked.failed) == 1
+    assert tracked.app.backend.get_state(body) == states.FAILURE
+    stands = tracked.status(group_id)
+    assert (stands.state, stands.missing) == (State.DONE, 0)
+
+
 def test_a_group_in_a_chain_of_the_header(tracked: ByHand) -> None:
     """It is one member, and ends with the header."""
     inner = chain(tracked.add.s(3), group(tracked.add.s(), tracked.add.s()))

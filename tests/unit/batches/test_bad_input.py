@@ -32,11 +32,16 @@ class Unspeakable:
 
 def test_what_is_no_member(app: Celery) -> None:
     work = app.tasks["bad.work"]
+
+    @Celery("lazy", set_as_current=False).task(name="bad.lazy", shared=False)
+    def lazy(*args: Any) -> None: ...
+
     for given, why in (
         (7, "7 is no member of a batch: give signatures"),
         ("bad.work", "'bad.work' is no member of a batch: give signatures"),
         (None, "None is no member"),
         (work, r"give its signature, such as work\.s\(1\)"),
+        (lazy, r"give its signature, such as lazy\.s\(1\)"),
         (work.delay(1), "it was sent already: give the signature"),
         ({"no": "task"}, "is no member"),
     ):
