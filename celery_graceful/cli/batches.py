@@ -25,6 +25,7 @@ from celery_graceful.cli.output import (
     shown,
 )
 from celery_graceful.cli.progress import Working
+from celery_graceful.cli.writing import Group
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.operations import Operations
 from celery_graceful.operations.batches import NOTHING, Batches, NotSent, Resent, Standing
@@ -35,7 +36,7 @@ __all__ = ["batches", "lines_of"]
 IDS = click.argument("batch_ids", nargs=-1, required=True)
 
 
-@click.group()
+@click.group(cls=Group)
 def batches() -> None:
     """Batches, what they wait for, and three remedies for one that does not end.
 

@@ -23,6 +23,7 @@ from celery_graceful.cli.output import (
     terminal_width,
 )
 from celery_graceful.cli.progress import Working
+from celery_graceful.cli.writing import Group
 from celery_graceful.operations import Operations
 from celery_graceful.operations.killing import CannotKill
 from celery_graceful.operations.records import Kill, KilledTask, Worker
@@ -32,7 +33,7 @@ __all__ = ["chaos", "lines_of", "summary_of", "warnings_of"]
 COLOURS = {"running": "green", "done": "green", "back": "yellow"}
 
 
-@click.group()
+@click.group(cls=Group)
 def chaos() -> None:
     """Break something on purpose, and see what becomes of it."""
 

@@ -22,6 +22,7 @@ from celery_graceful.cli.output import (
     terminal_width,
 )
 from celery_graceful.cli.progress import Working
+from celery_graceful.cli.writing import Group
 from celery_graceful.operations import Operations
 from celery_graceful.operations.records import Checkpoint, Done
 
@@ -30,7 +31,7 @@ __all__ = ["checkpoints", "lines_of"]
 HEAD = ["TASK", "ID", "INTERRUPTED", "BYTES"]
 
 
-@click.group()
+@click.group(cls=Group)
 def checkpoints() -> None:
     """What tasks have saved, to go on from when they run again."""
 

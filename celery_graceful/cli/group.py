@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import click
 
+from celery_graceful.cli.writing import Group
+
 __all__ = ["graceful"]
 
 
@@ -40,7 +42,7 @@ _COMMANDS = {
 }
 
 
-class _Commands(click.Group):
+class _Commands(Group):
     """Lists its commands without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -20,6 +20,7 @@ from celery_graceful.cli.output import (
     terminal_width,
 )
 from celery_graceful.cli.progress import Working
+from celery_graceful.cli.writing import Group
 from celery_graceful.operations import Operations
 from celery_graceful.operations.records import History, Moment
 
@@ -58,7 +59,7 @@ def history(ctx: click.Context, task_id: str | None, last: int, as_json: bool) -
     return FOUND if task_id and not found.moments else FINE
 
 
-@click.group()
+@click.group(cls=Group)
 def deploy() -> None:
     """Deploys, in the history of the fleet."""
 

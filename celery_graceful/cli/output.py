@@ -13,8 +13,6 @@ What somebody has sent, such as the name of a task, goes through ``shown`` to a 
 from __future__ import annotations
 
 import datetime as dt
-import errno
-import io
 import json
 import logging
 import os
@@ -31,6 +29,7 @@ import click
 from celery.bin.base import CeleryCommand
 from wcwidth import wcwidth
 
+from celery_graceful.cli.writing import Helpful, writing
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.messages.bounded_connections import BrokerAway
 from celery_graceful.operations.operations import UnknownWorker
@@ -59,18 +58,14 @@ __all__ = [
     "shown",
     "table",
     "terminal_width",
-    "write_nowhere",
 ]
 
 T = TypeVar("T")
 
 FINE, FOUND, USAGE, AWAY = 0, 1, 2, 3
 
-#: As a shell says it of who died of SIGINT, and of SIGPIPE; and an error of writing (sysexits.h).
-_INTERRUPTED, _PIPE_CLOSED, _NOT_WRITTEN = 130, 141, 74
-
-#: What writing to standard output may fail with.
-_WRITING = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF))
+#: As a shell says it of who died of SIGINT.
+_INTERRUPTED = 130
 
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 YES = click.option("--yes", is_flag=True, help="Do not ask.")
@@ -88,7 +83,7 @@ class CannotReach(click.ClickException):
     exit_code = AWAY
 
 
-class Command(CeleryCommand):
+class Command(Helpful, CeleryCommand):
     """A command that returns what it exits with; nothing stands for ``FINE``.
 
     A store or a broker that is away is one line, and ``AWAY``. Who closes the pipe that it writes
@@ -99,10 +94,10 @@ class Command(CeleryCommand):
         """Run it, and exit."""
         # What cannot be reached is said below, in words for who has asked.
         logging.getLogger("celery").addHandler(logging.NullHandler())
-        _open_what_is_closed()
         try:
-            status = super().invoke(ctx)
-            sys.stdout.flush()
+            with writing():
+                status = super().invoke(ctx)
+                sys.stdout.flush()
         except (StoreAway, BrokerAway) as exc:
             raise CannotReach(shown(str(exc))) from exc
         except UnknownWorker as exc:
@@ -114,31 +109,7 @@ class Command(CeleryCommand):
             raise
         except KeyboardInterrupt:
             status = _INTERRUPTED
-        except OSError as exc:
-            closed = isinstance(exc, io.UnsupportedOperation)
-            if not closed and exc.errno != errno.EPIPE and exc.errno not in _WRITING:
-                raise
-            write_nowhere()
-            status = _PIPE_CLOSED
-            if exc.errno != errno.EPIPE:
-                why = "standard output is closed" if closed else exc.strerror
-                click.echo(f"Error: what there is to say cannot be written: {why}", err=True)
-                status = _NOT_WRITTEN
         ctx.exit(status or FINE)
-
-
-def write_nowhere() -> None:
-    """Python writes the rest of its buffer when it ends."""
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
-
-
-def _open_what_is_closed() -> None:
-    """Python has nothing for streams that were closed; the next socket would be in their place."""
-    # Whoever writes to what is read only hears of it.
-    for name, mode in (("stdin", "r"), ("stdout", "r"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
 
 
 def ask(question: str, yes: bool) -> None:

@@ -10,7 +10,8 @@ from celery.utils.nodenames import default_nodename, node_format
 
 import celery_graceful_probe
 from celery_graceful.cli.app import app_of
-from celery_graceful.cli.output import JSON, Command, say_json, write_nowhere
+from celery_graceful.cli.output import JSON, Command, say_json
+from celery_graceful.cli.writing import write_nowhere
 from celery_graceful.operations.records import Record
 from celery_graceful.settings import Settings
 

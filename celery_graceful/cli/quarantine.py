@@ -22,6 +22,7 @@ from celery_graceful.cli.output import (
     say_json,
     shown,
 )
+from celery_graceful.cli.writing import Group
 from celery_graceful.operations import Operations
 from celery_graceful.operations.quarantine import Quarantine, QuarantinedTask
 
@@ -30,7 +31,7 @@ __all__ = ["line_of", "quarantine"]
 ALL = click.option("--all", "everything", is_flag=True, help="All that this app has in quarantine.")
 
 
-@click.group()
+@click.group(cls=Group)
 def quarantine() -> None:
     """Messages that are not run again: why, and send them again.
 

@@ -113,6 +113,7 @@ def _of_nobody(unknown: Unknown, waiting: int) -> Finding:
     what, mend = "no worker is running", "start one: celery worker"
     if unknown.leaseless:
         what = f"no worker has a lease, but {_names(unknown.leaseless)} answer"
+        what += "s" * (len(unknown.leaseless) == 1)
         mend = "read what they log: they were taken for dead, or do not reach Redis"
     elif unknown.plain:
         what = f"no worker runs with celery_graceful, but without it: {_names(unknown.plain)}"

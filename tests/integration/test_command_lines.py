@@ -22,6 +22,7 @@ from celery_graceful.operations.rescue import Rescued
 from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.store.app_stores import find_workers_store
 from tests.conftest import RedisDB
+from tests.support.broker import graceful_command
 from tests.support.operators import command, command_or, document
 
 ID = "0f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b10"
@@ -256,3 +257,10 @@ def test_what_is_not_there_is_status_1(app: Celery, line: str) -> None:
 def test_nothing_to_tell_is_fine(app: Celery, line: str) -> None:
     # But that nobody works, or has answered, is to be looked at.
     command(app, *line.split(), status=int(line in ("resume", "status")))
+
+
+def test_an_app_that_cannot_be_loaded() -> None:
+    """Celery says so, before any command of ours is looked for."""
+    said = graceful_command("tests.apps.nowhere", "status", status=2)
+    assert said.splitlines()[-1] == "The module tests.apps.nowhere was not found."
+    assert "Traceback" not in said

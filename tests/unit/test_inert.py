@@ -101,7 +101,7 @@ def test_a_command_line_that_looks_up_commands_needs_no_worker() -> None:
     without = modules(looks_up)
     assert (extra - without) & HEAVY == set()
     commands = {name for name in without if name.startswith("celery_graceful.cli.")}
-    assert commands == {"celery_graceful.cli.group"}
+    assert commands == {"celery_graceful.cli.group", "celery_graceful.cli.writing"}
 
 
 # -- a direct call, eager mode, the REPL ---------------------------------------------

@@ -62,17 +62,24 @@ def test_a_closed_pipe_is_no_news() -> None:
     assert (ended.returncode, ended.stderr) == (141, b"")
 
 
+PRINTS = (
+    "from celery_graceful.cli.output import Command as C; C('c', callback=lambda: print('x'))([])"
+)
+HELPS = "from celery_graceful.cli.group import graceful; graceful(%r)"
+
+
 @pytest.mark.parametrize(
     ("to", "why"),
     [("/dev/full", b"No space left on device"), (None, b"standard output is closed")],
 )
-def test_what_cannot_be_written_is_one_line(to: str | None, why: bytes) -> None:
-    program = (
-        "import os, sys\n"
-        "from celery_graceful.cli.output import Command\n"
-        "import click\n"
-        "Command('c', callback=lambda: click.echo('x'))([])"
-    )
+@pytest.mark.parametrize(
+    "program",
+    [
+        PRINTS,
+        *(HELPS % [*of, "--help"] for of in ([], ["status"], ["batches"], ["batches", "list"])),
+    ],
+)
+def test_what_cannot_be_written_is_one_line(program: str, to: str | None, why: bytes) -> None:
     end = f'>"{to}"' if to else ">&-"
     ended = subprocess.run(
         ["sh", "-c", f'exec "$0" -c "$1" {end}', sys.executable, program],

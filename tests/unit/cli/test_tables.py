@@ -133,7 +133,8 @@ def test_others_work_without_the_package() -> None:
         "no worker runs with celery_graceful, but without it: a@h, b@h, and 2 messages waiting"
     )
     assert said(Unknown([f"{n}@h" for n in "abcde"])).endswith(": a@h, b@h, c@h and 2 more")
-    assert said(Unknown(["a@h"], ["b@h"])) == "no worker has a lease, but b@h answer"
+    assert said(Unknown(["a@h"], ["b@h"])) == "no worker has a lease, but b@h answers"
+    assert said(Unknown([], ["b@h", "c@h"])) == "no worker has a lease, but b@h, c@h answer"
     assert said(Unknown(away="refused")).endswith("the broker does not answer: refused")
 
 
