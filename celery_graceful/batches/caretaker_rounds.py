@@ -14,7 +14,11 @@ from celery_graceful.batches.caretaker import PAUSE, Caretaker, patience
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import Due
 from celery_graceful.batches.repair import Repair, Repaired
-from celery_graceful.messages.bounded_connections import bounded_connection, send_events
+from celery_graceful.messages.bounded_connections import (
+    BrokerAway,
+    bounded_connection,
+    send_events,
+)
 from celery_graceful.settings import Settings
 from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.store import Store, StoreAway, fork_gate
@@ -73,6 +77,8 @@ class Rounds:
                     self._caretaker_of(store).look()
             except StoreAway:
                 pass  # said there
+            except BrokerAway as exc:
+                log(logger, logging.WARNING, "Batches wait to be looked after: %s", exc)
             except Exception:
                 log(logger, logging.ERROR, "Looking after batches: %s", traceback.format_exc())
 

@@ -17,6 +17,7 @@ from celery.utils.log import get_logger
 from celery_graceful.batches.callback_publishing import publish_due
 from celery_graceful.batches.ledger import OUTBOX, BatchLedger
 from celery_graceful.batches.model import Due
+from celery_graceful.messages.bounded_connections import BrokerAway
 from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.store import Store, StoreAway, fork_gate
 from celery_graceful.system.describe import describe
@@ -135,7 +136,7 @@ class Outbox:
                     due.name,
                     due.batch,
                     describe(exc),
-                    exc_info=True,
+                    exc_info=not isinstance(exc, BrokerAway),
                 )
         else:
             self._said.discard(due)

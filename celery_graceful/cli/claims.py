@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from celery_graceful.cli.app import app_of
+from celery_graceful.cli.app import app_of, command_of
 from celery_graceful.cli.output import (
     FINE,
     JSON,
@@ -46,7 +46,13 @@ def claims(ctx: click.Context, worker: str | None, as_json: bool) -> int:
     for line in lines_of(found, now, terminal_width(), doubted=doubted):
         click.echo(line)
     if not found:
-        click.echo("no message is claimed", err=True)
+        unknown = "the broker is not Redis: it alone knows who holds what; what runs:"
+        click.echo(
+            "no message is claimed"
+            if operations.has_claims
+            else f"{unknown} {command_of(ctx)}status",
+            err=True,
+        )
     return FINE
 
 

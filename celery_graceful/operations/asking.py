@@ -10,7 +10,7 @@ from celery_graceful.messages.bounded_connections import BrokerAway, bounded_con
 from celery_graceful.operations.records import Answer
 from celery_graceful.system.describe import describe
 
-__all__ = ["ask", "tell"]
+__all__ = ["ask", "tell", "why_rabbit_away"]
 
 #: Seconds that the broker gets to connect, and to take a command.
 BROKER_TIMEOUT = 3.0
@@ -50,6 +50,18 @@ def ask(
         except connection.channel_errors as exc:  # full, or its user may not
             raise BrokerAway(describe(exc, connection.as_uri())) from exc
     return {node: said for answer in answers or () for node, said in answer.items()}
+
+
+def why_rabbit_away(app: Any) -> str:
+    """Why RabbitMQ does not answer; empty if it does, or is not the broker."""
+    broker = app.connection_for_read()
+    if broker.transport.driver_type != "amqp":
+        return ""
+    try:
+        with bounded_connection(broker, BROKER_TIMEOUT):
+            return ""
+    except BrokerAway as exc:
+        return str(exc)
 
 
 def tell(app: Any, command: str, wait: float, workers: Sequence[str] | None = None) -> list[Answer]:

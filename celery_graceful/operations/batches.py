@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -22,8 +23,8 @@ from celery_graceful.system.describe import describe
 
 __all__ = ["NOTHING", "Batches", "NotSent", "Resent", "Standing"]
 
-#: Members whose place is told: workers are asked for each.
-MOST = 3
+#: Members whose place is told, and seconds for the search: workers are asked for each.
+MOST, PATIENCE = 3, 5.0
 
 #: What is said of a batch whose producer is given up.
 CLOSED = "complete with the members that it has"
@@ -195,7 +196,10 @@ class Batches:
     ) -> Iterator[Why]:
         """Where pending members are; not those whose chain is at another task."""
         known = {one.member for one in missing}
+        end = time.monotonic() + PATIENCE
         for member in remedies.ledger.members_pending(batch_id):
+            if time.monotonic() > end:  # RabbitMQ does not say what is in its queues
+                return
             if member not in known:
                 known.add(member)
                 found = self._why(member)

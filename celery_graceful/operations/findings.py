@@ -54,6 +54,7 @@ def findings_of(
     without_claims: int = 0,
     deaths: int = 0,
     unknown: Unknown = _NOBODY,
+    rabbit_away: str = "",
 ) -> Iterator[Finding]:
     """What is wrong with workers, and what waits for somebody.
 
@@ -69,10 +70,14 @@ def findings_of(
         without_claims: Messages that were taken by workers without claims.
         deaths: Of processes, within the last minutes.
         unknown: Where no worker is known: who answers.
+        rabbit_away: Why RabbitMQ does not answer, where workers are known.
     """
     for server in away:
         mend = "look at it: what workers claimed there waits for it"
         yield Finding(f"{server} does not answer", mend, is_command=False)
+    if rabbit_away:
+        mend = "look at it: workers run what they hold, and get nothing more"
+        yield Finding(f"the broker does not answer: {rabbit_away}", mend, is_command=False)
     for why in no_writes:
         yield Finding(f"Redis takes no writes: {why}", "doctor")
     for server in replicas:

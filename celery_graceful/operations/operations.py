@@ -11,7 +11,7 @@ from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.claims.claimant import node_of
 from celery_graceful.messages.bounded_connections import BrokerAway
 from celery_graceful.operations import checkpoints
-from celery_graceful.operations.asking import ask, tell
+from celery_graceful.operations.asking import ask, tell, why_rabbit_away
 from celery_graceful.operations.batches import Batches
 from celery_graceful.operations.claims import claims_of
 from celery_graceful.operations.findings import RECENT, Unknown, findings_of
@@ -101,6 +101,7 @@ class Operations:
             without_claims=count_taken(self.app, stores) if self._settings.reliable_fetch else 0,
             deaths=deaths_within(stores, RECENT),
             unknown=unknown,
+            rabbit_away=why_rabbit_away(self.app) if workers else "",
         )
         return Status(utc(time.time()), workers, dead, quarantined, missing, tuple(found))
 
@@ -125,6 +126,11 @@ class Operations:
     def batches_missing(self) -> list[str]:
         """Batches that have not ended, and that miss members, as of the last look for them."""
         return _missing(self._stores)
+
+    @property
+    def has_claims(self) -> bool:
+        """Whether messages are claimed in Redis; other brokers alone know who holds what."""
+        return self._stores.with_claims
 
     def claims(self, worker: str | None = None) -> Iterator[Claim]:
         """Messages that workers hold, those of the dead too; none where the broker is no Redis.
