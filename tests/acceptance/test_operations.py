@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from celery_graceful.operations.asking import ask
 from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.store.app_stores import find_store, find_workers_store
 from tests.conftest import RedisDB
-from tests.servers import RedisServer
+from tests.servers import RabbitServer, RedisServer
 from tests.support.broker import graceful_command
 from tests.support.operators import APP, command, command_or, document, make_app, send, start
 from tests.support.workers import Worker, wait_until, wait_until_heard
@@ -301,7 +302,8 @@ def test_rabbitmq_with_a_store(rabbit_vhost: Any, redis_db: RedisDB) -> None:
         wait_until(lambda: [w for w in operations.workers() if w.running], "it runs")
         (found,) = document(app, "Status", "status")["workers"]
         assert (found["claims"], found["running"][0]["id"]) == (None, "counts")
-        assert "no message is claimed" in command(app, "claims")
+        assert "it alone knows who holds what; what runs:" in command(app, "claims")
+        assert "broker" not in command(app, "status")
         assert "it runs on one@test" in command(app, "why", "counts")
         for number in range(6):
             send(app, "short", f"waits-{number}", number)
@@ -318,3 +320,32 @@ def test_rabbitmq_with_a_store(rabbit_vhost: Any, redis_db: RedisDB) -> None:
         wait_until(lambda: rabbit_vhost.queue_length("celery") == 6, "all else is back")
         assert command(app, "resume", "one@test", "--wait", "20") == "one@test  running\n"
         wait_until(lambda: rabbit_vhost.queue_length("celery") < 6, "it fetches")
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.slow
+def test_while_rabbitmq_is_away(start_server: Callable[..., Any], redis_db: RedisDB) -> None:
+    """Frozen, and gone: what is known is shown, and the server is named, without its password."""
+    server = start_server(RabbitServer)
+    app = make_app(server.url(), "rpc://")
+    app.conf.graceful_store = redis_db.url
+    operations = Operations(app)
+    store = {"CONF_graceful_store": repr(redis_db.url), "RESULT_URL": "rpc://"}
+    with start(app, "one@test", **store) as worker:
+        worker.ready()
+        send(app, "count", "counts", 10**6)
+        wait_until(lambda: [w for w in operations.workers() if w.running], "it runs")
+        for how in (server.pause, server.kill):
+            how()
+            for line in ("status", "doctor", "why unheard-of"):
+                began = time.monotonic()
+                said = command_or(app, *line.split())
+                assert time.monotonic() - began < 25, line  # three seconds for the broker, and one
+                assert f"guest:**@127.0.0.1:{server.port}" in said, line
+                assert "guest:guest" not in said
+                assert "Traceback" not in said
+            assert "one@test" in command_or(app, "status")
+            assert "it alone knows who holds what" in command(app, "claims")
+            assert "it runs on one@test" in command_or(app, "why", "counts")
+            if how == server.pause:
+                server.resume()

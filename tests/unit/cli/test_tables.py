@@ -138,6 +138,12 @@ def test_others_work_without_the_package() -> None:
     assert said(Unknown(away="refused")).endswith("the broker does not answer: refused")
 
 
+def test_rabbitmq_is_away_and_workers_live() -> None:
+    (found,) = findings_of((worker("w1@a"),), (), 0, (), rabbit_away="amqp://mq: timed out")
+    assert found.what == "the broker does not answer: amqp://mq: timed out"
+    assert found.mend == "look at it: workers run what they hold, and get nothing more"
+
+
 def test_a_task_may_keep_the_loop_of_solo() -> None:
     busy = worker("w1@a", loop_lag=60.0, running_count=1, tasks_keep_loop=True)
     assert [*findings_of((busy,), (), 0, ())] == []
