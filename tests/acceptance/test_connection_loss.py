@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 from celery import Celery
@@ -54,17 +53,7 @@ def test_without_claims_it_is_run_again(rabbit_vhost: RabbitVhost, redis_db, tmp
         result = app.send_task("hold", [str(tmp_path / "go")])
         worker.wait_line(">> .* started")
 
-        def cut() -> bool:
-            found = rabbit_vhost.connections()
-            for connection in found:
-                try:
-                    path = f"connections/{quote(str(connection['name']), safe='')}"
-                    rabbit_vhost.server.api("DELETE", path)
-                except OSError:
-                    pass  # it has just ended
-            return bool(found)
-
-        wait_until(cut, "the broker knows the connections")
+        wait_until(rabbit_vhost.cut, "the broker knows the connections")
         worker.wait_line("Terminating it instead")
         worker.wait_line(">> .* started", 2)
         (tmp_path / "go").touch()

@@ -135,27 +135,13 @@ def test_a_lost_connection(
     pool: str, broker: Broker, app: Celery, rabbit_vhost: RabbitVhost, tmp_path: Path
 ) -> None:
     """What runs goes on, and is not started again beside itself; it is no death either."""
-    server, data = rabbit_vhost.server, store(broker)
-
-    def drop_connections() -> None:
-        wait_until(lambda: connections())
-        for name in connections():
-            try:
-                server.api("DELETE", f"connections/{name}")
-            except OSError as exc:
-                if "404" not in str(exc):  # it is gone already
-                    raise
-
-    def connections() -> list[str]:
-        listed = rabbit_vhost.connections()
-        return [one["name"].replace(" ", "%20").replace(">", "%3E") for one in listed]
-
+    data = store(broker)
     with start(broker, pool, concurrency=2) as worker:
         worker.ready()
         gate = tmp_path / "told again"
         long = task(app, "gated", str(gate)).apply_async()
         worker.wait_line(f"started {long.id}")
-        drop_connections()
+        wait_until(rabbit_vhost.cut, "the broker knows its connections")
         worker.wait_line("Connection to broker lost")
         worker.wait_line(f"{long.id}.* still runs")
         with pytest.raises(NotYet):

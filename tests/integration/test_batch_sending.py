@@ -9,11 +9,9 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 import uuid
 from collections import Counter
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 from celery import Celery, chain, chord
@@ -29,7 +27,7 @@ from celery_graceful.batches.status import State
 from celery_graceful.store.app_stores import find_store
 from tests.conftest import RabbitVhost, RedisDB
 from tests.servers import RedisServer
-from tests.support.workers import ROOT, TIMEOUT
+from tests.support.workers import ROOT, TIMEOUT, wait_until
 
 
 def make_app(broker: str, **conf: Any) -> Celery:
@@ -331,19 +329,10 @@ def test_rabbitmq_that_closes_the_connection(rabbit_vhost: RabbitVhost, redis_db
     def members() -> Any:
         for n in range(2 * CHUNK):
             if n == CHUNK:
-                for one in _connections(rabbit_vhost):
-                    rabbit_vhost.server.api("DELETE", f"connections/{one}")
+                wait_until(rabbit_vhost.cut, "the broker knows its connections")
             yield app.tasks["sending.work"].s(n)
 
     Batch(app=app).apply_async(members())
     with app.connection_for_write() as connection:
         found = connection.default_channel.queue_declare("celery", passive=True)
     assert found.message_count == 2 * CHUNK
-
-
-def _connections(vhost: RabbitVhost) -> list[str]:
-    end = time.monotonic() + TIMEOUT
-    while not (found := vhost.connections()):
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    return [quote(one["name"], safe="") for one in found]
