@@ -220,7 +220,6 @@ def test_of_a_fleet_one_that_asks_anyway_asks_for_ears_as_well(
         return execute(command, *args, **options)
 
     monkeypatch.setattr(ear._store, "execute", counted)
-    assert not covered(ear)
     wait_until(lambda: covered(ear), "somebody listens")
     wait_until(lambda: "EXISTS" in asked, "it asks together with others")
     assert asked.count("MGET") <= 2  # the first time it may ask twice
