@@ -111,14 +111,21 @@ class Dispatch:
 
         self._post("finish", send)
 
-    def _post(self, what: str, send: Callable[[Tell], None], **options: Any) -> None:
+    def _post(
+        self,
+        what: str,
+        send: Callable[[Tell], None],
+        *,
+        skippable: bool = False,
+        after: float = 0.0,
+    ) -> None:
         """Have ``send`` call, in its own time, what each reporter has for ``what``."""
         for reporter, outbox in self._reporters():
             tell = getattr(reporter, what, None)
             if tell is not None:
                 if worker_state.tallies() is not None:
                     tell = partial(self._tell, tell, outbox.name)
-                outbox.put(partial(send, tell), **options)
+                outbox.put(partial(send, tell), skippable=skippable, after=after)
 
     def _tell(self, tell: Tell, name: str, report: Report) -> None:
         """Tell, and count it."""

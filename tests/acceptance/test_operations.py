@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -291,15 +292,22 @@ def test_without_a_store() -> None:
     assert "graceful_store is not set" in command(app, "checkpoints", "list", status=3)
 
 
-def test_rabbitmq_with_a_store(rabbit_vhost: Any, redis_db: RedisDB) -> None:
-    app = make_app(rabbit_vhost.url, "rpc://")
+@contextmanager
+def counting_on_rabbitmq(url: str, redis_db: RedisDB) -> Iterator[tuple[Celery, Worker]]:
+    """An app whose store is Redis, and its worker, which runs a task that takes long."""
+    app = make_app(url, "rpc://")
     app.conf.graceful_store = redis_db.url
-    operations = Operations(app)
     store = {"CONF_graceful_store": repr(redis_db.url), "RESULT_URL": "rpc://"}
     with start(app, "one@test", **store) as worker:
         worker.ready()
         send(app, "count", "counts", 10**6)
-        wait_until(lambda: [w for w in operations.workers() if w.running], "it runs")
+        workers = Operations(app).workers
+        wait_until(lambda: [w for w in workers() if w.running], "it runs")
+        yield app, worker
+
+
+def test_rabbitmq_with_a_store(rabbit_vhost: Any, redis_db: RedisDB) -> None:
+    with counting_on_rabbitmq(rabbit_vhost.url, redis_db) as (app, worker):
         (found,) = document(app, "Status", "status")["workers"]
         assert (found["claims"], found["running"][0]["id"]) == (None, "counts")
         assert "it alone knows who holds what; what runs:" in command(app, "claims")
@@ -327,14 +335,7 @@ def test_rabbitmq_with_a_store(rabbit_vhost: Any, redis_db: RedisDB) -> None:
 def test_while_rabbitmq_is_away(start_server: Callable[..., Any], redis_db: RedisDB) -> None:
     """Frozen, and gone: what is known is shown, and the server is named, without its password."""
     server = start_server(RabbitServer)
-    app = make_app(server.url(), "rpc://")
-    app.conf.graceful_store = redis_db.url
-    operations = Operations(app)
-    store = {"CONF_graceful_store": repr(redis_db.url), "RESULT_URL": "rpc://"}
-    with start(app, "one@test", **store) as worker:
-        worker.ready()
-        send(app, "count", "counts", 10**6)
-        wait_until(lambda: [w for w in operations.workers() if w.running], "it runs")
+    with counting_on_rabbitmq(server.url(), redis_db) as (app, _):
         for how in (server.pause, server.kill):
             how()
             for line in ("status", "doctor", "why unheard-of"):
