@@ -290,8 +290,10 @@ def _on_beat(sender: Any = None, **options: Any) -> None:
     """Beat has a scheduler now."""
     if hasattr(sender.app, "_plain_create_task_cls"):  # one of ours
         from celery_graceful.monitors.beat import install
-        from celery_graceful.system.beat_stop import ends_when_told
+        from celery_graceful.system.beat_stop import ends_when_told, ends_with_worker
 
         install(sender, **options)
         if options.get("signal") is beat_init:
             ends_when_told(sender)
+        else:
+            ends_with_worker()

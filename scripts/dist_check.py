@@ -132,9 +132,9 @@ def quick_start(python: Path, folder: Path) -> None:
         # Not so many seconds, but until there is something to interrupt.
         waits = "for n in {1..600}; do grep -q 'exporting' log && break; sleep 0.1; done"
         script = re.sub(r"^sleep \d+$", waits, commands, flags=re.M)
-        script = f"exec > log 2>&1\n{script}\nwait\n"
+        script = f"exec > log 2>&1\nset -m\n{script}\nwait\n"
         path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
-        run("bash", "-m", "-c", script, folder=folder, PATH=path, CI="")
+        run("bash", "-c", script, folder=folder, PATH=path, CI="")
         log = (folder / "log").read_text()
         with redis.client() as client:
             waiting = client.llen("celery")

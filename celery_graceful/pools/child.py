@@ -30,6 +30,7 @@ from celery_graceful.pools.pipes import quick_put, unfolded
 from celery_graceful.runs import context, frames, interrupt
 from celery_graceful.runs.run import current
 from celery_graceful.runs.stacks import stack_of
+from celery_graceful.system.orphans import end_with_parent, is_orphan
 from celery_graceful.system.process import Slot, itself, kept
 from celery_graceful.task.trace_log import install_filter
 from celery_graceful.timeline import worker_state
@@ -128,6 +129,7 @@ _handlers: Slot[Handlers | None] = Slot("signal handlers", lambda: None, in_fork
 
 
 def _install_child(app: Any, hostname: str) -> None:
+    end_with_parent(signal.SIGKILL)
     itself.fill(_pid, os.getpid())
     if worker_state.board.value is None:
         board = Board.announced()
@@ -212,7 +214,7 @@ def _on_term(signum: int, frame: Any) -> None:
     """SIGTERM or SIGHUP to the whole process group: the main process drains, the task goes on.
 
     When the main process leaves, it ends its children with the same signal. And a process that a
-    task has forked ends as it would without us.
+    task has forked ends as it would without us, as does one whose main process is gone.
     """
     assert worker_state.board.value is not None
     pid = os.getpid()
@@ -220,6 +222,7 @@ def _on_term(signum: int, frame: Any) -> None:
         pid != _pid.value
         or worker_state.board.value.phase is Phase.EXIT
         or worker_state.board.value.is_target(pid)
+        or is_orphan()
     ):
         _shutdown_cleanup(signum, frame)
 

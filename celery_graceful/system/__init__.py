@@ -17,6 +17,7 @@ __all__ = [
     "log_thread",
     "native",
     "on_demand",
+    "orphans",
     "per_app",
     "portions",
     "process",

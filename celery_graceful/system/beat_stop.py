@@ -1,8 +1,9 @@
-"""Beat ends when it is told to.
+"""Beat ends when it is told to, and with the worker that it is part of.
 
 Celery's handler of SIGTERM and SIGINT raises ``SystemExit`` wherever beat is just then. Libraries
 that it is in the middle of, redis-py or Sentry's, may take that for an error of their own, and
-beat would go on for ever.
+beat would go on for ever. And the process of ``celery worker --beat`` would outlive a worker that
+was killed, and send what is due beside the beat of the next one.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from functools import wraps
 from typing import Any
 
 from celery_graceful.system import native
+from celery_graceful.system.orphans import end_with_parent
 
-__all__ = ["ends_when_told"]
+__all__ = ["ends_when_told", "ends_with_worker"]
 
 
 def ends_when_told(service: Any) -> None:
@@ -25,12 +27,17 @@ def ends_when_told(service: Any) -> None:
     """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     if not (native.in_main_thread() and all(map(callable, handlers.values()))):
-        return  # it is part of a worker, which ends it
+        return  # a thread of a worker, which ends it
     told: list[int] = []
     for number, handler in handlers.items():
         signal.signal(number, _noting(handler, told))
     scheduler = service.scheduler
     scheduler.tick = _ending(scheduler.tick, told)
+
+
+def ends_with_worker() -> None:
+    """See to it that the process of ``--beat``, which this is, ends when its worker is killed."""
+    end_with_parent(signal.SIGTERM)
 
 
 def _noting(handler: Any, told: list[int]) -> Callable[..., Any]:

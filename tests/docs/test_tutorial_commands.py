@@ -28,6 +28,7 @@ WAITS = [
 
 FUNCTIONS = """
 exec > log 2>&1
+set -m  # a job is the worker with its children, as at a terminal
 trap 'kill -9 %celery' EXIT
 trap 'exit 9' TERM
 rows() { cat export.txt 2> /dev/null | wc -l; }
@@ -94,9 +95,7 @@ def test_the_page(start_server: Callable[..., RedisServer], tmp_path: Path) -> N
     env = environment({"CI": ""})
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
     text = "\n".join(script(server))
-    reader = subprocess.Popen(
-        ["bash", "-m", "-c", text], cwd=tmp_path, env=env, stdin=subprocess.DEVNULL
-    )
+    reader = subprocess.Popen(["bash", "-c", text], cwd=tmp_path, env=env, stdin=subprocess.DEVNULL)
     try:
         status = reader.wait(5 * TIMEOUT)
     finally:  # it takes its workers along
@@ -108,7 +107,8 @@ def test_the_page(start_server: Callable[..., RedisServer], tmp_path: Path) -> N
     shown = [re.findall(r"^row \d+$", part, re.M) for part in said]
 
     killed, nothing, whole = [rows for rows in shown if rows]
-    assert killed == nothing, "what plain Celery loses is lost"
+    # The row that is being written at the kill may not be there yet when the file is looked at.
+    assert nothing in (killed, [*killed, f"row {len(killed)}"]), "what plain Celery loses is lost"
     every = [f"row {number}" for number in range(60)]
     assert sorted(set(whole), key=every.index) == every
     assert len(whole) <= len(every) + 1, "the row in hand at the kill may come twice"

@@ -188,6 +188,11 @@ class WatchedProcess(ProcessGroup):
         self._reader.join(TIMEOUT)
         return status
 
+    def wait_all(self) -> None:
+        """Wait for the end of all who write where it does: it and its children."""
+        self._reader.join(TIMEOUT)
+        assert not self._reader.is_alive(), "somebody still writes where it did"
+
     def kill(self) -> None:
         super().kill()
         self._reader.join(5)

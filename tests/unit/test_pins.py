@@ -10,6 +10,7 @@ import ast
 import importlib
 import inspect
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -281,6 +282,7 @@ INSTANCE = {
     "_maxtasksperchild",
     "_message",
     "_meta",  # documented by Django
+    "_parent_pid",
     "_parser",
     "_payload",  # of a job, and ``_quick_put``: tests/unit/pools/test_pipes.py
     "_persistence",
@@ -603,6 +605,7 @@ def test_a_pool_of_processes_has_what_the_prefork_adapter_needs() -> None:
     try:
         (process,) = pool._pool
         assert isinstance(process.pid, int)
+        assert process._parent_pid == os.getpid()
         assert callable(process._popen.wait)
         assert process._controlled_termination is False
         assert isinstance(pool._cache, dict)
