@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from contextlib import suppress
 
 from billiard import get_start_method
 from billiard.process import current_process
@@ -25,7 +26,8 @@ def end_with_parent(signum: int) -> None:
         signum: A signal that ends this process.
     """
     if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0)
+        with suppress(OSError, AttributeError):  # a Python that is linked statically
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0)
     if is_orphan():
         os.kill(os.getpid(), signum)
 
