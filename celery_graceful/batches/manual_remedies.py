@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from celery_graceful.batches.brief_status import standing_of
@@ -15,6 +16,7 @@ from celery_graceful.batches.findings import Missing, note, noted
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.missing import Scan
 from celery_graceful.batches.model import Due
+from celery_graceful.batches.packing import load
 from celery_graceful.batches.repair import Publish, Repair, Repaired
 from celery_graceful.batches.routes import Routes
 from celery_graceful.batches.search_state import Sought, callback_member
@@ -87,6 +89,23 @@ class Remedies:
             raise UnknownBatch(batch)
         note(self.ledger, batch, found, KNOWN)
         return found
+
+    def failed(self, batch: str, most: int) -> dict[str, str | None]:
+        """Members that have failed, and the names of their tasks; in no order.
+
+        Args:
+            batch: The batch.
+            most: How many members, at most.
+        """
+        members = [*dict.fromkeys(islice(self.ledger.members_failed(batch), most))]
+        kept = self.ledger.messages(batch, members)
+        return {member: self._task_of(kept.get(member)) for member in members}
+
+    def _task_of(self, packed: bytes | None) -> str | None:
+        try:
+            return None if packed is None else str(load(self.app, packed).task)
+        except Exception:  # of another app, say, which takes what this one does not
+            return None
 
     def resend(
         self,

@@ -73,7 +73,7 @@ def list_(ctx: click.Context, as_json: bool, only_missing: bool) -> None:
 )
 @click.pass_context
 def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> None:
-    """One batch: how it stands, and which members are missing."""
+    """One batch: how it stands, and which members are missing, or have failed."""
     with _errors(), Working("looks for its members"):
         found = _batches(ctx).batch(batch_id, look=look)
     if as_json:
@@ -217,6 +217,10 @@ def lines_of(found: Standing) -> Iterator[str]:
             yield f"  {name}: {getattr(status, name)}"
     for one in found.missing:
         yield f"  missing: {one.member}  {one.why}{'' if one.sure else ' (unsure)'}"
+    for failed in found.failed:
+        yield f"  failed: {failed.member}{f'  {failed.task}' if failed.task else ''}"
+    if found.failed and status.failed > len(found.failed):
+        yield f"  and {status.failed - len(found.failed):,} more that have failed"
     for other in found.others:
         yield f"  pending: {other.id}  {other.sentences[0]}"
     more = status.pending - sum(not one.is_callback for one in found.missing) - len(found.others)

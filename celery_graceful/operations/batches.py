@@ -21,10 +21,13 @@ from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.system.describe import describe
 
-__all__ = ["NOTHING", "Batches", "NotSent", "Resent", "Standing"]
+__all__ = ["NOTHING", "Batches", "FailedMember", "NotSent", "Resent", "Standing"]
 
 #: Members whose place is told, and seconds for the search: workers are asked for each.
 MOST, PATIENCE = 3, 5.0
+
+#: Members that have failed, and are named.
+MOST_FAILED = 20
 
 #: What is said of a batch whose producer is given up.
 CLOSED = "complete with the members that it has"
@@ -35,6 +38,20 @@ class NotSent(Exception):
 
 
 @dataclass(frozen=True)
+class FailedMember(Record):
+    """A member that has failed for good.
+
+    Attributes:
+        member: Its id.
+        task: The name of its task; ``None`` of a batch, and where what was sent is not kept, or
+            cannot be read here.
+    """
+
+    member: str
+    task: str | None
+
+
+@dataclass(frozen=True)
 class Standing(Record):
     """How a batch stands.
 
@@ -42,17 +59,22 @@ class Standing(Record):
         status: As ``Batch.status`` says it.
         missing: Its missing members, as of the last look for them.
         others: Where some of the other pending ones are, where they were looked for.
+        failed: Members that have failed: twenty of them at most, in no order.
     """
 
     status: Status
     missing: tuple[Missing, ...]
     others: tuple[Why, ...] = ()
+    failed: tuple[FailedMember, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The names of the status, ``missing_members`` and ``other_members``."""
-        members = [one._asdict() for one in self.missing]
-        others = [one.to_dict() for one in self.others]
-        return {**self.status.summary(), "missing_members": members, "other_members": others}
+        """The names of the status, and ``missing_``, ``other_`` and ``failed_members``."""
+        return {
+            **self.status.summary(),
+            "missing_members": [one._asdict() for one in self.missing],
+            "other_members": [one.to_dict() for one in self.others],
+            "failed_members": [one.to_dict() for one in self.failed],
+        }
 
 
 @dataclass(frozen=True)
@@ -110,8 +132,9 @@ class Batches:
         remedies = self._remedies()
         if look:
             missing = tuple(remedies.look(batch_id))
-            others = islice(self._others(remedies, batch_id, missing), MOST)
-            return Standing(remedies.ledger.status(batch_id), missing, tuple(others))
+            others = tuple(islice(self._others(remedies, batch_id, missing), MOST))
+            status = remedies.ledger.status(batch_id)
+            return Standing(status, missing, others, _failed(remedies, status))
         return self._standing(remedies, remedies.ledger.status(batch_id))
 
     def resend(
@@ -189,7 +212,7 @@ class Batches:
 
     def _standing(self, remedies: Remedies, status: Status) -> Standing:
         missing = noted(remedies.ledger, status.id) if status.missing else ()
-        return Standing(status, tuple(missing))
+        return Standing(status, tuple(missing), failed=_failed(remedies, status))
 
     def _others(
         self, remedies: Remedies, batch_id: str, missing: Sequence[Missing]
@@ -227,3 +250,8 @@ class Batches:
                     raise NotSent(said) from exc
 
         return publish
+
+
+def _failed(remedies: Remedies, status: Status) -> tuple[FailedMember, ...]:
+    failed = remedies.failed(status.id, MOST_FAILED) if status.failed else {}
+    return tuple(FailedMember(*each) for each in failed.items())

@@ -15,6 +15,8 @@ from celery import Celery
 
 import celery_graceful_probe
 from celery_graceful import Batch, Graceful
+from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.model import End, Outcome
 from celery_graceful.checkpoints.checkpoint import key_of
 from celery_graceful.cli.output import folded
 from celery_graceful.cli.rescue import lines_of
@@ -121,6 +123,30 @@ def test_batches(app: Celery, run: Callable[..., str]) -> None:
     assert run("batches", "drop", first.id, "--yes") == f"{first.id} dropped\n"
     (left,) = document(app, "Batch", "batches", "list")
     assert (left["id"], left["state"]) == (second.id, "sent"), "its callback has not ended"
+
+
+def test_members_that_have_failed(app: Celery) -> None:
+    """They are named, as far as there is room, and with what is known of them."""
+    ids = [f"{ID[:-2]}{number:02}" for number in range(25)]
+    mail = app.tasks["shop.mail"]
+    members = [mail.si().set(task_id=one) for one in ids]
+    batch = Batch(app=app, on_complete=mail.si()).apply_async(members)
+    store = find_workers_store(app)
+    assert store is not None
+    ledger, failed = BatchLedger(store), [End(batch.id, one, Outcome.FAILED) for one in ids]
+    ledger.end(failed[:2])
+    said = re.findall("  failed: (.*)", command(app, "batches", "show", batch.id))
+    assert sorted(said) == [f"{one}  shop.mail" for one in ids[:2]]
+    # One cannot be read, as of another app; of the other what was sent is gone.
+    store.execute("HSET", [f"graceful:batch:{batch.id}:messages"], [ids[0], "?"])
+    store.execute("HDEL", [f"graceful:batch:{batch.id}:messages"], ids[1:2])
+    found = document(app, "Batch", "batches", "show", batch.id)["failed_members"]
+    assert {one["member"]: one["task"] for one in found} == dict.fromkeys(ids[:2])
+    ledger.end(failed[2:])
+    said = command(app, "batches", "show", batch.id)
+    assert said.count("\n  failed: ") == 20
+    assert "\n  and 5 more that have failed\n" in said
+    assert len(document(app, "Batch", "batches", "show", batch.id)["failed_members"]) == 20
 
 
 def test_what_takes_away_asks(app: Celery, run: Callable[..., str]) -> None:
