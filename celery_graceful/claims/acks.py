@@ -106,7 +106,9 @@ class Acks:
         self._is_writing = False
         self._along_from = 0.0
         self._done: dict[str, list[int]] = {}
+        #: Of those, what a claim has taken along; and what the thread is just sending.
         self._under_way: dict[str, list[int]] = {}
+        self._going: dict[str, list[int]] = {}
         self._lately: deque[str] = deque(maxlen=LATELY)
         #: What was written down with each of them.
         self._lately_along: deque[Any] = deque(maxlen=LATELY)
@@ -141,11 +143,12 @@ class Acks:
 
     def is_sent(self) -> bool:
         """Whether all are sent."""
-        return not (self._under_way or self._riding[0] or self.has_more())
+        return not (self._under_way or self._going or self._riding[0] or self.has_more())
 
     def unsent(self) -> Mapping[str, list[int]]:
         """Those that the thread has still to send, of each worker."""
-        return self._done
+        workers = {*self._going, *self._done}
+        return {w: [*self._going.get(w, ()), *self._done.get(w, ())] for w in workers}
 
     def call_back(self) -> None:
         """What ``take`` gave out may never be sent: the thread sends it as well."""
@@ -254,6 +257,7 @@ class Acks:
             took, self._took = None if at_once else self._took, None
             batch = {w: numbers for w, numbers in self._done.items() if numbers and w != took}
             self._done = {w: numbers for w, numbers in self._done.items() if w not in batch}
+            self._going = batch
         try:
             for worker in list(batch):
                 self._delete(worker, batch[worker])
@@ -263,6 +267,7 @@ class Acks:
             with self._lock:
                 for worker, numbers in batch.items():
                     self._done.setdefault(worker, []).extend(numbers)
+                self._going = {}
 
     def send_ends(self, *, at_once: bool) -> None:
         """Send those that something goes with, if they have been gathered for long enough.

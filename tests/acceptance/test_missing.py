@@ -85,13 +85,13 @@ def site(request: pytest.FixtureRequest, redis_db: RedisDB) -> Iterator[Site]:
 def test_who_is_held_is_not_missing(site: Site, tmp_path: Path) -> None:
     """For longer than it takes to look: it runs, or waits for its ETA or its turn."""
     gate = str(tmp_path / "gate")
-    worker = site.start().ready()
-    batch = site.batch(
+    batch = site.batch(  # before anybody looks: a member is known for a moment and not sent yet
         site.app.signature("ghost.hold_early", (gate,)),
         site.app.signature("ghost.hold", (gate,)),
         site.app.signature("ghost.hold", countdown=600),
         *[site.app.signature("ghost.hold") for _ in range(4)],
     )
+    worker = site.start()
     worker.wait_line(">> .* started", 2)
     site.wait_looks(batch, 4)
     assert batch.status().missing == 0
@@ -105,9 +105,9 @@ def test_who_is_held_is_not_missing(site: Site, tmp_path: Path) -> None:
 @pytest.mark.parametrize("site", ["redis"], indirect=True)
 def test_who_waits_under_an_awkward_id_is_not_missing(site: Site) -> None:
     """Nobody consumes their queue: found missing they would be sent again and again."""
-    site.start()
     task = site.app.signature("ghost.hold")
     batch = site.batch(*[task.clone().set(task_id=id_, queue="other") for id_ in AWKWARD])
+    site.start()
     site.wait_looks(batch, 4)
     assert batch.status().missing == 0
     assert site.db.client.llen("other") == len(AWKWARD), "each was sent once"
@@ -139,14 +139,14 @@ def test_who_is_rescued_is_never_missing(pool: str, redis_db: RedisDB) -> None:
     site = Site(redis_db.url, redis_db)
     rng = random.Random(pool)
     with site.stack:
-        workers = [site.start(pool) for _ in range(2)]
-        everyone = list(workers)
-        for worker in workers:
-            worker.ready()
         naps = [
             site.app.signature("ghost.nap", (rng.uniform(0.1, 1.5),)) for _ in range(12 * KILLS)
         ]
         batches = [site.batch(*naps[start : start + 6]) for start in range(0, len(naps), 6)]
+        workers = [site.start(pool) for _ in range(2)]
+        everyone = list(workers)
+        for worker in workers:
+            worker.ready()
         for number in range(KILLS):
             until = time.monotonic() + 1
             while time.monotonic() < until:

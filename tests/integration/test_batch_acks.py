@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from celery_graceful.store.store import Store, StoreAway, StoreForbidden
 from celery_graceful.system import native
 from tests.conftest import RedisDB
 from tests.servers import RedisServer
-from tests.support.workers import wait_until
+from tests.support.workers import TIMEOUT, wait_until
 
 END = End("batch", "member", Outcome.SUCCEEDED)
 
@@ -155,6 +156,27 @@ def test_ends_that_a_failover_has_undone_are_written_again(
     assert left(redis_db) == {"2", "3", "4"}
     assert writer.written == [(END, ("me", 1))] * (written + 1)
     assert redis_db.client.llen("celery") == 0
+
+
+def test_what_is_just_being_sent_is_not_sent_yet(
+    claims: Claims, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way, go_on = threading.Event(), threading.Event()
+    execute = claims.store.execute
+
+    def slowly(*args: Any, **kwargs: Any) -> Any:
+        under_way.set()
+        assert go_on.wait(TIMEOUT)
+        return execute(*args, **kwargs)
+
+    monkeypatch.setattr(claims.store, "execute", slowly)
+    claims.ack(claims.tag("me", 1))
+    assert under_way.wait(TIMEOUT)
+    assert claims.left() == 1
+    assert not claims.flush(0.01)
+    go_on.set()
+    assert claims.flush(TIMEOUT)
+    assert left(redis_db) == {"2", "3", "4"}
 
 
 def test_of_what_is_acknowledged_no_message_is_kept(claims: Claims, redis_db: RedisDB) -> None:
