@@ -10,6 +10,7 @@ from celery import Celery
 from kombu.utils.json import dumps, loads
 
 from celery_graceful import Graceful
+from celery_graceful.claims import begun as begun_module
 from celery_graceful.claims.held_claims import Claims, Tag
 from celery_graceful.claims.lease import Lease
 from celery_graceful.claims.rescue import DeadClaim, Rescuer
@@ -282,7 +283,7 @@ def test_what_had_begun_is_judged_and_what_waited_is_not(store, redis_db):
     assert not redis_db.client.keys("graceful:begun:*")
 
 
-def test_what_has_begun_is_noted_unless_it_is_short(store, redis_db):
+def test_what_has_begun_is_noted_unless_it_is_short(store, redis_db, monkeypatch):
     """In a worker's thread; what is over leaves, and who was taken for dead says nothing more."""
     client = redis_db.client
     client.sadd("graceful:workers", "who")
@@ -292,8 +293,10 @@ def test_what_has_begun_is_noted_unless_it_is_short(store, redis_db):
 
     claims = Claims(store)
     short, *long = [claims.tag("who", number) for number in (1, 2, 3)]
-    claims.running.add(short)
-    claims.ack(short)
+    with monkeypatch.context() as patch:
+        patch.setattr(begun_module, "SHORT", 3600.0)
+        claims.running.add(short)
+        claims.ack(short)
     for tag in long:
         claims.running.add(tag)
     wait_until(lambda: noted() == {"2", "3"})
