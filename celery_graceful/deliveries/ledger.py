@@ -208,6 +208,8 @@ class Ledger:
             if request.claim is not None:
                 request.claim.book.held.pop(request.claim, None)
                 request.claim.book.running.discard(request.claim)
+                request.message.channel.qos._quick_ack(request.claim)
+                request.claim.book.on_room()
             let_go(request)
 
     def give_up(self, *, heard: bool) -> list[HeldMessage]:

@@ -28,6 +28,9 @@ LEASE = {
 #: Of who is frozen.
 QUICK_LEASE = {**LEASE, "CONF_graceful_lease_ttl": "3"}
 
+#: What two processes or threads claim at once, by the default of `worker_prefetch_multiplier`.
+WINDOW = 8
+
 
 @pytest.fixture
 def app(redis_db):
@@ -261,10 +264,17 @@ def test_a_worker_that_wakes_up_has_nothing_to_say(pool, task, start, app, redis
     wait_until(lambda: not client.keys("graceful:deaths:*"), "it has not died of them")
     other.term()
     assert other.wait() == 0
-    # It goes on with new work.
-    again = send(app, task, 0)
-    assert again.get(timeout=TIMEOUT) == again.id
-    frozen.wait_line(f">> .* ended {again.id}")
+    # It goes on with new work, and has as much of it at once as before.
+    again = [send(app, task, str(tmp_path / "again")) for _ in range(3 * WINDOW)]
+    if pool in ("prefork", "threads"):  # the others fetch nothing while there is no room to run it
+        wait_until(
+            lambda: [client.hlen(key) for key in client.keys("graceful:claims:*")] == [WINDOW],
+            "its prefetch window is full",
+        )
+    (tmp_path / "again").touch()
+    for result in again:
+        assert result.get(timeout=TIMEOUT) == result.id
+        frozen.wait_line(f">> .* ended {result.id}")
     frozen.term()
     assert frozen.wait() == 0
     seen = events.all()
