@@ -91,7 +91,7 @@ def test_read_from_rabbitmq_write_to_redis(start, send, redis_db, rabbit_vhost, 
     assert not claims(redis_db.client)
     worker.term()
     assert worker.wait() == 0
-    assert rabbit_vhost.queue_length("celery") == 1
+    wait_until(lambda: rabbit_vhost.queue_length("celery") == 1, "the broker has seen it leave")
     (tmp_path / "go").touch()
     start(rabbit_vhost.url, redis_db.url)
     assert result.get(timeout=TIMEOUT) == result.id

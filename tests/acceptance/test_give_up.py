@@ -10,15 +10,16 @@ from kombu import Connection
 
 from tests.conftest import RabbitVhost, RedisDB
 from tests.support.broker import Broker
-from tests.support.workers import Worker, wait_until
+from tests.support.workers import TIMEOUT, Worker, wait_until
 
 pytestmark = pytest.mark.slow
 
 
-def start(broker: Broker, pool: str, write_url: str) -> Worker:
-    env = {"RESULT_URL": broker.backend_url, "GRACE": "12", "CONF_worker_send_task_events": "True"}
+def start(broker: Broker, pool: str, write_url: str, hard: float = 2.0) -> Worker:
+    env = {"RESULT_URL": broker.backend_url, "CONF_worker_send_task_events": "True"}
     # Much room after it: the machine may be slow.
-    env["CONF_graceful_hard_deadline"] = "2.0"
+    env["GRACE"] = str(hard + 10)
+    env["CONF_graceful_hard_deadline"] = str(hard)
     env |= {"CONF_broker_read_url": repr(broker.url), "CONF_broker_write_url": repr(write_url)}
     return Worker("tests.apps.hard_times", pool=pool, env=env)
 
@@ -82,7 +83,7 @@ def test_where_they_stand_is_said_before(pool: str, redis_db: RedisDB) -> None:
 def test_what_no_queue_takes_is_an_error(rabbit_vhost: RabbitVhost, redis_db) -> None:
     """Its queue goes with its last consumer, which a stop cancels."""
     broker = Broker("rabbitmq", rabbit_vhost.url, redis_db.backend_url, redis_db.client)
-    with broker.app() as app, start(broker, "prefork", broker.url) as worker:
+    with broker.app() as app, start(broker, "prefork", broker.url, hard=TIMEOUT) as worker:
         worker.ready()
         send(app, worker)
         worker.term()
@@ -90,6 +91,7 @@ def test_what_no_queue_takes_is_an_error(rabbit_vhost: RabbitVhost, redis_db) ->
         with app.connection_for_write() as connection:
             wait_until(lambda: not _has_consumers(connection), "it does not consume any more")
             connection.default_channel.queue_delete("celery")
+        worker.signal(signal.SIGQUIT)  # the hard deadline, as soon as it is gone
         assert worker.wait() == 1
         assert worker.count("CRITICAL.* Lost: .*early_swallowing.*no queue takes it") == 1
 

@@ -118,7 +118,8 @@ def test_a_lease_that_lives_puts_the_verdict_off(app: Celery, broker: Broker) ->
         task(app, "part").apply_async(task_id=f"of-{name}")
     with app.connection_for_read() as connection:
         channel = connection.default_channel
-        assert all(channel.basic_get("celery") for _ in range(2))
+        for _ in range(2):
+            wait_until(lambda: channel.basic_get("celery"), "it has arrived")
     # Now they were delivered before.
     with start(broker, concurrency=2) as worker:
         with pytest.raises(PoisonedTask):

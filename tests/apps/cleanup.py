@@ -49,7 +49,7 @@ def raises():
     raise ValueError("as it shall")
 
 
-@graceful.on_exit(scope="everywhere", timeout=0.2)
+@graceful.on_exit(scope="everywhere", timeout=0.5)
 def hangs():
     told("hangs")
     while True:

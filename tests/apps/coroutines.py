@@ -12,7 +12,6 @@ from celery_graceful import Graceful, GracefulTask, Interrupted, ShutdownTimeLim
 from tests.apps import make_app, say
 
 app = make_app("coroutines")
-app.conf.update(graceful_soft_deadline=1.5, graceful_hard_deadline=6.5)
 Graceful(app)
 
 LONG = 60.0

@@ -121,7 +121,7 @@ def stop() -> None:
         began = time.monotonic()
         running.stop()
         took = time.monotonic() - began
-        assert took < 6, took
+        assert took < 10, took
         assert export.state == "INTERRUPTED"
         nobody_holds("one", export.id, *(each.id for each in others))
     server.delete("slow")
@@ -154,7 +154,7 @@ def end_asleep() -> None:
         export = call(app, "export")
         wait_until(lambda: server.get("started"))
         began = time.monotonic()
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 10
     assert export.state == "INTERRUPTED"
     nobody_holds("one", export.id)
     server.delete("slow")

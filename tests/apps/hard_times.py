@@ -8,12 +8,14 @@ import subprocess
 import time
 from functools import partial
 
+from billiard.popen_fork import Popen
 from celery import bootsteps
 from celery.exceptions import Reject
 from celery.signals import worker_ready
 
 from celery_graceful import Graceful, GracefulTask, ShutdownTimeLimit
 from celery_graceful.phases import Phase
+from celery_graceful.worker import watch
 from tests.apps import make_app, say, swallow, wait_for_file
 
 app = make_app("hard_times")
@@ -272,5 +274,14 @@ if "SEND" in os.environ:  # its queues are in its memory: nobody else can send
         app.send_task(f"{__name__}.{os.environ['SEND']}")
 
 
+if "PATIENT" in os.environ:  # billiard gives a child 0.1 s to unwind, and no busy machine does
+    _wait = Popen.wait
+
+    def wait(self, timeout=None):
+        return _wait(self, LONG if timeout == 0.1 else timeout)
+
+    Popen.wait = wait
+
 if "HANG" in os.environ:
+    watch.LAST_RESORT = float(os.environ["HANG"])
     app.steps["worker"].add(Hangs)

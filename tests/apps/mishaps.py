@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 
 from celery.events.dispatcher import EventDispatcher
 from celery.exceptions import Reject
@@ -125,18 +126,16 @@ def dies(self):
         os.kill(os.getpid(), 9)
 
 
-@task("limited", time_limit=0.3)
+@task("limited", time_limit=2)
 def limited(self):
     say("ran limited")
-    while True:
-        pass
+    time.sleep(60)
 
 
-@app.task(base=GracefulTask, name="filtered", time_limit=0.3)
+@app.task(base=GracefulTask, name="filtered", time_limit=2)
 def filtered():
     say("ran filtered")
-    while True:
-        pass
+    time.sleep(60)
 
 
 class Filter(logging.Filter):

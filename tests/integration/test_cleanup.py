@@ -236,7 +236,7 @@ def test_a_script():
     )
     assert process.returncode == 3, process.stderr
     assert ends_of(process.stderr, "") == [*TROUBLE, *RESOURCES], process.stderr
-    assert "hangs did not end within 0.2 s" in process.stderr
+    assert "hangs did not end within 0.5 s" in process.stderr
 
 
 def terminated_at(text, redis_db, argv, status, number=signal.SIGTERM):

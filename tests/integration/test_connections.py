@@ -16,7 +16,7 @@ from tests.support.processes import free_port
 from tests.support.workers import Worker, wait_until
 
 #: Seconds: many times what an answer takes.
-PATIENCE = 1.0
+PATIENCE = 3.0
 
 KINDS = ["plain", "tls", "unix", "sentinel", "backend", "backend by sentinel"]
 

@@ -187,7 +187,7 @@ def test_another_one_follows(
 ) -> None:
     """One that is frozen finds another one at it when it goes on."""
     monkeypatch.setattr(ears, "EARS", 1)
-    monkeypatch.setattr(ears, "TERM", 0.5)
+    monkeypatch.setattr(ears, "TERM", 2.0)
     monkeypatch.setattr(ears, "LOOK", 0.1)
     monkeypatch.setattr(ears, "OFTEN", 0.2)
     one, two = make(), make()

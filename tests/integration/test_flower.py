@@ -22,7 +22,7 @@ from celery.events import EventReceiver
 
 from tests.conftest import RedisDB
 from tests.support.processes import GuardedProcess, free_port
-from tests.support.workers import TIMEOUT, Worker, wait_until
+from tests.support.workers import TIMEOUT, Worker, end_leases, wait_until
 
 APP = "tests.apps.poison"
 
@@ -105,7 +105,7 @@ def start(redis_db: RedisDB, name: str) -> Worker:
         "CONF_worker_send_task_events": "True",
         "CONF_worker_lost_wait": "0.1",
         "CONF_graceful_poison_limit": "2",
-        "CONF_graceful_lease_ttl": "2.0",
+        "CONF_graceful_lease_ttl": "10.0",
         "CONF_graceful_heartbeat_interval": "0.5",
         "CONF_graceful_rescue_interval": "0.5",
     }
@@ -128,6 +128,7 @@ def test_what_it_shows(redis_db: RedisDB, flower: Flower) -> None:
     with start(redis_db, "two@test").ready():  # it is killed at the end
         wait_until(lambda: flower.counted("task-resumed", "two@test"), "it runs again")
         wait_until(lambda: flower.state_of(task) == "STARTED", "and is shown so")
+    end_leases(redis_db.client)
 
     with start(redis_db, "one@test").ready():
         wait_until(lambda: flower.counted("task-rescued", "one@test"), "found dead")

@@ -248,11 +248,11 @@ def test_a_replica_is_read(start_server: Callable[..., RedisServer]) -> None:
     master = start_server(RedisServer)
     replica = start_server(RedisServer, options={"replicaof": f"127.0.0.1 {master.port}"})
     app, beside = (make_app(server.url(0), server.url(1)) for server in (master, replica))
-    with master.client() as client:
+    command(app, "deploy", "mark", "first")
+    with master.client() as client:  # which waits for what was written before its own
         client.sadd(WORKERS, "w1@a:01")
         client.set(lease_key("w1@a:01"), json.dumps({"phase": "RUNNING"}), px=60_000)
         client.hset(key_of("shop.bill", "1"), "interruptions", 1)
-        command(app, "deploy", "mark", "first")
         client.wait(1, 20_000)
     said = f"127.0.0.1:{replica.port} is a replica: this may be a moment old"
     for _ in range(2):
@@ -339,6 +339,7 @@ def test_what_was_done_is_a_document(app: Celery, redis_db: RedisDB) -> None:
     assert (looked["dead"], looked["moved"], looked["error"]) == ({"w3@c:01": 1}, None, "")
     (found,) = document(app, "Rescued", "rescue")
     assert (found["dead"], found["moved"]) == ({"w3@c:01": 1}, 1)
+    assert redis_db.client.persist("graceful:rescuer")  # however long it takes until the next one
     (found,) = document(app, "Rescued", "rescue")
     assert (found["dead"], found["moved"]) == ({}, None)
     (away,) = document(make_app("redis://127.0.0.1:1", ""), "Rescued", "rescue", status=3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from copy import copy
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ from celery_graceful.deliveries.requeue import COPY_AFTER, NotTaken, Requeue
 from celery_graceful.messages.republish import COUNT
 from tests.servers import RedisServer
 from tests.support.raw import raw_messages
-from tests.support.workers import TIMEOUT, wait_until
+from tests.support.workers import wait_until
 
 
 def a_loop(ring: Callable[[], object] = lambda: None) -> Any:
@@ -34,19 +33,16 @@ def test_a_broker_that_cannot_be_reached_is_tried_again(
         message: Any = connection.default_channel.basic_get("celery", no_ack=True)
     assert message.headers["id"] == task_id
     early = SimpleNamespace(acknowledged=True, message=message, has_begun=False)
-    rung = threading.Event()
-    requeue = Requeue(app, a_loop(rung.set))
+    rings: list[None] = []
+    requeue = Requeue(app, a_loop(lambda: rings.append(None)))
 
     server.kill()
     requeue.give_back([early])  # type: ignore[list-item]
     assert requeue.deferred
-    rung.clear()  # there is room
-    assert rung.wait(TIMEOUT)
-    rung.clear()
+    wait_until(lambda: len(rings) == 2, "there is room, and it is time")
     requeue.flush()
     assert requeue.deferred, "still away"
-    rung.clear()
-    assert rung.wait(TIMEOUT)
+    wait_until(lambda: len(rings) == 4, "once more")
 
     server.start()
     requeue.flush()

@@ -54,7 +54,7 @@ def test_a_checkpoint_goes_with_its_task(pool, redis_db):
         assert send("retry").get(timeout=TIMEOUT) is True
         wait_until(gone)
         if pool == "prefork":
-            send("time limit", time_limit=1)
+            send("time limit", time_limit=3)
             w.wait_line("saved time limit")
             wait_until(gone)
             send("terminate")

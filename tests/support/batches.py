@@ -34,7 +34,7 @@ class Made:
             name: made(app, self.id, name, app.signature("effect", args=[name]))
             for name in callbacks
         }
-        self.ledger.create(self.id, ttl=3600, linger=60, callbacks=kept)
+        self.ledger.create(self.id, ttl=3600, linger=3600, callbacks=kept)
         self.ledger.begin_sending(self.id)
 
     def send(self, sig: Any, member: str | None = None, **options: Any) -> str:

@@ -320,7 +320,7 @@ HANGS = [hangs_asleep, hangs_on_a_lock, hangs_and_swallows, hangs_in_python]
 @pytest.mark.parametrize("hangs", HANGS)
 @pytest.mark.parametrize("timeout", [0.1, None])
 def test_one_that_hangs_costs_no_other_its_run(graceful, caplog, hangs, timeout):
-    graceful.app.conf.graceful_exit_timeout = 0.4
+    graceful.app.conf.graceful_exit_timeout = 0.9
     log = []
     graceful.on_exit(log.append, 1)
     graceful.on_exit(hangs, timeout=timeout)
@@ -336,7 +336,7 @@ def test_one_that_hangs_costs_no_other_its_run(graceful, caplog, hangs, timeout)
 
 
 def test_many_that_hang_end_together_in_time(graceful, caplog):
-    graceful.app.conf.graceful_exit_timeout = 0.5
+    graceful.app.conf.graceful_exit_timeout = 2.0
     log = []
     graceful.on_exit(log.append, 1)
     for _ in range(5):
@@ -380,8 +380,10 @@ def test_a_stopping_worker_cleans_up_before_its_last_resort(
         worker_state.board.value.last_resort_at - worker_state.board.value.requested_at
         == pytest.approx(560)
     )
-    worker_state.board.value.leave_at(time.monotonic() + last_resort)
-    assert callbacks.time_left() == pytest.approx(left, abs=0.05)
+    began = time.monotonic()
+    worker_state.board.value.leave_at(began + last_resort)
+    found = callbacks.time_left()
+    assert left + 0.05 >= found >= left - 0.05 - (time.monotonic() - began)
     assert (
         worker_state.board.value.grace_ends_at - worker_state.board.value.requested_at
         == pytest.approx(600)
@@ -422,7 +424,7 @@ def test_a_call_out_of_reach_is_left_behind():
             say("out of reach")
             select.select([], [], [])
         graceful.on_exit(say, "first", scope="everywhere")
-        graceful.on_exit(out_of_reach, scope="everywhere", timeout=0.2)
+        graceful.on_exit(out_of_reach, scope="everywhere", timeout=1)
         graceful.on_exit(say, "last", scope="everywhere")
         callbacks.run(on_stuck=lambda: os._exit(7))
         """)

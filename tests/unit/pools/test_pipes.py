@@ -26,7 +26,7 @@ from kombu.asynchronous import Hub, set_event_loop
 from celery_graceful.pools.pipes import ROOM, quick_put, reads_ahead, unfolded
 from celery_graceful.pools.processes import graceful
 
-LIMIT = 10.0
+LIMIT = 60.0
 
 
 def framed(said: Any) -> bytes:

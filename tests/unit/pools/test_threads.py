@@ -14,7 +14,7 @@ from celery.concurrency.thread import TaskPool
 from celery_graceful.pools.threads import _is_celerys, _is_pythons, _Item, _put
 
 #: Seconds; many times what anything here takes.
-TIMEOUT = 10
+TIMEOUT = 60
 
 
 class Body:
@@ -61,13 +61,15 @@ def test_what_is_raised_ends_no_thread() -> None:
 
 
 def test_what_waits_when_the_pool_stops_is_not_run() -> None:
-    go = threading.Event()
-    first, then = Body(lambda *_: go.wait(TIMEOUT)), Body()
+    runs, go = threading.Event(), threading.Event()
+    first, then = Body(lambda *_: runs.set() or go.wait(TIMEOUT)), Body()
     executor = ThreadPoolExecutor(1)
     for body in (first, then):
         _put(executor, _Item(body, ()))  # type: ignore[arg-type]
-    threading.Timer(0.05, go.set).start()
-    executor.shutdown(cancel_futures=True)
+    assert runs.wait(TIMEOUT)
+    executor.shutdown(wait=False, cancel_futures=True)
+    go.set()
+    executor.shutdown()
     assert (first.told[0], then.told) == ("accepted", [])
     with pytest.raises(RuntimeError):
         _put(executor, _Item(then, ()))  # type: ignore[arg-type]

@@ -312,11 +312,11 @@ def test_soft_deadline(in_thread: bool) -> None:
 
     run = graceful_run(computes)
     if in_thread:
-        thread = threading.Thread(target=run.soft_deadline_after, args=[0.1])
+        thread = threading.Thread(target=run.soft_deadline_after, args=[1.0])
         thread.start()
         thread.join(timeout=30)
     else:
-        run.soft_deadline_after(0.1)
+        run.soft_deadline_after(1.0)
     assert (run.outcome, run.state) == ("interrupted", "cut short")
     assert run.resume().result == "done"
 
