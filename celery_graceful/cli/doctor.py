@@ -48,8 +48,8 @@ def doctor(
 ) -> int:
     """Check app and environment, without starting a worker.
 
-    Each finding has a section in docs/doctor.md. Exit status: 1 if there are errors, 3 if no server
-    that has to be asked could be reached, else 0.
+    Each finding has a section in docs/doctor.md. Exit status: 1 if there are errors, else 3 if
+    a server that has to be asked does not answer, else 0.
     """
     given = Examination(app_of(ctx), prestop=prestop, dockerfile=dockerfile, command=command)
     with Working("examines app and servers"):
@@ -59,7 +59,7 @@ def doctor(
     else:
         for line in _lines(report):
             click.echo(line)
-    return FOUND if report.has_errors else AWAY if report.reached_nothing else FINE
+    return FOUND if report.has_errors else AWAY if report.misses_a_server else FINE
 
 
 def _lines(report: Report) -> Iterator[str]:
@@ -109,4 +109,5 @@ def _summary(report: Report) -> str:
         for s in Severity
         if counts[s.value]
     ]
-    return f"{', '.join(named)}." if named else "Nothing was found."
+    said = ", ".join(named) or "Nothing was found"
+    return f"{said}; a server does not answer." if report.misses_a_server else f"{said}."

@@ -205,7 +205,7 @@ class Examination:
             connection = self.app.connection_for_read(connect_timeout=CONNECT)
             _need(connection.transport)
         except Exception as exc:  # each driver has errors of its own
-            self._could_not_reach("the broker", describe(exc))
+            self.could_not_reach("the broker", describe(exc))
             raise CannotCheck("the broker", describe(exc)) from exc
         return connection
 
@@ -250,7 +250,7 @@ class Examination:
             if away is None:
                 answering.append(server)
             else:
-                self._could_not_reach(server.name, away)
+                self.could_not_reach(server.name, away)
         return answering
 
     @cached_property
@@ -274,18 +274,19 @@ class Examination:
             return False
         away = why_away(self.connection)
         if away is not None:
-            self._could_not_reach(f"RabbitMQ at {self.connection.as_uri()}", away)
+            self.could_not_reach(f"RabbitMQ at {self.connection.as_uri()}", away)
         return away is None
 
-    def _could_not_reach(self, name: str, why: str) -> None:
+    def could_not_reach(self, what: str, why: str) -> None:
+        """Enter what could not be checked since a server does not answer."""
         self._away = True
-        self.unchecked[name] = why
+        self.unchecked[what] = why
 
     @property
-    def reached_nothing(self) -> bool:
-        """Whether there are servers that have to be asked, and none answered."""
+    def misses_a_server(self) -> bool:
+        """Whether one that has to be asked did not answer; each is asked, if no check has."""
         try:
-            reached = [self.servers, self.rabbit_answers]  # each says what it could not reach
+            _need(self.servers, self.rabbit_answers)  # each says what it could not reach
         except CannotCheck:
-            reached = []
-        return self._away and not any(reached)
+            pass
+        return self._away

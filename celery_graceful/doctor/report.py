@@ -10,6 +10,7 @@ from typing import Any
 from celery_graceful.doctor import environment, grace, monitors, rabbitmq, redis, tasks
 from celery_graceful.doctor.examination import CannotCheck, Examination
 from celery_graceful.doctor.findings import Check, Finding, Severity
+from celery_graceful.store.store import StoreAway, StoreRefused
 from celery_graceful.system.describe import describe
 from celery_graceful.timeline.grace_period import Deadlines
 
@@ -36,13 +37,13 @@ class Report:
         findings: The worst first.
         unchecked: What could not be checked, and why.
         deadlines: Of a worker here; ``None`` if they cannot be computed.
-        reached_nothing: There are servers that had to be asked, and none of them answered.
+        misses_a_server: One that had to be asked did not answer: more may be wrong.
     """
 
     findings: tuple[Finding, ...]
     unchecked: dict[str, str]
     deadlines: Deadlines | None
-    reached_nothing: bool
+    misses_a_server: bool
 
     @property
     def has_errors(self) -> bool:
@@ -69,8 +70,8 @@ def examine(exam: Examination, checks: tuple[Check, ...] = CHECKS) -> Report:
         deadlines = exam.deadlines
     except CannotCheck:
         deadlines = None
-    reached_nothing = exam.reached_nothing  # asks them, if no check has
-    return Report(tuple(findings), exam.unchecked, deadlines, reached_nothing)
+    misses_a_server = exam.misses_a_server  # first: it may have more to enter as unchecked
+    return Report(tuple(findings), exam.unchecked, deadlines, misses_a_server)
 
 
 def _found(exam: Examination, check: Check) -> Iterator[Finding]:
@@ -83,3 +84,5 @@ def _found(exam: Examination, check: Check) -> Iterator[Finding]:
     except Exception as exc:
         logger.debug("%s", check.code, exc_info=True)
         exam.unchecked[check.code] = describe(exc)
+        if isinstance(exc, StoreAway) and not isinstance(exc, StoreRefused):
+            exam.could_not_reach(check.code, describe(exc))

@@ -254,6 +254,23 @@ def test_rabbitmq_that_answers(rabbit_vhost: RabbitVhost, redis_db: RedisDB) -> 
     assert json.loads(said)["unchecked"] == []
 
 
+@pytest.mark.parametrize("away", ["broker_url", "graceful_store"])
+def test_one_of_the_servers_is_away(
+    redis_db: RedisDB, configured: Callable[[str, str], None], away: str
+) -> None:
+    """A deploy does not go on for the others' sake, whose findings are shown."""
+    configured("save", "")
+    where = "amqp://127.0.0.1:1//" if away == "broker_url" else "redis://127.0.0.1:1/0"
+    app = app_on(redis_db, graceful_store=redis_db.url)
+    app.conf[away] = where
+    status, said = run(app)
+    assert status == 3
+    assert "CG205 warning: persistence" in said
+    assert "could not be checked: R" in said
+    assert said.splitlines()[-1].endswith("; a server does not answer.")
+    assert run(app, "--prestop", "25")[0] == 1, "errors come first"
+
+
 # -- all in all --------------------------------------------------------------------------------
 
 

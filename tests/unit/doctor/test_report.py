@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from celery_graceful.doctor import examination
-from celery_graceful.doctor.report import CHECKS
+from celery_graceful.doctor.examination import Examination
+from celery_graceful.doctor.findings import Check, Severity, Trouble
+from celery_graceful.doctor.report import CHECKS, examine
+from celery_graceful.store.store import StoreAway, StoreForbidden
 from tests.support.doctor import add_task, graceful_app, run
 from tests.support.schema import conforms
 
@@ -69,6 +72,16 @@ def test_what_is_not_a_server_need_not_be_reached() -> None:
     status, output = run(graceful_app(), "--command", "sh elsewhere.sh")
     assert "could not be checked: what --command starts: sh elsewhere.sh" in output
     assert status == 0
+
+
+@pytest.mark.parametrize(("kind", "misses"), [(StoreAway, True), (StoreForbidden, False)])
+def test_a_server_that_goes_away_meanwhile(kind: type[Exception], misses: bool) -> None:
+    def find(exam: Examination) -> list[Trouble]:
+        raise kind("the store: as it is")
+
+    report = examine(Examination(graceful_app()), (Check("CG999", Severity.ERROR, find),))
+    assert report.unchecked == {"CG999": "the store: as it is"}
+    assert report.misses_a_server is misses
 
 
 def test_servers_that_do_not_say_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
