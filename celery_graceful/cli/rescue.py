@@ -23,20 +23,23 @@ __all__ = ["lines_of", "rescue"]
 def rescue(ctx: click.Context, dry_run: bool, as_json: bool) -> int:
     """Give the claims of dead workers back to their queues.
 
-    Running workers do so by themselves every few seconds.
+    Running workers do so by themselves every few seconds, and RabbitMQ does at once.
     """
     app = app_of(ctx)
     with Working("gives back"):
         found = Operations(app).rescue(dry_run=dry_run)
     if as_json:
         say_json([one.to_dict() for one in found])
+    elif not found:
+        said = "the broker gives back by itself what a dead worker held: there is nothing to rescue"
+        click.echo("\n".join(folded(said)), err=True)
     for one in found:
         if one.error:
             click.echo(shown(f"Error: {one.error}"), err=True)
         for text, is_note in () if as_json else lines_of(one, settings_of(app).lease_ttl, dry_run):
             for line in folded(shown(text)):
                 click.echo(line, err=is_note)
-    return AWAY if all(one.error for one in found) else FINE
+    return AWAY if found and all(one.error for one in found) else FINE
 
 
 def lines_of(found: Rescued, lease: float, dry_run: bool) -> Iterator[tuple[str, bool]]:

@@ -251,11 +251,13 @@ class Operations:
     def rescue(self, *, dry_run: bool = False) -> list[Rescued]:
         """Give back what the dead hold, a record a server; workers do so by themselves.
 
+        RabbitMQ does so, too: then there is no record.
+
         Args:
             dry_run: Only look who is dead.
 
         Raises:
-            NoStore: The broker is no Redis: see what it says.
+            NoStore: It is another broker, which keeps what they hold: see what it says.
         """
         return rescue(self.app, dry_run=dry_run)
 

@@ -48,17 +48,19 @@ def rescue(app: Any, *, dry_run: bool) -> list[Rescued]:
         app: The Celery app.
         dry_run: Only look.
 
+    Returns:
+        A record a server; none where the broker, such as RabbitMQ, does it by itself.
+
     Raises:
-        NoStore: The broker is no Redis.
+        NoStore: The broker is no Redis, and does not do it at once.
     """
     stores = broker_stores(app)
     if not stores:
         with app.connection_for_read() as connection:
-            by_itself = not isinstance(connection.transport, virtual.Transport)
+            if not isinstance(connection.transport, virtual.Transport):
+                return []
         raise NoStore(
-            "the broker is not Redis: it gives back by itself"
-            if by_itself
-            else "the broker is not Redis: what a dead worker held is lost, or comes back after a "
+            "the broker is not Redis: what a dead worker held is lost, or comes back after a "
             "time-out of the broker's own"
         )
     return [_rescue(app, store, dry_run) for store in stores]

@@ -316,6 +316,9 @@ def test_rabbitmq_with_a_store(rabbit_vhost: Any, redis_db: RedisDB) -> None:
         assert (found["claims"], found["running"][0]["id"]) == (None, "counts")
         assert "it alone knows who holds what; what runs:" in command(app, "claims")
         assert "broker" not in command(app, "status")
+        for line in (("rescue",), ("rescue", "--dry-run")):
+            assert document(app, "Rescued", *line) == []
+            assert "the broker gives back by itself what a dead" in command(app, *line)
         assert "it runs on one@test" in command(app, "why", "counts")
         for number in range(6):
             send(app, "short", f"waits-{number}", number)

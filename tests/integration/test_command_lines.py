@@ -25,7 +25,7 @@ from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.store.app_stores import find_workers_store
 from tests.conftest import RedisDB
 from tests.support.broker import graceful_command
-from tests.support.operators import command, command_or, document
+from tests.support.operators import command, command_or, document, make_app
 
 ID = "0f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b10"
 
@@ -198,6 +198,14 @@ Redis has just started, or is another server than before: nobody can be taken
 no worker is dead: there is nothing to rescue; one that was killed counts as
     dead 10 s after its last heartbeat"""
     )
+
+
+def test_what_rescue_says_of_other_brokers() -> None:
+    """RabbitMQ need not be asked: nothing is wrong, whether it answers or not."""
+    rabbit = make_app("amqp://127.0.0.1:1//", "rpc://")
+    assert document(rabbit, "Rescued", "rescue") == []
+    assert command(rabbit, "rescue", "--dry-run").endswith("there is nothing to rescue\n")
+    assert "time-out of the broker's own" in command(make_app("memory://", ""), "rescue", status=3)
 
 
 def test_probes(app: Celery, run: Callable[..., str], tmp_path: Path) -> None:
