@@ -42,13 +42,14 @@ class _Taken(NamedTuple):
     message: str
 
 
-def publish_due(app: Any, store: Store, due: Due) -> bool:
+def publish_due(app: Any, store: Store, due: Due, timeout: float = TIMEOUT) -> bool:
     """Publish a callback that is due; whether it was still to be published.
 
     Args:
         app: The Celery app.
         store: Where the ledger is.
         due: The callback.
+        timeout: Seconds that the broker may take for each step.
 
     Raises:
         StoreAway: The ledger does not answer.
@@ -68,7 +69,7 @@ def publish_due(app: Any, store: Store, due: Due) -> bool:
     else:
         sig = signature_of(app, callback, status)
     mark(sig, {COPY: secrets.token_hex(8)})
-    with bounded_connection(app.connection_for_write(), TIMEOUT) as connection:
+    with bounded_connection(app.connection_for_write(), timeout) as connection:
         channel = connection.default_channel
         taken: list[_Taken] = []
         if _is_one_step(app, channel, sig):

@@ -19,7 +19,7 @@ from celery_graceful.store.store import Store, fork_gate
 __all__ = ["Queues"]
 
 #: Seconds that the broker gets.
-TIMEOUT = 5.0
+TIMEOUT = 2.0
 
 #: Seconds for which a batch has to stand still until its members are listed that may be in a queue;
 #: and those whose worker is gone: a broker that has not heard of that yet gives them back later.

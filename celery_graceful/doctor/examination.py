@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from celery_graceful.doctor.needs import lacking_rights
-from celery_graceful.doctor.servers import CONNECT, RedisServer, why_away
+from celery_graceful.doctor.servers import RedisServer
 from celery_graceful.exceptions import SettingsError
+from celery_graceful.messages.bounded_connections import bounded_connection
 from celery_graceful.monitors.registry import Monitors
+from celery_graceful.operations.asking import patience
 from celery_graceful.settings import Settings
 from celery_graceful.store.app_stores import (
     broker_store,
     broker_stores,
     find_store,
     is_kombus_redis,
+    results_store,
 )
 from celery_graceful.store.connections import unconnected_channel
 from celery_graceful.store.store import Store
@@ -202,7 +206,7 @@ class Examination:
             CannotCheck: Its URL cannot be used, or its driver is not there.
         """
         try:
-            connection = self.app.connection_for_read(connect_timeout=CONNECT)
+            connection = self.app.connection_for_read()
             _need(connection.transport)
         except Exception as exc:  # each driver has errors of its own
             self.could_not_reach("the broker", describe(exc))
@@ -231,22 +235,35 @@ class Examination:
 
     @cached_property
     def servers(self) -> list[RedisServer]:
-        """The Redis servers that workers use and that answer; others are told as unchecked.
+        """The Redis servers that keep what is ours, and that answer.
 
         Raises:
             CannotCheck: The broker's URL cannot be used.
         """
+        return [server for server in self._answering if not server.is_results]
+
+    @cached_property
+    def _answering(self) -> list[RedisServer]:
+        """As ``servers``, with that of the results; others are told as unchecked."""
         _need(self.connection)
         stores = broker_stores(self.app)
         asked = [RedisServer(store, is_broker=True) for store in stores]
         try:
             if self.store is not None and self.store not in stores:
-                asked.append(RedisServer(self.store, is_broker=False))
+                asked.append(RedisServer(self.store))
         except CannotCheck:
             pass  # a finding of its own
+        try:
+            results = results_store(self.app)
+        except Exception as exc:  # its URL cannot be used
+            self.unchecked["the result backend"] = describe(exc)
+            results = None
+        if results is not None:
+            asked.append(RedisServer(results, is_results=True))
         answering = []
-        for server in asked:
-            away = server.away()
+        with ThreadPoolExecutor() as pool:  # they may be away together
+            whether = list(pool.map(RedisServer.away, asked))
+        for server, away in zip(asked, whether, strict=True):
             if away is None:
                 answering.append(server)
             else:
@@ -256,7 +273,7 @@ class Examination:
     @cached_property
     def lacking(self) -> list[tuple[RedisServer, list[str]]]:
         """Rights that users of Redis servers lack."""
-        return lacking_rights(self.app, self.connection.transport, self.servers)
+        return lacking_rights(self.app, self.connection.transport, self._answering)
 
     @cached_property
     def claims(self) -> bool:
@@ -272,10 +289,12 @@ class Examination:
         """Whether RabbitMQ is the broker and answers; if it does not, it is told as unchecked."""
         if self.connection.transport.driver_type != "amqp":
             return False
-        away = why_away(self.connection)
-        if away is not None:
-            self.could_not_reach(f"RabbitMQ at {self.connection.as_uri()}", away)
-        return away is None
+        try:
+            with bounded_connection(self.connection, patience(self.connection)):
+                return True
+        except Exception as exc:  # the driver has errors of many kinds
+            self.could_not_reach(f"RabbitMQ at {self.connection.as_uri()}", describe(exc))
+            return False
 
     def could_not_reach(self, what: str, why: str) -> None:
         """Enter what could not be checked since a server does not answer."""

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from celery_graceful.doctor.servers import RedisServer
-from celery_graceful.store.app_stores import results_store
 from celery_graceful.store.connections import unconnected_channel
 from celery_graceful.store.rights import COMMANDS, NOBODY, Needs, lists_of, missing_rights
 from celery_graceful.store.store import Store
@@ -151,19 +150,13 @@ def lacking_rights(app: Any, transport: Any, servers: Sequence[RedisServer]) -> 
     Args:
         app: The Celery app.
         transport: kombu's, of the broker.
-        servers: Those that answer.
+        servers: Those that answer, that of the results the last.
     """
     wanted: dict[tuple[str, str], tuple[RedisServer, list[Needs]]] = {}
-    results = results_store(app)
-    for server in [*servers, *([RedisServer(results, is_broker=False)] if results else ())]:
+    for server in servers:
         store = server.store
         key = store.address, store.user
-        if results is not None and store is results:
-            if key not in wanted and server.away():
-                continue
-            needs = result_needs(app, results)
-        else:
-            needs = store_needs(store)
+        needs = result_needs(app, store) if server.is_results else store_needs(store)
         wanted.setdefault(key, (server, []))[1].append(needs)
         if server.is_broker:
             wanted[key][1].append(broker_needs(app, transport, store))

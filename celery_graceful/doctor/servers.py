@@ -10,12 +10,8 @@ from celery_graceful.claims.lease_validity import server_info
 from celery_graceful.store.rights import why_no_writes
 from celery_graceful.store.scan import pairs_of
 from celery_graceful.store.store import Store, StoreAway, StoreRefused
-from celery_graceful.system.describe import describe
 
-__all__ = ["CONNECT", "RedisServer", "why_away"]
-
-#: Seconds that a connect to RabbitMQ may take.
-CONNECT = 1.5
+__all__ = ["RedisServer"]
 
 #: How often the way to a server is measured.
 PINGS = 10
@@ -27,11 +23,12 @@ class RedisServer:
     Args:
         store: How it is asked.
         is_broker: Workers may consume from it.
+        is_results: It is asked for Celery's results, and keeps nothing of ours by this store.
     """
 
-    def __init__(self, store: Store, *, is_broker: bool) -> None:
+    def __init__(self, store: Store, *, is_broker: bool = False, is_results: bool = False) -> None:
         self.store = store
-        self.is_broker = is_broker
+        self.is_broker, self.is_results = is_broker, is_results
         self._info: dict[str, dict[str, Any]] = {}
         try:
             self.name = f"Redis at {store.address} ({store.source})"
@@ -77,17 +74,3 @@ class RedisServer:
             self.store.execute("PING", [], quiet=True)
             taken.append(time.monotonic() - began)
         return min(taken)
-
-
-def why_away(connection: Any) -> str | None:
-    """Why a broker cannot be connected to; ``None`` if it can.
-
-    Args:
-        connection: To it, not connected: a copy of it is.
-    """
-    try:
-        with connection.clone() as copy:
-            copy.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
-    except Exception as exc:  # the driver has errors of many kinds
-        return describe(exc)
-    return None

@@ -11,6 +11,7 @@ from celery_graceful.operations.operations import Operations
 
 __all__ = [
     "Operations",
+    "asking",
     "batches",
     "killing",
     "operations",

@@ -10,10 +10,19 @@ from celery_graceful.messages.bounded_connections import BrokerAway, bounded_con
 from celery_graceful.operations.records import Answer
 from celery_graceful.system.describe import describe
 
-__all__ = ["ask", "tell", "why_rabbit_away"]
+__all__ = ["BROKER_TIMEOUT", "ask", "check_rabbit", "patience", "tell", "why_rabbit_away"]
 
-#: Seconds that the broker gets to connect, and to take a command.
-BROKER_TIMEOUT = 3.0
+#: Seconds that the broker gets to connect, and to take a command. With what else may be away, and
+#: the start of Python and the app, a command is to end within 5 s.
+BROKER_TIMEOUT = 2.0
+
+#: Seconds that each of many hosts gets.
+LEAST = 0.5
+
+
+def patience(broker: Any) -> float:
+    """Seconds for each host of a broker, a connection of kombu's."""
+    return max(LEAST, BROKER_TIMEOUT / (len(broker.alt) or 1))
 
 
 def ask(
@@ -36,7 +45,8 @@ def ask(
         BrokerAway: The broker does not answer, or refuses.
     """
     nodes = None if workers is None else sorted({node_of(worker) for worker in workers})
-    with bounded_connection(app.connection_for_write(), BROKER_TIMEOUT) as connection:
+    broker = app.connection_for_write()
+    with bounded_connection(broker, patience(broker)) as connection:
         try:
             answers = app.control.broadcast(
                 command,
@@ -52,16 +62,25 @@ def ask(
     return {node: said for answer in answers or () for node, said in answer.items()}
 
 
+def check_rabbit(app: Any) -> None:
+    """Look whether RabbitMQ answers, if it is the broker.
+
+    Raises:
+        BrokerAway: It does not.
+    """
+    broker = app.connection_for_read()
+    if broker.transport.driver_type == "amqp":
+        with bounded_connection(broker, patience(broker)):
+            pass
+
+
 def why_rabbit_away(app: Any) -> str:
     """Why RabbitMQ does not answer; empty if it does, or is not the broker."""
-    broker = app.connection_for_read()
-    if broker.transport.driver_type != "amqp":
-        return ""
     try:
-        with bounded_connection(broker, BROKER_TIMEOUT):
-            return ""
+        check_rabbit(app)
     except BrokerAway as exc:
         return str(exc)
+    return ""
 
 
 def tell(app: Any, command: str, wait: float, workers: Sequence[str] | None = None) -> list[Answer]:

@@ -15,6 +15,7 @@ from celery_graceful.batches.manual_remedies import NOTHING, CallbackRuns, Remed
 from celery_graceful.batches.model import Due
 from celery_graceful.batches.status import State, Status
 from celery_graceful.exceptions import UnknownBatch
+from celery_graceful.operations.asking import BROKER_TIMEOUT, check_rabbit
 from celery_graceful.operations.records import Done, Record, Why
 from celery_graceful.operations.stores import NoStore
 from celery_graceful.store.app_stores import find_store
@@ -158,9 +159,11 @@ class Batches:
         Raises:
             UnknownBatch: There is none.
             NotSent: The broker does not take a callback.
+            BrokerAway: It does not answer; nothing was done.
         """
         remedies = self._remedies()
         was_sending = remedies.ledger.state(batch_id) is State.SENDING
+        check_rabbit(self.app)
         done = remedies.resend(batch_id, members, failed=failed, unsure=unsure, close=close)
         is_sending = remedies.ledger.state(batch_id) is State.SENDING
         said = [str(done)] if done or done.left or not was_sending or is_sending else []
@@ -183,11 +186,15 @@ class Batches:
             batch_id: The batch.
             name: Of the callback.
             force: Also while it runs: then it runs twice.
+
+        Raises:
+            BrokerAway: The broker does not answer; nothing was done.
         """
         remedies = self._remedies()
         try:
             if name not in (has := remedies.ledger.status(batch_id).callbacks):
                 return Done(batch_id, False, f"has no {name}; it has {', '.join(has) or 'none'}")
+            check_rabbit(self.app)
             sent = remedies.callback(batch_id, name, force=force)
         except (UnknownBatch, CallbackRuns) as exc:
             return Done(batch_id, False, str(exc))
@@ -242,7 +249,7 @@ class Batches:
         def publish(due: Sequence[Due]) -> None:
             for one in due:
                 try:
-                    publish_due(self.app, store, one)
+                    publish_due(self.app, store, one, BROKER_TIMEOUT)
                 except StoreAway:
                     raise
                 except Exception as exc:  # brokers have errors of many kinds

@@ -6,6 +6,7 @@ import datetime as dt
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from celery_graceful.messages.bounded_connections import BrokerAway
 from celery_graceful.operations.records import Done, Record, utc
 from celery_graceful.operations.stores import NoStore
 from celery_graceful.poison.owning_app import is_told_here
@@ -91,12 +92,16 @@ class Quarantine:
         return QuarantinedMessage(**vars(self._task(kept)), headers=headers, body=body)
 
     def retry(self, task_id: str) -> Done:
-        """Send it again, to the tail of its queue; its deaths are forgotten."""
+        """Send it again, to the tail of its queue; its deaths are forgotten.
+
+        Raises:
+            BrokerAway: The broker does not answer. It is still there.
+        """
         store = self._store
         kept = find(store, task_id)
         try:
             sent = kept is not None and send_again(self.app, store, kept)
-        except StoreAway:
+        except (StoreAway, BrokerAway):
             raise
         except Exception as exc:  # brokers have errors of many kinds
             return Done(task_id, False, f"could not be sent: {describe(exc)}")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from celery_graceful.claims.queue_lists import lists_of, queue_lists, queue_of
 from celery_graceful.messages.bounded_connections import bounded_connection
-from celery_graceful.operations.asking import BROKER_TIMEOUT
+from celery_graceful.operations.asking import patience
 from celery_graceful.operations.records import Worker
 from celery_graceful.operations.stores import Stores
 from celery_graceful.store.store import Store
@@ -118,7 +118,8 @@ def lengths(app: Any) -> dict[str, tuple[int, int]]:
         BrokerAway: The broker does not answer.
     """
     found: dict[str, tuple[int, int]] = {}
-    with bounded_connection(app.connection_for_read(), BROKER_TIMEOUT) as connection:
+    broker = app.connection_for_read()
+    with bounded_connection(broker, patience(broker)) as connection:
         channel = connection.default_channel
         for queue in app.amqp.queues:
             try:

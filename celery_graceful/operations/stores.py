@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from celery_graceful.claims.lease import broker_digest
@@ -52,7 +53,9 @@ def stores_of(app: Any) -> Stores:
     workers = brokers or [s for s in (find_workers_store(app),) if s is not None]
     away: list[Store] = []
     if len(workers) > 1:
-        away = [one for one in workers if not _answers(one)]
+        with ThreadPoolExecutor() as pool:  # they may be away together
+            answers = list(pool.map(_answers, workers))
+        away = [one for one, answer in zip(workers, answers, strict=True) if not answer]
         answering = [one for one in workers if one not in away]
         if answering:  # else who asks hears what is wrong
             workers = answering

@@ -29,7 +29,7 @@ from celery_graceful.system.describe import describe
 __all__ = ["Search"]
 
 #: Seconds that the result backend gets.
-RESULT_TIMEOUT = 2.0
+RESULT_TIMEOUT = 1.5
 
 
 class Search:

@@ -34,7 +34,7 @@ QUARANTINE = "graceful:quarantine"
 UNTOLD = "graceful:untold"
 
 #: Seconds that a broker gets to take a message that is sent again.
-SEND_TIMEOUT = 5.0
+SEND_TIMEOUT = 2.0
 
 #: Seconds in which what was sent again is taken out of quarantine, or whoever does so is dead.
 RELEASE_TTL = 300.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -15,10 +16,14 @@ from celery import Celery
 from click.testing import CliRunner
 
 from celery_graceful import Batch
+from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.claims.claimant import WORKERS, lease_key
+from celery_graceful.claims.lease import about_key, broker_digest
 from celery_graceful.cli.group import graceful
 from celery_graceful.operations import Operations
 from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.store.app_stores import find_workers_store
+from tests.conftest import RedisDB
 from tests.servers import RedisServer
 from tests.support.operators import APP, make_app, send, start
 from tests.support.schema import conforms, schemas
@@ -171,3 +176,49 @@ def test_while_redis_is_away(start_server: Callable[..., RedisServer], how: str)
         assert time.monotonic() - began < AWAY, line
     if how == "frozen":
         server.resume()
+
+
+#: What cannot be done, or said, without the broker; of the others the store knows.
+NEEDS_BROKER = {
+    "quiet one@test --wait 0.2",
+    "resume one@test --wait 0.2",
+    "stop one@test --yes --wait 0.2",
+    "doctor",
+    "quarantine retry kept other",
+    "batches resend BATCH",
+    "batches resend BATCH --member MEMBER",
+    "batches callback BATCH on_complete",
+}
+
+
+def test_while_rabbitmq_says_nothing(redis_db: RedisDB) -> None:
+    """It takes connections, as one that is frozen: each command waits for it once."""
+    at_redis = make_app(redis_db.url, redis_db.backend_url)
+    waiting = at_redis.signature(f"{APP}.short", (9,)).set(queue="nobody")
+    batch = Batch(app=at_redis, on_complete=at_redis.signature(f"{APP}.errback"))
+    batch.apply_async([waiting])
+    (member,) = BatchLedger(find_workers_store(at_redis)).members_pending(batch.id)
+    names = ("body", "content_type", "content_encoding", "exchange", "routing_key")
+    message = {**dict.fromkeys(names, ""), "headers": {}, "properties": {}}
+    for task_id in ("kept", "other"):
+        put(find_workers_store(at_redis), Kept(task_id, "x", "it died", 3, 0.0, "w", message))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        # Results are there as well.
+        app = make_app(f"amqp://127.0.0.1:{port}//", f"redis://127.0.0.1:{port}/0")
+        app.conf.graceful_store = redis_db.url
+        has_lease(app, redis_db, "one@test:1")
+        shell = Shell(app, batch.id)
+        for line in {*READING, *DOING, *NEEDS_BROKER, "rescue"}:
+            began = time.monotonic()
+            status = shell.run(line.replace("MEMBER", member), "")
+            assert time.monotonic() - began < AWAY, line
+            assert (status == 3) == (line in NEEDS_BROKER), (line, status)
+            assert status in (0, 1, 3), line
+
+
+def has_lease(app: Celery, redis_db: RedisDB, worker: str) -> None:
+    """As a worker has it that counts on another broker."""
+    redis_db.client.sadd(WORKERS, worker)
+    redis_db.client.set(lease_key(worker), json.dumps({"pid": 1, "since": 1.0}), ex=600)
+    redis_db.client.set(about_key(worker), json.dumps({"broker": broker_digest(app)}), ex=600)

@@ -254,7 +254,7 @@ def test_rabbitmq_that_answers(rabbit_vhost: RabbitVhost, redis_db: RedisDB) -> 
     assert json.loads(said)["unchecked"] == []
 
 
-@pytest.mark.parametrize("away", ["broker_url", "graceful_store"])
+@pytest.mark.parametrize("away", ["broker_url", "graceful_store", "result_backend"])
 def test_one_of_the_servers_is_away(
     redis_db: RedisDB, configured: Callable[[str, str], None], away: str
 ) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from celery_graceful.doctor import examination
 from celery_graceful.doctor.examination import Examination
 from celery_graceful.doctor.findings import Check, Severity, Trouble
 from celery_graceful.doctor.report import CHECKS, examine
+from celery_graceful.operations import asking
 from celery_graceful.store.store import StoreAway, StoreForbidden
 from tests.support.doctor import add_task, graceful_app, run
 from tests.support.schema import conforms
@@ -88,7 +88,7 @@ def test_servers_that_do_not_say_a_word(monkeypatch: pytest.MonkeyPatch) -> None
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         app = graceful_app(f"amqp://127.0.0.1:{port}//", f"redis://127.0.0.1:{port}/0")
-        monkeypatch.setattr(examination, "CONNECT", 0.3)
+        monkeypatch.setattr(asking, "BROKER_TIMEOUT", 0.5)
         status, output = run(app)
     assert status == 3
     assert output.count(f"127.0.0.1:{port}") >= 2
