@@ -71,15 +71,22 @@ class Reruns:
     # -- what it held ----------------------------------------------------------------------
 
     def _held(self) -> Iterator[KilledTask]:
-        """Claims, which do not change any more; what ran without one, a heartbeat says."""
-        claimed = set()
-        for claim in claims_of(self.stores, self.victim.id):
-            claimed.add(claim.id)
+        """Claims, which do not change any more; what ran without one, a heartbeat says.
+
+        Where its lease was lost meanwhile, others have the claim of what it still ran.
+        """
+        claims = list(claims_of(self.stores))
+        mine = [claim for claim in claims if claim.worker == self.victim.id]
+        for claim in mine:
             if claim.id:  # else it is a message of something else
                 yield KilledTask(claim.id, claim.task, claim.begun)
+        known = {claim.id for claim in mine}
+        moved = {claim.id for claim in claims} - known
         last = {worker.id: worker for worker in workers_of(self.stores, self.settings)}
         for task in last.get(self.victim.id, self.victim).running:
-            if task.id not in claimed and not self._claims(task.task):  # else it has just ended
+            if task.id in known:
+                continue
+            if task.id in moved or not self._claims(task.task):  # else it has just ended
                 yield KilledTask(task.id, task.task, begun=True)
 
     def _claims(self, name: str) -> bool:

@@ -149,6 +149,32 @@ def test_killed_on_purpose_when_it_is_stuck(redis_db: RedisDB, state: str) -> No
             assert left.name == "two@test"
 
 
+def test_killed_on_purpose_after_its_lease_was_lost(redis_db: RedisDB) -> None:
+    """It lives, and still runs what another worker runs anew."""
+    app = make_app(redis_db.url, redis_db.backend_url)
+    operations = Operations(app)
+    quick = {"CONF_graceful_lease_ttl": "3.0", "CONF_graceful_rescue_interval": "0.5"}
+    kill = ("chaos", "kill-worker", "one@test", "--yes")
+    with start(app, "one@test", **quick) as one:
+        one.ready()
+        send(app, "stubborn", "holds")
+        one.wait_line(">> .* stubborn")
+        with start(app, "two@test", **quick) as two:
+            two.ready()
+            one.signal(signal.SIGSTOP, group=True)
+            two.wait_line(">> .* stubborn")
+            assert "no worker one@test" in command(app, *kill, status=1), "it is dead to others"
+            one.signal(signal.SIGCONT, group=True)
+            wait_until(
+                lambda: [w for w in operations.workers() if w.name == "one@test" and w.running],
+                "it has a lease again",
+            )
+            (task,) = document(app, "Kill", *kill)["tasks"]
+            assert one.wait() == -signal.SIGKILL
+            assert (task["id"], task["state"], task["worker"]) == ("holds", "running", "two@test")
+            assert "the process that ran it died once" in command(app, "why", "holds")
+
+
 def test_room_after_a_quiet(redis_db: RedisDB) -> None:
     """A pool of greenlets is given more room while it is quiet, and no more after that."""
     app = make_app(redis_db.url, redis_db.backend_url)
