@@ -18,16 +18,13 @@ from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.store.scan import hash_pages
 from celery_graceful.store.store import Store
 
-__all__ = ["LOST_BATCH", "Missing", "how_many", "lacking", "note", "noted"]
+__all__ = ["LostBatch", "Missing", "Named", "how_many", "lacking", "note", "noted"]
 
 #: Members in one command.
 CHUNK = 500
 
 #: Batches that are looked at for a number, of those that have stood still longest.
 LONGEST = 1000
-
-#: Why a member that is a batch itself cannot end.
-LOST_BATCH = "the batch that it is has expired, or was lost"
 
 
 class Missing(NamedTuple):
@@ -47,6 +44,22 @@ class Missing(NamedTuple):
     def is_callback(self) -> bool:
         """Whether it is a callback of the batch."""
         return callback_name(self.member) is not None
+
+
+class LostBatch(Missing):
+    """A member that is a batch itself, which nobody knows any more: it cannot end."""
+
+    def __new__(cls, member: str) -> LostBatch:
+        """That member."""
+        return super().__new__(cls, member, "the batch that it is has expired, or was lost")
+
+
+class Named(Missing):
+    """What somebody has named who wants it sent again; nobody has looked where it is."""
+
+    def __new__(cls, member: str) -> Named:
+        """That member, or callback."""
+        return super().__new__(cls, member, "")
 
 
 def note(ledger: BatchLedger, batch: str, found: Sequence[Missing], seconds: float) -> None:

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 from celery_graceful.batches.brief_status import standing_of
-from celery_graceful.batches.findings import Missing, note, noted
+from celery_graceful.batches.findings import Missing, Named, note, noted
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.missing import Scan
 from celery_graceful.batches.model import Due
@@ -25,13 +25,10 @@ from celery_graceful.batches.whereabouts import whereabouts_of
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.store.app_stores import settings_of
 
-__all__ = ["NOTHING", "CallbackRuns", "Remedies"]
+__all__ = ["CallbackRuns", "Remedies"]
 
 #: Seconds for which what was found is known.
 KNOWN = 600.0
-
-#: What is said where nothing was done.
-NOTHING = str(Repaired.nothing())
 
 
 class CallbackRuns(Exception):
@@ -134,8 +131,9 @@ class Remedies:
             raise UnknownBatch(batch)
         if failed:
             members = [*dict.fromkeys([*members, *self.ledger.members_failed(batch)])]
+        missing: Sequence[Missing]
         if members or failed:
-            missing = [Missing(member, "") for member in members]
+            missing = [Named(member) for member in members]
         else:
             missing = self.look(batch)
         chosen = [one for one in missing if one.sure or unsure]

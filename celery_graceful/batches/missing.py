@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from celery_graceful.batches.brief_status import Standing, standing_of, still_open
-from celery_graceful.batches.findings import LOST_BATCH, Missing
+from celery_graceful.batches.findings import LostBatch, Missing
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.search_state import Sought, callback_member
 from celery_graceful.batches.whereabouts import Whereabouts
@@ -83,7 +83,7 @@ class Scan:
         kids = set(self.ledger.kids(batch))
         for kid in kids:
             if self.ledger.state(kid) is None:
-                missing.append(Missing(kid, LOST_BATCH))
+                missing.append(LostBatch(kid))
         yield from (m for m in self.ledger.members_pending(batch) if m not in kids)
         yield from map(callback_member, now.callbacks)
 

@@ -21,7 +21,7 @@ from celery_graceful.batches.brief_status import Standing, still_open
 from celery_graceful.batches.callbacks import kept_signature
 from celery_graceful.batches.chord_counter import return_part
 from celery_graceful.batches.chord_ledger import ChordLedger
-from celery_graceful.batches.findings import LOST_BATCH, Missing
+from celery_graceful.batches.findings import LostBatch, Missing, Named
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.marks import Mark, all_of, mark, parts_of
 from celery_graceful.batches.model import Due, End, Outcome
@@ -124,13 +124,13 @@ class Repair:
             StoreAway: The store does not answer; some of it may have been done.
         """
         done = Repaired.nothing()
-        lost = [one.member for one in missing if one.why == LOST_BATCH]
+        lost = [one.member for one in missing if isinstance(one, LostBatch)]
         self._end(batch, dict.fromkeys(lost, Outcome.FAILED))
         done.failed.extend(lost)
         members = [
             one.member
             for one in missing
-            if callback_name(one.member) is None and one.why != LOST_BATCH
+            if callback_name(one.member) is None and not isinstance(one, LostBatch)
         ]
         self._end_unseen(batch, now, members, done)
         ended = set(done.ended)
@@ -144,7 +144,8 @@ class Repair:
         for one in missing:
             name = callback_name(one.member)
             if name is not None:
-                self._call(batch, name, now, may_resend, done, is_lost=bool(one.why))
+                is_lost = not isinstance(one, Named)
+                self._call(batch, name, now, may_resend, done, is_lost=is_lost)
         return done
 
     # -- what has ended unseen --------------------------------------------------------

@@ -28,7 +28,7 @@ from celery_graceful.cli.progress import Working
 from celery_graceful.cli.writing import Group
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.operations import Operations
-from celery_graceful.operations.batches import NOTHING, Batches, NotSent, Resent, Standing
+from celery_graceful.operations.batches import Batches, NotSent, Resent, Standing
 from celery_graceful.operations.records import utc
 
 __all__ = ["batches", "lines_of"]
@@ -191,7 +191,7 @@ def _resent(done: Resent, *, failed: bool) -> Iterator[str]:
     yield f"{done.id} {done.said}"
     for member, why in done.left.items():
         yield f"  {member} left alone: {why}"
-    if done.said == NOTHING and not done.sending:
+    if done.found_nothing and not (done.sending or done.closed):
         yield (
             "  none of its members has failed"
             if failed

@@ -11,7 +11,7 @@ from typing import Any
 from celery_graceful.batches.callback_publishing import publish_due
 from celery_graceful.batches.findings import Missing, noted
 from celery_graceful.batches.ledger import BatchLedger
-from celery_graceful.batches.manual_remedies import NOTHING, CallbackRuns, Remedies
+from celery_graceful.batches.manual_remedies import CallbackRuns, Remedies
 from celery_graceful.batches.model import Due
 from celery_graceful.batches.status import State, Status
 from celery_graceful.exceptions import UnknownBatch
@@ -22,7 +22,7 @@ from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.system.describe import describe
 
-__all__ = ["NOTHING", "Batches", "FailedMember", "NotSent", "Resent", "Standing"]
+__all__ = ["Batches", "FailedMember", "NotSent", "Resent", "Standing"]
 
 #: Members whose place is told, and seconds for the search: workers are asked for each.
 MOST, PATIENCE = 3, 5.0
@@ -90,6 +90,7 @@ class Resent(Record):
         called: Callbacks that were sent again.
         left: Of the others, why nothing was done.
         sending: It has not got all of its members yet: its producer is at it, or dead.
+        closed: Its producer was given up: it is complete with the members that it has.
         said: All that in a sentence.
     """
 
@@ -100,7 +101,13 @@ class Resent(Record):
     called: tuple[str, ...]
     left: dict[str, str]
     sending: bool
+    closed: bool
     said: str
+
+    @property
+    def found_nothing(self) -> bool:
+        """There was nothing that anything could be done about."""
+        return not (self.ended or self.resent or self.failed or self.called or self.left)
 
 
 class Batches:
@@ -166,8 +173,9 @@ class Batches:
         check_rabbit(self.app)
         done = remedies.resend(batch_id, members, failed=failed, unsure=unsure, close=close)
         is_sending = remedies.ledger.state(batch_id) is State.SENDING
-        said = [str(done)] if done or done.left or not was_sending or is_sending else []
-        said += [CLOSED] if was_sending and not is_sending else []
+        closed = was_sending and not is_sending
+        said = [str(done)] if done or done.left or not closed else []
+        said += [CLOSED] if closed else []
         return Resent(
             batch_id,
             tuple(done.ended),
@@ -176,6 +184,7 @@ class Batches:
             tuple(done.called),
             done.left,
             is_sending,
+            closed,
             ", ".join(said),
         )
 

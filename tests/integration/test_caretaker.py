@@ -418,7 +418,7 @@ class TestFromAShell:
         assert "--close" in command("resend", "b")
         assert [headers["id"] for headers in shop.sent()] == ["one"]
         (done,) = json.loads(command("resend", "b", "--close", "--json"))
-        assert done["resent"] == ["one"]
+        assert (done["resent"], done["closed"], done["sending"]) == (["one"], True, False)
         assert shop.ledger.status("b").state == "sent"
 
     def test_a_producer_that_has_died_when_all_had_ended(

@@ -16,7 +16,7 @@ from celery.app.task import Context
 from redis.connection import AbstractConnection
 
 from celery_graceful.batches.brief_status import standing_of
-from celery_graceful.batches.findings import Missing
+from celery_graceful.batches.findings import Named
 from celery_graceful.batches.marks import CALLBACK
 from celery_graceful.batches.repair import Repair
 from celery_graceful.batches.status import State
@@ -129,7 +129,7 @@ def find_missing(one: ByHand, chord_id: str, kills: Kills) -> None:
     assert standing is not None
     if standing.state is State.DONE:
         return
-    missing = [Missing(member, "") for member in one.ledger.members_pending(chord_id)]
+    missing = [Named(member) for member in one.ledger.members_pending(chord_id)]
     assert missing, one.status(chord_id)
     assert not kills.missing, one.status(chord_id)
     kills.missing = len(missing)

@@ -11,7 +11,7 @@ from celery.result import GroupResult
 
 from celery_graceful.batches.brief_status import standing_of
 from celery_graceful.batches.chord_ledger import ChordLedger
-from celery_graceful.batches.findings import Missing
+from celery_graceful.batches.findings import Missing, Named
 from celery_graceful.batches.marks import CHORD, Mark, mark
 from celery_graceful.batches.model import ON_COMPLETE, Due, Outcome
 from celery_graceful.batches.packing import unpack
@@ -361,6 +361,6 @@ def test_a_header_that_was_lost_with_its_result_stored(tracked: ByHand) -> None:
     standing = standing_of(tracked.ledger, first.group)
     assert standing is not None
     repair = Repair(tracked.app, tracked.ledger, tracked.publish)
-    done = repair.mend(first.group, standing, [Missing(first.id, "")], lambda name: True)
+    done = repair.mend(first.group, standing, [Named(first.id)], lambda name: True)
     assert done.ended == [first.id]
     ended(tracked, body, 1, 2)

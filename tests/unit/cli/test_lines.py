@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from itertools import chain
+from typing import Any
 
 import click
 import pytest
@@ -13,7 +14,7 @@ from celery_graceful.batches.findings import Missing
 from celery_graceful.batches.status import State, Status
 from celery_graceful.cli import batches, history, output, quarantine, workers
 from celery_graceful.cli.group import graceful
-from celery_graceful.operations.batches import FailedMember, Standing
+from celery_graceful.operations.batches import FailedMember, Resent, Standing
 from celery_graceful.operations.quarantine import QuarantinedTask
 from celery_graceful.operations.records import Answer, Deploy, History, Moment
 from tests.support.operators import SCHEMAS
@@ -85,6 +86,29 @@ def test_batches() -> None:
   failed: 0f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b10  shop.export"""
     )
     assert output.folded("x " * 99) == ["x " * 99], "who reads a pipe gets a line each"
+
+
+@pytest.mark.parametrize(
+    ("done", "more"),
+    [
+        ({}, "  none of its members is missing; batches show ID --look says where they are"),
+        ({"left": {"one": "why"}}, "  one left alone: why"),
+        ({"closed": True}, ""),
+        (
+            {"sending": True},
+            "  it is being sent; if its producer is dead: Batch.resume(), or --close",
+        ),
+        ({"resent": ("one",)}, ""),
+    ],
+)
+def test_what_was_sent_again(done: dict[str, Any], more: str) -> None:
+    """What is said besides follows from what was done, not from how that is said."""
+    none: dict[str, Any] = dict.fromkeys(("ended", "resent", "failed", "called"), ())
+    none |= {"left": {}, "sending": False, "closed": False}
+    resent = Resent(id="b", said="in whatever words", **{**none, **done})
+    conforms(resent.to_dict(), SCHEMAS["Resent"], SCHEMAS)
+    lines = [*batches._resent(resent, failed=False)]
+    assert lines == ["b in whatever words", *filter(None, [more])]
 
 
 def test_answers(capsys: pytest.CaptureFixture[str]) -> None:
