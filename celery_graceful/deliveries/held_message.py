@@ -86,6 +86,10 @@ class HeldMessage(Request):
     def write_end(self) -> None:
         """Nothing more is done for it: its batch is told, if that was not done already."""
 
+    def take_no_room(self) -> None:
+        """Another message may be fetched in its place. From any thread."""
+        self.message.channel.qos._quick_ack(self.message.delivery_tag)
+
     # -- what is asked of it -----------------------------------------------------------
 
     @property

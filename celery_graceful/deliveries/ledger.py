@@ -208,7 +208,7 @@ class Ledger:
             if request.claim is not None:
                 request.claim.book.held.pop(request.claim, None)
                 request.claim.book.running.discard(request.claim)
-                request.message.channel.qos._quick_ack(request.claim)
+                request.take_no_room()
                 request.claim.book.on_room()
             let_go(request)
 

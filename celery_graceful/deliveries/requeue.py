@@ -180,7 +180,7 @@ class Requeue:
         if late:
             channel = late[0].message.channel
             if self._is_redis and channel.ack_emulation:
-                if not (own_thread or tail) and self._defer(channel, late):
+                if not (own_thread or tail) and self._defer(late):
                     return
                 self._unacked.give_back(channel, late, tail, timeout, own_thread)
             elif is_kept_here(channel):
@@ -239,14 +239,14 @@ class Requeue:
         finally:
             self._at_once = False
 
-    def _defer(self, channel: Any, requests: list[HeldMessage]) -> bool:
+    def _defer(self, requests: list[HeldMessage]) -> bool:
         with self._lock:
             if not (self._defers and self._loop.fetching()):
                 return False
             self._deferred += requests
         for request in requests:
             # Room to read what the fetch brings.
-            channel.qos._quick_ack(request.message.delivery_tag)
+            request.take_no_room()
         return True
 
     def end_fetch(self, channel: Any) -> None:
@@ -266,7 +266,7 @@ class Requeue:
         finally:  # it goes on trying
             for request in requests:
                 request.mark_answered()
-                request.message.channel.qos._quick_ack(request.message.delivery_tag)
+                request.take_no_room()
 
     # -- fanout ----------------------------------------------------------------------
 
@@ -295,7 +295,7 @@ class Requeue:
         )
         for request in requests:
             if request not in unsent:
-                request.message.channel.qos._quick_ack(request.message.delivery_tag)
+                request.take_no_room()
                 request.mark_answered()
         if unsent and insist:
             raise NotTaken(list(unsent), next(iter(unsent.values())))

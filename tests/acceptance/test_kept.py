@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from tests.support.workers import Worker
+from tests.support.workers import TIMEOUT, Worker
 
 pytestmark = pytest.mark.slow
 
@@ -71,6 +71,7 @@ def test_what_cannot_be_sent_back_in_time_is_an_error(tmp_path: Path) -> None:
     """Somebody holds the database; one thread or another waits for it when the worker leaves."""
     url, options = make("sqla", tmp_path)
     with Celery(broker=url) as app, start(url, options, "threads") as worker:
+        app.conf.broker_transport_options = {"connect_args": {"timeout": TIMEOUT}}  # for the lock
         worker.ready()
         for name in ("early_swallowing", "waiting"):
             app.send_task(f"tests.apps.hard_times.{name}")

@@ -78,7 +78,7 @@ WHAT = {
 }
 
 
-def run(redis_db: RedisDB, *args: str, timeout: float = 2 * TIMEOUT) -> str:
+def run(redis_db: RedisDB, *args: str, timeout: float = 5 * TIMEOUT) -> str:
     env = {**os.environ, "BROKER_URL": redis_db.url, "RESULT_URL": redis_db.backend_url}
     env["PYTHONPATH"] = str(ROOT)
     done = subprocess.run(

@@ -17,6 +17,7 @@ class Held(HeldMessage):
     """Without a message."""
 
     id = "id"
+    takes_room = True
 
     def __init__(self, ledger: Ledger, stage: Stage = Stage.RECEIVED, claim: Any = None) -> None:
         self.stage, self.claim, self.note = stage, claim, None
@@ -26,6 +27,9 @@ class Held(HeldMessage):
 
     def acknowledge(self) -> None:
         self.mark_answered()
+
+    def take_no_room(self) -> None:
+        self.takes_room = False
 
 
 @pytest.fixture
@@ -61,7 +65,9 @@ def test_what_the_hard_deadline_takes_away(ledger: Ledger, loop_heard: bool) -> 
 
 
 def test_claims_that_were_lost_are_others(ledger: Ledger) -> None:
-    book = SimpleNamespace(held={}, running=SimpleNamespace(discard=lambda tag: None))
+    looked: list[None] = []
+    running = SimpleNamespace(discard=lambda tag: None)
+    book = SimpleNamespace(held={}, running=running, on_room=lambda: looked.append(None))
     ours, theirs = (SimpleNamespace(worker=name, book=book, n=name) for name in ("new", "old"))
     waits, runs = Held(ledger, claim=theirs), Held(ledger, Stage.RUNNING, theirs)
     early, kept = Held(ledger, Stage.RUNNING, theirs), Held(ledger, claim=ours)
@@ -73,6 +79,8 @@ def test_claims_that_were_lost_are_others(ledger: Ledger) -> None:
     assert not ledger.finish(runs)
     assert runs.stage is Stage.LOST
     assert ledger.open_requests() == [early, kept]
+    assert [one.takes_room for one in (waits, runs, early, kept)] == [False, False, True, True]
+    assert len(looked) == 2
 
 
 def test_what_ends_elsewhere_is_acknowledged_once(ledger: Ledger) -> None:

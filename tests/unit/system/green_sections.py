@@ -179,7 +179,7 @@ def duplicates() -> list[Callable[[], Any]]:
 
 def requeue() -> list[Callable[[], Any]]:
     back = Requeue(MagicMock(), MagicMock())
-    return [lambda: back._defer(MagicMock(), [MagicMock()]), back.flush]
+    return [lambda: back._defer([MagicMock()]), back.flush]
 
 
 def slots() -> list[Callable[[], Any]]:
