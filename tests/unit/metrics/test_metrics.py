@@ -337,7 +337,7 @@ def test_a_store_that_is_away_keeps_nobody(
     store.away = True
     worker = start(store)
     worker.happened(Entry(What.RESCUED, "1"))
-    worker.stop(1.0, 1.0)
+    worker.stop(1.0, 60.0)
     assert worker.scrape()["rescued_total",] == 1
     assert "The last metrics of this worker are lost" in caplog.text
 
