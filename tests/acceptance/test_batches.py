@@ -15,7 +15,7 @@ from celery.exceptions import TimeoutError
 from celery_graceful import Batch, BatchFinished, Graceful
 from celery_graceful.batches.status import State, Status
 from tests.conftest import RabbitVhost, RedisDB
-from tests.support.workers import TIMEOUT, Worker, wait_until
+from tests.support.workers import TIMEOUT, Worker, wait_until, wait_until_heard
 
 POOLS = ("prefork", "threads", "gevent", "solo")
 
@@ -243,6 +243,7 @@ def test_cancelled(project: Project, gate: Any, pool: str) -> None:
     """What runs is revoked, what waits does not run, for whatever it waits; callbacks once."""
     s = project.s
     worker = project.worker(pool, 2)
+    wait_until_heard(project.app)
     batch = project.batch().apply_async(
         [
             s("late", gate, "one"),

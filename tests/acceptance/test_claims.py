@@ -148,7 +148,7 @@ def test_from_a_shell(start, app, redis_db):
     ]
     assert order[::-1] == [result.id for result in results]
     assert "no worker is dead" in rescue()
-    assert "the broker is not Redis" in rescue(url="amqp://127.0.0.1:1", status=3)
+    assert "there is nothing to rescue" in rescue(url="amqp://127.0.0.1:1")
     assert "what a dead worker held is lost" in rescue(url="memory://", status=3)
     assert "Error: " in rescue(url="redis://127.0.0.1:1", status=3)
 

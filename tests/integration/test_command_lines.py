@@ -63,7 +63,7 @@ def test_checkpoints(run: Callable[..., str], redis_db: RedisDB) -> None:
         "state": '{"sent": 3}',
     }
     redis_db.client.hset(key_of("shop.export", ID), mapping=saved)
-    redis_db.client.pexpire(key_of("shop.export", ID), 86_400_000)
+    redis_db.client.pexpire(key_of("shop.export", ID), 86_400_000 + 300_000)
     assert (
         run("checkpoints", "show", ID)
         == f"""\
