@@ -83,6 +83,7 @@ def _found(exam: Examination, check: Check) -> Iterator[Finding]:
         exam.unchecked.setdefault(exc.what, exc.why)
     except Exception as exc:
         logger.debug("%s", check.code, exc_info=True)
-        exam.unchecked[check.code] = describe(exc)
         if isinstance(exc, StoreAway) and not isinstance(exc, StoreRefused):
             exam.could_not_reach(check.code, describe(exc))
+        else:
+            exam.unchecked[check.code] = describe(exc)
