@@ -11,7 +11,7 @@ from celery import Celery
 
 from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.store import StoreAway
-from tests.servers import RedisServer
+from tests.servers import RedisServer, SentinelServers
 from tests.support.processes import free_port
 from tests.support.workers import Worker, wait_until
 
@@ -47,7 +47,8 @@ def server(tmp_path_factory):
 def made_with(kind, request):
     """A store of that kind, and the server that answers it."""
     if "sentinel" in kind:
-        sentinels = request.getfixturevalue("sentinels")
+        # Longer than the master is silent: else another one takes its place, or is about to.
+        sentinels = request.getfixturevalue("start_server")(SentinelServers, down_after=60)
         server, url, options = sentinels.master, sentinels.url(), sentinels.options
     else:
         server, options = request.getfixturevalue("server"), {}
