@@ -153,6 +153,8 @@ class SetAside:
             self._bell.wait(max(0.0, pause))
         try:
             self.destination.leave(self._leave_by)
+        except StoreAway as exc:
+            log(logger, logging.WARNING, "What waits stays in Redis: %s", exc)
         except Exception as exc:
             log(logger, logging.WARNING, "What waits stays in Redis: %s", where(exc))
         self._gone.ring()

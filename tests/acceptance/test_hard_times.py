@@ -427,6 +427,7 @@ def test_the_broker_is_gone(pool: str, start_server, redis_db) -> None:
         assert worker.took < GRACE
         assert worker.count(">> .* woken") == wakes
         assert worker.count("Could not give .*swallowing.* back") == 1
+        assert not worker.count("stays in Redis: (?!the broker)")  # says which one
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
