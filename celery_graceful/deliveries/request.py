@@ -30,6 +30,7 @@ from celery_graceful.history.entry import What
 from celery_graceful.monitors import outcome
 from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.phases import InterruptReason
+from celery_graceful.store.store import StoreAway
 from celery_graceful.system.describe import describe
 from celery_graceful.task.base import GracefulTask
 from celery_graceful.timeline import worker_state
@@ -323,9 +324,9 @@ class GracefulRequest(Delivery):
         except Exception as exc:
             if self.ledger.stopping or isinstance(exc, NotTaken):
                 self.ledger.note_failure()
-            logger.error(
-                "Could not give %s back: %s", self.humaninfo(), describe(exc), exc_info=True
-            )
+            known = isinstance(exc, (StoreAway, NotTaken, OSError))  # an outage, and where
+            told = describe(exc)
+            logger.error("Could not give %s back: %s", self.humaninfo(), told, exc_info=not known)
         if started:
             # Not before: it may wait for a broker of its own, which must not keep the message. So
             # the next worker's `task-started` may overtake it.

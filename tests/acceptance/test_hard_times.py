@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -428,6 +429,7 @@ def test_the_broker_is_gone(pool: str, start_server, redis_db) -> None:
         assert worker.count(">> .* woken") == wakes
         assert worker.count("Could not give .*swallowing.* back") == 1
         assert not worker.count("stays in Redis: (?!the broker)")  # says which one
+        assert not re.search("Could not give .*\nTraceback", worker.output)  # an outage is no fault
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
