@@ -52,6 +52,9 @@ class RedisServer(Server):
             "databases": str(self.databases),
             "save": "",
             "appendonly": "yes" if self.appendonly else "no",
+            # What was written outlives `kill`: only a machine that crashes needs more. And while
+            # Redis waits for a slow disk, it answers before it has written.
+            "appendfsync": "no",
             "repl-diskless-sync-delay": "0",
             **self.options,
         }
