@@ -30,8 +30,13 @@ from tests.servers import (
 )
 from tests.support.peers import KentServer, Project
 
-# How long an example takes says more of the machine than of the code.
-hypothesis.settings.register_profile("untimed", hypothesis.settings(), deadline=None)
+# How long an example takes, or to make one, says more of the machine than of the code.
+hypothesis.settings.register_profile(
+    "untimed",
+    hypothesis.settings(),
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("untimed")
 
 MARKERS = {"redis_server": "redis", "sentinels": "redis", "rabbit_server": "rabbitmq"}

@@ -35,6 +35,7 @@ class Pool:
 def stop(monkeypatch: pytest.MonkeyPatch, pool: Pool, fired: threading.Semaphore) -> list[Any]:
     """What Celery's own stop finds."""
     monkeypatch.setattr(prefork, "TIMERS", 0.01)
+    monkeypatch.setattr(prefork, "LAST", 60.0)
     fire = Mock(side_effect=[ValueError("one that fails"), *[None] * 10_000])
 
     def fire_timers() -> None:

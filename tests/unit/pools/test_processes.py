@@ -30,6 +30,6 @@ def test_a_message_that_a_child_has_read_in_part_holds_up_no_end(rest: bytes) ->
 
     ending = threading.Thread(target=terminate, daemon=True)
     ending.start()
-    ending.join(10)
+    ending.join(60)
     assert not ending.is_alive(), "the pool still waits for the other half"
     assert problems == []

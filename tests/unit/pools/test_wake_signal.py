@@ -14,7 +14,7 @@ import pytest
 
 from celery_graceful.exceptions import Interrupted
 from celery_graceful.phases import InterruptReason
-from celery_graceful.pools import child, wake_signal
+from celery_graceful.pools import base, child, wake_signal
 from celery_graceful.pools.prefork import PreforkAdapter
 from celery_graceful.runs.run import Run, execute
 from celery_graceful.timeline import worker_state
@@ -58,8 +58,9 @@ def adapter() -> Any:
 
 
 def test_who_has_not_heard_is_told_again_less_and_less_often(
-    board: Board, heard: list[int]
+    board: Board, heard: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(base, "time", Some(monotonic=lambda: 10.0))
     told = adapter()
     assert math.isinf(told.again_at)
     told.notify()

@@ -39,8 +39,8 @@ from celery_graceful.timeline.grace_period import Deadlines
 #: Seconds that a scenario takes at most: a slow machine gets fewer tasks.
 SECONDS = 4.0
 
-#: Seconds after which an exception that has not come is lost.
-LOST = 3.0
+#: Seconds after which an exception that has not come is lost; the machine may stand still for some.
+LOST = 60.0
 
 seen: collections.Counter[str] = collections.Counter()
 board = Board.create()

@@ -34,6 +34,7 @@ from celery_graceful.testing import (
     schedules,
     tested_run,
 )
+from celery_graceful.testing.in_process_worker import InProcessWorker
 from celery_graceful.timeline import worker_state
 
 app = Celery("tested", broker="redis://127.0.0.1:1/0", backend="redis://127.0.0.1:1/0")
@@ -298,10 +299,19 @@ def test_a_wait_is_interrupted() -> None:
 
 
 @pytest.mark.parametrize("in_thread", [False, True])
-def test_soft_deadline(in_thread: bool) -> None:
+def test_soft_deadline(in_thread: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    computing, wait = threading.Event(), InProcessWorker._wait
+
+    def wait_for_the_task(self: InProcessWorker, seconds: float) -> None:
+        assert computing.wait(60)  # on a slow machine the deadline may pass before it begins
+        wait(self, seconds)
+
+    monkeypatch.setattr(InProcessWorker, "_wait", wait_for_the_task)
+
     @task()
     def computes(self: Any) -> str:
         try:
+            computing.set()
             if self.state is None:
                 end = time.monotonic() + 60
                 while time.monotonic() < end:
@@ -312,11 +322,11 @@ def test_soft_deadline(in_thread: bool) -> None:
 
     run = graceful_run(computes)
     if in_thread:
-        thread = threading.Thread(target=run.soft_deadline_after, args=[1.0])
+        thread = threading.Thread(target=run.soft_deadline_after, args=[0.3])
         thread.start()
         thread.join(timeout=30)
     else:
-        run.soft_deadline_after(1.0)
+        run.soft_deadline_after(0.3)
     assert (run.outcome, run.state) == ("interrupted", "cut short")
     assert run.resume().result == "done"
 

@@ -43,6 +43,7 @@ def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSystemctl:
     path = tmp_path / "bin"
     path.mkdir()
     monkeypatch.setenv("PATH", str(path))
+    monkeypatch.setattr("celery_graceful.timeline.grace_period._SYSTEMCTL_TIMEOUT", 60.0)
 
     def install(answer: str = "", *, body: str = "", status: int = 0) -> Path:
         calls = tmp_path / "calls"

@@ -16,8 +16,9 @@ WORKER = """
 import os
 from celery_graceful.worker.watchdog import Watchdog
 
-Watchdog(0.2, os.open(os.devnull, os.O_WRONLY)).start_clock()
+watchdog = Watchdog(0.2, os.open(os.devnull, os.O_WRONLY))
 print("started", os.getpid(), flush=True)
+watchdog.start_clock()
 sum(range(10**15))
 """
 
