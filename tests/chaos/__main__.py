@@ -31,8 +31,9 @@ WHOLE = 1000
 #: Chances that something else happens with a kill.
 CUT, PAUSE, RESTART = 0.10, 0.08, 0.06
 
-#: Seconds without any progress after which what is open stays open.
-PATIENCE = 20.0
+#: Seconds without any progress after which what is open stays open; of plain Celery, some always
+#: does.
+PATIENCE, PLAIN_PATIENCE = 60.0, 10.0
 
 
 class Chaos:
@@ -129,7 +130,7 @@ class Chaos:
     def _settle(self) -> None:
         """Wait until all has ended, or nothing happens any more."""
         size, since = 0, time.monotonic()
-        while time.monotonic() - since < PATIENCE:
+        while time.monotonic() - since < (PLAIN_PATIENCE if self.plain else PATIENCE):
             ended = {i for i, runs in read(self.journal).items() if any(r.end for r in runs)}
             if ended | self._quarantined() >= set(self.sent):
                 return

@@ -69,12 +69,12 @@ class Fleet:
         if not self._is_up(worker) and rng.random() < 0.8:
             return None
         if self.pool == "prefork" and rng.random() < 0.5:
-            children = psutil.Process(worker.pid).children()
-            if not children:
-                return None
-            pid = rng.choice(children).pid
             began = time.monotonic()
-            os.kill(pid, signal.SIGKILL)
+            try:
+                pid = rng.choice(psutil.Process(worker.pid).children()).pid
+                os.kill(pid, signal.SIGKILL)
+            except (IndexError, psutil.NoSuchProcess, ProcessLookupError):  # none, or none any more
+                return None
             return Blow("kill a child", began, time.monotonic(), name, pid)
         began = time.monotonic()
         worker.kill()

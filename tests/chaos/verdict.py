@@ -13,8 +13,9 @@ from pathlib import Path
 
 __all__ = ["Blow", "Run", "Verdict", "judge", "read"]
 
-#: Seconds after the end of a task in which its acknowledgement may be on its way.
-ON_ITS_WAY = 1.0
+#: Seconds after the end of a task in which its acknowledgement may be on its way: a worker may
+#: stand still for some on a busy machine.
+ON_ITS_WAY = 5.0
 
 #: The same, after the connection was lost. Celery waits 2 s, then 4 s, before it connects again,
 #: and reads nothing meanwhile: what a child of prefork has done is not known to the worker.
@@ -39,7 +40,7 @@ class Blow:
     Attributes:
         kind: What.
         start: When.
-        end: When it was over; a kill is over at once.
+        end: When it was over; a kill came at some time in between.
         worker: Whom it struck; nobody, if it was the server.
         pid: The child, if it was not the whole worker.
     """
@@ -50,9 +51,10 @@ class Blow:
     worker: str = ""
     pid: int = 0
 
-    def struck(self, run: Run) -> bool:
-        """Whether it killed the process of ``run``."""
-        return self.worker == run.worker and self.pid in (0, run.pid)
+    def struck(self, run: Run, since: float, until: float) -> bool:
+        """Whether it killed the process of ``run``, and may have done so in that time."""
+        is_of_it = self.worker == run.worker and self.pid in (0, run.pid)
+        return is_of_it and self.start <= until and self.end >= since
 
 
 @dataclass
@@ -130,7 +132,7 @@ def judge(
 
 def _judge_again(verdict: Verdict, run: Run, again: Run, blows: list[Blow]) -> None:
     if run.end is None:
-        if any(blow.struck(run) and run.start <= blow.end <= again.start for blow in blows):
+        if any(blow.struck(run, run.start, again.start) for blow in blows):
             verdict.died_in += 1
             return
         why = "the run before was not killed"
@@ -142,7 +144,7 @@ def _judge_again(verdict: Verdict, run: Run, again: Run, blows: list[Blow]) -> N
         for blow in blows:
             if not blow.worker and blow.start <= until and blow.end >= run.end - ON_ITS_WAY:
                 until = max(until, blow.end + RECONNECTED)
-        if any(blow.struck(run) and run.end <= blow.end <= until for blow in blows):
+        if any(blow.struck(run, run.end, until) for blow in blows):
             verdict.died_after += 1
             return
         why = f"it had ended {again.start - run.end:.3f} s ago"
