@@ -23,6 +23,8 @@ def pytest_configure(config: Any) -> None:
         make_all_graceful(os.environ["GRACEFUL"])
     if os.environ.get("OWN_WORKER"):
         take_no_embedded_worker()
+    if os.environ.get("TEST_BROKER"):
+        wait_for_answers()
 
 
 def make_all_graceful(what: str) -> None:
@@ -56,6 +58,19 @@ def take_no_embedded_worker() -> None:
         yield SimpleNamespace(app=app, hostname=os.environ["OWN_WORKER"])
 
     worker.start_worker = running
+
+
+def wait_for_answers() -> None:
+    """Those of the one worker, for as long as it takes: on a busy machine more than a second."""
+    from celery.app.control import Inspect
+
+    plain = Inspect.__init__
+
+    @wraps(plain)
+    def __init__(self: Any, destination: Any = None, timeout: float = 60.0, **kwargs: Any) -> None:
+        plain(self, destination, timeout, **{"limit": 1, **kwargs})
+
+    Inspect.__init__ = __init__
 
 
 def pytest_runtest_logreport(report: Any) -> None:
