@@ -17,6 +17,10 @@ DIST_PYTHONS ?= $(PYTHON)
 # Without bytecode, each of some thousand processes would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
+# For a network that is away for a moment.
+export PIP_RETRIES ?= 10
+export PIP_DEFAULT_TIMEOUT ?= 60
+
 .PHONY: help demo recordings test lint typing docs links dist-check chaos soak suites bench bench-check clean
 
 help:  ## show this list
@@ -38,7 +42,7 @@ typing: $(TYPED)/.installed  ## a user's module, by mypy and pyright, with and w
 	rm -rf $(TYPED)/user && mkdir $(TYPED)/user && cp tests/typed/[!_]* $(TYPED)/user
 	$(TYPED)/bin/python -m pip uninstall --quiet --yes celery-types
 	cd $(TYPED)/user && ../bin/mypy --cache-dir ../mypy-plain shop.py && ../bin/basedpyright --pythonpath ../bin/python -p plain.json
-	$(TYPED)/bin/python -m pip install --quiet --disable-pip-version-check celery-types
+	$(TYPED)/bin/python -m pip install --quiet --disable-pip-version-check 'celery-types<0.27'
 	cd $(TYPED)/user && ../bin/mypy --cache-dir ../mypy-stubs . && ../bin/basedpyright --pythonpath ../bin/python -p stubs.json
 
 recordings: $(DEV)  ## record make demo and status --watch anew, as the pictures that README and docs have
@@ -114,5 +118,5 @@ $(TYPED)/.installed: setup.cfg pyproject.toml $(shell git ls-files celery_gracef
 	rm -rf $(TYPED)/source && mkdir $(TYPED)/source
 	cp -R celery_graceful celery_graceful_pytest.py setup.cfg pyproject.toml README.md LICENSE $(TYPED)/source
 	$(TYPED)/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps $(TYPED)/source
-	$(TYPED)/bin/python -m pip install --quiet --disable-pip-version-check $(TYPED)/source mypy basedpyright
+	$(TYPED)/bin/python -m pip install --quiet --disable-pip-version-check $(TYPED)/source 'mypy<2.5' 'basedpyright<1.41'
 	@touch $@

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from tests.servers import RedisServer  # noqa: E402
 
 #: Seconds that one command may take: the registry may be slow.
-LIMIT = 300
+LIMIT = 900
 
 #: Loaded by who uses them.
 NOT_AT_IMPORT = ("django", "redis", "sentry_sdk", "sqlalchemy", "pytest", "asyncio")
