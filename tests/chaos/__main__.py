@@ -114,7 +114,7 @@ class Chaos:
         elif chance < CUT + PAUSE:
             kind = "pause the server"
             self.server.pause()
-            time.sleep(self.rng.uniform(0.2, 4.0))
+            time.sleep(self.rng.uniform(0.2, 8.0))  # also for longer than a lease
             self.server.resume()
         elif chance < CUT + PAUSE + RESTART:
             kind = "restart the server"
@@ -148,7 +148,7 @@ class Chaos:
         with self.server.client() as client:
             for key in client.scan_iter("*"):
                 kind = client.type(key)
-                if kind == "list" and ":bell:" not in key:
+                if kind == "list" and not key.startswith("graceful:"):  # not rings of ours
                     held += client.lrange(key, 0, -1)
                 elif kind == "hash" and key.startswith("unacked"):
                     held += [loads(entry)[0] for entry in client.hvals(key)]

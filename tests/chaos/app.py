@@ -12,9 +12,9 @@ from celery_graceful import Graceful
 from celery_graceful.system import native
 from tests.apps import make_app, say
 
-#: 7 s from a kill to running again. Who stands still for longer than the lease is taken for dead.
+#: 6 s from a kill to running again. Who stands still for longer than the lease is taken for dead.
 TUNED = {
-    "graceful_lease_ttl": 6.0,
+    "graceful_lease_ttl": 5.0,
     "graceful_heartbeat_interval": 0.5,
     "graceful_rescue_interval": 0.5,
 }
