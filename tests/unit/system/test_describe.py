@@ -12,6 +12,7 @@ from celery_graceful.messages.bounded_connections import BrokerAway, bounded_con
 from celery_graceful.store.store import StoreAway
 from celery_graceful.system.describe import describe
 from celery_graceful.task.trace_log import install_filter
+from tests.support.logs import own_records
 from tests.support.processes import free_port
 
 
@@ -64,7 +65,7 @@ def test_celery_s_lines_say_it_too(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, consumer.name):
         consumer.warning("%s (%r)", "Connection lost", redis.ConnectionError("closed by server"))
         consumer.error("Cannot connect to %s: %s.", "redis://h:1//", OSError("refused"))
-    assert caplog.messages == [
+    assert [record.getMessage() for record in own_records(caplog)] == [
         "Connection lost (ConnectionError: closed by server (redis://h:1//))",
         "Cannot connect to redis://h:1//: OSError: refused.",
     ]

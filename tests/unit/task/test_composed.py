@@ -12,6 +12,7 @@ from celery.contrib.django.task import DjangoTask
 
 from celery_graceful import Graceful, GracefulTask
 from celery_graceful.task.default_base import say_who_is_plain
+from tests.support.logs import own_records
 
 in_context: ContextVar[bool] = ContextVar("in_context", default=False)
 
@@ -135,7 +136,7 @@ def test_tasks_that_were_made_before_it_are_named(
     app.finalize()
     with caplog.at_level(logging.WARNING):
         say_who_is_plain(app)
-    (line,) = [record.getMessage() for record in caplog.records]
+    (line,) = [record.getMessage() for record in own_records(caplog)]
     assert line.startswith("graceful_default_task came too late for shop.export, shop.mail: ")
     assert "base=GracefulTask" in line
 
@@ -146,5 +147,5 @@ def test_in_time_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
     app.task(name="shop.export", shared=False)(is_in_context)
     app.finalize()
     say_who_is_plain(app)
-    assert not caplog.records
+    assert not own_records(caplog)
     assert isinstance(app.tasks["shop.export"], GracefulTask)
