@@ -27,7 +27,7 @@ from tests.conftest import RedisDB
 from tests.servers import RedisServer
 from tests.support.operators import APP, make_app, send, start
 from tests.support.schema import conforms, schemas
-from tests.support.workers import wait_until
+from tests.support.workers import end_leases, wait_until
 
 SCHEMAS = schemas("operations.md")
 
@@ -117,7 +117,8 @@ def test_whatever_the_workers_do(start_server: Callable[..., RedisServer]) -> No
     batch = Batch(app=app).apply_async([waiting])
     put(find_workers_store(app), Kept("kept", "shop.dies", "it died", 3, 0.0, "w", {}))
     shell = Shell(app, batch.id)
-    with start(app, "one@test") as one:
+    # While it lives, and while it is frozen and looked at; then it is ended by hand.
+    with start(app, "one@test", CONF_graceful_lease_ttl="10.0") as one:
         one.ready()
         send(app, "stubborn", "counts")
         send(app, "short", "waits", 1)
@@ -147,7 +148,9 @@ def test_whatever_the_workers_do(start_server: Callable[..., RedisServer]) -> No
         assert {*shell.all(READING).values()} <= {0, 1}
 
         # It is dead to others.
-        wait_until(lambda: operations.dead_workers(), "its lease has run out")
+        with server.client() as client:
+            end_leases(client, one)
+        assert operations.dead_workers()
         found = shell.all(READING)
         assert found["status"] == found["why counts"] == 1
         assert {*found.values()} <= {0, 1}
@@ -155,8 +158,12 @@ def test_whatever_the_workers_do(start_server: Callable[..., RedisServer]) -> No
         assert found["stop one@test --yes --wait 0.2"] == 1, "there is none of that name"
         assert shell.run("chaos kill-worker one@test --yes", "Kill") == 1
         one.signal(signal.SIGKILL, group=True)
-    assert shell.run("rescue", "Rescued") == 0
-    assert shell.run("claims one@test", "Claim") == 1, "nobody knows it any more"
+
+    def rescued() -> bool:
+        assert shell.run("rescue", "Rescued") == 0
+        return shell.run("claims one@test", "Claim") == 1
+
+    wait_until(rescued, "nobody knows it any more", 0.1)
     assert shell.run("batches complete BATCH --yes", "Done") == 0
     assert shell.run("batches drop BATCH --yes", "Done") == 0
     assert shell.run("quarantine delete kept --yes", "Done") == 0

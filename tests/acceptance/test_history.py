@@ -19,6 +19,9 @@ from tests.conftest import RedisDB
 from tests.support.operators import APP, command, command_or, document, make_app, send, start
 from tests.support.workers import end_leases, wait_until
 
+#: Of the dead it is ended by hand: no machine is so busy that it runs out.
+LEASE = {"CONF_graceful_lease_ttl": "10.0"}
+
 
 def moments(operations: Operations, task_id: str) -> list[tuple[str, str]]:
     return [(each.kind, each.worker) for each in operations.history(task_id).moments]
@@ -31,7 +34,7 @@ def of_kind(operations: Operations, task_id: str, kind: str) -> Moment:
 def test_two_deploys(redis_db: RedisDB) -> None:
     app = make_app(redis_db.url, redis_db.backend_url)
     operations = Operations(app)
-    with start(app, "one@test") as one:
+    with start(app, "one@test", **LEASE) as one:
         one.ready()
         for number in range(20):
             send(app, "short", f"ordinary-{number}", number)
@@ -53,7 +56,7 @@ def test_two_deploys(redis_db: RedisDB) -> None:
     assert stopped.where.endswith(" of loop")
 
     assert document(app, "Moment", "deploy", "mark", "v3")["kind"] == "deploy"
-    with start(app, "two@test") as two:
+    with start(app, "two@test", **LEASE) as two:
         two.ready()
         wait_until(lambda: len(moments(operations, "counts")) == 2, "it has gone on")
         resumed = of_kind(operations, "counts", "resumed")
@@ -74,7 +77,7 @@ def test_two_deploys(redis_db: RedisDB) -> None:
 
     app.control.purge()
     send(app, "stubborn", "holds")
-    with start(app, "three@test") as three:
+    with start(app, "three@test", **LEASE) as three:
         three.wait_line(">> .* stubborn")
         three.signal(signal.SIGQUIT)
         assert three.wait() == 0
