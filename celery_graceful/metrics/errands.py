@@ -81,8 +81,11 @@ class Errands:
             self._over.wait(PAUSE)
 
     def _read(self) -> None:
-        self.known = {}
-        self.known = {(name,): number for name, number in self._fleet().items()}
+        known: Numbers = {}
+        try:
+            known = {(name,): number for name, number in self._fleet().items()}
+        finally:  # not before: who collects meanwhile would miss them
+            self.known = known
 
     def _say(self, trouble: str) -> None:
         said, self._said = self._said, trouble

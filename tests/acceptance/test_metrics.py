@@ -116,7 +116,10 @@ def _outlives(redis_db: RedisDB, tmp_path: Path, monitor: FakeMonitor) -> None:
         living.comes_to("drain_seconds_count")
         living.comes_to("grace_left_seconds_count")
         living.comes_to("resumes_total", least=1)
-        found = living.scrape()
+        found = {}
+        wait_until(
+            lambda: found.update(living.scrape()) or ("batches",) in found, "it has asked", 0.1
+        )
         assert found["grace_left_seconds_bucket", "0.0"] == 0
         assert found["drain_seconds_count",] == 1
         assert found["batches",] == found["quarantine_tasks",] == 0
