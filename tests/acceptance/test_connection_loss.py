@@ -53,8 +53,11 @@ def test_without_claims_it_is_run_again(rabbit_vhost: RabbitVhost, redis_db, tmp
         result = app.send_task("hold", [str(tmp_path / "go")])
         worker.wait_line(">> .* started")
 
-        wait_until(rabbit_vhost.cut, "the broker knows the connections")
-        worker.wait_line("Terminating it instead")
+        def lost() -> int:
+            rabbit_vhost.cut()  # those that it knows of by now
+            return worker.count("Terminating it instead")
+
+        wait_until(lost, "the broker knows the worker's connection", 0.5)
         worker.wait_line(">> .* started", 2)
         (tmp_path / "go").touch()
         assert result.get(TIMEOUT) == result.id

@@ -19,9 +19,6 @@ from tests.support.workers import TIMEOUT, Worker, end_leases, wait_until
 #: Seconds between two heartbeats, after twice which a connection is closed.
 HEARTBEAT = 1
 
-#: Seconds, many heartbeats.
-LONG = 6.0
-
 
 @pytest.fixture
 def broker(rabbit_vhost: RabbitVhost, redis_db: RedisDB) -> Broker:
@@ -45,20 +42,37 @@ def ended_once(app: Celery, broker: Broker, task_id: str, *workers: Worker) -> N
     assert broker.drain_queue(app) == []
 
 
-def test_longer_than_the_heartbeat(broker: Broker, app: Celery) -> None:
+def taken_back(rabbit_vhost: RabbitVhost) -> None:
+    """Wait until the broker has had enough of the one that is deaf."""
+    wait_until(lambda: rabbit_vhost.queue_length("celery") == 1, "it has taken back what runs")
+
+
+def test_longer_than_the_heartbeat(
+    broker: Broker, app: Celery, rabbit_vhost: RabbitVhost, tmp_path: Path
+) -> None:
     """Plain Celery runs it again, and again."""
+    gate = tmp_path / "gate"
     with deaf(broker) as worker:
-        long = task(app, "stubborn", LONG).apply_async()
+        long = task(app, "gated", str(gate)).apply_async()
+        worker.wait_line(f"started {long.id}")
+        taken_back(rabbit_vhost)
+        gate.touch()
         worker.wait_line(f"{long.id}.* has ended here already: acknowledged")
         after = task(app, "part").apply_async()
         assert after.get(timeout=TIMEOUT) == 1
         ended_once(app, broker, long.id, worker)
 
 
-def test_longer_than_the_heartbeat_without_a_store(rabbit_vhost: RabbitVhost) -> None:
+def test_longer_than_the_heartbeat_without_a_store(
+    rabbit_vhost: RabbitVhost, tmp_path: Path
+) -> None:
     broker = Broker("rabbitmq", rabbit_vhost.url, "rpc://", None)
+    gate = tmp_path / "gate"
     with broker.app() as app, deaf(broker) as worker:
-        long = task(app, "stubborn", LONG).apply_async(ignore_result=True)
+        long = task(app, "gated", str(gate)).apply_async(ignore_result=True)
+        worker.wait_line(f"started {long.id}")
+        taken_back(rabbit_vhost)
+        gate.touch()
         worker.wait_line(f"{long.id}.* has ended here already: acknowledged")
         assert worker.count(f"started {long.id}") == 1
 
@@ -96,7 +110,8 @@ def broker_store(broker: Broker) -> Any:
 @pytest.fixture(scope="module")
 def impatient_server() -> Iterator[RabbitServer]:
     require(RabbitServer)
-    options = {"consumer_timeout": 3000, "channel_tick_interval": 1000}
+    # Who answers within half a second has time to do so.
+    options = {"consumer_timeout": 5000, "channel_tick_interval": 1000}
     with RabbitServer(options=options) as server:
         yield server
 
@@ -118,7 +133,7 @@ def test_the_brokers_own_limit(
         one.wait_line(f"started {long.id}")
         with start(broker, pool, HOLD="0.5").ready() as other:
             one.wait_line("Stopping, asked for by an error that Celery does not recover from")
-            other.wait_line(rf"{long.id}\] received", 3)
+            other.wait_line(rf"{long.id}\] received", 2)
             gate.touch()
             assert one.wait() != 0
             assert one.count("Stopped: 1 finished")

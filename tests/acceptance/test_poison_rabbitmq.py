@@ -142,8 +142,12 @@ def test_a_lost_connection(
         gate = tmp_path / "told again"
         long = task(app, "gated", str(gate)).apply_async()
         worker.wait_line(f"started {long.id}")
-        wait_until(rabbit_vhost.cut, "the broker knows its connections")
-        worker.wait_line("Connection to broker lost")
+
+        def lost() -> int:
+            rabbit_vhost.cut()  # those that it knows of by now
+            return worker.count("Connection to broker lost")
+
+        wait_until(lost, "the broker knows its connection", 0.5)
         worker.wait_line(f"{long.id}.* still runs")
         with pytest.raises(NotYet):
             long.get(timeout=0.1)

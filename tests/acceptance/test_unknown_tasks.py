@@ -17,7 +17,7 @@ from kombu import Queue
 
 from celery_graceful.unusable.waiting import RETURNED, ROUND
 from tests.support.broker import Broker, graceful_command
-from tests.support.raw import Events
+from tests.support.raw import LOSES_EVENTS, Events
 from tests.support.workers import TIMEOUT, Worker, end_leases, wait_until
 
 APP = "tests.apps.rolling"
@@ -112,8 +112,10 @@ def test_what_old_code_does_not_know_waits_for_new_code(
     assert not old.count("Traceback|unknown new|unregistered")
     seen = events.all()
     for result in sent:
-        assert "task-failed" not in seen[result.id]
-        assert seen[result.id].count("task-received") == 1
+        types = seen.get(result.id, [])
+        assert "task-failed" not in types
+        lossy = pool == "threads" and LOSES_EVENTS
+        assert types.count("task-received") == 1 or (lossy and "task-received" not in types)
     assert (waiting(broker), queued(broker, app)) == (0, 0)
     assert not [k for k in store(broker).keys("graceful:waiting*") if not k.endswith(":turn")]
 
@@ -162,7 +164,8 @@ def test_many_are_in_nobodys_way(broker: Broker, app: Celery) -> None:
         old.term()
         assert old.wait() == 0
         assert old.took < 60
-    assert waiting(broker) + queued(broker, app) == 1000
+    # What it held is back when the broker has seen the end of its connection.
+    wait_until(lambda: waiting(broker) + queued(broker, app) == 1000, "nothing is lost")
     if broker.name == "redis":
         assert waiting(broker) == 0, "nobody else looks after them"
     else:  # one by one, for a part of the grace
@@ -196,8 +199,9 @@ def test_patience_ends_in_quarantine(broker: Broker, app: Celery) -> None:
     urls = broker.env
     with start(broker, CONF_graceful_unknown_task_patience="2.5", **EVENTS) as old:
         old.ready()
+        began = time.monotonic()
         sent = [app.send_task("new", task_id=name, args=("secret",)) for name in "abc"]
-        assert sent[0].state == "PENDING"
+        assert sent[0].state == "PENDING" or time.monotonic() - began > 2.5
         for result in sent:
             with pytest.raises((NotRegistered, Exception), match="new"):
                 result.get(timeout=TIMEOUT)
@@ -257,7 +261,10 @@ def test_without_a_store_rabbitmq_keeps_them(broker: Broker, app: Celery) -> Non
         lost = app.send_task("new")
         old.wait_line(f"unknown new {lost.id}")
     with app.connection_for_read() as connection:
-        kept = Queue("graceful.quarantine")(connection.default_channel).get(no_ack=True)
+        quarantine = Queue("graceful.quarantine")(connection.default_channel)
+        got: list[Any] = []
+        wait_until(lambda: got.append(quarantine.get(no_ack=True)) or got[-1], "it is kept")
+        kept = got[-1]
         assert kept.headers["id"] == lost.id
         assert "has known its task" in kept.headers["graceful_why"]
         assert kept.headers["graceful_queue"] == "celery"

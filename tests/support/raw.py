@@ -10,7 +10,7 @@ import redis
 from celery import Celery
 from celery.events.dispatcher import EventDispatcher
 
-from tests.support.workers import TIMEOUT
+from tests.support.workers import TIMEOUT, wait_until
 
 __all__ = ["LOSES_EVENTS", "Events", "RawMessage", "raw_messages"]
 
@@ -69,6 +69,10 @@ class Events:
             self._last.set()
         elif "uuid" in event and event["type"] != "task-sent":
             self.seen.setdefault(event["uuid"], []).append(event["type"])
+
+    def wait(self, task_id: str, type: str) -> None:
+        """Wait for one: who has sent it may be gone, and what it sent still on its way."""
+        wait_until(lambda: type in self.seen.get(task_id, ()), f"{type} of {task_id}")
 
     def all(self) -> dict[str, list[str]]:
         """All that were sent until now.
