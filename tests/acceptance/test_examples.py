@@ -16,14 +16,14 @@ import pytest
 from celery import Celery
 
 from tests.conftest import RedisDB
-from tests.support.command import CELERY
+from tests.support.command import CELERY, SLOW_WHILE
 from tests.support.installed import require_modules, require_program
 from tests.support.workers import ROOT, TIMEOUT, WatchedProcess, end_leases, environment, wait_until
 
 EXAMPLES = ROOT / "examples"
 
-#: Enough for five seconds, in which the worker that has begun with them is stopped.
-ROWS = 100
+#: Enough for twenty seconds, in which two workers in turn are stopped. The last one hurries.
+ROWS = 400
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,15 @@ EACH = pytest.mark.parametrize("example", PROJECTS, ids=lambda example: example.
 @EACH
 def test_it_goes_on_where_it_stood(example: Example, redis_db: RedisDB, tmp_path: Path) -> None:
     require_modules(*example.needs)
+    slow = tmp_path / "slow"
+    slow.touch()
     env = environment(
         {
             "CELERY_BROKER_URL": redis_db.url,
             "CELERY_RESULT_BACKEND": redis_db.backend_url,
             "DATABASE": str(tmp_path / "db.sqlite3"),
             "FLASK_EXPORT_FILE": str(tmp_path / "export.txt"),
+            SLOW_WHILE: str(slow),
         }
     )
     argv = [*CELERY, "-A", example.app, "worker", "--loglevel", "INFO", "--concurrency", "1"]
@@ -150,6 +153,7 @@ def test_it_goes_on_where_it_stood(example: Example, redis_db: RedisDB, tmp_path
         killed.signal(signal.SIGKILL, group=True)
         assert killed.wait() == -signal.SIGKILL
     end_leases(redis_db.client)
+    slow.unlink()
     with worker() as last:
         last.wait_line(rf"{task_id}\] succeeded")
         last.term()

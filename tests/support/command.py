@@ -7,11 +7,16 @@ start with all that.
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
+import time
 import types
 
-__all__ = ["CELERY"]
+__all__ = ["CELERY", "SLOW_WHILE"]
+
+#: While the file of that name is there, a row of an example takes its time; then it takes none.
+SLOW_WHILE = "SLOW_WHILE"
 
 #: Begins a command line, in place of `celery`.
 CELERY = [sys.executable, "-m", __name__]
@@ -20,4 +25,7 @@ if __name__ == "__main__":
     for name in ("flower", "psutil", "pygments"):  # as if they were not installed
         sys.modules[name] = None  # type: ignore[assignment]
     sys.modules["click_repl"] = types.SimpleNamespace(register_repl=id)  # type: ignore[assignment]
+    if SLOW_WHILE in os.environ:
+        _path, _sleep = os.environ[SLOW_WHILE], time.sleep
+        time.sleep = lambda s: _sleep(0 if s == 0.05 and not os.path.exists(_path) else s)
     runpy.run_module("celery", run_name="__main__", alter_sys=True)
