@@ -30,7 +30,8 @@ def test_a_copy_ends_with_its_worker(pool, redis_db, request, tmp_path):
     env = {
         "BROKER_URL": url,
         "RESULT_URL": redis_db.backend_url,
-        "GRACE": "6",
+        "GRACE": "16",
+        "CONF_graceful_hard_deadline": "3",  # much room after it: the machine may be slow
         "CONF_task_queues": QUEUES,
     }
     news, client = Broadcast("news"), redis_db.client

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from celery import Celery
@@ -20,8 +21,8 @@ QUEUE = Queue("mine", routing_key="mine")
 MANY = 300
 
 
-def start(broker: Broker, pool: str) -> Worker:
-    env = {**broker.env, "GRACE": str(GRACE), "CONF_graceful_hard_deadline": str(HARD)}
+def start(broker: Broker, pool: str, grace: float = GRACE, hard: float = HARD) -> Worker:
+    env = {**broker.env, "GRACE": str(grace), "CONF_graceful_hard_deadline": str(hard)}
     return Worker("tests.apps.consuming", pool=pool, env=env).ready()
 
 
@@ -70,12 +71,13 @@ def test_nothing_is_read_in_quiet_and_what_is_held_goes_back_at_the_hard_deadlin
 def test_a_stop_waits_for_what_is_held_and_sends_the_rest_back(
     pool: str, broker: Broker, app: Celery
 ) -> None:
-    with start(broker, pool) as worker:
-        publish(app, "hold 1.5", *map(str, range(MANY)))
-        worker.wait_line(">> .* handled", count=10)
-        worker.term()
+    with start(broker, pool, grace=60.0, hard=50.0) as worker:
+        first, *rest = map(str, range(MANY))
+        publish(app, "hold 1.5", first, "stop", *rest)
+        worker.wait_line("Stopping, asked for by")
+        worker.stopped_at = time.monotonic()
         assert worker.wait() == 0
-        assert worker.took < GRACE
+        assert worker.took < 30, "of 60 s of grace"
         assert worker.count(">> .* answered") == 1
         handled = [found[1] for found in worker.find(r">> \S+ handled (\d+)")]
         assert len(handled) < MANY

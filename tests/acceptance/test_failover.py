@@ -14,7 +14,8 @@ from tests.support.broker import graceful_command
 from tests.support.workers import TIMEOUT, Worker, end_leases, wait_until
 
 QUICK = {
-    "GRACE": "6",
+    "GRACE": "16",
+    "CONF_graceful_hard_deadline": "3",  # much room after it: the machine may be slow
     "CONF_graceful_lease_ttl": "10",
     "CONF_graceful_heartbeat_interval": "0.5",
     "CONF_graceful_rescue_interval": "0.5",

@@ -82,7 +82,9 @@ def test_three_new_starts_in_a_row(pool: str, broker: Broker, app: Celery, tmp_p
     """Each a drain: tasks are interrupted, and run again under a new identity."""
     pidfile = tmp_path / "pid"
     sent = [send(app, "cooperative") for _ in range(2)]
-    with start(broker, pool, "--pidfile", str(pidfile)) as worker:
+    # They end by themselves, however long that takes.
+    deadlines = {"GRACE": "60", "CONF_graceful_hard_deadline": "50"}
+    with start(broker, pool, "--pidfile", str(pidfile), **deadlines) as worker:
         names = set()
         for n in range(3):
             worker.wait_line(">> .* started cooperative", count=2 * (n + 1))
@@ -115,14 +117,17 @@ def states_of_children(pid: int) -> set[str]:
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
 def test_a_stop_is_no_new_start(pool: str, broker: Broker, app: Celery) -> None:
-    with start(broker, pool) as worker:
+    # Its task holds it up until it has heard of both.
+    with start(broker, pool, GRACE="60", CONF_graceful_hard_deadline="50") as worker:
         sent = send(app, "shielded")
         worker.wait_line(">> .* started shielded")
         worker.signal(signal.SIGHUP)
         worker.wait_line("Stopping, asked for by SIGHUP")
         worker.term()
+        worker.wait_line("SIGTERM: it will not start anew")
+        worker.signal(signal.SIGQUIT)
         assert worker.wait() == 0
-        assert worker.took < GRACE
+        assert worker.took < 30, "of 60 s of grace"
         assert worker.count(r"ready\.$") == 1
         assert worker.count("SIGTERM: it will not start anew") == 1
         assert worker.count(WRONG) == 0

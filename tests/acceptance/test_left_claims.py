@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from celery import Celery
 
 from celery_graceful import Graceful
@@ -40,7 +42,7 @@ def test_what_a_stop_could_not_give_back_has_killed_nobody(start_server):
     env = {"BROKER_URL": server.url(0), "RESULT_URL": server.url(1), **ENV}
     with Celery("claims", broker=server.url(0)) as app, server.client(0) as client:
         Graceful(app)
-        with Worker("tests.apps.claims", env=env) as worker:
+        with Worker("tests.apps.claims", env={**env, "GRACE": "60"}) as worker:
             worker.ready()
             app.send_task("hold", (3600,))
             worker.wait_line("started")
@@ -49,6 +51,7 @@ def test_what_a_stop_could_not_give_back_has_killed_nobody(start_server):
             worker.term()
             wait_until(lambda: '"stops": true' in client.get(about))
             server.pause()
+            worker.signal(signal.SIGQUIT)  # the hard deadline
             assert worker.wait() == 1
             assert worker.count("Hard deadline: giving up hold") == 1
         server.resume()

@@ -32,7 +32,7 @@ def start(redis_db):
             env = {
                 "BROKER_URL": redis_db.url,
                 "RESULT_URL": redis_db.backend_url,
-                "GRACE": "6",
+                "GRACE": "30",
                 "CONF_graceful_lease_ttl": "10",
                 "CONF_graceful_heartbeat_interval": "0.5",
                 "CONF_worker_prefetch_multiplier": "2",

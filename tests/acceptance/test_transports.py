@@ -9,6 +9,9 @@ from tests.acceptance.test_claims import kill_connections
 from tests.support import transports
 from tests.support.workers import TIMEOUT, Worker, wait_until
 
+#: Much room after the hard deadline: the machine may be slow.
+GRACE = {"GRACE": "16", "CONF_graceful_hard_deadline": "3"}
+
 OFF = "Reliable fetch is off for the transport"
 
 
@@ -19,7 +22,7 @@ def start(redis_db):
 
     def start(scheme, pool="prefork", **env):
         url = redis_db.url.replace("redis", scheme, 1)
-        env = {"BROKER_URL": url, "RESULT_URL": redis_db.backend_url, "GRACE": "6", **env}
+        env = {"BROKER_URL": url, "RESULT_URL": redis_db.backend_url, **GRACE, **env}
         app = Celery(broker=url, backend=redis_db.backend_url, set_as_current=False)
         begun[:] = [app, Worker("tests.apps.transports", pool=pool, env=env)]
         return app, begun[1].ready()

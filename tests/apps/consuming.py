@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 
 from celery import bootsteps
@@ -25,7 +27,10 @@ class Reader(bootsteps.ConsumerStep):
     def handle(self, body, message):
         say("handled", body)
         kind, _, seconds = body.partition(" ")
-        if kind == "hold":
+        if kind == "stop":
+            os.kill(os.getpid(), signal.SIGTERM)
+            message.ack()
+        elif kind == "hold":
             HELD.append(message)
             self.timer.call_after(float(seconds), self.answer)
         else:

@@ -223,7 +223,7 @@ def limited(self, how):
         raise
 
 
-@task(time_limit=0.5)
+@task(time_limit=1.5)
 def hard_limited(self):
     """Runs into a hard time limit."""
     say("started hard_limited")
