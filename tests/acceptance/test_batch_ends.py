@@ -178,7 +178,7 @@ def test_revoked(pool: str, broker: Broker, app: Celery, tmp_path: Path) -> None
         running = {}
         if pool != "solo":
             running = {
-                "revoked running": made.send(app.signature("nap", args=[60])),
+                "revoked running": made.send(app.signature("nap", args=[600])),
                 "succeeded waits for it": made.send(do(app, "graceful", "wait", str(gate))),
             }
         later = {
@@ -246,7 +246,7 @@ def test_cancelled(pool: str, broker: Broker, app: Celery, store: redis.Redis) -
     """What runs is revoked, what has not begun is left out, and `on_complete` comes once."""
     with start(broker, pool).ready() as worker:
         made = Made(app, *CALLBACKS)
-        naps = [made.send(app.signature("nap", args=[60])) for _ in range(pool != "solo" and 2)]
+        naps = [made.send(app.signature("nap", args=[600])) for _ in range(pool != "solo" and 2)]
         worker.wait_line("started .* nap", count=len(naps)) if naps else None
         later = [made.send(do(app, "late", "succeed"), countdown=3600)]
         if naps:

@@ -264,6 +264,7 @@ def test_cancelled(project: Project, gate: Any, pool: str) -> None:
 
 def test_cancelled_while_plain_tasks_run(project: Project, gate: Any) -> None:
     worker = project.worker("prefork", 1)
+    wait_until_heard(project.app)
     batch = project.batch().apply_async([project.s("plain_late", gate, "one")])
     worker.wait_line("started one")
     batch.cancel()
@@ -273,6 +274,7 @@ def test_cancelled_while_plain_tasks_run(project: Project, gate: Any) -> None:
 def test_cancelled_where_nothing_ends_a_plain_task(project: Project, gate: Any) -> None:
     """What runs goes on, as the log says of it, and of nothing else."""
     worker = project.worker("threads", 1)
+    wait_until_heard(project.app)
     members = [project.s("plain_late", gate, "one"), *(project.s("work", n) for n in range(20))]
     batch = project.batch().apply_async(members)
     worker.wait_line("started one")

@@ -62,6 +62,8 @@ def test_what_has_begun_goes_on(
         late, other_expires = begin(worker, app, "part", until=r"{}\] received")
         expired = max(one_expires, other_expires)
         wait_until(lambda: time.monotonic() > expired, "both have expired")
+        if number == signal.SIGKILL:
+            wait_until(lambda: broker.client.keys("graceful:begun:*"), "it is noted to have begun")
         worker.signal(number)
         worker.wait()
     end_leases(broker.client)

@@ -198,7 +198,9 @@ class TestOurs:
         (member,) = redis_db.client.smembers(f"graceful:batch:{batch.id}:pending")
         plain = start(PLAIN="1")
         plain.wait_line(">> .* started")
-        assert "no worker runs with celery_graceful, but without it" in command("status", status=1)
+        # It gets a second to answer, and the machine may be slow.
+        said = "no worker runs with celery_graceful, but without it"
+        wait_until(lambda: said in command("status", status=1), said)
         os.killpg(plain.pid, signal.SIGKILL)
         plain.wait()
         assert f"batches show {batch.id} --look" in command("batches", "show", batch.id)

@@ -126,13 +126,13 @@ def dies(self):
         os.kill(os.getpid(), 9)
 
 
-@task("limited", time_limit=2)
+@task("limited", time_limit=3)
 def limited(self):
     say("ran limited")
     time.sleep(60)
 
 
-@app.task(base=GracefulTask, name="filtered", time_limit=2)
+@app.task(base=GracefulTask, name="filtered", time_limit=3)
 def filtered():
     say("ran filtered")
     time.sleep(60)
