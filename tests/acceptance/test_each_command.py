@@ -70,6 +70,11 @@ DOING = {
 AWAY = 8.0
 
 
+@pytest.fixture(autouse=True)
+def patience() -> None:
+    """Not where Redis is away."""
+
+
 def leaves(group: click.Group, path: str = "") -> Iterator[str]:
     ctx = click.Context(group)
     for name in group.list_commands(ctx):

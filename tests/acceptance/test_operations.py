@@ -18,6 +18,7 @@ from celery_graceful.operations import Operations, findings, operations, why
 from celery_graceful.operations.asking import ask
 from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.store.app_stores import find_store, find_workers_store
+from tests.acceptance.conftest import has_patience
 from tests.conftest import RedisDB
 from tests.servers import RabbitServer, RedisServer
 from tests.support.broker import graceful_command
@@ -28,9 +29,14 @@ from tests.support.workers import TIMEOUT, Worker, end_leases, wait_until, wait_
 LEASE = {"CONF_graceful_lease_ttl": "10.0", "CONF_graceful_rescue_interval": "0.5"}
 
 
+@pytest.fixture(autouse=True)
+def patience() -> None:
+    """Not where Redis is away."""
+
+
 @contextmanager
-def no_worker_is_too_slow() -> Iterator[None]:
-    """To be heard of, and to answer who asks it: the machine may be slow."""
+def nobody_is_too_slow() -> Iterator[None]:
+    """To be heard of, and to answer who asks: the machine may be slow."""
 
     def patient(
         app: Celery, command: str, wait: float, workers: Any = None, **arguments: Any
@@ -38,6 +44,7 @@ def no_worker_is_too_slow() -> Iterator[None]:
         return ask(app, command, wait if workers is None else TIMEOUT, workers, **arguments)
 
     with pytest.MonkeyPatch.context() as patch:
+        has_patience(patch)
         patch.setattr(findings, "SILENT", 2 * TIMEOUT)
         patch.setattr(findings, "LAG", TIMEOUT)
         patch.setattr(why, "ask", patient)
@@ -56,7 +63,7 @@ def test_a_fleet(start_server: Callable[..., Any]) -> None:
         send(app, "count", "counts", 10**6)
         send(app, "short", "waits", 1)
         send(app, "short", "later", 2, countdown=3000)
-        with no_worker_is_too_slow():
+        with nobody_is_too_slow():
             _running(app, operations)
             _why(app)
         _frozen(app, operations, one, server)
@@ -69,7 +76,7 @@ def test_quiet_and_again(start_server: Callable[..., Any]) -> None:
     app = make_app(server.url(0), server.url(1))
     operations = Operations(app, wait=20)
     with (
-        no_worker_is_too_slow(),
+        nobody_is_too_slow(),
         start(app, "one@test", **LEASE) as one,
         start(app, "two@test", **LEASE) as two,
     ):
@@ -129,7 +136,7 @@ def leases_end(monkeypatch: pytest.MonkeyPatch, redis_db: RedisDB) -> None:
 @pytest.mark.usefixtures("leases_end")
 def test_killed_on_purpose(redis_db: RedisDB) -> None:
     app = make_app(redis_db.url, redis_db.backend_url)
-    with start(app, "one@test", **LEASE) as one:
+    with nobody_is_too_slow(), start(app, "one@test", **LEASE) as one:
         one.ready()
         send(app, "count", "counts", 10**6)
         send(app, "short", "waits", 1)
@@ -162,7 +169,7 @@ def test_killed_on_purpose_when_it_is_stuck(redis_db: RedisDB, state: str) -> No
     """What holds a deploy up is what somebody kills."""
     app = make_app(redis_db.url, redis_db.backend_url)
     operations = Operations(app)
-    with start(app, "one@test", **LEASE) as one:
+    with nobody_is_too_slow(), start(app, "one@test", **LEASE) as one:
         one.ready()
         wait_until_heard(app)
         send(app, "stubborn", "holds")
@@ -190,7 +197,7 @@ def test_killed_on_purpose_after_its_lease_was_lost(redis_db: RedisDB) -> None:
     app = make_app(redis_db.url, redis_db.backend_url)
     operations = Operations(app)
     kill = ("chaos", "kill-worker", "one@test", "--yes")
-    with start(app, "one@test", **LEASE) as one:
+    with nobody_is_too_slow(), start(app, "one@test", **LEASE) as one:
         one.ready()
         send(app, "stubborn", "holds")
         one.wait_line(">> .* stubborn")
@@ -375,7 +382,7 @@ def counting_on_rabbitmq(url: str, redis_db: RedisDB) -> Iterator[tuple[Celery, 
 
 
 def test_rabbitmq_with_a_store(rabbit_vhost: Any, redis_db: RedisDB) -> None:
-    with no_worker_is_too_slow(), counting_on_rabbitmq(rabbit_vhost.url, redis_db) as (app, worker):
+    with nobody_is_too_slow(), counting_on_rabbitmq(rabbit_vhost.url, redis_db) as (app, worker):
         (found,) = document(app, "Status", "status")["workers"]
         assert (found["claims"], found["running"][0]["id"]) == (None, "counts")
         assert "it alone knows who holds what; what runs:" in command(app, "claims")
