@@ -32,7 +32,7 @@ from celery_graceful.claims.held_claims import Claims, Tag
 from celery_graceful.claims.lease import about_key, registered, take_for_dead
 from celery_graceful.claims.lease_validity import LeaseValidity
 from celery_graceful.claims.moves import read
-from celery_graceful.history.entry import Entry, What
+from celery_graceful.history.entry import CUT_OFF, Entry, What
 from celery_graceful.history.journal import record
 from celery_graceful.messages.fields import fields_of, parse
 from celery_graceful.settings import Settings
@@ -221,9 +221,7 @@ class Rescuer:
         running = self._running(worker, numbers, about)
         # What a stop has given up, and could not give back, has died of nothing.
         taken = self.judge(worker, running) if numbers and not about.get("stops") else set()
-        cut_off = (
-            "; it was stopping, and did not get to give that back" if about.get("stops") else ""
-        )
+        cut_off = f"; {CUT_OFF}" if about.get("stops") else ""
         self.claims.begun.update(f"{worker}/{claim.number}" for claim in running if claim.begun)
         back = [number for number in numbers if str(number) not in taken]
         left = (_fields(claim.message) for claim in running if claim.number not in taken)

@@ -76,6 +76,9 @@ _HOME, _REST_OF_LINE, _REST_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 #: In the place of what was cut off; and columns that are left at least.
 _CUT, _LEAST = "...", 12
 
+#: Rows that what comes first keeps, however much stands below it.
+_LEAST_ABOVE = 4
+
 
 class CannotReach(click.ClickException):
     """What has to be asked does not answer, or there is nothing to ask."""
@@ -196,15 +199,39 @@ def terminal_width() -> int:
     return shutil.get_terminal_size((80, 24)).columns
 
 
-def frame(lines: Sequence[str]) -> str:
-    """What a terminal shows from now on, in the place of what it has shown."""
-    rows = shutil.get_terminal_size((80, 24)).lines
-    lines = [one for line in lines for one in line.split("\n")]
-    if len(lines) > rows and sys.stdout.isatty():
-        lines = [*lines[: rows - 1], f"and {len(lines) - rows + 1} lines more"]
+def frame(lines: Sequence[str], below: Sequence[str] = ()) -> str:
+    """What a terminal shows from now on, in the place of what it has shown.
+
+    Args:
+        lines: Of it.
+        below: What follows, and is left out last where there is no room for all.
+    """
+    lines, below = ([one for line in part for one in line.split("\n")] for part in (lines, below))
+    if sys.stdout.isatty():
+        size = shutil.get_terminal_size((80, 24))
+        room = size.lines - 1  # the cursor stands below the last: else the first is pushed out
+        above = min(_rows(lines, size.columns), _LEAST_ABOVE)
+        below = _fitting(below, room - above, size.columns)
+        lines = _fitting(lines, room - _rows(below, size.columns), size.columns)
+    lines = [*lines, *below]
     if is_dumb():
         return "\n".join([*lines, ""])
     return _HOME + "\n".join(line + _REST_OF_LINE for line in lines) + _REST_BELOW
+
+
+def _rows(lines: Sequence[str], width: int) -> int:
+    """That a terminal needs for them: it goes on with a long line in the next row."""
+    return sum(max(1, -(-_columns(line) // width)) for line in lines)
+
+
+def _fitting(lines: Sequence[str], room: int, width: int) -> Sequence[str]:
+    """The first of them, and how many there are more."""
+    if _rows(lines, width) <= room:
+        return lines
+    kept = len(lines) - 1
+    while kept and _rows(lines[:kept], width) >= room:
+        kept -= 1
+    return [*lines[:kept], f"and {counted(len(lines) - kept, 'line')} more"]
 
 
 def table(

@@ -55,7 +55,8 @@ def list_(ctx: click.Context, as_json: bool) -> None:
         click.echo("nothing is in quarantine", err=True)
     else:
         command = f"{command_of(ctx)}quarantine"
-        click.echo(f"  -> {command} show ID; when it is mended: {command} retry ID", err=True)
+        click.echo(f"  -> {command} show ID", err=True)
+        click.echo(f"  -> {command} retry ID, when it is mended", err=True)
 
 
 @quarantine.command(cls=Command)

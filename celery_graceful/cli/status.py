@@ -60,10 +60,11 @@ def status(ctx: click.Context, as_json: bool, watch: bool, every: float) -> int:
     command = command_of(ctx)
     while watch:
         try:
-            lines = list(lines_of(operations.status(), terminal_width(), command))
+            found = shown(operations.status())
+            lines = list(_workers(found, terminal_width())), list(_findings(found, command))
         except StoreAway as exc:  # whoever watches wants to see it come back
-            lines = [paint(shown(f"Error: {exc}"), "red")]
-        click.echo(frame(lines))
+            lines = [paint(shown(f"Error: {exc}"), "red")], []
+        click.echo(frame(*lines))
         time.sleep(every)
     with Working("looks at all workers"):
         found = operations.status()
@@ -84,6 +85,11 @@ def lines_of(status: Status, width: int, command: str) -> Iterator[str]:
         command: In front of what mends.
     """
     status = shown(status)
+    yield from _workers(status, width)
+    yield from _findings(status, command)
+
+
+def _workers(status: Status, width: int) -> Iterator[str]:
     rows = [_row(worker, status) for worker in status.workers]
     heads, *lines = table(HEAD, rows, width, right=(3, 4, 5, 6))
     yield f"{moment(status.at)}  {_counted(status)}"
@@ -92,6 +98,9 @@ def lines_of(status: Status, width: int, command: str) -> Iterator[str]:
     for line, worker in zip(lines, status.workers, strict=True):
         yield line
         yield from _running(worker, width)
+
+
+def _findings(status: Status, command: str) -> Iterator[str]:
     for finding in status.findings[:SHOWN]:
         yield ""
         yield paint(finding.what, "red")

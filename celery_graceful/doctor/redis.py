@@ -223,7 +223,7 @@ def no_writes(exam: Examination) -> Iterator[Trouble]:
             full = "maxmemory" in str(server.no_writes)
             yield Trouble(
                 server.name,
-                str(server.no_writes),
+                server.bare(server.no_writes),
                 "nothing can be sent, claimed or saved: leases run out, and workers that live look "
                 "dead",
                 f"raise maxmemory ({limit or 'not known'}), or delete keys: redis-cli --bigkeys "

@@ -40,10 +40,15 @@ class RedisServer:
         try:
             self.store.execute("PING", [], insist=True, quiet=True)
         except StoreRefused as exc:
-            return None if "NOAUTH" not in str(exc) and "WRONGPASS" not in str(exc) else str(exc)
+            said = self.bare(exc)
+            return said if "NOAUTH" in said or "WRONGPASS" in said else None
         except StoreAway as exc:
-            return str(exc)
+            return self.bare(exc)
         return None
+
+    def bare(self, exc: StoreAway) -> str:
+        """What was raised, without where it was: its name, which stands beside it, has that."""
+        return str(exc).removeprefix(f"{self.store.source}: ")
 
     def info(self, section: str) -> dict[str, Any]:
         """A section of ``INFO``; empty where it must not be asked."""

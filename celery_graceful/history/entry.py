@@ -8,10 +8,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 
-__all__ = ["FLEET", "Entry", "What", "entries_of", "key_of"]
+__all__ = ["CUT_OFF", "FLEET", "Entry", "What", "entries_of", "key_of"]
 
 #: The stream of all tasks, and of deploys.
 FLEET = "graceful:history"
+
+#: Why something was rescued from a worker that had been told to stop.
+CUT_OFF = "it was stopping, and did not get to give that back"
 
 #: The most that is kept of a text: a reason may be anything that was raised.
 LONGEST = 300

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
+from celery_graceful.operations.history import Late
 from celery_graceful.operations.records import DeadWorker, Finding, Worker
 
 __all__ = ["Unknown", "findings_of"]
@@ -39,6 +40,7 @@ class Unknown(NamedTuple):
 
 
 _NOBODY = Unknown()
+_NOTHING = Late()
 
 
 def findings_of(
@@ -52,7 +54,7 @@ def findings_of(
     replicas: Sequence[str] = (),
     unconsumed: Mapping[str, int] = _NOWHERE,
     without_claims: int = 0,
-    deaths: int = 0,
+    late: Late = _NOTHING,
     unknown: Unknown = _NOBODY,
     rabbit_away: str = "",
 ) -> Iterator[Finding]:
@@ -68,7 +70,7 @@ def findings_of(
         replicas: Servers that are none but replicas, in touch with their masters.
         unconsumed: Messages that wait in queues that none of the workers consumes.
         without_claims: Messages that were taken by workers without claims.
-        deaths: Of processes, within the last minutes.
+        late: What has died, or was cut off, within the last minutes.
         unknown: Where no worker is known: who answers.
         rabbit_away: Why RabbitMQ does not answer, where workers are known.
     """
@@ -97,8 +99,11 @@ def findings_of(
         what = f"{_count(without_claims, 'message')} at workers without claims (plain Celery)"
         mend = "have them use the same app: kill -9 there costs an hour, or the message"
         yield Finding(what, mend, is_command=False)
-    if deaths >= DEATHS:
-        what = f"{deaths} processes died in their tasks within {RECENT / 60:g} min"
+    if late.deaths >= DEATHS:
+        what = f"{late.deaths} processes died in their tasks within {RECENT / 60:g} min"
+        yield Finding(what, "history")
+    if late.cut_off:
+        what = f"{_names(late.cut_off)} stopped, and did not get to give back what was held there"
         yield Finding(what, "history")
     if quarantined:
         yield Finding(f"{_count(quarantined, 'task')} in quarantine", "quarantine list")

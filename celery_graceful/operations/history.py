@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from celery_graceful.history.entry import Entry, What
+from celery_graceful.history.entry import CUT_OFF, Entry, What
 from celery_graceful.history.journal import write
 from celery_graceful.history.reading import latest, read
 from celery_graceful.operations.records import Deploy, History, Moment, utc
@@ -13,7 +14,19 @@ from celery_graceful.operations.stores import Stores
 from celery_graceful.settings import Settings
 from celery_graceful.store.store import StoreRefused
 
-__all__ = ["deaths_within", "history_of", "mark"]
+__all__ = ["Late", "history_of", "mark", "of_late"]
+
+
+class Late(NamedTuple):
+    """What somebody should look at, of the last minutes.
+
+    Attributes:
+        deaths: How many processes died in their tasks.
+        cut_off: Workers that were to stop, and did not get to give back what they held.
+    """
+
+    deaths: int = 0
+    cut_off: Sequence[str] = ()
 
 
 def history_of(stores: Stores, task_id: str | None = None) -> History:
@@ -27,8 +40,8 @@ def history_of(stores: Stores, task_id: str | None = None) -> History:
     return History(task_id or "", tuple(map(_moment, entries)), tuple(_deploys(entries)))
 
 
-def deaths_within(stores: Stores, seconds: float) -> int:
-    """How many processes died in their tasks, of late; 0 where the history must not be read.
+def of_late(stores: Stores, seconds: float) -> Late:
+    """What has died, and who was cut off; nothing where the history must not be read.
 
     Of a thousand moments, the newest: what happens to many tasks at once does not hold up who asks.
     A worker that was frozen has not died if it has gone on since, and ended what it ran.
@@ -39,11 +52,13 @@ def deaths_within(stores: Stores, seconds: float) -> int:
     try:
         entries = latest(dict.fromkeys((stores.store, *stores.workers)), seconds)
     except StoreRefused:
-        return 0
+        return Late()
     fenced = {(e.id, e.worker): e.at for e in reversed(entries) if e.kind is What.FENCED}
     died = [e for e in entries if e.kind is What.DIED]
     died = [e for e in died if e.at >= fenced.get((e.id, e.worker), 0.0)]
-    return len({entry.process or (entry.id, entry.at) for entry in died})
+    deaths = len({entry.process or (entry.id, entry.at) for entry in died})
+    cut_off = {e.worker for e in entries if e.kind is What.RESCUED and e.reason.endswith(CUT_OFF)}
+    return Late(deaths, sorted(cut_off))
 
 
 def mark(stores: Stores, settings: Settings, text: str) -> Moment:

@@ -15,7 +15,7 @@ from celery_graceful.operations.asking import ask, tell, why_rabbit_away
 from celery_graceful.operations.batches import Batches
 from celery_graceful.operations.claims import claims_of
 from celery_graceful.operations.findings import RECENT, Unknown, findings_of
-from celery_graceful.operations.history import deaths_within, history_of, mark
+from celery_graceful.operations.history import history_of, mark, of_late
 from celery_graceful.operations.killing import check, kill
 from celery_graceful.operations.plain_workers import count_taken
 from celery_graceful.operations.quarantine import Quarantine
@@ -99,7 +99,7 @@ class Operations:
             replicas=replicas,
             unconsumed=unconsumed(self.app, stores, workers),
             without_claims=count_taken(self.app, stores) if self._settings.reliable_fetch else 0,
-            deaths=deaths_within(stores, RECENT),
+            late=of_late(stores, RECENT),
             unknown=unknown,
             rabbit_away=why_rabbit_away(self.app) if workers else "",
         )

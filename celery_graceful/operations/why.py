@@ -210,7 +210,10 @@ class Search:
     def _runs(self, task: str, worker: str, told: Any, queue: str = "") -> Why:
         seconds = (told or {}).get("seconds") or self._known_seconds()
         lasts = "" if seconds is None else f" for {seconds:.0f} s"
-        return self._why(task, "running", f"it runs on {node_of(worker)}{lasts}", worker, queue)
+        left = next((w.seconds_left for w in self.workers if w.id == worker), None)
+        stops = "" if left is None else f"; that stops, and gives it up in {left:.0f} s"
+        said = f"it runs on {node_of(worker)}{lasts}{stops}"
+        return self._why(task, "running", said, worker, queue)
 
     def _known_seconds(self) -> float | None:
         running: list[RunningTask] = [task for w in self.workers for task in w.running]
@@ -311,6 +314,8 @@ class Search:
         if died:
             said.append(f"the process that ran it died {_times(died)}")
         for last in history_of(self.stores, self.id).moments[-1:]:
+            if last.kind == state:  # in quarantine: said already
+                continue
             on = f"on {last.worker}" if last.worker else ""
             how = ", ".join(filter(None, (on, last.reason, last.where)))
             kind = last.kind.replace("_", " ")

@@ -7,6 +7,7 @@ import signal
 from celery import Celery
 
 from celery_graceful import Graceful
+from celery_graceful.operations import Operations
 from tests.servers import RedisServer
 from tests.support.workers import Worker, wait_until
 
@@ -60,3 +61,5 @@ def test_what_a_stop_could_not_give_back_has_killed_nobody(start_server):
                 "Rescued what .* held: 1, .*; it was stopping, and did not get to give that back"
             )
             assert not other.count(", death 1 of")
+            said = "did not get to give back what was held there"
+            wait_until(lambda: said in str(Operations(app).status().findings))

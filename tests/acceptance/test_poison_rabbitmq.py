@@ -13,7 +13,7 @@ from celery import Celery
 from celery.exceptions import TimeoutError as NotYet
 
 from celery_graceful import PoisonedTask
-from celery_graceful.operations.history import deaths_within
+from celery_graceful.operations.history import of_late
 from celery_graceful.operations.stores import stores_of
 from tests.acceptance.test_poison import quarantined, task
 from tests.acceptance.test_poison import start as start_worker
@@ -85,7 +85,7 @@ def test_workers_that_die(pool: str, broker: Broker, app: Celery) -> None:
         assert not worker.count("started poison")
         worker.term()
         assert worker.wait() == 0
-    assert deaths_within(stores_of(app), 3600) == 3
+    assert of_late(stores_of(app), 3600).deaths == 3
     assert quarantined(app).keys() == {"poison"}
     assert not data.keys("graceful:started:*")
     assert broker.drain_queue(app) == []

@@ -9,7 +9,7 @@ import pytest
 from celery import Celery
 
 from celery_graceful import PoisonedTask
-from celery_graceful.operations.history import deaths_within
+from celery_graceful.operations.history import of_late
 from celery_graceful.operations.stores import stores_of
 from tests.acceptance.test_poison import quarantined, task
 from tests.acceptance.test_poison import start as start_worker
@@ -79,7 +79,7 @@ def test_workers_that_die(pool: str, args: tuple[str, ...], broker: Broker, app:
             assert one.get(timeout=TIMEOUT) == 1
         assert not worker.count(r"started \d$")
     assert quarantined(app).keys() == {one.id for one in sent}
-    assert deaths_within(stores_of(app), 3600) == 3, "processes, not tasks"
+    assert of_late(stores_of(app), 3600).deaths == 3, "processes, not tasks"
     assert not any(broker.client.exists(f"graceful:deaths:{one.id}") for one in waiting)
 
 

@@ -161,6 +161,7 @@ def test_cg212_no_writes(redis_db: RedisDB, configured: Callable[[str, str], Non
     configured("maxmemory", "1")
     (finding,) = found(app, "CG212")
     assert "maxmemory" in finding.value
+    assert finding.value.startswith("OutOfMemoryError: "), "where that is, is said before"
     assert finding.mend.startswith("raise maxmemory")
     assert values(app, "CG207") == []
     (said,) = operations.Operations(app).status().findings

@@ -17,14 +17,15 @@ from celery_graceful import Graceful
 from celery_graceful.checkpoints.checkpoint import key_of
 from celery_graceful.claims.claimant import WORKERS, lease_key
 from celery_graceful.history import reading
-from celery_graceful.history.entry import FLEET, Entry, What
+from celery_graceful.history.entry import CUT_OFF, FLEET, Entry, What
 from celery_graceful.history.journal import record, write
 from celery_graceful.operations import Operations, queues
 from celery_graceful.operations.asking import BROKER_TIMEOUT
-from celery_graceful.operations.history import deaths_within
+from celery_graceful.operations.history import of_late
 from celery_graceful.operations.queues import Unsure
+from celery_graceful.operations.records import RunningTask
 from celery_graceful.operations.stores import stores_of
-from celery_graceful.operations.why import _when
+from celery_graceful.operations.why import Search, _when
 from celery_graceful.poison.deaths import Death, condemn, say_death
 from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.settings import Settings
@@ -37,6 +38,7 @@ from tests.support.json_forms import AWKWARD, forms_of
 from tests.support.operators import command, document, make_app
 from tests.support.processes import free_port
 from tests.support.workers import wait_until
+from tests.unit.cli.test_tables import worker
 
 
 @pytest.fixture
@@ -130,6 +132,22 @@ def test_why_says_what_is_known_while_rabbitmq_is_away(redis_db: RedisDB) -> Non
     assert found.sentences[-1].endswith("on w1@a, shutdown, at 3")
 
 
+def test_why_of_a_task_whose_worker_stops(app: Celery) -> None:
+    busy = (RunningTask("1", "shop.bill", 5.0, None),)
+    stops = worker("w1@a", running=busy, running_count=1, seconds_left=12.0)
+    found = Search(app, stores_of(app), [stops], 0.1, "1").why()
+    assert found.sentences == ("it runs on w1@a for 5 s; that stops, and gives it up in 12 s",)
+
+
+def test_why_of_a_task_in_quarantine_says_it_once(app: Celery) -> None:
+    store = broker_store(app)
+    assert store is not None
+    write(store, Settings(), [Entry(What.QUARANTINED, "1", "shop.bill", "w1@a", "it died")])
+    put(store, Kept("1", "shop.bill", "it died", 3, 0.0, "w1@a:01", {}))
+    found = Operations(app).why("1")
+    assert found.sentences == ("in quarantine since 1970-01-01 00:00:00Z: it died",)
+
+
 def test_an_oom_loop_is_seen_before_one_task_has_died_three_times(
     app: Celery, redis_db: RedisDB
 ) -> None:
@@ -144,7 +162,7 @@ def test_an_oom_loop_is_seen_before_one_task_has_died_three_times(
     assert ("3 processes died in their tasks within 10 min", "history") in said
 
     def count() -> int:
-        return deaths_within(stores_of(app), 600)
+        return of_late(stores_of(app), 600).deaths
 
     # A worker dies, and takes two tasks along; one that was frozen goes on.
     for number in range(2):
@@ -154,6 +172,10 @@ def test_an_oom_loop_is_seen_before_one_task_has_died_three_times(
     assert count() == 4
     write(store, Settings(), [Entry(What.FENCED, str(n), "", "w2@a") for n in range(2)])
     assert count() == 3
+    assert not of_late(stores_of(app), 600).cut_off
+    why = f"given back by w1@a; {CUT_OFF}"
+    write(store, Settings(), [Entry(What.RESCUED, "2", "", f"w{n}@a", why) for n in (2, 1, 2)])
+    assert of_late(stores_of(app), 600).cut_off == ["w1@a", "w2@a"]
     kept = Kept("0", "shop.bill", "", 3, 0.0, "w3@a:01", {})
     assert condemn(store, Settings(), kept, 3, Death("w3@a:01", "it died", "w3@a:01"))
     wait_until(lambda: count() == 4)

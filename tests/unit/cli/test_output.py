@@ -238,5 +238,29 @@ def test_without_rich_it_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_watched_stays_on_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.get_terminal_size", lambda *_: os.terminal_size((80, 5)))
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    shown = click.unstyle(output.frame([str(number) for number in range(9)]))
-    assert shown.split() == ["0", "1", "2", "3", "and", "5", "lines", "more"]
+    assert _seen([str(number) for number in range(9)]) == ["0", "1", "2", "and 6 lines more"]
+    assert _seen(["0", "1", "2", "3"]) == ["0", "1", "2", "3"]
+
+
+def test_what_is_wrong_is_seen_below_what_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.get_terminal_size", lambda *_: os.terminal_size((80, 8)))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    above = [str(number) for number in range(9)]
+    found = ["", "one is dead", "  -> rescue"]
+    assert _seen(above, found) == ["0", "1", "2", "and 6 lines more", *found]
+    assert _seen(above, found * 3) == [
+        "0",
+        "1",
+        "2",
+        "and 6 lines more",
+        *found[:2],
+        "and 7 lines more",
+    ]
+    assert _seen(above[:2], found) == ["0", "1", *found]
+    # A long line takes two rows.
+    assert _seen(above, ["", "full " * 20])[:2] == ["0", "1"]
+    assert len(_seen(above, ["", "full " * 20])) == 6
+
+
+def _seen(*parts: list[str]) -> list[str]:
+    return click.unstyle(output.frame(*parts)).split("\n")

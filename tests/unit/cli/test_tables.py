@@ -10,6 +10,7 @@ import click
 
 from celery_graceful.cli import chaos, checkpoints, claims, status, why
 from celery_graceful.operations.findings import Unknown, findings_of
+from celery_graceful.operations.history import Late
 from celery_graceful.operations.records import (
     Checkpoint,
     Claim,
@@ -170,14 +171,21 @@ def test_a_replica_is_read() -> None:
 def test_what_waits_for_a_worker() -> None:
     found = findings_of((), (), 0, (), unconsumed={"mail": 2, "web": 1})
     assert [one.what for one in found] == ["no worker is running, and 3 messages waiting"]
-    more = {"unconsumed": {"mail": 2}, "without_claims": 3, "deaths": 3}
+    more = {"unconsumed": {"mail": 2}, "without_claims": 3, "late": Late(3)}
     said = [one.what for one in findings_of((worker("w1@a"),), (), 0, (), **more)]
     assert said == [
         "3 messages at workers without claims (plain Celery)",
         "3 processes died in their tasks within 10 min",
         "2 messages in the queue mail, which none of these consumes",
     ]
-    assert [*findings_of((worker("w1@a"),), (), 0, (), deaths=2)] == []
+    assert [*findings_of((worker("w1@a"),), (), 0, (), late=Late(2))] == []
+
+
+def test_workers_that_were_killed_before_they_had_stopped() -> None:
+    late = Late(cut_off=["w1@a", "w2@a", "w3@a", "w4@a"])
+    (found,) = findings_of((worker("w5@a"),), (), 0, (), late=late)
+    said = "w1@a, w2@a, w3@a and 1 more stopped, and did not get to give back what was held there"
+    assert (found.what, found.mend) == (said, "history")
 
 
 def test_a_task_that_starts_over_each_time() -> None:
