@@ -14,8 +14,14 @@ from celery.signals import beat_embedded_init, beat_init
 from celery_graceful.cleanup import callbacks
 from celery_graceful.cleanup.callbacks import ExitHandle, Scope
 from celery_graceful.cleanup.resource import Resource
-from celery_graceful.exceptions import SettingsError
+from celery_graceful.exceptions import (
+    Interrupted,
+    SettingsError,
+    ShutdownTimeLimit,
+    TaskInterrupted,
+)
 from celery_graceful.monitors import named_monitors
+from celery_graceful.system import telemetry
 from celery_graceful.system.loaded import loaded
 from celery_graceful.system.process import itself
 
@@ -71,6 +77,7 @@ class Graceful:
                 self._on_configured()
 
         named_monitors.know(app)
+        telemetry.no_errors(Interrupted, ShutdownTimeLimit, TaskInterrupted)
         if "celery.worker.control" in sys.modules:  # a worker, or ``celery control``
             from celery_graceful.worker import control
 

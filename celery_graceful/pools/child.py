@@ -30,6 +30,7 @@ from celery_graceful.pools.pipes import quick_put, unfolded
 from celery_graceful.runs import context, frames, interrupt
 from celery_graceful.runs.run import current
 from celery_graceful.runs.stacks import stack_of
+from celery_graceful.system import telemetry
 from celery_graceful.system.orphans import end_with_parent, is_orphan
 from celery_graceful.system.process import Slot, itself, kept
 from celery_graceful.task.trace_log import install_filter
@@ -176,6 +177,7 @@ def _leave(on_exit: Callable[[int, int], Any] | None, pid: int, exitcode: int) -
                 on_exit(pid, exitcode)
         finally:
             callbacks.run(on_stuck=partial(os._exit, exitcode))
+            telemetry.flush(callbacks.time_left())
     if worker_state.board.value is not None and worker_state.board.value.phase is Phase.EXIT:
         # The main process has all results, and waits for nothing but the end of its children:
         # billiard's second, in which a child is told to end by one that listens, is a second lost.

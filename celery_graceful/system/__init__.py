@@ -22,5 +22,6 @@ __all__ = [
     "portions",
     "process",
     "process_identity",
+    "telemetry",
     "version",
 ]

@@ -22,14 +22,16 @@ pytestmark = pytest.mark.parametrize("broker", ["redis"], indirect=True)
 WRONG = "Traceback|CRITICAL|Could not|Bad file descriptor"
 
 
-def start(broker: Broker, pool: str, *args: str, **env: str) -> Worker:
+def start(
+    broker: Broker, pool: str, *args: str, app: str = "tests.apps.leaving", **env: str
+) -> Worker:
     env = {
         **broker.env,
         "GRACE": str(GRACE),
         "CONF_graceful_hard_deadline": str(HARD),
         **env,
     }
-    return Worker("tests.apps.leaving", pool=pool, env=env, args=args).ready()
+    return Worker(app, pool=pool, env=env, args=args).ready()
 
 
 def send(app: Celery, kind: str, **options: object) -> str:
@@ -143,3 +145,30 @@ def test_a_new_start_without_a_task_that_never_ends(pool: str, broker: Broker, a
         worker.signal(signal.SIGHUP)
         worker.wait_line("Stopped: .* 1 given up")
         worker.wait_line(f">> .* started stuck {sent}", count=2)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_spans_of_what_ran_last(pool: str, broker: Broker, app: Celery) -> None:
+    """Agents of monitoring send them every now and then; children leave without exit handlers."""
+    with start(broker, pool, app="tests.apps.traced") as worker:
+        send(app, "cooperative")
+        send(app, "shielded")
+        worker.wait_line(">> .* started cooperative")
+        worker.wait_line(">> .* started shielded")
+        worker.term()
+        assert worker.wait() == 0
+        for agent in "opentelemetry", "datadog":
+            assert worker.count(f">> .* {agent}: cooperative IGNORED") == 1
+            assert worker.count(f">> .* {agent}: shielded ") == 1
+        assert worker.count(WRONG) == 0
+
+
+def test_an_agent_whose_server_is_away(broker: Broker, app: Celery) -> None:
+    with start(broker, "prefork", app="tests.apps.traced", AGENT_AWAY="1") as worker:
+        send(app, "cooperative")
+        worker.wait_line(">> .* started cooperative")
+        worker.term()
+        assert worker.wait() == 0
+        assert worker.took < HARD
+        assert worker.count(">> .* opentelemetry: cooperative IGNORED") == 1
+        assert worker.count(WRONG) == 0
