@@ -16,11 +16,11 @@ from tests.support.processes import LOOPBACK
 class _SentinelServer(Server):
     """One sentinel, that watches one master."""
 
-    def __init__(self, master: int, down_after: float) -> None:
+    def __init__(self, master: int) -> None:
         super().__init__()
-        self._master, self._down_after = master, down_after
+        self._master = master
 
-    def client(self, timeout: float = 5.0) -> redis.Redis:
+    def client(self, timeout: float = 30.0) -> redis.Redis:
         """A client of it."""
         return redis.Redis(LOOPBACK, self.port, socket_timeout=timeout, decode_responses=True)
 
@@ -38,6 +38,12 @@ class _SentinelServer(Server):
         with self.client() as client:
             client.execute_command("SENTINEL", "DEBUG", "publish-period", milliseconds)
 
+    def takes_for_dead_after(self, seconds: float) -> None:
+        """Let a master that is silent for so long be a dead one."""
+        with self.client() as client:
+            milliseconds = int(seconds * 1000)
+            client.sentinel_set(SentinelServers.name, "down-after-milliseconds", milliseconds)
+
     def knows_all(self, name: str, others: int) -> bool:
         """Whether it knows the others, and a replica that is fit to be the master."""
         with self.client() as client:
@@ -52,7 +58,7 @@ class _SentinelServer(Server):
             path.write_text(
                 f"port {self.port}\nbind {LOOPBACK}\ndir {self.folder}\n"
                 f"sentinel monitor {name} {LOOPBACK} {self._master} 2\n"
-                f"sentinel down-after-milliseconds {name} {int(self._down_after * 1000)}\n"
+                f"sentinel down-after-milliseconds {name} {int(SentinelServers.patience * 1000)}\n"
                 f"sentinel failover-timeout {name} 3000\n"
             )
         self._spawn("redis-server", str(path), "--sentinel")
@@ -67,18 +73,20 @@ class SentinelServers:
 
     Use it as a context manager, or call `start` and `close`. What happens to a server is done to
     it alone: `master.pause()`, `master.kill()`, and `start()` or `resume()` of the same object.
-
-    Args:
-        down_after: seconds of silence after which the master is taken for dead.
+    A master that is silent is taken for dead in `wait_failover` alone: else a busy machine decides.
     """
 
     #: What the master is called.
     name: ClassVar[str] = "shop"
+    #: Seconds of silence after which the master is taken for dead: while that is waited for, and
+    #: else.
+    impatience: ClassVar[float] = 1.0
+    patience: ClassVar[float] = 600.0
 
-    def __init__(self, down_after: float = 1.0) -> None:
+    def __init__(self) -> None:
         first = RedisServer()
         self.nodes = (first, RedisServer(options={"replicaof": f"{LOOPBACK} {first.port}"}))
-        self.sentinels = [_SentinelServer(first.port, down_after) for _ in range(3)]
+        self.sentinels = [_SentinelServer(first.port) for _ in range(3)]
 
     def __enter__(self) -> SentinelServers:
         self.start()
@@ -151,14 +159,24 @@ class SentinelServers:
     def failover(self) -> RedisServer:
         """Have the replica take the master's place (`SENTINEL FAILOVER`); see `wait_failover`."""
         old = self.master
-        self.sentinels[0].client().sentinel_failover(self.name)
-        return self.wait_failover(old)
+        with self.sentinels[0].client() as client:
+            client.sentinel_failover(self.name)
+        return self._wait_for_another(old)
 
     def wait_failover(self, old: RedisServer) -> RedisServer:
-        """Wait until all sentinels name another master than `old`, and return it.
+        """Wait until all sentinels name another master than `old`, which is silent; return it.
 
         The old one, if it runs, takes writes for some ten seconds more.
         """
+        running = [one for one in self.sentinels if one.running()]
+        for one in running:
+            one.takes_for_dead_after(self.impatience)
+        new = self._wait_for_another(old)
+        for one in running:
+            one.takes_for_dead_after(self.patience)
+        return new
+
+    def _wait_for_another(self, old: RedisServer) -> RedisServer:
         self._wait(lambda: self.master is not old, "another master")
         return self.master
 
