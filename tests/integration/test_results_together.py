@@ -45,7 +45,7 @@ HITS = Hit, EncodeError
 @pytest.fixture
 def app(redis_db: RedisDB) -> Iterator[Celery]:
     app = Celery("results", broker=redis_db.url, backend=redis_db.url, set_as_current=False)
-    app.conf.redis_socket_timeout = 1
+    app.conf.redis_socket_timeout = TIMEOUT
     Graceful(app)
     yield app
     app.close()
@@ -53,7 +53,7 @@ def app(redis_db: RedisDB) -> Iterator[Celery]:
 
 @pytest.fixture
 def asking(redis_db: RedisDB) -> Iterator[Together]:
-    pool = ConnectionPool.from_url(redis_db.url, socket_timeout=1)
+    pool = ConnectionPool.from_url(redis_db.url, socket_timeout=TIMEOUT)
     yield Together(pool)
     pool.disconnect()
 
@@ -272,6 +272,7 @@ def test_who_was_taken_along_by_one_that_vanished_hears_of_it(asking: Together) 
 def test_who_never_gets_a_turn_goes_celerys_way(
     app: Celery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    app.conf.redis_socket_timeout = 1
     monkeypatch.setattr(together, "SLACK", -0.9)
     monkeypatch.setattr(together, "SLICE", 0.01)
     app.backend.store_result("a", 1, states.SUCCESS)
@@ -320,6 +321,7 @@ def test_a_server_that_stands_still(
     def said() -> int:
         return caplog.text.count("Connection to Redis lost")
 
+    app.conf.redis_socket_timeout = 1
     storing = Storing(app)
     app.backend.store_result("first", 1, states.SUCCESS)
     redis_server.pause()
@@ -344,7 +346,7 @@ SETUP = """
     from celery import Celery
     from celery_graceful import Graceful
     app = Celery("results", broker=sys.argv[1], backend=sys.argv[1])
-    app.conf.redis_socket_timeout = 5
+    app.conf.redis_socket_timeout = 60
     Graceful(app)
     def store(name):
         for number in range(20):

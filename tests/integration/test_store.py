@@ -403,6 +403,7 @@ def test_store_away_error(own):
     server, b = own
     server.kill()
     store = find_store(b.app)
+    store._pause = 60.0  # until it is asked again
     with pytest.raises(StoreAway, match="graceful_store"):
         store.run("forget", [], [])
     with pytest.raises(StoreAway, match="a moment ago"):
