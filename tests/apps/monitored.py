@@ -16,7 +16,7 @@ from celery.exceptions import Ignore, Reject
 from celery_graceful import Graceful, GracefulTask, Monitor
 from celery_graceful.monitors import heartbeat
 from celery_graceful.monitors.registry import monitors_of
-from tests.apps import make_app, say, sentry, work
+from tests.apps import make_app, say, sentry, wait_for_file, work
 
 app = make_app("monitored")
 graceful = Graceful(app)
@@ -180,9 +180,9 @@ def worker_killed(self):
 
 
 @task(time_limit=60)
-def beating(self, seconds):
+def beating(self, gate):
     say("started beating")
-    time.sleep(seconds)
+    wait_for_file(gate)
     say("finished beating")
 
 
