@@ -9,6 +9,7 @@ import pytest
 from celery import Celery
 
 from celery_graceful import Graceful, GracefulTask
+from celery_graceful.batches import queues
 from celery_graceful.batches.findings import Missing
 from celery_graceful.batches.holders import Holder
 from celery_graceful.batches.ledger import BatchLedger
@@ -22,7 +23,7 @@ from celery_graceful.claims.lease import about_key, broker_digest
 from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.start_note import note_of
 from tests.conftest import RabbitVhost, RedisDB
-from tests.support.workers import wait_until
+from tests.support.workers import TIMEOUT, wait_until
 
 
 class Place:
@@ -68,7 +69,10 @@ class Place:
 
 
 @pytest.fixture
-def place(rabbit_vhost: RabbitVhost, redis_db: RedisDB) -> Iterator[Place]:
+def place(
+    rabbit_vhost: RabbitVhost, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Place]:
+    monkeypatch.setattr(queues, "TIMEOUT", TIMEOUT)
     one = Place(rabbit_vhost, redis_db)
     yield one
     one.app.close()

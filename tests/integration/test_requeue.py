@@ -16,7 +16,7 @@ from celery_graceful.deliveries.requeue import COPY_AFTER, NotTaken, Requeue
 from celery_graceful.messages.republish import COUNT
 from tests.servers import RedisServer
 from tests.support.raw import raw_messages
-from tests.support.workers import wait_until
+from tests.support.workers import TIMEOUT, wait_until
 
 
 def a_loop(ring: Callable[[], object] = lambda: None) -> Any:
@@ -84,7 +84,7 @@ def test_what_a_broker_refuses_is_named_and_the_rest_is_sent(rabbit_vhost: Any) 
         send("full", full)
         channel.queue_delete("gone")
         with pytest.raises(NotTaken) as raised:
-            Requeue(app, a_loop()).give_back(requests)  # type: ignore[arg-type]
+            Requeue(app, a_loop()).give_back(requests, timeout=TIMEOUT)  # type: ignore[arg-type]
         assert raised.value.requests == requests[:3]
         sent = channel.basic_get("there", no_ack=True)
         assert sent.headers["id"] == requests[3].message.headers["id"]
