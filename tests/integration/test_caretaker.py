@@ -254,7 +254,7 @@ def test_one_at_a_time(shop: Shop) -> None:
 def test_who_stands_still_again_is_looked_at_later(shop: Shop) -> None:
     shop.batch("b", one=shop.graceful.s())
     for times in range(4):
-        shop.look(batch_missing_after=10)  # not yet
+        shop.look(batch_missing_after=1000)  # not yet
         assert not shop.sent()
         shop.look()
         assert len(shop.sent()) == 1

@@ -20,7 +20,7 @@ from celery_graceful.checkpoints.checkpoint import SENT_AGAIN
 from celery_graceful.messages.redelivered_flag import BEGUN
 from tests.conftest import RabbitVhost, RedisDB
 from tests.support.raw import LOSES_EVENTS, Events, raw_messages
-from tests.support.workers import TIMEOUT, Worker
+from tests.support.workers import TIMEOUT, Worker, wait_until
 
 APP = "tests.apps.compositions"
 #: Seconds. Much room behind the soft deadline: the machine may be slow.
@@ -63,7 +63,8 @@ def worker(
     env = dict(env or {})
     if db is not None:
         env = {"BROKER_URL": db.url, "RESULT_URL": db.backend_url, **env}
-    env.update(GRACE=GRACE, CONF_graceful_soft_deadline=SOFT, CONF_graceful_hard_deadline=HARD)
+    env.setdefault("CONF_graceful_soft_deadline", SOFT)
+    env.update(GRACE=GRACE, CONF_graceful_hard_deadline=HARD)
     args = ["-E"] if events else []
     return Worker(app, env=env, args=args, **options)
 
@@ -105,7 +106,9 @@ def test_bases_hooks_and_retries(redis_db: RedisDB, pool: str) -> None:
     before = raw_messages(redis_db.client)
     assert before.keys() == ids.keys()
 
-    with worker(redis_db, pool=pool, concurrency=len(ids), events=True) as first:
+    # Who waits at a point has to be told there before: a limit would be swallowed.
+    env = {"CONF_graceful_soft_deadline": "3"}
+    with worker(redis_db, pool=pool, concurrency=len(ids), events=True, env=env) as first:
         first.wait_line("^>> .* started ", count=len(ids))
         first.term()
         stopped(first)
@@ -288,13 +291,19 @@ def test_messages_come_back_whole_rabbitmq(rabbit_vhost: RabbitVhost, redis_db: 
                 )
         return found
 
+    def wait_for_all() -> None:
+        """What is just sent, or given back, RabbitMQ may not have put into the queue yet."""
+        wait_until(lambda: rabbit_vhost.queue_length("celery") == len(ids), "all are there")
+
     ids = send_everything(app)
+    wait_for_all()
     before = peek()
     assert before.keys() == ids.keys()
     with worker(env=env, pool="threads", concurrency=len(ids)) as first:
         first.wait_line("^>> .* started ", count=len(ids))
         first.term()
         stopped(first)
+    wait_for_all()
     after = peek()
     for id, name in ids.items():
         headers, properties, *_ = before[id]

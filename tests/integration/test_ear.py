@@ -23,7 +23,7 @@ from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.store.tracking import Tracking
 from celery_graceful.system import native
 from tests.conftest import RedisDB
-from tests.support.workers import wait_until
+from tests.support.workers import TIMEOUT, wait_until
 
 #: Of two queues with two priorities, as the channel has them: bells, then lists by priority.
 KEYS = ["graceful:bell:a", "graceful:bell:b", "a", "b", "a\x06\x163", "b\x06\x163"]
@@ -54,7 +54,7 @@ def make(redis_db: RedisDB) -> Iterator[Make]:
             assert store is not None
             ear = Ear(store)
             stack.callback(store.disconnect)
-            stack.callback(ear.end, 5.0)
+            stack.callback(ear.end, TIMEOUT)
             return ear
 
         yield make
@@ -105,8 +105,11 @@ def test_what_it_is_told(protocol: int, redis_db: RedisDB) -> None:
     tracking.close()
 
 
-def test_one_listens_for_all(make: Make, redis_db: RedisDB) -> None:
+def test_one_listens_for_all(
+    make: Make, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And another one, whatever the order of their queues; and for others somebody else does."""
+    monkeypatch.setattr(ears, "TERM", 120.0)  # however long they stand still
     turned = [*KEYS[1::-1], *KEYS[3:1:-1], *KEYS[:3:-1]]
     one, two, three, other = make(), make(), make(), make()
     wait_until(lambda: covered(one) and covered(two, turned), "somebody listens")
@@ -123,7 +126,7 @@ def test_keys_have_their_prefix(make: Make, redis_db: RedisDB) -> None:
     assert listens(redis_db, "shop:")
     redis_db.client.lpush("shop:a", "message")
     wait_until(lambda: redis_db.client.exists("shop:graceful:bell:a"), "rung")
-    ear.end(5.0)
+    ear.end(TIMEOUT)
     assert not listens(redis_db, "shop:")
     assert redis_db.client.lrange("shop:graceful:bell:a", 0, 0) == [HAND_OVER]
 
@@ -187,7 +190,7 @@ def test_another_one_follows(
 ) -> None:
     """One that is frozen finds another one at it when it goes on."""
     monkeypatch.setattr(ears, "EARS", 1)
-    monkeypatch.setattr(ears, "TERM", 2.0)
+    monkeypatch.setattr(ears, "TERM", 120.0)  # however long the test takes until it freezes one
     monkeypatch.setattr(ears, "LOOK", 0.1)
     monkeypatch.setattr(ears, "OFTEN", 0.2)
     one, two = make(), make()
@@ -195,6 +198,9 @@ def test_another_one_follows(
     (first,) = listens(redis_db)
     wait_until(lambda: covered(two), "the other one knows")
     is_frozen = frozen(one)
+    monkeypatch.setattr(ears, "TERM", 2.0)
+    for key in redis_db.client.keys("graceful:ear:*"):
+        redis_db.client.pexpire(key, 2000)
     wait_until(lambda: listens(redis_db) not in ([], [first]), "another one listens")
     redis_db.client.lpush("a", "message")
     wait_until(lambda: redis_db.client.exists("graceful:bell:a"), "rung")
@@ -235,7 +241,7 @@ def test_who_leaves_has_another_one_follow(
     one, two = make(), make()
     wait_until(lambda: covered(one), "one listens")
     wait_until(lambda: covered(two), "the other one knows")
-    one.end(5.0)
+    one.end(TIMEOUT)
     assert redis_db.client.lrange("graceful:bell:a", 0, -1) == [HAND_OVER]
     two.ask()  # as its channel does when it gets that
     wait_until(lambda: listens(redis_db), "it follows")

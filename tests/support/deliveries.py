@@ -48,6 +48,7 @@ class Bench:
         """Make a graceful task of ``fn(self, ...)``."""
         options.setdefault("name", f"{fn.__name__}-{next(self._numbers)}")
         options.setdefault("base", GracefulTask)
+        options.setdefault("checkpoint_interval", 3600.0)  # what is saved is no matter of time
         return self.app.task(bind=True, **options)(fn)
 
     def interrupt(self) -> None:
