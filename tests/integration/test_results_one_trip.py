@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+import time
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -184,7 +185,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"enable_utc": False},
     {"result_expires": 60},
     {"result_expires": None},
-    {"result_expires": timedelta(hours=1), "result_failure_expires": 5},
+    {"result_expires": timedelta(hours=1), "result_failure_expires": 500},
     {"result_compression": "gzip"},
     {"result_backend_transport_options": {"global_keyprefix": "mine"}},
     {"result_backend_always_retry": True},
@@ -211,7 +212,7 @@ def test_what_is_stored_is_celerys_to_the_byte(
     client = ours.client
     for number, (request, (result, state)) in enumerate(product(REQUESTS, RESULTS)):
         context = None if request is None else Context(request)
-        found = []
+        found, began = [], time.monotonic()
         for name, one in (("o", ours), ("p", plain)):
             task_id = f"{number}{name}"
             one.store_result(task_id, result, state, traceback="tb", request=context)
@@ -223,7 +224,7 @@ def test_what_is_stored_is_celerys_to_the_byte(
                 stored = decompressed(stored).replace(task_id.encode(), b"id")
             found.append((stored, client.ttl(key)))
         assert found[0][0] == found[1][0]
-        assert abs(found[0][1] - found[1][1]) <= 1
+        assert abs(found[0][1] - found[1][1]) <= 1 + time.monotonic() - began
     app.close()
 
 
