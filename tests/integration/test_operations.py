@@ -70,6 +70,17 @@ def test_a_checkpoint_is_that_of_its_task_alone(app: Celery, redis_db: RedisDB) 
     assert [(one.task, one.id) for one in operations.checkpoints()] == [tasks[1]]
 
 
+@pytest.mark.parametrize("phase", ["quiet", "soft"])
+def test_who_takes_nothing_more_consumes_no_queue(
+    phase: str, app: Celery, redis_db: RedisDB
+) -> None:
+    redis_db.client.rpush("celery", "one", "two")
+    goes = worker("w1@a", queues=("celery",))
+    stands = worker("w2@a", queues=("celery",), phase=phase)
+    assert queues.unconsumed(app, stores_of(app), [goes, stands]) == {}
+    assert queues.unconsumed(app, stores_of(app), [stands]) == {"celery": 2}
+
+
 def test_a_search_through_many_queues_ends(
     app: Celery, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
