@@ -261,6 +261,10 @@ class BatchLedger:
         """Ids of members that have not ended, some perhaps twice, in steps of a few hundred."""
         return self._scan(batch_id, "pending")
 
+    def pending(self, batch_id: str, members: Sequence[str]) -> set[str]:
+        """Which of them are members that have not ended."""
+        return self._those_in(batch_id, "pending", members)
+
     def members_failed(self, batch_id: str) -> Iterator[str]:
         """Ids of members that have failed, some perhaps twice."""
         return self._scan(batch_id, "failed")

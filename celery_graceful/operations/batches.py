@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -19,16 +20,19 @@ from celery_graceful.operations.asking import BROKER_TIMEOUT, check_rabbit
 from celery_graceful.operations.records import Done, Record, Why
 from celery_graceful.operations.stores import NoStore
 from celery_graceful.store.app_stores import find_store
-from celery_graceful.store.store import Store, StoreAway
+from celery_graceful.store.store import Store, StoreAway, StoreRefused
 from celery_graceful.system.describe import describe
 
-__all__ = ["Batches", "FailedMember", "NotSent", "Resent", "Standing"]
+__all__ = ["Batches", "FailedMember", "NotSent", "Resent", "Standing", "awaited"]
 
 #: Members whose place is told, and seconds for the search: workers are asked for each.
 MOST, PATIENCE = 3, 5.0
 
 #: Members that have failed, and are named.
 MOST_FAILED = 20
+
+#: Batches in which a task is looked for, those that have stood still for longest.
+SEARCHED = 1000
 
 #: What is said of a batch whose producer is given up.
 CLOSED = "complete with the members that it has"
@@ -266,6 +270,28 @@ class Batches:
                     raise NotSent(said) from exc
 
         return publish
+
+
+def awaited(store: Store, found: Why) -> Why:
+    """What is known of a task that is nowhere, and of the batch that waits for it, if one does.
+
+    Args:
+        store: Of the batches.
+        found: What is known of it without.
+
+    Raises:
+        StoreAway: It does not answer.
+    """
+    ledger = BatchLedger(store)
+    try:
+        for batch in ledger.stood_still(0)[:SEARCHED]:
+            if ledger.pending(batch, [found.id]):
+                said = f"the batch {batch} waits for it"
+                mend = shlex.join(["batches", "show", batch, "--look"])  # it may be on its way
+                return replace(found, sentences=(*found.sentences, said), mend=mend)
+    except StoreRefused:  # it allows no batches
+        pass
+    return found
 
 
 def _failed(remedies: Remedies, status: Status) -> tuple[FailedMember, ...]:

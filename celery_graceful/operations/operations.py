@@ -12,7 +12,7 @@ from celery_graceful.claims.claimant import node_of
 from celery_graceful.messages.bounded_connections import BrokerAway
 from celery_graceful.operations import checkpoints
 from celery_graceful.operations.asking import ask, tell, why_rabbit_away
-from celery_graceful.operations.batches import Batches
+from celery_graceful.operations.batches import Batches, awaited
 from celery_graceful.operations.claims import claims_of
 from celery_graceful.operations.findings import RECENT, Unknown, findings_of
 from celery_graceful.operations.history import history_of, mark, of_late
@@ -121,7 +121,7 @@ class Operations:
     @property
     def batches(self) -> Batches:
         """Batches that have not ended, and remedies for those that do not."""
-        return Batches(self.app, self.why)
+        return Batches(self.app, self._where_is)
 
     def batches_missing(self) -> list[str]:
         """Batches that have not ended, and that miss members, as of the last look for them."""
@@ -158,9 +158,8 @@ class Operations:
         Args:
             task_id: Of the task.
         """
-        stores = self._stores
-        workers = workers_of(stores, self._settings)
-        return Search(self.app, stores, workers, self.wait, task_id).why()
+        found = self._where_is(task_id)
+        return awaited(self._stores.store, found) if found.state == "unknown" else found
 
     def history(self, task_id: str | None = None) -> History:
         """What has happened to a task, or to all of them, where it was not as usual.
@@ -315,6 +314,11 @@ class Operations:
             return Unknown(away=str(exc))
         plain = {node for node, told in said.items() if "error" in (told or ())}
         return Unknown(sorted(plain), sorted(said.keys() - plain))
+
+    def _where_is(self, task_id: str) -> Why:
+        stores = self._stores
+        workers = workers_of(stores, self._settings)
+        return Search(self.app, stores, workers, self.wait, task_id).why()
 
     def _check_leases(self) -> None:
         """Look whether it means something that there is no lease.

@@ -64,8 +64,9 @@ def no_errors(*classes: type[BaseException]) -> None:
     Args:
         classes: Of exceptions.
     """
-    settings = loaded("newrelic.core.config", "_settings")
-    ignored = getattr(getattr(settings, "error_collector", None), "ignore_classes", None)
+    settings = loaded("newrelic.core.config", "global_settings")
+    collector = getattr(settings and settings(), "error_collector", None)
+    ignored = getattr(collector, "ignore_classes", None)
     if isinstance(ignored, list):
         for cls in classes:
             name = f"{cls.__module__}:{cls.__qualname__}"

@@ -12,7 +12,7 @@ import pytest
 from celery import Celery
 from kombu import Queue as KombuQueue
 
-from celery_graceful import Graceful
+from celery_graceful import Batch, Graceful
 from celery_graceful.checkpoints.checkpoint import key_of
 from celery_graceful.claims.claimant import WORKERS, lease_key
 from celery_graceful.history import reading
@@ -68,6 +68,20 @@ def test_a_checkpoint_is_that_of_its_task_alone(app: Celery, redis_db: RedisDB) 
     assert not operations.clear_checkpoint("1")
     assert not operations.clear_checkpoint("export:1")
     assert [(one.task, one.id) for one in operations.checkpoints()] == [tasks[1]]
+
+
+def test_why_names_the_batch_that_waits_for_what_is_nowhere(app: Celery, redis_db: RedisDB) -> None:
+    others = Batch(app=app)
+    others.apply_async([app.signature("shop:export")] * 3)
+    batch = Batch(app=app)
+    batch.apply_async([app.signature("shop:export").set(task_id="a b"), app.signature("other")])
+    assert Operations(app, wait=0.1).why("a b").state == "queued"
+    redis_db.client.delete("celery")
+    found = Operations(app, wait=0.1).why("a b")
+    assert found.stuck
+    assert f"the batch {batch.id} waits for it" in found.sentences
+    assert found.mend == f"batches show {batch.id} --look"
+    assert not Operations(app, wait=0.1).why("b").mend
 
 
 @pytest.mark.parametrize("phase", ["quiet", "soft"])

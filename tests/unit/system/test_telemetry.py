@@ -15,7 +15,8 @@ from celery_graceful.system import telemetry
 def test_an_interruption_is_no_error_to_new_relic(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("newrelic.core.config")
     collector = SimpleNamespace(ignore_classes=["celery.exceptions:Retry"])
-    monkeypatch.setattr(module, "_settings", SimpleNamespace(error_collector=collector), False)
+    settings = SimpleNamespace(error_collector=collector)
+    monkeypatch.setattr(module, "global_settings", lambda: settings, False)
     monkeypatch.setitem(sys.modules, "newrelic.core.config", module)
     for _ in range(2):
         Graceful(Celery("app", set_as_current=False))
@@ -27,7 +28,7 @@ def test_an_interruption_is_no_error_to_new_relic(monkeypatch: pytest.MonkeyPatc
     ]
 
 
-@pytest.mark.parametrize("known", [{}, {"_settings": None}, {"_settings": object()}])
+@pytest.mark.parametrize("known", [{}, {"global_settings": None}, {"global_settings": object}])
 def test_one_that_is_being_imported_or_has_changed(
     known: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
