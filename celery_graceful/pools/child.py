@@ -30,7 +30,7 @@ from celery_graceful.pools.pipes import quick_put, unfolded
 from celery_graceful.runs import context, frames, interrupt
 from celery_graceful.runs.run import current
 from celery_graceful.runs.stacks import stack_of
-from celery_graceful.system import telemetry
+from celery_graceful.system import native, telemetry
 from celery_graceful.system.orphans import end_with_parent, is_orphan
 from celery_graceful.system.process import Slot, itself, kept
 from celery_graceful.task.trace_log import install_filter
@@ -171,6 +171,7 @@ def _load_now(app: Any) -> None:
 
 def _leave(on_exit: Callable[[int, int], Any] | None, pid: int, exitcode: int) -> None:
     """The child leaves; billiard's ``on_exit`` sends ``worker_process_shutdown``."""
+    board = worker_state.board.value
     with _deaf():
         try:
             if on_exit is not None:
@@ -178,10 +179,13 @@ def _leave(on_exit: Callable[[int, int], Any] | None, pid: int, exitcode: int) -
         finally:
             callbacks.run(on_stuck=partial(os._exit, exitcode))
             telemetry.flush(callbacks.time_left())
-    if worker_state.board.value is not None and worker_state.board.value.phase is Phase.EXIT:
-        # The main process has all results, and waits for nothing but the end of its children:
-        # billiard's second, in which a child is told to end by one that listens, is a second lost.
-        os._exit(exitcode)
+        if board is not None and board.phase is Phase.EXIT:
+            # The main process has all results, and waits for nothing but the end of its children:
+            # billiard's second, in which a child is told to end by one that listens, is of use to
+            # threads of others alone.
+            if telemetry.others_may_send():
+                native.pause(min(telemetry.PATIENCE, max(0.0, callbacks.time_left())))
+            os._exit(exitcode)
     # There is nothing left to protect: billiard says that it is gone, waits a second, and is told
     # to end as soon as that was heard.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(exitcode))

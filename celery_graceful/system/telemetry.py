@@ -2,11 +2,13 @@
 
 They send at intervals, from a thread of their own, and the rest in an exit handler, which a
 process that leaves by ``os._exit`` never comes to. Children of plain Celery sleep for a second
-before they do, in which most agents come by once more; ours leave at once.
+before they do, in which most of them come by once more; ours leave at once where nobody else's
+threads run.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -14,10 +16,13 @@ from typing import Any
 from celery_graceful.system import native
 from celery_graceful.system.loaded import loaded
 
-__all__ = ["flush", "no_errors"]
+__all__ = ["PATIENCE", "flush", "no_errors", "others_may_send"]
 
 #: Seconds for all of them: what billiard's children sleep.
 PATIENCE = 1.0
+
+#: Whose threads have nothing to send any more: ours, and those of agents that were flushed.
+_DONE = ("celery_graceful", "sentry_sdk", "opentelemetry", "ddtrace")
 
 #: Where OpenTelemetry's API hands out what the app has set.
 _PROVIDERS = (
@@ -36,6 +41,27 @@ def flush(seconds: float) -> None:
         seconds: It may take, of ``PATIENCE`` at most: a server that is away is no reason to stay.
     """
     native.bounded_all(list(_flushes()), min(seconds, PATIENCE))
+
+
+def others_may_send() -> bool:
+    """Whether this process has threads that may have something to send, or to write, yet.
+
+    Clients of metrics, queues of log records: nobody can have them do it now.
+    """
+    return any(
+        _package(thread) not in _DONE
+        for thread in threading.enumerate()
+        if thread is not threading.current_thread()
+    )
+
+
+def _package(thread: threading.Thread) -> str:
+    made_by = type(thread) if type(thread) is not threading.Thread else _target(thread)
+    return str(getattr(made_by, "__module__", "")).partition(".")[0]
+
+
+def _target(thread: threading.Thread) -> Any:
+    return getattr(thread, "_target", None)  # Python's own: gone when it has ended
 
 
 def _flushes() -> Iterator[Callable[[], Any]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import atexit
 import os
+import queue
 import sys
 import threading
+import time
 from types import ModuleType
 
 from celery.signals import task_postrun
@@ -18,7 +20,7 @@ from tests.apps.lifecycle import app
 
 __all__ = ["app"]
 
-AWAY = "AGENT_AWAY" in os.environ
+AWAY, BUFFERED = "AGENT_AWAY" in os.environ, "BUFFERED" in os.environ
 
 
 class Said(SpanExporter):
@@ -46,6 +48,27 @@ class Datadog:
             say("datadog:", self.kept.pop())
 
 
+class Buffer:
+    """As a client of statsd has it: a thread sends now and then, and nobody knows of it."""
+
+    def __init__(self):
+        self.kept = queue.SimpleQueue()
+        self.thread = None
+
+    def append(self, name):
+        if self.thread is None:
+            self.thread = threading.Thread(target=self.run, daemon=True)
+            self.thread.start()
+        self.kept.put(name)
+
+    def run(self):
+        while True:
+            name = self.kept.get()
+            time.sleep(0.2)
+            say("buffer:", name)
+
+
+buffer = Buffer()
 tracer = Datadog()
 if not AWAY:
     atexit.register(tracer.flush)
@@ -57,4 +80,6 @@ module.tracer = tracer
 def on_end(sender=None, state=None, **_):
     name = f"{sender.name.rpartition('.')[2]} {state}"
     tracer.kept.append(name)
+    if BUFFERED:
+        buffer.append(name)
     provider.get_tracer("tasks").start_span(name).end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -50,3 +51,20 @@ def test_one_that_cannot_send(
     monkeypatch.setitem(sys.modules, "ddtrace.trace", module)
     telemetry.flush(60)
     assert "no such host" in caplog.text
+
+
+def test_whose_threads_may_have_something_to_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sends(threading.Thread):
+        pass
+
+    def running(*threads: threading.Thread) -> bool:
+        monkeypatch.setattr(threading, "enumerate", lambda: [threading.current_thread(), *threads])
+        return telemetry.others_may_send()
+
+    ours = threading.Thread(target=telemetry.flush)
+    theirs = type("Exports", (threading.Thread,), {"__module__": "opentelemetry.sdk"})()
+    assert not running()
+    assert not running(ours, theirs)
+    assert running(ours, Sends())
+    assert running(threading.Thread(target=test_one_that_cannot_send))
+    assert running(threading.Timer(60, telemetry.flush, [1]))
