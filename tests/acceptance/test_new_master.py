@@ -7,24 +7,14 @@ from contextlib import ExitStack
 import pytest
 from celery import Celery
 
-from tests.servers import SentinelServers
 from tests.support.workers import Worker, wait_until
-
-
-@pytest.fixture
-def sentinels(start_server):
-    """The master is as busy as all else: nobody takes its place before the test says so."""
-    return start_server(SentinelServers, down_after=60)
 
 
 def others_take_its_place(sentinels, old):
     """When no lease is left: none is renewed there any more."""
     with sentinels.replica.client() as client:
         wait_until(lambda: not client.keys("graceful:lease:*"), "all leases have run out")
-    sentinels.be_patient(1)
-    new = sentinels.wait_failover(old)
-    sentinels.be_patient(60)
-    return new
+    return sentinels.wait_failover(old)
 
 
 def pause(sentinels):

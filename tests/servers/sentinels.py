@@ -150,12 +150,6 @@ class SentinelServers:
         for server in (*self.sentinels, *self.nodes):
             server.close()
 
-    def be_patient(self, seconds: float) -> None:
-        """From now on the master is taken for dead after so many seconds of silence."""
-        for one in self.sentinels:
-            with one.client() as client:
-                client.sentinel_set(self.name, "down-after-milliseconds", int(seconds * 1000))
-
     def failover(self) -> RedisServer:
         """Have the replica take the master's place (`SENTINEL FAILOVER`); see `wait_failover`."""
         old = self.master
