@@ -292,7 +292,7 @@ def test_where_redis_does_not_tell_each_looks_for_itself(
     make: Make, redis_db: RedisDB, caplog: pytest.LogCaptureFixture
 ) -> None:
     db = redis_db.client
-    db.execute_command("ACL SETUSER deaf on >x ~* &* +@all -client|tracking")
+    db.execute_command("ACL SETUSER deaf on >x ~* &* +@all -client")
     try:
         ear = make(redis_db.url.replace("://", "://deaf:x@"))
         with caplog.at_level("INFO", "celery_graceful"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import redis
@@ -35,7 +36,7 @@ class _SentinelServer(Server):
 
         Its default, 2,000, also makes for the seconds in which an old master stays a master.
         """
-        with self.client() as client:
+        with self.client() as client, suppress(redis.ResponseError):  # not before Redis 7
             client.execute_command("SENTINEL", "DEBUG", "publish-period", milliseconds)
 
     def takes_for_dead_after(self, seconds: float) -> None:
