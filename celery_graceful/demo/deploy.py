@@ -21,10 +21,10 @@ __all__ = ["GRACE", "Deploy"]
 GRACE = 10.0
 
 #: Seconds that a worker may take to start.
-START_TIMEOUT = 15.0
+START_TIMEOUT = 60.0
 
 #: Seconds after SIGTERM at which the story ends, whatever is missing.
-PATIENCE = 28.0
+PATIENCE = 34.0
 
 #: Seconds in which the last acknowledgements may reach the broker.
 LAST_ACKS = 5.0
