@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -18,7 +19,7 @@ from typing import ClassVar, Protocol, TypeVar
 import amqp
 import redis
 
-from tests.support.processes import GuardedProcess, free_port
+from tests.support.processes import LOOPBACK, GuardedProcess, free_port
 
 AServer = TypeVar("AServer", bound="Server")
 AnyServer = TypeVar("AnyServer", bound="Startable")
@@ -150,6 +151,7 @@ class Server(ABC):
             self.processes.pop()
 
     def _wait_until_ready(self) -> None:
+        _check_loopback()
         deadline = time.monotonic() + self.start_timeout
         while True:
             try:
@@ -162,3 +164,11 @@ class Server(ABC):
                 output = (self.folder / "output").read_text(errors="replace")[-2000:]
                 problem = "does not answer" if alive else "ended while it started"
                 raise RuntimeError(f"{type(self).__name__} {problem}:\n{output}") from error
+
+
+def _check_loopback() -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((LOOPBACK, 9))  # sends nothing
+        except OSError as error:
+            raise RuntimeError(f"{LOOPBACK} is not reachable: `ip link set lo up`") from error
