@@ -118,5 +118,5 @@ $(TYPED)/.installed: setup.cfg pyproject.toml $(shell git ls-files celery_gracef
 	rm -rf $(TYPED)/source && mkdir $(TYPED)/source
 	cp -R celery_graceful celery_graceful_pytest.py setup.cfg pyproject.toml README.md LICENSE $(TYPED)/source
 	$(TYPED)/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps $(TYPED)/source
-	$(TYPED)/bin/python -m pip install --quiet --disable-pip-version-check $(TYPED)/source 'mypy<2.5' 'basedpyright<1.41'
+	$(TYPED)/bin/python -m pip install --quiet --disable-pip-version-check '$(TYPED)/source[lint]' 'basedpyright<1.41'
 	@touch $@

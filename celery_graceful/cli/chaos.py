@@ -90,7 +90,7 @@ def warnings_of(victim: Worker, others: Sequence[Worker]) -> Iterator[str]:
     if not others:
         yield "No other worker is running: what it holds waits until one is started."
         return
-    consumed = {queue for other in others if other.phase == "running" for queue in other.queues}
+    consumed = {queue for other in others if other.fetches for queue in other.queues}
     alone = sorted(set(victim.queues) - consumed)
     if alone:
         queues = shown(", ".join(alone))

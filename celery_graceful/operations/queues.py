@@ -75,15 +75,12 @@ def find_in_queues(app: Any, store: Store, task_id: str) -> Place | None:
 def unconsumed(app: Any, stores: Stores, workers: Sequence[Worker]) -> dict[str, int]:
     """Messages in queues of the app that none of these workers takes from; only of Redis.
 
-    Who is quiet, or stops, takes nothing more.
-
     Raises:
         StoreAway: It does not answer.
     """
     if not stores.with_claims:
         return {}
-    fetching = [worker for worker in workers if worker.phase == "running"]
-    consumed = {queue for worker in fetching for queue in worker.queues}
+    consumed = {queue for worker in workers if worker.fetches for queue in worker.queues}
     found: Counter[str] = Counter()
     # As configured: ``app.amqp.queues`` has those, too, that this process has ever sent to.
     for queue in app.amqp.Queues(app.conf.task_queues):

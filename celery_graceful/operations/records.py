@@ -174,6 +174,11 @@ class Worker(Record):
     process: str = ""
     tasks_keep_loop: bool = False
 
+    @property
+    def fetches(self) -> bool:
+        """Whether it takes messages: who is quiet, or stops, takes no more."""
+        return self.phase == "running"
+
 
 @dataclass(frozen=True)
 class DeadWorker(Record):

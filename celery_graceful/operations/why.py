@@ -230,7 +230,7 @@ class Search:
     def _waits_in(self, found: Place) -> Why:
         said = f"it waits in the queue {found.queue}, at place {found.place} of {found.total}"
         consumers = [w for w in self.workers if found.queue in w.queues]
-        fetching = [w.name for w in consumers if w.phase == "running"]
+        fetching = [w.name for w in consumers if w.fetches]
         mend = ""
         if fetching:
             who = f"consumed by {', '.join(fetching[:5])}"

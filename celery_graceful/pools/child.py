@@ -184,7 +184,7 @@ def _leave(on_exit: Callable[[int, int], Any] | None, pid: int, exitcode: int) -
             # billiard's second, in which a child is told to end by one that listens, is of use to
             # threads of others alone.
             if telemetry.others_may_send():
-                native.pause(min(telemetry.PATIENCE, max(0.0, callbacks.time_left())))
+                native.pause(min(telemetry.PATIENCE, callbacks.time_left()))
             os._exit(exitcode)
     # There is nothing left to protect: billiard says that it is gone, waits a second, and is told
     # to end as soon as that was heard.

@@ -56,12 +56,10 @@ def others_may_send() -> bool:
 
 
 def _package(thread: threading.Thread) -> str:
-    made_by = type(thread) if type(thread) is not threading.Thread else _target(thread)
+    made_by: Any = type(thread)
+    if made_by is threading.Thread:
+        made_by = getattr(thread, "_target", None)  # Python's own: gone when it has ended
     return str(getattr(made_by, "__module__", "")).partition(".")[0]
-
-
-def _target(thread: threading.Thread) -> Any:
-    return getattr(thread, "_target", None)  # Python's own: gone when it has ended
 
 
 def _flushes() -> Iterator[Callable[[], Any]]:

@@ -9,16 +9,9 @@ import pytest
 from celery import Celery
 from kombu import Connection
 
-from celery_graceful.store.store import Store
 from tests.conftest import RedisDB
 from tests.support.broker import Broker
-from tests.support.workers import TIMEOUT
-
-
-def has_patience(patch: pytest.MonkeyPatch) -> None:
-    """In this process Redis has time to answer: it is as busy as all else here."""
-    make = Store._client
-    patch.setattr(Store, "_client", lambda store, seconds: make(store, max(seconds, TIMEOUT)))
+from tests.support.patience import has_patience
 
 
 @pytest.fixture(autouse=True)

@@ -163,23 +163,18 @@ def test_spans_of_what_ran_last(pool: str, broker: Broker, app: Celery) -> None:
         assert worker.count(WRONG) == 0
 
 
-def test_a_thread_that_nobody_knows_of_has_a_second(broker: Broker, app: Celery) -> None:
-    """In a child, as plain Celery's have: metrics, and records of the log, of what ran last."""
-    with start(broker, "prefork", app="tests.apps.traced", BUFFERED="1") as worker:
-        send(app, "cooperative")
-        worker.wait_line(">> .* started cooperative")
-        worker.term()
-        assert worker.wait() == 0
-        assert worker.count(">> .* buffer: cooperative IGNORED") == 1
-        assert worker.count(WRONG) == 0
-
-
-def test_an_agent_whose_server_is_away(broker: Broker, app: Celery) -> None:
-    with start(broker, "prefork", app="tests.apps.traced", AGENT_AWAY="1") as worker:
+@pytest.mark.parametrize(
+    ("how", "agent"), [("BUFFERED", "buffer"), ("AGENT_AWAY", "opentelemetry")]
+)
+def test_who_sends_from_a_thread_has_a_second(
+    how: str, agent: str, broker: Broker, app: Celery
+) -> None:
+    """In a child, as plain Celery's have: threads that nobody knows of, and all agents together."""
+    with start(broker, "prefork", app="tests.apps.traced", **{how: "1"}) as worker:
         send(app, "cooperative")
         worker.wait_line(">> .* started cooperative")
         worker.term()
         assert worker.wait() == 0
         assert worker.took < HARD
-        assert worker.count(">> .* opentelemetry: cooperative IGNORED") == 1
+        assert worker.count(f">> .* {agent}: cooperative IGNORED") == 1
         assert worker.count(WRONG) == 0

@@ -18,11 +18,11 @@ from celery_graceful.operations import Operations, findings, operations, why
 from celery_graceful.operations.asking import ask
 from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.store.app_stores import find_store, find_workers_store
-from tests.acceptance.conftest import has_patience
 from tests.conftest import RedisDB
 from tests.servers import RabbitServer, RedisServer
 from tests.support.broker import graceful_command
 from tests.support.operators import APP, command, command_or, document, make_app, send, start
+from tests.support.patience import has_patience
 from tests.support.workers import TIMEOUT, Worker, end_leases, wait_until, wait_until_heard
 
 #: Of who is killed or frozen it is ended by hand: no machine is so busy that it runs out.

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from celery_graceful.store.store import Store
-from tests.support.workers import TIMEOUT
+from tests.support.patience import has_patience
 
 
 @pytest.fixture(autouse=True)
@@ -17,9 +14,4 @@ def patient_stores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     Who wants to see one that is starts a server of its own.
     """
     if "redis_db" in request.fixturenames:
-        own_client = Store.own_client
-
-        def waits(self: Store, timeout: float, **parameters: Any) -> Any:
-            return own_client(self, max(timeout, TIMEOUT), **parameters)
-
-        monkeypatch.setattr(Store, "own_client", waits)
+        has_patience(monkeypatch)
