@@ -323,7 +323,7 @@ def test_a_worker_that_wakes_up_ends_what_nobody_else_has(pool, start, app, redi
 @pytest.mark.slow
 def test_solid_queue_568_a_worker_that_drains_is_not_taken_for_dead(start, app, redis_db, tmp_path):
     """There the heartbeat ends as the stop begins, and others fail what still runs."""
-    ttl = 8
+    ttl = 12  # of five workers, each of which may stand still
     lease = {"CONF_graceful_lease_ttl": str(ttl), "CONF_graceful_heartbeat_interval": "1"}
     draining = start(GRACE="120", **lease).ready()
     results = [send(app, "hold", str(tmp_path / "go")) for _ in range(2)]
