@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def start(broker: Broker, pool: str) -> Worker:
-    env = {**broker.env, "GRACE": "6"}
+    env = {**broker.env, "GRACE": "60"}
     env["CONF_worker_cancel_long_running_tasks_on_connection_loss"] = "True"
     return Worker("tests.apps.claims", pool=pool, env=env)
 
