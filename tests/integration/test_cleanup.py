@@ -29,6 +29,7 @@ FORKING = ("prefork", "spawn")
 
 def start(redis_db, pool="prefork", concurrency=2, args=(), **env):
     env = {"BROKER_URL": redis_db.url, "GRACE": "20", **env}
+    env["CONF_graceful_exit_timeout"] = "15.0"  # by default 5 s: the machine may be slow
     return Worker(APP, pool=pool, concurrency=concurrency, env=env, args=args)
 
 
