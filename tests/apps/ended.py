@@ -25,7 +25,7 @@ django.setup()
 from django.db import connection, transaction  # noqa: E402
 
 app = make_app("ended")
-app.conf.update(task_default_retry_delay=0, graceful_soft_deadline=3.0, graceful_hard_deadline=12.0)
+app.conf.update(task_default_retry_delay=0, graceful_soft_deadline=8.0, graceful_hard_deadline=24.0)
 Graceful(app)
 
 LONG = 60.0
@@ -166,7 +166,7 @@ def handling(self):
         block(self)
     except ShutdownTimeLimit:
         try:
-            time.sleep(5)
+            time.sleep(9)
         except ShutdownTimeLimit:
             say("NOT REACHED", "disturbed")
         with self.shield():

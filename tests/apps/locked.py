@@ -15,6 +15,9 @@ app = Celery("locked", broker="redis://redis/0", backend="redis://redis/1")
 Graceful(app)
 log = logging.getLogger(__name__)
 
+#: Seconds that a row takes.
+PAUSE = float(os.environ.get("PAUSE", "0.1"))
+
 
 def keep_locks(url: str) -> None:
     """Both keep them in this Redis."""
@@ -37,7 +40,7 @@ class Single(Singleton, GracefulTask):
 def export(self, rows):
     for row in self.iterate(range(rows), every=1):
         log.warning("row %d", row)
-        self.sleep(0.1)
+        self.sleep(PAUSE)
 
 
 once = app.task(base=Once, bind=True, name="once")(export)

@@ -14,7 +14,7 @@ from celery import beat
 from celery.exceptions import Ignore, Reject
 
 from celery_graceful import Graceful, GracefulTask, Monitor
-from celery_graceful.monitors import heartbeat
+from celery_graceful.monitors import heartbeat, outbox
 from celery_graceful.monitors.registry import monitors_of
 from tests.apps import make_app, say, sentry, wait_for_file, work
 
@@ -26,6 +26,8 @@ GREENLET_EXIT = sys.modules["gevent"].GreenletExit if "gevent" in sys.modules el
 
 app.conf.graceful_monitor_beat = HOW == "beat"
 app.conf.beat_max_loop_interval = 0.2
+# A server that is busy is not away, and gets time at the end of a process, too.
+outbox.LAST_WAIT = app.conf.graceful_exit_timeout = 15.0
 if "HEARTBEAT" in os.environ:
     heartbeat.AT_LEAST = float(os.environ["HEARTBEAT"])
     heartbeat.interval_of = lambda check_in: heartbeat.AT_LEAST

@@ -25,6 +25,7 @@ from celery_graceful.store.store import Store, StoreAway, StoreForbidden
 from celery_graceful.system import native
 from tests.conftest import RedisDB
 from tests.servers import RedisServer
+from tests.support.patience import has_patience
 from tests.support.workers import TIMEOUT, wait_until
 
 END = End("batch", "member", Outcome.SUCCEEDED)
@@ -297,10 +298,12 @@ def test_a_store_that_is_away_holds_up_no_answer_for_long(
 ) -> None:
     monkeypatch.setattr(ends_module, "PATIENCE", 0.5)
     server = start_server(RedisServer)
+    with monkeypatch.context() as patch:  # who looks on waits for it
+        has_patience(patch)
+        store = broker_store(app_of(server.url()))
+        assert store is not None
+        ledger = batch_of(store, "member", "another")
     app = app_of(server.url())
-    store = broker_store(app)
-    assert store is not None
-    ledger = batch_of(store, "member", "another")
     ends, answers = Ends(app, lambda: None, lambda store, some: None), []
     server.pause()
     try:

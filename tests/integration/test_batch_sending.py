@@ -256,11 +256,13 @@ def test_killed(app: Celery, redis_db: RedisDB, before: str) -> None:
     """At the worst moment: nothing is lost, and nothing counts twice."""
     batch_id, count = str(uuid.uuid4()), 3 * CHUNK
     program = f"""
-        import os, signal
+        import os, pytest, signal
         from celery_graceful import Batch
         from celery_graceful.batches import sending
         from tests.integration.test_batch_sending import make_app, works, CHUNK
+        from tests.support.patience import has_patience
 
+        has_patience(pytest.MonkeyPatch())
         app = make_app({redis_db.url!r})
         batch = Batch(app=app)
         batch.id = {batch_id!r}

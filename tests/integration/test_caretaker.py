@@ -33,6 +33,7 @@ from celery_graceful.settings import Settings
 from celery_graceful.store.app_stores import find_store
 from tests.conftest import RedisDB
 from tests.support import operators
+from tests.support.workers import TIMEOUT
 
 
 class Shop:
@@ -110,7 +111,8 @@ class Shop:
 
 
 @pytest.fixture
-def shop(redis_db: RedisDB) -> Iterator[Shop]:
+def shop(redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    monkeypatch.setattr(caretaker_module, "AT_WORK", TIMEOUT)  # however long it stands still
     one = Shop(redis_db)
     yield one
     one.app.close()
@@ -256,10 +258,11 @@ def test_who_stands_still_again_is_looked_at_later(shop: Shop) -> None:
     for times in range(4):
         shop.look(batch_missing_after=1000)  # not yet
         assert not shop.sent()
+        before = time.time()
         shop.look()
         assert len(shop.sent()) == 1
-        left = float(shop.client.zscore("graceful:batches:looked", "b") or 0) - time.time()
-        assert left <= 0.04 * 2**times
+        until = float(shop.client.zscore("graceful:batches:looked", "b") or 0)
+        assert before + 0.01 * 2**times < until < time.time() + 0.04 * 2**times
 
 
 def test_where_nothing_stands_still_nothing_is_asked(

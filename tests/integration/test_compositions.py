@@ -107,7 +107,7 @@ def test_bases_hooks_and_retries(redis_db: RedisDB, pool: str) -> None:
     assert before.keys() == ids.keys()
 
     # Who waits at a point has to be told there before: a limit would be swallowed.
-    env = {"CONF_graceful_soft_deadline": "3"}
+    env = {"CONF_graceful_soft_deadline": "8"}
     with worker(redis_db, pool=pool, concurrency=len(ids), events=True, env=env) as first:
         first.wait_line("^>> .* started ", count=len(ids))
         first.term()

@@ -17,7 +17,7 @@ HANDLED = ["handling", "handling_limit"]
 
 def start(pool: str, redis_db: RedisDB, concurrency: int) -> Worker:
     env = {"BROKER_URL": redis_db.url, "RESULT_URL": redis_db.backend_url, "GRACE": "30"}
-    env |= {"CONF_graceful_soft_deadline": "6.0", "CONF_graceful_hard_deadline": "16.0"}
+    env |= {"CONF_graceful_soft_deadline": "11.0", "CONF_graceful_hard_deadline": "22.0"}
     return Worker(APP, pool=pool, concurrency=concurrency, env=env)
 
 

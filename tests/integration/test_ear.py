@@ -42,8 +42,16 @@ def listens(db: RedisDB, prefix: str = "") -> list[str]:
     return [str(db.client.get(key)) for key in db.client.keys(f"{prefix}graceful:ear:*")]
 
 
+def names(db: RedisDB) -> list[str]:
+    """The same, without how many they listen for."""
+    return [text.split()[0] for text in listens(db)]
+
+
 @pytest.fixture
-def make(redis_db: RedisDB) -> Iterator[Make]:
+def make(redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    # However long they stand still: neither their places expire, nor their rings.
+    monkeypatch.setattr(ears, "TERM", 4 * TIMEOUT)
+    monkeypatch.setattr(ears, "RINGS_TTL", int(4 * TIMEOUT * 1000))
     with ExitStack() as stack:
 
         def make(url: str = redis_db.url, prefix: str = "") -> Ear:
@@ -76,8 +84,7 @@ def test_it_rings_for_what_nobody_rings_for(queue: str, make: Make, redis_db: Re
 
 def test_it_is_told_at_once(make: Make, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not at its next look."""
-    monkeypatch.setattr(ears, "LOOK", 60.0)
-    monkeypatch.setattr(ears, "TERM", 120.0)
+    monkeypatch.setattr(ears, "LOOK", 2 * TIMEOUT)  # for longer than anything is waited for
     ear, db = make(), redis_db.client
     wait_until(lambda: covered(ear), "somebody listens")
     for _ in range(3):
@@ -105,11 +112,8 @@ def test_what_it_is_told(protocol: int, redis_db: RedisDB) -> None:
     tracking.close()
 
 
-def test_one_listens_for_all(
-    make: Make, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_listens_for_all(make: Make, redis_db: RedisDB) -> None:
     """And another one, whatever the order of their queues; and for others somebody else does."""
-    monkeypatch.setattr(ears, "TERM", 120.0)  # however long they stand still
     turned = [*KEYS[1::-1], *KEYS[3:1:-1], *KEYS[:3:-1]]
     one, two, three, other = make(), make(), make(), make()
     wait_until(lambda: covered(one) and covered(two, turned), "somebody listens")
@@ -190,23 +194,24 @@ def test_another_one_follows(
 ) -> None:
     """One that is frozen finds another one at it when it goes on."""
     monkeypatch.setattr(ears, "EARS", 1)
-    monkeypatch.setattr(ears, "TERM", 120.0)  # however long the test takes until it freezes one
     monkeypatch.setattr(ears, "LOOK", 0.1)
     monkeypatch.setattr(ears, "OFTEN", 0.2)
     one, two = make(), make()
+    one._name, two._name = sorted((one._name, two._name))  # of two, the last one stays
     wait_until(lambda: covered(one), "one listens")
-    (first,) = listens(redis_db)
+    assert names(redis_db) == [one._name]
     wait_until(lambda: covered(two), "the other one knows")
     is_frozen = frozen(one)
     monkeypatch.setattr(ears, "TERM", 2.0)
     for key in redis_db.client.keys("graceful:ear:*"):
         redis_db.client.pexpire(key, 2000)
-    wait_until(lambda: listens(redis_db) not in ([], [first]), "another one listens")
+    wait_until(lambda: names(redis_db) == [two._name], "another one listens")
     redis_db.client.lpush("a", "message")
     wait_until(lambda: redis_db.client.exists("graceful:bell:a"), "rung")
+    one._heard = None, 0.0  # what it knew before
     is_frozen.clear()
     wait_until(lambda: covered(one), "it knows who does")
-    assert listens(redis_db)[0].split()[0] == two._name
+    wait_until(lambda: names(redis_db) == [two._name], "that is the other one")
 
 
 def test_of_a_fleet_one_that_asks_anyway_asks_for_ears_as_well(
@@ -231,7 +236,7 @@ def test_of_a_fleet_one_that_asks_anyway_asks_for_ears_as_well(
     assert asked.count("MGET") <= 2  # the first time it may ask twice
     redis_db.client.delete(key)
     ear._store.any_exists("another", age=0.0)  # as who looks for something else
-    wait_until(lambda: f"{ear._name} 1" in listens(redis_db), "it takes the place")
+    wait_until(lambda: names(redis_db) == [ear._name], "it takes the place")
 
 
 def test_who_leaves_has_another_one_follow(
@@ -243,8 +248,9 @@ def test_who_leaves_has_another_one_follow(
     wait_until(lambda: covered(two), "the other one knows")
     one.end(TIMEOUT)
     assert redis_db.client.lrange("graceful:bell:a", 0, -1) == [HAND_OVER]
+    two._heard = None, 0.0  # what it knew before
     two.ask()  # as its channel does when it gets that
-    wait_until(lambda: listens(redis_db), "it follows")
+    wait_until(lambda: names(redis_db) == [two._name], "it follows")
     wait_until(lambda: covered(two), "and knows it")
 
 
@@ -285,7 +291,7 @@ def test_one_that_is_told_nothing_any_more(
     wait_until(lambda: len(waited) > before + 2, "it has looked twice")
     redis_db.client.lpush("a", "message")
     wait_until(lambda: redis_db.client.exists("graceful:bell:a"), "rung")
-    wait_until(lambda: len(made) == 2 and covered(ear), "it listens again")
+    wait_until(lambda: len(made) > 1 and covered(ear), "it listens again")
 
 
 def test_where_redis_does_not_tell_each_looks_for_itself(

@@ -11,6 +11,7 @@ from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import CALLBACKS, Callback, End, Outcome
 from celery_graceful.store.app_stores import find_store
 from tests.servers import RedisServer
+from tests.support.patience import has_patience
 
 MANY = 100_000
 
@@ -66,8 +67,11 @@ class Measured(BatchLedger):
 
 
 @pytest.fixture
-def ledger():
-    with RedisServer() as server, server.client() as client:
+def ledger(monkeypatch):
+    has_patience(monkeypatch)
+    # What Redis does now and then by itself counts as well: the less of that the better.
+    options = {"hz": "1", "dynamic-hz": "no", "activerehashing": "no"}
+    with RedisServer(options=options) as server, server.client() as client:
         app = Celery(uuid.uuid4().hex, broker="memory://", set_as_current=False)
         app.conf.graceful_store = server.url()
         ledger = Measured(find_store(app), client)
