@@ -214,7 +214,8 @@ class Ends:
     @property
     def busy(self) -> bool:
         """Whether a drain has to wait: for the ledger, or for what has to follow in the loop."""
-        return bool(self._noted or self._under_way or self._answers)
+        with self._lock:  # else what is just being taken to be sent is in neither
+            return bool(self._noted or self._under_way or self._answers)
 
     def flush(self, seconds: float) -> bool:
         """Wait until the ledger has all ends, for up to ``seconds``; whether it has."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -275,6 +276,35 @@ def test_the_answer_follows_the_end(redis_db: RedisDB) -> None:
     assert due == list[Due]()
     ends.end(TIMEOUT)
     assert not ends.busy
+
+
+def test_what_is_just_being_taken_to_be_sent_is_waited_for(redis_db: RedisDB) -> None:
+    """A drain that did not see it would end before the broker has its answer."""
+    app = app_of(redis_db.url)
+    store = broker_store(app)
+    assert store is not None
+    batch_of(store, "member")
+    ends, answers, said = Ends(app, lambda: None, lambda store, some: None), [], []
+    taken, go_on = threading.Event(), threading.Event()
+
+    class Slow(deque[Any]):
+        def popleft(self) -> Any:
+            found = super().popleft()
+            taken.set()
+            assert go_on.wait(TIMEOUT)
+            return found
+
+    ends._noted = Slow()
+    ends.note(END, then=lambda: answers.append(1))
+    assert taken.wait(TIMEOUT)
+    asks = threading.Thread(target=lambda: said.append(ends.busy))
+    asks.start()
+    asks.join(0.1)  # who does not wait for its turn has looked by then
+    go_on.set()
+    asks.join(TIMEOUT)
+    assert said == [True]
+    wait_until(answered(ends, answers), "the answer")
+    ends.end(TIMEOUT)
 
 
 def test_with_its_end_a_worker_hears_whether_a_batch_is_cancelled(redis_db: RedisDB) -> None:
