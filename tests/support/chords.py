@@ -20,6 +20,7 @@ from celery_graceful.batches.model import Due, Outcome
 from celery_graceful.batches.status import Status
 from celery_graceful.store.app_stores import find_store
 from tests.conftest import RedisDB
+from tests.support.workers import TIMEOUT
 
 __all__ = ["ByHand", "Killed", "by_hand", "claim_runs_out", "dies", "stands_still"]
 
@@ -39,7 +40,7 @@ class ByHand:
     def __init__(self, db: RedisDB, *, tracked: bool) -> None:
         self.client, self.tracked = db.client, tracked
         self.app = Celery("by_hand", broker=db.url, backend=db.backend_url, set_as_current=False)
-        self.app.conf.result_chord_join_timeout = 0.5
+        self.app.conf.result_chord_join_timeout = TIMEOUT
         if tracked:
             self.app.conf.graceful_track_chords = True
             Graceful(self.app)
