@@ -76,6 +76,7 @@ suites: $(DEV)  ## Celery's own tests, plain and with celery_graceful; SUITES=qu
 
 bench: $(DEV)  ## run the benchmarks, side by side with plain Celery; docs/benchmarks.md gets what has a place there
 	@scripts/ensure-servers || true
+	$(pip_install) --editable '.[bench]'
 	$(BIN)/python -m benchmarks --write
 
 bench-check: $(DEV)  ## compare with the commit before: fails under 0.95 of its speed; BASE=v1.0 another one

@@ -8,9 +8,11 @@ import platform
 import sys
 import time
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.batches import batches
+from benchmarks.chaos import chaos
 from benchmarks.chords import chords
 from benchmarks.extras import extras
 from benchmarks.full_pool import full_pool
@@ -21,6 +23,7 @@ from benchmarks.latency import latency, reading
 from benchmarks.lifecycle import lifecycle
 from benchmarks.page import as_json, is_on_page, replaced
 from benchmarks.peers import peers
+from benchmarks.plots import PLOTS, draw
 from benchmarks.pool import pool
 from benchmarks.publishing import publishing
 from benchmarks.rabbitmq import rabbitmq
@@ -61,6 +64,7 @@ BENCHMARKS = {
     "lifecycle": lifecycle,
     "release": release,
     "rescue": rescue,
+    "chaos": chaos,
     "batches": batches,
     "peers": peers,
 }
@@ -78,6 +82,8 @@ def main() -> None:
     unknown = set(options.names) - BENCHMARKS.keys()
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+    if options.write and find_spec("matplotlib") is None:
+        parser.error("--write draws pictures as well: pip install --editable '.[bench]'")
     about, results = machine(), {}
     print(about, flush=True)
     RUNS.mkdir(parents=True, exist_ok=True)
@@ -99,6 +105,8 @@ def main() -> None:
             record.write_text(as_json(about, results), encoding="utf-8")
             if options.write and is_on_page(PAGE, name):
                 PAGE.write_text(replaced(PAGE, name, about, result), encoding="utf-8")
+                if name in PLOTS:
+                    draw(PAGE, name)
     print(f"The figures are in {record.relative_to(_ROOT)}", flush=True)
 
 

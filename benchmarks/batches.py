@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 from celery import Celery, chord
 
 from benchmarks.commands import Commands
+from benchmarks.memory import Growth
 from benchmarks.tables import table
 from benchmarks.throughput import play
 from benchmarks.waiting import held, wait_until
@@ -192,21 +192,13 @@ def main() -> None:
     Graceful(app)
     one = app.signature("benchmarks.app.empty", immutable=True, queue="first")
     Batch(app=app).apply_async([one.clone() for _ in range(10)])  # connects, imports
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now
-    before = _kilobytes("VmRSS")
+    growth = Growth()
     batch, began = Batch(app=app), time.monotonic()
     batch.apply_async(
         app.signature("benchmarks.app.empty", (n,), queue="many") for n in range(members)
     )
     took = time.monotonic() - began
-    memory = _kilobytes("VmHWM") - before
-    print(json.dumps({"batch": batch.id, "took": took, "memory": memory}))
-
-
-def _kilobytes(name: str) -> int:
-    status = Path("/proc/self/status").read_text()
-    (found,) = re.findall(rf"^{name}:\s*(\d+) kB$", status, re.MULTILINE)
-    return int(found)
+    print(json.dumps({"batch": batch.id, "took": took, "memory": growth.kilobytes()}))
 
 
 # -- what it costs a worker --------------------------------------------------------------

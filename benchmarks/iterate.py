@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -11,13 +10,14 @@ from typing import Any
 from celery import Celery
 from celery.app import trace
 
+from benchmarks.memory import Growth
 from benchmarks.tables import percentile, table
 from celery_graceful import GracefulTask
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.board import Board
 from tests.servers import RedisServer
 
-__all__ = ["iterate", "main"]
+__all__ = ["iterate"]
 
 ROUNDS = 5
 
@@ -33,10 +33,9 @@ def iterate(redis: RedisServer, *, quick: bool) -> str:
 
         @app.task(base=GracefulTask, bind=True, name="measured", ignore_result=True)
         def task(self: Any) -> None:
-            # First: what comes later needs more, and the peak is that of the process.
-            before = peak()
+            growth = Growth()
             run(self.iterate(range(memory)))
-            found["memory"] = peak() - before
+            found["memory"] = growth.kilobytes()
             found["items"] = {
                 "for over a range": fastest(lambda: range(items)),
                 "for over iter(range)": fastest(lambda: iter(range(items))),
@@ -105,18 +104,3 @@ def one_save(task: Any, number: int) -> float:
     began = time.perf_counter()
     task.checkpoint({"rows": number})
     return time.perf_counter() - began
-
-
-def peak() -> int:
-    """The most memory that this process has had, in KiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def main() -> None:
-    """Print the tables."""
-    with RedisServer() as redis:
-        print(iterate(redis, quick=False))
-
-
-if __name__ == "__main__":
-    main()

@@ -27,7 +27,7 @@ PAUSE, PLAIN_TIMEOUT = 0.05, 0.5
 
 def latency(redis: RedisServer, *, quick: bool) -> str:
     """From SIGTERM to the first line of the task that sees it."""
-    stops = 8 if quick else 51
+    stops = 8 if quick else 101
     rows = []
     for pool in POOLS:
         seen = _measure(pool, stops)

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["as_json", "is_on_page", "replaced"]
+__all__ = ["Table", "as_json", "is_on_page", "replaced", "tables_of"]
+
+#: Rows by the names of their columns, which may come twice.
+Table = list[dict[str, Any]]
 
 #: A block of the page that a run writes anew.
 _BLOCK = "<!-- python -m benchmarks {name} -->\n{text}\n<!-- end of {name} -->"
@@ -23,9 +26,9 @@ def as_json(machine: str, results: Mapping[str, tuple[str, float]]) -> str:
     return json.dumps({"machine": machine, "benchmarks": found}, indent=1) + "\n"
 
 
-def _tables(text: str) -> list[list[dict[str, Any]]]:
-    """Tables of Markdown, as rows by the names of their columns, which may come twice."""
-    tables: list[list[dict[str, Any]]] = []
+def _tables(text: str) -> list[Table]:
+    """Tables of Markdown."""
+    tables: list[Table] = []
     head: list[str] | None = None
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
@@ -53,7 +56,16 @@ def is_on_page(page: Path, name: str) -> bool:
 
 def replaced(page: Path, name: str, machine: str, text: str) -> str:
     """The text of the page with what a benchmark has printed now, where its place is."""
-    pattern = re.escape(_BLOCK).replace(re.escape("{name}"), re.escape(name))
-    found = re.compile(pattern.replace(re.escape("{text}"), ".*?"), re.DOTALL)
     new = _BLOCK.format(name=name, text=f"{machine}:\n\n{text}\n")
-    return found.sub(lambda _: new, page.read_text(encoding="utf-8"))
+    return _block(name).sub(lambda _: new, page.read_text(encoding="utf-8"))
+
+
+def tables_of(page: Path, name: str) -> list[Table]:
+    """What the page says of a benchmark that has a place there."""
+    found = _block(name).search(page.read_text(encoding="utf-8"))
+    return _tables(found[0] if found else "")
+
+
+def _block(name: str) -> re.Pattern[str]:
+    pattern = re.escape(_BLOCK).replace(re.escape("{name}"), re.escape(name))
+    return re.compile(pattern.replace(re.escape("{text}"), ".*?"), re.DOTALL)

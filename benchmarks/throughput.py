@@ -68,7 +68,8 @@ def throughput(redis: RedisServer, *, quick: bool) -> str:
                     worker = workers[contender]
                     rates[contender].append(round_of(client, worker, contender.task, tasks))
         rows += _rows(f"{pool} -c {concurrency}", rates)
-    rate, cpu = ("tasks/s", "to plain", "to Task"), ("CPU us/task", "to plain", "to Task")
+    rate = ("tasks/s", "spread", "to plain", "to Task")
+    cpu = ("CPU us/task", "to plain", "to Task")
     head = ("pool, app and task", *rate, *cpu)
     return table(head, rows)
 
@@ -131,6 +132,7 @@ def _rows(setup: str, rates: dict[Contender, list[tuple[float, float]]]) -> list
         (
             f"{setup}, {contender.name}",
             f"{median(rate for rate, _ in found):.0f}",
+            _spread([rate for rate, _ in found]),
             f"{_ratio(found, plain, 0):.3f}",
             f"{_ratio(found, task, 0):.3f}",
             f"{median(seconds for _, seconds in found) * 1e6:.0f}",
@@ -139,6 +141,11 @@ def _rows(setup: str, rates: dict[Contender, list[tuple[float, float]]]) -> list
         )
         for contender, found in rates.items()
     ]
+
+
+def _spread(rates: list[float]) -> str:
+    """How far rounds are from each other, the slowest and the fastest, in parts of the median."""
+    return f"{(max(rates) - min(rates)) / median(rates):.0%}"
 
 
 def _ratio(these: list[tuple[float, float]], those: list[tuple[float, float]], which: int) -> float:

@@ -10,7 +10,7 @@ from celery.utils.nodenames import default_nodename, node_format
 
 import celery_graceful_probe
 from celery_graceful.cli.app import app_of
-from celery_graceful.cli.output import JSON, Command, say_json
+from celery_graceful.cli.output import AWAY, JSON, Command, say_json
 from celery_graceful.cli.writing import write_nowhere
 from celery_graceful.operations.records import Record
 from celery_graceful.settings import Settings
@@ -48,9 +48,11 @@ def probe(
     every few seconds there is python -m celery_graceful_probe.
     """
     path = path or _file_of(ctx)
-    status, said = celery_graceful_probe.look(
-        question, node_format(path, default_nodename(hostname))
-    )
+    node = default_nodename(hostname)
+    file = node_format(path, node)
+    status, said = celery_graceful_probe.look(question, file)
+    if status == AWAY and hostname is None and file != path:
+        said = f"{said}; that is the file of {node}: -n names another worker"
     if as_json:
         say_json(Probed(question, status == celery_graceful_probe.YES, said).to_dict())
     else:

@@ -67,8 +67,8 @@ def call_carrier(self: GracefulTask) -> str:
 
 @app.task(base=GracefulTask, name="rebuild_index")
 def rebuild_index() -> None:
-    """Work for nine seconds, and know nothing of interrupts: the soft deadline ends it."""
-    for _ in range(90):
+    """Work for twelve seconds, and know nothing of interrupts: the soft deadline ends it."""
+    for _ in range(120):
         time.sleep(0.1)
 
 

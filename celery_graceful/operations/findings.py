@@ -26,7 +26,7 @@ _NOWHERE: Mapping[str, int] = MappingProxyType({})
 
 
 class Unknown(NamedTuple):
-    """Who answers, where no worker is known.
+    """Who answers that has no lease.
 
     Attributes:
         plain: Names of workers without this package.
@@ -71,7 +71,7 @@ def findings_of(
         unconsumed: Messages that wait in queues that none of the workers consumes.
         without_claims: Messages that were taken by workers without claims.
         late: What has died, or was cut off, within the last minutes.
-        unknown: Where no worker is known: who answers.
+        unknown: Who answers, where that was asked: no worker is known, or some are without claims.
         rabbit_away: Why RabbitMQ does not answer, where workers are known.
     """
     for server in away:
@@ -97,11 +97,12 @@ def findings_of(
             yield Finding(f"{one.name} is dead and holds {held}", "rescue")
     if without_claims:
         what = f"{_count(without_claims, 'message')} at workers without claims (plain Celery)"
+        what += f": {_names(unknown.plain)}" if unknown.plain else ""
         mend = "have them use the same app: kill -9 there costs an hour, or the message"
         yield Finding(what, mend, is_command=False)
     if late.deaths >= DEATHS:
         what = f"{late.deaths} processes died in their tasks within {RECENT / 60:g} min"
-        yield Finding(what, "history")
+        yield Finding(f"{what}, the last {late.died_ago:.0f} s ago", "history")
     if late.cut_off:
         what = f"{_names(late.cut_off)} stopped, and did not get to give back what was held there"
         yield Finding(what, "history")
@@ -115,12 +116,12 @@ def findings_of(
             what = (
                 f"{_count(waiting, 'message')} in the queue {queue}, which none of these consumes"
             )
-            yield Finding(what, f"start one that does: celery worker -Q {queue}", is_command=False)
+            yield Finding(what, f"start a worker with --queues {queue}", is_command=False)
 
 
 def _of_nobody(unknown: Unknown, waiting: int) -> Finding:
     """No worker is known."""
-    what, mend = "no worker is running", "start one: celery worker"
+    what, mend = "no worker is running", "start one"
     if unknown.leaseless:
         what = f"no worker has a lease, but {_names(unknown.leaseless)} answer"
         what += "s" * (len(unknown.leaseless) == 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -22,10 +23,12 @@ class Late(NamedTuple):
 
     Attributes:
         deaths: How many processes died in their tasks.
+        died_ago: How many seconds ago the last of them did.
         cut_off: Workers that were to stop, and did not get to give back what they held.
     """
 
     deaths: int = 0
+    died_ago: float = 0.0
     cut_off: Sequence[str] = ()
 
 
@@ -57,8 +60,9 @@ def of_late(stores: Stores, seconds: float) -> Late:
     died = [e for e in entries if e.kind is What.DIED]
     died = [e for e in died if e.at >= fenced.get((e.id, e.worker), 0.0)]
     deaths = len({entry.process or (entry.id, entry.at) for entry in died})
+    died_ago = max(0.0, time.time() - max((entry.at for entry in died), default=0.0))
     cut_off = {e.worker for e in entries if e.kind is What.RESCUED and e.reason.endswith(CUT_OFF)}
-    return Late(deaths, sorted(cut_off))
+    return Late(deaths, died_ago, sorted(cut_off))
 
 
 def mark(stores: Stores, settings: Settings, text: str) -> Moment:

@@ -88,7 +88,9 @@ class Operations:
         quarantined = sum(map(count, stores.workers))
         missing = tuple(_missing(stores))
         replicas, no_writes = writable(stores)
-        unknown = Unknown() if workers or no_writes else self._unknown_workers()
+        without = count_taken(self.app, stores) if self._settings.reliable_fetch else 0
+        nobody = not workers and not no_writes
+        unknown = self._unknown_workers() if nobody or without else Unknown()
         found = findings_of(
             workers,
             dead,
@@ -98,7 +100,7 @@ class Operations:
             no_writes=no_writes,
             replicas=replicas,
             unconsumed=unconsumed(self.app, stores, workers),
-            without_claims=count_taken(self.app, stores) if self._settings.reliable_fetch else 0,
+            without_claims=without,
             late=of_late(stores, RECENT),
             unknown=unknown,
             rabbit_away=why_rabbit_away(self.app) if workers else "",
@@ -307,7 +309,7 @@ class Operations:
         return writable(self._stores)[1]
 
     def _unknown_workers(self) -> Unknown:
-        """Who answers, where no worker is known."""
+        """Who answers, with a lease or without."""
         try:
             said = ask(self.app, "graceful_status", self.wait)
         except BrokerAway as exc:

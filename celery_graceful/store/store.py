@@ -254,6 +254,7 @@ class Store:
         self._answered(asked_at)
         if self._refused and (refused := _kind(what, keys)) in self._refused:
             self._refused.discard(refused)
+            what += self._on(keys)
             log(logger, logging.WARNING, "The store (%s) does %s again", self.source, what)
         return answer
 
@@ -276,9 +277,12 @@ class Store:
                 "The store (%s) refuses %s%s: %s",
                 self.source,
                 what,
-                f" on {', '.join(self.prefix + key for key in keys[:5])}" if keys else "",
+                self._on(keys),
                 why,
             )
+
+    def _on(self, keys: Sequence[str]) -> str:
+        return f" on {', '.join(self.prefix + key for key in keys[:5])}" if keys else ""
 
     def _failed(self, why: str, asked_at: float) -> None:
         now = time.monotonic()

@@ -9,7 +9,7 @@ from tests.support.broker import Broker
 from tests.support.workers import TIMEOUT, Worker
 
 #: Seconds. Much room after each deadline: the machine may be slow.
-GRACE, SOFT, HARD = 14.0, 0.5, 3.0
+GRACE, SOFT, HARD = 28.0, 0.5, 12.0
 
 pytestmark = pytest.mark.parametrize("broker", ["redis"], indirect=True)
 

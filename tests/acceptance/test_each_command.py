@@ -20,14 +20,15 @@ from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.claims.claimant import WORKERS, lease_key
 from celery_graceful.claims.lease import about_key, broker_digest
 from celery_graceful.cli.group import graceful
-from celery_graceful.operations import Operations
+from celery_graceful.operations import Operations, asking
 from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.store.app_stores import find_workers_store
 from tests.conftest import RedisDB
 from tests.servers import RedisServer
 from tests.support.operators import APP, make_app, send, start
+from tests.support.patience import has_patience
 from tests.support.schema import conforms, schemas
-from tests.support.workers import end_leases, wait_until
+from tests.support.workers import TIMEOUT, end_leases, wait_until
 
 SCHEMAS = schemas("operations.md")
 
@@ -115,7 +116,11 @@ def test_none_is_left_out() -> None:
     assert [each for each in leaves(graceful) if not any(x.startswith(each) for x in lines)] == []
 
 
-def test_whatever_the_workers_do(start_server: Callable[..., RedisServer]) -> None:
+def test_whatever_the_workers_do(
+    start_server: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_patience(monkeypatch)
+    monkeypatch.setattr(asking, "BROKER_TIMEOUT", TIMEOUT)
     server = start_server(RedisServer)
     app = make_app(server.url(0), server.url(1))
     operations = Operations(app)
@@ -204,7 +209,7 @@ NEEDS_BROKER = {
 }
 
 
-def test_while_rabbitmq_says_nothing(redis_db: RedisDB) -> None:
+def test_while_rabbitmq_says_nothing(redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes connections, as one that is frozen: each command waits for it once."""
     at_redis = make_app(redis_db.url, redis_db.backend_url)
     waiting = at_redis.signature(f"{APP}.short", (9,)).set(queue="nobody")
@@ -217,6 +222,7 @@ def test_while_rabbitmq_says_nothing(redis_db: RedisDB) -> None:
         put(find_workers_store(at_redis), Kept(task_id, "x", "it died", 3, 0.0, "w", message))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
+        has_patience(monkeypatch, away=port)
         # Results are there as well.
         app = make_app(f"amqp://127.0.0.1:{port}//", f"redis://127.0.0.1:{port}/0")
         app.conf.graceful_store = redis_db.url

@@ -172,7 +172,12 @@ class TestOurs:
             return graceful_command("tests.apps.ghost", "batches", *args, env=env)
 
         batch, lost, worker = ghosts(CONF_graceful_batch_repair="'off'")
-        wait_until(lambda: batch.status().missing == lost, "all of them are listed")
+
+        def listed() -> bool:
+            status = batch.status()
+            return status.missing == status.pending == lost
+
+        wait_until(listed, "all of them are listed")
         shown = json.loads(command("show", batch.id, "--json"))
         missing = {one["member"] for one in shown["missing_members"]}
         assert missing == redis_db.client.smembers(f"graceful:batch:{batch.id}:pending")

@@ -85,7 +85,9 @@ def test_what_no_queue_takes_is_an_error(rabbit_vhost: RabbitVhost, redis_db) ->
     broker = Broker("rabbitmq", rabbit_vhost.url, redis_db.backend_url, redis_db.client)
     with broker.app() as app, start(broker, "prefork", broker.url, hard=TIMEOUT) as worker:
         worker.ready()
-        send(app, worker)
+        task_id, active = send(app, worker), app.control.inspect().active
+        # Else the message would go with its queue.
+        wait_until(lambda: task_id in str(active()), "the worker has acknowledged it")
         worker.term()
         worker.wait_line("Stopping, asked for by")
         with app.connection_for_write() as connection:

@@ -23,6 +23,10 @@ app.conf.worker_send_task_events = True
 Graceful(app)
 
 
+#: Seconds. It begins before the task can say that it has: on a busy machine long before.
+LIMIT = 12
+
+
 class Mishap(Exception):
     pass
 
@@ -126,13 +130,13 @@ def dies(self):
         os.kill(os.getpid(), 9)
 
 
-@task("limited", time_limit=3)
+@task("limited", time_limit=LIMIT)
 def limited(self):
     say("ran limited")
     time.sleep(60)
 
 
-@app.task(base=GracefulTask, name="filtered", time_limit=3)
+@app.task(base=GracefulTask, name="filtered", time_limit=LIMIT)
 def filtered():
     say("ran filtered")
     time.sleep(60)

@@ -18,11 +18,11 @@ Graceful(app)
 
 @app.task(base=GracefulTask, bind=True)
 def stands(self, name):
-    say("stands")
     with self.shield():
         stand_still()
 
 
 def stand_still():
+    say("stands")
     while True:
         time.sleep(0.05)

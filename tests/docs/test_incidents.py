@@ -6,7 +6,7 @@ import re
 from itertools import pairwise
 
 from celery_graceful.doctor.report import CHECKS
-from celery_graceful.operations.findings import findings_of
+from celery_graceful.operations.findings import Unknown, findings_of
 from celery_graceful.operations.history import Late
 from celery_graceful.operations.records import DeadWorker
 from tests.support.pages import DOCS, blocks
@@ -24,8 +24,9 @@ def _printed() -> set[tuple[str, str]]:
     dead = (DeadWorker("w2@host:1", "w2@host", 2, False),)
     found = [
         *findings_of((), dead, 1, ["b"], unconsumed={"shop": 1}),
-        *findings_of((), (), 0, (), unconsumed={"shop": 4}, without_claims=4),
-        *findings_of((worker("w1@a"),), (), 0, (), late=Late(6, ["k1@host"])),
+        *findings_of((), (), 0, (), unconsumed={"shop": 4}),
+        *findings_of((), (), 0, (), without_claims=4, unknown=Unknown(["p1@host"])),
+        *findings_of((worker("w1@a"),), (), 0, (), late=Late(6, 9.0, ["k1@host"])),
         *findings_of((), (), 0, (), no_writes=[f"{full}(127.0.0.1:7391)"]),
     ]
     command = "celery -A shop graceful "

@@ -212,6 +212,12 @@ def test_probes(app: Celery, run: Callable[..., str], tmp_path: Path) -> None:
     path = tmp_path / "probe"
     args = ("--file", str(path))
     assert "no worker has written" in command(app, "probe", "live", *args, status=3)
+    by_node = ("--file", f"{tmp_path}/%n.probe")
+    said = command(app, "probe", "live", *by_node, status=3)
+    assert re.search(r"/celery.probe: .*; that is the file of celery@\S+: -n names another", said)
+    said = command(app, "probe", "live", *by_node, "-n", "w1@a", status=3)
+    assert "/w1.probe: " in said
+    assert "another worker" not in said
     path.write_text(celery_graceful_probe.written(60, "it is quiet"))
     assert run("probe", "live", *args) == "live\n"
     assert run("probe", "ready", *args, status=1) == "not ready: it is quiet\n"

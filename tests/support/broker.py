@@ -11,7 +11,7 @@ from typing import Any
 from celery import Celery
 
 from tests.apps import quorum_queues
-from tests.support.command import CELERY
+from tests.support.command import CELERY, PATIENT
 from tests.support.workers import ROOT, TIMEOUT, wait_until
 
 __all__ = ["Broker", "graceful_command"]
@@ -67,10 +67,14 @@ class Broker:
 def graceful_command(
     app: str, *args: str, env: Mapping[str, str] | None = None, status: int = 0
 ) -> str:
-    """What `celery -A app graceful ...` writes; it has to exit with `status`."""
+    """What `celery -A app graceful ...` writes; it has to exit with `status`.
+
+    Where that does not say that a server is away, the command has patience with those.
+    """
+    patience = {} if status == 3 else {PATIENT: "1"}
     ended = subprocess.run(
         [*CELERY, "-A", app, "graceful", *args],
-        env={**os.environ, **(env or {})},
+        env={**os.environ, **patience, **(env or {})},
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -13,10 +13,13 @@ import sys
 import time
 import types
 
-__all__ = ["CELERY", "SLOW_WHILE"]
+__all__ = ["CELERY", "PATIENT", "SLOW_WHILE"]
 
 #: While the file of that name is there, a row of an example takes its time; then it takes none.
 SLOW_WHILE = "SLOW_WHILE"
+
+#: Whoever has that in the environment has patience with servers, as the process of a test has.
+PATIENT = "HAS_PATIENCE"
 
 #: Begins a command line, in place of `celery`.
 CELERY = [sys.executable, "-m", __name__]
@@ -28,4 +31,8 @@ if __name__ == "__main__":
     if SLOW_WHILE in os.environ:
         _path, _sleep = os.environ[SLOW_WHILE], time.sleep
         time.sleep = lambda s: _sleep(0 if s == 0.05 and not os.path.exists(_path) else s)
+    if PATIENT in os.environ:
+        from tests.support.patience import has_patience
+
+        has_patience(types.SimpleNamespace(setattr=setattr))  # type: ignore[arg-type]
     runpy.run_module("celery", run_name="__main__", alter_sys=True)

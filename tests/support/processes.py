@@ -83,6 +83,8 @@ class ProcessGroup:
 
     def kill(self) -> None:
         """End it and its children at once, if they run."""
+        if self._guard.returncode is not None:
+            return  # they are gone, and their number may be another's by now
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
 
 from benchmarks import peers
-from benchmarks.page import as_json, is_on_page, replaced
+from benchmarks.page import as_json, is_on_page, replaced, tables_of
+from benchmarks.plots import PLOTS, fingerprint, path_of
 from benchmarks.tables import table
 from benchmarks.waiting import Stuck, wait_until
+from tests.support.pages import DOCS
+
+PAGE = DOCS / "benchmarks.md"
 
 TABLE = table(("pool", "s", "ratio", "s"), [("solo", "1.50", "2", "not in 15 s")])
 
@@ -35,6 +40,20 @@ def test_figures_are_kept_as_json() -> None:
     row = {"pool": "solo", "s": 1.5, "ratio": 2.0, "s (3)": "not in 15 s"}
     found = {"tables": [[row], [row]], "seconds": 1.0}
     assert kept == {"machine": "2 cores", "benchmarks": {"a": found}}
+
+
+def test_no_figure_is_typed_by_hand() -> None:
+    """All tables of the page are what a benchmark has printed."""
+    page = PAGE.read_text(encoding="utf-8")
+    block = re.compile(r"<!-- python -m benchmarks (\w+) -->.*?<!-- end of \1 -->", re.DOTALL)
+    assert [line for line in block.sub("", page).splitlines() if line.startswith("|")] == []
+    assert "to be run" not in page
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_pictures_show_what_the_page_says(name: str) -> None:
+    (first, *_) = tables_of(PAGE, name)
+    assert f">{fingerprint(first)}<" in path_of(PAGE, name).read_text(encoding="utf-8")
 
 
 def test_a_wait_in_vain_says_what_is_held() -> None:

@@ -121,7 +121,7 @@ def test_nobody_works() -> None:
 2025-03-01 03:00:00Z  0 workers, 0 running
 
 no worker is running
-  -> start one: celery worker"""
+  -> start one"""
     )
 
 
@@ -171,14 +171,17 @@ def test_a_replica_is_read() -> None:
 def test_what_waits_for_a_worker() -> None:
     found = findings_of((), (), 0, (), unconsumed={"mail": 2, "web": 1})
     assert [one.what for one in found] == ["no worker is running, and 3 messages waiting"]
-    more = {"unconsumed": {"mail": 2}, "without_claims": 3, "late": Late(3)}
+    more = {"unconsumed": {"mail": 2}, "without_claims": 3, "late": Late(3, 41.7)}
     said = [one.what for one in findings_of((worker("w1@a"),), (), 0, (), **more)]
     assert said == [
         "3 messages at workers without claims (plain Celery)",
-        "3 processes died in their tasks within 10 min",
+        "3 processes died in their tasks within 10 min, the last 42 s ago",
         "2 messages in the queue mail, which none of these consumes",
     ]
     assert [*findings_of((worker("w1@a"),), (), 0, (), late=Late(2))] == []
+    named = {"without_claims": 1, "unknown": Unknown(["p1@a", "p2@a"], ["w1@a"])}
+    (found,) = findings_of((worker("w1@a"),), (), 0, (), **named)
+    assert found.what == "1 message at workers without claims (plain Celery): p1@a, p2@a"
 
 
 def test_workers_that_were_killed_before_they_had_stopped() -> None:
