@@ -28,6 +28,7 @@ from tests.servers import (
     SharedRabbit,
     Startable,
 )
+from tests.support.patience import has_patience
 from tests.support.peers import KentServer, Project
 
 # How long an example takes, or to make one, says more of the machine than of the code.
@@ -111,6 +112,12 @@ def start_server() -> Iterator[Callable[..., Any]]:
             return server
 
         yield start
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Redis of the test's own is away when it is stopped, and not when it takes its time."""
+    has_patience(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -39,6 +39,8 @@ from tests.support.processes import free_port
 from tests.support.workers import wait_until
 from tests.unit.cli.test_tables import worker
 
+pytestmark = pytest.mark.usefixtures("patient")
+
 
 @pytest.fixture
 def app(redis_db: RedisDB) -> Celery:
@@ -316,9 +318,7 @@ def test_a_replica_is_read(start_server: Callable[..., RedisServer]) -> None:
     assert finding.mend == "name its master, or Sentinels"
     master.stop()
     with replica.client() as client:
-        wait_until(
-            lambda: client.info("replication")["master_link_status"] == "down", "it has lost it"
-        )
+        wait_until(lambda: client.info("replication")["master_link_status"] == "down", "lost")
     (finding,) = Operations(beside).status().findings
     assert finding.what.startswith("Redis takes no writes: the broker: ")
 

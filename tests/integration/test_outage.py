@@ -30,6 +30,8 @@ def test_an_outage_of_redis_in_the_log(pool, start_server):
         assert len(lines) >= 3
         assert not [line for line in lines if f"127.0.0.1:{server.port}" not in line]
         assert not [line for line in lines if "Error: " not in line]
-        assert worker.count("MainProcess.*does not work") + worker.count("the store") <= 1
+        # One that was busy for a second before it was killed has been away twice.
+        away = worker.count("MainProcess.*does not work(?!: TimeoutError)")
+        assert away + worker.count("the store") <= 1
         assert "network:" not in worker.output
         assert "s3cret" not in worker.output

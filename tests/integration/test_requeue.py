@@ -45,7 +45,7 @@ def test_a_broker_that_cannot_be_reached_is_tried_again(
     wait_until(lambda: len(rings) == 4, "once more")
 
     server.start()
-    requeue.flush()
+    requeue.flush(timeout=TIMEOUT)
     assert not requeue.deferred
     with server.client() as client:
         (sent,) = raw_messages(client)[task_id]

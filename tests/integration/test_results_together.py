@@ -301,7 +301,7 @@ def test_what_is_stored_in_the_middle_of_it_goes_celerys_way(
     monkeypatch.setattr(Together, "_exchange", nests)
     began = time.monotonic()
     app.backend.store_result("outer", 2, states.SUCCESS)
-    assert time.monotonic() - began < TIMEOUT / 6
+    assert time.monotonic() - began < TIMEOUT / 2, "it has waited for nobody"
     assert [app.backend.get_task_meta(one)["result"] for one in ("inner", "outer")] == [1, 2]
 
 
@@ -316,12 +316,16 @@ def test_connections_that_are_cut_again_and_again(app: Celery, redis_db: RedisDB
 
 
 def test_a_server_that_stands_still(
-    app: Celery, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+    app: Celery,
+    redis_server: RedisServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def said() -> int:
         return caplog.text.count("Connection to Redis lost")
 
-    app.conf.redis_socket_timeout = 1
+    monkeypatch.setattr(together, "SLACK", TIMEOUT)  # nobody gives up before he is told
+    app.conf.redis_socket_timeout = 3
     storing = Storing(app)
     app.backend.store_result("first", 1, states.SUCCESS)
     redis_server.pause()
@@ -330,7 +334,7 @@ def test_a_server_that_stands_still(
         wait_until(lambda: said() >= THREADS)  # all of them, as soon as the first one
         took = time.monotonic() - began
         redis_server.resume()
-    assert took < together.SLACK
+    assert took < THREADS * 3 - 5, "one after the other"
 
 
 def test_a_server_that_is_restarted(app: Celery, redis_server: RedisServer) -> None:

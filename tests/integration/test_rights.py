@@ -20,7 +20,10 @@ from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.rights import Needs, missing_rights
 from celery_graceful.store.store import Store, StoreForbidden
 from tests.servers import RedisServer
+from tests.support.logs import own_records
 from tests.support.workers import TIMEOUT, Worker
+
+pytestmark = pytest.mark.usefixtures("patient")
 
 #: A user as many have it, but for what is ours.
 PLAIN = "on >secret &* +@all -@dangerous ~celery* ~_kombu* ~unacked* ~*.pidbox*"
@@ -98,7 +101,7 @@ def test_what_is_refused_is_not_away(user, caplog):
         with pytest.raises(StoreForbidden, match="one of the keys"):
             store.execute("GET", ["elsewhere"])
         assert store.execute("GET", ["graceful:x"]) is None
-    said = [record.getMessage() for record in caplog.records]
+    said = [record.getMessage() for record in own_records(caplog)]
     assert len(said) == 2
     assert re.search(r"refuses INFO: NoPermissionError: .*\(127.0.0.1:\d+\)$", said[0])
     assert "refuses GET on elsewhere: NoPermissionError" in said[1]
@@ -112,7 +115,7 @@ def test_a_producer_that_may_only_send_sends(server, user, caplog, monkeypatch):
             app.send_task("task", [number], queue="celery")
         assert client.llen("celery") == 3
         assert not client.keys("graceful:*")
-    (said,) = [record.getMessage() for record in caplog.records]
+    (said,) = [record.getMessage() for record in own_records(caplog)]
     assert "may not ring for them: NoPermissionError" in said
     assert "+evalsha +lpush +lpop +ltrim +pexpire ~graceful:bell:*" in said
 
@@ -156,7 +159,7 @@ def test_workers(rights, server, user, tmp_path):
     if rights == "no keys of ours":
         work = send = PLAIN
     db = {"as documented": 1, "no info": 2, "no keys of ours": 3}[rights]
-    env = {"BROKER_URL": user(work, db), "RESULT_URL": user(work, db), "GRACE": "6", **QUICK}
+    env = {"BROKER_URL": user(work, db), "RESULT_URL": user(work, db), "GRACE": "60", **QUICK}
     with (
         Celery("claims", broker=user(send, db), backend=user(send, db)) as app,
         Worker("tests.apps.claims", env=env) as first,
@@ -193,13 +196,13 @@ def test_all_that_a_worker_does_by_the_user_of_the_docs(server, user):
     """Fetch, results, checkpoints, batches, control commands and events; the doctor is content."""
     rights = " ".join(users_of_the_docs()["worker"])
     url = user(rights, 5)
-    env = {"BROKER_URL": url, "RESULT_URL": url, "GRACE": "6", **QUICK}
+    env = {"BROKER_URL": url, "RESULT_URL": url, "GRACE": "60", **QUICK}
     with (
         Celery("resuming", broker=url, backend=url) as app,
         Worker("tests.apps.resuming", args=["-E"], env=env) as worker,
     ):
         Graceful(app)
-        app.conf.graceful_grace_period = 6
+        app.conf.graceful_grace_period = 60
         worker.ready()
         looked = Examination(app)
         assert [(one.store.user, lacking) for one, lacking in looked.lacking] == [

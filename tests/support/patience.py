@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from celery_graceful.operations import why
 from celery_graceful.poison import quarantine
 from celery_graceful.store.store import Store
 from tests.support.workers import TIMEOUT
@@ -17,7 +18,7 @@ __all__ = ["has_patience"]
 def has_patience(patch: pytest.MonkeyPatch, *, away: int = 0) -> None:
     """In this process Redis has time to answer; but for that at the port ``away``.
 
-    And RabbitMQ has, to take what is sent again.
+    And RabbitMQ has, to take what is sent again, and whoever keeps results.
     """
     own_client = Store.own_client
 
@@ -30,3 +31,4 @@ def has_patience(patch: pytest.MonkeyPatch, *, away: int = 0) -> None:
     patch.setattr(Store, "own_client", waits)
     if not away:
         patch.setattr(quarantine, "SEND_TIMEOUT", TIMEOUT)
+        patch.setattr(why, "RESULT_TIMEOUT", TIMEOUT)

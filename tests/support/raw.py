@@ -57,12 +57,14 @@ class Events:
         with self._app.connection_for_read() as connection:
             receiver = self._app.events.Receiver(connection, handlers={"*": self._on_event})
             with receiver.consumer_context() as (own_connection, *_):
-                self._ready.set()
+                seconds = 0.01  # with Redis it subscribes when it looks for the first time
                 while not self._last.is_set():
                     try:
-                        own_connection.drain_events(timeout=1)
+                        own_connection.drain_events(timeout=seconds)
                     except TimeoutError:
                         pass
+                    self._ready.set()
+                    seconds = 1
 
     def _on_event(self, event: dict[str, Any]) -> None:
         if event["type"] == "last":

@@ -46,7 +46,9 @@ def empty(monkeypatch):
 
 @pytest.fixture
 def graceful():
-    return Graceful(Celery("test", set_as_current=False))
+    made = Graceful(Celery("test", set_as_current=False))
+    made.app.conf.graceful_exit_timeout = TIMEOUT  # no machine stands still for as long
+    return made
 
 
 def a_resource(graceful, log, name):
@@ -383,6 +385,7 @@ def test_it_may_be_late_for_one_that_is_quick(graceful, monkeypatch):
 def test_a_stopping_worker_cleans_up_before_its_last_resort(
     monkeypatch, graceful, here, last_resort, left
 ):
+    graceful.app.conf.graceful_exit_timeout = 5.0
     monkeypatch.setattr(worker_state.board, "value", Board.create())
     began = time.monotonic()
     monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: began))
@@ -646,6 +649,7 @@ STEPS = st.lists(
 def test_any_history_runs_each_once_and_in_order(steps):
     callbacks._entries.value.clear()
     graceful = Graceful(Celery("test", set_as_current=False))
+    graceful.app.conf.graceful_exit_timeout = TIMEOUT
     log, expected = [], []
     resources = [a_resource(graceful, log, number) for number in range(4)]
     handles, waiting, opened = [], [], []

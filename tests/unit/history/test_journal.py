@@ -91,7 +91,7 @@ def test_who_writes_waits_for_nothing(redis: Any, journal: Journal) -> None:
         record(redis, SETTINGS, *entries(MOST))
     began = time.monotonic()
     journal.end(0.05)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     assert not redis.steps
     redis.may.set()
 

@@ -235,10 +235,9 @@ def thread() -> list[Callable[[], Any]]:
         add()
         while not all(each.wait(0.0) for each in threads):
             sleep(0.01)
-        assert sum_of[0] % 20 == 0
 
     def check() -> None:
-        while sum_of[0] < 80:
+        while sum_of[0] < 80:  # for ever, where two of them added to the same
             sleep(0.01)
 
     return [start, add, check]

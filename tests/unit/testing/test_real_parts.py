@@ -15,7 +15,7 @@ from celery_graceful.monitors.healthchecks import HealthchecksReporter
 from celery_graceful.monitors.report import Report
 from celery_graceful.testing import FakeMonitor, GracefulWorker, NotInTime, SentCheckIn, StopReport
 from celery_graceful.testing.leftovers import Broker
-from celery_graceful.testing.worker_process import _STOPPED
+from celery_graceful.testing.worker_process import _STOPPED, LIMIT
 from celery_graceful.testing.workers import Workers, forget_connections
 
 app = Celery("real_parts", broker="memory://", set_as_current=False)
@@ -107,7 +107,7 @@ def test_what_is_left_is_named() -> None:
 def test_check_ins_are_kept() -> None:
     monitor = FakeMonitor()
     try:
-        reporter = HealthchecksReporter(monitor.ping_url, 10.0)
+        reporter = HealthchecksReporter(monitor.ping_url, LIMIT)
         for status in ("in_progress", "ok", "error"):
             report = Report("night", "id", status, None, Monitor("night"), None, "run")
             (reporter.start if status == "in_progress" else reporter.finish)(report)
@@ -118,7 +118,7 @@ def test_check_ins_are_kept() -> None:
         head = json.dumps({"type": "check_in", "length": len(item)}).encode()
         url = monitor.ping_url.replace("/ping", "/api/1/envelope/")
         envelope = b"{}\n" + b'{"type": "event"}\n{}\n' + head + b"\n" + item + b"\n"
-        urllib.request.urlopen(url, envelope, timeout=10).close()
+        urllib.request.urlopen(url, envelope, timeout=LIMIT).close()
         assert monitor.wait_for("day", "ok") == SentCheckIn("day", "2", "ok", 3.0)
         with pytest.raises(AssertionError, match="waited for 'error' of 'day': not in 0 s"):
             monitor.wait_for("day", "error", timeout=0)

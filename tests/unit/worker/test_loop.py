@@ -194,7 +194,7 @@ def test_the_loop_turns_for_room_that_it_uses(kind: str, enough: bool) -> None:
 def in_thread(call: Any, *args: Any) -> None:
     thread = threading.Thread(target=call, args=args)
     thread.start()
-    thread.join(10)
+    thread.join(60)
 
 
 def is_rung(fd: int) -> bool:
