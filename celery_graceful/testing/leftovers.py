@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import time
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any, TypeVar
 
 from celery import Celery
 
 from celery_graceful.claims.claimant import lease_key
 from celery_graceful.operations import Operations
 from celery_graceful.operations.stores import stores_of
+from celery_graceful.store.store import StoreAway
 
 __all__ = ["Broker", "queues_of"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Seconds for which a Redis that does not answer is asked again, and between two times: a machine
+#: that runs tests is busy.
+PATIENCE, AGAIN = 10.0, 0.1
+
+
+def _patient(ask: F) -> F:
+    @wraps(ask)
+    def patiently(*args: Any) -> Any:
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return ask(*args)
+            except StoreAway:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(AGAIN)
+
+    return patiently  # type: ignore[return-value]
 
 
 class Broker:
@@ -32,11 +56,13 @@ class Broker:
         """Close its connections."""
         self.app.close()
 
+    @_patient
     def empty(self) -> None:
         """Remove all that is there. Only of a Redis that nobody else uses."""
         for store in stores_of(self.app).workers:
             store.execute("FLUSHDB", ())
 
+    @_patient
     def end_lease(self, node: str) -> None:
         """As if the time of a worker that is gone were up: others take its tasks over at once."""
         if not self.is_redis:
@@ -46,6 +72,7 @@ class Broker:
                 for store in stores_of(self.app).workers:
                     store.execute("DEL", [lease_key(worker.id)])
 
+    @_patient
     def left(self, queues: set[str]) -> list[str]:
         """Messages, claims and checkpoints that are there, one a line."""
         return [*self._waiting(queues), *(self._kept() if self.is_redis else ())]

@@ -13,7 +13,15 @@ from celery import Celery
 from celery_graceful.monitors import Monitor
 from celery_graceful.monitors.healthchecks import HealthchecksReporter
 from celery_graceful.monitors.report import Report
-from celery_graceful.testing import FakeMonitor, GracefulWorker, NotInTime, SentCheckIn, StopReport
+from celery_graceful.store.store import StoreAway
+from celery_graceful.testing import (
+    FakeMonitor,
+    GracefulWorker,
+    NotInTime,
+    SentCheckIn,
+    StopReport,
+    leftovers,
+)
 from celery_graceful.testing.leftovers import Broker
 from celery_graceful.testing.worker_process import _STOPPED, LIMIT
 from celery_graceful.testing.workers import Workers, forget_connections
@@ -102,6 +110,26 @@ def test_what_is_left_is_named() -> None:
     finally:
         app.control.purge()
         workers.close()
+
+
+def test_a_redis_that_takes_its_time_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker, asked = Broker("memory://"), 0
+
+    def kept(self: Broker) -> list[str]:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise StoreAway("redis: Timeout reading from socket")
+        return ["a claim"]
+
+    monkeypatch.setattr(Broker, "_kept", kept)
+    broker.is_redis = True
+    assert broker.left(set()) == ["a claim"]
+    monkeypatch.setattr(leftovers, "PATIENCE", 0.0)
+    asked = -1000
+    with pytest.raises(StoreAway):
+        broker.left(set())
+    broker.close()
 
 
 def test_check_ins_are_kept() -> None:
