@@ -53,6 +53,10 @@ logger = get_logger(__name__)
 #: header that is made by a generator begins to run before that has ended.
 MOMENT = 0.05
 
+#: Seconds that the ends of what was sent before under the same ids may take to be heard of, and
+#: between two looks.
+LAST_ENDS, LOOK_AGAIN = 2.0, 0.01
+
 #: How the id of a member begins that ends in a group: no task has it, and it ends with the header.
 SEVERAL = "several-"
 
@@ -148,8 +152,11 @@ def _apply(
     group_id = first[0][2]
     # In Celery 5.6 a body that is a group has the id of its header, which would be forgotten.
     entry_id = f"{BODY}{group_id}" if headers.get(CHORD) == group_id else group_id
+    given = dict(options)
     entry = _Entry(app, ChordLedger(store), entry_id, options)
-    entry.create(first[0][0])
+    if not entry.create(first[0][0]):
+        yield from plain(of, tasks, producer, app, *args, **given)
+        return
     is_there = type(of.tasks) in (list, tuple)  # what Celery makes of a generator is a list, too
     yield from plain(of, entry.members(tasks, is_there=is_there), producer, app, *args, **options)
     entry.sent()
@@ -198,8 +205,8 @@ class _Entry:
                     self._lose(exc)
             yield from chunk
 
-    def create(self, first: Any) -> None:
-        """Open it in the ledger, before any of its tasks."""
+    def create(self, first: Any) -> bool:
+        """Open it in the ledger, before any of its tasks. False: it is not tracked."""
         body = self.options.get("chord") or first.options.get("chord")
         callbacks = {}
         if body is not None:
@@ -222,11 +229,36 @@ class _Entry:
                     broker=broker_of(self.app),
                 )
                 try:
-                    return self.ledger.begin_sending(self.id)
+                    self.ledger.begin_sending(self.id)
                 except BatchFinished:  # one that is frozen can be sent again, under its id
+                    if not self._is_over():
+                        return False
                     self.ledger.drop(self.id)
+                else:
+                    break
         except StoreAway as exc:
             self._lose(exc)
+        return True
+
+    def _is_over(self) -> bool:
+        """Whether it has ended that was sent before under the same ids; waits for that a little.
+
+        Who waits for the result has it before the ledger has heard of the last ends. They would be
+        taken for those of the tasks that are sent now, which would be left out.
+        """
+        end = time.monotonic() + LAST_ENDS
+        while self.ledger.status(self.id).finished is None or not forget_over(self.app, self.id):
+            if time.monotonic() > end:
+                log(
+                    logger,
+                    logging.WARNING,
+                    "Chord %s is sent again while the tasks that were sent before under the same "
+                    "ids have not ended: it is not tracked this time",
+                    self.id,
+                )
+                return False
+            time.sleep(LOOK_AGAIN)
+        return True
 
     def _marked(self, body: Any) -> Any:
         """Its first task is the callback. Where it begins with several, it ends when they are sent.
@@ -291,6 +323,22 @@ def _at_once(tasks: Iterator[Any], most: int) -> list[Any]:
 def counts_itself(backend: Any) -> bool:
     """Whether the backend keeps the results of a header beside its counter."""
     return hasattr(backend, "_unpack_chord_result")
+
+
+def forget_over(app: Any, group_id: str) -> bool:
+    """Whether Celery's counter, too, is done with a chord; it does not know so any more.
+
+    Since Celery 5.7 it drops what comes late to one that is over. What is sent again under the same
+    ids is late as well until all of it is sent, and would never be complete.
+    """
+    backend = app.backend
+    if not counts_itself(backend):
+        return True
+    key = backend.get_key_for_group(group_id, ".c")
+    stands = backend.client.get(key)
+    if stands == b"done":
+        backend.client.delete(key)
+    return stands in (None, b"done")
 
 
 def last_id(sig: Any) -> str:

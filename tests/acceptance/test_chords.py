@@ -98,6 +98,23 @@ def test_a_dispatcher_that_is_killed(
 
 
 @pytest.mark.parametrize("pool", POOLS)
+def test_one_that_is_frozen_is_sent_again_at_once(
+    pool: str, client: Celery, redis_db: RedisDB
+) -> None:
+    """Its tasks have the ids that they had, and the ledger hears of their ends a moment later."""
+    again = chord([do(client, "part", i) for i in range(4)], do(client, "total"))
+    again.freeze()
+    with worker(redis_db, pool) as one:
+        one.ready()
+        for times in range(1, 11):
+            result = again.apply_async()
+            one.wait_line(">> .* total 0 1 2 3", times)
+            assert result.get(timeout=TIMEOUT) == 6
+        ended(client, result)
+        assert one.count(">> .* total 0 1 2 3") == times
+
+
+@pytest.mark.parametrize("pool", POOLS)
 def test_what_chords_are_made_of(pool: str, client: Celery, redis_db: RedisDB) -> None:
     """Chains, chords in chains, groups at the end of a chain, bodies that are chains or groups."""
     header = [

@@ -13,6 +13,7 @@ from celery_graceful.batches.brief_status import standing_of
 from celery_graceful.batches.chord_ledger import ChordLedger
 from celery_graceful.batches.findings import Missing, Named
 from celery_graceful.batches.marks import CHORD, Mark, mark
+from celery_graceful.batches.member_part import part_of
 from celery_graceful.batches.model import ON_COMPLETE, Due, Outcome
 from celery_graceful.batches.packing import unpack
 from celery_graceful.batches.repair import Repair
@@ -88,6 +89,27 @@ def test_a_group(tracked: ByHand) -> None:
         assert tracked.status(context.group).state is State.SENT
         tracked.ends(context)
     assert tracked.status(contexts[0].group).state is State.DONE
+
+
+def test_one_that_is_sent_again_while_it_runs(
+    tracked: ByHand, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its tasks have the ids that they had: who ends one would end the other."""
+    monkeypatch.setattr("celery_graceful.batches.chord_groups.LAST_ENDS", 0.1)
+    again = chord([tracked.add.s(i).set(headers={"mine": "1"}) for i in range(2)], tracked.add.s())
+    again.freeze()
+    tracked.apply(again)
+    first = tracked.take()
+    tracked.apply(again)
+    assert "it is not tracked this time" in caplog.text
+    second = tracked.take()
+    assert [(one.id, one.mine) for one in second] == [(one.id, "1") for one in first]
+    assert [part_of(one.__dict__) for one in second] == [None, None]
+    assert part_of(first[0].__dict__) is not None
+    assert tracked.status(first[0].group).pending == 2
+    for context in first:
+        tracked.ends(context)
+    assert tracked.status(first[0].group).callbacks == {ON_COMPLETE: "published"}
 
 
 def test_a_lost_header(tracked: ByHand) -> None:
