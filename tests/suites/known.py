@@ -32,6 +32,9 @@ KNOWN = {
     "t/integration/test_canvas.py::test_chord::test_error_propagates_to_chord_from_simple": (
         EITHER_ERROR
     ),
+    "t/integration/test_canvas.py::test_chord::test_error_propagates_to_chord_from_chain_tail": (
+        EITHER_ERROR
+    ),
     "t/integration/test_canvas.py::test_chord::test_immutable_errback_called_by_chord_from_chain": (
         EITHER_ERROR
     ),
