@@ -16,7 +16,7 @@ from celery.signals import worker_ready
 from celery_graceful import Graceful, GracefulTask, ShutdownTimeLimit
 from celery_graceful.phases import Phase
 from celery_graceful.worker import watch
-from tests.apps import make_app, say, swallow, wait_for_file
+from tests.apps import make_app, say, swallow, take_time_to_leave, wait_for_file
 
 app = make_app("hard_times")
 Graceful(app)
@@ -283,4 +283,5 @@ if "PATIENT" in os.environ:  # billiard gives a child 0.1 s to unwind, and no bu
 
 if "HANG" in os.environ:
     watch.LAST_RESORT = float(os.environ["HANG"])
+    take_time_to_leave()
     app.steps["worker"].add(Hangs)
