@@ -21,7 +21,9 @@ from tests.support.workers import TIMEOUT, Worker, wait_until, wait_until_heard
 pytestmark = pytest.mark.slow
 
 #: Seconds. Much room after the hard deadline: the machine may be slow.
-GRACE, HARD = 12.0, 3.0
+GRACE, HARD = 60.0, 3.0
+#: With the hard deadline at the beginning of it.
+IN_TIME = 30.0
 POOLS = ["prefork", "spawn", "threads", "gevent", "eventlet", "solo"]
 IN_PROCESS = POOLS[2:]
 
@@ -44,6 +46,7 @@ def start(pool: str, broker: Broker, concurrency: int = 4, **env: str) -> Worker
             **broker.env,
             "GRACE": str(GRACE),
             "CONF_graceful_hard_deadline": str(HARD) if "GRACE" not in env else "None",
+            "LAST_RESORT": "3" if pool == "solo" else "20",  # that one ends by it
             **env,
         },
     )
@@ -61,7 +64,7 @@ def send_and_wait(app: Celery, worker: Worker, name: str, *args: object) -> str:
 
 def gone_in_time(worker: Worker, status: int = 0) -> None:
     assert worker.wait() == status
-    assert worker.took < GRACE
+    assert worker.took < IN_TIME
 
 
 # -- tasks ---------------------------------------------------------------------------
@@ -92,7 +95,7 @@ def test_the_gil_is_held_for_ever(pool: str, broker: Broker, app: Celery) -> Non
         worker.term()
         assert worker.wait() == -signal.SIGKILL
         # At 1.92 s; how soon that is seen here says more of the machine.
-        assert worker.took < GRACE
+        assert worker.took < IN_TIME
     if broker.name == "rabbitmq":
         assert broker.drain_queue(app, at_least=1) == [task_id]
     else:
@@ -184,33 +187,37 @@ def test_a_child_that_dies_while_stopping(broker: Broker, app: Celery) -> None:
 
 @on_redis
 @pytest.mark.parametrize("pool", POOLS)
-def test_hooks_and_callbacks(pool: str, broker: Broker, app: Celery) -> None:
+def test_hooks_and_callbacks(pool: str, broker: Broker, app: Celery, tmp_path: Path) -> None:
     """What takes long is named, what raises is logged, and neither costs the deadline."""
-    names = ["with_callbacks", "with_slow_hook"]
-    for these in [[name] for name in names] if pool == "solo" else [names]:
+    named = {
+        "with_callbacks": "interrupt callback .*slow takes long",
+        "with_slow_hook": "on_interrupted of .* takes long",
+    }
+    for these in [[name] for name in named] if pool == "solo" else [[*named]]:
         with start(pool, broker, concurrency=2, GRACE="60") as worker:
             worker.ready()
             for name in these:
-                send_and_wait(app, worker, name)
+                send_and_wait(app, worker, name, str(tmp_path / name))
             worker.term()
+            for name in these:
+                worker.wait_line(named[name])  # while it does so
+                (tmp_path / name).touch()
             gone_in_time(worker)
+            assert [worker.count(named[name]) for name in these] == [1] * len(these)
             if "with_callbacks" in these:
                 assert worker.count(">> .* called shutdown") == 1
                 assert worker.count("Interrupt callback .*raising raised") == 1
-                assert worker.count("interrupt callback .*slow takes long") == 1
                 done = worker.lines.index(worker.wait_line(">> .* callbacks done"))
                 slow = worker.lines.index(worker.wait_line("callback .*slow took"))
                 assert slow < done, "leaving the block waits for the callback"
             if "with_slow_hook" in these:
                 assert worker.count(">> .* hook shutdown QUIET") == 1
-                assert worker.count("on_interrupted of .* takes long") == 1
             broker.drain_queue(app)
 
 
 def test_phases_and_time_left(broker: Broker, app: Celery) -> None:
-    # It ends with the second phase, which lasts for long: it may not look for a while.
-    # The first one has to be long enough to be seen.
-    deadlines = {"CONF_graceful_soft_deadline": "2.0", "CONF_graceful_hard_deadline": "10.5"}
+    # It ends with the second phase. Both last for long: it may not look for a while.
+    deadlines = {"CONF_graceful_soft_deadline": "8.0", "CONF_graceful_hard_deadline": "28.0"}
     with start("prefork", broker, **deadlines) as worker:
         worker.ready()
         send_and_wait(app, worker, "phases")
@@ -218,8 +225,8 @@ def test_phases_and_time_left(broker: Broker, app: Celery) -> None:
         gone_in_time(worker)
         left = {found[1]: float(found[2]) for found in worker.find(r">> .* phase (\w+) (\S+)")}
         assert list(left) == ["QUIET", "SOFT"]
-        assert left["SOFT"] <= 8.5
-        assert left["SOFT"] < left["QUIET"] <= 10.5
+        assert left["SOFT"] <= 20.0
+        assert left["SOFT"] < left["QUIET"] <= 28.0
 
 
 # -- signals -------------------------------------------------------------------------
@@ -265,7 +272,7 @@ def test_a_jump_to_the_hard_deadline(pool: str, how: str, broker: Broker, app: C
             worker.wait_line("Stopping, asked for by")
             worker.signal(signal.SIGQUIT if how == "quit while stopping" else signal.SIGINT)
         assert worker.wait() == 0
-        assert worker.took < 20, "of 60 s of grace"
+        assert worker.took < 40, "of 60 s of grace"
         assert broker.drain_queue(app, at_least=1) == [task_id]
 
 
@@ -274,9 +281,10 @@ def test_what_ends_after_it_was_given_up(
     pool: str, broker: Broker, app: Celery, tmp_path: Path
 ) -> None:
     """Its message is back: the run that counts is another one."""
-    gate = tmp_path / "go"
+    gate, free = tmp_path / "go", tmp_path / "free"
     names = ["ending_late", "early_ending_late", "plain_ending_late"]
-    with start(pool, broker, GRACE="60", HANG="10") as worker:
+    # The last resort is not due before they have ended.
+    with start(pool, broker, GRACE="240", HANG="24", HANG_UNTIL=str(free)) as worker:
         worker.ready()
         ids = [send_and_wait(app, worker, name, str(gate)) for name in names]
         worker.signal(signal.SIGQUIT)
@@ -284,6 +292,7 @@ def test_what_ends_after_it_was_given_up(
         gate.touch()
         for each in ids:
             worker.wait_line(f">> .* ended {each}")
+        free.touch()
         assert worker.wait() == 0
     assert sorted(broker.drain_queue(app, at_least=3)) == sorted(ids)
     assert {app.AsyncResult(each).state for each in ids} == {"INTERRUPTED"}
@@ -300,7 +309,8 @@ def test_quiet_stops_fetching_and_nothing_else(pool: str, broker: Broker, app: C
         assert app.control.broadcast("quiet", reply=True, timeout=TIMEOUT, limit=1)
         worker.wait_line("Quiet, asked for by remote control")
         after = send(app, "waiting")
-        assert app.control.inspect(timeout=TIMEOUT, limit=1).active()
+        (active,) = app.control.inspect(timeout=TIMEOUT, limit=1).active().values()
+        assert [task["id"] for task in active] == [running], "it runs"
         assert worker.count("interrupted: it goes back") == 0
         worker.term()
         gone_in_time(worker)
@@ -416,11 +426,12 @@ def test_the_broker_is_gone(pool: str, start_server, redis_db) -> None:
     server = start_server(RedisServer)
     broker = Broker("redis", server.url(0), redis_db.backend_url, server.client(0))
     # Who is woken by the soft deadline has time to say so.
-    soft = {"CONF_graceful_soft_deadline": "0.5"}
-    with broker.app() as app, start(pool, broker, concurrency=2, **soft) as worker:
+    wakes = pool not in ("threads", "solo")
+    deadlines = {"CONF_graceful_soft_deadline": "0.5"}
+    deadlines |= {"CONF_graceful_hard_deadline": "12.0"} if wakes else {}
+    with broker.app() as app, start(pool, broker, concurrency=2, **deadlines) as worker:
         worker.ready()
         send_and_wait(app, worker, "swallowing")
-        wakes = pool not in ("threads", "solo")
         if wakes:
             send_and_wait(app, worker, "napping")
         server.kill()
@@ -428,7 +439,7 @@ def test_the_broker_is_gone(pool: str, start_server, redis_db) -> None:
             worker.wait_line("Connection to broker lost|Cannot connect")
         worker.term()
         assert worker.wait() in (0, 1)
-        assert worker.took < GRACE
+        assert worker.took < IN_TIME
         assert worker.count(">> .* woken") == wakes
         assert worker.count("Could not give .*swallowing.* back") == 1
         assert not worker.count("stays in Redis: (?!the broker)")  # says which one
@@ -474,14 +485,16 @@ def test_the_broker_is_silent(
         server.ensure_running()
         url = server.url(server.vhost())
     broker = Broker("any", url, redis_db.backend_url, None)
-    with broker.app() as app, start(pool, broker, concurrency=2) as worker:
+    # A part of the grace is for a broker that may answer yet.
+    grace = {"GRACE": "24", "CONF_graceful_hard_deadline": str(HARD), "LAST_RESORT": "3"}
+    with broker.app() as app, start(pool, broker, concurrency=2, **grace) as worker:
         worker.ready()
         tasks = ["swallowing"] if pool == "solo" else ["swallowing", "waiting"]
         ids = [send_and_wait(app, worker, name) for name in tasks]
         server.pause()
         worker.term()
         assert worker.wait() in (0, 1)
-        assert worker.took < GRACE
+        assert worker.took < 24
         server.resume()
         if kind == "rabbitmq":
             assert sorted(broker.drain_queue(app, at_least=len(ids))) == sorted(ids)
@@ -497,7 +510,7 @@ def test_the_broker_is_far_away(pool: str, rabbit_vhost, redis_db) -> None:
     with far_away(rabbit_vhost.server.port, seconds=0.11) as port, broker.app() as app:
         events = Events(app)
         url = rabbit_vhost.server.url(rabbit_vhost.name, port)
-        env = {"BROKER_URL": url, "CONF_worker_send_task_events": "1", "GRACE": "20"}
+        env = {"BROKER_URL": url, "CONF_worker_send_task_events": "1", "GRACE": "60"}
         env["CONF_graceful_hard_deadline"] = "5.0"
         with start(pool, broker, concurrency=2, **env) as worker:
             worker.ready()
@@ -506,7 +519,7 @@ def test_the_broker_is_far_away(pool: str, rabbit_vhost, redis_db) -> None:
             ids = [send_and_wait(app, worker, name) for name in tasks]
             worker.term()
             assert worker.wait() == 0
-            assert worker.took < 20
+            assert worker.took < IN_TIME
             assert worker.count("No time to tell|Could not") == 0
         for each in ids:
             events.wait(each, "task-interrupted")
@@ -525,9 +538,9 @@ def test_the_main_thread_hangs(broker: Broker, app: Celery) -> None:
         with start(pool, broker, HANG="3") as worker:
             worker.ready()
             send_and_wait(app, worker, "waiting")
+            children = psutil.Process(worker.pid).children(recursive=True)  # while it is there
             worker.term()
             worker.wait_line(">> .* hangs")
-            children = psutil.Process(worker.pid).children(recursive=True)
             gone_in_time(worker)
             _, alive = psutil.wait_procs(children, timeout=TIMEOUT)
             assert not alive

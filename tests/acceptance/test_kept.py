@@ -15,13 +15,13 @@ from tests.support.workers import TIMEOUT, Worker
 pytestmark = pytest.mark.slow
 
 #: Seconds. Much room after the hard deadline: the machine may be slow.
-GRACE, HARD = 10.0, 2.0
+GRACE, HARD = 60.0, 2.0
 
 
 def make(kind: str, folder: Path) -> tuple[str, dict[str, str]]:
     """A broker's URL and transport options."""
     if kind == "sqla":
-        return f"sqla+sqlite:///{folder}/broker.db", {}
+        return f"sqla+sqlite:///{folder}/broker.db", {"connect_args": {"timeout": TIMEOUT}}
     queues, control = str(folder / "queues"), str(folder / "control")
     os.mkdir(queues)
     os.mkdir(control)
@@ -33,7 +33,8 @@ def make(kind: str, folder: Path) -> tuple[str, dict[str, str]]:
 
 
 def start(url: str, options: dict[str, str], pool: str, **env: str) -> Worker:
-    env |= {"BROKER_URL": url, "RESULT_URL": "cache+memory://", "GRACE": str(GRACE)}
+    env = {"GRACE": str(GRACE), **env}
+    env |= {"BROKER_URL": url, "RESULT_URL": "cache+memory://"}
     env |= {"CONF_graceful_hard_deadline": str(HARD)}
     env |= {"CONF_broker_transport_options": repr(options)}
     env |= {"CONF_worker_enable_remote_control": "False"}
@@ -57,7 +58,7 @@ def test_a_stop_sends_it_back(kind: str, pool: str, tmp_path: Path) -> None:
         worker.wait_line(r"waiting\[.*received", 2 if pool == "prefork" else 3)
         worker.term()
         assert worker.wait() == 0
-        assert worker.took < GRACE
+        assert worker.took < 30, "of 60 s of grace"
         assert worker.count("2 given up") == 1 or pool == "prefork"  # it may have one more
         found = []
         with app.connection_for_read() as connection:
@@ -70,8 +71,10 @@ def test_a_stop_sends_it_back(kind: str, pool: str, tmp_path: Path) -> None:
 def test_what_cannot_be_sent_back_in_time_is_an_error(tmp_path: Path) -> None:
     """Somebody holds the database; one thread or another waits for it when the worker leaves."""
     url, options = make("sqla", tmp_path)
-    with Celery(broker=url) as app, start(url, options, "threads") as worker:
-        app.conf.broker_transport_options = {"connect_args": {"timeout": TIMEOUT}}  # for the lock
+    # A part of the grace is for a broker that may answer yet.
+    grace = {"GRACE": "20"}
+    with Celery(broker=url) as app, start(url, {}, "threads", **grace) as worker:
+        app.conf.broker_transport_options = options  # for the lock
         worker.ready()
         for name in ("early_swallowing", "waiting"):
             app.send_task(f"tests.apps.hard_times.{name}")
@@ -80,7 +83,7 @@ def test_what_cannot_be_sent_back_in_time_is_an_error(tmp_path: Path) -> None:
             db.execute("BEGIN EXCLUSIVE")
             worker.term()
             assert worker.wait() == 1
-        assert worker.took < GRACE
+        assert worker.took < 20
         for name in ("early_swallowing", "waiting"):
             assert worker.count(f"CRITICAL.* Lost: .*hard_times.{name}") == 1
 

@@ -50,7 +50,7 @@ def test_what_a_stop_could_not_give_back_has_killed_nobody(start_server):
             (about,) = client.keys("graceful:worker:*")
             wait_until(lambda: client.keys("graceful:begun:*"))
             worker.term()
-            wait_until(lambda: '"stops": true' in client.get(about))
+            wait_until(lambda: '"stops": true' in (client.get(about) or ""))
             server.pause()
             worker.signal(signal.SIGQUIT)  # the hard deadline
             assert worker.wait() == 1

@@ -32,8 +32,8 @@ def start(redis_db):
             env = {
                 "BROKER_URL": redis_db.url,
                 "RESULT_URL": redis_db.backend_url,
-                "GRACE": "30",
-                "CONF_graceful_lease_ttl": "10",
+                "GRACE": "120",
+                "CONF_graceful_lease_ttl": "60",  # of who lives
                 "CONF_graceful_heartbeat_interval": "0.5",
                 "CONF_worker_prefetch_multiplier": "2",
                 **env,
@@ -87,7 +87,7 @@ def test_a_flush_costs_no_running_task_anything(pool, start, app, redis_db, tmp_
 
 def test_a_worker_that_slept_through_a_flush(start, app, redis_db, tmp_path):
     """Others have begun a new epoch without it; but nobody has its messages."""
-    frozen = start(CONF_graceful_lease_ttl="4").ready()
+    frozen = start(CONF_graceful_lease_ttl="12").ready()
     results = [send(app, name, str(tmp_path / "go")) for name in ("hold", "hold_plain")]
     frozen.wait_line(">> .* started", 2)
     os.killpg(frozen.pid, signal.SIGSTOP)
@@ -113,8 +113,8 @@ def test_a_server_that_comes_back_empty(start_server, tmp_path):
         env = {
             "BROKER_URL": server.url(0),
             "RESULT_URL": server.url(1),
-            "GRACE": "6",
-            "CONF_graceful_lease_ttl": "4",
+            "GRACE": "60",
+            "CONF_graceful_lease_ttl": "10",
             "CONF_graceful_heartbeat_interval": "0.5",
             "CONF_worker_prefetch_multiplier": "1",
         }

@@ -86,6 +86,7 @@ def _outlives(redis_db: RedisDB, tmp_path: Path, monitor: FakeMonitor) -> None:
         assert living.scrape()["rescued_total",] == 0
         dying.comes_to("checkpoint_saves_total", least=3)
         dying.comes_to("check_ins_total", "healthchecks", "in_progress")
+        dying.comes_to("running_tasks")
         found = dying.scrape()
         assert found["checkpoint_saved_bytes_total",] > 3
         assert (found["claims_held",], found["running_tasks",], found["phase", "running"]) == (

@@ -17,7 +17,7 @@ from celery import Celery
 from celery_graceful import Batch, Graceful
 from tests.conftest import RabbitVhost, RedisDB
 from tests.support.json_forms import AWKWARD
-from tests.support.workers import Worker, end_leases, wait_until
+from tests.support.workers import Worker, end_leases, wait_until, wait_until_heard
 
 Start = Callable[..., Worker]
 
@@ -27,7 +27,7 @@ KILLS = int(os.environ.get("MISSING_KILLS", 4))
 #: Everything is looked for all the time.
 EAGER = {
     "CONF_graceful_batch_missing_after": "1",
-    "CONF_graceful_lease_ttl": "10",
+    "CONF_graceful_lease_ttl": "15",
     "CONF_graceful_heartbeat_interval": "0.2",
     "CONF_graceful_rescue_interval": "0.2",
 }
@@ -45,7 +45,7 @@ class Site:
 
     def start(self, pool: str = "threads", concurrency: int = 2, **env: str) -> Worker:
         store = {} if self.broker == self.db.url else {"CONF_graceful_store": repr(self.db.url)}
-        env = {"BROKER_URL": self.broker, "GRACE": "5", **store, **EAGER, **env}
+        env = {"BROKER_URL": self.broker, "GRACE": "60", **store, **EAGER, **env}
         worker = Worker("tests.apps.ghost", pool=pool, concurrency=concurrency, env=env)
         return self.stack.enter_context(worker)
 
@@ -118,7 +118,10 @@ def test_who_was_acknowledged_early_by_a_dead_worker_is(site: Site, tmp_path: Pa
     first = site.start().ready()
     batch = site.batch(site.app.signature("ghost.hold_early", (gate,)))
     first.wait_line(">> .* started")
-    site.wait_looks(batch, 2)  # it is acknowledged long since
+    for _ in range(2):  # the loop has gone round: it is acknowledged at the broker
+        wait_until_heard(site.app)
+    wait_until(lambda: not site.db.client.keys("graceful:claims:*"), "it is acknowledged")
+    site.wait_looks(batch, 2)
     kill(first, site.db)
     second = site.start()
     wait_until(lambda: batch.status().missing == 1)
@@ -143,7 +146,8 @@ def test_who_is_rescued_is_never_missing(pool: str, redis_db: RedisDB) -> None:
             site.app.signature("ghost.nap", (rng.uniform(0.1, 1.5),)) for _ in range(12 * KILLS)
         ]
         batches = [site.batch(*naps[start : start + 6]) for start in range(0, len(naps), 6)]
-        workers = [site.start(pool) for _ in range(2)]
+        sturdy = {"CONF_graceful_poison_limit": "0"}  # one of them may die again and again
+        workers = [site.start(pool, **sturdy) for _ in range(2)]
         everyone = list(workers)
         for worker in workers:
             worker.ready()
@@ -153,7 +157,7 @@ def test_who_is_rescued_is_never_missing(pool: str, redis_db: RedisDB) -> None:
                 for batch in batches:
                     assert batch.status().missing == 0
             kill(workers[number % 2], redis_db)
-            workers[number % 2] = site.start(pool)
+            workers[number % 2] = site.start(pool, **sturdy)
             everyone.append(workers[number % 2])
         for batch in batches:
             wait_until(lambda batch=batch: batch.status().finished)

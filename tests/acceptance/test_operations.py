@@ -66,8 +66,12 @@ def test_a_fleet(start_server: Callable[..., Any]) -> None:
         with nobody_is_too_slow():
             _running(app, operations)
             _why(app)
-        _frozen(app, operations, one, server)
-    _dead(app, operations)
+        with pytest.MonkeyPatch.context() as patch:
+            has_patience(patch)
+            _frozen(app, operations, one, server)
+    with pytest.MonkeyPatch.context() as patch:
+        has_patience(patch)
+        _dead(app, operations)
     _redis_away(app, server)
 
 
@@ -136,12 +140,14 @@ def leases_end(monkeypatch: pytest.MonkeyPatch, redis_db: RedisDB) -> None:
 @pytest.mark.usefixtures("leases_end")
 def test_killed_on_purpose(redis_db: RedisDB) -> None:
     app = make_app(redis_db.url, redis_db.backend_url)
+    operations = Operations(app)
     with nobody_is_too_slow(), start(app, "one@test", **LEASE) as one:
         one.ready()
         send(app, "count", "counts", 10**6)
         send(app, "short", "waits", 1)
         one.wait_line(r"\[waits\] received")
-        wait_until(lambda: [c.begun for c in Operations(app).claims()].count(True), "one runs")
+        wait_until(lambda: [c.begun for c in operations.claims()].count(True), "one runs")
+        wait_until(lambda: operations.checkpoint("counts", f"{APP}.count"), "it has saved")
         said = command(app, "chaos", "kill-worker", "one@test", status=2)
         assert said.startswith("No other worker is running: what it holds waits")
         assert "Kill one@test, process " in said
@@ -223,7 +229,7 @@ def test_killed_on_purpose_after_its_lease_was_lost(redis_db: RedisDB) -> None:
 def test_room_after_a_quiet(redis_db: RedisDB) -> None:
     """A pool of greenlets is given more room while it is quiet, and no more after that."""
     app = make_app(redis_db.url, redis_db.backend_url)
-    with start(app, "one@test", pool="gevent") as one:
+    with nobody_is_too_slow(), start(app, "one@test", pool="gevent") as one:
         one.ready()
         wait_until_heard(app)
         command(app, "quiet", "one@test", "--wait", "20")

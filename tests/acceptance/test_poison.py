@@ -22,7 +22,7 @@ def start(
 ) -> Worker:
     env = {
         **broker.env,
-        "GRACE": "10",
+        "GRACE": "60",
         "CONF_worker_prefetch_multiplier": "1",
         "CONF_worker_lost_wait": "0.1",
         "CONF_worker_send_task_events": "True",
@@ -87,6 +87,8 @@ def test_children_that_die(broker: Broker, app: Celery) -> None:
     assert set(ways) < kept.keys()
     assert early.id not in kept
     assert {kept[how].task for how in ways} == {f"{APP}.dying"}
+    for how in ways:  # each was sent over a connection of its own
+        events.wait(how, "task-failed")
     seen = events.all()
     for how in ways:
         assert seen[how].count("task-failed") == 1

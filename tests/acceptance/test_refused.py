@@ -24,8 +24,8 @@ def test_said_once_with_the_reason(pool, start_server, redis_db):
         env = {
             "BROKER_URL": url,
             "RESULT_URL": redis_db.backend_url,
-            "GRACE": "6",
-            "CONF_graceful_lease_ttl": "3",
+            "GRACE": "60",
+            "CONF_graceful_lease_ttl": "12",  # it says so after that, and not before
             "CONF_graceful_heartbeat_interval": "0.2",
         }
         app = Celery(broker=url, backend=redis_db.backend_url, set_as_current=False)

@@ -10,7 +10,7 @@ from tests.support import transports
 from tests.support.workers import TIMEOUT, Worker, wait_until
 
 #: Much room after the hard deadline: the machine may be slow.
-GRACE = {"GRACE": "16", "CONF_graceful_hard_deadline": "3"}
+GRACE = {"GRACE": "60", "CONF_graceful_hard_deadline": "3", "LAST_RESORT": "20"}
 
 OFF = "Reliable fetch is off for the transport"
 

@@ -45,7 +45,7 @@ def env_of(broker: Broker, queue: str) -> dict[str, str]:
 
 
 def start(module: str, broker: Broker, queue: str, pool: str = "solo", **env: str) -> Worker:
-    env = {**env_of(broker, queue), "GRACE": "10", **LEASE, **env}
+    env = {**env_of(broker, queue), "GRACE": "60", **LEASE, **env}
     return Worker(module, pool=pool, concurrency=1, env=env, hostname=f"{queue}@test")
 
 

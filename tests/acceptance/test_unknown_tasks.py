@@ -30,7 +30,7 @@ def broker(request: pytest.FixtureRequest, make_broker: Callable[[str], Broker])
 
 
 def start(broker: Broker, pool: str = "threads", knows: bool = False, **env: str) -> Worker:
-    env = {**broker.env, "GRACE": "10", **env}
+    env = {**broker.env, "GRACE": "60", **env}
     if knows:
         env["KNOWS"] = "1"
     return Worker(APP, pool=pool, env=env)

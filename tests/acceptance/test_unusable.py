@@ -27,7 +27,7 @@ MESSAGES = 1000
 
 
 def start(broker: Broker, pool: str, **env: str) -> Worker:
-    env = {**broker.env, "GRACE": "10", **env}
+    env = {**broker.env, "GRACE": "60", **env}
     return Worker(APP, pool=pool, env=env)
 
 

@@ -17,6 +17,9 @@ from celery_graceful.system import native
 def make_app(name: str) -> Celery:
     """An app configured by the environment: BROKER_URL, RESULT_URL, GRACE, POOL_START_METHOD.
 
+    LAST_RESORT is how long a worker may take to give up what still runs, where nothing hangs: a
+    busy machine may need more than its 3 s for that.
+
     Any variable CONF_<setting> is evaluated and set: CONF_worker_prefetch_multiplier=1.
     """
     app = Celery(name, broker=os.environ.get("BROKER_URL"), backend=os.environ.get("RESULT_URL"))
@@ -29,12 +32,25 @@ def make_app(name: str) -> Celery:
     )
     if "GRACE" in os.environ:
         app.conf.graceful_grace_period = float(os.environ["GRACE"])
+    if "LAST_RESORT" in os.environ:
+        from celery_graceful.worker import watch
+
+        watch.LAST_RESORT = float(os.environ["LAST_RESORT"])
     if "POOL_START_METHOD" in os.environ:
         app.conf.worker_pool_start_method = os.environ["POOL_START_METHOD"]
     for key, value in os.environ.items():
         if key.startswith("CONF_"):
             app.conf[key[5:]] = eval(value)
     return app
+
+
+def take_time_to_leave() -> None:
+    """What a worker does last, by force, has as much time as it takes; for what never hangs."""
+    from celery_graceful.worker import process_exit
+
+    for name in ("bounded", "bounded_all"):
+        limited = getattr(native, name)
+        setattr(process_exit, name, lambda call, s, limited=limited: limited(call, s + 20))
 
 
 def quorum_queues() -> list[Queue]:

@@ -16,7 +16,7 @@ from celery.signals import worker_ready
 from celery_graceful import Graceful, GracefulTask, ShutdownTimeLimit
 from celery_graceful.phases import Phase
 from celery_graceful.worker import watch
-from tests.apps import make_app, say, swallow, wait_for_file
+from tests.apps import make_app, say, swallow, take_time_to_leave, wait_for_file
 
 app = make_app("hard_times")
 Graceful(app)
@@ -87,8 +87,8 @@ def plain_ending_late(self, path):
 @task()
 def napping(self):
     """Sleeps in a call that only an exception ends."""
-    say("started napping", self.request.id)
     try:
+        say("started napping", self.request.id)
         time.sleep(LONG)
     except ShutdownTimeLimit:
         say("woken", self.request.id)
@@ -175,14 +175,14 @@ def child_process_gone(self):
 
 
 @task()
-def with_callbacks(self):
+def with_callbacks(self, path):
     """Callbacks: one that raises, one that takes long, one that is told once."""
 
     def raising(interrupt):
         raise ValueError("from a callback")
 
     def slow(interrupt):
-        time.sleep(1.5)
+        wait_for_file(path)
 
     with (
         self.interrupt_callback(raising),
@@ -198,21 +198,21 @@ def with_callbacks(self):
 class SlowHook(GracefulTask):
     def on_interrupted(self, interrupt):
         say("hook", interrupt.reason, interrupt.phase.name)
-        time.sleep(1.3)
+        wait_for_file(self.request.args[0])
 
 
 @app.task(base=SlowHook, bind=True)
-def with_slow_hook(self):
-    """Its hook takes long."""
+def with_slow_hook(self, path):
+    """Its hook takes long: until there is a file."""
     say("started with_slow_hook", self.request.id)
     self.sleep(LONG)
 
 
-@task(soft_time_limit=0.5)
+@task(soft_time_limit=3)  # it begins before the task does: on a busy machine long before
 def limited(self, how):
     """Runs into an ordinary soft time limit."""
-    say("started limited", how)
     try:
+        say("started limited", how)
         end = time.monotonic() + LONG
         while time.monotonic() < end:
             if how == "computes":
@@ -223,11 +223,11 @@ def limited(self, how):
         raise
 
 
-@task(time_limit=1.5)
+@task(time_limit=12)  # it begins before the task does: on a busy machine long before
 def hard_limited(self):
     """Runs into a hard time limit."""
-    say("started hard_limited")
     try:
+        say("started hard_limited")
         time.sleep(LONG)
     finally:
         say("unwound hard_limited")
@@ -242,8 +242,8 @@ def phases(self):
         try:
             now = self.interrupt and self.interrupt.phase
             if now is not seen:
-                seen = now
                 say("phase", now.name, f"{self.interrupt.time_left():.1f}")
+                seen = now  # not before: an exception may come in between
             time.sleep(0.02)
         except ShutdownTimeLimit:
             pass
@@ -255,14 +255,13 @@ def limited_rate():
 
 
 class Hangs(bootsteps.StartStopStep):
-    """A step of somebody else that never stops."""
+    """A step of somebody else that never stops, or not before there is a file."""
 
     requires = ("celery.worker.components:Pool",)
 
     def stop(self, worker):
         say("hangs")
-        while True:
-            time.sleep(LONG)
+        wait_for_file(os.environ.get("HANG_UNTIL", "/nonexistent"))
 
     terminate = stop
 
@@ -284,4 +283,5 @@ if "PATIENT" in os.environ:  # billiard gives a child 0.1 s to unwind, and no bu
 
 if "HANG" in os.environ:
     watch.LAST_RESORT = float(os.environ["HANG"])
+    take_time_to_leave()
     app.steps["worker"].add(Hangs)

@@ -9,12 +9,23 @@ import time
 
 from celery.signals import worker_init, worker_shutdown
 
-from tests.apps import say
+from celery_graceful import GracefulTask
+from tests.apps import say, take_time_to_leave, wait_for_file
 from tests.apps.lifecycle import app
 
 __all__ = ["app"]
 
 runs = threading.Event()
+take_time_to_leave()
+
+
+@app.task(base=GracefulTask, bind=True)
+def held(self, path):
+    """Holds up a stop until there is a file, and ends at once when there is."""
+    say("started held", self.request.id)
+    with self.shield():
+        self.wait_for_interrupt(120)
+        wait_for_file(path)
 
 
 @worker_init.connect

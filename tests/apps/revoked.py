@@ -50,8 +50,8 @@ def iterating(self):
 
 @task()
 def unaware(self):
-    begin(self)
     try:
+        begin(self)
         work(LONG)
     except Exception:
         say("NOT REACHED", self.request.id)
@@ -76,8 +76,8 @@ def shielded(self, gate):
 
 @task()
 def handling(self):
-    begin(self)
     try:
+        begin(self)
         work(LONG)
     except Interrupted as exc:
         return str(exc.interrupt.reason)
@@ -104,8 +104,8 @@ def swallowing(self, gate):
 
 @task()
 def failing(self):
-    begin(self)
     try:
+        begin(self)
         work(LONG)
     except BaseException as exc:
         raise ValueError("wrapped") from exc

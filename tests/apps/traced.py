@@ -15,12 +15,17 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
+from celery_graceful.system import telemetry
 from tests.apps import say
 from tests.apps.lifecycle import app
 
 __all__ = ["app"]
 
 AWAY, BUFFERED = "AGENT_AWAY" in os.environ, "BUFFERED" in os.environ
+
+#: In place of a second: the machine may be slow.
+telemetry.PATIENCE = 4.0 if AWAY or BUFFERED else 15.0
+app.conf.graceful_exit_timeout = 15.0
 
 
 class Said(SpanExporter):
