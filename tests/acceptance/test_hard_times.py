@@ -427,7 +427,7 @@ def test_the_broker_is_gone(pool: str, start_server, redis_db) -> None:
     broker = Broker("redis", server.url(0), redis_db.backend_url, server.client(0))
     # Who is woken by the soft deadline has time to say so.
     wakes = pool not in ("threads", "solo")
-    deadlines = {"CONF_graceful_soft_deadline": "0.5"}
+    deadlines = {"CONF_graceful_soft_deadline": "0.5", "LAST_RESORT": "3"}
     deadlines |= {"CONF_graceful_hard_deadline": "12.0"} if wakes else {}
     with broker.app() as app, start(pool, broker, concurrency=2, **deadlines) as worker:
         worker.ready()
