@@ -29,12 +29,7 @@ KNOWN = {
     "t/unit/app/test_control.py::test_client_implements_all_commands": ITS_CLIENT,
     "t/unit/app/test_control.py::test_inspect_implements_all_commands": ITS_CLIENT,
     "t/integration/test_canvas.py::test_chord::test_nested_chord_header_link_error": OUTER_ENDS,
-    "t/integration/test_canvas.py::test_chord::test_error_propagates_to_chord_from_simple": (
-        EITHER_ERROR
-    ),
-    "t/integration/test_canvas.py::test_chord::test_error_propagates_to_chord_from_chain_tail": (
-        EITHER_ERROR
-    ),
+    "t/integration/test_canvas.py::test_chord::test_error_propagates_to_chord_from_": EITHER_ERROR,
     "t/integration/test_canvas.py::test_chord::test_immutable_errback_called_by_chord_from_chain": (
         EITHER_ERROR
     ),
