@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from celery_graceful.system.per_app import PerApp
 from celery_graceful.timeline import worker_state
+from celery_graceful.timeline.board import CANCELLATIONS
 
 __all__ = ["Known", "Moment", "known_of"]
 
@@ -36,8 +37,7 @@ class Moment(NamedTuple):
     @classmethod
     def now(cls) -> Moment:
         """Before asking."""
-        board = worker_state.board.value
-        return cls(time.monotonic(), 0 if board is None else board.cancellations)
+        return cls(time.monotonic(), worker_state.flag.value[CANCELLATIONS])
 
 
 class Known:
@@ -45,24 +45,20 @@ class Known:
 
     def __init__(self) -> None:
         #: When somebody asked who then heard that each was not cancelled.
-        self._asked: dict[str, Moment] = {}
+        self.asked: dict[str, Moment] = {}
 
     def age(self, batch: str) -> float:
         """Seconds since the question that was answered: it is not cancelled; else infinite."""
-        asked = self._asked.get(batch)
-        if asked is None:
+        asked = self.asked.get(batch)
+        if asked is None or worker_state.flag.value[CANCELLATIONS] != asked.told:
             return math.inf
-        at, told = asked
-        board = worker_state.board.value
-        if board is not None and board.cancellations != told:
-            return math.inf
-        return time.monotonic() - at
+        return time.monotonic() - asked.at
 
     def not_cancelled(self, batches: Iterable[str], asked: Moment) -> None:
         """So it was answered to a question that was put then."""
-        if len(self._asked) >= MOST:
-            self._asked.clear()
-        self._asked.update(dict.fromkeys(batches, asked))
+        if len(self.asked) >= MOST:
+            self.asked.clear()
+        self.asked.update(dict.fromkeys(batches, asked))
 
 
 _known: PerApp[Known] = PerApp()

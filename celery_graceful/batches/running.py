@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Mapping
 from functools import wraps
+from time import monotonic
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
@@ -31,6 +32,8 @@ from celery_graceful.batches.status import State
 from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.store import StoreAway, StoreForbidden
 from celery_graceful.system.per_app import PerApp
+from celery_graceful.timeline import worker_state
+from celery_graceful.timeline.board import CANCELLATIONS
 
 __all__ = ["ask_before"]
 
@@ -60,22 +63,36 @@ def ask_before(task: Any) -> None:
     @wraps(trace)
     def traced(task_id: str, args: Any, kwargs: Any, request: Any = None) -> Any:
         if request is not None and (BATCH in request or CALLBACK in request):
-            why = _keeps(app, known, request)
-            if why is not None:
-                return _left_out(task, task_id, why)
+            if request.get("headers") is not None:
+                _carry_on(request)
+            mark = request.get(BATCH)
+            # Many members begin, and each step before them costs: so none is a call of ours.
+            asked = known.asked.get(mark.partition("/")[0]) if isinstance(mark, str) else None
+            if (
+                asked is None
+                or worker_state.flag.value[CANCELLATIONS] != asked.told
+                or monotonic() - asked.at >= AGING
+            ):
+                why = _keeps(app, known, request)
+                if why is not None:
+                    return _left_out(task, task_id, why)
         return trace(task_id, args, kwargs, request)
 
     traced._asks_before = True  # type: ignore[attr-defined]
     task.__trace__ = traced
 
 
-def _keeps(app: Any, known: Known, request: dict[str, Any]) -> Why | None:
-    """What keeps a task from running."""
-    inner = request.get("headers")
-    if isinstance(inner, dict):  # a retry carries on what is in there
+def _carry_on(request: dict[str, Any]) -> None:
+    """A retry has the headers that are in there."""
+    inner = request["headers"]
+    if isinstance(inner, dict):
         for name in OURS:
             if name in request:
                 inner[name] = request[name]
+
+
+def _keeps(app: Any, known: Known, request: dict[str, Any]) -> Why | None:
+    """What keeps a task from running."""
     try:
         if BATCH in request:
             mark = request[BATCH]

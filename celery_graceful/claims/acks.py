@@ -118,16 +118,23 @@ class Acks:
 
     # -- under the lock --------------------------------------------------------------
 
-    def add(self, worker: str, number: int, tag: str = "") -> None:
-        """Acknowledge it soon; ``tag`` is its tag, for who has it."""
+    def add(self, worker: str, number: int, tag: str = "", now: float = 0.0) -> None:
+        """Acknowledge it soon.
+
+        Args:
+            worker: Whose claim it is.
+            number: Its own.
+            tag: Its tag, for who has it.
+            now: On the monotonic clock, for who has that.
+        """
         end = self.along.get(tag or f"{worker}/{number}") if self.along else None
         if end is None:
             self._done.setdefault(worker, []).append(number)
         else:
-            self._end_came = time.monotonic()
+            self._end_came = now = now or time.monotonic()
             ends, workers, numbers = self._ends
             if not ends:
-                self._ends_since = self._end_came
+                self._ends_since = now
             ends.append(end)
             workers.append(worker)
             numbers.append(number)

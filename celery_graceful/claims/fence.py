@@ -21,7 +21,7 @@ __all__ = [
     "DELIVERY",
     "claim_of",
     "holds_claim",
-    "may_start",
+    "is_ours",
     "still_mine",
     "was_taken_away",
 ]
@@ -52,6 +52,8 @@ def still_mine(task: Any, claim: str) -> bool:
     if board is None:
         return True
     worker, _, number = claim.rpartition("/")
+    if board.holds(worker):  # as nearly always
+        return True
     held = worker_state.holds(worker)
     if held is not None:
         return held
@@ -80,24 +82,20 @@ def claim_of(task: Any, request: Any) -> str | None:
     return getattr(request, CLAIM, None) if task.acks_late else None
 
 
-def may_start(task: Any, request: Any, claim: str | None) -> bool:
-    """Whether nobody else has what ``task`` is about to run; ``claim_of`` says ``claim``."""
-    if claim is None:  # of what is acknowledged early, whether it was yet says nothing
-        early = getattr(request, CLAIM, None)
-        claim = early and early.rpartition("/")[0] + "/"
+def is_ours(task: Any, request: Any, claim: str | None) -> bool:
+    """Whether what ``task`` runs is: not taken away, and its claim, if any, ``still_mine``."""
+    board = worker_state.board.value
+    if board is None:
+        return True
+    if board.taken_away and was_taken_away(request):
+        return False
     return claim is None or still_mine(task, claim)
 
 
 def holds_claim(task: Any) -> bool:
-    """Whether the delivery that ``task`` runs is ours: not taken away, its claim ``still_mine``."""
-    board = worker_state.board.value
-    if board is None:
-        return True
+    """``is_ours``, of what ``task`` runs now."""
     request = task.request
-    if board.taken_away and was_taken_away(request):
-        return False
-    claim = claim_of(task, request)
-    return claim is None or still_mine(task, claim)
+    return is_ours(task, request, claim_of(task, request))
 
 
 def was_taken_away(request: Any) -> bool:

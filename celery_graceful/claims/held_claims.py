@@ -93,6 +93,9 @@ class Claims:
         self.begun: set[str] = set()
         self._lock = native.Lock()
         self._acks = Acks(store, self._lock, self._off_hands, write_ends, ends_along)
+        #: ``end_with(tag, end)``: when that claim is acknowledged, write that end down in the same
+        #: step. From any thread.
+        self.end_with: Callable[[str, Any], None] = self._acks.along.__setitem__
         self._sending = Sending(self._lock, self._send, self._has_more)
         self.running = Begun(store, self._sending.rouse)
         #: Who listens for what nobody rings for.
@@ -132,17 +135,13 @@ class Claims:
 
     def ack(self, tag: Tag) -> None:
         """Delete a claim soon. From any thread."""
-        self.acked_at = time.monotonic()
+        self.acked_at = now = time.monotonic()
         with self._lock:
-            self._acks.add(tag.worker, tag.number, tag)
+            self._acks.add(tag.worker, tag.number, tag, now)
             if tag in self.held:
                 self.held[tag] = None  # what is kept for long is slow to come by for others
         self.running.discard(tag)
         self._sending.rouse()
-
-    def end_with(self, tag: Tag, end: Any) -> None:
-        """When that claim is acknowledged, write this down in the same step. From any thread."""
-        self._acks.along[tag] = end
 
     def settle(self) -> None:
         """Acknowledge what has ended, also what waits for a loop that may not go round again."""

@@ -12,7 +12,7 @@ from celery_graceful.batches.model import Outcome
 from celery_graceful.checkpoints.checkpoint import came_back
 from celery_graceful.deliveries.handler_errors import say
 from celery_graceful.deliveries.member_end import MemberEnd
-from celery_graceful.deliveries.stage import UNBEGUN, Stage
+from celery_graceful.deliveries.stage import LEFT, UNBEGUN, Stage
 from celery_graceful.monitors import outcome
 from celery_graceful.monitors.registry import Monitors
 
@@ -86,7 +86,7 @@ class Delivery(MemberEnd):
         never_handed_over = self.stage is Stage.RECEIVED  # by others, as an end
         if never_handed_over and self.by_others:
             self.comes_to(Outcome.SUCCEEDED)
-        if self.part is None or self.has_left or not self._end_first(self._acknowledge):
+        if self.part is None or self.stage in LEFT or not self._end_first(self._acknowledge):
             self._acknowledge()
         if never_handed_over:
             self.ledger.finish(self)
@@ -94,7 +94,7 @@ class Delivery(MemberEnd):
     def _acknowledge(self) -> None:
         if self.orphaned and self.host.duplicates.owe(self):
             self.acknowledged = True
-        elif self.has_left:
+        elif self.stage in LEFT:
             return
         elif self.claim is not None and not self.host.is_connected():
             # Celery's way leads through the loop, which is busy connecting again.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 from weakref import WeakSet
@@ -25,19 +26,18 @@ __all__ = ["Ledger", "strangers"]
 
 
 class _Leaving:
-    """How many deliveries are on their way out: ended, and perhaps not acknowledged yet."""
+    """Deliveries on their way out: ended, and perhaps not acknowledged yet."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
-        self.count = 0
+        #: One for each. Each step is one of C's: all threads of a pool come here, none waits.
+        self.out: deque[None] = deque()
 
     def __enter__(self) -> None:
-        with self.ledger.lock:
-            self.count += 1
+        self.out.append(None)
 
     def __exit__(self, *exc_info: object) -> None:
-        with self.ledger.lock:
-            self.count -= 1
+        self.out.pop()
         self.ledger.changed()
 
 
@@ -183,7 +183,7 @@ class Ledger:
             # The hard deadline has its own thread, and sends what it has to say itself.
             ran = request.running_for if stage is Stage.FINISHED else 0.0
             self.post_mortems.ends(request.id, request.note, ran, wake=stage is not Stage.GIVEN_UP)
-        if not self.leaving.count:  # else who is on the way out says so at the end of it
+        if not self.leaving.out:  # else who is on the way out says so at the end of it
             self.changed()
         return True
 

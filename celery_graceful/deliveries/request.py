@@ -23,7 +23,7 @@ from celery_graceful.deliveries.handler_errors import LOST, let_go, put_right, r
 from celery_graceful.deliveries.member_end import outcome_of
 from celery_graceful.deliveries.moments import enter
 from celery_graceful.deliveries.requeue import NotTaken
-from celery_graceful.deliveries.stage import OPEN, UNBEGUN, Stage
+from celery_graceful.deliveries.stage import LEFT, OPEN, UNBEGUN, Stage
 from celery_graceful.deliveries.worker_services import WorkerServices
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.history.entry import What
@@ -71,7 +71,7 @@ class GracefulRequest(Delivery):
         """Asked before anything is started: also where a drain stops a request."""
         if self.stage is Stage.HANDED_OVER and not self.by_others:
             return False  # it was asked a moment ago, and there is no way back
-        if self.has_left:
+        if self.stage in LEFT:
             return True
         if super().revoked():
             return True

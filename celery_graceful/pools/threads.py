@@ -6,6 +6,7 @@ import ctypes
 import inspect
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.thread import _WorkItem
@@ -139,11 +140,17 @@ def _parameters_of(function: Callable[..., Any]) -> list[str]:
 
 def _one_at_a_time(ids: LimitedSet) -> None:
     """Each thread adds what has succeeded to one set of Celery's, which may not be shared."""
-    lock = threading.Lock()
+    lock, waiting = threading.Lock(), deque[Any]()
 
     def add(item: Any, now: float | None = None) -> None:
-        with lock:
-            type(ids).add(ids, item, now)
+        waiting.append((item, now))
+        # Nobody waits for the lock: who has it adds what others have left here meanwhile.
+        while waiting and lock.acquire(False):
+            try:
+                while waiting:
+                    type(ids).add(ids, *waiting.popleft())
+            finally:
+                lock.release()
 
     ids.add = add
 

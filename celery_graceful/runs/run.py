@@ -39,9 +39,11 @@ FROM_OUTSIDE = (Interrupted, SoftTimeLimitExceeded)
 #: The runs of this process, by the identity of their thread or greenlet.
 runs: dict[int, Run] = {}
 
-
 #: What a run has to be thrown into; set where tasks run on greenlets.
-get_greenlet: Slot[Callable[[], Any]] = Slot("greenlet", lambda: lambda: None, in_fork=kept)
+get_greenlet: Slot[Callable[[], Any]] = Slot("greenlet", lambda: type(None), in_fork=kept)
+
+#: Makes its lock; in a worker without asking each time of which kind it has to be.
+make_lock: Slot[Callable[[], Any]] = Slot("lock", lambda: native.Lock, in_fork=kept)
 
 #: The run that the caller is part of, also in a coroutine that runs in another thread.
 of_context: ContextVar[Run | None] = ContextVar("celery_graceful_run", default=None)
@@ -117,7 +119,7 @@ class Run:
         self.greenlet = get_greenlet.value()
         if soft_time_limit is not None:
             self.soft_limit_at = self.started_at + soft_time_limit
-        self._lock = native.Lock()
+        self._lock = make_lock.value()
 
     # -- asked by whoever delivers -------------------------------------------------
 
@@ -129,8 +131,7 @@ class Run:
                 that holds the lock. That code looks for itself before it goes on.
         """
         if blocking:
-            # By ``with``: between its acquire and its body no asynchronous exception lands.
-            with self._lock:
+            with self._lock:  # between its acquire and its body no asynchronous exception lands
                 due = self._take() if self._may_raise() else None
         elif self._lock.acquire(False):
             try:
@@ -150,15 +151,14 @@ class Run:
         with self._lock:
             due = self._take() if self._may_raise() else None
             if due is not None:
-                # It takes the place of one that is still on its way, if any: that was the
-                # weaker one.
+                # In place of one that is still on its way, if any: that was the weaker one.
                 self._sent = {due}
                 self._clear_async = lambda: send(self.ident, None)
                 send(self.ident, landing(due, current))
 
     def _may_raise(self) -> bool:
         ties = self.ties if self._window else ()
-        # A loop that has not come to it since the soft deadline is kept by code that computes.
+        # A loop that has not come to it since the soft deadline: code that computes keeps it.
         stuck = any(tie.asked for tie in ties) and (
             worker_state.board.value is not None
             and time.monotonic() >= worker_state.board.value.limit_again_at > 0
@@ -398,18 +398,12 @@ class Run:
             self.raise_due()
         raise make(Interrupted, self)
 
-    def _begin(self) -> None:
-        self._window = True  # nobody else knows of it yet
-        runs[self.ident] = self
-        of_context.set(self)
-        if self.soft_limit_at is not None:
-            on_limited.value()
-        if worker_state.flag.value[0]:  # what came before there was anybody to tell
-            self.raise_due()
-
     def _end(self) -> None:
         self.done = True
-        self._close_window()
+        with self._lock:  # as ``_close_window``
+            self._window = False
+            if self._sent:
+                self._take_back()
         runs.pop(self.ident, None)
         of_context.set(None)
 
@@ -431,7 +425,13 @@ def execute(run: Run, call: Callable[..., Any], args: tuple[Any, ...], kwargs: A
     failure: BaseException | None = None
     try:
         try:
-            run._begin()
+            run._window = True  # nobody else knows of it yet
+            runs[run.ident] = run
+            of_context.set(run)
+            if run.soft_limit_at is not None:
+                on_limited.value()
+            if worker_state.flag.value[0]:  # what came before there was anybody to tell
+                run.raise_due()
             box.extend(starmap(partial(call, **kwargs) if kwargs else call, (args,)))
         except BaseException as exc:
             failure = exc

@@ -31,6 +31,7 @@ __all__ = [
     "is_alive",
     "is_gevent",
     "is_green",
+    "lock_maker",
     "original",
     "pause",
     "start_thread",
@@ -133,7 +134,12 @@ def Lock() -> Any:
 
     Even then a finalizer may run in between, wait, and so lead to another greenlet of this thread.
     """
-    return _GreenLock() if is_green() else _allocate_lock()()
+    return lock_maker()()
+
+
+def lock_maker() -> Callable[[], Any]:
+    """What makes such locks, for as long as nobody patches this process who has not yet."""
+    return _GreenLock if is_green() else cast("Callable[[], Any]", _allocate_lock())
 
 
 def Latch() -> Any:

@@ -17,9 +17,9 @@ from celery.utils.log import get_logger
 from celery_graceful import signals
 from celery_graceful.checkpoints import resume
 from celery_graceful.claims.fence import (
-    claim_of,
+    CLAIM,
     holds_claim,
-    may_start,
+    is_ours,
     still_mine,
     was_taken_away,
 )
@@ -253,8 +253,10 @@ def _deliver(
         if task.track_started:  # Celery has stored that it has
             _store(task, request, str(board.reason))
         raise TaskInterrupted(str(board.reason), started=False)
-    claim = claim_of(task, request)
-    if not may_start(task, request, claim):
+    held = getattr(request, CLAIM, None)
+    # Of what is acknowledged early, whether it was yet says nothing: is any of that worker's held?
+    claim = held if task.acks_late else None
+    if held is not None and not still_mine(task, claim or held.rpartition("/")[0] + "/"):
         raise TaskInterrupted(str(InterruptReason.LEASE_LOST), started=False)
     run = Run(
         request.id,
@@ -265,7 +267,7 @@ def _deliver(
     )
     try:
         result = execute(run, resume.body_of(task, request, run, call), args, kwargs)
-        if was_taken_away(request) or not (claim is None or still_mine(task, claim)):
+        if not is_ours(task, request, claim):
             raise Interrupted(WorkerInterrupt(InterruptReason.LEASE_LOST, math.inf))
         resume.ended(request)
         return result

@@ -23,13 +23,15 @@ from celery_graceful.timeline.tallies import Tallies
 if TYPE_CHECKING:  # who runs no worker has none
     from celery_graceful.timeline.grace_period import Deadlines
 
-__all__ = ["PLACES", "Board"]
+__all__ = ["CANCELLATIONS", "PLACES", "Board"]
 
 _PAGE = 4096
 _FLAG, _PHASE, _REASON, _BEATING = 0, 1, 2, 3
 #: What the flag is up for.
 _STOPPING, _LOST, _REVOKED = 4, 5, 6
-_RELEASING, _PLACE, _CANCELLATIONS = 7, 8, 9
+_RELEASING, _PLACE = 7, 8
+#: How often the worker was told that batches were cancelled; round and round.
+CANCELLATIONS = 9
 _TIMES = struct.Struct("=ddddd")  # requested, soft, hard, end of grace, last resort
 _TIMES_AT = 16
 _MOMENT, _WORD, _HALF = struct.Struct("=d"), struct.Struct("=Q"), struct.Struct("=L")
@@ -128,14 +130,9 @@ class Board:
         """Have it go back, or not. Safe in a signal handler."""
         self.memory[_RELEASING] = on
 
-    @property
-    def cancellations(self) -> int:
-        """How often the worker was told that batches were cancelled; round and round."""
-        return int(self.memory[_CANCELLATIONS])
-
     def count_cancellation(self) -> None:
         """It was told so."""
-        self.memory[_CANCELLATIONS] = (self.memory[_CANCELLATIONS] + 1) % 256
+        self.memory[CANCELLATIONS] = (self.memory[CANCELLATIONS] + 1) % 256
 
     # -- the lease -------------------------------------------------------------------
 

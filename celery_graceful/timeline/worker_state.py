@@ -28,8 +28,8 @@ __all__ = [
 board: Slot[Board | None] = Slot("board", lambda: None, in_fork=kept)
 
 #: ``flag.value[0]`` is true when running tasks have to stop: all, those whose claims were lost, or
-#: some that were revoked. Outside of a worker it never is.
-flag: Slot[Any] = Slot("flag", lambda: b"\0", in_fork=kept)
+#: some that were revoked. Outside of a worker it never is. What else the board says is behind it.
+flag: Slot[Any] = Slot("flag", lambda: bytes(16), in_fork=kept)
 
 
 def attach(new: Board, owner: Owner = itself) -> None:
@@ -83,9 +83,6 @@ def worker_interrupt() -> Interrupt | None:
 
 def holds(worker: str) -> bool | None:
     """Whether claims of that identity are held. ``None``: only the store knows."""
-    first = board.value
-    if first is not None and first.holds(worker):
-        return True
     answers = [each.holds(worker) for each in board.values if each is not None]
     if True in answers:
         return True

@@ -173,7 +173,7 @@ class Quiesce:
 
     def _stop_when_idle(self) -> None:
         deferred = self.ledger.requeue.deferred or self.unusable.busy
-        if self.ledger.held or self.ledger.leaving.count or deferred:
+        if self.ledger.held or self.ledger.leaving.out or deferred:
             self._idle_seen = False
         elif self.others.held or strangers(state.active_requests):
             self._idle_seen = False

@@ -29,10 +29,10 @@ from celery_graceful.poison.post_mortem import PostMortems
 from celery_graceful.pools import kind_of
 from celery_graceful.probes.health import Health
 from celery_graceful.probes.thread import Probes
-from celery_graceful.runs.run import on_limited
+from celery_graceful.runs.run import make_lock, on_limited
 from celery_graceful.settings import Settings
 from celery_graceful.store.app_stores import disconnect
-from celery_graceful.system import log_thread
+from celery_graceful.system import log_thread, native
 from celery_graceful.system.log_thread import LogThread
 from celery_graceful.system.process import Owner
 from celery_graceful.task.base import GracefulTask
@@ -297,6 +297,7 @@ class Parts(ControlledWorker):
         except BaseException:
             self.metrics.end()
             raise
+        self.owner.fill(make_lock, native.lock_maker())
         self.adapter.prepare(self.owner)
         self.adapter.keep_jobs()
         if not self.embedded:

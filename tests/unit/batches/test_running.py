@@ -17,7 +17,7 @@ from celery_graceful.batches.marks import BATCH, CALLBACK, COPY
 from celery_graceful.batches.status import State
 from celery_graceful.store.store import StoreAway
 from celery_graceful.timeline import worker_state
-from celery_graceful.timeline.board import Board
+from celery_graceful.timeline.board import CANCELLATIONS, Board
 
 
 @pytest.mark.parametrize("is_back", [True, False])
@@ -145,6 +145,6 @@ def test_the_board_counts_round_and_round() -> None:
     board = Board.create()
     for _ in range(255):
         board.count_cancellation()
-    assert board.cancellations == 255
+    assert board.memory[CANCELLATIONS] == 255
     board.count_cancellation()
-    assert board.cancellations == 0
+    assert board.memory[CANCELLATIONS] == 0
