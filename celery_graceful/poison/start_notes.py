@@ -78,7 +78,8 @@ class StartNotes:
         """
         with self._lock:
             self._waiting[run] = (task_id, _STARTS)
-        self._news.set()
+        if not self._news.is_set():  # each task comes here, and setting it takes long
+            self._news.set()
 
     def start_now(self, task_id: str, run: str) -> None:
         """Note that a task starts, before it does; for at most the time-out of the store."""
