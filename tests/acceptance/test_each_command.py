@@ -207,6 +207,7 @@ NEEDS_BROKER = {
     "batches resend BATCH",
     "batches resend BATCH --member MEMBER",
     "batches callback BATCH on_complete",
+    "chaos kill-worker one@test --yes",
 }
 
 
