@@ -81,6 +81,10 @@ def test_a_redis_that_is_full(
         worker.wait_line(KEPT, len(names))
         assert {claim.id for claim in Operations(app).claims()} == {*names}
         assert worker.count(">> .* follows") == 0
+        wait_until(lambda: not begun(app, "late"), "it does not run any more")
+        why = Operations(app).why("late")
+        assert (why.state, why.stuck, why.mend) == ("claimed", True, "doctor")
+        assert "if it has ended, it runs again when that does" in why.sentences[0]
         fill(server, full=False)
         all_end_well(app, *names, "follows")
         assert worker.count(">> .* started late") == 2
