@@ -183,7 +183,8 @@ class Caretaker:
             return
         self._said[batch] = len(missing)
         why, members = f"{missing[0].why}, of batch {batch}", [(one.member, "") for one in missing]
-        entries = entries_of(What.MISSING, members, reason=why, at=found_at)
+        worker = self.repair.worker
+        entries = entries_of(What.MISSING, members, worker=worker, reason=why, at=found_at)
         record(self.store, self.settings, *entries)
         log(
             logger,

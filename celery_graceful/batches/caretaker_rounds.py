@@ -86,7 +86,12 @@ class Rounds:
         """There may be another store when the consumer is connected elsewhere."""
         caretaker = self._caretaker
         if caretaker is None or caretaker.store is not store:
-            repair = Repair(self.app, BatchLedger(store), lambda due: self._on_due(store, [*due]))
+            repair = Repair(
+                self.app,
+                BatchLedger(store),
+                lambda due: self._on_due(store, [*due]),
+                worker=self.hostname,
+            )
             caretaker = Caretaker(
                 self.app, self.settings, repair, self._is_fenced, self._over, self._tell
             )

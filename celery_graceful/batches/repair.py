@@ -97,10 +97,14 @@ class Repair:
         app: The Celery app.
         ledger: Where they are known.
         publish: Sends callbacks that have become due.
+        worker: The name of the node that makes them, for the history; empty by hand.
     """
 
-    def __init__(self, app: Any, ledger: BatchLedger, publish: Publish) -> None:
+    def __init__(
+        self, app: Any, ledger: BatchLedger, publish: Publish, *, worker: str = ""
+    ) -> None:
         self.app, self.ledger, self.publish = app, ledger, publish
+        self.worker = worker
 
     def mend(
         self,
@@ -232,7 +236,8 @@ class Repair:
                 done.left[member] = why
             else:
                 done.resent.append(member)
-                sent.append(Entry(What.RESENT, member, sig.task, reason=f"of batch {batch}"))
+                why = f"of batch {batch}"
+                sent.append(Entry(What.RESENT, member, sig.task, self.worker, why))
         record(self.ledger.store, settings_of(self.app), *sent)
         self.ledger.note_unsent(batch, sorted(unsent.intersection(done.resent)), False)
         self._end(batch, dict.fromkeys(expired, Outcome.REVOKED))

@@ -13,6 +13,8 @@ from celery_graceful.batches.model import CALLBACKS
 from celery_graceful.batches.status import Status
 from celery_graceful.cli.app import app_of, command_of
 from celery_graceful.cli.output import (
+    FINE,
+    FOUND,
     JSON,
     YES,
     Command,
@@ -48,19 +50,24 @@ def batches() -> None:
 @JSON
 @click.option("--missing", "only_missing", is_flag=True, help="Only those that miss members.")
 @click.pass_context
-def list_(ctx: click.Context, as_json: bool, only_missing: bool) -> None:
-    """Batches that have not ended, that which has not moved for longest first."""
+def list_(ctx: click.Context, as_json: bool, only_missing: bool) -> int:
+    """Batches that have not ended, that which has not moved for longest first.
+
+    Exits with 1 if one of them misses members.
+    """
     found = [s for s in _batches(ctx).unfinished() if s.status.missing or not only_missing]
+    status = FOUND if any(one.status.missing for one in found) else FINE
     if as_json:
         say_json([one.to_dict() for one in found])
-        return
+        return status
     for one in found:
         for line in folded(_line(one.status)):
             click.echo(line)
     if not found:
         click.echo("no batch is unfinished" if not only_missing else "nothing is missing", err=True)
-    elif any(one.status.missing for one in found):
+    elif status == FOUND:
         click.echo(f"  -> {command_of(ctx)}batches show ID", err=True)
+    return status
 
 
 @batches.command(cls=Command)
@@ -72,13 +79,17 @@ def list_(ctx: click.Context, as_json: bool, only_missing: bool) -> None:
     help="Look for missing members now, and where others are: it takes some seconds.",
 )
 @click.pass_context
-def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> None:
-    """One batch: how it stands, and which members are missing, or have failed."""
+def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> int:
+    """One batch: how it stands, and which members are missing, or have failed.
+
+    Exits with 1 if some are missing, or there is no such batch.
+    """
     with _errors(), Working("looks for its members"):
         found = _batches(ctx).batch(batch_id, look=look)
+    status = FOUND if found.missing else FINE
     if as_json:
         say_json(found.to_dict())
-        return
+        return status
     for line in lines_of(found):
         click.echo("\n".join(folded(line)))
     quoted = shlex.quote(shown(batch_id))
@@ -86,6 +97,7 @@ def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> None:
         click.echo(f"  -> {command_of(ctx)}batches resend {quoted}", err=True)
     elif found.status.finished is None and not look:
         click.echo(f"  -> {command_of(ctx)}batches show {quoted} --look", err=True)
+    return status
 
 
 @batches.command(cls=Command)
@@ -104,11 +116,11 @@ def resend(
     failed: bool,
     unsure: bool,
     close: bool,
-) -> None:
+) -> int:
     """Send missing members again, under their old ids.
 
     They are looked for first, which takes some seconds. What has ended in a worker without
-    celery_graceful ends as its result says.
+    celery_graceful ends as its result says. Exits with 1 if some were left alone, or given up.
     """
     said: list[Resent] = []
     for batch_id in batch_ids:
@@ -121,6 +133,7 @@ def resend(
             click.echo(line)
     if as_json:
         say_json([one.to_dict() for one in said])
+    return FINE if all(one.is_well for one in said) else FOUND
 
 
 @batches.command(cls=Command)

@@ -10,6 +10,7 @@ import click
 from celery_graceful.cli.app import app_of, command_of
 from celery_graceful.cli.output import (
     FINE,
+    FOUND,
     JSON,
     Command,
     duration,
@@ -33,15 +34,18 @@ __all__ = ["claims", "lines_of"]
 def claims(ctx: click.Context, worker: str | None, as_json: bool) -> int:
     """Messages that workers hold, or one WORKER: what runs, and what waits for what.
 
-    Of the dead, too, until others have given them back to their queues.
+    Of the dead, too, until others have given them back to their queues: exits with 1 if there are
+    such.
     """
     with Working("reads claims"):
         operations = Operations(app_of(ctx))
         found = list(operations.claims(worker))
-        doubted = any(not c.worker_lives for c in found) and bool(operations.no_writes())
+        of_dead = any(not claim.worker_lives for claim in found)
+        doubted = of_dead and bool(operations.no_writes())
+    status = FOUND if of_dead else FINE
     if as_json:
         say_json([claim.to_dict() for claim in found])
-        return FINE
+        return status
     now = dt.datetime.now(dt.timezone.utc)
     for line in lines_of(found, now, terminal_width(), doubted=doubted):
         click.echo(line)
@@ -53,7 +57,7 @@ def claims(ctx: click.Context, worker: str | None, as_json: bool) -> int:
             else f"{unknown} {command_of(ctx)}status",
             err=True,
         )
-    return FINE
+    return status
 
 
 def lines_of(

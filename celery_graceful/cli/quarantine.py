@@ -42,12 +42,13 @@ def quarantine() -> None:
 @quarantine.command("list", cls=Command)
 @JSON
 @click.pass_context
-def list_(ctx: click.Context, as_json: bool) -> None:
-    """What is in quarantine, oldest first."""
+def list_(ctx: click.Context, as_json: bool) -> int:
+    """What is in quarantine, oldest first. Exits with 1 if something is."""
     found = Operations(app_of(ctx)).quarantine.tasks()
+    status = FOUND if found else FINE
     if as_json:
         say_json([task.to_dict() for task in found])
-        return
+        return status
     for task in found:
         for line in folded(line_of(task)):
             click.echo(line)
@@ -57,6 +58,7 @@ def list_(ctx: click.Context, as_json: bool) -> None:
         command = f"{command_of(ctx)}quarantine"
         click.echo(f"  -> {command} show ID", err=True)
         click.echo(f"  -> {command} retry ID, when it is mended", err=True)
+    return status
 
 
 @quarantine.command(cls=Command)

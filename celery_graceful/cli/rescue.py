@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import click
 
 from celery_graceful.cli.app import app_of
-from celery_graceful.cli.output import AWAY, FINE, JSON, Command, folded, say_json, shown
+from celery_graceful.cli.output import AWAY, FINE, FOUND, JSON, Command, folded, say_json, shown
 from celery_graceful.cli.progress import Working
 from celery_graceful.operations import Operations
 from celery_graceful.operations.rescue import Rescued
@@ -23,7 +23,8 @@ __all__ = ["lines_of", "rescue"]
 def rescue(ctx: click.Context, dry_run: bool, as_json: bool) -> int:
     """Give the claims of dead workers back to their queues.
 
-    Running workers do so by themselves every few seconds, and RabbitMQ does at once.
+    Running workers do so by themselves every few seconds, and RabbitMQ does at once. Exits with 1
+    if something is left to rescue, as with --dry-run, or one of several servers does not answer.
     """
     app = app_of(ctx)
     with Working("gives back"):
@@ -39,7 +40,12 @@ def rescue(ctx: click.Context, dry_run: bool, as_json: bool) -> int:
         for text, is_note in () if as_json else lines_of(one, settings_of(app).lease_ttl, dry_run):
             for line in folded(shown(text)):
                 click.echo(line, err=is_note)
-    return AWAY if found and all(one.error for one in found) else FINE
+    if found and all(one.error for one in found):
+        return AWAY
+    left = any(
+        one.error or (any(one.dead.values()) and (dry_run or one.trusted_in)) for one in found
+    )
+    return FOUND if left else FINE
 
 
 def lines_of(found: Rescued, lease: float, dry_run: bool) -> Iterator[tuple[str, bool]]:

@@ -14,5 +14,6 @@ __all__ = [
     "request",
     "requeue",
     "stage",
+    "untold_ends",
     "worker_services",
 ]

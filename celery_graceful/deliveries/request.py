@@ -226,9 +226,11 @@ class GracefulRequest(Delivery):
             self._fail(exc_info, send_failed_event, return_ok)
 
     def _fail(self, exc_info: Any, send_failed_event: bool, return_ok: bool) -> None:
+        exc, keep = raised(exc_info), self.host.untold.keep
+        if keep(self, exc, beside_task=not return_ok, give_back=self.leave_for_later):
+            return
         if not self.has_ended():
             return
-        exc = raised(exc_info)
         if isinstance(exc, LeftOut) and exc.why is Why.CANCELLED:
             self._say_revoked(exc.why.value, False, None, False)
             return

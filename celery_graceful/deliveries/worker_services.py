@@ -10,6 +10,7 @@ from celery_graceful.batches.ends import Ends
 from celery_graceful.checkpoints.discard import Discard
 from celery_graceful.deliveries.duplicates import Duplicates
 from celery_graceful.deliveries.ledger import Ledger
+from celery_graceful.deliveries.untold_ends import UntoldEnds
 
 __all__ = ["WorkerServices"]
 
@@ -21,6 +22,7 @@ class WorkerServices:
     Attributes:
         ledger: What it holds.
         duplicates: Second deliveries.
+        untold: Ends that could be told to nobody.
         ends: Tells batches that their members have ended.
         discard: Deletes the checkpoints of what has ended.
         process: Hands a request to the pool.
@@ -32,6 +34,7 @@ class WorkerServices:
 
     ledger: Ledger
     duplicates: Duplicates
+    untold: UntoldEnds
     ends: Ends
     discard: Discard
     process: Callable[[Any], None]

@@ -109,6 +109,11 @@ class Resent(Record):
     said: str
 
     @property
+    def is_well(self) -> bool:
+        """Nothing of it is left to be looked at."""
+        return not (self.failed or self.left or (self.sending and not self.closed))
+
+    @property
     def found_nothing(self) -> bool:
         """There was nothing that anything could be done about."""
         return not (self.ended or self.resent or self.failed or self.called or self.left)

@@ -11,7 +11,7 @@ from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.claims.claimant import node_of
 from celery_graceful.messages.bounded_connections import BrokerAway
 from celery_graceful.operations import checkpoints
-from celery_graceful.operations.asking import ask, tell, why_rabbit_away
+from celery_graceful.operations.asking import ask, check_rabbit, tell, why_rabbit_away
 from celery_graceful.operations.batches import Batches, awaited
 from celery_graceful.operations.claims import claims_of
 from celery_graceful.operations.findings import RECENT, Unknown, findings_of
@@ -271,6 +271,7 @@ class Operations:
         Raises:
             UnknownWorker: There is none of that name, or more than one: name it by its id.
             CannotKill: Why not, and what to do instead.
+            BrokerAway: RabbitMQ does not answer: nobody would get what the worker holds.
         """
         known = self.workers()
         named = [one for one in known if worker in (one.id, one.name)]
@@ -278,6 +279,7 @@ class Operations:
             self._check_leases()
         if len(named) != 1:
             raise UnknownWorker(worker, *(one.id for one in named))
+        check_rabbit(self.app)
         check(named[0])
         return named[0], [one for one in known if one is not named[0]]
 
@@ -296,12 +298,17 @@ class Operations:
             on_change: Called with those of its tasks whose state has changed.
 
         Raises:
-            UnknownWorker, CannotKill: As of ``to_kill``. Nothing was done.
+            UnknownWorker, CannotKill, BrokerAway: As of ``to_kill``. Nothing was done.
+            StoreAway: Redis does not answer. Whether the worker was killed is said.
         """
         victim, _ = self.to_kill(worker)
         kill(victim)
-        reruns = Reruns(self.app, self._stores, self._settings, self.wait, victim)
-        reruns.follow(timeout, on_change)
+        try:
+            reruns = Reruns(self.app, self._stores, self._settings, self.wait, victim)
+            reruns.follow(timeout, on_change)
+        except StoreAway as exc:
+            said = "was killed, and what becomes of its tasks cannot be seen"
+            raise StoreAway(f"{victim.name} {said}: {exc}") from exc
         return reruns.kill()
 
     def no_writes(self) -> list[str]:

@@ -18,8 +18,8 @@ from celery_graceful.settings import Settings
 
 __all__ = ["Reruns"]
 
-#: Seconds between two looks.
-PAUSE = 0.2
+#: Seconds between two looks; and that one may take when time is up.
+PAUSE, LONGEST = 0.2, 5.0
 
 Tell = Callable[[Sequence[KilledTask]], object]
 
@@ -53,11 +53,11 @@ class Reruns:
 
         Raises:
             StoreAway: Redis does not answer.
-            BrokerAway: The broker does not.
         """
+        until = self._clock + timeout
         while True:
-            on_change(self._look())
-            left = self._clock + timeout - time.monotonic()
+            on_change(self._look(until))
+            left = until - time.monotonic()
             if left <= 0 or all(task.is_settled for task in self.tasks):
                 return
             time.sleep(min(PAUSE, left))
@@ -99,8 +99,12 @@ class Reruns:
 
     # -- where it is now -------------------------------------------------------------------
 
-    def _look(self) -> list[KilledTask]:
-        """Those of which there is something new."""
+    def _look(self, until: float) -> list[KilledTask]:
+        """Those of which there is something new, as far as there is time to look.
+
+        A broker that hangs costs a wait for each task.
+        """
+        until = max(until, time.monotonic() + LONGEST)
         claims = {claim.id: claim for claim in claims_of(self.stores)}
         others = [
             worker
@@ -112,6 +116,8 @@ class Reruns:
         for at, task in enumerate(self.tasks):
             if task.is_settled:
                 continue
+            if time.monotonic() > until:
+                break
             found = self._find(task, claims.get(task.id), running.get(task.id), others)
             if (found.state, found.worker) != (task.state, task.worker):
                 seconds = round(time.monotonic() - self._clock, 1)
@@ -153,4 +159,4 @@ class Reruns:
             return replace(task, state="lost", said="it was acknowledged before it ran")
         if self.stores.with_claims and task.state == "unknown":  # that twice: it was on its way
             return replace(task, state="done", said="it has ended, and has no result")
-        return replace(task, state="unknown", said=said)
+        return replace(task, state="unknown", said="; ".join(found.sentences[:2]))

@@ -99,6 +99,15 @@ class Search:
         told = self._ask([claim.worker]).get(node)
         if claim.begun or (told and told["running"]):
             return self._runs(claim.task, claim.worker, told, claim.queue)
+        full = writable(self.stores)[1] if told is None else []
+        if full:  # then nobody can be asked
+            said = (
+                f"{node} holds it, and Redis takes no writes: {full[0]}; if it has ended, it runs "
+            )
+            said += "again when that does"
+            return self._why(
+                claim.task, "claimed", said, claim.worker, claim.queue, stuck=True, mend="doctor"
+            )
         said = f"{node} holds it, and {self._waits(claim, told)}"
         return self._why(claim.task, "claimed", said, claim.worker, claim.queue)
 

@@ -8,6 +8,7 @@ note of an exception.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from functools import lru_cache, wraps
@@ -16,9 +17,11 @@ from typing import Any, TypeVar
 
 import celery.app.task
 
-__all__ = ["hidden", "install", "is_hidden", "point", "spared", "take_off"]
+__all__ = ["hidden", "install", "is_hidden", "point", "point_in", "spared", "take_off"]
 
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+_FRAME = re.compile(r'^  File "(.*)", line (\d+), in (.*)$', re.MULTILINE)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,6 +61,14 @@ def point(exc: BaseException) -> str:
             found = f"{os.path.basename(code.co_filename)}:{traceback.tb_lineno} ({code.co_name})"
         traceback = traceback.tb_next
     return found
+
+
+def point_in(stack: str) -> str:
+    """The same, of a stack as ``stacks.stack_of`` writes it; empty if it names no such place."""
+    for file, line, function in reversed(_FRAME.findall(stack)):
+        if not file.startswith((_HERE, "<")):
+            return f"{os.path.basename(file)}:{line} ({function})"
+    return ""
 
 
 def spared(task: Any, request: Any, call: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,6 +20,7 @@ __all__ = [
     "is_answer",
     "is_forbidden",
     "is_of_a_replica",
+    "is_of_redis",
     "is_plain",
     "is_timeout",
     "is_unknown_script",
@@ -40,6 +41,13 @@ def is_answer(exc: BaseException) -> bool:
     from redis.exceptions import ResponseError
 
     return isinstance(exc, ResponseError)
+
+
+def is_of_redis(exc: BaseException) -> bool:
+    """Whether it is about a Redis: what one has answered, or that none was reached."""
+    from redis.exceptions import RedisError
+
+    return isinstance(exc, RedisError)
 
 
 def is_unknown_script(exc: BaseException) -> bool:

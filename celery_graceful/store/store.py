@@ -216,6 +216,10 @@ class Store:
         """
         return self._presence.any_of(keys, age)
 
+    def was_away_since(self, moment: float) -> bool:
+        """Whether it was away at that moment or later, on the monotonic clock, or still is."""
+        return self._away_since is not None or self._back_at > moment
+
     def disconnect(self) -> None:
         """Close all connections. Who asks again connects again."""
         for client in list(self._clients.values()):

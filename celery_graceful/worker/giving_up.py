@@ -39,6 +39,9 @@ LEAD = 2.0
 STARTS, TELL, GIVE_BACK, COUNT, OTHERS = 0.05, 0.2, 0.25, 0.07, 0.05
 
 
+#: Why, for the history.
+WHY = "hard deadline"
+
 #: Seconds between looks at what others are sending.
 LOOK_AGAIN = 0.01
 
@@ -85,6 +88,7 @@ class GivingUp:
         self._to_give_back: SpareConnections | None = None
         #: What is to be given up, and is claimed.
         self._claimed: list[HeldMessage] = []
+        self._points: dict[HeldMessage, str] = {}
         self._said_lock = native.Lock()
         #: Of which has been said that they could not be given back.
         self._said: list[HeldMessage] = []
@@ -121,15 +125,22 @@ class GivingUp:
         if self.has_begun and self._under_way.acquire(timeout=left):
             self._under_way.release()
 
-    def give_up(self, requests: list[HeldMessage]) -> None:
+    def give_up(self, requests: list[HeldMessage], point_of: Callable[[HeldMessage], str]) -> None:
         """Tell everybody of ``requests``, give them back, and what waits for it, and count.
 
         Those that had not begun only go back.
+
+        Args:
+            requests: What the ledger has given up.
+            point_of: Where one stood; empty if that is not known.
         """
         self._claimed = [r for r in requests if r.claim is not None and not r.acknowledged]
         begun = [request for request in requests if request.stage is Stage.GIVEN_UP]
-        enter(begun, What.GIVEN_UP, "hard deadline")
-        enter([r for r in requests if r not in begun], What.RELEASED, "hard deadline")
+        self._points = {request: point for request in begun if (point := point_of(request))}
+        for request, point in self._points.items():
+            enter([request], What.GIVEN_UP, WHY, point)
+        enter([r for r in begun if r not in self._points], What.GIVEN_UP, WHY)
+        enter([r for r in requests if r not in begun], What.RELEASED, WHY)
         start_notes = self.ledger.post_mortems.start_notes
         if begun and start_notes is not None:  # before somebody else gets them
             bounded(lambda: start_notes.flush(STARTS * self.room), STARTS * self.room)
@@ -171,7 +182,8 @@ class GivingUp:
         reason = str(self.board.reason)
 
         def send(connection: Any) -> None:
-            told = [{"uuid": request.id, "reason": reason, "where": ""} for request in wanted]
+            where = self._points.get
+            told = [{"uuid": r.id, "reason": reason, "where": where(r, "")} for r in wanted]
             events = [("task-interrupted", fields) for fields in told]
             send_events(connection, self.app, self.hostname, events)
 

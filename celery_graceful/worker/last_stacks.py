@@ -1,13 +1,19 @@
-"""Near the end of a drain: where each task stands that will not make it, for the log."""
+"""Near the end of a drain: where each task stands that will not make it.
+
+For the log; and in few words for the history, and for who listens.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
 
+from celery_graceful.checkpoints.checkpoint import DELIVERY
+from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.stage import Stage
 from celery_graceful.pools import Adapter
+from celery_graceful.runs.frames import point_in
 from celery_graceful.settings import Settings
 from celery_graceful.system.log_thread import LogThread
 from celery_graceful.system.native import bounded, start_thread
@@ -39,6 +45,7 @@ class LastStacks:
     ) -> None:
         self.ledger, self.board, self.adapter, self.log = ledger, board, adapter, log
         self.done = not settings.dump_stacks
+        self._points: dict[str, str] = {}
 
     @property
     def due_at(self) -> float:
@@ -59,12 +66,17 @@ class LastStacks:
             until = time.monotonic() + seconds
             bounded(lambda: self._write(until), seconds)
 
+    def point_of(self, request: HeldMessage) -> str:
+        """Where one stood, in few words; empty if that was not looked for, or it did not say."""
+        return self._points.get(request.request_dict[DELIVERY], "")
+
     def _write(self, until: float) -> None:
         running = [r for r in self.ledger.active() if r.stage is Stage.RUNNING and not r.lost]
         for request in sorted(running, key=lambda r: -r.running_for)[:MOST]:
             if time.monotonic() >= until:
                 return
             stack = self.adapter.stack_of(request, until)
+            self._points[request.request_dict[DELIVERY]] = point_in(stack)
             self.log(
                 logging.WARNING,
                 "%s[%s] will be given up at the hard deadline. It stands at:\n%s",

@@ -327,7 +327,7 @@ class Watch:
             time.monotonic() + min(LAST_RESORT, self.deadlines.last_resort - self.deadlines.hard),
         )
         self.board.leave_at(self._last_resort_at)
-        self.giving_up.give_up(given_up)
+        self.giving_up.give_up(given_up, self.stacks.point_of)
         self.board.enter(Phase.EXIT)
         state.should_terminate = EX_OK
         self.loop.ring()

@@ -19,6 +19,7 @@ from celery_graceful.deliveries.custom_strategies import CustomStrategies
 from celery_graceful.deliveries.duplicates import Duplicates
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.requeue import Requeue
+from celery_graceful.deliveries.untold_ends import UntoldEnds
 from celery_graceful.deliveries.worker_services import WorkerServices
 from celery_graceful.history import journal as _journal
 from celery_graceful.membership.broker_servers import Servers
@@ -172,6 +173,7 @@ class Parts(ControlledWorker):
         self.host = WorkerServices(
             ledger,
             duplicates,
+            UntoldEnds(ledger),
             ends,
             Discard(worker.app),
             process=worker._process_task,

@@ -167,9 +167,9 @@ class TestOurs:
     def test_a_batch_is_mended_by_a_command(
         self, ghosts: Callable[..., tuple[Batch, int, Worker]], redis_db: RedisDB
     ) -> None:
-        def command(*args: str) -> str:
+        def command(*args: str, status: int = 0) -> str:
             env = {"BROKER_URL": redis_db.url, "RESULT_URL": redis_db.backend_url, **OURS}
-            return graceful_command("tests.apps.ghost", "batches", *args, env=env)
+            return graceful_command("tests.apps.ghost", "batches", *args, env=env, status=status)
 
         batch, lost, worker = ghosts(CONF_graceful_batch_repair="'off'")
 
@@ -178,10 +178,10 @@ class TestOurs:
             return status.missing == status.pending == lost
 
         wait_until(listed, "all of them are listed")
-        shown = json.loads(command("show", batch.id, "--json"))
+        shown = json.loads(command("show", batch.id, "--json", status=1))
         missing = {one["member"] for one in shown["missing_members"]}
         assert missing == redis_db.client.smembers(f"graceful:batch:{batch.id}:pending")
-        assert f"{lost} missing" in command("list")
+        assert f"{lost} missing" in command("list", status=1)
         assert command("resend", batch.id) == f"{batch.id} {lost} sent again\n"
         worker.wait_line(">> .* called")
         wait_until(lambda: batch.status().finished, "it has ended")

@@ -346,11 +346,12 @@ def _frozen(app: Celery, operations: Operations, one: Worker, server: RedisServe
 def _dead(app: Celery, operations: Operations) -> None:
     said = command(app, "why", "waits", status=1)
     assert "is dead: others give it back to celery\n  -> celery -A resuming graceful rescue" in said
-    claims = document(app, "Claim", "claims")
+    claims = document(app, "Claim", "claims", status=1)
     assert [claim["worker_lives"] for claim in claims] == [False] * 3
-    assert "dead: they wait" in command(app, "claims")
+    assert "dead: they wait" in command(app, "claims", status=1)
+    assert "is dead and holds 3 claims" in command(app, "rescue", "--dry-run", status=1)
     # Of a server that has just started, an expired lease says nothing.
-    wait_until(lambda: "3 went back" in command(app, "rescue"), "it is rescued", pause=0.1)
+    wait_until(lambda: "3 went back" in command_or(app, "rescue"), "it is rescued", pause=0.1)
     assert not operations.dead_workers()
     assert "nothing was done" in command(app, "checkpoints", "clear", "counts", status=2)
     assert command(app, "checkpoints", "clear", "counts", "--yes") == "counts cleared\n"

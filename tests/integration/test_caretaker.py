@@ -418,7 +418,7 @@ class TestFromAShell:
     def test_a_producer_that_has_died(self, shop: Shop, command: Callable[..., str]) -> None:
         shop.batch("b", _sent=False, one=shop.graceful.s())
         assert "sending: 1 of 1 pending" in command("list")
-        assert "--close" in command("resend", "b")
+        assert "--close" in command("resend", "b", status=1)
         assert [headers["id"] for headers in shop.sent()] == ["one"]
         (done,) = json.loads(command("resend", "b", "--close", "--json"))
         assert (done["resent"], done["closed"], done["sending"]) == (["one"], True, False)
@@ -444,7 +444,7 @@ class TestFromAShell:
         self, shop: Shop, command: Callable[..., str]
     ) -> None:
         shop.batch("b", one=shop.plain.s(), two=shop.plain.s())
-        assert "2 missing" in command("show", "b", "--look")
+        assert "2 missing" in command("show", "b", "--look", status=1)
         command("resend", "b", "--member", "one")
         assert set(shop.missing("b")) == {"two"}
         assert shop.ledger.status("b").missing == 1
@@ -454,15 +454,15 @@ class TestFromAShell:
         shop.ledger.end([End("b", "one", Outcome.SUCCEEDED)])
         for name in ("on_complete", "on_success"):
             assert shop.ledger.published(Due("b", name))
-        assert "2 missing" in command("show", "b", "--look")
-        assert "callback:on_success  in no queue" in command("show", "b")
-        (listed,) = json.loads(command("list", "--missing", "--json"))
+        assert "2 missing" in command("show", "b", "--look", status=1)
+        assert "callback:on_success  in no queue" in command("show", "b", status=1)
+        (listed,) = json.loads(command("list", "--missing", "--json", status=1))
         assert listed["missing"] == 2
 
     def test_remedies(self, shop: Shop, command: Callable[..., str]) -> None:
         shop.batch("b", one=shop.graceful.s())
-        assert "one  in no queue" in command("show", "b", "--look")
-        (listed,) = json.loads(command("list", "--missing", "--json"))
+        assert "one  in no queue" in command("show", "b", "--look", status=1)
+        (listed,) = json.loads(command("list", "--missing", "--json", status=1))
         assert (listed["missing"], listed["missing_members"][0]["member"]) == (1, "one")
         assert command("callback", "b", "on_complete", "--force") == "b on_complete sent\n"
         assert [headers["graceful_batch_callback"] for headers in shop.sent()] == ["b/on_complete"]

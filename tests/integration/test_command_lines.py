@@ -113,7 +113,7 @@ def test_the_mend_of_an_id_that_a_shell_would_run(app: Celery) -> None:
 def test_batches(app: Celery, run: Callable[..., str]) -> None:
     mail = app.tasks["shop.mail"]
     first, second = (Batch(app=app, on_complete=mail.si()).apply_async([mail.s()]) for _ in "ab")
-    assert run("batches", "resend", first.id, "--member", "nobody") == (
+    assert run("batches", "resend", first.id, "--member", "nobody", status=1) == (
         f"{first.id} 1 left alone\n  nobody left alone: its message was not kept\n"
     )
     said = run("batches", "callback", first.id, "on_success", status=1)
@@ -166,7 +166,7 @@ def test_what_takes_away_asks(app: Celery, run: Callable[..., str]) -> None:
             said = run(*line.split(), status=2, answer=answer)
             assert said.startswith(question), "nobody is there to answer"
             assert "nothing was done; --yes does not ask" in said
-        assert len(document(app, "QuarantinedTask", "quarantine", "list")) == 2
+        assert len(document(app, "QuarantinedTask", "quarantine", "list", status=1)) == 2
         assert document(app, "Batch", "batches", "show", batch.id)["pending"] == 2
     assert "2 deleted" in run("quarantine", "delete", "2", answer="y\n")
     assert "3 is not in quarantine" in run("quarantine", "delete", "3", status=1), "nothing to ask"
@@ -246,7 +246,7 @@ def test_what_others_have_sent_does_not_reach_the_terminal_raw(
     batch = Batch(app=app, description=HOSTILE, properties={"x": HOSTILE})
     batch.add(app.signature(HOSTILE))
     batch.apply_async()
-    assert json.loads(command(app, "quarantine", "list", "--json"))[0]["id"] == HOSTILE
+    assert json.loads(command(app, "quarantine", "list", "--json", status=1))[0]["id"] == HOSTILE
     commands = [
         *(["status"], ["claims"], ["claims", HOSTILE], ["checkpoints", "list"], ["history"]),
         *(["checkpoints", "show", HOSTILE], ["history", HOSTILE], ["why", HOSTILE]),
