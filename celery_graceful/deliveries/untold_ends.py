@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from celery.exceptions import BackendError, Reject, TaskError
@@ -36,6 +37,9 @@ WHY = "its end could not be stored"
 
 #: Seconds between looks whether Redis takes writes again.
 LOOK_AGAIN = 1.0
+
+#: Seconds for which an outage that is over is taken for the reason; Celery tries for 19 by default.
+LATELY = 60.0
 
 
 class UntoldEnds:
@@ -75,7 +79,8 @@ class UntoldEnds:
         if not (_was_not_sent(ended_by) or (beside_task and _is_of_a_server(ended_by))):
             return False
         # A loop that has no broker hears of the ends in a pool's children when it has one again.
-        was_away = claim.book.store.was_away_since(request.started_at or 0.0)
+        began, lately = request.started_at or 0.0, time.monotonic() - LATELY
+        was_away = claim.book.store.was_away_since(max(began, lately))
         if not (was_away or self._takes_no_writes(claim.book.store)):
             return False
         self._ledger.put_down(request)
