@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial, wraps
@@ -29,7 +30,7 @@ from celery_graceful.runs import interrupt as _interrupt
 from celery_graceful.runs.frames import hidden, point, spared
 from celery_graceful.runs.interrupt import named_if_slow
 from celery_graceful.runs.interruption import interrupt_in
-from celery_graceful.runs.run import Run, current, execute
+from celery_graceful.runs.run import Run, current, execute, runs
 from celery_graceful.system.describe import describe
 from celery_graceful.system.process import Slot, emptied
 from celery_graceful.task import successor
@@ -224,13 +225,7 @@ def _boundary(call: Callable[..., Any]) -> Callable[..., Any]:
 #: seconds, 0 for none. ``None`` where the pool has its own.
 bridged_soft_limit: Slot[float | None] = Slot("soft limit", lambda: None, in_fork=emptied)
 
-
-def _soft_limit(task: celery.Task, request: Any) -> float | None:
-    bridged = bridged_soft_limit.value
-    if bridged is None:
-        return None
-    _, soft = request.timelimit or (None, None)
-    return soft or task.soft_time_limit or bridged or None
+_NO_LIMITS = None, None
 
 
 @hidden
@@ -242,11 +237,12 @@ def _deliver(
     kwargs: dict[str, Any],
 ) -> Any:
     """Run one delivery of ``task`` and turn an interruption into Celery's ``Ignore``."""
+    # Each run of each task comes here: few calls.
     __tracebackhide__ = True
     if request.is_eager:
         return call_eagerly(call, args, kwargs)
     board = worker_state.board.value
-    if board is None or current() is not None or request.called_directly:
+    if board is None or threading.get_ident() in runs or request.called_directly:
         return call(*args, **kwargs)
     if worker_state.flag.value[0] and board.interrupted:
         # It arrived while the worker was already stopping: none of its code has to run.
@@ -258,13 +254,10 @@ def _deliver(
     claim = held if task.acks_late else None
     if held is not None and not still_mine(task, claim or held.rpartition("/")[0] + "/"):
         raise TaskInterrupted(str(InterruptReason.LEASE_LOST), started=False)
-    run = Run(
-        request.id,
-        task.name,
-        graceful=True,
-        soft_time_limit=_soft_limit(task, request),
-        claim=claim,
-    )
+    soft, bridged = None, bridged_soft_limit.value
+    if bridged is not None:
+        soft = (request.timelimit or _NO_LIMITS)[1] or task.soft_time_limit or bridged or None
+    run = Run(request.id, task.name, graceful=True, soft_time_limit=soft, claim=claim)
     try:
         result = execute(run, resume.body_of(task, request, run, call), args, kwargs)
         if not is_ours(task, request, claim):
