@@ -45,7 +45,7 @@ get_greenlet: Slot[Callable[[], Any]] = Slot("greenlet", lambda: type(None), in_
 #: Makes its lock; in a worker without asking each time of which kind it has to be.
 make_lock: Slot[Callable[[], Any]] = Slot("lock", lambda: native.Lock, in_fork=kept)
 
-#: The run that the caller is part of, also in a coroutine that runs in another thread.
+#: The run that the caller, a coroutine in another thread too, is part of; or one that is done.
 of_context: ContextVar[Run | None] = ContextVar("celery_graceful_run", default=None)
 
 #: Called when a run with a soft time limit of ours begins: somebody has to watch the clock.
@@ -159,10 +159,9 @@ class Run:
     def _may_raise(self) -> bool:
         ties = self.ties if self._window else ()
         # A loop that has not come to it since the soft deadline: code that computes keeps it.
-        stuck = any(tie.asked for tie in ties) and (
-            worker_state.board.value is not None
-            and time.monotonic() >= worker_state.board.value.limit_again_at > 0
-        )
+        board = worker_state.board.value
+        late = board is not None and time.monotonic() >= board.limit_again_at > 0
+        stuck = late and any(tie.asked for tie in ties)
         heard = [tie for tie in ties if tie.ring()]
         return self._window and (not heard or stuck)
 
@@ -405,7 +404,8 @@ class Run:
             if self._sent:
                 self._take_back()
         runs.pop(self.ident, None)
-        of_context.set(None)
+        if self.greenlet is not None:  # no circle with it: it has a context of its own
+            of_context.set(None)
 
 
 @hidden
