@@ -9,6 +9,7 @@ from typing import Any
 from celery_graceful.batches.findings import lacking
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.claims.claimant import node_of
+from celery_graceful.history.entry import What
 from celery_graceful.messages.bounded_connections import BrokerAway
 from celery_graceful.operations import checkpoints
 from celery_graceful.operations.asking import ask, check_rabbit, tell, why_rabbit_away
@@ -172,6 +173,15 @@ class Operations:
             task_id: Of one task. Without: of the fleet, with its deploys.
         """
         return history_of(self._stores, task_id)
+
+    def interrupted(self) -> list[Moment]:
+        """Of the history of the fleet: tasks that were interrupted, or given up; oldest first."""
+        kinds = {What.INTERRUPTED.value, What.GIVEN_UP.value}
+        return [moment for moment in self.history().moments if moment.kind in kinds]
+
+    def resumed(self) -> list[Moment]:
+        """The same, of those that went on from what was saved."""
+        return [one for one in self.history().moments if one.kind == What.RESUMED.value]
 
     def mark_deploy(self, text: str) -> Moment:
         """Enter a deploy into the history of the fleet, to see what it has done.

@@ -258,6 +258,17 @@ def test_the_history_of_a_redis_that_takes_no_writes(
     assert [one.kind for one in Operations(app).history().moments] == ["deploy", "deploy"]
 
 
+def test_which_tasks_were_interrupted_and_resumed(app: Celery, redis_db: RedisDB) -> None:
+    store, operations = broker_store(app), Operations(app)
+    assert store is not None
+    assert (operations.interrupted(), operations.resumed()) == ([], [])
+    kinds = (What.INTERRUPTED, What.RESUMED, What.INTERRUPTED, What.GIVEN_UP, What.RELEASED)
+    write(store, Settings(), [Entry(kind, str(n)) for n, kind in enumerate(kinds)])
+    told = [(moment.kind, moment.id) for moment in operations.interrupted()]
+    assert told == [("interrupted", "0"), ("interrupted", "2"), ("given_up", "3")]
+    assert [moment.id for moment in operations.resumed()] == ["1"]
+
+
 def test_a_large_fleet_is_read_at_once(
     app: Celery, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
