@@ -65,6 +65,7 @@ class Claims:
             a claim.
         on_room: Called after an acknowledgement while nothing is fetched: there may be room again.
         has_enough: Whether a fetch can wait, with room for so many, until there is more.
+        goes_back: Whether what is fetched now goes back: then nothing is.
         on_refused: Called each time Redis refuses a claim, with the seconds for which it has.
         write_ends: Writes down what goes with acknowledgements.
         ends_along: The same, for claims that take it along.
@@ -77,6 +78,7 @@ class Claims:
         on_no_message: Callable[[Tag, Exception], None] = lambda tag, exc: None,
         on_room: Callable[[], None] = lambda: None,
         has_enough: Callable[[int], bool] = lambda room: False,
+        goes_back: Callable[[], bool] = lambda: False,
         on_refused: Callable[[float], None] = lambda seconds: None,
         write_ends: WriteEnds = lambda store, ends: None,
         ends_along: EndsAlong | None = None,
@@ -101,7 +103,7 @@ class Claims:
         #: Who listens for what nobody rings for.
         self.ear = Ear(store)
         self.on_no_message, self.on_room, self.on_refused = on_no_message, on_room, on_refused
-        self.has_enough = has_enough
+        self.has_enough, self.goes_back = has_enough, goes_back
         #: When the last one was acknowledged, on the monotonic clock.
         self.acked_at = 0.0
         #: Since when it does, on the monotonic clock.

@@ -153,7 +153,8 @@ class _Claiming(RingingChannel):
             # Its default differs between versions; None would wait for ever in the older ones.
             super()._brpop_start(*(() if timeout is None else (timeout,)))  # type: ignore[misc]
             return
-        if self.qos.can_wait:
+        # A stop is heard of by signal; the loop may come here before it comes to its part of that.
+        if self.qos.can_wait or (self._next == "EVALSHA" and book.goes_back()):
             return
         queues = self._queue_cycle.consume(len(self._active_queues))
         if not queues:

@@ -127,6 +127,7 @@ class Member:
                 on_no_message=view.on_no_message,
                 on_room=view.on_room,
                 has_enough=view.has_enough,
+                goes_back=lambda: view.ledger.releasing,
                 on_refused=self._on_refused,
                 write_ends=view.ends.write,
                 ends_along=view.ends.along,

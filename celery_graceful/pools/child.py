@@ -30,6 +30,7 @@ from celery_graceful.pools.pipes import quick_put, unfolded
 from celery_graceful.runs import context, frames, interrupt
 from celery_graceful.runs.run import current
 from celery_graceful.runs.stacks import stack_of
+from celery_graceful.store import scripts
 from celery_graceful.system import native, telemetry
 from celery_graceful.system.orphans import end_with_parent, is_orphan
 from celery_graceful.system.process import Slot, itself, kept
@@ -138,6 +139,7 @@ def _install_child(app: Any, hostname: str) -> None:
             logger.error("No board in a spawned child: its tasks will see no interrupt")
             return
         worker_state.attach(board)
+        scripts.read_all()
         _load_now(app)
     interrupt.begin()
     install_filter()

@@ -32,6 +32,7 @@ from celery_graceful.probes.health import Health
 from celery_graceful.probes.thread import Probes
 from celery_graceful.runs.run import make_lock, on_limited
 from celery_graceful.settings import Settings
+from celery_graceful.store import scripts
 from celery_graceful.store.app_stores import disconnect
 from celery_graceful.system import log_thread, native
 from celery_graceful.system.log_thread import LogThread
@@ -299,6 +300,7 @@ class Parts(ControlledWorker):
         except BaseException:
             self.metrics.end()
             raise
+        scripts.read_all()
         self.owner.fill(make_lock, native.lock_maker())
         self.adapter.prepare(self.owner)
         self.adapter.keep_jobs()
