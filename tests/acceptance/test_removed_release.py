@@ -54,10 +54,7 @@ def test_what_is_held_goes_back(
         app = Celery("shop", broker=server.url(), set_as_current=False)
         worker.wait_line(r"ready\.$")
         with server.client() as client:
-            for options in (
-                {"countdown": 600},
-                {},
-            ):  # in this order: solo fetches none beside a run
+            for options in ({"countdown": 600}, {}):  # solo fetches nothing beside a run
                 app.send_task("rows", **options)
                 wait_until(lambda: not client.llen("celery"), "it is claimed")
             worker.wait_line("is at row 300")
