@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,6 +31,10 @@ from tests.servers import (
 )
 from tests.support.patience import has_patience
 from tests.support.peers import KentServer, Project
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # What a shell starts in the background ignores Ctrl-C, and so would all that is started here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes, or to make one, says more of the machine than of the code.
 hypothesis.settings.register_profile(
