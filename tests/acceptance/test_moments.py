@@ -18,7 +18,8 @@ from tests.conftest import RabbitVhost, RedisDB
 from tests.support import operators
 from tests.support.workers import Worker, end_leases, wait_until
 
-POOLS = ["prefork", "spawn", "threads", "gevent", "eventlet", "solo"]
+#: A way to interrupt each, and a way to be asked where they stand.
+POOLS = ["prefork", "threads", "gevent", "solo"]
 
 #: Of who is frozen it is ended by hand: no machine is so busy that it runs out.
 LEASE = {"CONF_graceful_lease_ttl": "30.0", "CONF_graceful_rescue_interval": "0.5"}
@@ -56,7 +57,7 @@ def start(app: Celery, name: str, pool: str = "prefork", **env: str) -> Worker:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("pool", "app"),
-    [*((pool, "redis") for pool in POOLS), ("prefork", "rabbitmq"), ("threads", "rabbitmq")],
+    [*((pool, "redis") for pool in POOLS), ("prefork", "rabbitmq")],
     indirect=["app"],
 )
 def test_given_up(pool: str, app: Celery, redis_db: RedisDB) -> None:
@@ -80,7 +81,7 @@ def test_given_up(pool: str, app: Celery, redis_db: RedisDB) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("pool", "app"),
-    [*((pool, "redis") for pool in POOLS), ("prefork", "rabbitmq"), ("threads", "rabbitmq")],
+    [*((pool, "redis") for pool in POOLS), ("prefork", "rabbitmq")],
     indirect=["app"],
 )
 def test_interrupted_released_and_resumed(pool: str, app: Celery) -> None:
@@ -109,7 +110,7 @@ def test_interrupted_released_and_resumed(pool: str, app: Celery) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
 @pytest.mark.parametrize("app", ["redis"], indirect=True)
 def test_died_rescued_and_fenced(pool: str, app: Celery, redis_db: RedisDB) -> None:
     """Frozen for longer than its lease: others run it, and its own run ends for nothing."""

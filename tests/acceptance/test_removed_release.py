@@ -38,7 +38,7 @@ def rows(self):
 """
 
 
-@pytest.mark.parametrize("pool", ["prefork", "spawn", "threads", "solo"])
+@pytest.mark.parametrize("pool", ["prefork", "spawn", "solo"])
 def test_what_is_held_goes_back(
     pool: str, start_server: Callable[..., RedisServer], tmp_path: Path
 ) -> None:
