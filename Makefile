@@ -71,7 +71,8 @@ soak: $(DEV)  ## replace workers by SIGTERM without end, under load; 8 minutes (
 
 suites: $(DEV)  ## Celery's own tests, plain and with celery_graceful; SUITES=quick takes 4 minutes
 	@scripts/ensure-servers || test "$$CI" != true
-	$(pip_install) cryptography freezegun pytest-click pytest-subtests tblib
+	@# Celery says of some tests that they are flaky, and how often they are to be run again: so they are.
+	$(pip_install) cryptography freezegun pytest-click pytest-rerunfailures pytest-subtests tblib
 	$(BIN)/python -m tests.suites
 
 bench: $(DEV)  ## run the benchmarks, side by side with plain Celery; docs/benchmarks.md gets what has a place there
