@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Mapping
 from functools import wraps
-from time import monotonic
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
@@ -71,7 +70,7 @@ def ask_before(task: Any) -> None:
             if (
                 asked is None
                 or worker_state.flag.value[CANCELLATIONS] != asked.told
-                or monotonic() - asked.at >= AGING
+                or time.monotonic() - asked.at >= AGING
             ):
                 why = _keeps(app, known, request)
                 if why is not None:
