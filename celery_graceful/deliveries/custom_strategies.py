@@ -186,7 +186,7 @@ class _Call:
         """The pool has begun with it."""
         self.ledger.move(self.deliveries, Stage.RUNNING, only=(Stage.HANDED_OVER,))
         for delivery in self.deliveries:
-            delivery.begun_by(pid)
+            delivery.begun_by(pid, time_accepted)
             if delivery.claim is not None and not delivery.acknowledged:
                 self.ledger.post_mortems.begins(delivery)
         if tell is not None:

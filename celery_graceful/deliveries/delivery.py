@@ -54,13 +54,18 @@ class Delivery(MemberEnd):
 
     # -- its start -------------------------------------------------------------------
 
-    def begin(self) -> bool:
-        """The pool is about to start it. False: it was given back meanwhile, leave it."""
+    def begin(self, at: float | None = None) -> bool:
+        """The pool starts it. False: it was given back meanwhile, leave it.
+
+        Args:
+            at: When it was started, on the monotonic clock: a child of a pool may be heard late,
+                after a lost connection for one.
+        """
         with self.ledger.lock:
             if self.stage not in UNBEGUN:
                 return False
             self.stage = Stage.RUNNING
-        self.started_at = time.monotonic()
+        self.started_at = time.monotonic() if at is None else at
         if self.expires and self.claim is not None:
             self.claim.book.begun.add(str(self.claim))
         if self.monitors.may_have(self.task, self.request_dict) and self.check_in is not None:
@@ -70,7 +75,7 @@ class Delivery(MemberEnd):
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         """It has started, whatever is raised by those who are told."""
-        if self.stage is not Stage.RUNNING and not self.begin():
+        if self.stage is not Stage.RUNNING and not self.begin(time_accepted):
             return
         try:
             super().on_accepted(pid, time_accepted)

@@ -156,9 +156,9 @@ class HeldMessage(Request):
         """The ledger moves it, under its lock."""
         self.stage = stage
 
-    def begun_by(self, pid: int) -> None:
-        """A process of the pool has begun with it, among others."""
-        self.started_at, self.worker_pid = time.monotonic(), pid
+    def begun_by(self, pid: int, at: float) -> None:
+        """A process of the pool has begun with it, among others; ``at``, on the monotonic clock."""
+        self.started_at, self.worker_pid = at, pid
 
     def put_down(self) -> None:
         """Under the lock of the ledger: it was begun, and is held as if it never was."""

@@ -96,7 +96,7 @@ def test_what_ends_elsewhere_is_acknowledged_once(ledger: Ledger) -> None:
 def test_what_nobody_answered_is_held_on(ledger: Ledger, heard: list[None]) -> None:
     held, ended = Held(ledger, Stage.HANDED_OVER), Held(ledger, Stage.RUNNING)
     ledger.move([held, ended], Stage.RUNNING, only=(Stage.HANDED_OVER,))
-    held.begun_by(1)
+    held.begun_by(1, 2.0)
     ledger.finish(ended)
     for one in (held, ended):
         ledger.put_down(one)
