@@ -173,8 +173,9 @@ class HeldMessage(Request):
         self.lost = True
 
     def mark_orphaned(self) -> bool:
-        """The connection is gone. False: nothing of it is at the broker, or it has not begun."""
-        if self.started_at is None or self.acknowledged:
+        """The connection is gone. False: nothing of it is at the broker, or it will not run."""
+        may_start = self.stage is Stage.HANDED_OVER  # by a child that was not heard yet
+        if self.acknowledged or (self.started_at is None and not may_start):
             return False
         self.orphaned = True
         return True

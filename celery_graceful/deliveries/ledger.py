@@ -240,16 +240,19 @@ class Ledger:
             self.requeue.give_back(released)
         return released
 
-    def forget_unstarted(self) -> None:
+    def forget_unstarted(self, *, goes_on: bool) -> None:
         """The broker connection is gone, and with it what was not started.
 
         Celery drops it in ``Consumer.on_close``; the broker, or who keeps the claims, delivers it
-        again. Only what a pool's child has been handed as a claim will still start here.
+        again.
+
+        Args:
+            goes_on: The pool will start all that it has been handed, not only what is claimed.
         """
         kept = []
         with self.lock:
             for request in self.open_requests():
-                if request.stage is Stage.HANDED_OVER and request.claim is not None:
+                if request.stage is Stage.HANDED_OVER and (goes_on or request.claim is not None):
                     kept.append(request)
                 elif request.stage in UNBEGUN:
                     request.move(Stage.RELEASED)

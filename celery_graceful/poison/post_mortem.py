@@ -141,14 +141,18 @@ class PostMortems:
         if self.start_notes is not None:
             self.start_notes.run()
 
-    def end(self, seconds: float) -> None:
-        """The process goes on without a worker: end the threads, in up to ``seconds``."""
+    def leave(self, seconds: float) -> None:
+        """Bring to its end what is under way, in up to ``seconds``: what is told is told once."""
         self._ended = True
         self._news.set()
-        if self.start_notes is not None:
-            self.start_notes.end_thread(seconds)
         if self._thread is not None:
             self._thread.join(seconds)
+
+    def end(self, seconds: float) -> None:
+        """The process goes on without a worker: end the threads, in up to ``seconds``."""
+        if self.start_notes is not None:
+            self.start_notes.end_thread(seconds)
+        self.leave(seconds)
 
     def tell_soon(self) -> None:
         """Somebody went to quarantine, and is to be told of. From any thread."""

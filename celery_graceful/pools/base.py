@@ -94,7 +94,7 @@ class Adapter:
         """A task of the app, before its strategy and its tracer are made."""
 
     def keep_jobs(self) -> None:
-        """Keep what the pool was handed when the broker connection is lost, where it is claimed.
+        """Keep what the pool was handed when the broker connection is lost, where it counts.
 
         Before the pool starts.
         """

@@ -12,6 +12,7 @@ from typing import Any
 
 from billiard.pool import CLOSE, RUN
 from celery.utils.log import get_logger
+from celery.worker.request import Request
 from kombu.asynchronous import get_event_loop
 
 from celery_graceful.deliveries.custom_strategies import has_own_strategy
@@ -112,22 +113,29 @@ class PreforkAdapter(Adapter):
             start()
             flush = pool.flush
 
-            def flush_unclaimed() -> None:
+            def flush_unkept() -> None:
                 # Celery's would drop jobs that a child may start all the same.
-                if self.ledger.claims is None and flush is not None:
+                if self.ledger.claims is not None:
+                    return
+                if self.ledger.requeue.is_amqp:
+                    self._take_back(_is_of_a_request)  # not of ours: those went before
+                elif flush is not None:
                     flush()
 
-            pool.flush = flush_unclaimed
+            pool.flush = flush_unkept
 
         pool.on_start = on_start
 
     def take_back(self) -> None:
+        self._take_back(self._not_handed_over)
+
+    def _take_back(self, may_go: Callable[[Any], bool]) -> None:
         take_back = getattr(getattr(self.worker.pool, "_pool", None), "take_back", None)
         if take_back is not None:
-            take_back(self._not_handed_over)
+            take_back(may_go)
 
     def _not_handed_over(self, job: Any) -> bool:
-        request = getattr(job._error_callback, "__self__", None)
+        request = _owner(job)
         return isinstance(request, GracefulRequest) and self.ledger.not_handed_over(request)
 
     def pids(self) -> list[int]:
@@ -210,6 +218,14 @@ class PreforkAdapter(Adapter):
                 trywaitkill(process)
 
         return gently
+
+
+def _owner(job: Any) -> Any:
+    return getattr(job._error_callback, "__self__", None)
+
+
+def _is_of_a_request(job: Any) -> bool:
+    return isinstance(_owner(job), Request)
 
 
 def _tell(pid: int) -> None:

@@ -214,7 +214,10 @@ class Quiesce:
             pass  # acknowledged over a connection of its own
         elif self.board.interrupted or not self.ledger.requeue.is_amqp:
             self.loop.finish()
-        self.ledger.forget_unstarted()
+        goes_on = self.ledger.requeue.is_amqp and not ends
+        if goes_on:
+            self.adapter.take_back()  # what is left, a child may have begun, and was not heard
+        self.ledger.forget_unstarted(goes_on=goes_on)
         self.ledger.keep_claims()
         if self.ledger.requeue.is_amqp:
             self.duplicates.connection_lost(heard=heard)

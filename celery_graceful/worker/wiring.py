@@ -70,6 +70,9 @@ LAST_THREADS = 1.0
 #: Seconds that the end of a worker waits for what batches have to know; and at least.
 LAST_ENDS, MOMENT = 1.0, 0.2
 
+#: Seconds that it waits for whoever is just told of a task in quarantine.
+LAST_TOLD = 5.0
+
 #: Seconds, at least, for giving back what waits for workers of a kind that is not there any more.
 LAST_UNUSABLE = 0.5
 
@@ -333,6 +336,7 @@ class Parts(ControlledWorker):
         self.places.leave()
         self.outbox.end(last)
         self.journal.end(last)
+        self.ledger.post_mortems.leave(min(LAST_TOLD, max(MOMENT, callbacks.time_left() / 2)))
         # In this order: of several that leave at once, the last one finds nobody else.
         self.unusable.end(max(LAST_UNUSABLE, callbacks.time_left() / 2))
 

@@ -67,3 +67,41 @@ def test_without_claims_it_is_run_again(rabbit_vhost: RabbitVhost, redis_db, tmp
         assert worker.wait() == 0
         assert worker.count(">> .* ended") == 1
     assert broker.drain_queue(app) == []
+
+
+@pytest.mark.parametrize("name", ["late", "early"])
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"], indirect=True)
+def test_what_was_not_heard_to_have_begun(
+    name: str, broker: Broker, app: Celery, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """It goes on, and its copy does not run beside it."""
+    gates = [tmp_path / "first", tmp_path / "second"]
+    env = {**broker.env, "GRACE": "60"}
+    with Worker("tests.apps.deaf", pool="prefork", concurrency=2, env=env) as worker:
+        worker.ready()
+        before = [app.send_task("early", [str(tmp_path)]) for _ in range(4)]
+        for one in before:  # all children have come up, and have been heard
+            one.get(TIMEOUT)
+        app.send_task("deafen", [str(gates[0])], task_id="first")
+        worker.wait_line(">> .* deaf first")
+        result = app.send_task(name, [str(tmp_path / "go")])
+        app.send_task("deafen", [str(gates[1])], task_id="second")
+        gates[0].touch()
+        worker.wait_line(f">> .* started {name}", 1 if name == "late" else 5)
+        worker.wait_line(">> .* deaf second")
+        if broker.name == "redis":
+            for kind in ("pubsub", "normal"):
+                broker.client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+        else:
+            vhost = request.getfixturevalue("rabbit_vhost")
+            wait_until(vhost.cut, "the broker knows the worker's connection", 0.5)
+        gates[1].touch()
+        worker.wait_line("Connected to", 2)
+        if broker.name == "rabbitmq":
+            worker.wait_line("was delivered again and still runs")
+        (tmp_path / "go").touch()
+        wait_until(lambda: app.AsyncResult(result.id).state == "SUCCESS", "it has ended")
+        worker.term()
+        assert worker.wait() == 0
+        assert worker.count(">> .* started") == len(before) + 1
+    assert {"second"}.issuperset(broker.drain_queue(app))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from celery import Celery
@@ -11,6 +12,7 @@ from celery import Celery
 from celery_graceful import PoisonedTask
 from celery_graceful.operations.history import of_late
 from celery_graceful.operations.stores import stores_of
+from celery_graceful.poison.quarantine import UNTOLD
 from tests.acceptance.test_poison import quarantined, task
 from tests.acceptance.test_poison import start as start_worker
 from tests.support.broker import Broker
@@ -121,3 +123,24 @@ def test_a_task_that_kills_its_worker_at_once(
     assert runs in (3, 4)
     assert quarantined(app).keys() == {poison.id}
     assert not any(broker.client.exists(f"graceful:deaths:{one.id}") for one in innocent)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "gevent"])
+def test_a_stop_while_it_is_told(pool: str, broker: Broker, app: Celery, tmp_path: Path) -> None:
+    """It is told to its end, and so to nobody again."""
+    told = tmp_path / "told"
+    poison = task(app, "dying", "exit").apply_async()
+    env = {"CONF_graceful_poison_limit": "1", "TOLD": str(told)}
+    if pool == "gevent":
+        with start(broker, "solo", 1, **env) as worker:
+            worker.wait_line("started")
+            worker.wait()
+            end_leases(broker.client)
+    with start(broker, pool, 1, **env) as worker:
+        worker.wait_line(f"quarantined {poison.id}")
+        assert broker.client.exists(UNTOLD)
+        worker.term()
+        worker.wait_line("Stopped: ")
+        told.touch()
+        assert worker.wait() == 0
+        assert not broker.client.exists(UNTOLD)

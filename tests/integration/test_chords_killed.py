@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from celery import chain, chord, group
 from celery.app.task import Context
+from celery.result import AsyncResult
 from redis.connection import AbstractConnection
 
 from celery_graceful.batches.brief_status import standing_of
@@ -148,6 +149,7 @@ def test_killed_anywhere(shape: str, redis_db: RedisDB, monkeypatch: pytest.Monk
         return send(self, *args, **kwargs)
 
     monkeypatch.setattr(AbstractConnection, "send_packed_command", sends)
+    monkeypatch.delattr(AsyncResult, "__del__")  # who is killed finalizes nothing
     for _ in range(2):  # once more: the server knows all scripts then
         kills = Kills()
         assert worked_off(redis_db, sig, kills) == [expected]
