@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # A Celery series to test with, such as 5.5; the newest that we support when empty.
 CELERY ?=
-# Six workers a core: a test waits for something most of the time.
+# Four processes a core: a test waits for something most of the time.
 PYTEST_ARGS ?= -n 8 --dist worksteal
 
 BIN := $(VENV)/bin

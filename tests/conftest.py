@@ -6,6 +6,7 @@ them running. The RabbitMQ that all processes share is left alone.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -29,8 +30,10 @@ from tests.servers import (
     SharedRabbit,
     Startable,
 )
+from tests.support.forkserver import ForkServer
 from tests.support.patience import has_patience
 from tests.support.peers import KentServer, Project
+from tests.support.workers import ROOT, WatchedProcess, environment
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # What a shell starts in the background ignores Ctrl-C, and so would all that is started here.
@@ -44,6 +47,16 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("untimed")
+
+
+@functools.cache
+def fork_server() -> ForkServer:
+    """Of this process of tests."""
+    return ForkServer(environment({}), ROOT)
+
+
+if hasattr(os, "pidfd_open") and "TEST_FRESH" not in os.environ:
+    WatchedProcess.server = fork_server
 
 MARKERS = {"redis_server": "redis", "sentinels": "redis", "rabbit_server": "rabbitmq"}
 MARKERS["own_rabbit_server"] = "rabbitmq"

@@ -13,7 +13,7 @@ import sys
 import time
 import types
 
-__all__ = ["CELERY", "PATIENT", "SLOW_WHILE"]
+__all__ = ["CELERY", "PATIENT", "SLOW_WHILE", "leave_out", "run"]
 
 #: While the file of that name is there, a row of an example takes its time; then it takes none.
 SLOW_WHILE = "SLOW_WHILE"
@@ -24,15 +24,26 @@ PATIENT = "HAS_PATIENCE"
 #: Begins a command line, in place of `celery`.
 CELERY = [sys.executable, "-m", __name__]
 
-if __name__ == "__main__":
+
+def leave_out() -> None:
+    """What Celery's command line imports and a worker never uses."""
     for name in ("flower", "psutil", "pygments"):  # as if they were not installed
         sys.modules[name] = None  # type: ignore[assignment]
     sys.modules["click_repl"] = types.SimpleNamespace(register_repl=id)  # type: ignore[assignment]
+
+
+def run() -> None:
+    """The `celery` command, with the arguments of this process."""
     if SLOW_WHILE in os.environ:
-        _path, _sleep = os.environ[SLOW_WHILE], time.sleep
-        time.sleep = lambda s: _sleep(0 if s == 0.05 and not os.path.exists(_path) else s)
+        path, sleep = os.environ[SLOW_WHILE], time.sleep
+        time.sleep = lambda s: sleep(0 if s == 0.05 and not os.path.exists(path) else s)
     if PATIENT in os.environ:
         from tests.support.patience import has_patience
 
         has_patience(types.SimpleNamespace(setattr=setattr))  # type: ignore[arg-type]
     runpy.run_module("celery", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    leave_out()
+    run()

@@ -59,9 +59,7 @@ class ProcessGroup:
     GUARD = 'read -r _ || kill -9 "-$0"'
 
     def __init__(self, argv: Sequence[str], **options: Any) -> None:
-        self.process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, start_new_session=True, **options
-        )
+        self.process = self._start(argv, **options)
         self.pid = self.process.pid
         self._guard = subprocess.Popen(
             ["/bin/sh", "-c", self.GUARD, str(self.pid)],
@@ -69,6 +67,10 @@ class ProcessGroup:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+
+    @classmethod
+    def _start(cls, argv: Sequence[str], **options: Any) -> Any:
+        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True, **options)
 
     def __enter__(self: Self) -> Self:
         return self

@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any, ClassVar
 
 import redis
 from celery import Celery
 
 from tests.support.command import CELERY
+from tests.support.forkserver import ForkServer
 from tests.support.processes import ProcessGroup
 
 __all__ = [
@@ -82,18 +84,28 @@ class WatchedProcess(ProcessGroup):
         cwd: Where it runs.
     """
 
+    #: Starts what is a `celery` command, where tests have one.
+    server: ClassVar[Callable[[], ForkServer] | None] = None
+
     def __init__(self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path = ROOT) -> None:
         self._lines: list[str] = []
         self._rest = b""
         self._news = threading.Condition()
         self._ended = False
-        super().__init__(argv, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        super().__init__(argv, env=env, cwd=cwd)
         assert self.process.stdout is not None
         self._stdout = self.process.stdout
         os.set_blocking(self._stdout.fileno(), False)
         self.stopped_at = 0.0
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+
+    @classmethod
+    def _start(cls, argv: Sequence[str], **options: Any) -> Any:
+        if cls.server is not None and (server := cls.server()).may_start(argv, **options):
+            return server.start(argv, options["env"])
+        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return super()._start(argv, **options, **output)
 
     def __exit__(
         self,
@@ -183,7 +195,7 @@ class WatchedProcess(ProcessGroup):
 
     def wait(self, timeout: float = TIMEOUT) -> int:
         """Wait for its end; returns the exit status (negative: the signal that ended it)."""
-        status = self.process.wait(timeout)
+        status: int = self.process.wait(timeout)
         self.took = time.monotonic() - self.stopped_at
         self._reader.join(TIMEOUT)
         return status
