@@ -79,15 +79,19 @@ def test_what_was_not_heard_to_have_begun(
     env = {**broker.env, "GRACE": "60"}
     with Worker("tests.apps.deaf", pool="prefork", concurrency=2, env=env) as worker:
         worker.ready()
-        before = [app.send_task("early", [str(tmp_path)]) for _ in range(4)]
-        for one in before:  # all children have come up, and have been heard
+        before = [app.send_task("early", [str(tmp_path / "before")]) for _ in range(2)]
+        worker.wait_line(">> .* started early", len(before))  # both children have come up
+        (tmp_path / "before").touch()
+        for one in before:
             one.get(TIMEOUT)
+        inspect = app.control.inspect(timeout=TIMEOUT, limit=1)
+        wait_until(lambda: [*inspect.active().values()] == [[]], "their ends were heard")
         app.send_task("deafen", [str(gates[0])], task_id="first")
         worker.wait_line(">> .* deaf first")
         result = app.send_task(name, [str(tmp_path / "go")])
         app.send_task("deafen", [str(gates[1])], task_id="second")
         gates[0].touch()
-        worker.wait_line(f">> .* started {name}", 1 if name == "late" else 5)
+        worker.wait_line(f">> .* started {name}", 1 if name == "late" else 3)
         worker.wait_line(">> .* deaf second")
         if broker.name == "redis":
             for kind in ("pubsub", "normal"):
