@@ -7,6 +7,7 @@ them running. The RabbitMQ that all processes share is left alone.
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import os
 import re
@@ -66,6 +67,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for fixture in MARKERS.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(MARKERS[fixture])
+
+
+def pytest_collection_finish() -> None:
+    # Some thousand tests: the collector would look through all of them again and again.
+    gc.collect()
+    gc.freeze()
 
 
 def require(kind: type[Startable]) -> None:
