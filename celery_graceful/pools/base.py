@@ -94,9 +94,8 @@ class Adapter:
         """A task of the app, before its strategy and its tracer are made."""
 
     def keep_jobs(self) -> None:
-        """Keep what the pool was handed when the broker connection is lost, where it counts.
-
-        Before the pool starts.
+        """Keep what the pool was handed when the broker connection is lost, where its end counts:
+        of claims, and of RabbitMQ's deliveries, whose copies come back. Before the pool starts.
         """
 
     def notify(self) -> None:

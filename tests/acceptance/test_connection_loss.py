@@ -31,8 +31,7 @@ def test_a_claim_outlives_it(pool: str, broker: Broker, app: Celery, tmp_path: P
         worker.wait_line(">> .* started")
         active = app.control.inspect().active
         wait_until(lambda: result.id in str(active()), "the worker knows that it has begun")
-        for kind in ("pubsub", "normal"):
-            broker.client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+        broker.cut()
         worker.wait_line(f"Task .*{result.id}.* goes on: its message is claimed")
         (tmp_path / "go").touch()
         # Asked for: `get()` of a client that connects again may miss what is said meanwhile.
@@ -94,8 +93,7 @@ def test_what_was_not_heard_to_have_begun(
         worker.wait_line(f">> .* started {name}", 1 if name == "late" else 3)
         worker.wait_line(">> .* deaf second")
         if broker.name == "redis":
-            for kind in ("pubsub", "normal"):
-                broker.client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+            broker.cut()
         else:
             vhost = request.getfixturevalue("rabbit_vhost")
             wait_until(vhost.cut, "the broker knows the worker's connection", 0.5)

@@ -26,11 +26,6 @@ def start(broker: Broker, pool: str, *args: str) -> Worker:
     return Worker("tests.apps.late", pool=pool, concurrency=concurrency, env=env, args=args)
 
 
-def cut(broker: Broker) -> None:
-    for kind in ("pubsub", "normal"):
-        broker.client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
-
-
 def register(worker: Worker, broker: Broker, app: Celery, pool: str) -> None:
     """In a pool's children by new ones; else by what runs in the worker itself."""
     worker.ready()
@@ -43,7 +38,7 @@ def register(worker: Worker, broker: Broker, app: Celery, pool: str) -> None:
         worker.wait_line(">> .* child", 2)  # the old one is replaced
     else:
         app.send_task("import_plugin").get(timeout=TIMEOUT)
-        cut(broker)
+        broker.cut()
         worker.wait_line("Connected to", 2)
 
 
@@ -56,7 +51,7 @@ def test_a_lost_connection_starts_it_no_second_time_and_a_stop_interrupts_it(
         running = app.send_task("late", [str(tmp_path / "go")])
         worker.wait_line(f"started {running.id}")
         losses = worker.count("Connected to")
-        cut(broker)
+        broker.cut()
         worker.wait_line("Connected to", losses + 1)
         sleeping = app.send_task("sleeping", [2 * TIMEOUT])
         worker.wait_line(rf"{sleeping.id}\] received")  # it fetches, and nothing came back

@@ -56,6 +56,11 @@ class Broker:
             wait_until(drained, f"{at_least} messages in the queue, which had {ids}")
         return ids
 
+    def cut(self) -> None:
+        """Close all connections to Redis but ours, as an operator does."""
+        for kind in ("pubsub", "normal"):
+            self.client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+
     def held(self) -> int:
         """Messages that a worker that is gone still holds."""
         if self.name != "redis":

@@ -1,9 +1,9 @@
 """Processes of the `celery` command line, each a fork of one that has imported Celery already.
 
-The imports are three quarters of what the start of a worker costs, and the tests start a thousand
-of them. Each is a process of its own as ever, with its own session, environment, output and exit
-status; what it has in common with the others is what Celery's command line imports before it has
-read its arguments. No app is imported, nor is a thread or a connection there.
+These imports are half of what the start of a worker costs, and the tests start a thousand of them.
+Each is a process of its own as ever, with its own session, environment, output and exit status;
+what it has in common with the others is what Celery's command line imports before it has read its
+arguments. No app is imported, nor is a thread or a connection there.
 
 `TEST_FRESH=1` starts all of them as users do; so do chaos, soak, suites and the benchmarks. Those
 that patch what was imported, with gevent or eventlet, are always started like that.
@@ -12,7 +12,6 @@ that patch what was imported, with gevent or eventlet, are always started like t
 from __future__ import annotations
 
 import atexit
-import errno
 import importlib
 import json
 import os
@@ -24,6 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -64,7 +64,6 @@ class Forked:
         self.stdout: IO[bytes] = open(stdout, "rb", buffering=0)  # noqa: SIM115
         self.returncode: int | None = None
         self._status = status
-        self._lock = threading.Lock()
 
     def poll(self) -> int | None:
         """Its exit status, if it has ended."""
@@ -79,18 +78,15 @@ class Forked:
         Raises:
             subprocess.TimeoutExpired: It has not ended.
         """
-        end = None if timeout is None else time.monotonic() + timeout
-        while self.returncode is None:
-            left = None if end is None else max(0.0, end - time.monotonic())
-            ready, _, _ = select.select([self._status], [], [], left)
-            with self._lock:
-                if ready and self.returncode is None:
-                    data = os.read(self._status, _STATUS.size)
-                    assert data, "the fork server is gone"
-                    (self.returncode,) = _STATUS.unpack(data)
-                    os.close(self._status)  # its number may be another's from now on
-            if not ready and self.returncode is None:
+        if self.returncode is None:
+            poller = select.poll()
+            poller.register(self._status, select.POLLIN)
+            if not poller.poll(None if timeout is None else timeout * 1000):
                 raise subprocess.TimeoutExpired(list(self.args), timeout or 0.0)
+            data = os.read(self._status, _STATUS.size)
+            assert data, "the fork server is gone"
+            (self.returncode,) = _STATUS.unpack(data)
+            os.close(self._status)  # its number may be another's from now on
         return self.returncode
 
 
@@ -190,11 +186,8 @@ def _say_how_it_ended(pid: int, to: int) -> None:
     found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert found is not None
     status = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
-    try:
+    with suppress(BrokenPipeError):  # nobody wants to know
         os.write(to, _STATUS.pack(status))
-    except OSError as exc:
-        if exc.errno != errno.EPIPE:  # nobody wants to know
-            raise
 
 
 def _become(output: int, env: dict[str, str]) -> None:

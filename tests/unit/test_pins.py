@@ -16,6 +16,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, patch
@@ -400,6 +401,13 @@ def test_the_protection_of_the_stack_of_requests(app: Celery) -> None:
     finally:
         trace.reset_worker_optimizations(app)
     assert not hasattr(Task, "_stackprotected")
+
+
+def test_the_clock_of_a_child_s_starts() -> None:
+    """It is that of the main process, which compares it with its own."""
+    from billiard.pool import Worker
+
+    assert inspect.signature(Worker.workloop).parameters["now"].default is time.monotonic
 
 
 def test_where_green_pools_let_in_who_waits_for_room() -> None:

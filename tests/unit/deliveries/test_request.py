@@ -8,6 +8,7 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+from celery.worker.request import Request
 
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.request import GracefulRequest, _ends_once
@@ -73,6 +74,14 @@ class Waiting(Running):
     def _say_revoked(self, *args: Any, dying: bool = False) -> None:
         super()._say_revoked(*args, dying=dying)
         self.said.append("begins" if self.begin() else "does not begin")
+
+
+def test_a_start_that_is_heard_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What went wrong since is judged by when it began, not by when that was heard."""
+    monkeypatch.setattr(Request, "on_accepted", lambda *args: None)
+    request = Waiting()
+    request.on_accepted(1, 5.0)
+    assert (request.stage, request.started_at) == (Stage.RUNNING, 5.0)
 
 
 DROPS = {
