@@ -12,7 +12,6 @@ from typing import Any
 from kombu import exceptions
 from kombu.exceptions import OperationalError
 from kombu.messaging import Producer
-from kombu.transport.pyamqp import Channel as AmqpChannel
 
 from celery_graceful.batches.marks import parts_of
 from celery_graceful.system.describe import describe
@@ -80,7 +79,7 @@ def _send_all(pooled: Any, signatures: Sequence[Any], send: Send) -> None:
         with pooled.batch(PIPELINE):
             for sig in signatures:
                 send(sig, pooled)
-    elif isinstance(channel, AmqpChannel) and not channel.connection.confirm_publish:
+    elif _is_amqp(channel) and not channel.connection.confirm_publish:
         with closing(_Confirmed(channel.connection.channel())) as producer:
             for sig in signatures:
                 send(sig, producer, retry=False)  # which would go on over another channel
@@ -88,6 +87,10 @@ def _send_all(pooled: Any, signatures: Sequence[Any], send: Send) -> None:
     else:
         for sig in signatures:
             send(sig, pooled)
+
+
+def _is_amqp(channel: Any) -> bool:
+    return isinstance(channel, loaded("kombu.transport.pyamqp", "Channel") or ())
 
 
 class _Confirmed(Producer):

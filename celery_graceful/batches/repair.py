@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 from celery import chord, states
 from celery.backends.base import Backend
-from celery.backends.rpc import RPCBackend
 from celery.utils.log import get_logger
 
 from celery_graceful.batches.brief_status import Standing, still_open
@@ -35,6 +34,7 @@ from celery_graceful.history.journal import record
 from celery_graceful.store.app_stores import find_workers_store, settings_of
 from celery_graceful.store.store import fork_gate
 from celery_graceful.system.describe import describe
+from celery_graceful.system.loaded import loaded
 
 __all__ = ["Repair", "Repaired"]
 
@@ -186,7 +186,8 @@ class Repair:
         One that is older than the batch is of another task: ids of one's own may come again.
         """
         backend = self.app.backend
-        if isinstance(backend, RPCBackend):  # who asks takes the result away
+        if isinstance(backend, loaded("celery.backends.rpc", "RPCBackend") or ()):
+            # Who asks takes the result away.
             return None
         try:
             with fork_gate:

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from amqp.exceptions import MessageNacked
-from kombu.transport.pyamqp import Channel as AmqpChannel
 
 from celery_graceful.messages.redelivered_flag import has_begun
+from celery_graceful.system.loaded import loaded
 
 __all__ = ["COUNT", "Refused", "Sender"]
 
@@ -34,7 +34,7 @@ class Sender:
 
     def _use(self, channel: Any) -> None:
         self._channel = channel
-        self._routed = isinstance(channel, AmqpChannel)
+        self._routed = isinstance(channel, loaded("kombu.transport.pyamqp", "Channel") or ())
         if self._routed:
             channel.events["basic_return"].add(self._on_return)
 

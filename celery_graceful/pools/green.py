@@ -19,6 +19,9 @@ from celery_graceful.system.process import Owner
 
 __all__ = ["GreenAdapter", "in_hub"]
 
+#: Seconds that the loop leaves to tasks that were just told: those that look now and then, too.
+TASKS_FIRST = 0.003
+
 
 class GreenAdapter(InProcessAdapter):
     def prepare(self, owner: Owner) -> None:
@@ -77,16 +80,17 @@ class GreenAdapter(InProcessAdapter):
         for run in list(_run.runs.values()):
             in_hub(_throw, run)
         in_hub(setattr, self, "_thrown", told)
-        self._let_others_run()
+        is_new = self._thrown != told
+        self._let_others_run(TASKS_FIRST if is_new and _run.runs else 0)
 
     @staticmethod
-    def _let_others_run() -> None:
+    def _let_others_run(seconds: float) -> None:
         """The tasks that were just told come before the loop's own work."""
         if native.is_gevent():
             from gevent import sleep
         else:
             from eventlet import sleep
-        sleep(0)
+        sleep(seconds)
 
     def _room(self) -> tuple[Any, Any]:
         """Celery's pool of greenlets, and the semaphore of its places."""

@@ -111,6 +111,43 @@ def _takes_health_checks(connection_class: Any) -> bool:
 
 
 @cache
+def _driver_info() -> dict[str, Any]:
+    """What a connection says of its client, if each would read it from the package's metadata.
+
+    That is half of the processor time of a connect with redis-py 7 and later, and a tenth of a MiB
+    in each thread that connects.
+    """
+    try:
+        from redis.driver_info import DriverInfo
+    except ImportError:
+        return {}
+    return {"driver_info": DriverInfo()}
+
+
+def _takes_driver_info(connection_class: Any) -> bool:
+    for one in connection_class.__mro__:
+        if "__init__" in vars(one):
+            parameters = signature(one.__init__).parameters
+            if "driver_info" in parameters:
+                return True
+            if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+                break
+    return False
+
+
+def _informed(connection_class: Any) -> Any:
+    common = _driver_info()
+
+    class Informed(connection_class):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            if not kwargs.keys() & {"lib_name", "lib_version"}:
+                kwargs = common | kwargs
+            super().__init__(*args, **kwargs)
+
+    return Informed
+
+
+@cache
 def dropping(connection_class: Any) -> Any:
     """A class of connections that are closed when an answer does not come, whoever asked.
 
@@ -122,7 +159,11 @@ def dropping(connection_class: Any) -> Any:
         connection_class: redis-py's.
     """
 
-    class Dropping(connection_class):
+    base: Any = connection_class
+    if _takes_driver_info(base):
+        base = _informed(base)
+
+    class Dropping(base):
         if _takes_health_checks(connection_class):  # kombu 5.5 looks no deeper than we do there
 
             def __init__(

@@ -22,6 +22,7 @@ from celery_graceful import signals
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.membership import events
 from celery_graceful.phases import InterruptReason, Phase
+from celery_graceful.runs import interrupt
 from celery_graceful.settings import Settings
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import LogThread
@@ -99,6 +100,7 @@ class Drain:
             # At once: what arrives, or gets its turn, from now on goes back.
             if self.settings.release_prefetched:
                 self.ledger.begin_release()
+            interrupt.wake()  # before the watch has its turn
             self.ring(STOP)
         elif self.restart.asked_for and not restart:
             self.restart.ask(False)
