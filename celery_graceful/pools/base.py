@@ -98,6 +98,9 @@ class Adapter:
         of claims, and of RabbitMQ's deliveries, whose copies come back. Before the pool starts.
         """
 
+    def hear_stop(self) -> None:
+        """A stop was asked for; ``notify`` follows. Safe in a signal handler; in any thread."""
+
     def notify(self) -> None:
         """Let running tasks see the phase: raise what is due. From any thread."""
 
@@ -247,6 +250,9 @@ class InProcessAdapter(Adapter):
 
     def adopt(self, task: Any) -> None:
         watch_plain_task(task)
+
+    def hear_stop(self) -> None:
+        interrupt.wake()
 
     def notify(self) -> None:
         interrupt.wake()

@@ -24,6 +24,9 @@ TASKS_FIRST = 0.003
 
 
 class GreenAdapter(InProcessAdapter):
+    #: The thread whose hub runs the tasks.
+    _main = 0
+
     def prepare(self, owner: Owner) -> None:
         super().prepare(owner)
         owner.fill(_run.get_greenlet, greenlet.getcurrent)
@@ -55,6 +58,11 @@ class GreenAdapter(InProcessAdapter):
             self._backends.append(backend)
         return result
 
+    def hear_stop(self) -> None:
+        super().hear_stop()
+        if native.thread_ident() == self._main:
+            self._throw_soon()
+
     def notify(self) -> None:
         super().notify()
         self._told += 1
@@ -77,11 +85,15 @@ class GreenAdapter(InProcessAdapter):
 
     def on_loop(self) -> None:
         told = self._told
-        for run in list(_run.runs.values()):
-            in_hub(_throw, run)
+        self._throw_soon()
         in_hub(setattr, self, "_thrown", told)
         is_new = self._thrown != told
         self._let_others_run(TASKS_FIRST if is_new and _run.runs else 0)
+
+    @staticmethod
+    def _throw_soon() -> None:
+        for run in list(_run.runs.values()):
+            in_hub(_throw, run)
 
     @staticmethod
     def _let_others_run(seconds: float) -> None:

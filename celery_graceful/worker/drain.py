@@ -22,7 +22,6 @@ from celery_graceful import signals
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.membership import events
 from celery_graceful.phases import InterruptReason, Phase
-from celery_graceful.runs import interrupt
 from celery_graceful.settings import Settings
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import LogThread
@@ -67,6 +66,7 @@ class Drain:
         self.restart = restart
         self.log = log
         self._listeners: list[Callable[[], None]] = []
+        self._at_once: list[Callable[[], None]] = []
         #: What the watch waits for.
         self.bell = native.Doorbell()
         self.asked_by = ""
@@ -78,6 +78,10 @@ class Drain:
     def add_listener(self, on_phase: Callable[[], None]) -> None:
         """Have something called in the watch when the worker has come to another phase."""
         self._listeners.append(on_phase)
+
+    def add_first_listener(self, on_stop: Callable[[], None]) -> None:
+        """Have something called where a stop is asked for, if it is safe in a signal handler."""
+        self._at_once.append(on_stop)
 
     def ring(self, what: bytes = b".") -> None:
         """Ring the watch. From any thread, or a signal handler."""
@@ -100,7 +104,8 @@ class Drain:
             # At once: what arrives, or gets its turn, from now on goes back.
             if self.settings.release_prefetched:
                 self.ledger.begin_release()
-            interrupt.wake()  # before the watch has its turn
+            for on_stop in self._at_once:
+                on_stop()
             self.ring(STOP)
         elif self.restart.asked_for and not restart:
             self.restart.ask(False)

@@ -258,6 +258,7 @@ class Parts(ControlledWorker):
         )
 
         # -- who is told of what
+        drain.add_first_listener(adapter.hear_stop)
         drain.add_listener(probes.on_phase)
         ledger.add_listener(quiesce.on_change)
         ledger.add_listener(unusable.on_change)

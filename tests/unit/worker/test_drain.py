@@ -10,7 +10,7 @@ from celery_graceful.phases import Phase
 from celery_graceful.settings import Settings
 from celery_graceful.timeline.board import Board
 from celery_graceful.timeline.grace_period import GracePeriod, deadlines
-from celery_graceful.worker.drain import RESUME, Drain
+from celery_graceful.worker.drain import RESUME, STOP, Drain
 
 
 class HeldLedger:
@@ -47,6 +47,20 @@ def test_who_stops_does_not_go_on(drain: Drain) -> None:
     drain.request_stop("a test")
     assert not drain.request_resume("a test")
     assert drain.board.phase is Phase.QUIET
+
+
+def test_who_listens_first_hears_it_where_it_is_asked_for(drain: Drain) -> None:
+    heard: list[tuple[bool, bool, bytes]] = []
+    drain.add_first_listener(
+        lambda: heard.append((drain.board.interrupted, drain.ledger.releasing, drain.bell.take()))
+    )
+    drain.request_quiet("a test")
+    assert heard == []
+    drain.bell.take()
+    drain.request_stop("a test")
+    drain.request_stop("a test")
+    assert heard == [(True, True, b"")]
+    assert drain.bell.take() == STOP
 
 
 def test_a_signal_that_comes_between_is_not_undone(
