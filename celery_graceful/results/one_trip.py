@@ -93,6 +93,10 @@ _guess: ContextVar[_Guess | None] = ContextVar("graceful_stored_before", default
 _asking: PerApp[dict[tuple[int, str], Together]] = PerApp()
 
 
+#: What connections say of their client. To find it, redis-py reads the metadata of its package.
+_driver_info: dict[str, Any] = {}
+
+
 class RedisBackend(redis.RedisBackend):
     """Has the name of Celery's own: to whoever compares where results are, it is the same."""
 
@@ -103,6 +107,15 @@ class RedisBackend(redis.RedisBackend):
         self._stored: dict[Any, Any] = {}
         self._takes_scripts = True
         self._asking: dict[int, Together] = {}
+
+    def _add_driver_info(self) -> None:
+        """As Celery does since 5.7, for each backend: there is one for each thread or greenlet."""
+        if not _driver_info:
+            own, self.connparams = self.connparams, {}
+            super()._add_driver_info()
+            _driver_info.update(self.connparams)
+            self.connparams = own
+        self.connparams.update(_driver_info)
 
     def __reduce__(self, *args: Any, **kwargs: Any) -> Any:
         reduced: Any = super().__reduce__(*args, **kwargs)

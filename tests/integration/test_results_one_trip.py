@@ -230,6 +230,22 @@ def test_what_is_stored_is_celerys_to_the_byte(
     app.close()
 
 
+def test_what_it_says_of_its_client_is_celerys_and_read_once(
+    redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = Celery("results", broker=redis_db.url, backend=redis_db.url, set_as_current=False)
+    Graceful(app)
+    plain = CelerysBackend(app=app, url=app.conf.result_backend)
+    first = RedisBackend(app=app, url=app.conf.result_backend)
+    monkeypatch.setattr("importlib.metadata.version", None)
+    for ours in (first, RedisBackend(app=app, url=app.conf.result_backend)):
+        names = {"driver_info", "lib_name", "lib_version"}
+        assert ours.connparams.keys() & names == plain.connparams.keys() & names
+        for name in ours.connparams.keys() & names:
+            assert ours.connparams[name] == plain.connparams[name]
+    app.close()
+
+
 def decompressed(stored: bytes) -> bytes:
     """What Celery 5.7 has compressed."""
     from celery.backends import base

@@ -262,6 +262,7 @@ INSTANCE = {
     "_accepted",
     "_active_queues",
     "_active_tags",
+    "_add_driver_info",  # of a result backend: tests/integration/test_results_one_trip.py
     "_active_writes",  # of a pool, as the next one: tests/unit/pools/test_pipes.py
     "_all_inqueues",
     "_available_connections",
