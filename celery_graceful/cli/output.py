@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from typing import Any, TypeVar, cast
+from typing import Any, TextIO, TypeVar, cast
 
 import click
 from celery.bin.base import CeleryCommand
@@ -76,8 +76,17 @@ _HOME, _REST_OF_LINE, _REST_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 #: In the place of what was cut off; and columns that are left at least.
 _CUT, _LEAST = "...", 12
 
+#: What click begins a message with.
+_ERROR = "Error: "
+
 #: Rows that what comes first keeps, however much stands below it.
 _LEAST_ABOVE = 4
+
+
+class Refused(click.ClickException):
+    """Nothing was done, as somebody has said, or nobody."""
+
+    exit_code = USAGE
 
 
 class CannotReach(click.ClickException):
@@ -102,31 +111,40 @@ class Command(Helpful, CeleryCommand):
                 status = super().invoke(ctx)
                 sys.stdout.flush()
         except (StoreAway, BrokerAway) as exc:
-            raise CannotReach(shown(str(exc))) from exc
+            raise CannotReach(_error(str(exc))) from exc
         except UnknownWorker as exc:
-            raise click.ClickException(shown(str(exc))) from exc
+            raise click.ClickException(_error(str(exc))) from exc
         except SettingsError as exc:
             raise click.UsageError(str(exc)) from exc
         except click.ClickException as exc:
-            vars(exc)["message"] = "\n".join(map(shown, exc.message.splitlines()))
+            vars(exc)["message"] = "\n".join(map(_error, exc.message.splitlines()))
             raise
         except KeyboardInterrupt:
             status = _INTERRUPTED
         ctx.exit(status or FINE)
 
 
+def _error(text: str) -> str:
+    """A line behind click's ``Error: ``, in as many as it takes."""
+    return "\n".join(folded(_ERROR + shown(text), stream=sys.stderr)).removeprefix(_ERROR)
+
+
 def ask(question: str, yes: bool) -> None:
     """Ask before something that cannot be taken back.
 
     Raises:
-        click.UsageError: The answer was no, or nobody is there to give one.
+        Refused: The answer was no, or nobody is there to give one.
+        KeyboardInterrupt: It was Ctrl-C.
     """
     try:
         if yes or click.confirm(shown(question), err=True):
             return
-    except click.Abort:
+    except click.Abort as exc:
         click.echo(err=True)
-    raise click.UsageError("nothing was done; --yes does not ask")
+        if isinstance(exc.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise Refused("nothing was done; --yes does not ask") from None
+    raise Refused("nothing was done")
 
 
 def shown(value: T) -> T:
@@ -325,15 +343,16 @@ def _cut(text: str, columns: int) -> str:
     return text
 
 
-def folded(text: str, width: int | None = None) -> list[str]:
+def folded(text: str, width: int | None = None, *, stream: TextIO | None = None) -> list[str]:
     """A line, in as many as it takes; elsewhere than on a terminal one, for who cuts it up.
 
     Args:
         text: The line.
         width: Columns that there are, in place of those of a terminal.
+        stream: Where it goes; without: standard output.
     """
     if width is None:
-        if not sys.stdout.isatty():
+        if not (stream or sys.stdout).isatty():
             return [text]
         width = terminal_width()
     indent = " " * (len(text) - len(text.lstrip())) + "    "

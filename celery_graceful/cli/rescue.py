@@ -43,7 +43,8 @@ def rescue(ctx: click.Context, dry_run: bool, as_json: bool) -> int:
     if found and all(one.error for one in found):
         return AWAY
     left = any(
-        one.error or (any(one.dead.values()) and (dry_run or one.trusted_in)) for one in found
+        one.error or (any(one.dead.values()) and (one.moved is None or one.trusted_in))
+        for one in found
     )
     return FOUND if left else FINE
 

@@ -14,6 +14,7 @@ from celery_graceful.cli.output import (
     JSON,
     Command,
     duration,
+    folded,
     frame,
     moment,
     paint,
@@ -103,8 +104,10 @@ def _workers(status: Status, width: int) -> Iterator[str]:
 def _findings(status: Status, command: str) -> Iterator[str]:
     for finding in status.findings[:SHOWN]:
         yield ""
-        yield paint(finding.what, "red")
-        yield f"  -> {command if finding.is_command else ''}{finding.mend}"
+        for line in folded(finding.what):
+            yield paint(line, "red")
+        mend = f"  -> {command if finding.is_command else ''}{finding.mend}"
+        yield from [mend] if finding.is_command else folded(mend)
     if len(status.findings) > SHOWN:
         yield ""
         yield f"and {len(status.findings) - SHOWN} more, which --json has"

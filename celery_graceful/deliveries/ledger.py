@@ -204,7 +204,7 @@ class Ledger:
         """It has ended, and another run of it is what counts: say nothing of it."""
         if self.close(request, Stage.LOST, only=OPEN):
             if request.started_at is not None:
-                enter([request], What.FENCED, "its claim was another worker's by then")
+                enter([request], What.FENCED, "its claim was not its worker's any more")
             if request.claim is not None:
                 request.claim.book.held.pop(request.claim, None)
                 request.claim.book.running.discard(request.claim)

@@ -221,17 +221,15 @@ def no_events(exam: Examination) -> Iterator[Trouble]:
 
 
 def other_versions(exam: Examination) -> Iterator[Trouble]:
-    """CG607: workers that run other code than this."""
+    """CG607: workers that run other code than this, or none of this package."""
     here = {"celery_graceful": VERSION, "celery": celery.__version__}
     others: dict[tuple[str, str], list[str]] = defaultdict(list)
     for server in exam.servers:
         workers = sorted(server.store.execute("SMEMBERS", [WORKERS]))
         beats = server.store.execute("MGET", [lease_key(w) for w in workers]) if workers else []
         for worker, beat in zip(workers, beats, strict=True):
-            if beat is None:
-                continue
-            said = json.loads(beat)
-            for package, version in here.items():
+            said = json.loads(beat or "{}")
+            for package, version in here.items() if said else ():
                 if said.get(package, "unknown") != version:
                     others[package, str(said.get(package, "unknown"))].append(node_of(worker))
     for (package, version), nodes in others.items():
@@ -243,6 +241,25 @@ def other_versions(exam: Examination) -> Iterator[Trouble]:
             "checkpoints",
             "nothing during a deploy; else deploy all of them",
         )
+    without = _without_claims(exam)
+    if without:
+        yield Trouble(
+            "messages that were taken without claims",
+            without,
+            "a worker without celery_graceful, or of another app, fetches from here: what it holds "
+            "comes back an hour after kill -9 (visibility_timeout), or not at all",
+            "status names those that answer: stop them by SIGTERM; one image for all workers",
+        )
+
+
+def _without_claims(exam: Examination) -> int:
+    transport = exam.app.connection_for_read().transport
+    if not (exam.settings.reliable_fetch and is_kombus_redis(transport)):
+        return 0
+    with unconnected_channel(transport) as channel:
+        key = channel.unacked_key
+    brokers = [server.store for server in exam.servers if server.is_broker]
+    return sum(int(store.execute("HLEN", [key])) for store in brokers)
 
 
 CHECKS = (

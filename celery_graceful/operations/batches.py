@@ -278,7 +278,7 @@ class Batches:
 
 
 def awaited(store: Store, found: Why) -> Why:
-    """What is known of a task that is nowhere, and of the batch that waits for it, if one does.
+    """What is known of a task that is nowhere: whether a batch waits for it, or is meant itself.
 
     Args:
         store: Of the batches.
@@ -289,6 +289,9 @@ def awaited(store: Store, found: Why) -> Why:
     """
     ledger = BatchLedger(store)
     try:
+        if ledger.state(found.id) is not None:
+            mend = shlex.join(["batches", "show", found.id])
+            return replace(found, sentences=("it is a batch, and no task",), mend=mend)
         for batch in ledger.stood_still(0)[:SEARCHED]:
             if ledger.pending(batch, [found.id]):
                 said = f"the batch {batch} waits for it"

@@ -97,8 +97,14 @@ def findings_of(
             yield Finding(f"{one.name} is dead and holds {held}", "rescue")
     if without_claims:
         what = f"{_count(without_claims, 'message')} at workers without claims (plain Celery)"
-        what += f": {_names(unknown.plain)}" if unknown.plain else ""
         mend = "have them use the same app: kill -9 there costs an hour, or the message"
+        if unknown.plain:
+            what += f": {_names(unknown.plain)}"
+        elif not unknown.away:
+            what += ", none of which answers"
+            mend = (
+                "if they were killed, each comes back when why ID says: after an hour, by default"
+            )
         yield Finding(what, mend, is_command=False)
     if late.deaths >= DEATHS:
         what = f"{late.deaths} processes died in their tasks within {RECENT / 60:g} min"

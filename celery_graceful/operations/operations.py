@@ -282,6 +282,7 @@ class Operations:
             UnknownWorker: There is none of that name, or more than one: name it by its id.
             CannotKill: Why not, and what to do instead.
             BrokerAway: RabbitMQ does not answer: nobody would get what the worker holds.
+            StoreAway: Redis does not answer, or takes no writes: the same.
         """
         known = self.workers()
         named = [one for one in known if worker in (one.id, one.name)]
@@ -289,6 +290,9 @@ class Operations:
             self._check_leases()
         if len(named) != 1:
             raise UnknownWorker(worker, *(one.id for one in named))
+        no_writes = self.no_writes()
+        if no_writes:
+            raise StoreAway(f"nobody could give back what it holds: {_not_written(no_writes)}")
         check_rabbit(self.app)
         check(named[0])
         return named[0], [one for one in known if one is not named[0]]
@@ -348,8 +352,7 @@ class Operations:
         no_writes = self.no_writes()
         if no_writes:
             raise StoreAway(
-                "no lease can be renewed, so no worker is known: Redis takes no writes: "
-                f"{no_writes[0]}; celery graceful doctor says what mends it"
+                f"no lease can be renewed, so no worker is known: {_not_written(no_writes)}"
             )
 
     def _tell(self, command: str, worker: str | None) -> list[Answer]:
@@ -363,7 +366,17 @@ class Operations:
             self._check_leases()
             if worker is not None:
                 raise UnknownWorker(worker)
-        return tell(self.app, command, self.wait, known) if known else []
+        try:
+            return tell(self.app, command, self.wait, known) if known else []
+        except BrokerAway as exc:
+            no_writes = self.no_writes()
+            if not no_writes:
+                raise
+            raise StoreAway(f"workers cannot be told: {_not_written(no_writes)}") from exc
+
+
+def _not_written(why: Sequence[str]) -> str:
+    return f"Redis takes no writes: {why[0]}; celery graceful doctor says what mends it"
 
 
 def _missing(stores: Stores) -> list[str]:

@@ -59,8 +59,8 @@ def ids_of(stores: Stores) -> list[str]:
 def _living(stores: Stores) -> Iterator[_Living]:
     for store in stores.workers:
         for worker, beat, about in _known(store):
-            if beat is not None and about.get("broker", "") in stores.brokers:
-                yield store, worker, json.loads(beat), about
+            if beat and about.get("broker", "") in stores.brokers:
+                yield store, worker, beat, about
 
 
 def dead_of(stores: Stores) -> list[DeadWorker]:
@@ -75,7 +75,7 @@ def dead_of(stores: Stores) -> list[DeadWorker]:
         gone = {
             worker
             for worker, beat, about in _known(store)
-            if beat is None and about.get("broker", "") in stores.brokers
+            if not beat and about.get("broker", "") in stores.brokers
         }
         for worker in sorted(gone.union(fallen)):
             claims = int(store.execute("HLEN", [claims_key(worker)], insist=True))
@@ -83,15 +83,19 @@ def dead_of(stores: Stores) -> list[DeadWorker]:
     return found
 
 
-def _known(store: Store) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
-    """Who has registered: its id, its heartbeat, and what stays known of it."""
+def _known(store: Store) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Who has registered: its id, its heartbeat, and what stays known of it.
+
+    A heartbeat is empty where a lease has run out, and a task that still runs has renewed it since
+    (``still_mine.lua``): that keeps others from what the worker holds, and says nothing of it.
+    """
     workers = sorted(store.execute("SMEMBERS", [WORKERS], insist=True))
     if not workers:
         return
     beats: Sequence[str | None] = store.execute("MGET", list(map(lease_key, workers)))
     abouts = store.execute("MGET", list(map(about_key, workers)))
     for worker, beat, about in zip(workers, beats, abouts, strict=True):
-        yield worker, beat, json.loads(about or "{}")
+        yield worker, json.loads(beat or "{}"), json.loads(about or "{}")
 
 
 def _held(store: Store, living: Sequence[_Living]) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -114,6 +118,8 @@ def _worker(
 ) -> Worker:
     left, claims = left_and_claims
     changed = beat.get("phase_since")
+    heard = max(0.0, float(beat.get("ttl", settings.lease_ttl)) - left / 1000)
+    seconds_left = beat.get("seconds_left")
     named = list(_running(beat, saved))
     return Worker(
         id=worker,
@@ -124,8 +130,8 @@ def _worker(
         phase=str(beat.get("phase", "")).lower(),
         phase_since=None if changed is None else utc(changed),
         since=utc(float(beat.get("since", 0))),
-        seconds_left=beat.get("seconds_left"),
-        heard=max(0.0, float(beat.get("ttl", settings.lease_ttl)) - left / 1000),
+        seconds_left=None if seconds_left is None else round(max(0.0, seconds_left - heard), 1),
+        heard=heard,
         heartbeat=float(beat.get("every", settings.heartbeat_interval)),
         pool=str(beat.get("pool", "")),
         concurrency=int(beat.get("concurrency") or 1),

@@ -101,6 +101,7 @@ class RedisBackend(redis.RedisBackend):
     """Has the name of Celery's own: to whoever compares where results are, it is the same."""
 
     ResultConsumer = ResultConsumer
+    connparams: dict[str, Any]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

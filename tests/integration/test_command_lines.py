@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shlex
+import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +27,9 @@ from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.store.app_stores import find_workers_store
 from tests.conftest import RedisDB
 from tests.support.broker import graceful_command
-from tests.support.operators import command, command_or, document, make_app
+from tests.support.command import CELERY
+from tests.support.operators import APP, command, command_or, document, make_app
+from tests.support.workers import environment
 
 ID = "0f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b10"
 
@@ -162,16 +166,33 @@ def test_what_takes_away_asks(app: Celery, run: Callable[..., str]) -> None:
         f"batches complete {batch.id}": "End 1 batch by force, 2 members of which have failed then",
         f"batches drop {batch.id} nothing": "Forget 1 batch with 2 members pending",
     }.items():
-        for answer in ("", "n\n"):
+        for answer, hint in {"": "; --yes does not ask", "n\n": ""}.items():
             said = run(*line.split(), status=2, answer=answer)
             assert said.startswith(question), "nobody is there to answer"
-            assert "nothing was done; --yes does not ask" in said
+            assert said.endswith(f"\nError: nothing was done{hint}\n")
+            assert "Usage" not in said
         assert len(document(app, "QuarantinedTask", "quarantine", "list", status=1)) == 2
         assert document(app, "Batch", "batches", "show", batch.id)["pending"] == 2
     assert "2 deleted" in run("quarantine", "delete", "2", answer="y\n")
     assert "3 is not in quarantine" in run("quarantine", "delete", "3", status=1), "nothing to ask"
     assert "dropped" in run("batches", "drop", batch.id, answer="y\n")
     assert "there is no batch" in command(app, "batches", "complete", batch.id, status=1)
+
+
+def test_ctrl_c_at_a_question(redis_db: RedisDB) -> None:
+    argv = [*CELERY, "-A", APP, "graceful", "quiet"]
+    env = environment({"BROKER_URL": redis_db.url, "RESULT_URL": redis_db.url})
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, env=env) as asks:
+        assert asks.stdout is not None
+        said = b""
+        while not said.endswith(b"[y/N]: "):
+            more = asks.stdout.read1(1000)
+            assert more, said
+            said += more
+        asks.send_signal(signal.SIGINT)
+        assert asks.wait(30) == 130
+        assert asks.stdout.read() == b"\n"
 
 
 def test_rescue() -> None:

@@ -248,6 +248,13 @@ def test_cg607_versions(redis_db: RedisDB) -> None:
     ]
 
 
+def test_cg607_workers_without_the_package(redis_db: RedisDB) -> None:
+    redis_db.client.hset("unacked", mapping={"tag": "[]", "another": "[]"})
+    (finding,) = found(app_on(redis_db), "CG607")
+    assert (finding.thing, finding.value) == ("messages that were taken without claims", 2)
+    assert found(app_on(redis_db, graceful_reliable_fetch=False), "CG607") == []
+
+
 def test_rabbitmq_that_answers(
     rabbit_vhost: RabbitVhost, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:

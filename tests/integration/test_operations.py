@@ -15,7 +15,7 @@ from kombu import Queue as KombuQueue
 
 from celery_graceful import Batch, Graceful
 from celery_graceful.checkpoints.checkpoint import key_of
-from celery_graceful.claims.claimant import WORKERS, lease_key
+from celery_graceful.claims.claimant import FALLEN, WORKERS, lease_key
 from celery_graceful.history import reading
 from celery_graceful.history.entry import CUT_OFF, FLEET, Entry, What
 from celery_graceful.history.journal import record, write
@@ -142,7 +142,7 @@ def test_what_a_plain_worker_has_taken(app: Celery, redis_db: RedisDB) -> None:
     assert (found.task, found.state, found.stuck) == ("shop.bill", "claimed", True)
     assert found.sentences[0].endswith("if that dies, it comes back at 2096-10-02 08:06:40Z")
     said = [one.what for one in operations.status().findings]
-    assert "1 message at workers without claims (plain Celery)" in said
+    assert "1 message at workers without claims (plain Celery), none of which answers" in said
 
 
 def test_why_says_what_is_known_while_rabbitmq_is_away(redis_db: RedisDB) -> None:
@@ -436,6 +436,59 @@ def test_leases_that_a_full_redis_let_run_out(start_server: Callable[..., RedisS
         went_back = "nobody is doubted any more"
         wait_until(lambda: "1 went back" in command_or(app, "rescue"), went_back)
         assert command(app, "claims") == "no message is claimed\n"
+
+
+def test_nobody_is_killed_or_told_where_redis_takes_no_writes(
+    start_server: Callable[..., RedisServer],
+) -> None:
+    """Also in the first seconds, in which leases still run."""
+    server = start_server(RedisServer)
+    app = make_app(server.url(0), server.url(1))
+    with server.client() as client:
+        client.sadd(WORKERS, "w1@a:01")
+        client.set(lease_key("w1@a:01"), json.dumps({"phase": "RUNNING", "pid": 1}), px=60_000)
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", "1")
+        said = command(app, "chaos", "kill-worker", "w1@a", "--yes", status=3)
+        assert "nobody could give back what it holds: Redis takes no writes: " in said
+        said = command(app, "stop", "w1@a", "--yes", status=3)
+        assert "workers cannot be told: Redis takes no writes: " in said
+
+
+def test_a_lease_that_a_task_has_renewed_says_nothing_of_its_worker(
+    app: Celery, redis_db: RedisDB
+) -> None:
+    """Its main process is frozen, and one of its children is not: see ``still_mine.lua``."""
+    message = {"headers": {"id": "1", "task": "shop:export"}, "properties": {}, "body": ""}
+    redis_db.client.sadd(WORKERS, "w1@a:01")
+    redis_db.client.hset("graceful:claims:w1@a:01", "1", f"celery\0{json.dumps(message)}")
+    store = broker_store(app)
+    assert store is not None
+    keys = [WORKERS, lease_key("w1@a:01"), "graceful:claims:w1@a:01", FALLEN, "tombstone"]
+    assert store.run("still_mine", keys, ["w1@a:01", 60_000, 1])
+    shown = document(app, "Status", "status", status=1)
+    assert shown["workers"] == []
+    assert [one["name"] for one in shown["dead"]] == ["w1@a"]
+    assert "w1@a is dead and holds 1 message" in [one["what"] for one in shown["findings"]]
+    assert command(app, "chaos", "kill-worker", "w1@a", "--yes", status=1).startswith("Error: ")
+    assert found(app, "CG607") == []
+
+
+def test_seconds_that_are_left_are_those_of_now(app: Celery, redis_db: RedisDB) -> None:
+    beat = {"phase": "QUIET", "phase_since": 1.0, "seconds_left": 12.0, "ttl": 10.0}
+    redis_db.client.sadd(WORKERS, "w1@a:01")
+    for heard, left in {2: 10, 9: 3}.items():
+        redis_db.client.set(lease_key("w1@a:01"), json.dumps(beat), px=10_000 - heard * 1000)
+        (stops,) = Operations(app).workers()
+        assert stops.seconds_left is not None
+        assert left - 0.9 <= stops.seconds_left <= left
+
+
+def test_why_of_a_batch_says_that_it_is_one(app: Celery) -> None:
+    batch = Batch(app=app).apply_async([app.signature("shop:export")])
+    said = command(app, "why", batch.id, status=1)
+    assert "it is a batch, and no task" in said
+    assert f"graceful batches show {batch.id}" in said
 
 
 def test_many_findings_are_not_all_shown(app: Celery, redis_db: RedisDB) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import shlex
+import sys
 from typing import Any
 
 import click
+import pytest
 
 from celery_graceful.cli import chaos, checkpoints, claims, status, why
 from celery_graceful.operations.findings import Unknown, findings_of
@@ -158,6 +160,18 @@ def test_what_takes_no_writes_is_not_told_of_workers() -> None:
     assert [one.what for one in found] == ["Redis takes no writes: it is full"]
 
 
+def test_what_is_wrong_is_folded_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = tuple(findings_of((), (), 0, (), no_writes=["the broker: " + "it is full " * 9]))
+    shown = Status(AT, (), (), 0, (), found)
+    in_a_pipe = list(status.lines_of(shown, 80, "celery -A shop graceful "))
+    assert max(map(len, in_a_pipe)) > 80
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    said = [click.unstyle(one) for one in status.lines_of(shown, 80, "celery -A shop graceful ")]
+    assert max(map(len, said)) <= 80
+    assert said[-1] == in_a_pipe[-1] == "  -> celery -A shop graceful doctor"
+
+
 def test_a_replica_is_read() -> None:
     dead = (DeadWorker("w4@d:1", "w4@d", 12, False),)
     found = findings_of((worker("w2@b", heard=6.0),), dead, 0, (), replicas=["redis-2:6379"])
@@ -174,7 +188,7 @@ def test_what_waits_for_a_worker() -> None:
     more = {"unconsumed": {"mail": 2}, "without_claims": 3, "late": Late(3, 41.7)}
     said = [one.what for one in findings_of((worker("w1@a"),), (), 0, (), **more)]
     assert said == [
-        "3 messages at workers without claims (plain Celery)",
+        "3 messages at workers without claims (plain Celery), none of which answers",
         "3 processes died in their tasks within 10 min, the last 42 s ago",
         "2 messages in the queue mail, which none of these consumes",
     ]
