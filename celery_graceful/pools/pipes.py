@@ -15,8 +15,10 @@ part, a generator that Celery goes on with when the pool ends.
 from __future__ import annotations
 
 import os
+import select
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import cached_property
 from pickle import HIGHEST_PROTOCOL, dumps, loads
 from select import PIPE_BUF
 from struct import Struct
@@ -32,6 +34,9 @@ __all__ = ["ReadsAhead", "WritesAtOnce", "quick_put", "reads_ahead", "unfolded"]
 
 #: Bytes to read at once: what a pipe holds.
 ROOM = 65536
+
+#: Milliseconds to wait for the rest of what a child has said that has ended.
+FINISHING = 10
 
 _HEAD = Struct(">i")
 
@@ -58,6 +63,9 @@ class ReadsAhead:
             if fileno not in processes:  # it is gone
                 hub.remove_reader(fileno)
                 return
+            if fileno in self._unfinished:  # the hub has forgotten who reads
+                hub.add_reader(fileno, self._unfinished[fileno])
+                return
             try:
                 data = os.read(fileno, ROOM)
             except OSError as exc:
@@ -69,12 +77,29 @@ class ReadsAhead:
                 return
             messages, rest = _split(data)
             if rest:
-                unfinished = self._finish(hub, fileno, rest)
+                unfinished = self._unfinished[fileno] = self._finish(hub, fileno, rest)
                 next(unfinished)
                 hub.add_reader(fileno, unfinished)
             self._hear(iter(messages))
 
         return on_result_readable
+
+    @cached_property
+    def _unfinished(self) -> dict[int, Generator[None, None, None]]:
+        """Who reads on where a message has come in part, by descriptor."""
+        return {}
+
+    def finish(self, fileno: int) -> None:
+        """Read what there is of a message of which a part was read: its child has ended."""
+        unfinished = self._unfinished.pop(fileno, None)
+        if unfinished is not None:
+            poller = select.poll()
+            poller.register(fileno, select.POLLIN)
+            try:
+                while poller.poll(FINISHING):
+                    next(unfinished)
+            except (StopIteration, OSError):
+                pass
 
     def _hear(self, messages: Iterator[bytes]) -> None:
         try:
@@ -88,21 +113,27 @@ class ReadsAhead:
 
     def _finish(self, hub: Any, fileno: int, data: bytes) -> Generator[None, None, None]:
         """Read the rest of a message that begins like that, when there is more to read."""
-        yield
-        while True:
-            size = _HEAD.size if len(data) < _HEAD.size else _HEAD.size + _HEAD.unpack_from(data)[0]
-            if len(data) >= _HEAD.size and len(data) == size:
-                break
-            try:
-                more = os.read(fileno, size - len(data))
-            except OSError as exc:
-                if exc.errno not in UNAVAIL:
-                    raise
-                yield
-            else:
-                if not more:
-                    raise OSError("End of file during message")
-                data += more
+        try:
+            yield
+            while True:
+                size = _HEAD.size
+                if len(data) >= size:
+                    size += _HEAD.unpack_from(data)[0]
+                    if len(data) == size:
+                        break
+                try:
+                    more = os.read(fileno, size - len(data))
+                except OSError as exc:
+                    if exc.errno not in UNAVAIL:
+                        raise
+                    yield
+                else:
+                    if not more:  # it has died of something
+                        hub.remove_reader(fileno)
+                        return
+                    data += more
+        finally:
+            self._unfinished.pop(fileno, None)
         hub.add_reader(fileno, self.handle_event, fileno)
         self._hear(iter([data[_HEAD.size :]]))
 

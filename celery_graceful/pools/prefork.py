@@ -116,9 +116,9 @@ class PreforkAdapter(Adapter):
             def flush_unkept() -> None:
                 # Celery's would drop jobs that a child may start all the same.
                 if self.ledger.claims is not None:
-                    return
-                if self.ledger.requeue.is_amqp:
-                    self._take_back(_is_of_a_request)  # not of ours: those went before
+                    self._connection_lost(_none)
+                elif self.ledger.requeue.is_amqp:
+                    self._connection_lost(self._comes_again)
                 elif flush is not None:
                     flush()
 
@@ -127,12 +127,21 @@ class PreforkAdapter(Adapter):
         pool.on_start = on_start
 
     def take_back(self) -> None:
-        self._take_back(self._not_handed_over)
-
-    def _take_back(self, may_go: Callable[[Any], bool]) -> None:
         take_back = getattr(getattr(self.worker.pool, "_pool", None), "take_back", None)
         if take_back is not None:
-            take_back(may_go)
+            take_back(self._not_handed_over)
+
+    def _connection_lost(self, may_go: Callable[[Any], bool]) -> None:
+        connection_lost = getattr(self.worker.pool._pool, "connection_lost", None)
+        if connection_lost is not None:
+            connection_lost(may_go)
+
+    def _comes_again(self, job: Any) -> bool:
+        """Whether the broker delivers again what no child was given, once it is struck off."""
+        request = _owner(job)
+        if isinstance(request, GracefulRequest):
+            return self.ledger.not_handed_over(request)
+        return isinstance(request, Request)
 
     def _not_handed_over(self, job: Any) -> bool:
         request = _owner(job)
@@ -224,8 +233,8 @@ def _owner(job: Any) -> Any:
     return getattr(job._error_callback, "__self__", None)
 
 
-def _is_of_a_request(job: Any) -> bool:
-    return isinstance(_owner(job), Request)
+def _none(job: Any) -> bool:
+    return False
 
 
 def _tell(pid: int) -> None:

@@ -6,7 +6,9 @@ derived from them.
 
 from __future__ import annotations
 
+import select
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +17,7 @@ import billiard.popen_fork
 import billiard.sharedctypes
 import billiard.synchronize  # noqa: F401
 from billiard.einfo import ExceptionInfo
-from celery.concurrency.asynpool import AsynPool
+from celery.concurrency.asynpool import AsynPool, _get_job_writer
 
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.pools import inherited_locks
@@ -28,6 +30,10 @@ __all__ = ["graceful"]
 
 #: Seconds until a child that has closed its files, and has not ended yet, is looked at again.
 LOOK_AGAIN = 0.01
+
+#: Seconds that children get to read what has been written to them in part, when the connection is
+#: lost.
+WRITING = 0.5
 
 
 def graceful(cls: Any) -> Any:
@@ -105,10 +111,11 @@ class _GracefulAsynPool(WritesAtOnce, _GracefulPool):
     """Mixed into Celery's ``AsynPool``, which brokers with an event loop have."""
 
     outbound_buffer: Any
+    _active_writers: set[Any]
     _busy_workers: set[int]
     _fileno_to_inq: dict[int, Any]
     _maxtasksperchild: int | None
-    process_flush_queues: Callable[[Any], None]
+    _result_handler: Any
 
     @classmethod
     def _help_stuff_finish(cls, pool: Any) -> None:
@@ -131,6 +138,39 @@ class _GracefulAsynPool(WritesAtOnce, _GracefulPool):
             else:
                 kept.append(job)
         self.outbound_buffer.extend(kept)
+
+    # -- a connection that is lost -----------------------------------------------------
+
+    def connection_lost(self, may_go: Callable[[Any], bool]) -> None:
+        """In place of ``flush``: all goes on but jobs that no child was given, if they ``may_go``.
+
+        The loop has forgotten who waits to write: that is done here, as far as a child reads on,
+        or when the loop begins again.
+        """
+        self.take_back(may_go)
+        end = time.monotonic() + WRITING
+        for job, writer in self._writers():
+            poller = select.poll()
+            poller.register(job._write_to.inqW_fd, select.POLLOUT)
+            try:
+                while poller.poll(max(0.0, end - time.monotonic()) * 1000):
+                    next(writer)
+            except (StopIteration, OSError):  # it is written, or nobody will read it
+                pass
+
+    def _writers(self) -> list[tuple[Any, Any]]:
+        """Jobs that children have got a part of, and who writes the rest."""
+        writers = [(job, _get_job_writer(job)) for job in list(self._cache.values())]
+        return [
+            (job, writer)
+            for job, writer in writers
+            if writer in self._active_writers and job._write_to and job._write_to._is_alive()
+        ]
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        super().register_with_event_loop(hub)  # type: ignore[misc]
+        for job, writer in self._writers():
+            hub.add_writer(job._write_to.inqW_fd, writer)
 
     def on_job_process_down(self, job: Any, pid_gone: int) -> None:
         super().on_job_process_down(job, pid_gone)  # type: ignore[misc]
@@ -167,6 +207,11 @@ class _GracefulAsynPool(WritesAtOnce, _GracefulPool):
                 return
         super().on_partial_read(job, proc)  # type: ignore[misc]
 
+    def process_flush_queues(self, proc: Any) -> None:
+        if not proc._is_alive():
+            self._result_handler.finish(proc.outqR_fd)
+        super().process_flush_queues(proc)  # type: ignore[misc]
+
     # -- children that leave after so many tasks ------------------------------------------
 
     def WorkerProcess(self, worker: Any) -> Any:
@@ -182,6 +227,10 @@ class _GracefulAsynPool(WritesAtOnce, _GracefulPool):
             if process.may_do <= 0:
                 return
         super().on_job_ready(job, i, obj, inqW_fd)  # type: ignore[misc]
+
+    def _track_child_process(self, proc: Any, hub: Any) -> None:
+        if getattr(proc, "_sentinel_poll", 0) is not None:  # else it is looked at again, see below
+            super()._track_child_process(proc, hub)  # type: ignore[misc]
 
     def _event_process_exit(self, hub: Any, proc: Any) -> None:
         """It has closed its files, which a process does a bit before it has ended.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -68,6 +70,78 @@ def test_without_claims_it_is_run_again(rabbit_vhost: RabbitVhost, redis_db, tmp
     assert broker.drain_queue(app) == []
 
 
+def cut(broker: Broker, worker: Worker, request: pytest.FixtureRequest) -> None:
+    """The worker's connection to its broker."""
+    if broker.name == "redis":
+        broker.cut()
+        return
+    vhost, seen = request.getfixturevalue("rabbit_vhost"), worker.count("to broker lost")
+
+    def lost() -> bool:
+        if worker.count("to broker lost") == seen:  # else this might be the next one
+            vhost.cut()  # those that it knows of by now
+        return worker.count("to broker lost") > seen
+
+    wait_until(lost, "the broker knows the worker's connection", 0.5)
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"], indirect=True)
+def test_a_job_that_a_child_was_given_in_part(
+    broker: Broker, app: Celery, request: pytest.FixtureRequest
+) -> None:
+    """It is given the rest, and what follows."""
+    with Worker("tests.apps.deaf", pool="prefork", concurrency=1, env=broker.env) as worker:
+        worker.ready()
+        assert app.send_task("take", ["small"]).get(TIMEOUT) == 5
+        child = int(worker.wait_line(">> .* took .* 5$").split()[-2])
+        os.kill(child, signal.SIGSTOP)
+        large = app.send_task("take", ["x" * 2_000_000])
+        worker.wait_line(f"Task take.{large.id}. received")
+        assert app.control.ping(timeout=TIMEOUT, limit=1), "the loop has gone round"
+        cut(broker, worker, request)
+        worker.wait_line("Connected to", 2)
+        os.kill(child, signal.SIGCONT)
+        assert large.get(TIMEOUT) == 2_000_000
+        assert app.send_task("take", ["after"]).get(TIMEOUT) == 5
+        wait_until(lambda: not broker.held(), "all of it is acknowledged")
+        worker.term()
+        assert worker.wait() == 0
+        assert worker.count(">> .* took .* 2000000") == 1
+    assert broker.drain_queue(app) == []
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"], indirect=True)
+def test_what_no_child_was_given(
+    broker: Broker, app: Celery, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """After the first cut Celery hands on more than there are children; RabbitMQ sends it again."""
+    env = {**broker.env, "GRACE": "60"}
+    with Worker("tests.apps.deaf", pool="prefork", concurrency=1, env=env) as worker:
+        worker.ready()
+        busy = app.send_task("late", [str(tmp_path / "go")])
+        worker.wait_line(">> .* started late")
+        waiting = [app.send_task("take", ["x" * size]) for size in (1, 2)]
+        for number in (1, 2):
+            for one in waiting:
+                worker.wait_line(f"Task take.{one.id}. received", number)
+                if broker.name == "redis":  # the claim outlives it
+                    break
+            cut(broker, worker, request)
+            worker.wait_line("Connected to", number + 1)
+            if broker.name == "redis":
+                break
+        (tmp_path / "go").touch()
+        wait_until(lambda: app.AsyncResult(busy.id).state == "SUCCESS", "it has ended")
+        for one in waiting:
+            wait_until(lambda one=one: app.AsyncResult(one.id).state == "SUCCESS", "it has run")
+        worker.term()
+        assert worker.wait() == 0
+        assert worker.count(">> .* started") == 1
+        assert worker.count(">> .* took") == len(waiting)
+        assert worker.count("Hard deadline") == 0
+    assert broker.drain_queue(app) == []
+
+
 @pytest.mark.parametrize("name", ["late", "early"])
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"], indirect=True)
 def test_what_was_not_heard_to_have_begun(
@@ -94,7 +168,7 @@ def test_what_was_not_heard_to_have_begun(
         worker.wait_line(">> .* deaf second")
         if broker.name == "redis":
             broker.cut()
-        else:
+        else:  # which does not hear of it yet
             vhost = request.getfixturevalue("rabbit_vhost")
             wait_until(vhost.cut, "the broker knows the worker's connection", 0.5)
         gates[1].touch()

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 from celery import signals
 
 from tests.apps import say, wait_for_file
 from tests.apps.untold import app
+
+
+@app.task(name="take", acks_late=True)
+def take(text):
+    """Has an argument of any size."""
+    say("took", os.getpid(), len(text))
+    return len(text)
 
 
 @app.task(name="deafen")

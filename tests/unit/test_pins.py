@@ -142,6 +142,9 @@ NAMES: dict[str, list[str] | None] = {
     "celery.concurrency.asynpool:AsynPool": None,
     "celery.concurrency.asynpool:AsynPool.Worker": None,
     "celery.concurrency.asynpool:AsynPool.flush": [],
+    "celery.concurrency.asynpool:AsynPool.register_with_event_loop": ["hub"],
+    "celery.concurrency.asynpool:AsynPool._track_child_process": ["proc", "hub"],
+    "celery.concurrency.asynpool:_get_job_writer": ["job"],
     "celery.concurrency.asynpool:AsynPool._create_write_handlers": ["hub"],
     "celery.concurrency.asynpool:AsynPool.ResultHandler": None,
     "celery.concurrency.asynpool:AsynPool.ResultHandler._make_process_result": ["hub"],
@@ -263,6 +266,9 @@ INSTANCE = {
     "_active_queues",
     "_active_tags",
     "_add_driver_info",  # of a result backend: tests/integration/test_results_one_trip.py
+    "_active_writers",  # of a pool, as the next ones: tests/unit/pools/test_processes.py
+    "_result_handler",
+    "_sentinel_poll",
     "_active_writes",  # of a pool, as the next one: tests/unit/pools/test_pipes.py
     "_all_inqueues",
     "_available_connections",
