@@ -20,6 +20,7 @@ from celery_graceful.doctor.findings import Check, Severity, Trouble
 from celery_graceful.pools import what_keeps_from_cutting
 from celery_graceful.store.app_stores import is_kombus_redis
 from celery_graceful.store.connections import unconnected_channel
+from celery_graceful.store.store import StoreRefused
 from celery_graceful.system.describe import describe
 from celery_graceful.system.version import VERSION
 
@@ -253,13 +254,15 @@ def other_versions(exam: Examination) -> Iterator[Trouble]:
 
 
 def _without_claims(exam: Examination) -> int:
-    transport = exam.app.connection_for_read().transport
-    if not (exam.settings.reliable_fetch and is_kombus_redis(transport)):
+    if not (exam.settings.reliable_fetch and exam.claims):
         return 0
-    with unconnected_channel(transport) as channel:
+    with unconnected_channel(exam.connection.transport) as channel:
         key = channel.unacked_key
     brokers = [server.store for server in exam.servers if server.is_broker]
-    return sum(int(store.execute("HLEN", [key])) for store in brokers)
+    try:
+        return sum(int(store.execute("HLEN", [key], quiet=True)) for store in brokers)
+    except StoreRefused:  # which is no trouble with workers
+        return 0
 
 
 CHECKS = (
