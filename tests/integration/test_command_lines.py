@@ -29,7 +29,7 @@ from tests.conftest import RedisDB
 from tests.support.broker import graceful_command
 from tests.support.command import CELERY
 from tests.support.operators import APP, command, command_or, document, make_app
-from tests.support.workers import environment
+from tests.support.workers import environment, wait_until
 
 ID = "0f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b10"
 
@@ -190,8 +190,15 @@ def test_ctrl_c_at_a_question(redis_db: RedisDB) -> None:
             more = asks.stdout.read1(1000)
             assert more, said
             said += more
-        asks.send_signal(signal.SIGINT)
-        assert asks.wait(30) == 130
+
+        def ended() -> bool:
+            if asks.poll() is None:
+                asks.send_signal(signal.SIGINT)
+            return asks.poll() is not None
+
+        # Python hears of one that comes between the prompt and the read when the read has ended.
+        wait_until(ended, "it has heard of it", 1.0)
+        assert asks.returncode == 130
         assert asks.stdout.read() == b"\n"
 
 
