@@ -42,11 +42,13 @@ def rescue(ctx: click.Context, dry_run: bool, as_json: bool) -> int:
                 click.echo(line, err=is_note)
     if found and all(one.error for one in found):
         return AWAY
-    left = any(
-        one.error or (any(one.dead.values()) and (one.moved is None or one.trusted_in))
-        for one in found
-    )
-    return FOUND if left else FINE
+    return FOUND if any(one.error or _is_left(one) for one in found) else FINE
+
+
+def _is_left(found: Rescued) -> bool:
+    """Whether a dead worker still holds something."""
+    waits = found.moved is None or found.trusted_in > 0
+    return waits and sum(found.dead.values()) > (found.moved or 0)
 
 
 def lines_of(found: Rescued, lease: float, dry_run: bool) -> Iterator[tuple[str, bool]]:
