@@ -15,7 +15,7 @@ from kombu.messaging import Producer
 
 from celery_graceful.batches.marks import parts_of
 from celery_graceful.system.describe import describe
-from celery_graceful.system.loaded import loaded
+from celery_graceful.system.loaded import is_instance, loaded
 
 __all__ = ["publish"]
 
@@ -79,7 +79,10 @@ def _send_all(pooled: Any, signatures: Sequence[Any], send: Send) -> None:
         with pooled.batch(PIPELINE):
             for sig in signatures:
                 send(sig, pooled)
-    elif _is_amqp(channel) and not channel.connection.confirm_publish:
+    elif (
+        is_instance(channel, "kombu.transport.pyamqp", "Channel")
+        and not channel.connection.confirm_publish
+    ):
         with closing(_Confirmed(channel.connection.channel())) as producer:
             for sig in signatures:
                 send(sig, producer, retry=False)  # which would go on over another channel
@@ -87,10 +90,6 @@ def _send_all(pooled: Any, signatures: Sequence[Any], send: Send) -> None:
     else:
         for sig in signatures:
             send(sig, pooled)
-
-
-def _is_amqp(channel: Any) -> bool:
-    return isinstance(channel, loaded("kombu.transport.pyamqp", "Channel") or ())
 
 
 class _Confirmed(Producer):

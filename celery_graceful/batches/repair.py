@@ -34,7 +34,7 @@ from celery_graceful.history.journal import record
 from celery_graceful.store.app_stores import find_workers_store, settings_of
 from celery_graceful.store.store import fork_gate
 from celery_graceful.system.describe import describe
-from celery_graceful.system.loaded import loaded
+from celery_graceful.system.loaded import is_instance
 
 __all__ = ["Repair", "Repaired"]
 
@@ -186,9 +186,8 @@ class Repair:
         One that is older than the batch is of another task: ids of one's own may come again.
         """
         backend = self.app.backend
-        if isinstance(backend, loaded("celery.backends.rpc", "RPCBackend") or ()):
-            # Who asks takes the result away.
-            return None
+        if is_instance(backend, "celery.backends.rpc", "RPCBackend"):
+            return None  # who asks takes the result away
         try:
             with fork_gate:
                 result = backend.get_task_meta(task_id, cache=False)

@@ -17,10 +17,10 @@ from celery_graceful.claims.claimant import WORKERS, lease_key, node_of
 from celery_graceful.doctor.entry_point import SHELLS, Started, in_front, read_dockerfile
 from celery_graceful.doctor.examination import CannotCheck, Examination
 from celery_graceful.doctor.findings import Check, Severity, Trouble
+from celery_graceful.operations.plain_workers import count_unacked
 from celery_graceful.pools import what_keeps_from_cutting
 from celery_graceful.store.app_stores import is_kombus_redis
 from celery_graceful.store.connections import unconnected_channel
-from celery_graceful.store.store import StoreRefused
 from celery_graceful.system.describe import describe
 from celery_graceful.system.version import VERSION
 
@@ -256,13 +256,8 @@ def other_versions(exam: Examination) -> Iterator[Trouble]:
 def _without_claims(exam: Examination) -> int:
     if not (exam.settings.reliable_fetch and exam.claims):
         return 0
-    with unconnected_channel(exam.connection.transport) as channel:
-        key = channel.unacked_key
     brokers = [server.store for server in exam.servers if server.is_broker]
-    try:
-        return sum(int(store.execute("HLEN", [key], quiet=True)) for store in brokers)
-    except StoreRefused:  # which is no trouble with workers
-        return 0
+    return count_unacked(exam.connection.transport, brokers)
 
 
 CHECKS = (

@@ -8,7 +8,7 @@ from typing import Any
 from amqp.exceptions import MessageNacked
 
 from celery_graceful.messages.redelivered_flag import has_begun
-from celery_graceful.system.loaded import loaded
+from celery_graceful.system.loaded import is_instance
 
 __all__ = ["COUNT", "Refused", "Sender"]
 
@@ -34,7 +34,7 @@ class Sender:
 
     def _use(self, channel: Any) -> None:
         self._channel = channel
-        self._routed = isinstance(channel, loaded("kombu.transport.pyamqp", "Channel") or ())
+        self._routed = is_instance(channel, "kombu.transport.pyamqp", "Channel")
         if self._routed:
             channel.events["basic_return"].add(self._on_return)
 

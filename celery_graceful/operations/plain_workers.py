@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from celery_graceful.batches.marks import Mark, member_of
@@ -11,9 +12,9 @@ from celery_graceful.messages.fields import fields_of, message_from
 from celery_graceful.operations.stores import Stores
 from celery_graceful.store.connections import unconnected_channel
 from celery_graceful.store.scan import hash_pages
-from celery_graceful.store.store import StoreRefused
+from celery_graceful.store.store import Store, StoreRefused
 
-__all__ = ["Taken", "count_taken", "find_taken"]
+__all__ = ["Taken", "count_taken", "count_unacked", "find_taken"]
 
 #: Seconds that a search may take.
 PATIENCE = 5.0
@@ -41,10 +42,20 @@ def count_taken(app: Any, stores: Stores) -> int:
     """
     if not stores.with_claims:
         return 0
-    with unconnected_channel(app.connection_for_read().transport) as channel:
+    return count_unacked(app.connection_for_read().transport, stores.workers)
+
+
+def count_unacked(transport: Any, brokers: Iterable[Store]) -> int:
+    """As ``count_taken``, of servers that are such a broker.
+
+    Args:
+        transport: The broker's.
+        brokers: The servers.
+    """
+    with unconnected_channel(transport) as channel:
         key = channel.unacked_key
     try:
-        return sum(int(each.execute("HLEN", [key], insist=True)) for each in stores.workers)
+        return sum(int(each.execute("HLEN", [key], insist=True)) for each in brokers)
     except StoreRefused:
         return 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-__all__ = ["loaded"]
+__all__ = ["is_instance", "loaded"]
 
 
 def loaded(module: str, name: str) -> Any:
@@ -15,3 +15,8 @@ def loaded(module: str, name: str) -> Any:
     names. What is not there yet nobody can have an instance of.
     """
     return getattr(sys.modules.get(module), name, None)
+
+
+def is_instance(value: Any, module: str, name: str) -> bool:
+    """Whether it is one of the class ``module.name``, which is not imported for that."""
+    return isinstance(value, loaded(module, name) or ())

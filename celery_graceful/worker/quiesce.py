@@ -214,10 +214,8 @@ class Quiesce:
             pass  # acknowledged over a connection of its own
         elif self.board.interrupted or not self.ledger.requeue.is_amqp:
             self.loop.finish()
-        goes_on = self.ledger.requeue.is_amqp and not ends
-        if goes_on:
-            self.adapter.take_back()  # what is left, a child may have begun, and was not heard
-        self.ledger.forget_unstarted(goes_on=goes_on)
+        # What no child was given went with ``flush``: what is left, one may have begun unheard.
+        self.ledger.forget_unstarted(goes_on=self.ledger.requeue.is_amqp and not ends)
         self.ledger.keep_claims()
         if self.ledger.requeue.is_amqp:
             self.duplicates.connection_lost(heard=heard)
