@@ -64,7 +64,8 @@ class Claims:
         on_no_message: Told of a claim that is no message of kombu's, and what was raised; it stays
             a claim.
         on_room: Called after an acknowledgement while nothing is fetched: there may be room again.
-        has_enough: Whether a fetch can wait, with room for so many, until there is more.
+        has_enough: Whether a fetch can wait, with room for so many, until there is more; told the
+            seconds that the last one took, too.
         goes_back: Whether what is fetched now goes back: then nothing is.
         on_refused: Called each time Redis refuses a claim, with the seconds for which it has.
         write_ends: Writes down what goes with acknowledgements.
@@ -77,7 +78,7 @@ class Claims:
         *,
         on_no_message: Callable[[Tag, Exception], None] = lambda tag, exc: None,
         on_room: Callable[[], None] = lambda: None,
-        has_enough: Callable[[int], bool] = lambda room: False,
+        has_enough: Callable[[int, float], bool] = lambda room, took: False,
         goes_back: Callable[[], bool] = lambda: False,
         on_refused: Callable[[float], None] = lambda seconds: None,
         write_ends: WriteEnds = lambda store, ends: None,

@@ -46,7 +46,7 @@ class QoS(kombu_redis.QoS):
             return False
         if time.monotonic() - book.acked_at > LATELY:  # there may be no more room for long
             return False
-        return book.has_enough(channel._room())
+        return book.has_enough(channel._room(), channel._took)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         if not isinstance(delivery_tag, Tag):

@@ -19,6 +19,7 @@ of kombu are used here, and pinned in ``tests/unit/test_pins.py``.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterable
@@ -73,6 +74,8 @@ class _Claiming(RingingChannel):
     _next = "EVALSHA"
     #: The last claim was refused.
     _refused = False
+    #: Seconds that the last claim took, there and back.
+    _took = math.inf
     #: What the server is known to know scripts by.
     _known_scripts: frozenset[str] = frozenset()
     #: Consumers that acknowledge nothing, such as those of replies, while they consume here.
@@ -243,6 +246,7 @@ class _Claiming(RingingChannel):
                 connection.disconnect()
             raise
         if fetch.kind == "EVALSHA":
+            self._took = time.monotonic() - self._brpop_sent_at
             self._known_scripts |= {fetch.script.sha}
             answer = fetch.claimed(answer)
         return answer

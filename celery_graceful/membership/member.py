@@ -68,7 +68,8 @@ class WorkerView:
         ring_loop: Makes the loop go round.
         notify: Makes running tasks look at the board.
         on_room: Called where there may be room for another claim.
-        has_enough: Whether that can wait, with room for so many, until there is more.
+        has_enough: Whether that can wait, with room for so many, until there is more; told the
+            seconds that the last one took, too.
         on_no_message: Told of a claim that is no message, and what was raised.
         unknown_tasks: How many messages wait here for tasks that are not known.
         tasks_keep_loop: A task that runs may keep the loop from going round.
@@ -84,7 +85,7 @@ class WorkerView:
     ring_loop: Callable[[], None]
     notify: Callable[[], None]
     on_room: Callable[[], None]
-    has_enough: Callable[[int], bool]
+    has_enough: Callable[[int, float], bool]
     on_no_message: Callable[[Tag, Exception], None]
     unknown_tasks: Callable[[], int]
     tasks_keep_loop: bool

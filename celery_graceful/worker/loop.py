@@ -27,6 +27,9 @@ READ_PENDING = 0.3
 #: Seconds for which Celery's loop without a hub waits for messages, at most.
 SYNLOOP = 2.0
 
+#: Seconds within which a broker answers that is near.
+NEAR = 0.001
+
 #: The function around ``drain_events``, and the packages that handle what it brings.
 _WAIT = "interruptible_drain_events"
 _AT_WORK = ("celery", "celery_graceful", "redis")
@@ -184,17 +187,22 @@ class Loop:
         if _waits_for_events(self._main.gr_frame):
             self._main.throw(TimeoutError("the loop has to go round"))
 
-    def has_enough(self, room: int) -> bool:
+    def has_enough(self, room: int, took: float) -> bool:
         """Whether the pool has enough to do until more is free than ``room`` places of messages.
 
         As long as half of what may be fetched ahead waits for the pool, the other half is fetched
-        in one go.
+        in one go; from a broker that is near all of it, when half of the pool has no next task.
+
+        Args:
+            room: Places that are free now.
+            took: Seconds that the last fetch took.
         """
         pool = self.worker.pool
         # Of greenlets the latter counts those that run; a pool that has ended has none.
         places: int = max(pool.limit or 0, getattr(pool, "num_processes", 0) or 0)
-        half = places * (self.worker.prefetch_multiplier - 1) // 2
-        return bool(room < half <= len(state.reserved_requests) - places)
+        ahead = places * (self.worker.prefetch_multiplier - 1)
+        keep = max(1, places // 2) if took < NEAR else ahead - ahead // 2
+        return bool(room < ahead - keep and keep <= len(state.reserved_requests) - places)
 
     def finish(self) -> None:
         """Do what waits for the next turn: acknowledgements above all. In the loop's thread."""

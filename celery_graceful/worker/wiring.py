@@ -160,7 +160,7 @@ class Parts(ControlledWorker):
                 # A green pool has no event loop: its consumer looks every two seconds for room.
                 on_room=loop.turn,
                 # What is embedded may be one of several, and Celery counts what all of them hold.
-                has_enough=(lambda room: False) if embedded else loop.has_enough,
+                has_enough=(lambda room, took: False) if embedded else loop.has_enough,
                 on_no_message=unusable.on_no_message,
                 unknown_tasks=lambda: unusable.waiting,
                 tasks_keep_loop=adapter.may_keep_loop,

@@ -168,15 +168,37 @@ def test_when_the_pool_has_enough_to_do(
     pool = SimpleNamespace(limit=limit, num_processes=running)
     worker = SimpleNamespace(pool=pool, prefetch_multiplier=ahead)
     monkeypatch.setattr(state, "reserved_requests", range(held))
-    assert Loop(worker, green=False).has_enough(room) is expected
+    assert Loop(worker, green=False).has_enough(room, took=0.002) is expected
+
+
+@pytest.mark.parametrize(
+    ("ahead", "places", "held", "room", "expected"),
+    [
+        (4, 2, 4, 4, True),  # all children but one have a next task
+        (4, 2, 3, 5, False),
+        (4, 10, 16, 24, True),
+        (4, 10, 15, 25, False),
+        (4, 1, 3, 1, True),
+        (4, 1, 2, 2, False),  # the last one that waits
+        (2, 2, 3, 1, False),
+        (1, 10, 9, 1, False),
+    ],
+)
+def test_it_fetches_more_at_once_from_a_broker_that_is_near(
+    monkeypatch: pytest.MonkeyPatch, ahead: int, places: int, held: int, room: int, expected: bool
+) -> None:
+    pool = SimpleNamespace(limit=places, num_processes=places)
+    worker = SimpleNamespace(pool=pool, prefetch_multiplier=ahead)
+    monkeypatch.setattr(state, "reserved_requests", range(held))
+    assert Loop(worker, green=False).has_enough(room, took=0.0005) is expected
 
 
 @pytest.mark.parametrize("kind", ["EVALSHA", "EXISTS", "BRPOP"])
 @pytest.mark.parametrize("enough", [True, False])
 def test_the_loop_turns_for_room_that_it_uses(kind: str, enough: bool) -> None:
     turns: list[int] = []
-    book = Claims(None, on_room=lambda: turns.append(1), has_enough=lambda room: enough)  # type: ignore[arg-type]
-    channel = SimpleNamespace(_book=book, _next=kind, _in_poll=None, _room=lambda: 1)
+    book = Claims(None, on_room=lambda: turns.append(1), has_enough=lambda room, took: enough)  # type: ignore[arg-type]
+    channel = SimpleNamespace(_book=book, _next=kind, _in_poll=None, _room=lambda: 1, _took=0.0)
     qos = QoS.__new__(QoS)
     qos.channel, qos._quick_ack = channel, lambda tag: None
     tag = book.tag("worker", 1)
