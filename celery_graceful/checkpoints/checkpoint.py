@@ -335,7 +335,7 @@ class Checkpoint:
             loop.deposit()
         if self.store is None or self.lost:
             return False
-        if not (self._unsaved or self._obsolete or interrupted):
+        if self.is_saved and not interrupted:
             return True
         try:
             with self._undisturbed():
@@ -346,6 +346,11 @@ class Checkpoint:
         except StoreAway:
             return False
         return not self.lost
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether the store has all that the task has to go on from."""
+        return not (self._unsaved or self._obsolete)
 
     def _count_save(self) -> None:
         tallies = worker_state.tallies()

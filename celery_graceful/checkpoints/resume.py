@@ -259,7 +259,7 @@ def interrupted(task: Any, run: Run, interrupt: Interrupt) -> TooManyInterruptio
         return None
     count = int(interrupt.reason not in _UNCOUNTED)
     if not checkpoint.save(interrupted=count, timeout=bounded_timeout(interrupt), insist=True):
-        if not checkpoint.lost:
+        if not (checkpoint.lost or checkpoint.is_saved):  # else only how often is not counted
             logger.error(
                 "%s[%s]: could not save before it goes back to the queue; it will go on from "
                 "what was saved last",

@@ -384,6 +384,21 @@ def test_an_interrupt_waits_for_a_frozen_store_no_longer_than_it_may(own):
     server.resume()
 
 
+@pytest.mark.parametrize("saves", [True, False])
+def test_what_cannot_be_saved_at_an_interrupt_is_said(saves, killed, caplog):
+    server, b = killed
+
+    def task(self):
+        server.kill()
+        for _ in self.iterate(range(20)) if saves else range(20):
+            b.interrupt()
+            if not saves:
+                self.sleep(60)
+
+    assert b.deliver(b.task(task))[0] == "IGNORED"
+    assert sum("could not save before" in m for m in caplog.messages) == saves
+
+
 def test_a_first_delivery_starts_without_the_store(own):
     server, b = own
     server.kill()
