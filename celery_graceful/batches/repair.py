@@ -28,9 +28,9 @@ from celery_graceful.batches.packing import unpack
 from celery_graceful.batches.redis_scan import Walk
 from celery_graceful.batches.search_state import callback_member, callback_name
 from celery_graceful.batches.status import State
-from celery_graceful.checkpoints.checkpoint import SENT_AGAIN
 from celery_graceful.history.entry import Entry, What
 from celery_graceful.history.journal import record
+from celery_graceful.messages.comebacks import SENT_AGAIN
 from celery_graceful.store.app_stores import find_workers_store, settings_of
 from celery_graceful.store.store import fork_gate
 from celery_graceful.system.describe import describe

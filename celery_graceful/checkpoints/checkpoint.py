@@ -21,6 +21,7 @@ from celery_graceful.checkpoints.place import CURSOR, STEP, place_of
 from celery_graceful.checkpoints.watch import Keeper, watch_of
 from celery_graceful.claims.fence import DELIVERY
 from celery_graceful.exceptions import Interrupted
+from celery_graceful.messages.comebacks import came_back, may_resume
 from celery_graceful.phases import InterruptReason
 from celery_graceful.runs.interrupt import current_interrupt
 from celery_graceful.runs.run import Run, current
@@ -34,12 +35,9 @@ from celery_graceful.timeline.worker_state import WorkerInterrupt
 if TYPE_CHECKING:
     from celery_graceful.settings import Settings
 
-__all__ = ["CURSOR", "DELIVERY", "SENT_AGAIN", "STEP", "Checkpoint", "key_of", "may_resume"]
+__all__ = ["CURSOR", "DELIVERY", "STEP", "Checkpoint", "key_of"]
 
 logger = get_task_logger(__name__)
-
-#: Name of the header of messages that were sent again to the tail of their queue.
-SENT_AGAIN = "graceful_sent_again"
 
 _ATTRIBUTE = "_graceful_checkpoint"
 
@@ -61,21 +59,6 @@ def _defaults() -> Settings:
     from celery_graceful.settings import Settings
 
     return Settings()
-
-
-def may_resume(request: Any) -> bool:
-    """Whether an earlier delivery, or an earlier try, may have left a checkpoint.
-
-    Args:
-        request: The context of a task, or what it is made of.
-    """
-    return bool(request.get("retries")) or came_back(request)
-
-
-def came_back(request: Any) -> bool:
-    """Whether a delivery has come back to its queue, as it does when it is interrupted."""
-    info = request.get("delivery_info") or {}
-    return bool(info.get("redelivered") or request.get(SENT_AGAIN))
 
 
 class Checkpoint:

@@ -9,12 +9,13 @@ from typing import Any, ParamSpec, TypeVar
 
 from celery.utils.log import get_task_logger
 
-from celery_graceful.checkpoints.checkpoint import DELIVERY, Checkpoint, may_resume
+from celery_graceful.checkpoints.checkpoint import DELIVERY, Checkpoint
 from celery_graceful.checkpoints.iteration import UNSET, Loop, Progress
 from celery_graceful.checkpoints.safe_point import bounded_timeout
 from celery_graceful.checkpoints.steps import step
 from celery_graceful.checkpoints.watch import UNWATCHED, watch_of
 from celery_graceful.exceptions import CheckpointError, SettingsError, TooManyInterruptions
+from celery_graceful.messages.comebacks import may_resume
 from celery_graceful.phases import Interrupt, InterruptReason
 from celery_graceful.runs.frames import hidden
 from celery_graceful.runs.run import Run

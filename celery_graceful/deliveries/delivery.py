@@ -9,10 +9,10 @@ from celery import states
 from celery.worker.request import Request
 
 from celery_graceful.batches.model import Outcome
-from celery_graceful.checkpoints.checkpoint import came_back
 from celery_graceful.deliveries.handler_errors import say
 from celery_graceful.deliveries.member_end import MemberEnd
 from celery_graceful.deliveries.stage import LEFT, UNBEGUN, Stage
+from celery_graceful.messages.comebacks import came_back
 from celery_graceful.monitors import outcome
 from celery_graceful.monitors.registry import Monitors
 

@@ -13,10 +13,11 @@ from kombu.utils.objects import cached_property
 
 from celery_graceful.batches.member_part import part_of
 from celery_graceful.batches.model import Outcome
-from celery_graceful.checkpoints.checkpoint import DELIVERY, may_resume
+from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.claims.fence import CLAIM
 from celery_graceful.claims.held_claims import Tag
 from celery_graceful.deliveries.stage import LEFT, Stage
+from celery_graceful.messages.comebacks import may_resume
 from celery_graceful.messages.redelivered_flag import has_begun
 from celery_graceful.monitors import outcome
 from celery_graceful.monitors.check_in import CheckIn

@@ -30,13 +30,13 @@ from typing import Any, Protocol
 
 from celery.utils.log import get_logger
 
-from celery_graceful.checkpoints.checkpoint import SENT_AGAIN
 from celery_graceful.claims.held_claims import Claims, Tag
 from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.deliveries.resending import Resender
 from celery_graceful.deliveries.unacked import Unacked, is_fanout
 from celery_graceful.messages.bounded_connections import SpareConnections
 from celery_graceful.messages.brokers_without_acks import ends_here, is_kept_here
+from celery_graceful.messages.comebacks import SENT_AGAIN
 from celery_graceful.messages.republish import COUNT, Refused
 from celery_graceful.store.app_stores import is_kombus_redis
 from celery_graceful.system import native

@@ -8,6 +8,7 @@ May not know of claims, nor of requests: only of kombu's messages and connection
 __all__ = [
     "bounded_connections",
     "brokers_without_acks",
+    "comebacks",
     "decoding",
     "fields",
     "fingerprint",

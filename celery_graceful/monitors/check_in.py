@@ -38,6 +38,7 @@ class CheckIn:
         opened_as: Id of the check-in that somebody else opened for this run.
         on_interrupt: What an interruption closes it as; ``None`` leaves it open.
         name: What people read.
+        first: Nobody has begun with the run before.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class CheckIn:
         opened_as: str | None = None,
         on_interrupt: str | None = None,
         name: str = "",
+        first: bool = False,
     ) -> None:
         self.monitor = monitor
         self.run = run
@@ -69,15 +71,22 @@ class CheckIn:
         self._began = time.monotonic()
         self._began_before = 0.0
         self._known = store is None
+        #: This process sees it whole, unless the store is told of it.
+        self._first, self._begins_here = first, False
+        self._ids: dict[int, str] = {}
         #: Its last report is made; what the store had of it is gone.
         self._has_ended = self._forgotten = False
 
     @property
     def id(self) -> str:
         """A UUID with dashes."""
-        if self._opened_as is not None and self.number == 0:
+        number = self.number
+        if self._opened_as is not None and number == 0:
             return str(uuid.UUID(self._opened_as))
-        return str(uuid.uuid5(_NAMESPACE, f"{self.slug}\n{self.run}\n{self.number}"))
+        if number not in self._ids:  # a report asks twice
+            name = f"{self.slug}\n{self.run}\n{number}"
+            self._ids[number] = str(uuid.uuid5(_NAMESPACE, name))
+        return self._ids[number]
 
     def report(self, status: str, text: str = "") -> Report:
         """What is to be sent, made now. Does not ask the store: see ``complete``."""
@@ -109,6 +118,10 @@ class CheckIn:
         """Another process than this one runs it, if one does; this one sends its heartbeats."""
         self.pid = pid
 
+    def begins(self) -> None:
+        """The run begins, or goes on, in this process."""
+        self._begins_here = True
+
     def ends(self) -> None:
         """The run has ended, and that is about to be reported."""
         self._has_ended = True
@@ -127,6 +140,9 @@ class CheckIn:
             timeout: Seconds that the store may take.
         """
         if self._known or self._store is None:
+            return
+        if self._first and self._begins_here and self._has_ended:  # nobody was told, nor will be
+            self._known = self._forgotten = True
             return
         from celery_graceful.store.store import StoreAway
 

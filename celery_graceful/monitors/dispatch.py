@@ -46,6 +46,7 @@ class Dispatch:
 
     def start(self, check_in: CheckIn) -> None:
         """The run begins or goes on, in this process."""
+        check_in.begins()
         self._endings.begins(check_in)
         made = check_in.report(IN_PROGRESS)
         self._post("start", lambda tell: tell(check_in.complete(made, begins=True)), after=TOGETHER)

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from celery_graceful.exceptions import SettingsError
+from celery_graceful.messages.comebacks import may_resume
 from celery_graceful.monitors.check_in import CheckIn
 from celery_graceful.monitors.dispatch import Dispatch
 from celery_graceful.monitors.entry_slugs import Entries
@@ -217,9 +218,10 @@ class Monitors:
             return None
         if config is None:
             config = self.config(monitor) or stamped_config(monitor, stamp)
+        run = str(stamp.get("run") or task_id)
         return CheckIn(
             monitor,
-            str(stamp.get("run") or task_id),
+            run,
             config=config,
             store=self._store(),
             ttl=self.settings.checkpoint_ttl,
@@ -227,6 +229,7 @@ class Monitors:
             opened_as=opened_as,
             on_interrupt=self.settings.monitor_on_interrupt,
             name=f"{task.name}[{task_id}]",
+            first=run == task_id and not may_resume(headers),
         )
 
     def of_block(self, monitor: Monitor) -> CheckIn:

@@ -16,11 +16,12 @@ from typing import Any, NamedTuple, Protocol
 
 from celery.utils.log import get_logger
 
-from celery_graceful.checkpoints.checkpoint import DELIVERY, SENT_AGAIN
+from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.claims.begun import note_now
 from celery_graceful.claims.claimant import claims_key
 from celery_graceful.claims.fence import CLAIM
 from celery_graceful.claims.lease_validity import EPOCH
+from celery_graceful.messages.comebacks import SENT_AGAIN
 from celery_graceful.messages.fingerprint import fingerprint, fingerprint_as_text
 from celery_graceful.poison.deaths import (
     NOT_HEARD,

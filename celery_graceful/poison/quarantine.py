@@ -16,11 +16,11 @@ from typing import Any
 from kombu.message import Message
 from kombu.utils.json import dumps, loads
 
-from celery_graceful.checkpoints.checkpoint import SENT_AGAIN
 from celery_graceful.claims.claimant import claims_key
 from celery_graceful.history.entry import Entry, What
 from celery_graceful.history.journal import record
 from celery_graceful.messages.bounded_connections import bounded_connection
+from celery_graceful.messages.comebacks import SENT_AGAIN
 from celery_graceful.messages.fields import fields_of, parse
 from celery_graceful.messages.redelivered_flag import BEGUN, mark_redelivered
 from celery_graceful.messages.republish import Sender

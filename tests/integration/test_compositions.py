@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from celery import Celery, chord, group, signature
 
-from celery_graceful.checkpoints.checkpoint import SENT_AGAIN
+from celery_graceful.messages.comebacks import SENT_AGAIN
 from celery_graceful.messages.redelivered_flag import BEGUN
 from tests.conftest import RabbitVhost, RedisDB
 from tests.support.raw import LOSES_EVENTS, Events, raw_messages

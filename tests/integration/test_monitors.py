@@ -44,7 +44,7 @@ from celery_graceful import (
 from celery_graceful.monitors import beat, dispatch, named_monitors
 from celery_graceful.monitors.heartbeat import Heartbeats, interval_of
 from celery_graceful.monitors.outcome import close_dead
-from celery_graceful.monitors.registry import Monitors, monitors_of
+from celery_graceful.monitors.registry import STAMP, Monitors, monitors_of
 from celery_graceful.monitors.report import Report
 from celery_graceful.monitors.setup_warnings import say_what_is_silent, say_who_is_unknown
 from celery_graceful.monitors.tracer import silence_sentry, trace_with_check_in
@@ -212,35 +212,46 @@ def test_the_end_waits_for_a_heartbeat_on_its_way(app: Celery, pings: Healthchec
         worker_state.detach()
 
 
-@pytest.mark.parametrize("closed", [0, 1])
+@pytest.mark.parametrize(
+    ("headers", "closed", "asks"),
+    [
+        ({}, 0, []),
+        ({"retries": 1}, 0, ["checkin_open"]),
+        ({"delivery_info": {"redelivered": True}}, 0, ["checkin_open"]),
+        ({STAMP: {"run": "that of another task"}}, 0, ["checkin_open"]),
+        # The next run must not report to a check-in that was closed.
+        ({"retries": 1}, 1, ["checkin_open", "UNLINK"]),
+    ],
+)
 def test_a_short_run_asks_the_store_once(
     app: Celery,
     redis_db: RedisDB,
     pings: HealthchecksServer,
+    headers: dict[str, Any],
     closed: int,
+    asks: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Unless an earlier check-in of it was closed: the next run must not report to that one."""
+    """And not at all where nobody can have begun with it before."""
     monkeypatch.setattr(dispatch, "TOGETHER", TIMEOUT)  # however long the end takes to come
     app.conf.update(graceful_healthchecks_url=pings.url, graceful_store=redis_db.url)
     app.task(base=GracefulTask, name="short", shared=False, monitor="short")(nothing)
     monitors, key = monitors_of(app), "graceful:run:short:id"
     if closed:
         redis_db.client.hset(key, "closed", closed)
-    run, asked = monitors.of_run(app.tasks["short"], "id", {}), []
+    run, asked = monitors.of_run(app.tasks["short"], "id", headers), []
     assert run is not None
     store = find_store(app)
     assert store is not None
     for way in ("run", "execute"):
-        asks = partial(_and_note, getattr(store, way), asked)
-        monkeypatch.setattr(store, way, asks)
+        monkeypatch.setattr(store, way, partial(_and_note, getattr(store, way), asked))
     monitors.dispatch.start(run)
     monitors.dispatch.finish(run, "ok")
     monitors.dispatch.wait(TIMEOUT)
     assert [what for _, what, _ in pings.wait(2)] == ["start", "success"]
     assert run.number == closed
     assert not redis_db.client.exists(key)
-    assert asked == ["checkin_open", "UNLINK"][: 1 + closed]
+    assert asked == asks
 
 
 def _and_note(ask: Any, asked: list[str], what: str, *args: Any, **options: Any) -> Any:
