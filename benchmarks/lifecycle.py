@@ -43,7 +43,7 @@ def lifecycle(redis: RedisServer, *, quick: bool) -> str:
     rounds = 3 if quick else 9
     head = ("", "plain", "ours", "ours less plain")
     rows = []
-    for pool in ("prefork", "threads", "solo"):
+    for pool in ("prefork", "threads", "gevent", "eventlet", "solo"):
         pairs = [
             [_life(redis, pool, plain=plain) for plain in (True, False)] for _ in range(rounds)
         ]

@@ -46,7 +46,13 @@ DOORS = ("__init__", "aio", "plugin")
 LONG, TOO_LONG = 400, 450
 
 #: Attributes of Celery's objects that one of ours has by the same name.
-CELERYS = ("cached_property.lock", "consumer.callbacks", "task.run", "worker.graceful")
+CELERYS = (
+    "box.loop",
+    "cached_property.lock",
+    "consumer.callbacks",
+    "task.run",
+    "worker.graceful",
+)
 
 #: Modules at the root that are too many.
 MOST_AT_ROOT = 8

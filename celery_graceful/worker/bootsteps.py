@@ -29,6 +29,7 @@ from celery_graceful.timeline import grace_period
 from celery_graceful.worker import control
 from celery_graceful.worker.drain import Drain
 from celery_graceful.worker.embedded import EmbeddedWorker
+from celery_graceful.worker.mailbox import leave_at_once
 from celery_graceful.worker.measures import check_extras
 from celery_graceful.worker.process_exit import LAST_RECEIVERS
 from celery_graceful.worker.watch import Watch
@@ -83,6 +84,7 @@ class WorkerStep(bootsteps.StartStopStep):
         say_who_is_plain(worker.app)
         self._check_monitors(worker)
         parts.others.adopt(worker.consumer)
+        leave_at_once(worker.consumer)
         with _said_plainly(worker):
             parts.start()
         if not parts.embedded:

@@ -1,0 +1,71 @@
+"""Celery's mailbox of remote control on gevent and eventlet: a stop does not wait for it.
+
+A greenlet waits there for messages, a second at a time, and whoever stops the consumer waits until
+it looks up.
+"""
+
+from __future__ import annotations
+
+from types import FrameType
+from typing import Any
+
+from celery.worker.consumer.control import Control
+from celery.worker.pidbox import gPidbox
+from kombu.connection import Connection
+
+__all__ = ["leave_at_once"]
+
+#: Packages that handle what has come.
+_AT_WORK = ("celery", "celery_graceful", "redis")
+
+
+def leave_at_once(consumer: Any) -> None:
+    """Have the greenlet of a consumer's mailbox look up when the consumer stops. Before it starts.
+
+    Args:
+        consumer: Celery's.
+    """
+    for step in consumer.steps:
+        if isinstance(step, Control) and isinstance(step.box, gPidbox):
+            box, reader = step.box, _Reader(step.box)
+            box.loop, box.on_stop = reader.loop, reader.on_stop
+
+
+class _Reader:
+    """Who reads what comes to a mailbox, between its start and its stop."""
+
+    def __init__(self, box: gPidbox) -> None:
+        self._loop, self._on_stop = box.loop, box.on_stop
+        self._greenlet: Any = None
+
+    def loop(self, consumer: Any) -> None:
+        """In place of the mailbox's own, in a greenlet."""
+        import greenlet
+
+        self._greenlet = greenlet.getcurrent()
+        try:
+            self._loop(consumer)
+        finally:
+            self._greenlet = None
+
+    def on_stop(self) -> None:
+        """In place of the mailbox's own, which says that it stops, and waits."""
+        from celery_graceful.pools.green import in_hub
+
+        in_hub(self._look_up)
+        self._on_stop()
+
+    def _look_up(self) -> None:
+        if self._greenlet is not None and _waits(self._greenlet.gr_frame):
+            self._greenlet.throw(TimeoutError("the consumer stops"))
+
+
+def _waits(frame: FrameType | None) -> bool:
+    """Whether a greenlet that stands at ``frame`` waits for the next message, and does nothing."""
+    inner = None
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] in _AT_WORK:
+            at = None if inner is None else inner.f_code
+            return frame.f_code is gPidbox.loop.__code__ and at is Connection.drain_events.__code__
+        inner, frame = frame, frame.f_back
+    return False
