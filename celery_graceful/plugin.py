@@ -268,15 +268,24 @@ class Graceful:
 
             kind = RedisBackend
         elif not tracks:
-            backend = app._plain_get_backend()
-            if type(backend) is loaded("celery.backends.base", "DisabledBackend"):
-                backend.thread_safe = True  # it has nothing that threads could share
-            return backend
+            return _that_keeps_nothing(app._plain_get_backend())
         if tracks:
             from celery_graceful.batches.chord_counter import tracked
 
             kind = tracked(kind)
-        return kind(app=app, url=url)
+        return _that_keeps_nothing(kind(app=app, url=url))
+
+
+def _that_keeps_nothing(backend: Any) -> Any:
+    """A backend; that of an app without results says so.
+
+    It has nothing that threads could share. And ``worker_deduplicate_successful_tasks`` does not
+    ask it whether what comes again has succeeded: its answer, an error, would end the task.
+    """
+    disabled = loaded("celery.backends.base", "DisabledBackend")
+    if disabled is not None and isinstance(backend, disabled):
+        backend.thread_safe, backend.persistent = True, False
+    return backend
 
 
 def _where_it_is(given: Any) -> str:

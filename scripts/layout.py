@@ -50,6 +50,7 @@ CELERYS = (
     "box.loop",
     "cached_property.lock",
     "consumer.callbacks",
+    "sig.tasks",
     "task.run",
     "worker.graceful",
 )

@@ -16,15 +16,15 @@ from celery_graceful.batches import callbacks
 from celery_graceful.batches.callback_publishing import publish_all
 from celery_graceful.batches.current_member import adds_as, here
 from celery_graceful.batches.eager import EagerLedger, eager_ledger
-from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.ledger import CHUNK, BatchLedger
 from celery_graceful.batches.model import CALLBACKS, Due
 from celery_graceful.batches.progress import Bar
 from celery_graceful.batches.properties import checked
 from celery_graceful.batches.sending import Sending
-from celery_graceful.batches.signatures import flatten, look_at, named, size_of
+from celery_graceful.batches.signatures import Recalled, flatten, look_at, named, size_of
 from celery_graceful.batches.status import Status
 from celery_graceful.batches.whereabouts import broker_of
-from celery_graceful.exceptions import BatchFinished, SettingsError
+from celery_graceful.exceptions import BatchFinished, SettingsError, UnknownBatch
 from celery_graceful.runs.interrupt import sleep
 from celery_graceful.store.app_stores import find_store, settings_of
 from celery_graceful.system.arguments import check_seconds
@@ -166,14 +166,20 @@ class Batch:
         if not self._is_new:
             raise BatchFinished(self.id, "sent")
         look_at(members, Batch)
-        given = flatten([*self._waiting, members], Batch)
-        if self._app is None:
-            first = list(islice(given, 1))
-            self._app = first[0].app if first else None
-            given = chain(first, given)
-        self._create(parent=None, inside=None)
+        waiting = Recalled(flatten(self._waiting, Batch), CHUNK)
+        given = chain(waiting, flatten(members, Batch))
         size = size_of([*self._waiting, members])
-        self._send_all(given, progress=progress, size=size, alone=True)
+        try:
+            if self._app is None:
+                first = list(islice(given, 1))
+                self._app = first[0].app if first else None
+                given = chain(first, given)
+            self._create(parent=None, inside=None)
+            self._send_all(given, progress=progress, size=size, alone=True)
+        except BaseException:
+            if self._is_new:
+                self._waiting = waiting.all()
+            raise
         return self
 
     def resume(self, members: Any = (), *, progress: bool = False) -> Batch:
@@ -303,7 +309,7 @@ class Batch:
     def _send(self, members: tuple[Any, ...], inside: str | None) -> None:
         look_at(members, Batch)
         # The task that adds may be run again, and give the same ids.
-        sending = Sending(self.app, self._ledger, self.id, inside=inside, again=True)
+        sending = Sending(self.app, self._ledger, self.id, inside=inside, again=True, counted=False)
         sending.all(flatten(members, Batch), Batch, lambda kid: self._send_nested(kid, inside))
 
     def _inside(self) -> str | None:
@@ -342,7 +348,7 @@ class Batch:
         """
         if timeout is not None:
             check_seconds("wait", timeout)
-        if self._inside() is not None:
+        if self._waits_inside():
             raise RuntimeError(f"{self!r} waits for this task, which cannot wait for it")
         end = None if timeout is None else time.monotonic() + timeout
         pause = FIRST_PAUSE
@@ -363,6 +369,12 @@ class Batch:
                     )
                 sleep(min(pause, left))
                 pause = min(pause * 1.5, LONGEST_PAUSE)
+
+    def _waits_inside(self) -> bool:
+        try:
+            return self._inside() is not None
+        except UnknownBatch:  # that of the task that waits, if anybody's: it was dropped
+            return False
 
     def cancel(self) -> None:
         """End it: what has not started does not, and what runs is revoked.

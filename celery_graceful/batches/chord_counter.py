@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from celery import current_task
@@ -20,7 +21,7 @@ from celery.signals import after_task_publish, before_task_publish
 from celery.states import READY_STATES
 
 from celery_graceful.batches.chord_gathering import all_counted
-from celery_graceful.batches.chord_groups import SEVERAL, last_id, sent_for, track
+from celery_graceful.batches.chord_groups import SEVERAL, last_id, sent_for, track, unlock_later
 from celery_graceful.batches.chord_ledger import ChordLedger
 from celery_graceful.batches.marks import (
     CALLBACK,
@@ -107,6 +108,12 @@ class _Tells:
         """Not for the tasks of a member: they are counted as the chord's already."""
         if sent_for() != group_id:
             super().set_chord_size(group_id, chord_size)  # type: ignore[misc]
+
+    def fallback_chord_unlock(self, header_result: Any, body: Any, **kwargs: Any) -> Any:
+        """Without a counter a task polls: not for chords whose body the ledger has sent."""
+        poll = partial(super().fallback_chord_unlock, header_result, body, **kwargs)  # type: ignore[misc]
+        if not unlock_later(self.app, header_result.id, poll):
+            poll()
 
     def on_chord_part_return(self, request: Any, state: Any, result: Any, **kwargs: Any) -> Any:
         """A part of a header has ended."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from celery.canvas import group, maybe_signature
 from celery.exceptions import ChordError
 from celery.result import GroupResult, allow_join_result, result_from_tuple
 from celery.utils.log import get_logger
@@ -74,8 +75,18 @@ def gathered(app: Any, ledger: ChordLedger, due: Due, callback: Callback) -> Any
         "Chord %s: all of its header has ended, and its body was not sent: it is sent now",
         due.batch,
     )
-    body.args = body.args if body.immutable else (results, *body.args)
+    _give(app, body, results)
     return body
+
+
+def _give(app: Any, sig: Any, results: list[Any]) -> None:
+    """Have a body called with the results, each of its tasks where it is a group."""
+    if isinstance(sig, group):
+        sig.tasks = [maybe_signature(task, app=app) for task in sig.tasks]
+        for task in sig.tasks:
+            _give(app, task, results)
+    elif not sig.immutable:
+        sig.args = (results, *sig.args)
 
 
 def _fails(backend: Any, ledger: ChordLedger, due: Due, body: Any, exc: ChordError) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
@@ -21,6 +21,7 @@ from uuid import uuid4
 from celery.canvas import _chain, group, maybe_signature
 from celery.result import GroupResult
 from celery.utils.log import get_logger
+from kombu.exceptions import EncodeError
 
 from celery_graceful.batches.chord_ledger import ChordLedger
 from celery_graceful.batches.ledger import CHUNK
@@ -39,13 +40,13 @@ from celery_graceful.batches.marks import (
 from celery_graceful.batches.model import ON_COMPLETE, Callback
 from celery_graceful.batches.packing import pack
 from celery_graceful.batches.whereabouts import broker_of
-from celery_graceful.exceptions import BatchFinished
+from celery_graceful.exceptions import BatchFinished, UnknownBatch
 from celery_graceful.store.app_stores import find_store, settings_of
 from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.system.log_thread import log
 from celery_graceful.system.per_app import PerApp
 
-__all__ = ["SEVERAL", "counts_itself", "last_id", "sent_for", "track"]
+__all__ = ["SEVERAL", "counts_itself", "last_id", "sent_for", "track", "unlock_later"]
 
 logger = get_logger(__name__)
 
@@ -63,11 +64,19 @@ SEVERAL = "several-"
 #: How the id of a body begins that has none of its own.
 BODY = "body-"
 
+#: Polls that wait until it is known whether their chord is tracked, at most.
+POLLS = 1000
+
 #: What the tasks of a group have already, or is no option of theirs.
 FROZEN = {"args", "kwargs", "add_to_parent", "chord", "group_id", "root_id", "parent_id", "task_id"}
+FROZEN |= {"connection", "producer"}
 
 #: Where it is tracked, of apps that have said that they are.
 _stores: PerApp[Store | None] = PerApp()
+
+#: How the task is sent that asks again and again whether a header has ended, where the result
+#: backend has no counter: by the id of the group.
+_polls: dict[str, Callable[[], Any]] = {}
 
 #: The chord for a member of which tasks are being sent.
 _sent_for: ContextVar[str | None] = ContextVar("graceful_sent_for", default=None)
@@ -145,21 +154,46 @@ def _apply(
     headers = first_headers(first[0][0])
     inside = member_of(headers) or callback_of(headers)
     tasks = chain(first, tasks)
+    group_id = first[0][2]
+    poll = _polls.pop(group_id, _nothing)
     if inside is not None:
+        poll()
         with _sending_for(inside.batch):
             yield from plain(of, tasks, producer, app, *args, **options)
         return
-    group_id = first[0][2]
     # In Celery 5.6 a body that is a group has the id of its header, which would be forgotten.
     entry_id = f"{BODY}{group_id}" if headers.get(CHORD) == group_id else group_id
     given = dict(options)
     entry = _Entry(app, ChordLedger(store), entry_id, options)
     if not entry.create(first[0][0]):
+        poll()
         yield from plain(of, tasks, producer, app, *args, **given)
         return
     is_there = type(of.tasks) in (list, tuple)  # what Celery makes of a generator is a list, too
     yield from plain(of, entry.members(tasks, is_there=is_there), producer, app, *args, **options)
     entry.sent()
+    if entry.lost is not None:
+        poll()
+
+
+def unlock_later(app: Any, group_id: str, poll: Callable[[], Any]) -> bool:
+    """Whether a chord may be tracked: then the ledger has its body sent, and nobody need poll.
+
+    Args:
+        app: The Celery app.
+        group_id: Of the header, which is about to be sent.
+        poll: Sends the task that polls, where it turns out not to be.
+    """
+    if not _is_tracked(app) or _store_of(app) is None:
+        return False
+    while len(_polls) >= POLLS:  # of headers that could not be sent
+        _polls.pop(next(iter(_polls)), None)
+    _polls[group_id] = poll
+    return True
+
+
+def _nothing() -> None:
+    pass
 
 
 class _Entry:
@@ -184,7 +218,7 @@ class _Entry:
         self.given = options.get("args") or (), options.get("kwargs") or {}, more
         self.body: Any = None
         #: Why not all of it is known to the ledger.
-        self.lost: StoreAway | None = None
+        self.lost: Exception | None = None
         self.results: list[Any] | None = None
 
     def members(self, tasks: Iterator[Any], *, is_there: bool) -> Iterator[Any]:
@@ -201,7 +235,7 @@ class _Entry:
             if self.lost is None:
                 try:
                     self.ledger.add(self.id, members)
-                except StoreAway as exc:
+                except (StoreAway, BatchFinished, UnknownBatch) as exc:  # or somebody has ended it
                     self._lose(exc)
             yield from chunk
 
@@ -214,7 +248,11 @@ class _Entry:
             self.results = None if counts_itself(self.app.backend) else []
             if self.options.get("chord"):
                 self.options["chord"] = self.body
-            packed = base64.b64encode(pack(self.app, self.body)).decode()
+            try:
+                packed = base64.b64encode(pack(self.app, self.body)).decode()
+            except EncodeError as exc:
+                self._lose(exc)
+                return False
             last = last_id(self.body)
             callbacks[ON_COMPLETE] = Callback(last, {"packed": packed}, False, gathers=True)
         settings = settings_of(self.app)
@@ -285,7 +323,10 @@ class _Entry:
         mark(sig, {**self.headers, BATCH: str(Mark(self.id, member))})
         args, kwargs, more = self.given
         whole = sig.clone(args, kwargs, **more) if args or kwargs or more else sig
-        return member, pack(self.app, whole)
+        try:
+            return member, pack(self.app, whole)
+        except EncodeError:  # no one serializer takes all that it is made of: it is not kept
+            return member, b""
 
     def sent(self) -> None:
         """All of it has been sent."""
@@ -298,7 +339,7 @@ class _Entry:
         except StoreAway as exc:
             self._lose(exc)
 
-    def _lose(self, exc: StoreAway) -> None:
+    def _lose(self, exc: Exception) -> None:
         self.lost = exc
         log(
             logger,

@@ -130,6 +130,14 @@ class BatchLedger:
         """Of some members, those of which it is not known that they were sent."""
         return self._those_in(batch_id, "unsent", members)
 
+    def broker(self, batch_id: str) -> str:
+        """Where its members were sent; empty if that is not known."""
+        return self.store.execute("HGET", [key_of(batch_id)], ["broker"], insist=True) or ""
+
+    def registered(self, batch_id: str, members: Sequence[str]) -> set[str]:
+        """Of some members, those that are registered, whatever has become of them."""
+        return self._those_in(batch_id, "pending", members).union(self.outcomes(batch_id, members))
+
     def sent(self, batch_id: str) -> list[Due]:
         """All members have been sent. An empty batch is complete here.
 
@@ -359,9 +367,17 @@ class BatchLedger:
         args = [self.store.prefix, due.batch, due.name, "" if message is None else message]
         return bool(self.store.run("batch_published", keys, args, insist=True))
 
-    def may_run(self, batch_id: str, name: str, copy: str) -> bool:
-        """Whether that copy of a callback may run: it asked first, and has not ended."""
-        return bool(self.store.run("batch_copy", [key_of(batch_id)], [name, copy], insist=True))
+    def may_run(self, batch_id: str, name: str, copy: str, *, is_part: bool = False) -> bool:
+        """Whether that copy of a callback may run: it asked first, and has not ended.
+
+        Args:
+            batch_id: The batch.
+            name: Of the callback.
+            copy: Which one.
+            is_part: A task asks that does not end it: it has others beside itself.
+        """
+        args = [name, copy, int(is_part)]
+        return bool(self.store.run("batch_copy", [key_of(batch_id)], args, insist=True))
 
     def has_begun(self, due: Due) -> bool:
         """Whether a copy of a callback has begun, and not ended: it runs, or its worker died."""

@@ -25,10 +25,28 @@ from celery_graceful.batches.whereabouts import whereabouts_of
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.store.app_stores import settings_of
 
-__all__ = ["CallbackRuns", "Remedies"]
+__all__ = ["CallbackRuns", "HeaderRuns", "Remedies"]
 
 #: Seconds for which what was found is known.
 KNOWN = 600.0
+
+
+class HeaderRuns(Exception):
+    """The body of a chord is not sent by hand: its header has not ended.
+
+    Args:
+        batch: Id of the chord.
+    """
+
+    def __init__(self, batch: str) -> None:
+        super().__init__(batch)
+        self.batch = batch
+
+    def __str__(self) -> str:
+        return (
+            f"the header of chord {self.batch} has not ended, so there is nothing to give its "
+            "body: send what is missing again (batches resend), or end it (batches complete)"
+        )
 
 
 class CallbackRuns(Exception):
@@ -157,10 +175,12 @@ class Remedies:
         Raises:
             UnknownBatch: There is no such batch, or it has no such callback.
             CallbackRuns: It has begun, and a worker that lives has it, or a queue: it comes again.
+            HeaderRuns: It is the body of a chord, whose results are still to come.
             Exception: What the broker's client raised.
         """
         due = Due(batch, name)
-        self.ledger.callback(due)
+        if self.ledger.callback(due).gathers and self.ledger.status(batch).pending:
+            raise HeaderRuns(batch)
         if not force and self.ledger.has_begun(due) and self._goes_on(due):
             raise CallbackRuns(batch, name)
         fired = self.ledger.fire(batch, name)

@@ -19,6 +19,7 @@ from kombu.exceptions import EncodeError
 
 from celery_graceful.batches.marks import BATCH, Mark, parts_of
 from celery_graceful.batches.packing import bind, pack
+from celery_graceful.batches.search_state import callback_name
 from celery_graceful.batches.signatures import named
 from celery_graceful.system.describe import describe
 
@@ -135,6 +136,8 @@ class Members:
         if last is not sig and has_chord(sig):
             self.app.backend.ensure_chords_allowed()
         own = last.options.pop("task_id", None) or sig.options.pop("task_id", None)
+        if own and callback_name(own) is not None:
+            raise ValueError(f"{what} has the id {own}, which means a callback: give it another")
         packed = self._pack(sig, what)
         member = Mark(self.batch, own or self._new_id(packed))
         # Of all that is sent at once; seconds of what comes later count from then.

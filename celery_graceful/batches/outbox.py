@@ -15,8 +15,12 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from celery_graceful.batches.callback_publishing import publish_due
-from celery_graceful.batches.ledger import OUTBOX, BatchLedger
+from celery_graceful.batches.callbacks import kept_signature
+from celery_graceful.batches.chord_ledger import ChordLedger
+from celery_graceful.batches.ledger import OUTBOX
+from celery_graceful.batches.marks import all_of
 from celery_graceful.batches.model import Due
+from celery_graceful.batches.whereabouts import broker_of
 from celery_graceful.messages.bounded_connections import BrokerAway
 from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.store import Store, StoreAway, fork_gate
@@ -28,6 +32,9 @@ logger = get_logger(__name__)
 
 #: Seconds for which a callback is left to who made it due.
 LEFT = 2.0
+
+#: Seconds for which one whose task an app does not know is left to the others.
+STRANGE = 60.0
 
 #: Seconds between looks for what others have left.
 LOOK_EVERY = 5.0
@@ -116,11 +123,29 @@ class Outbox:
 
     def _sweep(self, store: Store) -> None:
         try:
-            left = BatchLedger(store).outbox(LEFT) if store.execute("EXISTS", [OUTBOX]) else []
+            ledger = ChordLedger(store)
+            left = ledger.outbox(LEFT) if store.execute("EXISTS", [OUTBOX]) else []
+            left = [due for due in left if self._is_ours(ledger, due)]
         except StoreAway:  # said there
             return
         for due in left:
             self._publish(store, due)
+
+    def _is_ours(self, ledger: ChordLedger, due: Due) -> bool:
+        """Whether it goes to the broker of this app, and where this app would send it.
+
+        Several apps may share a store. One that does not know the task would send it by its own
+        routes: it leaves it to those who do, as long as there are some.
+        """
+        if (ledger.broker(due.batch) or broker_of(self.app)) != broker_of(self.app):
+            return False
+        try:
+            sig = kept_signature(self.app, ledger.callback(due))
+        except Exception as exc:  # it was dropped, or is said when it is published
+            logger.debug("%s: %s", due, describe(exc))
+            return True
+        known = all(one.task in self.app.tasks for one in all_of(sig))
+        return known or ledger.due_for(due) > STRANGE
 
     def _publish(self, store: Store, due: Due) -> None:
         try:

@@ -13,7 +13,7 @@ from typing import Any
 from celery.canvas import Signature
 from kombu import serialization
 
-from celery_graceful.batches.marks import BATCH, Mark, mark, parts_of
+from celery_graceful.batches.marks import BATCH, Mark, all_of, mark, parts_of
 
 __all__ = ["bind", "load", "pack", "unpack"]
 
@@ -69,6 +69,11 @@ def bind(sig: Any, member: Mark, headers: dict[str, str]) -> None:
 
 
 def _serializer_of(app: Any, sig: Any) -> str:
-    given = sig.options.get("serializer")
-    task = app.tasks.get(sig.task)
-    return str(given or getattr(task, "serializer", None) or app.conf.task_serializer)
+    """Of all that it is made of: the first that is none of the app's, whose tasks it is for."""
+    usual = str(app.conf.task_serializer)
+    for part in all_of(sig):
+        given = part.options.get("serializer")
+        given = given or getattr(app.tasks.get(part.task), "serializer", None)
+        if given and given != usual:
+            return str(given)
+    return usual

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from celery_graceful.batches.callbacks import kept_signature
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.marks import Mark, all_of
+from celery_graceful.batches.model import Due
 from celery_graceful.batches.packing import unpack
+from celery_graceful.batches.search_state import callback_name
+from celery_graceful.store.store import StoreAway
 
 __all__ = ["Routes"]
 
@@ -36,14 +40,23 @@ class Routes:
         """
         queues = dict.fromkeys(self.app.amqp.queues)
         some = [member for member, _ in zip(members, range(SAMPLE), strict=False)]
-        for member, packed in self.ledger.messages(batch, some).items():
+        kept = self.ledger.messages(batch, some)
+        for member in some:
             try:
-                sigs = [*all_of(unpack(self.app, packed, Mark(batch, member)))] if packed else []
+                sigs = self._signatures(batch, member, kept.get(member))
+            except StoreAway:
+                raise
             except Exception:  # it may be another app's
                 continue
             for sig in sigs:
                 queues.update(dict.fromkeys(self._of(sig)))
         return list(queues)
+
+    def _signatures(self, batch: str, member: str, packed: bytes | None) -> list[Any]:
+        name = callback_name(member)
+        if name:
+            return [*all_of(kept_signature(self.app, self.ledger.callback(Due(batch, name))))]
+        return [*all_of(unpack(self.app, packed, Mark(batch, member)))] if packed else []
 
     def _of(self, sig: Any) -> list[str]:
         task = self.app.tasks.get(sig.task)

@@ -22,8 +22,10 @@ from celery_graceful.batches.marks import (
     BATCH,
     CALLBACK,
     COPY,
+    LAST,
     OURS,
     Mark,
+    callback_id,
     callback_of,
 )
 from celery_graceful.batches.skipped_or_replaced import LeftOut, Why
@@ -124,10 +126,11 @@ def _is_another(app: Any, callback: Mark, request: Mapping[str, Any]) -> bool:
     copy, store = request.get(COPY), find_store(app)
     if store is None or not isinstance(copy, str):
         return False
+    is_part = request.get("id") != (request.get(LAST) or callback_id(*callback))
     ledger, end = BatchLedger(store), time.monotonic() + PATIENCE
     while True:
         try:
-            return not ledger.may_run(*callback, copy)
+            return not ledger.may_run(*callback, copy, is_part=is_part)
         except StoreForbidden:
             raise
         except StoreAway:

@@ -1,7 +1,7 @@
 """Members on their way: registered, and then published, chunk by chunk.
 
 In this order a message is never without its member. What a producer that died had registered,
-and not published, is in its last chunk.
+and not published, is in its last chunk; what one could not publish that lives, it has noted.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Sending:
         batch: Id of the batch.
         inside: Who adds them after it was sent; see ``BatchLedger.add``.
         again: Some of them may be registered already: a producer died.
+        counted: Ids follow from the order; see ``Members``.
         on_sent: Called with the number of members that were sent so far.
     """
 
@@ -44,18 +45,19 @@ class Sending:
         *,
         inside: str | None = None,
         again: bool = False,
+        counted: bool = True,
         on_sent: Callable[[int], None] = lambda sent: None,
     ) -> None:
         self.app = app
         self.ledger = ledger
         self.batch = batch
         self.inside = inside
-        self.again = again
+        self._again = again
         self.on_sent = on_sent
         self.sent = 0
         #: The ledger knows of one of them.
         self.has_begun = False
-        self._members = Members(app, batch, counted=inside is None)
+        self._members = Members(app, batch, counted=counted)
         self._chunk: dict[str, Member] = {}
         self._bytes = 0
         #: Registered before, and perhaps not published.
@@ -99,17 +101,38 @@ class Sending:
         # What interrupts a task that sends does not come in between.
         with shield():
             self.has_begun = True
-            packed = ((member.id, member.packed) for member in chunk)
-            new = self.ledger.add(self.batch, packed, inside=self.inside)
-            if self.again and not new:
-                self._doubtful = chunk
-            elif self.again and (new < len(chunk) or self._doubtful):
-                self._publish_again([*self._doubtful, *chunk])
-                self._doubtful = []
+            if self._again:
+                self._go_on(chunk)
             else:
+                self._register(chunk)
                 self._publish(chunk)
         self.sent += len(chunk)
         self.on_sent(self.sent)
+
+    def _register(self, chunk: Sequence[Member]) -> int:
+        """How many of them are new."""
+        packed = ((member.id, member.packed) for member in chunk)
+        return self.ledger.add(self.batch, packed, inside=self.inside)
+
+    def _go_on(self, chunk: Sequence[Member]) -> None:
+        ids = [member.id for member in chunk]
+        known = self.ledger.registered(self.batch, ids)
+        if isinstance(self.ledger, EagerLedger):
+            self._register(chunk)
+            self._publish([member for member in chunk if member.id not in known])
+            return
+        if len(known) < len(chunk):  # before more is registered: then these were not the last
+            self._publish_again(self._doubtful)
+            self._doubtful = []
+        if self._register(chunk) == len(chunk):
+            self._publish(chunk)
+        elif len(known) < len(chunk):
+            self._publish_again(chunk)
+        else:
+            unsent = self.ledger.unsent(self.batch, ids)
+            self._publish_again([member for member in chunk if member.id in unsent])
+            others = [member for member in chunk if member.id not in unsent]
+            self._doubtful = _last_chunk([*self._doubtful, *others])
 
     def _still_pending(self, members: Sequence[Member]) -> list[Member]:
         if not members:
@@ -122,7 +145,7 @@ class Sending:
     def _publish_again(self, doubtful: Sequence[Member]) -> None:
         members = self._still_pending(doubtful)
         self._publish(members)
-        if members and self.inside is not None and isinstance(self.ledger, BatchLedger):
+        if members and isinstance(self.ledger, BatchLedger):
             self.ledger.note_unsent(self.batch, [one.id for one in members], False)
 
     def _publish(self, members: Sequence[Member]) -> None:
@@ -132,8 +155,7 @@ class Sending:
             try:
                 publish(self.app, [member.signature for member in members])
             except Exception:
-                if self.inside is not None:  # else its producer can go on with it
-                    self._note_unsent(self.ledger, [member.id for member in members])
+                self._note_unsent(self.ledger, [member.id for member in members])
                 raise
 
     def _note_unsent(self, ledger: BatchLedger, members: Sequence[str]) -> None:
@@ -146,3 +168,13 @@ class Sending:
                 len(members),
                 describe(exc),
             )
+
+
+def _last_chunk(members: list[Member]) -> list[Member]:
+    """Those that may have been one chunk, with others between them that made another end there."""
+    size = 0
+    for count, member in enumerate(reversed(members)):
+        if count >= CHUNK or size >= CHUNK_BYTES:
+            return members[len(members) - count :]
+        size += len(member.packed)
+    return members

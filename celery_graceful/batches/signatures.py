@@ -11,10 +11,16 @@ from typing import Any
 from celery import Signature, Task, chunks, group
 from celery.result import ResultBase
 
-__all__ = ["flatten", "look_at", "named", "size_of"]
+__all__ = ["Recalled", "flatten", "look_at", "named", "size_of"]
 
 #: Of an argument or signature that a message quotes.
 SHOWN = 100
+
+
+#: Options that say something of the group itself; each of its tasks is sent with the others.
+_OF_A_GROUP = frozenset(
+    ("task_id", "root_id", "parent_id", "group_id", "group_index", "chord", "link", "link_error")
+)
 
 
 def flatten(given: Any, nested: type) -> Iterator[Any]:
@@ -32,8 +38,10 @@ def flatten(given: Any, nested: type) -> Iterator[Any]:
     elif isinstance(given, chunks):
         yield from flatten(given.group(), nested)
     elif isinstance(given, group):
+        more = {name: value for name, value in given.options.items() if name not in _OF_A_GROUP}
         for one in given.tasks:
-            yield from flatten(one, nested)
+            for sig in flatten(one, nested):
+                yield sig.clone(**more) if more else sig
     elif isinstance(given, Signature):
         yield given
     elif isinstance(given, Mapping):
@@ -45,6 +53,30 @@ def flatten(given: Any, nested: type) -> Iterator[Any]:
             yield from flatten(one, nested)
     else:
         raise TypeError(_no_member(given))
+
+
+class Recalled(Iterator[Any]):
+    """An iterator whose first items are remembered, for who has to begin again.
+
+    Args:
+        given: The iterator.
+        most: How many of them.
+    """
+
+    def __init__(self, given: Iterator[Any], most: int) -> None:
+        self._given = given
+        self._most = most
+        self._first: list[Any] = []
+
+    def __next__(self) -> Any:
+        one = next(self._given)
+        if len(self._first) < self._most:
+            self._first.append(one)
+        return one
+
+    def all(self) -> list[Any]:
+        """All of it once more, if no more than can be remembered were taken."""
+        return [*self._first, self._given]
 
 
 def _no_member(given: Any) -> str:

@@ -18,7 +18,7 @@ SEPARATOR = "\x06\x16"
 PRIORITIES = (0, 3, 6, 9)
 
 #: Lists that are no queues of tasks.
-_NO_QUEUES = re.compile(r"graceful:|_kombu\.|celery-task|.*\.pidbox$")
+_NO_QUEUES = re.compile(r"graceful:|_kombu\.|celery-task(set)?-meta-|.*\.pidbox$")
 
 
 def lists_of(app: Any, queue: str) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from celery_graceful.batches.callback_publishing import publish_due
 from celery_graceful.batches.findings import Missing, noted
 from celery_graceful.batches.ledger import BatchLedger
-from celery_graceful.batches.manual_remedies import CallbackRuns, Remedies
+from celery_graceful.batches.manual_remedies import CallbackRuns, HeaderRuns, Remedies
 from celery_graceful.batches.model import Due
 from celery_graceful.batches.status import State, Status
 from celery_graceful.exceptions import UnknownBatch
@@ -214,7 +214,7 @@ class Batches:
                 return Done(batch_id, False, f"has no {name}; it has {', '.join(has) or 'none'}")
             check_rabbit(self.app)
             sent = remedies.callback(batch_id, name, force=force)
-        except (UnknownBatch, CallbackRuns) as exc:
+        except (UnknownBatch, CallbackRuns, HeaderRuns) as exc:
             return Done(batch_id, False, str(exc))
         how = "sent" if sent else "has ended, or is about to be sent"
         return Done(batch_id, True, f"{name} {how}")

@@ -6,11 +6,9 @@ it looks up.
 
 from __future__ import annotations
 
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
-from celery.worker.consumer.control import Control
-from celery.worker.pidbox import gPidbox
 from kombu.connection import Connection
 
 __all__ = ["leave_at_once"]
@@ -25,17 +23,25 @@ def leave_at_once(consumer: Any) -> None:
     Args:
         consumer: Celery's.
     """
+    from celery.worker.consumer.control import Control
+    from celery.worker.pidbox import gPidbox
+
     for step in consumer.steps:
         if isinstance(step, Control) and isinstance(step.box, gPidbox):
-            box, reader = step.box, _Reader(step.box)
+            box, reader = step.box, _Reader(step.box, gPidbox.loop.__code__)
             box.loop, box.on_stop = reader.loop, reader.on_stop
 
 
 class _Reader:
-    """Who reads what comes to a mailbox, between its start and its stop."""
+    """Who reads what comes to a mailbox, between its start and its stop.
 
-    def __init__(self, box: gPidbox) -> None:
-        self._loop, self._on_stop = box.loop, box.on_stop
+    Args:
+        box: Celery's.
+        code: Of its loop.
+    """
+
+    def __init__(self, box: Any, code: CodeType) -> None:
+        self._loop, self._on_stop, self._code = box.loop, box.on_stop, code
         self._greenlet: Any = None
 
     def loop(self, consumer: Any) -> None:
@@ -56,16 +62,15 @@ class _Reader:
         self._on_stop()
 
     def _look_up(self) -> None:
-        if self._greenlet is not None and _waits(self._greenlet.gr_frame):
+        if self._greenlet is not None and self._waits(self._greenlet.gr_frame):
             self._greenlet.throw(TimeoutError("the consumer stops"))
 
-
-def _waits(frame: FrameType | None) -> bool:
-    """Whether a greenlet that stands at ``frame`` waits for the next message, and does nothing."""
-    inner = None
-    while frame is not None:
-        if frame.f_globals.get("__name__", "").partition(".")[0] in _AT_WORK:
-            at = None if inner is None else inner.f_code
-            return frame.f_code is gPidbox.loop.__code__ and at is Connection.drain_events.__code__
-        inner, frame = frame, frame.f_back
-    return False
+    def _waits(self, frame: FrameType | None) -> bool:
+        """Whether a greenlet that stands there waits for the next message, and does nothing."""
+        inner = None
+        while frame is not None:
+            if frame.f_globals.get("__name__", "").partition(".")[0] in _AT_WORK:
+                at = None if inner is None else inner.f_code
+                return frame.f_code is self._code and at is Connection.drain_events.__code__
+            inner, frame = frame, frame.f_back
+        return False

@@ -146,6 +146,36 @@ def test_what_chords_are_made_of(pool: str, client: Celery, redis_db: RedisDB) -
         assert one.count(">> .* errback") == 1
 
 
+@pytest.mark.parametrize("backend", ["db+sqlite:///{}/results", "file://{}"])
+def test_a_backend_that_counts_nothing(backend: str, redis_db: RedisDB, tmp_path: Path) -> None:
+    """The ledger has the body sent; nobody polls as well."""
+    url = backend.format(tmp_path)
+    app = Celery("client", broker=redis_db.url, backend=url, set_as_current=False)
+    app.conf.graceful_track_chords = True
+    Graceful(app)
+    with worker(redis_db, "threads", RESULT_URL=url) as one:
+        one.ready()
+        body = group(do(app, "total"), do(app, "total"))
+        chord([do(app, "part", 4), do(app, "part", 5)], body).apply_async()
+        sig = do(app, "total").on_error(do(app, "errback"))
+        chord([do(app, "part", 6), do(app, "fails")], sig).apply_async()
+        result = chord([do(app, "part", i) for i in range(4)], do(app, "total")).apply_async()
+        one.wait_line(">> .* total 0 1 2 3")
+        assert result.get(timeout=TIMEOUT) == 6
+        one.wait_line(">> .* errback")
+        one.wait_line(">> .* total 4 5", count=2)
+        wait_until(lambda: not unfinished(app), "the end of all")
+        # In a chord inside of a header, Celery's own task polls.
+        inner = chord([do(app, "part", 7), do(app, "part", 8)], do(app, "total"))
+        chord([inner, do(app, "part", 9)], do(app, "total")).apply_async()
+        one.wait_line(">> .* total 15 9")
+        wait_until(lambda: not unfinished(app), "the end of that one")
+        assert one.count(">> .* total") == 5
+        assert one.count(">> .* errback") == 1
+        assert one.count("celery.chord_unlock.* received") >= 1
+        assert redis_db.client.llen("celery") == 0
+
+
 def test_those_of_a_database(redis_db: RedisDB, client: Celery, tmp_path: Path) -> None:
     """Its counter forgets the chord before the body is sent: a kill then leaves it pending."""
     pytest.importorskip("django_celery_results")

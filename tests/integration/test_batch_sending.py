@@ -14,10 +14,11 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from celery import Celery, chain, chord
+from celery import Celery, chain, chord, group
 from kombu.exceptions import OperationalError
 
 from celery_graceful import Batch, BatchFinished, Graceful, StoreAway
+from celery_graceful.batches import sending
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.marks import Mark, member_of
 from celery_graceful.batches.model import End, Outcome
@@ -292,6 +293,103 @@ def test_killed(app: Celery, redis_db: RedisDB, before: str) -> None:
     assert len(set(ids(sent(redis_db)))) == count
 
 
+def test_resumed_without_the_batch_that_was_inside(
+    app: Celery, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It made an end of a chunk where there is none now: the last ones are parts of two."""
+    batch, kid, some = Batch(app=app), Batch(app=app), CHUNK // 2
+    kid.add(app.tasks["sending.work"].s("kid"))
+    real, calls = sending.publish, []
+
+    def dies(*args: Any) -> None:
+        calls.append(1)
+        if len(calls) == 3:  # registered, and then nothing more was done
+            raise KeyboardInterrupt
+        real(*args)
+
+    monkeypatch.setattr(sending, "publish", dies)
+    with pytest.raises(KeyboardInterrupt):
+        batch.apply_async([*works(app, range(some)), kid, *works(app, range(some, 2 * some + 50))])
+    monkeypatch.undo()
+    Batch.load(batch.id, app=app).resume(works(app, range(2 * some + 50)))
+    kept = BatchLedger(find_store(app)).members_pending(batch.id)  # type: ignore[arg-type]
+    assert set(kept) - {kid.id} == set(ids(sent(redis_db))) - {ids(sent(redis_db))[some]}
+    assert batch.status().total == 2 * some + 51
+
+
+def test_resumed_while_the_broker_is_still_away(redis_db: RedisDB) -> None:
+    """Each time a chunk more is registered, and none of them is lost."""
+    count = 3 * CHUNK
+    away = make_app("redis://127.0.0.1:1/0", graceful_store=redis_db.url)
+    batch = Batch(app=away)
+    with pytest.raises(OperationalError):
+        batch.apply_async(works(away, range(count)))
+    for _ in range(2):
+        with pytest.raises(OperationalError):
+            Batch.load(batch.id, app=away).resume(works(away, range(count)))
+    app = make_app(redis_db.url)
+    Batch.load(batch.id, app=app).resume(works(app, range(count)))
+    assert len(set(ids(sent(redis_db)))) == count
+    assert batch.status().state is State.SENT
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_was_added_is_there_when_it_is_sent_again(
+    app: Celery, redis_db: RedisDB, known: bool
+) -> None:
+    """Nothing was sent the first time: of a generator some members were taken already."""
+    work = app.tasks["sending.work"]
+    batch = Batch(app=app if known else None)
+    batch.add(works(app, range(10)))
+    with pytest.raises(TypeError, match="is no member"):
+        batch.apply_async(iter([work.s(10), "nothing"]))
+    assert batch.apply_async([work.s(10)]).status().total == 11
+    assert [json.loads(_body(m))[0] for m in sent(redis_db)] == [[n] for n in range(11)]
+
+
+def test_options_of_a_group(app: Celery, redis_db: RedisDB) -> None:
+    """As Celery does: each of its tasks is sent with them."""
+    one, other = app.tasks["sending.work"].s(1), app.tasks["sending.work"].s(2).set(queue="own")
+    Batch(app=app).apply_async(group(one, group(other)).set(queue="of-the-group", priority=3))
+    assert not sent(redis_db, "own")
+    found = redis_db.client.keys("of-the-group*")
+    assert sum(redis_db.client.llen(key) for key in found) == 2
+    assert "queue" not in one.options
+
+
+def test_who_adds_while_it_is_being_sent(app: Celery, redis_db: RedisDB) -> None:
+    """Each of those is a member of its own, though others are like it."""
+    work = app.tasks["sending.work"]
+    batch = Batch(app=app)
+
+    def members() -> Any:
+        yield from works(app, range(CHUNK))
+        other = Batch.load(batch.id, app=app)
+        for value in ("x", "x", 0):
+            other.add(work.s(value))
+
+    batch.apply_async(members())
+    assert batch.status().total == CHUNK + 3
+    assert len(set(ids(sent(redis_db)))) == CHUNK + 3
+
+
+def test_ids_that_mean_something_else(app: Celery) -> None:
+    sig = app.tasks["sending.work"].s().set(task_id="callback:on_success")
+    with pytest.raises(ValueError, match="means a callback: give it another"):
+        Batch(app=app).apply_async([sig])
+
+
+def test_a_chain_of_tasks_with_a_serializer_of_their_own(redis_db: RedisDB) -> None:
+    app = make_app(redis_db.url, accept_content=["json", "pickle"])
+    work = app.tasks["sending.work"]
+    sig = chain(*(work.si(complex(1, n)).set(serializer="pickle") for n in range(2)))
+    batch = Batch(app=app).apply_async([sig])
+    ledger = BatchLedger(find_store(app))  # type: ignore[arg-type]
+    ((member, packed),) = ledger.messages(batch.id, list(ledger.members_pending(batch.id))).items()
+    again = unpack(app, packed, Mark(batch.id, member))
+    assert [task.args for task in again.tasks] == [(complex(1, 0),), (complex(1, 1),)]
+
+
 def test_a_member_that_is_run_again_adds_again(app: Celery, redis_db: RedisDB) -> None:
     """The same ids are the same members: one that has ended is not sent once more."""
     batch = Batch(app=app).apply_async([app.tasks["sending.work"].s(1).set(task_id="adds")])
@@ -300,7 +398,7 @@ def test_a_member_that_is_run_again_adds_again(app: Celery, redis_db: RedisDB) -
 
     def add() -> list[str]:
         redis_db.client.delete("celery")
-        Sending(app, ledger, batch.id, inside="adds", again=True).all(
+        Sending(app, ledger, batch.id, inside="adds", again=True, counted=False).all(
             added, Batch, lambda kid: None
         )
         return ids(sent(redis_db))

@@ -268,6 +268,16 @@ def test_of_two_copies_of_a_callback_one_runs(bench):
     assert not bench.ledger.may_run("b", "on_success", "one")
 
 
+def test_a_callback_of_several_tasks_runs_on_when_one_has_failed(bench):
+    """As the header of any chord; no other copy begins."""
+    bench.sent()
+    assert bench.ledger.may_run("b", "on_success", "one", is_part=True)
+    bench.ended("on_success")
+    assert bench.ledger.may_run("b", "on_success", "one", is_part=True)
+    assert not bench.ledger.may_run("b", "on_success", "two", is_part=True)
+    assert not bench.ledger.may_run("b", "on_success", "one")
+
+
 def test_a_callback_that_was_kept_runs_again(bench):
     bench.sent(callbacks=["on_complete"])
     bench.ledger.published(Due("b", "on_complete"))

@@ -12,6 +12,7 @@ from celery.result import GroupResult
 from celery_graceful.batches.brief_status import standing_of
 from celery_graceful.batches.chord_ledger import ChordLedger
 from celery_graceful.batches.findings import Missing, Named
+from celery_graceful.batches.manual_remedies import HeaderRuns, Remedies
 from celery_graceful.batches.marks import CHORD, Mark, mark
 from celery_graceful.batches.member_part import part_of
 from celery_graceful.batches.model import ON_COMPLETE, Due, Outcome
@@ -79,6 +80,42 @@ def test_a_store_beside_the_broker(redis_db: RedisDB) -> None:
         standing = standing_of(one.ledger, context.group)
         assert standing is not None
         assert standing.broker == broker_of(one.app) != ""
+
+
+@pytest.mark.parametrize("how", ["cancel", "drop"])
+def test_a_group_that_somebody_ends_while_it_is_sent(
+    how: str, tracked: ByHand, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All of it is sent, as Celery does."""
+    monkeypatch.setattr("celery_graceful.batches.chord_groups.CHUNK", 2)
+    add, calls = ChordLedger.add, []
+
+    def ends(ledger: ChordLedger, batch: str, *args: Any, **options: Any) -> int:
+        calls.append(batch)
+        if len(calls) == 2:
+            getattr(ledger, how)(batch)
+        return add(ledger, batch, *args, **options)
+
+    monkeypatch.setattr(ChordLedger, "add", ends)
+    tracked.apply(group([tracked.add.s(i) for i in range(5)]))
+    assert len(tracked.take()) == 5
+    assert "is sent, and not all of it is tracked" in caplog.text
+
+
+def test_a_group_that_is_sent_over_a_connection_of_its_own(tracked: ByHand) -> None:
+    with tracked.app.connection_for_write() as connection:
+        group([tracked.add.s(i) for i in range(2)]).apply_async(connection=connection)
+    assert len(tracked.take()) == 2
+
+
+def test_a_body_that_is_sent_by_hand_waits_for_its_header(tracked: ByHand) -> None:
+    body, first, second = tracked.chord(2)
+    tracked.ends(first, 1)
+    remedies = Remedies(tracked.app, tracked.ledger, lambda due: None)
+    with pytest.raises(HeaderRuns, match="has not ended, so there is nothing to give"):
+        remedies.callback(first.group, ON_COMPLETE, force=True)
+    tracked.ends(second, 2)
+    ended(tracked, body, 1, 2)
 
 
 def test_a_group(tracked: ByHand) -> None:

@@ -804,6 +804,23 @@ def test_threads_share_a_result_backend_that_may_be_shared(app: Celery, shared: 
     assert (theirs == [mine]) == shared
 
 
+def test_what_comes_again_runs_where_no_results_are_kept() -> None:
+    """``worker_deduplicate_successful_tasks`` asks for them, and fails where there are none."""
+    app = Celery("no results", broker="memory://", set_as_current=False)
+    app.conf.update(worker_deduplicate_successful_tasks=True, task_acks_late=True)
+    celery_graceful.Graceful(app)
+
+    @app.task(name="comes again", shared=False)
+    def comes() -> str:
+        return "ran"
+
+    from celery.app.trace import build_tracer
+
+    trace = build_tracer(comes.name, comes, app=app)
+    request = {"delivery_info": {"redelivered": True}, "id": "id", "is_eager": False}
+    assert trace("id", (), {}, request).retval == "ran"
+
+
 def test_a_state_that_an_event_carries_is_shown() -> None:
     """Of events whose own state an unknown one outranks."""
     task = CeleryState().Task("id")

@@ -221,3 +221,20 @@ def test_old_ones_are_forgotten(app: Celery, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(UnknownBatch):
         first.status()
     assert last.status().state is State.DONE
+
+
+def test_what_is_added_beside_what_is_there(app: Celery, effects: Effects) -> None:
+    """The new one runs; that which runs is not begun again."""
+
+    @app.task(name="page", shared=False)
+    def page(number: int) -> None:
+        effects.append(number)
+        batch = current_batch()
+        assert batch is not None
+        if number == 1:
+            batch.add([page.s(n).set(task_id=f"page-{n}") for n in (1, 2)])
+
+    batch = Batch(on_complete=sig(app, "told"), app=app)
+    batch.apply_async([page.s(1).set(task_id="page-1")])
+    assert list(effects) == [1, 2, ("told", 2, 0)]
+    assert batch.status().state is State.DONE

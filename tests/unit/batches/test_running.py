@@ -30,7 +30,7 @@ def test_a_store_that_is_away(is_back: bool, monkeypatch: pytest.MonkeyPatch) ->
     def callback() -> None:
         ran.append(1)
 
-    def may_run(*args: Any) -> bool:
+    def may_run(*args: Any, **options: Any) -> bool:
         asked.append(1)
         if is_back and len(asked) == 3:
             return False
