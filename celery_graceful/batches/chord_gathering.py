@@ -14,7 +14,7 @@ from celery.result import GroupResult, allow_join_result, result_from_tuple
 from celery.utils.log import get_logger
 
 from celery_graceful.batches.callbacks import kept_signature
-from celery_graceful.batches.chord_groups import counts_itself
+from celery_graceful.batches.chord_groups import counts_itself, counts_nothing
 from celery_graceful.batches.chord_ledger import ChordLedger
 from celery_graceful.batches.model import Callback, Due
 
@@ -71,10 +71,11 @@ def gathered(app: Any, ledger: ChordLedger, due: Due, callback: Callback) -> Any
         return _fails(backend, ledger, due, body, ChordError("The body was lost, and its results"))
     except ChordError as exc:
         return _fails(backend, ledger, due, body, exc)
-    logger.warning(
-        "Chord %s: all of its header has ended, and its body was not sent: it is sent now",
-        due.batch,
-    )
+    if not counts_nothing(backend):  # else nobody was to send it
+        logger.warning(
+            "Chord %s: all of its header has ended, and its body was not sent: it is sent now",
+            due.batch,
+        )
     _give(app, body, results)
     return body
 

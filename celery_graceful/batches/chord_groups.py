@@ -18,6 +18,7 @@ from itertools import chain, islice
 from typing import Any
 from uuid import uuid4
 
+from celery.backends.base import Backend
 from celery.canvas import _chain, group, maybe_signature
 from celery.result import GroupResult
 from celery.utils.log import get_logger
@@ -46,7 +47,15 @@ from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.system.log_thread import log
 from celery_graceful.system.per_app import PerApp
 
-__all__ = ["SEVERAL", "counts_itself", "last_id", "sent_for", "track", "unlock_later"]
+__all__ = [
+    "SEVERAL",
+    "counts_itself",
+    "counts_nothing",
+    "last_id",
+    "sent_for",
+    "track",
+    "unlock_later",
+]
 
 logger = get_logger(__name__)
 
@@ -172,7 +181,7 @@ def _apply(
     is_there = type(of.tasks) in (list, tuple)  # what Celery makes of a generator is a list, too
     yield from plain(of, entry.members(tasks, is_there=is_there), producer, app, *args, **options)
     entry.sent()
-    if entry.lost is not None:
+    if entry.lost is not None and not isinstance(entry.lost, BatchFinished):
         poll()
 
 
@@ -359,6 +368,11 @@ def _at_once(tasks: Iterator[Any], most: int) -> list[Any]:
         if time.monotonic() >= end:
             break
     return chunk
+
+
+def counts_nothing(backend: Any) -> bool:
+    """Whether a task asks again and again whether a header has ended, in place of a counter."""
+    return getattr(backend.apply_chord, "__func__", None) is Backend.apply_chord
 
 
 def counts_itself(backend: Any) -> bool:

@@ -136,7 +136,7 @@ class Members:
         if last is not sig and has_chord(sig):
             self.app.backend.ensure_chords_allowed()
         own = last.options.pop("task_id", None) or sig.options.pop("task_id", None)
-        if own and callback_name(own) is not None:
+        if own and callback_name(str(own)) is not None:
             raise ValueError(f"{what} has the id {own}, which means a callback: give it another")
         packed = self._pack(sig, what)
         member = Mark(self.batch, own or self._new_id(packed))

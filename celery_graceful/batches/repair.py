@@ -13,12 +13,12 @@ from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from celery import chord, states
-from celery.backends.base import Backend
 from celery.utils.log import get_logger
 
 from celery_graceful.batches.brief_status import Standing, still_open
 from celery_graceful.batches.callbacks import kept_signature
 from celery_graceful.batches.chord_counter import return_part
+from celery_graceful.batches.chord_groups import counts_nothing
 from celery_graceful.batches.chord_ledger import ChordLedger
 from celery_graceful.batches.findings import LostBatch, Missing, Named
 from celery_graceful.batches.ledger import BatchLedger
@@ -244,14 +244,10 @@ class Repair:
         done.ended.extend(expired)
 
     def _why_not(self, sig: Any, may_resend: Callable[[str], bool]) -> str:
-        if any(isinstance(part, chord) for part in all_of(sig)) and self._polls_chords():
+        has_chord = any(isinstance(part, chord) for part in all_of(sig))
+        if has_chord and counts_nothing(self.app.backend):
             return "its body may wait in a celery.chord_unlock, which says nothing of it"
         return _refusal(sig, may_resend)
-
-    def _polls_chords(self) -> bool:
-        """Whether a task looks again and again if a chord has ended, instead of a counter."""
-        apply_chord = self.app.backend.apply_chord
-        return getattr(apply_chord, "__func__", None) is Backend.apply_chord
 
     def _send(self, sig: Any) -> None:
         mark(sig, {SENT_AGAIN: True})

@@ -173,6 +173,7 @@ def test_a_backend_that_counts_nothing(backend: str, redis_db: RedisDB, tmp_path
         assert one.count(">> .* total") == 5
         assert one.count(">> .* errback") == 1
         assert one.count("celery.chord_unlock.* received") >= 1
+        assert one.count("its body was not sent") == 0
         assert redis_db.client.llen("celery") == 0
 
 
