@@ -22,7 +22,7 @@ from celery_graceful.exceptions import (
 )
 from celery_graceful.monitors import named_monitors
 from celery_graceful.system import telemetry
-from celery_graceful.system.loaded import loaded
+from celery_graceful.system.loaded import is_instance, loaded
 from celery_graceful.system.process import itself
 
 if TYPE_CHECKING:
@@ -282,8 +282,7 @@ def _that_keeps_nothing(backend: Any) -> Any:
     It has nothing that threads could share. And ``worker_deduplicate_successful_tasks`` does not
     ask it whether what comes again has succeeded: its answer, an error, would end the task.
     """
-    disabled = loaded("celery.backends.base", "DisabledBackend")
-    if disabled is not None and isinstance(backend, disabled):
+    if is_instance(backend, "celery.backends.base", "DisabledBackend"):
         backend.thread_safe, backend.persistent = True, False
     return backend
 

@@ -77,8 +77,18 @@ BODY = "body-"
 POLLS = 1000
 
 #: What the tasks of a group have already, or is no option of theirs.
-FROZEN = {"args", "kwargs", "add_to_parent", "chord", "group_id", "root_id", "parent_id", "task_id"}
-FROZEN |= {"connection", "producer"}
+FROZEN = {
+    "add_to_parent",
+    "args",
+    "chord",
+    "connection",
+    "group_id",
+    "kwargs",
+    "parent_id",
+    "producer",
+    "root_id",
+    "task_id",
+}
 
 #: Where it is tracked, of apps that have said that they are.
 _stores: PerApp[Store | None] = PerApp()

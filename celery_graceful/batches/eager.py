@@ -94,14 +94,14 @@ class EagerLedger:
         self._check(batch_id, inside)
         of = self._of(batch_id)
         new = {member for member, _ in members}
-        new -= self.registered(batch_id, list(new))
+        new -= self.registered(batch_id, [*new])
         of.pending |= new
         return len(new)
 
     def registered(self, batch_id: str, members: Sequence[str]) -> set[str]:
         """Of some members, those that are registered, whatever has become of them."""
         of = self._of(batch_id)
-        return {one for one in members if one in of.succeeded | of.failed.keys() | of.pending}
+        return (of.succeeded | of.failed.keys() | of.pending).intersection(members)
 
     def run(self, batch_id: str, members: Sequence[Member]) -> None:
         """Run members, one after the other, and the callbacks that become due.

@@ -130,10 +130,6 @@ class BatchLedger:
         """Of some members, those of which it is not known that they were sent."""
         return self._those_in(batch_id, "unsent", members)
 
-    def broker(self, batch_id: str) -> str:
-        """Where its members were sent; empty if that is not known."""
-        return self.store.execute("HGET", [key_of(batch_id)], ["broker"], insist=True) or ""
-
     def registered(self, batch_id: str, members: Sequence[str]) -> set[str]:
         """Of some members, those that are registered, whatever has become of them."""
         return self._those_in(batch_id, "pending", members).union(self.outcomes(batch_id, members))

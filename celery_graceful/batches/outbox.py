@@ -14,6 +14,7 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
+from celery_graceful.batches.brief_status import standing_of
 from celery_graceful.batches.callback_publishing import publish_due
 from celery_graceful.batches.callbacks import kept_signature
 from celery_graceful.batches.chord_ledger import ChordLedger
@@ -137,7 +138,8 @@ class Outbox:
         Several apps may share a store. One that does not know the task would send it by its own
         routes: it leaves it to those who do, as long as there are some.
         """
-        if (ledger.broker(due.batch) or broker_of(self.app)) != broker_of(self.app):
+        stands = standing_of(ledger, due.batch)
+        if stands is not None and stands.broker not in ("", broker_of(self.app)):
             return False
         try:
             sig = kept_signature(self.app, ledger.callback(due))

@@ -16,7 +16,6 @@ __all__ = ["Recalled", "flatten", "look_at", "named", "size_of"]
 #: Of an argument or signature that a message quotes.
 SHOWN = 100
 
-
 #: Options that say something of the group itself; each of its tasks is sent with the others.
 _OF_A_GROUP = frozenset(
     ("task_id", "root_id", "parent_id", "group_id", "group_index", "chord", "link", "link_error")

@@ -17,7 +17,7 @@ from kombu.message import Message
 from celery_graceful.claims.held_claims import Tag
 from celery_graceful.system import native
 
-__all__ = ["Loop", "consume_again"]
+__all__ = ["Loop", "consume_again", "innermost_at_work"]
 
 logger = get_logger(__name__)
 
@@ -297,13 +297,24 @@ def _waits_for_events(frame: FrameType | None) -> bool:
     And does not take a message in: whoever handles it may wait too, and would take the exception
     for an answer of its own server that did not come.
     """
+    found, _ = innermost_at_work(frame)
+    return found is not None and found.f_code.co_name == _WAIT
+
+
+def innermost_at_work(
+    frame: FrameType | None,
+) -> tuple[FrameType | None, FrameType | None]:
+    """Of a greenlet that stands at ``frame``, the innermost frame of what handles messages.
+
+    Returns:
+        It, and the frame that it has called: others' wait for messages, if that is all it does.
+    """
+    inner = None
     while frame is not None:
-        if frame.f_code.co_name == _WAIT:
-            return True
         if frame.f_globals.get("__name__", "").partition(".")[0] in _AT_WORK:
-            return False
-        frame = frame.f_back
-    return False
+            return frame, inner
+        inner, frame = frame, frame.f_back
+    return None, inner
 
 
 def _go_on_while_there_is_more(hub: Any) -> None:

@@ -6,15 +6,14 @@ it looks up.
 
 from __future__ import annotations
 
-from types import CodeType, FrameType
+from types import CodeType
 from typing import Any
 
 from kombu.connection import Connection
 
-__all__ = ["leave_at_once"]
+from celery_graceful.worker.loop import innermost_at_work
 
-#: Packages that handle what has come.
-_AT_WORK = ("celery", "celery_graceful", "redis")
+__all__ = ["leave_at_once"]
 
 
 def leave_at_once(consumer: Any) -> None:
@@ -62,15 +61,11 @@ class _Reader:
         self._on_stop()
 
     def _look_up(self) -> None:
-        if self._greenlet is not None and self._waits(self._greenlet.gr_frame):
+        if self._greenlet is not None and self._waits():
             self._greenlet.throw(TimeoutError("the consumer stops"))
 
-    def _waits(self, frame: FrameType | None) -> bool:
-        """Whether a greenlet that stands there waits for the next message, and does nothing."""
-        inner = None
-        while frame is not None:
-            if frame.f_globals.get("__name__", "").partition(".")[0] in _AT_WORK:
-                at = None if inner is None else inner.f_code
-                return frame.f_code is self._code and at is Connection.drain_events.__code__
-            inner, frame = frame, frame.f_back
-        return False
+    def _waits(self) -> bool:
+        """Whether it waits for the next message, and does nothing."""
+        frames = innermost_at_work(self._greenlet.gr_frame)
+        at = [None if frame is None else frame.f_code for frame in frames]
+        return at == [self._code, Connection.drain_events.__code__]

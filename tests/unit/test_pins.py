@@ -218,6 +218,8 @@ NAMES: dict[str, list[str] | None] = {
     # celery: chords
     "celery.app.base:Celery._get_backend": [],
     "celery.app.backends:by_url": ["backend", "loader"],
+    "celery.backends.base:Backend.apply_chord": ["header_result_args", "body"],
+    "celery.backends.base:Backend.fallback_chord_unlock": ["header_result", "body"],
     "celery.backends.base:Backend.chord_error_from_stack": ["callback", "exc"],
     "celery.backends.base:Backend.on_chord_part_return": ["request", "state", "result"],
     "celery.backends.base:Backend.set_chord_size": ["group_id", "chord_size"],
