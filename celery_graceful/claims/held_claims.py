@@ -112,7 +112,7 @@ class Claims:
         self._orphans: list[tuple[str, Container[int]]] = []
         #: Messages of claims that no request answers for any more, while they go back.
         self._let_go: dict[str, Any] = {}
-        #: Claims that were written again -> for which epoch.
+        #: Claims that were written again -> for which epoch; empty while they are written.
         self._restored: dict[str, str] = {}
         #: Of those, acknowledged while they were written: perhaps before they were.
         self._crossed: list[tuple[str, int]] | None = None
@@ -382,16 +382,15 @@ class Claims:
                 and message.delivery_tag.worker == worker
                 and self._restored.get(tag, message.delivery_tag.epoch) != epoch
             }
-            self._restored.update(dict.fromkeys(lost, epoch))
-            self._crossed = []
+            # Not of that epoch yet: what goes back before it is written there is nowhere else.
+            self._restored.update(dict.fromkeys(lost, ""))
+            self._crossed, written = [], ""
         try:
             yield sorted(map(entry_of, lost.values()))
-        except BaseException:
-            with self._lock:  # to be done again
-                self._restored.update({tag: "" for tag in lost if tag in self._restored})
-            raise
+            written = epoch
         finally:
             with self._lock:
+                self._restored.update({tag: written for tag in lost if tag in self._restored})
                 crossed, self._crossed = self._crossed, None
                 for one, number in crossed:
                     self._acks.add(one, number)

@@ -19,7 +19,7 @@ class Kind:
     Attributes:
         adapter: How an interrupt reaches its tasks, and how one is given up.
         spawns: Children are started fresh, so the board has to have a name.
-        is_green: Celery takes its tasks for greenlets.
+        is_green: Celery takes its tasks for greenlets, and they are ones that give way.
     """
 
     adapter: type[Adapter]
@@ -40,7 +40,7 @@ class Kind:
 def kind_of(worker: Any) -> Kind:
     """The kind of the pool of ``worker``: one of Celery's own, or of one derived from it."""
     adapter = _adapter_of(worker.pool_cls)
-    is_green = bool(getattr(worker.pool_cls, "is_green", False))
+    is_green = bool(getattr(worker.pool_cls, "is_green", False)) and native.is_green()
     return Kind(adapter, adapter.spawns(worker), is_green)
 
 

@@ -264,6 +264,7 @@ class Doorbell:
         self._pid = os.getpid()
         # eventlet's os.write may wait in the hub, which a signal handler must not.
         self._read, self._write = original("os", "read"), original("os", "write")
+        self._poll = original("select", "poll")
         self.read_fd, self.write_fd = os.pipe()
         os.set_blocking(self.read_fd, False)
         os.set_blocking(self.write_fd, False)
@@ -281,7 +282,7 @@ class Doorbell:
         Returns:
             What was rung.
         """
-        poller = original("select", "poll")()
+        poller = self._poll()
         poller.register(self.read_fd, 1)  # POLLIN
         poller.poll(None if timeout is None else capped(timeout) * 1000)
         return self.take()

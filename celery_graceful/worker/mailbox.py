@@ -11,6 +11,7 @@ from typing import Any
 
 from kombu.connection import Connection
 
+from celery_graceful.system import native
 from celery_graceful.worker.loop import innermost_at_work
 
 __all__ = ["leave_at_once"]
@@ -25,6 +26,8 @@ def leave_at_once(consumer: Any) -> None:
     from celery.worker.consumer.control import Control
     from celery.worker.pidbox import gPidbox
 
+    if not native.is_green():  # a pool of greenlets where nothing is patched
+        return
     for step in consumer.steps:
         if isinstance(step, Control) and isinstance(step.box, gPidbox):
             box, reader = step.box, _Reader(step.box, gPidbox.loop.__code__)

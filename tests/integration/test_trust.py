@@ -300,6 +300,25 @@ def test_what_is_given_back_in_a_new_epoch(store, redis_db):
     assert ids(client) == ["id-1", "id-2"]
 
 
+@pytest.mark.parametrize("first", ["back", "written"])
+def test_what_is_given_back_while_it_is_claimed_again(first, store, redis_db):
+    """In the queue once, and claimed by nobody."""
+    client, claims = redis_db.client, Claims(store)
+    client.hset("graceful:epoch", "id", "new")
+    tags = hold(claims, "me", 3, "old")
+    with claims.restoring("me", "new") as entries:
+        if first == "written":
+            client.hset("graceful:claims:me", mapping=dict(entries))
+        assert claims.give_back(tags[:2]) == 2
+        if first == "back":
+            client.hset("graceful:claims:me", mapping=dict(entries))
+            again = hold(claims, "me", 2, "old")
+            assert claims.give_back(again) == 0, "as after an answer that was lost"
+    wait_until(lambda: client.hkeys("graceful:claims:me") == ["3"])
+    assert ids(client) == ["id-1", "id-2"]
+    claims.end(TIMEOUT)
+
+
 @pytest.mark.usefixtures("patient")
 def test_what_could_not_be_given_back_while_redis_lost_its_data(start_server):
     server = start_server(RedisServer)

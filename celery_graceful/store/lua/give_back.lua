@@ -1,18 +1,22 @@
 -- Give claims back to the lists that they came from, each at most once, and ring for them.
 --
 -- KEYS     claims of a worker; graceful:epoch; tombstone of the worker; its claims that went back
---          although the server had lost them
+--          from memory
 -- ARGV     key prefix; RPUSH or LPUSH; bytes after which it stops; five for each: number of the
 --          claim, its list, the message, the epoch of which it is if the message is from memory,
 --          else ''; 'cut' if the body is missing: it is that of the claim
 --
 -- Consumers take from the right, so RPUSH is the head and LPUSH the tail. A claim that is not
--- there is somebody else's by now, or lost with all data of its epoch: then it is only here, and
--- asked for again it does not go back twice. Returns how many were moved, and how many it got to.
+-- there is somebody else's by now, or lost with all data of its epoch: then it is only here. Asked
+-- for again, or written again in the meantime, it does not go back twice. Returns how many were
+-- moved, and how many it got to.
 local moved, bytes, epoch = 0, 0, redis.call('HGET', KEYS[2], 'id')
-local function is_lost(number, of)
-  if of == '' or of == epoch or redis.call('EXISTS', KEYS[3]) == 1 then
-    return false
+local function is_lost(of)
+  return of ~= '' and of ~= epoch and redis.call('EXISTS', KEYS[3]) == 0
+end
+local function is_first(number, of)
+  if of == '' then
+    return redis.call('SISMEMBER', KEYS[4], number) == 0
   end
   local first = redis.call('SADD', KEYS[4], number) == 1
   redis.call('EXPIRE', KEYS[4], 60)
@@ -30,7 +34,8 @@ local function with_body(number, text)
 end
 for i = 4, #ARGV, 5 do
   local text = ARGV[i + 4] == 'cut' and with_body(ARGV[i], ARGV[i + 2]) or ARGV[i + 2]
-  if redis.call('HDEL', KEYS[1], ARGV[i]) == 1 or is_lost(ARGV[i], ARGV[i + 3]) then
+  local goes = redis.call('HDEL', KEYS[1], ARGV[i]) == 1 or is_lost(ARGV[i + 3])
+  if goes and is_first(ARGV[i], ARGV[i + 3]) then
     local list = ARGV[i + 1]
     redis.call(ARGV[2], list, text)
     local queue = string.match(list, '^(.-)\6\22') or list
