@@ -3,7 +3,8 @@
 Where broker and ledger are one Redis, its message is put into its queue in the step that takes it
 out of the outbox. Elsewhere it is sent, and then taken out: two may do so, or one twice. So each
 message says which copy it is (``graceful_copy``), and of several the first that starts is the one
-that runs (``running.py``).
+that runs (``running.py``). Of a callback that begins with several tasks each runs once: who sends
+them may be killed in the middle.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from celery_graceful.batches.callbacks import signature_of
 from celery_graceful.batches.chord_gathering import gathered
 from celery_graceful.batches.chord_ledger import ChordLedger
 from celery_graceful.batches.ledger import BatchLedger
-from celery_graceful.batches.marks import COPY, mark
+from celery_graceful.batches.marks import COPY, EACH, mark
 from celery_graceful.batches.model import Due
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.messages.bounded_connections import bounded_connection
@@ -68,7 +69,7 @@ def publish_due(app: Any, store: Store, due: Due, timeout: float = TIMEOUT) -> b
             return False
     else:
         sig = signature_of(app, callback, status)
-    mark(sig, {COPY: secrets.token_hex(8)})
+    mark(sig, {COPY: f"{'' if callback.gathers else EACH}{secrets.token_hex(8)}"})
     with bounded_connection(app.connection_for_write(), timeout) as connection:
         channel = connection.default_channel
         taken: list[_Taken] = []

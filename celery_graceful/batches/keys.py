@@ -25,6 +25,8 @@ Keys, ``<id>`` being that of a batch:
     ``callback:<name>``    JSON of what ``batches.model.Callback`` says
     ``fired:<name>``       ``due``, ``published``, ``ended``
     ``copy:<name>``        which copy of its message runs
+    ``begun:<name>``       one of the tasks that it begins with does, or has
+    ``round:<name>``       how often it was sent by hand: what ran before does not count
     ``again:<name>``       it may run although it counts as ended
     =====================  =========================================================
 
@@ -36,6 +38,9 @@ Keys, ``<id>`` being that of a batch:
     Hash: member -> its message, compressed, until it succeeds.
 ``graceful:batch:<id>:unsent``
     Set: members that a member or callback added, and then could not send. It expires by itself.
+``graceful:batch:<id>:copies``
+    Hash: ``<callback>:<task>``, of a callback of several tasks that have one id in all copies ->
+    round, and the copy that runs.
 ``graceful:batches``
     Sorted set: unfinished batch -> when it moved last, milliseconds of the server's clock.
 ``graceful:batches:outbox``

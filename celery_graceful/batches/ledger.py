@@ -20,13 +20,16 @@ from celery_graceful.exceptions import BatchFinished, UnknownBatch
 from celery_graceful.store.scan import hash_pages, pairs_of, set_members
 from celery_graceful.store.store import Store
 
-__all__ = ["CHUNK", "CHUNK_BYTES", "INDEX", "OUTBOX", "BatchLedger"]
+__all__ = ["ANY", "CHUNK", "CHUNK_BYTES", "INDEX", "OUTBOX", "BatchLedger"]
 
 #: Members in one command, and the most bytes of their messages: Redis does nothing else meanwhile.
 CHUNK, CHUNK_BYTES = 500, 1024 * 1024
 
 #: Members that are given up in one script.
 GIVEN_UP = 200
+
+#: A task that does not end a callback, with another id in each copy.
+ANY = "*"
 
 _UNKNOWN = "unknown"
 _COUNTED = ("pending", "succeeded", "failed", "revoked", "kids")
@@ -363,23 +366,24 @@ class BatchLedger:
         args = [self.store.prefix, due.batch, due.name, "" if message is None else message]
         return bool(self.store.run("batch_published", keys, args, insist=True))
 
-    def may_run(self, batch_id: str, name: str, copy: str, *, is_part: bool = False) -> bool:
+    def may_run(self, batch_id: str, name: str, copy: str, *, part: str = "") -> bool:
         """Whether that copy of a callback may run: it asked first, and has not ended.
 
         Args:
             batch_id: The batch.
             name: Of the callback.
             copy: Which one.
-            is_part: A task asks that does not end it: it has others beside itself.
+            part: A task asks that does not end it: its id, if that is the same in all copies,
+                or ``ANY``.
         """
-        args = [name, copy, int(is_part)]
-        return bool(self.store.run("batch_copy", [key_of(batch_id)], args, insist=True))
+        keys = [key_of(batch_id), key_of(batch_id, "copies")]
+        return bool(self.store.run("batch_copy", keys, [name, copy, part], insist=True))
 
     def has_begun(self, due: Due) -> bool:
         """Whether a copy of a callback has begun, and not ended: it runs, or its worker died."""
-        fields = [f"copy:{due.name}", f"fired:{due.name}"]
-        copy, fired = self.store.execute("HMGET", [key_of(due.batch)], fields, insist=True)
-        return copy is not None and fired != "ended"
+        fields = [f"copy:{due.name}", f"begun:{due.name}", f"fired:{due.name}"]
+        *begun, fired = self.store.execute("HMGET", [key_of(due.batch)], fields, insist=True)
+        return any(begun) and fired != "ended"
 
     def fire(self, batch_id: str, name: str) -> list[Due]:
         """Have a callback sent now, or again, whatever the batch waits for. Not if it has ended.

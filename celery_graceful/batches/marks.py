@@ -9,7 +9,8 @@
 ``graceful_last``
     The id of that task, where it is another one: of what Celery made, not this package.
 ``graceful_copy``
-    A nonce, where several copies of a callback may be on their way: the first that starts runs.
+    A nonce, where several copies of a callback may be on their way: the first that starts runs. It
+    begins with ``EACH`` where that goes for each task by itself: all have one id in all copies.
 ``graceful_chord``
     Id of a chord whose body begins with several tasks: it ends when they are sent.
 
@@ -34,6 +35,7 @@ __all__ = [
     "CALLBACK",
     "CHORD",
     "COPY",
+    "EACH",
     "LAST",
     "OURS",
     "Mark",
@@ -50,6 +52,9 @@ __all__ = [
 
 BATCH, CALLBACK, COPY = "graceful_batch", "graceful_batch_callback", "graceful_copy"
 LAST, CHORD = "graceful_last", "graceful_chord"
+
+#: How a nonce begins.
+EACH = "each:"
 
 #: What is carried on to whatever goes on in the place of a task.
 OURS = (BATCH, CALLBACK, LAST, COPY)

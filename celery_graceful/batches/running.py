@@ -17,11 +17,12 @@ from celery.app.trace import TraceInfo, trace_ok_t
 from celery.states import IGNORED
 
 from celery_graceful.batches.cancellations import Known, Moment, known_of
-from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.ledger import ANY, BatchLedger
 from celery_graceful.batches.marks import (
     BATCH,
     CALLBACK,
     COPY,
+    EACH,
     LAST,
     OURS,
     Mark,
@@ -126,11 +127,13 @@ def _is_another(app: Any, callback: Mark, request: Mapping[str, Any]) -> bool:
     copy, store = request.get(COPY), find_store(app)
     if store is None or not isinstance(copy, str):
         return False
-    is_part = request.get("id") != (request.get(LAST) or callback_id(*callback))
+    task_id, part = str(request.get("id")), ""
+    if task_id != (request.get(LAST) or callback_id(*callback)):
+        part = task_id if copy.startswith(EACH) else ANY
     ledger, end = BatchLedger(store), time.monotonic() + PATIENCE
     while True:
         try:
-            return not ledger.may_run(*callback, copy, is_part=is_part)
+            return not ledger.may_run(*callback, copy, part=part)
         except StoreForbidden:
             raise
         except StoreAway:

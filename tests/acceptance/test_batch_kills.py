@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import redis
-from celery import Celery
+from celery import Celery, chord
 
 from tests.acceptance.test_batch_ends import CALLBACKS, broker, do, start, store
 from tests.conftest import RabbitVhost, RedisDB
@@ -56,6 +56,29 @@ def test_killed_before_a_callback_is_published(
         ran = effects(store, made)
         assert [len(ran[name]) for name in CALLBACKS] == [1, 1, 0]
         assert store.get("effects") == str(2 * KILLS)
+
+
+@pytest.mark.parametrize("tracked", [False, True])
+def test_killed_in_the_middle_of_a_callback(
+    tracked: bool, broker: Broker, app: Celery, store: redis.Redis
+) -> None:
+    """It begins with several tasks: each runs once, also those that had been sent, and the rest."""
+    env = {"SWEEP": "1", "CONF_graceful_track_chords": repr(tracked)}
+    pieces = [app.signature("piece", args=["effects", i], immutable=True) for i in range(4)]
+    body = app.signature("whole", args=["effects"])
+    with start(broker, "threads", **env).ready() as other:
+        made = Made(app, on_complete=chord(pieces, body, app=app))
+        made.send(do(app, "late", "succeed"), queue="hooked")
+        made.sent()
+        with start(broker, "threads", "-Q", "hooked", STOP_AT="half", **env) as hooked:
+            hooked.wait_line("stops, half")
+            wait_until(lambda: store.llen("effects") >= 2, "what was sent has run")
+            hooked.signal(signal.SIGKILL)
+            hooked.wait()
+        wait_until(lambda: made.status.finished, "its end")
+        *ran, whole = store.lrange("effects", 0, -1)
+        assert (sorted(ran), whole) == (list("0123"), "all [0, 1, 2, 3]")
+        other.wait_line("is left out: another copy of it runs, or has", count=2)
 
 
 def test_rolling_restarts(broker: Broker, app: Celery, store: redis.Redis) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from itertools import count
 
 import redis
 from celery import Task, signals
@@ -31,6 +32,12 @@ if "STOP_AT" in os.environ:
 
     if _at == "due":
         outbox.publish_due = _stop
+    elif _at == "half":  # of what it begins with
+        _sent = count(1)
+        signals.after_task_publish.connect(
+            lambda sender, **_: _stop() if sender == "piece" and next(_sent) == 2 else None,
+            weak=False,
+        )
     else:  # where the broker is not the store's Redis, it is sent by then
         BatchLedger.published = _stop
 
@@ -141,6 +148,17 @@ def effect(self, summary, name):
         pipe.rpush(f"effects:{summary['id']}:{name}", seen)
         pipe.incr("effects")
         pipe.execute()
+
+
+@app.task(name="piece", acks_late=True)
+def piece(key, number):
+    _client().rpush(key, number)
+    return number
+
+
+@app.task(name="whole", acks_late=True)
+def whole(numbers, key):
+    _client().rpush(key, f"all {sorted(numbers)}")
 
 
 @signals.task_revoked.connect

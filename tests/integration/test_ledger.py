@@ -8,7 +8,7 @@ import pytest
 from celery import Celery
 
 from celery_graceful import BatchFinished, UnknownBatch
-from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.ledger import ANY, BatchLedger
 from celery_graceful.batches.model import CALLBACKS, Callback, Due, End, Outcome
 from celery_graceful.batches.status import State
 from celery_graceful.store.app_stores import find_store
@@ -271,11 +271,42 @@ def test_of_two_copies_of_a_callback_one_runs(bench):
 def test_a_callback_of_several_tasks_runs_on_when_one_has_failed(bench):
     """As the header of any chord; no other copy begins."""
     bench.sent()
-    assert bench.ledger.may_run("b", "on_success", "one", is_part=True)
+    assert bench.ledger.may_run("b", "on_success", "one", part=ANY)
     bench.ended("on_success")
-    assert bench.ledger.may_run("b", "on_success", "one", is_part=True)
-    assert not bench.ledger.may_run("b", "on_success", "two", is_part=True)
+    assert bench.ledger.may_run("b", "on_success", "one", part=ANY)
+    assert not bench.ledger.may_run("b", "on_success", "two", part=ANY)
     assert not bench.ledger.may_run("b", "on_success", "one")
+
+
+def test_each_part_of_a_callback_runs_in_one_copy(bench):
+    """Of two copies that were sent, or one of which was sent in part."""
+    bench.sent(callbacks=["on_complete"])
+    due = Due("b", "on_complete")
+    assert not bench.ledger.has_begun(due)
+    for _ in range(2):
+        assert bench.ledger.may_run(*due, "one", part="first")
+        assert not bench.ledger.may_run(*due, "two", part="first")
+        assert bench.ledger.may_run(*due, "two", part="second")
+        assert not bench.ledger.may_run(*due, "one", part="second")
+    assert bench.ledger.has_begun(due)
+    assert bench.redis.pttl("p:graceful:batch:b:copies") > 0
+    assert bench.ledger.may_run(*due, "two"), "its last task, whoever was first before"
+    assert not bench.ledger.may_run(*due, "one")
+    bench.ledger.fire(*due)
+    assert bench.ledger.may_run(*due, "three", part="first"), "it was sent by hand"
+    assert not bench.ledger.may_run(*due, "one", part="first")
+    bench.ledger.published(due)
+    bench.ledger.callback_ended(*due)
+    assert bench.ledger.may_run(*due, "three", part="third"), "when the callback has failed"
+    bench.ledger.drop("b")
+    assert not bench.redis.keys("p:graceful:batch:b*")
+
+
+def test_no_part_begins_of_a_callback_that_counts_as_ended(bench):
+    bench.sent(callbacks=["on_complete"])
+    bench.ledger.published(Due("b", "on_complete"))
+    bench.ledger.callback_ended("b", "on_complete")
+    assert not bench.ledger.may_run("b", "on_complete", "one", part="first")
 
 
 def test_a_callback_that_was_kept_runs_again(bench):

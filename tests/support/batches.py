@@ -24,16 +24,15 @@ class Made:
     Args:
         app: The Celery app.
         callbacks: Which of them there are: the task ``effect`` is sent, with its name.
+        others: Callbacks that are something else.
     """
 
-    def __init__(self, app: Celery, *callbacks: str) -> None:
+    def __init__(self, app: Celery, *callbacks: str, **others: Any) -> None:
         store = find_store(app)
         assert store is not None
         self.app, self.ledger, self.id = app, BatchLedger(store), uuid.uuid4().hex
-        kept = {
-            name: made(app, self.id, name, app.signature("effect", args=[name]))
-            for name in callbacks
-        }
+        given = {name: app.signature("effect", args=[name]) for name in callbacks} | others
+        kept = {name: made(app, self.id, name, sig) for name, sig in given.items()}
         self.ledger.create(self.id, ttl=3600, linger=3600, callbacks=kept)
         self.ledger.begin_sending(self.id)
 

@@ -13,7 +13,7 @@ if (ARGV[5] == '' or redis.call('HEXISTS', claims .. ARGV[5], ARGV[6]) == 1)
       or redis.call('HGET', key(id), 'kind') == 'chord') then
   redis.call('HDEL', KEYS[2], id .. ':' .. name)
   if kept then
-    redis.call('HDEL', key(id), 'copy:' .. name)
+    redis.call('HDEL', key(id), 'copy:' .. name, 'begun:' .. name)
     redis.call('HSET', key(id), 'again:' .. name, '1')
   else
     redis.call('HDEL', key(id), 'again:' .. name)

@@ -228,7 +228,7 @@ end
 
 -- Nothing of it is left.
 local function forget(id)
-  redis.call('UNLINK', key(id), key(id, 'missing'), key(id, 'unsent'))
+  redis.call('UNLINK', key(id), key(id, 'missing'), key(id, 'unsent'), key(id, 'copies'))
   for _, part in ipairs(PARTS) do
     redis.call('UNLINK', key(id, part))
   end
