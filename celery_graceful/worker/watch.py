@@ -202,7 +202,7 @@ class Watch:
             self._begin()
         if not self._helped and now >= self.board.requested_at + LOOP_PATIENCE:
             self._without_loop()
-        if self.board.phase < Phase.SOFT and now >= self.board.soft_at:
+        if self.board.phase < Phase.SOFT and now >= self.board.soft_at and not hard:
             self._soften()
         if not self._insisted and now >= self.board.limit_again_at:
             self._insisted = True
@@ -310,13 +310,15 @@ class Watch:
 
     def _harden(self) -> None:
         """HARD: take away what still runs and give its message back."""
-        self.board.enter(Phase.HARD)
         room = self.deadlines.grace - self.deadlines.hard
         active = self.ledger.active()
         if active:
             self.log(logging.ERROR, "Hard deadline: giving up %s", listed(active))
             self.stacks.write_now(room)
             self.adapter.take_away(active)
+        # Not before: what goes back must not end by a limit as well, in a child that hears of it.
+        self.board.enter(Phase.HARD)
+        if active:
             self.places.settle()  # the loop may be stuck
             native.pause(min(LAST_RESULTS, room / 10))
         heard = self.quiesce.done

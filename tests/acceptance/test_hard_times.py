@@ -276,6 +276,20 @@ def test_a_jump_to_the_hard_deadline(pool: str, how: str, broker: Broker, app: C
         assert broker.drain_queue(app, at_least=1) == [task_id]
 
 
+@on_redis
+def test_what_is_given_up_at_once_has_not_failed(broker: Broker, app: Celery) -> None:
+    """Children that heard of a stop late were still told to end by its limit."""
+    with start("prefork", broker, concurrency=12, GRACE="60") as worker:
+        worker.ready()
+        ids = [send(app, "plain_early") for _ in range(12)]
+        worker.wait_line(">> .* started plain_early", count=12)
+        worker.signal(signal.SIGQUIT)
+        assert worker.wait() == 0
+        assert worker.count("ShutdownTimeLimit") == 0
+    assert sorted(broker.drain_queue(app, at_least=12)) == sorted(ids)
+    assert {app.AsyncResult(each).state for each in ids} == {"INTERRUPTED"}
+
+
 @pytest.mark.parametrize("pool", ["threads", "gevent"])
 def test_what_ends_after_it_was_given_up(
     pool: str, broker: Broker, app: Celery, tmp_path: Path

@@ -78,6 +78,13 @@ def early_ending_late(self, path):
     return _end_late(self, path)
 
 
+@app.task(bind=True)
+def plain_early(self):
+    """No graceful task, acknowledged early."""
+    say("started plain_early", self.request.id)
+    time.sleep(300)
+
+
 @app.task(bind=True, acks_late=True)
 def plain_ending_late(self, path):
     """The same, and is no ``GracefulTask``."""
