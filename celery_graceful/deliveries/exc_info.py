@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from billiard.common import human_status
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import WorkerLostError
 from celery.exceptions import TaskError
@@ -44,7 +45,9 @@ def as_lost(exc_info: Any) -> Any:
     exc = raised(exc_info)
     if not isinstance(exc, (SystemExit, KeyboardInterrupt)):
         return exc_info
+    code = getattr(exc, "code", None)
+    how = human_status(code) if isinstance(code, int) else repr(exc)  # as billiard says it
     try:
-        raise WorkerLostError(f"Worker exited prematurely: {exc!r}.")
+        raise WorkerLostError(f"Worker exited prematurely: {how}.")
     except WorkerLostError:
         return ExceptionInfo()

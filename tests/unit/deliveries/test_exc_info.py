@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from billiard.einfo import ExceptionInfo
 from billiard.exceptions import WorkerLostError
 from billiard.pool import Pool
 
-from celery_graceful.deliveries.exc_info import how_it_died, raised
+from celery_graceful.deliveries.exc_info import as_lost, how_it_died, raised
 
 
 class Job:
@@ -30,3 +31,21 @@ def test_a_child_died_as_billiard_says(status: int, how: str) -> None:
 def test_nobody_says_how() -> None:
     assert how_it_died(WorkerLostError("it is gone")) == ""
     assert how_it_died(ValueError("Worker exited prematurely: signal 9 (SIGKILL) Job: 7.")) == ""
+
+
+@pytest.mark.parametrize(
+    ("exc", "how"),
+    [
+        (SystemExit(3), "exitcode 3"),
+        (SystemExit("no more"), "SystemExit('no more')"),
+        (KeyboardInterrupt(), "KeyboardInterrupt()"),
+    ],
+)
+def test_who_makes_its_process_leave_is_lost_as_in_celery(exc: BaseException, how: str) -> None:
+    """Celery 5.7 waits for the process, and billiard says how it ended."""
+    try:
+        raise exc
+    except BaseException:
+        lost = raised(as_lost(ExceptionInfo()))
+    assert isinstance(lost, WorkerLostError)
+    assert how_it_died(lost) == how
