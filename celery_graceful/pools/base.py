@@ -13,7 +13,7 @@ from typing import Any
 from billiard.einfo import ExceptionInfo
 from celery.app.trace import fast_trace_task, trace_task_ret
 
-from celery_graceful.claims.fence import holds_claim
+from celery_graceful.claims.fence import holds_claim, was_taken_away
 from celery_graceful.deliveries.custom_strategies import CustomStrategies
 from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.deliveries.ledger import Ledger
@@ -342,7 +342,15 @@ def watch_plain_task(task: Any) -> bool:
             return call_eagerly(run, args, kwargs)
         if worker_state.board.value is None or current() is not None or request.called_directly:
             return run(*args, **kwargs)
-        return execute(Run(request.id, task.name, graceful=False), run, args, kwargs)
+        try:
+            result = execute(Run(request.id, task.name, graceful=False), run, args, kwargs)
+        except Exception:
+            if was_taken_away(request):
+                raise TaskInterrupted(str(InterruptReason.SHUTDOWN)) from None
+            raise
+        if was_taken_away(request):
+            raise TaskInterrupted(str(InterruptReason.SHUTDOWN))
+        return result
 
     watched._watched = True  # type: ignore[attr-defined]
     task.run = watched

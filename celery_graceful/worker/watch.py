@@ -316,14 +316,16 @@ class Watch:
             self.log(logging.ERROR, "Hard deadline: giving up %s", listed(active))
             self.stacks.write_now(room)
             self.adapter.take_away(active)
-        # Not before: what goes back must not end by a limit as well, in a child that hears of it.
-        self.board.enter(Phase.HARD)
-        if active:
             self.places.settle()  # the loop may be stuck
             native.pause(min(LAST_RESULTS, room / 10))
         heard = self.quiesce.done
         given_up = self.ledger.give_up(heard=heard)
         self.board.taken_away.update(r.request_dict[DELIVERY] for r in given_up)
+        # Not before: what goes back must not end by its limit as well. Now that ends nothing but
+        # the code that still runs here.
+        self.board.enter(Phase.HARD)
+        if given_up:
+            self.adapter.notify()
         self._last_resort_at = min(
             self._last_resort_at,
             time.monotonic() + min(LAST_RESORT, self.deadlines.last_resort - self.deadlines.hard),

@@ -82,7 +82,11 @@ def early_ending_late(self, path):
 def plain_early(self):
     """No graceful task, acknowledged early."""
     say("started plain_early", self.request.id)
-    time.sleep(300)
+    try:
+        for _ in range(3000):
+            time.sleep(0.1)
+    finally:
+        say("left", self.request.id)
 
 
 @app.task(bind=True, acks_late=True)
