@@ -267,7 +267,7 @@ class Acks:
             self._going = batch
         try:
             for worker in list(batch):
-                self._delete(worker, batch[worker])
+                self.delete(worker, batch[worker])
                 with self._lock:
                     self._on_sent(worker, batch.pop(worker))
         finally:
@@ -298,7 +298,7 @@ class Acks:
                     self._write_ends(self.store, batch)
                 except StoreForbidden:  # said there; waiting changes nothing
                     for worker, number in claims:
-                        self._delete(worker, [number])
+                        self.delete(worker, [number])
                 with self._lock:
                     self._off(self._ends, len(batch))
                     self._ends_since = time.monotonic()  # at the earliest: others came meanwhile
@@ -325,11 +325,12 @@ class Acks:
             ends = {n: e for n in again if (e := with_ends.get(f"{worker}/{n}"))}
             if ends:
                 self._write_ends(self.store, [(end, (worker, n)) for n, end in ends.items()])
-            self._delete(worker, [number for number in again if number not in ends])
+            self.delete(worker, [number for number in again if number not in ends])
             log(logger, logging.INFO, "Redis had lost %d acknowledgements", len(again))
         return [number for number in numbers if f"{worker}/{number}" not in lately]
 
-    def _delete(self, worker: str, numbers: list[int]) -> None:
+    def delete(self, worker: str, numbers: list[int]) -> None:
+        """Delete claims now. Raises what ``send`` does."""
         for start in range(0, len(numbers), BATCH):
             part = numbers[start : start + BATCH]
             self.store.execute("HDEL", [claims_key(worker)], part, insist=True)

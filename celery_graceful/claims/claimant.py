@@ -68,6 +68,8 @@ class Claimant:
         self.worker = worker
         #: In which it has registered: it knows claims of others to be lost with their data.
         self.epoch = ""
+        #: The first of these.
+        self.first_epoch = ""
         self.on_refused = on_refused
         self._next = 1
         self._lock = native.Lock()
@@ -75,6 +77,7 @@ class Claimant:
     def enter(self, epoch: str) -> None:
         """It has registered in that epoch of the server's data."""
         self.epoch = epoch
+        self.first_epoch = self.first_epoch or epoch
 
     def take_numbers(self, count: int) -> int:
         """The first of ``count`` numbers for claims; later ones are higher."""

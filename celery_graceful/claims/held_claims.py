@@ -1,9 +1,7 @@
 """Claims: messages that this worker holds, and how it lets go of them.
 
-What is acknowledged is gathered (``acks``), and what goes back is moved by scripts (``moves``).
-
-When Redis has lost its data, the messages that this worker holds are nowhere else: they are
-written there again as its claims, and what goes back before that goes back from memory.
+What is acknowledged is gathered (``acks``), and what goes back is moved by scripts (``moves``), or
+from memory (``in_memory``) when Redis has lost its data.
 """
 
 from __future__ import annotations
@@ -21,7 +19,8 @@ from celery_graceful.claims.acks import Acks, Along, EndsAlong, WriteEnds
 from celery_graceful.claims.begun import Begun
 from celery_graceful.claims.claimant import Claimant, claims_key
 from celery_graceful.claims.ear import Ear
-from celery_graceful.claims.moves import entry_of, from_entry, move, read
+from celery_graceful.claims.in_memory import InMemory
+from celery_graceful.claims.moves import from_entry, move, read
 from celery_graceful.claims.sending import Sending
 from celery_graceful.store.store import COMMAND_TIMEOUT, Store, StoreAway
 from celery_graceful.system import native
@@ -32,6 +31,10 @@ __all__ = ["Claims", "Tag"]
 logger = get_logger(__name__)
 
 Step = Callable[[], object]
+
+#: Seconds for which a network may keep what was sent over a connection that is lost: TCP tries
+#: again after two minutes at most (RFC 6298, and Linux's TCP_RTO_MAX).
+LATE = 180.0
 
 
 class Tag(str):
@@ -87,14 +90,14 @@ class Claims:
         self.store = store
         #: Under whom it claims now; ``None`` where it must not.
         self.who: Claimant | None = None
-        #: Claims that a request of this worker answers for, until they are off our hands, and
-        #: their messages, until they are acknowledged.
-        self.held: dict[str, Any] = {}
         #: Claims of what has ended for good, whose acknowledgement may still wait for the loop.
         self.ended: set[str] = set()
         #: Claims of what has begun to run, and would expire.
         self.begun: set[str] = set()
         self._lock = native.Lock()
+        self._here = InMemory(self._lock, self._first_epoch, self._delete, self._delete_soon)
+        #: Messages by their claims, see there.
+        self.held, self.arriving = self._here.held, self._here.arriving
         self._acks = Acks(store, self._lock, self._off_hands, write_ends, ends_along)
         #: ``end_with(tag, end)``: when that claim is acknowledged, write that end down in the same
         #: step. From any thread.
@@ -110,12 +113,8 @@ class Claims:
         #: Since when it does, on the monotonic clock.
         self.refused_since: float | None = None
         self._orphans: list[tuple[str, Container[int]]] = []
-        #: Messages of claims that no request answers for any more, while they go back.
-        self._let_go: dict[str, Any] = {}
-        #: Claims that were written again -> for which epoch; empty while they are written.
-        self._restored: dict[str, str] = {}
-        #: Of those, acknowledged while they were written: perhaps before they were.
-        self._crossed: list[tuple[str, int]] | None = None
+        #: Claims of which an answer was lost, which may be made yet: of whom, and until when.
+        self._late: list[tuple[float, str, Container[int]]] = []
 
     def tag(self, worker: str, number: int, source: str = "", epoch: str = "") -> Tag:
         """The tag of one of these claims, of the list ``source``, made in that epoch."""
@@ -216,15 +215,12 @@ class Claims:
 
     def _off_hands(self, worker: str, numbers: Iterable[int], *, acked: bool = True) -> None:
         tags = [f"{worker}/{number}" for number in numbers]
-        for tag in tags:
-            self.held.pop(tag, None)
-            if not acked:  # else that was done when it was
-                self.running.discard(tag)
+        for tag in tags if not acked else ():  # else that was done when it was
+            self.running.discard(tag)
         self.ended.difference_update(tags)
         self.begun.difference_update(tags)
         self._acks.forget(tags, acked=acked)
-        if self._restored:
-            self._once_more(tags)
+        self._here.forget(tags)
 
     # -- back to the queue ---------------------------------------------------------
 
@@ -272,20 +268,30 @@ class Claims:
         moved = 0
         order = numbers if tail else numbers[::-1]  # each goes in front of the one before it
         for found in read(self.store, worker, order, timeout=timeout, insist=True):
-            moves = []
-            for number, entry, cut in found:
-                tag = f"{worker}/{number}"
-                begun, message = tag in self.begun, self.held.get(tag) or self._let_go.get(tag)
-                if entry is not None:
-                    moves.append(from_entry(number, entry, begun=begun, cut=cut))
-                elif message is not None:
-                    epoch = self._restored.get(tag) or message.delivery_tag.epoch
-                    moves.append(from_entry(*entry_of(message), begun=begun, epoch=epoch))
-            moved += move(self.store, worker, moves, tail=tail, timeout=timeout)
+            moves, there = [], []
+            for one in found:
+                tag = f"{worker}/{one.number}"
+                begun = tag in self.begun
+                if one.entry is None:
+                    moves += self._here.moves(tag, begun=begun)
+                else:
+                    self._here.see(tag, one.epoch)
+                    epoch = one.epoch if self._here.knows(tag) else ""
+                    moves.append(
+                        from_entry(one.number, one.entry, begun=begun, epoch=epoch, cut=one.cut)
+                    )
+                    there += [(tag, begun)]
+            went = move(self.store, worker, moves, tail=tail, timeout=timeout)
+            if went < len(moves):  # Redis may have lost them since they were read
+                moves = [
+                    each for tag, begun in there for each in self._here.moves(tag, begun=begun)
+                ]
+                went += move(self.store, worker, moves, tail=tail, timeout=timeout)
+            moved += went
             with self._lock:
-                self._off_hands(worker, [number for number, _, _ in found], acked=False)
-                for number, _, _ in found:
-                    self._let_go.pop(f"{worker}/{number}", None)
+                self._off_hands(worker, [one.number for one in found], acked=False)
+                for one in found:
+                    self._here.let_go.pop(f"{worker}/{one.number}", None)
             on_step()
         return moved
 
@@ -309,18 +315,17 @@ class Claims:
             unsent = {
                 f"{w}/{n}" for w, some in [*self._acks.unsent().items(), *known] for n in some
             }
-            return len(unsent.union(self.held, self._let_go))
+            return len(unsent.union(self.held, self._here.let_go))
 
     def let_go_of(self, tag: str) -> None:
         """No request answers for this claim any more: it is about to go back, unless it has been
         acknowledged, and Redis has still to hear of it."""
-        if self.held.get(tag) is not None:
-            self._let_go[tag] = self.held.pop(tag)
+        self._here.let_go_of(tag)
 
     def let_go(self) -> None:
         """The connection is lost: what no request answers for goes back, nobody will run it."""
         if self.who is not None:
-            self.give_back_others(self.who.worker, self.who.take_numbers(0))
+            self.give_back_late(self.who.worker, range(self.who.take_numbers(0)))
 
     def give_back_others(self, worker: str, below: int) -> None:
         """Give back, soon, what ``worker`` claims and no request answers for.
@@ -330,6 +335,28 @@ class Claims:
             below: Only claims with lower numbers: those made before the connection was lost.
         """
         self._give_back_soon(worker, range(below))
+
+    def give_back_late(self, worker: str, numbers: Container[int]) -> None:
+        """Give back claims that no request answers for, also those that are made yet.
+
+        What was sent over a connection that is lost may come to Redis a while later.
+
+        Args:
+            worker: An identity of this process.
+            numbers: Of the claims whose answer was lost.
+        """
+        with self._lock:
+            self._late.append((time.monotonic() + LATE, worker, numbers))
+        self._give_back_soon(worker, numbers)
+
+    def look_for_late_ones(self) -> None:
+        """Look for them once more, if there may be any: now and then, from any thread."""
+        if self._late:
+            now = time.monotonic()
+            with self._lock:
+                late = self._late = [one for one in self._late if one[0] > now]
+            for _, worker, numbers in late:
+                self._give_back_soon(worker, numbers)
 
     def _give_back_soon(self, worker: str, numbers: Container[int]) -> None:
         with self._lock:
@@ -352,10 +379,10 @@ class Claims:
             worker, wanted = self._orphans[0]
             found = set(map(int, self.store.execute("HKEYS", [claims_key(worker)], insist=True)))
             start = len(worker) + 1
-            mine = {int(t[start:]) for t in list(self._let_go) if t.startswith(f"{worker}/")}
-            numbers = sorted(
-                n for n in found | mine if n in wanted and f"{worker}/{n}" not in self.held
-            )
+            let_go = list(self._here.let_go)
+            mine = {int(tag[start:]) for tag in let_go if tag.startswith(f"{worker}/")}
+            known = (n for n in found | mine if n in wanted)
+            numbers = sorted(n for n in known if not self._here.has(f"{worker}/{n}"))
             numbers = self._acks.once_more(worker, numbers) if numbers else []
             if numbers:
                 moved = self._give_back(worker, numbers, False, COMMAND_TIMEOUT)
@@ -368,45 +395,27 @@ class Claims:
     def restoring(self, worker: str, epoch: str) -> Iterator[list[tuple[int, str]]]:
         """A context in which numbers and entries of all that is held are written again.
 
-        What is acknowledged meanwhile is deleted once more: one may overtake the other.
-
         Args:
             worker: An identity of this process.
             epoch: That has begun, and knows nothing of it.
         """
-        with self._lock:
-            lost = {
-                tag: message
-                for tag, message in list(self.held.items())
-                if message is not None
-                and message.delivery_tag.worker == worker
-                and self._restored.get(tag, message.delivery_tag.epoch) != epoch
-            }
-            # Not of that epoch yet: what goes back before it is written there is nowhere else.
-            self._restored.update(dict.fromkeys(lost, ""))
-            self._crossed, written = [], ""
-        try:
-            yield sorted(map(entry_of, lost.values()))
-            written = epoch
-        finally:
-            with self._lock:
-                self._restored.update({tag: written for tag in lost if tag in self._restored})
-                crossed, self._crossed = self._crossed, None
-                for one, number in crossed:
-                    self._acks.add(one, number)
-                if crossed:
-                    self._sending.awaken()
-            if crossed:
-                self._sending.wake()
-            self.running.again(worker)
+        with self._here.restoring(worker, epoch) as entries:
+            yield entries
+        self.running.again(worker)
 
-    def _once_more(self, tags: Iterable[str]) -> None:
-        for tag in tags:
-            if self._restored.pop(tag, None) is not None:
-                worker, _, number = tag.rpartition("/")
-                if self._crossed is not None:
-                    self._crossed.append((worker, int(number)))
-                else:
-                    self._acks.add(worker, int(number))
-                    self._sending.awaken()
-                    self._sending.wake()
+    def _first_epoch(self, worker: str) -> str:
+        who = self.who
+        return who.first_epoch if who is not None and who.worker == worker else ""
+
+    def _delete(self, claims: Iterable[tuple[str, int]]) -> None:
+        for worker, number in claims:
+            try:
+                self._acks.delete(worker, [number])
+            except StoreAway:
+                with self._lock:
+                    self._delete_soon(worker, number)
+
+    def _delete_soon(self, worker: str, number: int) -> None:
+        self._acks.add(worker, number)
+        self._sending.awaken()
+        self._sending.wake()

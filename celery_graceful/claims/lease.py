@@ -147,6 +147,14 @@ def take_for_dead(
     return None if answer < 0 else bool(answer)
 
 
+#: What ``register`` answers to who has to register with its claims, and what is said then.
+_AGAIN = ("gone", "older")
+_GONE = (
+    "Redis has lost its data (a flush, a restart without persistence, a failover to a replica "
+    "without them)"
+)
+_OLDER = "Redis was started again, or another server stands in its place"
+
 Restoring = AbstractContextManager[list[tuple[int, str]]]
 
 
@@ -196,6 +204,9 @@ class Lease:
         #: How often claims have still to be restored; the second time, those that were on their
         #: way here when it was done first.
         self._to_restore = 0
+        self._is_older = False
+        #: Which one it has registered with, where that says so.
+        self._server = ""
         self._epoch = ""
         self._bell, self._left = native.Doorbell(), native.Doorbell()
         self._leaving = self._registered = self._doubted = False
@@ -281,11 +292,15 @@ class Lease:
             if state == "fallen":
                 self._registered = False
                 return False
-            if state == "gone":
-                self._to_restore = 2
+            if state in _AGAIN:
+                self._begin_again(state)
         if self._to_restore and not self._restore(beat):
             return False
         self.lease_validity.meet()
+        known, self._server = self._server, self.lease_validity.server
+        if known not in ("", self._server):
+            self._doubted = True  # it may have started from an older snapshot
+            return self._renew()
         self.about["server"] = self.lease_validity.server
         about = json.dumps(self.about)
         if about != self._known:
@@ -323,7 +338,7 @@ class Lease:
 
         False: we were taken for dead meanwhile, as somebody who sleeps between two steps may be.
         """
-        anyway, state = self._to_restore == 2, ""
+        anyway, state = self._to_restore == 2 and not self._is_older, ""
         with self._restoring(self.identity.worker, self._epoch) as claims:
             for portion in list(portions(claims, lambda claim: len(claim[1]))) or [()]:
                 state = self._register(beat, anyway, portion)
@@ -333,21 +348,26 @@ class Lease:
         if state == "fallen":
             self._registered, self._to_restore = False, 0
             return False
-        if state == "gone":  # and again
-            self._to_restore = 2
+        if state in _AGAIN:
+            self._begin_again(state)
             return self._restore(beat)
         if self._to_restore == 2:
             self.lease_validity.meet_again()
             log(
                 logger,
-                logging.WARNING,
-                "Redis has lost its data (a flush, a restart without persistence, a failover to a "
-                "replica without them): this worker has registered again, with the %d messages "
-                "that it holds; its tasks go on, and their results count",
+                logging.INFO if self._is_older else logging.WARNING,
+                "%s: this worker has registered again, with the %d messages that it holds; its "
+                "tasks go on, and their results count",
+                _OLDER if self._is_older else _GONE,
                 len(claims),
             )
         self._to_restore -= 1
         return True
+
+    def _begin_again(self, state: str) -> None:
+        self._to_restore, self._is_older = 2, state == "older"
+        if self._is_older:  # it is registered there
+            self.identity.enter(self._epoch)
 
     def _lost(self) -> None:
         """Others took it for dead: what it held is theirs. It goes on as somebody else."""

@@ -22,8 +22,21 @@ __all__ = ["Move", "entry_of", "from_entry", "move", "read"]
 #: How a message begins whose body was cut out.
 CUT = '{"body": ""'
 
-#: A claim's number; its entry, ``None`` if it is there no more; whether the body was cut out.
-Found = tuple[int, "str | None", bool]
+
+class Found(NamedTuple):
+    """What was read of a claim.
+
+    Attributes:
+        number: Its own.
+        entry: ``None`` if it is there no more.
+        cut: The body was cut out.
+        epoch: In which it was read.
+    """
+
+    number: int
+    entry: str | None
+    cut: bool
+    epoch: str
 
 
 class Move(NamedTuple):
@@ -33,7 +46,7 @@ class Move(NamedTuple):
         number: Of the claim.
         list: The key of the list that it came from, with its prefix.
         text: The message, as it goes back.
-        epoch: Of which it is, where the message is from memory.
+        epoch: In which it was seen as a claim, where who asks has the message in memory.
         cut: Its body is missing: it is that of the claim.
     """
 
@@ -62,7 +75,7 @@ def from_entry(number: int, entry: str, *, begun: bool, epoch: str = "", cut: bo
         number: Of the claim.
         entry: What was read of it, or would be.
         begun: A run of it has begun: from now on it does not expire.
-        epoch: Of which it is, where it is from memory.
+        epoch: In which it was seen as a claim, where who asks has the message in memory.
         cut: Its body was cut out.
     """
     key, text = split(entry, begun=begun)
@@ -94,12 +107,11 @@ def read(
     start, how = 0, "whole" if whole else "cut"
     while start < len(numbers):
         part = numbers[start : start + COUNT]
-        answer = store.run(
-            "heads", [claims_key(worker)], [BYTES, how, *part], timeout=timeout, insist=insist
-        )
+        keys, args = [claims_key(worker), EPOCH], [BYTES, how, *part]
+        *answer, epoch = store.run("heads", keys, args, timeout=timeout, insist=insist)
         found = zip(part, answer[::2], answer[1::2], strict=False)
         start += len(answer) // 2
-        yield [(number, entry, bool(cut)) for number, entry, cut in found]
+        yield [Found(number, entry, bool(cut), epoch) for number, entry, cut in found]
 
 
 def move(store: Store, worker: str, moves: Sequence[Move], *, tail: bool, timeout: float) -> int:

@@ -266,7 +266,7 @@ class Rescuer:
         ran = [number for number in numbers if str(number) in begun]
         running: list[DeadClaim] = []
         for found in read(self.store, worker, ran, whole=True):
-            for number, entry, _ in found:
+            for number, entry, *_ in found:
                 if entry is not None:
                     name, _, text = entry.partition("\0")
                     fields = _fields(text)

@@ -226,7 +226,8 @@ class _Claiming(RingingChannel):
         elif not answer:
             self._next, self._refused = "BRPOP", False
         else:
-            self._deliver_claims(fetch, answer)
+            if fetch.book.who in (fetch.who, None):  # else they are others' by now
+                self._deliver_claims(fetch, answer)
             return True
         if self._next == "BRPOP" or fetch.kind == "BRPOP":
             raise Empty
@@ -265,15 +266,24 @@ class _Claiming(RingingChannel):
                 zip(answer[::2], answer[1::2], strict=True), fetch.first
             )
         ]
+        arriving = fetch.book.arriving
+        if len(found) > 1:  # in solo the first one runs before the next is handed on
+            arriving.update((tag, (tag, bytes_to_str(text))) for _, text, tag in found[1:])
         for done, (queue, text, tag) in enumerate(found, 1):
             self._queue_cycle.rotate(queue)
             try:
                 deliver(self, queue, text, tag)
             except BaseException:
                 rest = [tag for *_, tag in found[done:]]
-                if rest:
-                    fetch.book.give_back(rest)
+                try:
+                    if rest:
+                        fetch.book.give_back(rest)
+                finally:
+                    for each in rest:
+                        arriving.pop(each, None)
                 raise
+            finally:
+                arriving.pop(tag, None)
 
     def _lost(self: Any, fetch: Fetch) -> None:
         self._next = "EVALSHA"

@@ -330,6 +330,8 @@ class Member:
             board.forget_lost()
         if not self._has_outbox:
             self.view.outbox.look_now_and_then()
+        if self.claims is not None:
+            self.claims.look_for_late_ones()
         try:
             self._holder.say(self.lease.identity.worker)
         except StoreAway:

@@ -48,7 +48,7 @@ def _of(store: Store, worker: str) -> Iterator[Claim]:
     numbers = sorted(map(int, store.execute("HKEYS", [claims_key(worker)], insist=True)))
     begun = store.execute("SMEMBERS", [begun_key(worker)], insist=True)
     for found in read(store, worker, numbers, insist=True):
-        for number, entry, _ in found:
+        for number, entry, *_ in found:
             if entry is None:  # acknowledged meanwhile
                 continue
             key, _, text = entry.partition("\0")

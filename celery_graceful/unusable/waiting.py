@@ -23,7 +23,7 @@ from celery_graceful.claims.claimant import WORKERS, claims_key
 from celery_graceful.claims.held_claims import Claims
 from celery_graceful.poison.quarantine import Kept
 from celery_graceful.store.scan import pairs_of
-from celery_graceful.store.store import Store
+from celery_graceful.store.store import Store, StoreAway
 
 __all__ = ["AT_ONCE", "Kind", "Stray", "WaitingRoom"]
 
@@ -127,14 +127,18 @@ class WaitingRoom:
             For each its list, the message and its tag.
 
         Raises:
-            StoreAway: They may be claims now, that nobody has heard of: see ``Claims.let_go``.
+            StoreAway: They may be claims now, that nobody has heard of: they go back.
         """
         who = book.who
         if who is None:
             return []
         first, epoch = who.take_numbers(most), who.epoch
         args = [who.worker, first, "\0".join(kind), most]
-        found = self._run("take", args, claims_key(who.worker), WORKERS)
+        try:
+            found = self._run("take", args, claims_key(who.worker), WORKERS)
+        except StoreAway:
+            book.give_back_late(who.worker, range(first, first + most))
+            raise
         pairs = zip(found[::2], found[1::2], strict=True)
         return [
             (list_, text, book.tag(who.worker, number, list_, epoch))

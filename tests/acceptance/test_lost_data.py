@@ -146,3 +146,39 @@ def test_a_server_that_comes_back_empty(start_server, tmp_path):
         with server.client() as client:
             assert client.llen("celery") == 0
             assert not client.keys("graceful:claims:*")
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_server_that_starts_from_its_last_snapshot(pool, start_server, tmp_path):
+    """What was sent since is nowhere but in its workers: it ends, or goes back."""
+    server = start_server(RedisServer, options={"save": "3600 1"})
+    env = {
+        "BROKER_URL": server.url(0),
+        "RESULT_URL": server.url(1),
+        "GRACE": "60",
+        "CONF_graceful_lease_ttl": "10",
+        "CONF_graceful_heartbeat_interval": "0.5",
+        "CONF_worker_prefetch_multiplier": "1",
+    }
+    app = Celery("claims", broker=server.url(0), backend=server.url(1))
+    worker = Worker("tests.apps.claims", pool=pool, concurrency=2, env=env)
+    with app, worker.ready():
+        with server.client() as client:
+            client.save()
+        ends = send(app, "hold", str(tmp_path / "go")).id
+        goes_back = send(app, "nap", 600).id
+        worker.wait_line(">> .* started", 2)
+        server.kill()
+        app.close()
+        worker.wait_line("The store .* does not work")
+        server.start()
+        worker.wait_line("Redis was started again.* with the 2 messages")
+        (tmp_path / "go").touch()
+        wait_until(lambda: app.AsyncResult(ends).state == "SUCCESS", "its result counts")
+        worker.term()
+        assert worker.wait() == 0
+        assert worker.count("lease ran out|has lost its data") == 0
+        with server.client() as client:
+            assert raw_messages(client).keys() == {goes_back}
+            assert client.llen("celery") == 1
+            assert not client.keys("graceful:claims:*")

@@ -189,7 +189,7 @@ def test_what_has_ended_does_not_go_back_with_the_rest(store, redis_db):
     """Its acknowledgement waits for the loop of a worker whose loop has ended."""
     claim(redis_db.client, "who", [message(n) for n in range(4)])
     claims = Claims(store)
-    claims.held = held("who", 4)
+    claims.held.update(held("who", 4))
     claims.ended = {"who/1", "who/3"}
     claims.give_all_back("who", TIMEOUT)
     claims.end(TIMEOUT)
@@ -207,7 +207,7 @@ def test_what_ends_while_others_are_acknowledged_does_not_go_back(store, redis_d
     def and_meanwhile(command, *args, **kwargs):
         if command == "HDEL" and not said:
             said.append(command)
-            claims.held = held("who", 4)
+            claims.held.update(held("who", 4))
             claims.ended = {"who/3"}
             claims.give_all_back("who", 0)
         return execute(command, *args, **kwargs)
@@ -225,7 +225,7 @@ def test_what_ends_while_others_go_back_does_not(store, redis_db, monkeypatch):
     """A connection is lost, what runs ends, and a stop follows at once."""
     claim(redis_db.client, "who", [message(n) for n in range(4)])
     claims, execute, said = Claims(store), store.execute, []
-    claims.held = held("who", 4)
+    claims.held.update(held("who", 4))
 
     def and_meanwhile(command, *args, **kwargs):
         answer = execute(command, *args, **kwargs)

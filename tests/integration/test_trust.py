@@ -21,6 +21,7 @@ from celery_graceful.claims.lease_validity import LeaseValidity
 from celery_graceful.claims.rescue import Rescuer
 from celery_graceful.settings import Settings
 from celery_graceful.store.app_stores import broker_store
+from celery_graceful.store.store import StoreAway
 from tests.servers import RedisServer
 from tests.support.workers import TIMEOUT, wait_until
 
@@ -316,6 +317,152 @@ def test_what_is_given_back_while_it_is_claimed_again(first, store, redis_db):
             assert claims.give_back(again) == 0, "as after an answer that was lost"
     wait_until(lambda: client.hkeys("graceful:claims:me") == ["3"])
     assert ids(client) == ["id-1", "id-2"]
+    claims.end(TIMEOUT)
+
+
+class Between:
+    """Something happens just before a script runs, or its answer is lost."""
+
+    def __init__(self, store, script, before=lambda: None, *, lost=False):
+        self.run, self.script, self.before, self.lost, self.done = (
+            store.run,
+            script,
+            before,
+            lost,
+            False,
+        )
+        store.run = self
+
+    def __call__(self, name, *args, **options):
+        if name != self.script or self.done:
+            return self.run(name, *args, **options)
+        self.done = True
+        self.before()
+        answer = self.run(name, *args, **options)
+        if self.lost:
+            raise StoreAway("no answer in time")
+        return answer
+
+
+@pytest.mark.parametrize("how", ["give_back", "give_all_back"])
+def test_data_that_is_lost_between_two_steps(how, store, redis_db):
+    """A claim was read, and is gone when it is moved."""
+    client, claims = redis_db.client, Claims(store)
+    lease = restorer(store, claims, "me")
+    assert lease._renew()
+    tags = hold(claims, "me", 3, lease.identity.epoch)
+    with claims.restoring("me", "another") as entries:
+        client.hset("graceful:claims:me", mapping=dict(entries))
+    Between(store, "give_back", client.flushdb)
+    if how == "give_back":
+        assert claims.give_back(tags) == 3
+    else:
+        assert claims.give_all_back("me", TIMEOUT)
+    assert ids(client) == ["id-1", "id-2", "id-3"]
+    claims.end(TIMEOUT)
+
+
+def test_an_answer_that_is_lost_in_a_new_epoch(store, redis_db):
+    """Its tag says another epoch than that in which it was seen as a claim: it went back."""
+    client, claims = redis_db.client, Claims(store)
+    client.hset("graceful:epoch", "id", "new")
+    (tag,) = hold(claims, "me", 1, "old")
+    client.hset("graceful:claims:me", "1", f"q\0{dumps(text(1))}")
+    Between(store, "give_back", lost=True)
+    with pytest.raises(StoreAway):
+        claims.give_back([tag])
+    assert claims.flush(TIMEOUT)
+    assert ids(client) == ["id-1"]
+    claims.end(TIMEOUT)
+
+
+def test_what_was_claimed_before_its_epoch_was_known(store, redis_db):
+    """The answer to who registers was on its way."""
+    client, claims = redis_db.client, Claims(store)
+    lease = restorer(store, claims, "me")
+    claims.claim_as(lease.identity)
+    (tag,) = hold(claims, "me", 1, lease.identity.epoch)
+    assert lease._renew()
+    client.flushdb()
+    assert claims.give_back([tag]) == 1
+    assert ids(client) == ["id-1"]
+    claims.end(TIMEOUT)
+
+
+def test_who_leaves_while_it_is_registered_again(store, redis_db):
+    """What was acknowledged just then is claimed no more when it has left."""
+    client, claims = redis_db.client, Claims(store)
+    lease = restorer(store, claims, "me")
+    assert lease._renew()
+    tags = hold(claims, "me", 2, lease.identity.epoch)
+    client.flushdb()
+    assert lease._renew()
+
+    def leave():
+        claims.ack(tags[0])
+        assert claims.give_all_back("me", TIMEOUT)
+        claims.end(TIMEOUT)
+
+    client.flushdb()
+    with claims.restoring("me", "another") as entries:
+        leave()
+        client.hset("graceful:claims:me", mapping=dict(entries))
+    assert not client.exists("graceful:claims:me")
+    assert ids(client) == ["id-2"]
+
+
+def test_a_server_that_starts_from_an_older_snapshot(start_server):
+    """In which a worker is registered, and what it has claimed since is not."""
+    server = start_server(RedisServer)
+    store = store_of(server.url())
+    claims = Claims(store)
+    lease = restorer(store, claims, "me")
+    assert lease._renew()
+    with server.client() as client:
+        before = client.dump("graceful:epoch")
+        tags = hold(claims, "me", 2, lease.identity.epoch)
+        # As another process that holds what the last snapshot did.
+        client.hset("graceful:epoch", "server", "another")
+        assert not client.exists("graceful:claims:me")
+        ours = ["graceful:workers", "graceful:lease:me", "graceful:claims:me", "graceful:fallen"]
+        keys = [*ours, "graceful:tombstone:me"]
+        assert store.run("still_mine", keys, ["me", 1000, "1"]), "nobody else has taken it"
+        lease._server, lease.lease_validity._met = "another", 0
+        assert lease._renew()
+        assert client.dump("graceful:epoch") != before
+        assert lease.identity.epoch == client.hget("graceful:epoch", "id") != tags[0].epoch
+        assert sorted(client.hkeys("graceful:claims:me")) == ["1", "2"]
+        assert claims.give_back(tags) == 2
+        assert ids(client) == ["id-1", "id-2"]
+    claims.end(TIMEOUT)
+
+
+def test_what_arrives_is_claimed_again(store, redis_db):
+    """Of several messages, those that no request answers for yet."""
+    client, claims = redis_db.client, Claims(store)
+    lease = restorer(store, claims, "me")
+    assert lease._renew()
+    tag = claims.tag("me", 7, "q", lease.identity.epoch)
+    claims.arriving[tag] = tag, dumps(text(7))
+    client.flushdb()
+    assert lease._renew()
+    assert client.hgetall("graceful:claims:me") == {"7": f"q\0{dumps(text(7))}"}
+    claims.give_back_late("me", range(100))
+    assert claims.flush(TIMEOUT)
+    assert client.hkeys("graceful:claims:me") == ["7"], "somebody is about to answer for it"
+    claims.end(TIMEOUT)
+
+
+def test_a_claim_that_comes_late(store, redis_db):
+    """It was on its way over a connection that was lost, and nobody heard its answer."""
+    client, claims = redis_db.client, Claims(store)
+    claims.claim_as(Claimant("me"))
+    claims.who.take_numbers(2)
+    claims.let_go()
+    assert claims.flush(TIMEOUT)
+    client.hset("graceful:claims:me", "1", f"q\0{dumps(text(1))}")
+    claims.look_for_late_ones()
+    wait_until(lambda: ids(client) == ["id-1"])
     claims.end(TIMEOUT)
 
 

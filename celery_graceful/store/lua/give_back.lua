@@ -1,10 +1,9 @@
 -- Give claims back to the lists that they came from, each at most once, and ring for them.
 --
--- KEYS     claims of a worker; graceful:epoch; tombstone of the worker; its claims that went back
---          from memory
+-- KEYS     claims of a worker; graceful:epoch; tombstone of the worker; which of its claims went back
 -- ARGV     key prefix; RPUSH or LPUSH; bytes after which it stops; five for each: number of the
---          claim, its list, the message, the epoch of which it is if the message is from memory,
---          else ''; 'cut' if the body is missing: it is that of the claim
+--          claim, its list, the message, the epoch in which it was seen as a claim, if who asks has
+--          it in memory, else ''; 'cut' if the body is missing: it is that of the claim
 --
 -- Consumers take from the right, so RPUSH is the head and LPUSH the tail. A claim that is not
 -- there is somebody else's by now, or lost with all data of its epoch: then it is only here. Asked
@@ -19,7 +18,7 @@ local function is_first(number, of)
     return redis.call('SISMEMBER', KEYS[4], number) == 0
   end
   local first = redis.call('SADD', KEYS[4], number) == 1
-  redis.call('EXPIRE', KEYS[4], 60)
+  redis.call('EXPIRE', KEYS[4], 3600)
   return first
 end
 -- The message with the body of the claim, where `heads` has cut it.
@@ -34,7 +33,8 @@ local function with_body(number, text)
 end
 for i = 4, #ARGV, 5 do
   local text = ARGV[i + 4] == 'cut' and with_body(ARGV[i], ARGV[i + 2]) or ARGV[i + 2]
-  local goes = redis.call('HDEL', KEYS[1], ARGV[i]) == 1 or is_lost(ARGV[i + 3])
+  local goes = redis.call('HDEL', KEYS[1], ARGV[i]) == 1
+  goes = goes or (ARGV[i + 4] ~= 'cut' and is_lost(ARGV[i + 3]))
   if goes and is_first(ARGV[i], ARGV[i + 3]) then
     local list = ARGV[i + 1]
     redis.call(ARGV[2], list, text)

@@ -1,11 +1,12 @@
 -- Read claims of a worker, mostly without the bodies of their messages.
 --
--- KEYS[1]  the claims
+-- KEYS     the claims; graceful:epoch
 -- ARGV     bytes after which it stops; 'cut' to leave bodies out, or 'whole'; numbers of the claims
 --
 -- A body may be large, and who gives a claim back does not look into it. It can be left out where it
 -- comes first and needs no escapes, as kombu writes it. Returns two for each claim: its entry, or
--- false; 1 if its body was cut. For those that it got to: the first one at least.
+-- false; 1 if its body was cut. For those that it got to: the first one at least. Then the epoch in
+-- which that is so.
 local found, bytes = {}, 0
 for i = 3, #ARGV do
   local entry, cut = redis.call('HGET', KEYS[1], ARGV[i]), 0
@@ -28,4 +29,5 @@ for i = 3, #ARGV do
     break
   end
 end
+found[#found + 1] = redis.call('HGET', KEYS[2], 'id') or ''
 return found

@@ -6,8 +6,9 @@
 --          what to know; the epoch in which it registered, or ''; one to begin if there is none;
 --          pairs: number of a claim that the server has lost, its entry
 --
--- Returns 'held'; 'fallen' to a worker that was taken for dead; or 'gone' to one whose claims
--- were lost with all other data: it knows what they were, and registers with them. And the epoch.
+-- Returns 'held'; 'fallen' to a worker that was taken for dead; 'gone' to one whose claims were lost
+-- with all other data, or 'older' where the last of them may be: it knows what they were, and
+-- registers with them. And the epoch.
 local worker, epoch = ARGV[1], redis.call('HGET', KEYS[7], 'id')
 if not epoch then
   epoch = ARGV[7]
@@ -21,6 +22,9 @@ if not known and ARGV[4] ~= '1' then
   if epoch ~= ARGV[6] then
     return { 'gone', epoch }
   end
+end
+if known and ARGV[4] ~= '1' and ARGV[6] ~= '' and epoch ~= ARGV[6] then
+  return { 'older', epoch }
 end
 if not known or ARGV[4] == '1' then
   redis.call('SADD', KEYS[1], worker)
