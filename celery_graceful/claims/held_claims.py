@@ -382,7 +382,7 @@ class Claims:
             let_go = list(self._here.let_go)
             mine = {int(tag[start:]) for tag in let_go if tag.startswith(f"{worker}/")}
             known = (n for n in found | mine if n in wanted)
-            numbers = sorted(n for n in known if not self._here.has(f"{worker}/{n}"))
+            numbers = sorted(n for n in known if f"{worker}/{n}" not in self.held)
             numbers = self._acks.once_more(worker, numbers) if numbers else []
             if numbers:
                 moved = self._give_back(worker, numbers, False, COMMAND_TIMEOUT)

@@ -54,10 +54,6 @@ class InMemory:
         if self.held.get(tag) is not None:
             self.let_go[tag] = self.held.pop(tag)
 
-    def has(self, tag: str) -> bool:
-        """Whether a request answers for it, or soon will."""
-        return tag in self.held or tag in self.arriving
-
     def knows(self, tag: str) -> bool:
         """Whether its message is here."""
         return self.held.get(tag) is not None or tag in self.let_go or tag in self.arriving

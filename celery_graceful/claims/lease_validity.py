@@ -99,7 +99,7 @@ class LeaseValidity:
             first = max(0.0, self.ttl + 1 - up) if up is not None else 0.0
             another = first if young else self.ttl + FOLLOW
             args = [secrets.token_hex(8), server, *(int(s * 1000) for s in (first, another))]
-            wait = self.store.run("meet", [EPOCH], args, insist=True) / 1000
+            wait = self.store.run("meet", [EPOCH], [*args, self.server], insist=True) / 1000
             if not server and not self._by_hand:  # after a lost connection it may be another one
                 if self.store.reconnections != self._lost:
                     wait = max(wait, self.ttl + FOLLOW)

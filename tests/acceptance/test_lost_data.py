@@ -164,6 +164,8 @@ def test_a_server_that_starts_from_its_last_snapshot(pool, start_server, tmp_pat
     worker = Worker("tests.apps.claims", pool=pool, concurrency=2, env=env)
     with app, worker.ready():
         with server.client() as client:
+            # It is registered a moment after it is ready, and has met the server.
+            wait_until(lambda: client.hget("graceful:epoch", "server"), "it is registered")
             client.save()
         ends = send(app, "hold", str(tmp_path / "go")).id
         goes_back = send(app, "nap", 600).id
