@@ -298,6 +298,8 @@ def test_each_part_of_a_callback_runs_in_one_copy(bench):
     bench.ledger.published(due)
     bench.ledger.callback_ended(*due)
     assert bench.ledger.may_run(*due, "three", part="third"), "when the callback has failed"
+    bench.ledger.callback_ended(*due)
+    assert bench.redis.pttl("p:graceful:batch:b:copies") <= bench.redis.pttl("p:graceful:batch:b")
     bench.ledger.drop("b")
     assert not bench.redis.keys("p:graceful:batch:b*")
 

@@ -23,6 +23,8 @@ if (ARGV[5] == '' or redis.call('HEXISTS', claims .. ARGV[5], ARGV[6]) == 1)
   look_at(id)
 end
 settle_all()
+-- It lives as long as the batch, which may have just begun to linger.
+redis.call('PEXPIRE', key(id, 'copies'), math.max(1000, redis.call('PTTL', key(id))))
 if ARGV[5] ~= '' then
   redis.call('HDEL', claims .. ARGV[5], ARGV[6])
 end
