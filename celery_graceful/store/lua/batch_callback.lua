@@ -11,9 +11,12 @@ local id, name, kept, claims = ARGV[2], ARGV[3], ARGV[4] == '1', ARGV[1] .. 'gra
 if (ARGV[5] == '' or redis.call('HEXISTS', claims .. ARGV[5], ARGV[6]) == 1)
     and (redis.call('HEXISTS', key(id), 'fired:' .. name) == 1
       or redis.call('HGET', key(id), 'kind') == 'chord') then
-  redis.call('HDEL', KEYS[2], id .. ':' .. name)
+  -- One of several tasks has failed, and who sends them may be dead: all are sent, as of any chord.
+  if redis.call('HEXISTS', key(id), 'begun:' .. name) == 0 then
+    redis.call('HDEL', KEYS[2], id .. ':' .. name)
+  end
   if kept then
-    redis.call('HDEL', key(id), 'copy:' .. name, 'begun:' .. name)
+    redis.call('HDEL', key(id), 'copy:' .. name)
     redis.call('HSET', key(id), 'again:' .. name, '1')
   else
     redis.call('HDEL', key(id), 'again:' .. name)

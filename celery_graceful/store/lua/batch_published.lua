@@ -23,7 +23,9 @@ end
 if KEYS[3] then
   redis.call('LPUSH', KEYS[3], ARGV[4])
 end
-redis.call('HSET', key(id), 'fired:' .. name, 'published')
+if redis.call('HGET', key(id), 'fired:' .. name) ~= 'ended' then
+  redis.call('HSET', key(id), 'fired:' .. name, 'published')
+end
 redis.call('HDEL', KEYS[2], entry)
 moved[id] = true
 look_at(id)
