@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from kombu.utils.encoding import bytes_to_str
+
 from celery_graceful.claims.moves import Move, entry_of, from_entry
 
 __all__ = ["InMemory"]
@@ -38,8 +40,8 @@ class InMemory:
         #: Messages that a request answers for, until their claims are off our hands; ``None`` for
         #: those that are acknowledged.
         self.held: dict[str, Any] = {}
-        #: Tags and texts of messages that no request answers for yet.
-        self.arriving: dict[str, tuple[Any, str]] = {}
+        #: Tags of messages that no request answers for yet, and texts, as they came.
+        self.arriving: dict[str, tuple[Any, Any]] = {}
         #: Messages that none answers for any more, while they go back.
         self.let_go: dict[str, Any] = {}
         #: The epoch in which claims were seen, where that is not the one of their tag.
@@ -76,7 +78,7 @@ class InMemory:
         if message is not None:
             return message.delivery_tag, lambda: entry_of(message)
         claim, text = self.arriving.get(tag, (None, ""))
-        return claim, lambda: (claim.number, f"{claim.source}\0{text}")
+        return claim, lambda: (claim.number, f"{claim.source}\0{bytes_to_str(text)}")
 
     def forget(self, tags: Iterable[str]) -> None:
         """They are claims no more. Under the lock."""

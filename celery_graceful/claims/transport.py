@@ -268,7 +268,7 @@ class _Claiming(RingingChannel):
         ]
         arriving = fetch.book.arriving
         if len(found) > 1:  # in solo the first one runs before the next is handed on
-            arriving.update((tag, (tag, bytes_to_str(text))) for _, text, tag in found[1:])
+            arriving.update((tag, (tag, text)) for _, text, tag in found[1:])
         for done, (queue, text, tag) in enumerate(found, 1):
             self._queue_cycle.rotate(queue)
             try:

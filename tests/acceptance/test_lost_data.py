@@ -48,6 +48,18 @@ def send(app, name, *args, **options):
     return app.send_task(name, args, **options)
 
 
+def on(server):
+    """The environment of a worker on a server of its own."""
+    return {
+        "BROKER_URL": server.url(0),
+        "RESULT_URL": server.url(1),
+        "GRACE": "60",
+        "CONF_graceful_lease_ttl": "10",
+        "CONF_graceful_heartbeat_interval": "0.5",
+        "CONF_worker_prefetch_multiplier": "1",
+    }
+
+
 def claimed(db):
     return sum(db.client.hlen(key) for key in db.client.keys("graceful:claims:*"))
 
@@ -110,17 +122,9 @@ def test_a_server_that_comes_back_empty(start_server, tmp_path):
     """It was away for longer than the lease."""
     server = start_server(RedisServer)
     with Celery("claims", broker=server.url(0), backend=server.url(1)) as app, ExitStack() as stack:
-        env = {
-            "BROKER_URL": server.url(0),
-            "RESULT_URL": server.url(1),
-            "GRACE": "60",
-            "CONF_graceful_lease_ttl": "10",
-            "CONF_graceful_heartbeat_interval": "0.5",
-            "CONF_worker_prefetch_multiplier": "1",
-        }
         workers, results = [], []
         for pool in ("prefork", "threads"):
-            worker = Worker("tests.apps.claims", pool=pool, concurrency=1, env=env)
+            worker = Worker("tests.apps.claims", pool=pool, concurrency=1, env=on(server))
             workers.append(stack.enter_context(worker))
             results.append(send(app, "hold", str(tmp_path / "go")))
             worker.wait_line(">> .* started")
@@ -152,16 +156,8 @@ def test_a_server_that_comes_back_empty(start_server, tmp_path):
 def test_a_server_that_starts_from_its_last_snapshot(pool, start_server, tmp_path):
     """What was sent since is nowhere but in its workers: it ends, or goes back."""
     server = start_server(RedisServer, options={"save": "3600 1"})
-    env = {
-        "BROKER_URL": server.url(0),
-        "RESULT_URL": server.url(1),
-        "GRACE": "60",
-        "CONF_graceful_lease_ttl": "10",
-        "CONF_graceful_heartbeat_interval": "0.5",
-        "CONF_worker_prefetch_multiplier": "1",
-    }
     app = Celery("claims", broker=server.url(0), backend=server.url(1))
-    worker = Worker("tests.apps.claims", pool=pool, concurrency=2, env=env)
+    worker = Worker("tests.apps.claims", pool=pool, concurrency=2, env=on(server))
     with app, worker.ready():
         with server.client() as client:
             # It is registered a moment after it is ready, and has met the server.
