@@ -112,7 +112,8 @@ class BatchFinished(CeleryError):
 
     Args:
         batch: Its id.
-        state: What it is in: ``sent``, ``done`` or ``cancelled``.
+        state: What it is in: ``sent``, ``done`` or ``cancelled``; or ``sending``, where another
+            producer has gone on with it.
     """
 
     def __init__(self, batch: str, state: str) -> None:
@@ -125,6 +126,11 @@ class BatchFinished(CeleryError):
             return (
                 f"batch {self.batch} has been sent, nothing can be added to it from outside: add "
                 "before that, or in a member or callback of it while that runs"
+            )
+        if self.state == "sending":
+            return (
+                f"batch {self.batch} is being sent by another producer, which has gone on with it "
+                "since: leave it to that one"
             )
         how = "was cancelled" if self.state == "cancelled" else "has ended"
         return f"batch {self.batch} {how}, nothing can be added to it any more: make a new one"

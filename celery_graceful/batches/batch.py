@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 from uuid import uuid4
@@ -13,11 +13,12 @@ from celery.exceptions import TimeoutError
 from celery.utils.log import get_logger
 
 from celery_graceful.batches import callbacks
+from celery_graceful.batches.adding import Adding
 from celery_graceful.batches.callback_publishing import publish_all
 from celery_graceful.batches.current_member import adds_as, here
 from celery_graceful.batches.eager import EagerLedger, eager_ledger
 from celery_graceful.batches.ledger import CHUNK, BatchLedger
-from celery_graceful.batches.model import CALLBACKS, Due
+from celery_graceful.batches.model import CALLBACKS, Adds, Due
 from celery_graceful.batches.progress import Bar
 from celery_graceful.batches.properties import checked
 from celery_graceful.batches.sending import Sending
@@ -174,7 +175,8 @@ class Batch:
                 first = list(islice(given, 1))
                 self._app = first[0].app if first else None
                 given = chain(first, given)
-            self._create(parent=None, inside=None)
+            self._create()
+            self._is_new = False
             self._send_all(given, progress=progress, size=size, alone=True)
         except BaseException:
             if self._is_new:
@@ -200,7 +202,6 @@ class Batch:
             Exception: As ``apply_async``.
         """
         given = flatten(members, Batch)
-        self._ledger.begin_sending(self.id)
         self._send_all(given, progress=progress, size=size_of(members), again=True)
         return self
 
@@ -220,24 +221,26 @@ class Batch:
             raise SettingsError("graceful_store", None, mend)
         return BatchLedger(store)
 
-    def _create(self, parent: str | None, inside: str | None) -> None:
+    def _create(
+        self, parent: str | None = None, inside: str | None = None, adds: Adds | None = None
+    ) -> str:
+        """Open it; the id of that which it goes on with, if not its own."""
         app, settings = self.app, settings_of(self.app)
-        self._ledger.create(
+        return self._ledger.create(
             self.id,
             ttl=settings.batch_ttl,
             linger=settings.batch_linger,
             callbacks={
-                name: callbacks.made(app, self.id, name, sig)
+                name: callbacks.made(app, self.id, name, sig.clone())
                 for name, sig in self._callbacks.items()
             },
             description=self.description,
             properties=self.properties,
             parent=parent,
             inside=inside,
+            adds=adds,
             broker=broker_of(app),
         )
-        self._is_new = False
-        self._ledger.begin_sending(self.id)
 
     def _send_all(
         self,
@@ -247,18 +250,23 @@ class Batch:
         progress: bool,
         again: bool = False,
         alone: bool = False,
+        nested: Callable[[Batch], None] | None = None,
     ) -> None:
         ledger = self._ledger
+        sender = ledger.begin_sending(self.id)
+        if nested is None:
+            nested = self._refuse_nested if again else self._send_nested
         with Bar(f"{self.description or 'batch'}: sent", wanted=progress) as bar:
             sending = Sending(
                 self.app,
                 ledger,
                 self.id,
+                sender=sender,
                 again=again,
                 on_sent=lambda sent: bar.draw(sent, size),
             )
             try:
-                sending.all(given, Batch, self._refuse_nested if again else self._send_nested)
+                sending.all(given, Batch, nested)
             except BaseException as exc:
                 if alone and not sending.has_begun and self._is_undone():
                     raise
@@ -272,7 +280,7 @@ class Batch:
                 raise
             bar.draw(sending.sent, sending.sent, last=True)
         self._waiting.clear()
-        self._publish(ledger.sent(self.id))
+        self._publish(ledger.sent(self.id, sender))
 
     def _is_undone(self) -> bool:
         """Forget a batch that has no members yet; whether it could be."""
@@ -297,8 +305,15 @@ class Batch:
     def _become_part_of(self, parent: Batch, inside: str | None) -> None:
         self._app = parent.app
         given = flatten(self._waiting, Batch)
-        self._create(parent.id, inside)
-        self._send_all(given, size=None, progress=False)
+        with Adding(self.id) as adding:
+            while True:
+                adds = adding.as_what(self._callbacks, self.description, self.properties)
+                found = self._create(parent.id, inside, adds)
+                if found == self.id or adding.take(found):
+                    break
+            again = found != self.id
+            self.id, self._is_new = found, False
+            self._send_all(given, size=None, progress=False, again=again, nested=self._send_nested)
 
     def _refuse_nested(self, batch: Batch) -> None:
         raise ValueError(

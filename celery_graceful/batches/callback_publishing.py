@@ -1,16 +1,18 @@
 """How a callback that is due is published: once, whoever does so, and however often.
 
 Where broker and ledger are one Redis, its message is put into its queue in the step that takes it
-out of the outbox. Elsewhere it is sent, and then taken out: two may do so, or one twice. So each
-message says which copy it is (``graceful_copy``), and of several the first that starts is the one
-that runs (``running.py``). Of a callback that begins with several tasks each runs once: who sends
-them may be killed in the middle.
+out of the outbox. Elsewhere it is sent, and then taken out: who does so says so to the others, for
+as long as it takes, and may be killed, or slow to say it. So each message says which copy it is
+(``graceful_copy``), and of several the first that starts is the one that runs (``running.py``). Of
+a callback that begins with several tasks each runs once.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 from celery.utils.log import get_logger
@@ -18,13 +20,13 @@ from celery.utils.log import get_logger
 from celery_graceful.batches.callbacks import signature_of
 from celery_graceful.batches.chord_gathering import gathered
 from celery_graceful.batches.chord_ledger import ChordLedger
-from celery_graceful.batches.ledger import BatchLedger
-from celery_graceful.batches.marks import COPY, EACH, mark
+from celery_graceful.batches.ledger import LEFT, BatchLedger
+from celery_graceful.batches.marks import COPY, EACH, first_of, mark, parts_of
 from celery_graceful.batches.model import Due
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.messages.bounded_connections import bounded_connection
 from celery_graceful.store.app_stores import find_store, settings_of
-from celery_graceful.store.store import Store
+from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.system.describe import describe
 
 __all__ = ["publish_all", "publish_due"]
@@ -73,10 +75,14 @@ def publish_due(app: Any, store: Store, due: Due, timeout: float = TIMEOUT) -> b
     with bounded_connection(app.connection_for_write(), timeout) as connection:
         channel = connection.default_channel
         taken: list[_Taken] = []
-        if _is_one_step(app, channel, sig):
+        several = parts_of(first_of(sig)) is not None
+        if not several and _is_one_step(app, channel):
             channel.hand_to(lambda *message: taken.append(_Taken(*message)))
+        elif not ledger.begin_publishing(due):
+            return False
         producer = app.amqp.Producer(connection)
-        sig.apply_async(producer=producer, retry=False)
+        with _saying_so(ledger, due) if several else nullcontext():
+            sig.apply_async(producer=producer, retry=False)
         if len(taken) == 1:
             list_key, bell, message = taken[0]
             return ledger.published(due, list_key=list_key, bell=bell, message=message)
@@ -85,14 +91,33 @@ def publish_due(app: Any, store: Store, due: Due, timeout: float = TIMEOUT) -> b
     return ledger.published(due)
 
 
-def _is_one_step(app: Any, channel: Any, sig: Any) -> bool:
-    """Whether what is sent over ``channel`` can go where the ledger is, and is one message."""
+def _is_one_step(app: Any, channel: Any) -> bool:
+    """Whether what is sent over ``channel`` can go where the ledger is."""
     return (
         hasattr(channel, "hand_to")
         and settings_of(app).store is None
         and app.conf.broker_write_url == app.conf.broker_read_url
-        and sig.get("subtask_type") not in ("group", "chord")
     )
+
+
+@contextmanager
+def _saying_so(ledger: BatchLedger, due: Due) -> Iterator[None]:
+    """Say again and again that it is being published: thousands of messages take a while."""
+    over = threading.Event()
+
+    def say() -> None:
+        while not over.wait(LEFT / 4):
+            try:
+                ledger.begin_publishing(due, again=True)
+            except StoreAway as exc:  # two may send it then
+                logger.debug("%s: %s", due, describe(exc))
+
+    thread = threading.Thread(target=say, name="graceful-publishing", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def publish_all(app: Any, due: Iterable[Due]) -> None:

@@ -6,11 +6,11 @@ import base64
 from typing import Any
 
 from celery import Signature
-from celery.canvas import _chain, maybe_signature
+from celery.canvas import maybe_signature
 from celery.exceptions import QueueNotFound
 from kombu.utils.json import dumps, loads
 
-from celery_graceful.batches.marks import CALLBACK, Mark, callback_id, parts_of
+from celery_graceful.batches.marks import CALLBACK, Mark, callback_id, first_of, parts_of
 from celery_graceful.batches.members import last_of
 from celery_graceful.batches.model import Callback
 from celery_graceful.batches.packing import bind, load
@@ -60,9 +60,7 @@ def made(app: Any, batch: str, name: str, sig: Any) -> Callback:
         TypeError: Its task is known here, and does not take what it would get.
         ValueError: It cannot be sent: there is no such queue.
     """
-    first = sig
-    while isinstance(first, _chain):
-        first = first.tasks[0]
+    first = first_of(sig)
     if parts_of(first) is None:
         _check_arguments(app, name, first)
         try:

@@ -19,7 +19,7 @@ from typing import Any
 from uuid import uuid4
 
 from celery.backends.base import Backend
-from celery.canvas import _chain, group, maybe_signature
+from celery.canvas import group, maybe_signature
 from celery.result import GroupResult
 from celery.utils.log import get_logger
 from kombu.exceptions import EncodeError
@@ -34,6 +34,7 @@ from celery_graceful.batches.marks import (
     Mark,
     callback_of,
     first_headers,
+    first_of,
     mark,
     member_of,
     parts_of,
@@ -322,9 +323,8 @@ class _Entry:
 
         What follows, also another chord, stands for itself.
         """
-        sig = first = maybe_signature(body, app=self.app, clone=True)
-        while isinstance(first, _chain) and (parts := parts_of(first)):
-            first = parts[0]
+        sig = maybe_signature(body, app=self.app, clone=True)
+        first = first_of(sig)
         if parts_of(first) is None:
             mine = Mark(self.id, ON_COMPLETE)
             mark(first, {CALLBACK: str(mine), LAST: str(first.options.get("task_id"))})

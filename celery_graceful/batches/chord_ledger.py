@@ -15,8 +15,7 @@ from zlib import compress, decompress
 from kombu.utils.json import dumps, loads
 
 from celery_graceful.batches.keys import key_of
-from celery_graceful.batches.ledger import OUTBOX, BatchLedger
-from celery_graceful.batches.model import Due
+from celery_graceful.batches.ledger import BatchLedger
 
 __all__ = ["ChordLedger"]
 
@@ -45,12 +44,6 @@ class ChordLedger(BatchLedger):
     def are_gone(self, chord_id: str) -> int:
         """They were looked for, and have gone; how often so far."""
         return int(self._ask("HINCRBY", chord_id, "gone", 1))
-
-    def due_for(self, due: Due) -> float:
-        """Seconds for which a callback has been in the outbox."""
-        seconds, microseconds = map(int, self.store.execute("TIME", [], insist=True))
-        since = self.store.execute("HGET", [OUTBOX], [str(due)], insist=True)
-        return 0.0 if since is None else seconds + microseconds / 1e6 - int(since) / 1000
 
     def _ask(self, command: str, chord_id: str, *args: Any) -> Any:
         return self.store.execute(command, [key_of(chord_id)], args, insist=True)

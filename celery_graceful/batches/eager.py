@@ -71,7 +71,7 @@ class EagerLedger:
         parent: str | None = None,
         inside: str | None = None,
         **_: Any,
-    ) -> None:
+    ) -> str:
         """Open a batch."""
         if parent is not None:
             self._check(parent, inside)
@@ -81,14 +81,21 @@ class EagerLedger:
         self._batches[batch_id] = _Batch(
             batch_id, callbacks or {}, description, dict(properties or {}), parent
         )
+        return batch_id
 
-    def begin_sending(self, batch_id: str) -> None:
+    def begin_sending(self, batch_id: str) -> str:
         """Sending begins."""
         self._check(batch_id, None)
         self._of(batch_id).state = State.SENDING
+        return ""
 
     def add(
-        self, batch_id: str, members: Iterable[tuple[str, bytes]], *, inside: str | None = None
+        self,
+        batch_id: str,
+        members: Iterable[tuple[str, bytes]],
+        *,
+        inside: str | None = None,
+        **_: Any,
     ) -> int:
         """Register members."""
         self._check(batch_id, inside)
@@ -123,7 +130,7 @@ class EagerLedger:
             else:
                 self._end(of, member.id, outcome)
 
-    def sent(self, batch_id: str) -> list[Due]:
+    def sent(self, batch_id: str, sender: str = "") -> list[Due]:
         """All members have been sent, and have run."""
         of = self._of(batch_id)
         if of.state is not State.CANCELLED:

@@ -22,9 +22,14 @@ Keys, ``<id>`` being that of a batch:
     ``broker``             where members are sent, if several brokers share the store
     ``repairs``            how often missing members were dealt with by workers
     ``parent``             the batch that it is a member of
+    ``sender``             who sends its members; one who did before is refused
+    ``adds``               the task that has added it to its parent
+    ``adding:<task>``      batches that a task adds to it, while they are sent, and what they are
+                           like: ``<id> <like>``
     ``callback:<name>``    JSON of what ``batches.model.Callback`` says
     ``fired:<name>``       ``due``, ``published``, ``ended``
     ``copy:<name>``        which copy of its message runs
+    ``publishing:<name>``  when who publishes it, in several steps, was last heard of
     ``begun:<name>``       one of the tasks that it begins with does, or has
     ``round:<name>``       how often it was sent by hand: what ran before does not count
     ``again:<name>``       it may run although it counts as ended

@@ -7,6 +7,7 @@ again, each goes on where it stood. Their keys are in ``keys.py``.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,36 +15,33 @@ from kombu.utils.json import dumps
 
 from celery_graceful.batches.end_texts import AnyEnd, end_texts
 from celery_graceful.batches.keys import INDEX, OUTBOX, key_of
-from celery_graceful.batches.model import Callback, Due, End, Outcome
-from celery_graceful.batches.status import FIELDS, State, Status
+from celery_graceful.batches.ledger_reader import CHUNK, LedgerReader
+from celery_graceful.batches.model import Adds, Callback, Due, End
 from celery_graceful.exceptions import BatchFinished, UnknownBatch
-from celery_graceful.store.scan import hash_pages, pairs_of, set_members
-from celery_graceful.store.store import Store
 
-__all__ = ["ANY", "CHUNK", "CHUNK_BYTES", "INDEX", "OUTBOX", "BatchLedger"]
+__all__ = ["ANY", "CHUNK", "CHUNK_BYTES", "INDEX", "LEFT", "OUTBOX", "BatchLedger"]
 
-#: Members in one command, and the most bytes of their messages: Redis does nothing else meanwhile.
-CHUNK, CHUNK_BYTES = 500, 1024 * 1024
+#: Most bytes of messages in one command: Redis does nothing else meanwhile.
+CHUNK_BYTES = 1024 * 1024
 
 #: Members that are given up in one script.
 GIVEN_UP = 200
+
+#: Seconds for which a callback is left to who made it due, or publishes it.
+LEFT = 2.0
 
 #: A task that does not end a callback, with another id in each copy.
 ANY = "*"
 
 _UNKNOWN = "unknown"
-_COUNTED = ("pending", "succeeded", "failed", "revoked", "kids")
 
 
-class BatchLedger:
-    """What the store knows of batches. All methods but ``end`` raise ``StoreAway``, too.
+class BatchLedger(LedgerReader):
+    """What the store knows of batches, and is told. All methods raise ``StoreAway``, too.
 
     Args:
         store: Where it is kept.
     """
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
 
     # -- before, and while, members are sent ----------------------------------------------
 
@@ -59,8 +57,9 @@ class BatchLedger:
         properties: Mapping[str, Any] | None = None,
         parent: str | None = None,
         inside: str | None = None,
+        adds: Adds | None = None,
         broker: str = "",
-    ) -> None:
+    ) -> str:
         """Open a batch. It is a member of its parent from then on, under its own id.
 
         Args:
@@ -73,7 +72,11 @@ class BatchLedger:
             properties: Something small, that JSON can say.
             parent: The batch that it is inside of.
             inside: Who adds it there; see ``add``.
+            adds: The task that adds it there: run again it goes on with what it had begun.
             broker: Where its members are sent, if several brokers share the store.
+
+        Returns:
+            Its id; or that of one which it goes on with.
 
         Raises:
             BatchFinished: Nothing can be added to the parent.
@@ -84,21 +87,39 @@ class BatchLedger:
         for name, callback in (callbacks or {}).items():
             fields[f"callback:{name}"] = callback.to_json()
         lives = [_milliseconds(ttl), _milliseconds(linger)]
-        args = [parent or "", inside or "", *lives, *(x for pair in fields.items() for x in pair)]
-        refused = self._run("batch_create", batch_id, *args)
+        who = ["", "", ""] if adds is None else [adds.task, adds.like, " ".join(adds.busy)]
+        args = [
+            parent or "",
+            inside or "",
+            *lives,
+            *who,
+            *(x for pair in fields.items() for x in pair),
+        ]
+        refused, found = self._run("batch_create", batch_id, *args)
         _check(parent or batch_id, refused)
+        return str(found)
 
-    def begin_sending(self, batch_id: str) -> None:
+    def begin_sending(self, batch_id: str) -> str:
         """Sending begins, or goes on after its producer has died.
+
+        Returns:
+            By what this producer is known from now on. One before it is refused.
 
         Raises:
             BatchFinished: It has been sent, or was cancelled.
             UnknownBatch: There is no such batch.
         """
-        _check(batch_id, self._run("batch_sending", batch_id))
+        sender = secrets.token_hex(4)
+        _check(batch_id, self._run("batch_sending", batch_id, sender))
+        return sender
 
     def add(
-        self, batch_id: str, members: Iterable[tuple[str, bytes]], *, inside: str | None = None
+        self,
+        batch_id: str,
+        members: Iterable[tuple[str, bytes]],
+        *,
+        inside: str | None = None,
+        sender: str = "",
     ) -> int:
         """Register members, before they are sent. Those that are registered stay as they are.
 
@@ -107,6 +128,7 @@ class BatchLedger:
             members: Their ids, and their messages for when they have to be sent again.
             inside: Who adds them after it was sent: the id of a member that runs, or
                 ``"callback:<name>"``.
+            sender: Who sends all of it; see ``begin_sending``.
 
         Returns:
             How many are new.
@@ -118,7 +140,7 @@ class BatchLedger:
         new = 0
         for chunk in _chunks(members):
             args = (x for pair in chunk for x in pair)
-            added = self._run("batch_add", batch_id, inside or "", *args)
+            added = self._run("batch_add", batch_id, inside or "", sender, *args)
             _check(batch_id, added)
             new += added
         return new
@@ -129,21 +151,18 @@ class BatchLedger:
             some = members[start : start + CHUNK]
             self._run("batch_unsent", batch_id, "1" if is_so else "", *some)
 
-    def unsent(self, batch_id: str, members: Sequence[str]) -> set[str]:
-        """Of some members, those of which it is not known that they were sent."""
-        return self._those_in(batch_id, "unsent", members)
-
-    def registered(self, batch_id: str, members: Sequence[str]) -> set[str]:
-        """Of some members, those that are registered, whatever has become of them."""
-        return self._those_in(batch_id, "pending", members).union(self.outcomes(batch_id, members))
-
-    def sent(self, batch_id: str) -> list[Due]:
+    def sent(self, batch_id: str, sender: str = "") -> list[Due]:
         """All members have been sent. An empty batch is complete here.
 
+        Args:
+            batch_id: The batch.
+            sender: Who has sent it; without it, it is, whoever does.
+
         Raises:
+            BatchFinished: Another one sends it now.
             UnknownBatch: There is no such batch.
         """
-        return _dues(batch_id, self._run("batch_sent", batch_id))
+        return _dues(batch_id, self._run("batch_sent", batch_id, sender))
 
     # -- ends --------------------------------------------------------------------------------
 
@@ -241,63 +260,6 @@ class BatchLedger:
         """
         return _dues(batch_id, self._run("batch_drop", batch_id))
 
-    # -- how it stands -------------------------------------------------------------------------
-
-    def status(self, batch_id: str) -> Status:
-        """How it stands; costs the same with many members as with few.
-
-        Raises:
-            UnknownBatch: There is no such batch.
-        """
-        keys = [key_of(batch_id), *(key_of(batch_id, part) for part in _COUNTED)]
-        pairs, *counts = self.store.run("batch_status", keys, FIELDS, insist=True)
-        if not pairs:
-            raise UnknownBatch(batch_id)
-        return Status.of(batch_id, pairs_of(pairs), **dict(zip(_COUNTED, counts, strict=True)))
-
-    def state(self, batch_id: str, *, insist: bool = True) -> State | None:
-        """What it is in; ``None`` if it is not known."""
-        state = self.store.execute("HGET", [key_of(batch_id)], ["state"], insist=insist)
-        return None if state is None else State(state)
-
-    def is_cancelled(self, batch_id: str) -> bool:
-        """Whether it was cancelled."""
-        return self.state(batch_id) is State.CANCELLED
-
-    def members_pending(self, batch_id: str) -> Iterator[str]:
-        """Ids of members that have not ended, some perhaps twice, in steps of a few hundred."""
-        return self._scan(batch_id, "pending")
-
-    def pending(self, batch_id: str, members: Sequence[str]) -> set[str]:
-        """Which of them are members that have not ended."""
-        return self._those_in(batch_id, "pending", members)
-
-    def members_failed(self, batch_id: str) -> Iterator[str]:
-        """Ids of members that have failed, some perhaps twice."""
-        return self._scan(batch_id, "failed")
-
-    def kids(self, batch_id: str) -> Iterator[str]:
-        """Ids of batches inside of it that have not ended, some perhaps twice."""
-        return self._scan(batch_id, "kids")
-
-    def messages(self, batch_id: str, members: Sequence[str]) -> dict[str, bytes]:
-        """The messages of some of its members; without those that are not kept."""
-        found: dict[str, bytes] = {}
-        for start in range(0, len(members), CHUNK):
-            some = members[start : start + CHUNK]
-            texts = self.store.execute("HMGET", [key_of(batch_id, "messages")], some, insist=True)
-            for member, text in zip(some, texts, strict=True):
-                if text is not None:
-                    found[member] = text.encode("utf-8", "surrogateescape")
-        return found
-
-    def outcomes(self, batch_id: str, members: Sequence[str]) -> dict[str, Outcome]:
-        """How some of its members have ended; without those that have not, or are unknown."""
-        found: dict[str, Outcome] = {}
-        for how in Outcome:
-            found.update(dict.fromkeys(self._those_in(batch_id, how.value, members), how))
-        return found
-
     def look(self, batch_id: str) -> list[Due]:
         """See whether something has been missed: an error in a script, an outbox that was lost.
 
@@ -306,42 +268,25 @@ class BatchLedger:
         """
         return _dues(batch_id, self._run("batch_look", batch_id))
 
-    def stood_still(self, seconds: float) -> list[str]:
-        """Batches that have not ended, and have not moved for so long."""
-        there: list[str] = []
-        looked = CHUNK
-        while looked == CHUNK:
-            args = [int(seconds * 1000), CHUNK, len(there)]
-            looked, *found = self._run("batch_still", *args)
-            there += found
-        return there
-
     def note_missing(self, batch_id: str, count: int) -> None:
         """Say how many members were found missing, for ``status``."""
         self.store.run("batch_missing", [key_of(batch_id)], [count], insist=True)
 
     # -- callbacks -----------------------------------------------------------------------------
 
-    def outbox(self, waiting: float = 0.0) -> list[Due]:
-        """Callbacks that are due, and have been for ``waiting`` seconds."""
-        seconds, microseconds = map(int, self.store.execute("TIME", [], insist=True))
-        before = seconds * 1000 + microseconds // 1000 - int(waiting * 1000)
-        found: dict[str, str] = {}
-        for page in hash_pages(self.store, OUTBOX, CHUNK):
-            found.update(page)
-        return [Due.parse(text) for text, since in found.items() if int(since) <= before]
+    def begin_publishing(self, due: Due, *, again: bool = False) -> bool:
+        """Say that it is being published, in several steps: others leave it alone for ``LEFT``.
 
-    def callback(self, due: Due) -> Callback:
-        """What to send.
+        Args:
+            due: The callback.
+            again: It is so still.
 
-        Raises:
-            UnknownBatch: There is no such batch, or it has no such callback.
+        Returns:
+            Whether it may be: it is in the outbox, and nobody else does so.
         """
-        field = f"callback:{due.name}"
-        text = self.store.execute("HGET", [key_of(due.batch)], [field], insist=True)
-        if text is None:
-            raise UnknownBatch(due.batch)
-        return Callback.from_json(text)
+        keys = [key_of(due.batch), OUTBOX]
+        args = [due.batch, due.name, _milliseconds(LEFT), "1" if again else ""]
+        return bool(self.store.run("batch_publishing", keys, args, insist=True))
 
     def published(
         self,
@@ -379,12 +324,6 @@ class BatchLedger:
         keys = [key_of(batch_id), key_of(batch_id, "copies")]
         return bool(self.store.run("batch_copy", keys, [name, copy, part], insist=True))
 
-    def has_begun(self, due: Due) -> bool:
-        """Whether a copy of a callback has begun, and not ended: it runs, or its worker died."""
-        fields = [f"copy:{due.name}", f"begun:{due.name}", f"fired:{due.name}"]
-        *begun, fired = self.store.execute("HMGET", [key_of(due.batch)], fields, insist=True)
-        return any(begun) and fired != "ended"
-
     def fire(self, batch_id: str, name: str) -> list[Due]:
         """Have a callback sent now, or again, whatever the batch waits for. Not if it has ended.
 
@@ -394,22 +333,6 @@ class BatchLedger:
             UnknownBatch: There is no such batch.
         """
         return _dues(batch_id, self._run("batch_fire", batch_id, name))
-
-    # -- asking ----------------------------------------------------------------------------------
-
-    def _run(self, script: str, *args: Any) -> Any:
-        return self.store.run(script, [INDEX, OUTBOX], [self.store.prefix, *args], insist=True)
-
-    def _those_in(self, batch_id: str, part: str, members: Sequence[str]) -> set[str]:
-        found: set[str] = set()
-        for start in range(0, len(members), CHUNK):
-            some = members[start : start + CHUNK]
-            are = self.store.execute("SMISMEMBER", [key_of(batch_id, part)], some, insist=True)
-            found.update(one for one, is_one in zip(some, are, strict=True) if is_one)
-        return found
-
-    def _scan(self, batch_id: str, part: str) -> Iterator[str]:
-        return set_members(self.store, key_of(batch_id, part), CHUNK)
 
 
 def _milliseconds(seconds: float) -> int:
@@ -424,8 +347,7 @@ def _check(batch_id: str, answer: Any) -> None:
 
 
 def _dues(batch_id: str, answer: Any) -> list[Due]:
-    if answer == _UNKNOWN:
-        raise UnknownBatch(batch_id)
+    _check(batch_id, answer)
     return Due.parse_all(answer)
 
 

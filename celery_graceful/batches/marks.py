@@ -43,6 +43,7 @@ __all__ = [
     "callback_id",
     "callback_of",
     "first_headers",
+    "first_of",
     "hand_on",
     "mark",
     "member_of",
@@ -142,6 +143,14 @@ def parts_of(sig: Any) -> list[Any] | None:
         sig.kwargs["tasks"] = _signatures(sig.tasks)
         return [*sig.tasks]
     return None
+
+
+def first_of(sig: Any) -> Any:
+    """What a signature begins with: that of a task, or a group or chord of several."""
+    first = sig
+    while isinstance(first, _chain) and (parts := parts_of(first)):
+        first = parts[0]
+    return first
 
 
 def all_of(sig: Any) -> Iterator[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ __all__ = [
     "ON_COMPLETE",
     "ON_FAILURE",
     "ON_SUCCESS",
+    "Adds",
     "Callback",
     "Due",
     "End",
@@ -46,6 +47,20 @@ class End(NamedTuple):
     member: str
     outcome: Outcome
     claim: tuple[str, int] | None = None
+
+
+class Adds(NamedTuple):
+    """Who adds a batch to another one.
+
+    Attributes:
+        task: Id of the task that does.
+        like: What the batch is like; two that are alike can go on with each other. No spaces.
+        busy: Ids of batches that are being sent in this process.
+    """
+
+    task: str
+    like: str
+    busy: Collection[str] = ()
 
 
 class Due(NamedTuple):

@@ -18,7 +18,7 @@ from celery_graceful.batches.brief_status import standing_of
 from celery_graceful.batches.callback_publishing import publish_due
 from celery_graceful.batches.callbacks import kept_signature
 from celery_graceful.batches.chord_ledger import ChordLedger
-from celery_graceful.batches.ledger import OUTBOX
+from celery_graceful.batches.ledger import LEFT, OUTBOX
 from celery_graceful.batches.marks import all_of
 from celery_graceful.batches.model import Due
 from celery_graceful.batches.whereabouts import broker_of
@@ -30,9 +30,6 @@ from celery_graceful.system.describe import describe
 __all__ = ["Outbox"]
 
 logger = get_logger(__name__)
-
-#: Seconds for which a callback is left to who made it due.
-LEFT = 2.0
 
 #: Seconds for which one whose task an app does not know is left to the others.
 STRANGE = 60.0

@@ -32,6 +32,7 @@ class Sending:
         ledger: That knows of the batch.
         batch: Id of the batch.
         inside: Who adds them after it was sent; see ``BatchLedger.add``.
+        sender: Who sends all of it; see ``BatchLedger.begin_sending``.
         again: Some of them may be registered already: a producer died.
         counted: Ids follow from the order; see ``Members``.
         on_sent: Called with the number of members that were sent so far.
@@ -44,6 +45,7 @@ class Sending:
         batch: str,
         *,
         inside: str | None = None,
+        sender: str = "",
         again: bool = False,
         counted: bool = True,
         on_sent: Callable[[int], None] = lambda sent: None,
@@ -52,6 +54,7 @@ class Sending:
         self.ledger = ledger
         self.batch = batch
         self.inside = inside
+        self.sender = sender
         self._again = again
         self.on_sent = on_sent
         self.sent = 0
@@ -112,7 +115,7 @@ class Sending:
     def _register(self, chunk: Sequence[Member]) -> int:
         """How many of them are new."""
         packed = ((member.id, member.packed) for member in chunk)
-        return self.ledger.add(self.batch, packed, inside=self.inside)
+        return self.ledger.add(self.batch, packed, inside=self.inside, sender=self.sender)
 
     def _go_on(self, chunk: Sequence[Member]) -> None:
         ids = [member.id for member in chunk]

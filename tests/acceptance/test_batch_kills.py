@@ -6,12 +6,14 @@ import itertools
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import redis
 from celery import Celery, chord
 
+from celery_graceful.batches.ledger import CHUNK
 from tests.acceptance.test_batch_ends import CALLBACKS, broker, do, start, store
 from tests.conftest import RabbitVhost, RedisDB
 from tests.servers import RedisServer
@@ -79,6 +81,33 @@ def test_killed_in_the_middle_of_a_callback(
         *ran, whole = store.lrange("effects", 0, -1)
         assert (sorted(ran), whole) == (list("0123"), "all [0, 1, 2, 3]")
         other.wait_line("is left out: another copy of it runs, or has", count=2)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_killed_while_it_adds_a_batch(
+    pool: str, broker: Broker, app: Celery, store: redis.Redis
+) -> None:
+    """Run again it goes on with that one: each task runs once, and nothing waits for ever."""
+    size = CHUNK + 20
+    with start(broker, "threads", "-Q", "celery", SWEEP="1").ready():
+        made = Made(app, "on_complete")
+        made.send(app.signature("adds", args=["pieces", size]), queue="hooked")
+        made.sent()
+        with start(broker, pool, "-Q", "hooked") as hooked:
+            hooked.wait_line("half is added")
+            (inner,) = made.ledger.kids(made.id)
+            ended = partial(made.ledger.status, inner)
+            wait_until(lambda: ended().succeeded == CHUNK, "what was sent has run")
+            hooked.signal(signal.SIGKILL, group=True)
+            hooked.wait()
+            end_leases(broker.client if broker.name == "redis" else store, hooked)
+        with start(broker, pool, "-Q", "hooked"):
+            wait_until(lambda: made.status.finished, "its end")
+    assert sorted(map(int, store.lrange("pieces", 0, -1))) == list(range(size))
+    assert store.get("pieces:runs") == "2"
+    assert (ended().state.value, ended().succeeded) == ("done", size)
+    assert len(store.lrange(f"effects:{inner}:on_success", 0, -1)) == 1
+    assert len(effects(store, made)["on_complete"]) == 1
 
 
 def test_rolling_restarts(broker: Broker, app: Celery, store: redis.Redis) -> None:

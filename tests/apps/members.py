@@ -11,7 +11,7 @@ import redis
 from celery import Task, signals
 from celery.exceptions import Ignore, Reject
 
-from celery_graceful import Graceful, GracefulTask
+from celery_graceful import Batch, Graceful, GracefulTask, current_batch
 from celery_graceful.batches import outbox
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.membership import member
@@ -159,6 +159,23 @@ def piece(key, number):
 @app.task(name="whole", acks_late=True)
 def whole(numbers, key):
     _client().rpush(key, f"all {sorted(numbers)}")
+
+
+@app.task(name="adds", acks_late=True)
+def adds(key, size):
+    """Adds a batch; its first run stands still in the middle of that."""
+    stands_still = _client().incr(f"{key}:runs") == 1
+
+    def pieces():
+        for number in range(size):
+            if stands_still and number == size - 5:
+                say("half is added")
+                time.sleep(600)
+            yield piece.si(key, number)
+
+    inner = Batch(on_success=effect.s("on_success"), description="added")
+    inner.add(pieces())
+    current_batch().add(inner)
 
 
 @signals.task_revoked.connect

@@ -2,17 +2,18 @@
 --
 -- include batch_ledger
 --
--- ARGV     key prefix; batch; who adds, or ''; pairs: member, its message or ''
+-- ARGV     key prefix; batch; who adds, or ''; who sends all of it, or ''; pairs: member, its message
+--          or ''
 --
 -- Those that are registered already, or have ended since, stay as they are. Returns how many are
 -- new, or why nothing can be added.
 local id = ARGV[2]
-local refused = refuses(id, ARGV[3])
+local refused = refuses(id, ARGV[3], ARGV[4])
 if refused then
   return refused
 end
 local members, has_ended = {}, {}
-for i = 4, #ARGV, 2 do
+for i = 5, #ARGV, 2 do
   members[#members + 1] = ARGV[i]
 end
 for _, part in ipairs({ 'succeeded', 'failed', 'revoked' }) do
@@ -26,8 +27,8 @@ local before, new, there, messages = known(id), {}, count(id, 'pending'), {}
 for i, member in ipairs(members) do
   if not has_ended[i] then
     new[#new + 1] = member
-    if ARGV[2 * i + 3] ~= '' then
-      messages[#messages + 1], messages[#messages + 2] = member, ARGV[2 * i + 3]
+    if ARGV[2 * i + 4] ~= '' then
+      messages[#messages + 1], messages[#messages + 2] = member, ARGV[2 * i + 4]
     end
   end
 end

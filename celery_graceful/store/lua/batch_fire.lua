@@ -12,7 +12,7 @@ if not of[1] then
   return 'unknown'
 end
 if of[2] and of[3] ~= 'ended' then
-  redis.call('HDEL', key(id), 'fired:' .. name, 'copy:' .. name, 'begun:' .. name)
+  redis.call('HDEL', key(id), 'fired:' .. name, 'copy:' .. name, 'begun:' .. name, 'publishing:' .. name)
   redis.call('HINCRBY', key(id), 'round:' .. name, 1)
   fire(id, name, false)
   moved[id] = true

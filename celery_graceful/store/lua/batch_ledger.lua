@@ -238,14 +238,15 @@ local function forget(id)
   redis.call('ZREM', KEYS[1], id)
 end
 
--- Why nothing can be added: nil if it can.
-local function refuses(id, inside)
-  local state = redis.call('HGET', key(id), 'state')
+-- Why nothing can be added: nil if it can. Who sends all of it says as whom; not who has been
+-- replaced since by another one that goes on.
+local function refuses(id, inside, sender)
+  local state, sends = unpack(redis.call('HMGET', key(id), 'state', 'sender'))
   if not state then
     return 'unknown'
   end
   if state == 'open' or state == 'sending' then
-    return nil
+    return sender and sender ~= '' and sends and sender ~= sends and 'sending' or nil
   end
   if state == 'sent' and inside ~= '' then
     local callback = string.match(inside, '^callback:(.*)$')

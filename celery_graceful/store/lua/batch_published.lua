@@ -26,6 +26,7 @@ end
 if redis.call('HGET', key(id), 'fired:' .. name) ~= 'ended' then
   redis.call('HSET', key(id), 'fired:' .. name, 'published')
 end
+redis.call('HDEL', key(id), 'publishing:' .. name)
 redis.call('HDEL', KEYS[2], entry)
 moved[id] = true
 look_at(id)

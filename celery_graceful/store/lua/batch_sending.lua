@@ -2,7 +2,7 @@
 --
 -- include batch_ledger
 --
--- ARGV     key prefix; batch
+-- ARGV     key prefix; batch; who sends it: whoever did so before does not any more
 --
 -- Returns why it cannot, or ''.
 local id = ARGV[2]
@@ -10,7 +10,7 @@ local refused = refuses(id, '')
 if refused then
   return refused
 end
-redis.call('HSET', key(id), 'state', 'sending')
+redis.call('HSET', key(id), 'state', 'sending', 'sender', ARGV[3])
 moved[id] = true
 look_at(id)
 settle_all()

@@ -1,0 +1,157 @@
+"""What the ledger is asked: how a batch stands, and who is in its sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from celery_graceful.batches.keys import INDEX, OUTBOX, key_of
+from celery_graceful.batches.model import Callback, Due, Outcome
+from celery_graceful.batches.status import FIELDS, State, Status
+from celery_graceful.exceptions import UnknownBatch
+from celery_graceful.store.scan import hash_pages, pairs_of, set_members
+from celery_graceful.store.store import Store
+
+__all__ = ["CHUNK", "LedgerReader"]
+
+#: Members in one command: Redis does nothing else meanwhile.
+CHUNK = 500
+
+_COUNTED = ("pending", "succeeded", "failed", "revoked", "kids")
+
+
+class LedgerReader:
+    """What the store knows of batches. All methods raise ``StoreAway``, too.
+
+    Args:
+        store: Where it is kept.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    # -- batches -------------------------------------------------------------------------------
+
+    def status(self, batch_id: str) -> Status:
+        """How it stands; costs the same with many members as with few.
+
+        Raises:
+            UnknownBatch: There is no such batch.
+        """
+        keys = [key_of(batch_id), *(key_of(batch_id, part) for part in _COUNTED)]
+        pairs, *counts = self.store.run("batch_status", keys, FIELDS, insist=True)
+        if not pairs:
+            raise UnknownBatch(batch_id)
+        return Status.of(batch_id, pairs_of(pairs), **dict(zip(_COUNTED, counts, strict=True)))
+
+    def state(self, batch_id: str, *, insist: bool = True) -> State | None:
+        """What it is in; ``None`` if it is not known."""
+        state = self.store.execute("HGET", [key_of(batch_id)], ["state"], insist=insist)
+        return None if state is None else State(state)
+
+    def is_cancelled(self, batch_id: str) -> bool:
+        """Whether it was cancelled."""
+        return self.state(batch_id) is State.CANCELLED
+
+    def members_pending(self, batch_id: str) -> Iterator[str]:
+        """Ids of members that have not ended, some perhaps twice, in steps of a few hundred."""
+        return self._scan(batch_id, "pending")
+
+    def pending(self, batch_id: str, members: Sequence[str]) -> set[str]:
+        """Which of them are members that have not ended."""
+        return self._those_in(batch_id, "pending", members)
+
+    def members_failed(self, batch_id: str) -> Iterator[str]:
+        """Ids of members that have failed, some perhaps twice."""
+        return self._scan(batch_id, "failed")
+
+    def kids(self, batch_id: str) -> Iterator[str]:
+        """Ids of batches inside of it that have not ended, some perhaps twice."""
+        return self._scan(batch_id, "kids")
+
+    def messages(self, batch_id: str, members: Sequence[str]) -> dict[str, bytes]:
+        """The messages of some of its members; without those that are not kept."""
+        found: dict[str, bytes] = {}
+        for start in range(0, len(members), CHUNK):
+            some = members[start : start + CHUNK]
+            texts = self.store.execute("HMGET", [key_of(batch_id, "messages")], some, insist=True)
+            for member, text in zip(some, texts, strict=True):
+                if text is not None:
+                    found[member] = text.encode("utf-8", "surrogateescape")
+        return found
+
+    def outcomes(self, batch_id: str, members: Sequence[str]) -> dict[str, Outcome]:
+        """How some of its members have ended; without those that have not, or are unknown."""
+        found: dict[str, Outcome] = {}
+        for how in Outcome:
+            found.update(dict.fromkeys(self._those_in(batch_id, how.value, members), how))
+        return found
+
+    def stood_still(self, seconds: float) -> list[str]:
+        """Batches that have not ended, and have not moved for so long."""
+        there: list[str] = []
+        looked = CHUNK
+        while looked == CHUNK:
+            args = [int(seconds * 1000), CHUNK, len(there)]
+            looked, *found = self._run("batch_still", *args)
+            there += found
+        return there
+
+    def unsent(self, batch_id: str, members: Sequence[str]) -> set[str]:
+        """Of some members, those of which it is not known that they were sent."""
+        return self._those_in(batch_id, "unsent", members)
+
+    def registered(self, batch_id: str, members: Sequence[str]) -> set[str]:
+        """Of some members, those that are registered, whatever has become of them."""
+        return self._those_in(batch_id, "pending", members).union(self.outcomes(batch_id, members))
+
+    # -- callbacks -----------------------------------------------------------------------------
+
+    def outbox(self, waiting: float = 0.0) -> list[Due]:
+        """Callbacks that are due, and have been for ``waiting`` seconds."""
+        seconds, microseconds = map(int, self.store.execute("TIME", [], insist=True))
+        before = seconds * 1000 + microseconds // 1000 - int(waiting * 1000)
+        found: dict[str, str] = {}
+        for page in hash_pages(self.store, OUTBOX, CHUNK):
+            found.update(page)
+        return [Due.parse(text) for text, since in found.items() if int(since) <= before]
+
+    def callback(self, due: Due) -> Callback:
+        """What to send.
+
+        Raises:
+            UnknownBatch: There is no such batch, or it has no such callback.
+        """
+        field = f"callback:{due.name}"
+        text = self.store.execute("HGET", [key_of(due.batch)], [field], insist=True)
+        if text is None:
+            raise UnknownBatch(due.batch)
+        return Callback.from_json(text)
+
+    def due_for(self, due: Due) -> float:
+        """Seconds for which a callback has been in the outbox."""
+        seconds, microseconds = map(int, self.store.execute("TIME", [], insist=True))
+        since = self.store.execute("HGET", [OUTBOX], [str(due)], insist=True)
+        return 0.0 if since is None else seconds + microseconds / 1e6 - int(since) / 1000
+
+    def has_begun(self, due: Due) -> bool:
+        """Whether a copy of a callback has begun, and not ended: it runs, or its worker died."""
+        fields = [f"copy:{due.name}", f"begun:{due.name}", f"fired:{due.name}"]
+        *begun, fired = self.store.execute("HMGET", [key_of(due.batch)], fields, insist=True)
+        return any(begun) and fired != "ended"
+
+    # -- asking ----------------------------------------------------------------------------------
+
+    def _run(self, script: str, *args: Any) -> Any:
+        return self.store.run(script, [INDEX, OUTBOX], [self.store.prefix, *args], insist=True)
+
+    def _those_in(self, batch_id: str, part: str, members: Sequence[str]) -> set[str]:
+        found: set[str] = set()
+        for start in range(0, len(members), CHUNK):
+            some = members[start : start + CHUNK]
+            are = self.store.execute("SMISMEMBER", [key_of(batch_id, part)], some, insist=True)
+            found.update(one for one, is_one in zip(some, are, strict=True) if is_one)
+        return found
+
+    def _scan(self, batch_id: str, part: str) -> Iterator[str]:
+        return set_members(self.store, key_of(batch_id, part), CHUNK)
