@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 from uuid import uuid4
@@ -37,6 +37,10 @@ logger = get_logger(__name__)
 
 #: Seconds between two looks of ``wait``: the first ones, and at most.
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
+
+#: What becomes of one of which a part was sent.
+_RESUME = "Go on with Batch.load(id).resume(members)"
+_RUN_AGAIN = "This task goes on with it if it is run again, and adds one like it; resume it by hand"
 
 #: Batches that workers are told of at once.
 TOLD = 500
@@ -250,12 +254,11 @@ class Batch:
         progress: bool,
         again: bool = False,
         alone: bool = False,
-        nested: Callable[[Batch], None] | None = None,
+        adds: Adds | None = None,
     ) -> None:
         ledger = self._ledger
         sender = ledger.begin_sending(self.id)
-        if nested is None:
-            nested = self._refuse_nested if again else self._send_nested
+        nested = self._refuse_nested if again and not adds else self._send_nested
         with Bar(f"{self.description or 'batch'}: sent", wanted=progress) as bar:
             sending = Sending(
                 self.app,
@@ -267,15 +270,18 @@ class Batch:
             )
             try:
                 sending.all(given, Batch, nested)
+            except BatchFinished:  # it was cancelled, or somebody else has gone on with it
+                raise
             except BaseException as exc:
                 if alone and not sending.has_begun and self._is_undone():
                     raise
                 logger.error(
-                    "Batch %s stays in state sending, with %d members sent: %s. Go on with "
-                    "Batch.load(id).resume(members), or end it with cancel() or drop()",
+                    "Batch %s stays in state sending, with %d members sent: %s. %s, or end it with "
+                    "cancel() or drop()",
                     self.id,
                     sending.sent,
                     describe(exc) if isinstance(exc, Exception) else type(exc).__name__,
+                    _RUN_AGAIN if adds else _RESUME,
                 )
                 raise
             bar.draw(sending.sent, sending.sent, last=True)
@@ -313,7 +319,7 @@ class Batch:
                     break
             again = found != self.id
             self.id, self._is_new = found, False
-            self._send_all(given, size=None, progress=False, again=again, nested=self._send_nested)
+            self._send_all(given, size=None, progress=False, again=again, adds=adds)
 
     def _refuse_nested(self, batch: Batch) -> None:
         raise ValueError(
