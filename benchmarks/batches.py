@@ -231,13 +231,16 @@ def _throughput(redis: RedisServer, tasks: int, rounds: int) -> str:
                     if turn >= 0:
                         found[in_batch].append((rate, used / count * 1e6, commands / count))
         shown = [f"{pool} -c {concurrency}, {task}"]
+        pairs = list(zip(*found, strict=True))
         for which in range(2):
             shown += [f"{median(one[which] for one in some):.0f}" for some in found]
-            ratios = (b[which] / a[which] for a, b in zip(*found, strict=True))
-            shown.append(f"{median(ratios):.3f}")
+            shown.append(f"{median(b[which] / a[which] for a, b in pairs):.3f}")
+            if which == 0:
+                shown.append(f"{median(1e6 / b[0] - 1e6 / a[0] for a, b in pairs):+.0f}")
         shown += [f"{median(one[2] for one in some):.1f}" for some in found]
         rows.append(shown)
-    rate, cpu = ("/s", "in a batch", "ratio"), ("CPU us/task", "in a batch", "ratio")
+    rate = ("/s", "in a batch", "ratio", "us more")
+    cpu = ("CPU us/task", "in a batch", "ratio")
     return table(("pool and task", *rate, *cpu, "commands/task", "in a batch"), rows)
 
 
