@@ -113,7 +113,7 @@ class BatchFinished(CeleryError):
     Args:
         batch: Its id.
         state: What it is in: ``sent``, ``done`` or ``cancelled``; or ``sending``, where another
-            producer has gone on with it.
+            producer, or another run of the task, goes on with it.
     """
 
     def __init__(self, batch: str, state: str) -> None:
@@ -128,10 +128,8 @@ class BatchFinished(CeleryError):
                 "before that, or in a member or callback of it while that runs"
             )
         if self.state == "sending":
-            return (
-                f"batch {self.batch} is being sent by another producer, which has gone on with it "
-                "since: leave it to that one"
-            )
+            who = "another producer, or another run of this task"
+            return f"batch {self.batch}: {who}, goes on with it"
         how = "was cancelled" if self.state == "cancelled" else "has ended"
         return f"batch {self.batch} {how}, nothing can be added to it any more: make a new one"
 

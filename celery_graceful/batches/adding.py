@@ -2,62 +2,108 @@
 
 What it adds then is, where it is alike, the one that it had begun: under the id of that, with the
 members that it has. So none stays behind that nobody sends any more, and its parent would wait for.
+Unless somebody does send it: another run of the task may be alive.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+from uuid import uuid4
 
 from celery import current_task
+from celery.utils.log import get_logger
 from kombu.utils.json import dumps
 
+from celery_graceful.batches.eager import EagerLedger
+from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import Adds
+from celery_graceful.claims.fence import DELIVERY, holds_claim
+from celery_graceful.exceptions import BatchFinished
+from celery_graceful.runs.interrupt import sleep
+from celery_graceful.store.store import StoreAway
+from celery_graceful.system.describe import describe
+from celery_graceful.system.meanwhile import meanwhile
 
-__all__ = ["Adding"]
+__all__ = ["SILENT", "as_what", "at_it", "check_is_ours", "new_sender", "opened"]
 
-#: Batches that are being sent in this process: threads may add several that are alike.
-_busy: dict[str, Adding] = {}
+logger = get_logger(__name__)
+
+#: Seconds after which who sends a batch, and is not heard of, is dead; and between two times that
+#: one says so.
+SILENT, SAY_EVERY = 4.0, 1.0
+
+#: Seconds for which one that may be dead is waited for, and between two looks.
+PATIENCE, LOOK_AGAIN = SILENT + 1.0, 0.1
 
 
-class Adding:
-    """One batch on its way into another one; a context manager, for as long as it is sent.
+def new_sender() -> str:
+    """By what somebody is known who sends a batch."""
+    return secrets.token_hex(4)
+
+
+def as_what(
+    callbacks: Mapping[str, Any], description: str, properties: Mapping[str, Any]
+) -> Adds | None:
+    """As what the running task adds a batch; ``None`` where none runs.
 
     Args:
-        batch: Its id.
+        callbacks: The signatures of its callbacks, by their names.
+        description: The user's; also ``properties``.
     """
+    request = current_task.request if current_task else None
+    if request is None or request.id is None or request.is_eager:
+        return None
+    said = {name: dict(sig) for name, sig in callbacks.items()}, description, properties
+    like = hashlib.sha1(dumps(said).encode(), usedforsecurity=False).hexdigest()
+    return Adds(request.id, like, str(getattr(request, DELIVERY, None) or uuid4()))
 
-    def __init__(self, batch: str) -> None:
-        self.taken = [batch]
-        _busy[batch] = self
 
-    def __enter__(self) -> Adding:
-        return self
+def opened(create: Callable[[float], str | None]) -> str:
+    """The id of the batch that is sent now, when it is clear which one.
 
-    def __exit__(self, *exc_info: object) -> None:
-        for batch in self.taken:
-            _busy.pop(batch, None)
+    In a graceful task it is a safe point while another run may still send one that is alike.
 
-    def take(self, batch: str) -> bool:
-        """Send that one; whether nobody here does so already."""
-        if _busy.setdefault(batch, self) is not self:
-            return False
-        self.taken.append(batch)
-        return True
+    Args:
+        create: Creates it, or finds the one; gets for how many seconds a sender may be silent.
 
-    def as_what(
-        self, callbacks: Mapping[str, Any], description: str, properties: Mapping[str, Any]
-    ) -> Adds | None:
-        """As what it is added; ``None`` where no task runs.
+    Raises:
+        Interrupted: The task has to stop.
+        Exception: What ``create`` raises.
+    """
+    end = time.monotonic() + PATIENCE
+    while (found := create(SILENT if time.monotonic() < end else 0.0)) is None:
+        sleep(LOOK_AGAIN)
+    return found
 
-        Args:
-            callbacks: The signatures of its callbacks, by their names.
-            description: The user's; also ``properties``.
-        """
-        task = current_task.request.id if current_task else None
-        if task is None:
-            return None
-        said = {name: dict(sig) for name, sig in callbacks.items()}, description, properties
-        like = hashlib.sha1(dumps(said).encode(), usedforsecurity=False).hexdigest()
-        return Adds(task, like, tuple(_busy))
+
+@contextmanager
+def at_it(ledger: BatchLedger | EagerLedger, batch: str, sender: str) -> Iterator[None]:
+    """Says that a batch is being sent, as long as the block takes; and when it is not any more."""
+
+    def say(is_so: bool = True) -> None:
+        try:
+            ledger.still_sends(batch, sender, is_so)
+        except StoreAway as exc:  # it is taken for dead, a while later
+            logger.debug("%s: %s", batch, describe(exc))
+
+    try:
+        with meanwhile(say, SAY_EVERY, "graceful-sending"):
+            yield
+    except BaseException:
+        say(False)
+        raise
+
+
+def check_is_ours(batch: str) -> None:
+    """The running task may add to a batch, unless another worker has it by now.
+
+    Raises:
+        BatchFinished: It has: that run is the one that counts.
+    """
+    if current_task and not holds_claim(current_task):
+        raise BatchFinished(batch, "sending")

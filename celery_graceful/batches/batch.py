@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from itertools import chain, islice
 from typing import Any
 from uuid import uuid4
@@ -13,7 +14,7 @@ from celery.exceptions import TimeoutError
 from celery.utils.log import get_logger
 
 from celery_graceful.batches import callbacks
-from celery_graceful.batches.adding import Adding
+from celery_graceful.batches.adding import as_what, at_it, check_is_ours, new_sender, opened
 from celery_graceful.batches.callback_publishing import publish_all
 from celery_graceful.batches.current_member import adds_as, here
 from celery_graceful.batches.eager import EagerLedger, eager_ledger
@@ -179,9 +180,9 @@ class Batch:
                 first = list(islice(given, 1))
                 self._app = first[0].app if first else None
                 given = chain(first, given)
-            self._create()
+            self._create(sender := new_sender())
             self._is_new = False
-            self._send_all(given, progress=progress, size=size, alone=True)
+            self._send_all(given, sender, progress=progress, size=size, alone=True)
         except BaseException:
             if self._is_new:
                 self._waiting = waiting.all()
@@ -205,8 +206,9 @@ class Batch:
             UnknownBatch: There is no such batch.
             Exception: As ``apply_async``.
         """
-        given = flatten(members, Batch)
-        self._send_all(given, progress=progress, size=size_of(members), again=True)
+        given, sender = flatten(members, Batch), new_sender()
+        self._ledger.begin_sending(self.id, sender)
+        self._send_all(given, sender, progress=progress, size=size_of(members), again=True)
         return self
 
     # -- sending -----------------------------------------------------------------------
@@ -226,9 +228,14 @@ class Batch:
         return BatchLedger(store)
 
     def _create(
-        self, parent: str | None = None, inside: str | None = None, adds: Adds | None = None
-    ) -> str:
-        """Open it; the id of that which it goes on with, if not its own."""
+        self,
+        sender: str,
+        parent: str | None = None,
+        inside: str | None = None,
+        adds: Adds | None = None,
+        silent: float = 0.0,
+    ) -> str | None:
+        """Open it, to be sent; as ``BatchLedger.create``."""
         app, settings = self.app, settings_of(self.app)
         return self._ledger.create(
             self.id,
@@ -242,13 +249,16 @@ class Batch:
             properties=self.properties,
             parent=parent,
             inside=inside,
+            sender=sender,
             adds=adds,
+            silent=silent,
             broker=broker_of(app),
         )
 
     def _send_all(
         self,
         given: Iterator[Any],
+        sender: str,
         *,
         size: int | None,
         progress: bool,
@@ -257,7 +267,6 @@ class Batch:
         adds: Adds | None = None,
     ) -> None:
         ledger = self._ledger
-        sender = ledger.begin_sending(self.id)
         nested = self._refuse_nested if again and not adds else self._send_nested
         with Bar(f"{self.description or 'batch'}: sent", wanted=progress) as bar:
             sending = Sending(
@@ -310,16 +319,12 @@ class Batch:
 
     def _become_part_of(self, parent: Batch, inside: str | None) -> None:
         self._app = parent.app
-        given = flatten(self._waiting, Batch)
-        with Adding(self.id) as adding:
-            while True:
-                adds = adding.as_what(self._callbacks, self.description, self.properties)
-                found = self._create(parent.id, inside, adds)
-                if found == self.id or adding.take(found):
-                    break
-            again = found != self.id
-            self.id, self._is_new = found, False
-            self._send_all(given, size=None, progress=False, again=again, adds=adds)
+        given, sender, ledger = flatten(self._waiting, Batch), new_sender(), self._ledger
+        adds = as_what(self._callbacks, self.description, self.properties)
+        found = opened(lambda silent: self._create(sender, parent.id, inside, adds, silent))
+        again, self.id, self._is_new = found != self.id, found, False
+        with at_it(ledger, self.id, sender) if adds else nullcontext():
+            self._send_all(given, sender, size=None, progress=False, again=again, adds=adds)
 
     def _refuse_nested(self, batch: Batch) -> None:
         raise ValueError(
@@ -329,6 +334,7 @@ class Batch:
 
     def _send(self, members: tuple[Any, ...], inside: str | None) -> None:
         look_at(members, Batch)
+        check_is_ours(self.id)
         # The task that adds may be run again, and give the same ids.
         sending = Sending(self.app, self._ledger, self.id, inside=inside, again=True, counted=False)
         sending.all(flatten(members, Batch), Batch, lambda kid: self._send_nested(kid, inside))
@@ -411,7 +417,7 @@ class Batch:
         ledger = self._ledger
         self._publish(ledger.cancel(self.id))
         if isinstance(ledger, BatchLedger):
-            cancelled = list(_with_kids(ledger, self.id))
+            cancelled = list(ledger.with_kids(self.id))
             for start in range(0, len(cancelled), TOLD):
                 told = {"batches": cancelled[start : start + TOLD]}
                 self.app.control.broadcast("cancel_batches", arguments=told)
@@ -430,9 +436,3 @@ def current_batch() -> Batch | None:
     """The batch that the running task is a member, or a callback, of; ``None`` if it is in none."""
     at = here()
     return None if at is None else Batch.load(at.batch, app=current_task.app)
-
-
-def _with_kids(ledger: BatchLedger, batch: str) -> Iterator[str]:
-    yield batch
-    for kid in ledger.kids(batch):
-        yield from _with_kids(ledger, kid)

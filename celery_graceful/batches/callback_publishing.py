@@ -10,9 +10,8 @@ a callback that begins with several tasks each runs once.
 from __future__ import annotations
 
 import secrets
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from celery.utils.log import get_logger
@@ -28,6 +27,7 @@ from celery_graceful.messages.bounded_connections import bounded_connection
 from celery_graceful.store.app_stores import find_store, settings_of
 from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.system.describe import describe
+from celery_graceful.system.meanwhile import meanwhile
 
 __all__ = ["publish_all", "publish_due"]
 
@@ -81,7 +81,7 @@ def publish_due(app: Any, store: Store, due: Due, timeout: float = TIMEOUT) -> b
         elif not ledger.begin_publishing(due):
             return False
         producer = app.amqp.Producer(connection)
-        with _saying_so(ledger, due) if several else nullcontext():
+        with _saying_so(ledger, due) if several else nullcontext():  # of thousands it takes a while
             sig.apply_async(producer=producer, retry=False)
         if len(taken) == 1:
             list_key, bell, message = taken[0]
@@ -100,24 +100,14 @@ def _is_one_step(app: Any, channel: Any) -> bool:
     )
 
 
-@contextmanager
-def _saying_so(ledger: BatchLedger, due: Due) -> Iterator[None]:
-    """Say again and again that it is being published: thousands of messages take a while."""
-    over = threading.Event()
-
+def _saying_so(ledger: BatchLedger, due: Due) -> AbstractContextManager[None]:
     def say() -> None:
-        while not over.wait(LEFT / 4):
-            try:
-                ledger.begin_publishing(due, again=True)
-            except StoreAway as exc:  # two may send it then
-                logger.debug("%s: %s", due, describe(exc))
+        try:
+            ledger.begin_publishing(due, again=True)
+        except StoreAway as exc:  # two may send it then
+            logger.debug("%s: %s", due, describe(exc))
 
-    thread = threading.Thread(target=say, name="graceful-publishing", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
+    return meanwhile(say, LEFT / 4, "graceful-publishing")
 
 
 def publish_all(app: Any, due: Iterable[Due]) -> None:

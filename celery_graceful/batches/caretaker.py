@@ -20,6 +20,7 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
+from celery_graceful.batches.adding import SILENT
 from celery_graceful.batches.brief_status import standing_of
 from celery_graceful.batches.findings import Missing, note
 from celery_graceful.batches.keys import INDEX, key_of
@@ -102,6 +103,8 @@ class Caretaker:
         self._elsewhere: set[str] = set()
         #: What was said of a batch last.
         self._said: dict[str, int] = {}
+        #: Of which it was said that nobody sends the rest.
+        self._left: set[str] = set()
         self._scan: Scan | None = None
 
     # -- a look ------------------------------------------------------------------------
@@ -137,6 +140,7 @@ class Caretaker:
         for batch in batches:
             try:
                 self.repair.publish(self.ledger.look(batch))
+                self._end_left(batch)
             except UnknownBatch:
                 pass  # it has ended meanwhile, and was forgotten
         found = self._scanner().look(batches)
@@ -151,6 +155,23 @@ class Caretaker:
             self.store.execute("ZADD", [LOOKED], [now + pause, batch])
         self.store.execute("ZREMRANGEBYSCORE", [LOOKED], ["-inf", now - LONGEST])
         return bool(found)
+
+    def _end_left(self, batch: str) -> None:
+        """Cancel what was being added by a task that has ended: its parent would wait for ever."""
+        if not self.ledger.is_left(batch, SILENT):
+            return
+        may = self.settings.batch_repair != "off"
+        if may or batch not in self._left:
+            log(
+                logger,
+                logging.WARNING,
+                "Batch %s: the task that was adding it has ended, and not all of it was sent: %s",
+                batch,
+                "it is cancelled" if may else "nothing done. Resume, cancel or drop it",
+            )
+        self._left.add(batch)
+        if may:
+            self.repair.publish(self.ledger.cancel(batch))
 
     def _mend(self, batch: str, missing: Sequence[Missing], pause: float) -> float:
         """Repair, or say that it is to be repaired; seconds until it is looked at again."""

@@ -83,11 +83,13 @@ class EagerLedger:
         )
         return batch_id
 
-    def begin_sending(self, batch_id: str) -> str:
+    def begin_sending(self, batch_id: str, sender: str = "") -> None:
         """Sending begins."""
         self._check(batch_id, None)
         self._of(batch_id).state = State.SENDING
-        return ""
+
+    def still_sends(self, batch_id: str, sender: str, is_so: bool = True) -> None:
+        """It is sent where it is made."""
 
     def add(
         self,

@@ -23,7 +23,9 @@ Keys, ``<id>`` being that of a batch:
     ``repairs``            how often missing members were dealt with by workers
     ``parent``             the batch that it is a member of
     ``sender``             who sends its members; one who did before is refused
-    ``adds``               the task that has added it to its parent
+    ``heard``              when who sends them was last heard of
+    ``task``, ``run``      the task that has added it to its parent, and which run of it sends it
+    ``adds``               as what that task has done so: a member, ``callback:<name>``, or empty
     ``adding:<task>``      batches that a task adds to it, while they are sent, and what they are
                            like: ``<id> <like>``
     ``callback:<name>``    JSON of what ``batches.model.Callback`` says

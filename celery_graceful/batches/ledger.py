@@ -7,7 +7,6 @@ again, each goes on where it stood. Their keys are in ``keys.py``.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -33,7 +32,7 @@ LEFT = 2.0
 #: A task that does not end a callback, with another id in each copy.
 ANY = "*"
 
-_UNKNOWN = "unknown"
+_UNKNOWN, _BUSY = "unknown", "busy"
 
 
 class BatchLedger(LedgerReader):
@@ -57,9 +56,11 @@ class BatchLedger(LedgerReader):
         properties: Mapping[str, Any] | None = None,
         parent: str | None = None,
         inside: str | None = None,
+        sender: str = "",
         adds: Adds | None = None,
+        silent: float = 0.0,
         broker: str = "",
-    ) -> str:
+    ) -> str | None:
         """Open a batch. It is a member of its parent from then on, under its own id.
 
         Args:
@@ -72,11 +73,14 @@ class BatchLedger(LedgerReader):
             properties: Something small, that JSON can say.
             parent: The batch that it is inside of.
             inside: Who adds it there; see ``add``.
+            sender: Who sends it from now on; without, nobody does before ``begin_sending``.
             adds: The task that adds it there: run again it goes on with what it had begun.
+            silent: Seconds for which another run that sends one like it may be silent, and is
+                waited for; 0: it is not.
             broker: Where its members are sent, if several brokers share the store.
 
         Returns:
-            Its id; or that of one which it goes on with.
+            Its id; or that of one which it goes on with. ``None``: another run may send that one.
 
         Raises:
             BatchFinished: Nothing can be added to the parent.
@@ -87,7 +91,7 @@ class BatchLedger(LedgerReader):
         for name, callback in (callbacks or {}).items():
             fields[f"callback:{name}"] = callback.to_json()
         lives = [_milliseconds(ttl), _milliseconds(linger)]
-        who = ["", "", ""] if adds is None else [adds.task, adds.like, " ".join(adds.busy)]
+        who = [sender, *(adds or ("", "", "")), int(silent * 1000)]
         args = [
             parent or "",
             inside or "",
@@ -96,22 +100,28 @@ class BatchLedger(LedgerReader):
             *(x for pair in fields.items() for x in pair),
         ]
         refused, found = self._run("batch_create", batch_id, *args)
+        if refused == _BUSY:
+            return None
         _check(parent or batch_id, refused)
         return str(found)
 
-    def begin_sending(self, batch_id: str) -> str:
+    def begin_sending(self, batch_id: str, sender: str = "") -> None:
         """Sending begins, or goes on after its producer has died.
 
-        Returns:
-            By what this producer is known from now on. One before it is refused.
+        Args:
+            batch_id: The batch.
+            sender: By what this producer is known from now on. One before it is refused.
 
         Raises:
             BatchFinished: It has been sent, or was cancelled.
             UnknownBatch: There is no such batch.
         """
-        sender = secrets.token_hex(4)
         _check(batch_id, self._run("batch_sending", batch_id, sender))
-        return sender
+
+    def still_sends(self, batch_id: str, sender: str, is_so: bool = True) -> None:
+        """Who sends a batch is at it still, or does not go on with it."""
+        keys, args = [key_of(batch_id)], [sender, "1" if is_so else ""]
+        self.store.run("batch_heard", keys, args, insist=True)
 
     def add(
         self,

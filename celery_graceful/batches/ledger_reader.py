@@ -7,6 +7,7 @@ from typing import Any
 
 from celery_graceful.batches.keys import INDEX, OUTBOX, key_of
 from celery_graceful.batches.model import Callback, Due, Outcome
+from celery_graceful.batches.search_state import callback_name
 from celery_graceful.batches.status import FIELDS, State, Status
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.store.scan import hash_pages, pairs_of, set_members
@@ -16,6 +17,9 @@ __all__ = ["CHUNK", "LedgerReader"]
 
 #: Members in one command: Redis does nothing else meanwhile.
 CHUNK = 500
+
+#: States of what is still to be sent, or some of it.
+SENT_LATER = (State.OPEN, State.SENDING)
 
 _COUNTED = ("pending", "succeeded", "failed", "revoked", "kids")
 
@@ -69,6 +73,12 @@ class LedgerReader:
         """Ids of batches inside of it that have not ended, some perhaps twice."""
         return self._scan(batch_id, "kids")
 
+    def with_kids(self, batch_id: str) -> Iterator[str]:
+        """Its own id, and those of batches inside of it, at any depth, that have not ended."""
+        yield batch_id
+        for kid in self.kids(batch_id):
+            yield from self.with_kids(kid)
+
     def messages(self, batch_id: str, members: Sequence[str]) -> dict[str, bytes]:
         """The messages of some of its members; without those that are not kept."""
         found: dict[str, bytes] = {}
@@ -96,6 +106,30 @@ class LedgerReader:
             looked, *found = self._run("batch_still", *args)
             there += found
         return there
+
+    def is_left(self, batch_id: str, silent: float) -> bool:
+        """Whether the task that was adding it has ended, and nobody sends the rest of it.
+
+        Args:
+            batch_id: The batch.
+            silent: Seconds after which who sends one, and is not heard of, is dead.
+        """
+        fields = ["state", "parent", "adds", "heard"]
+        found = self.store.execute("HMGET", [key_of(batch_id)], fields, insist=True)
+        state, parent, adds, heard = found
+        if state not in SENT_LATER or None in found:
+            return False
+        seconds, microseconds = map(int, self.store.execute("TIME", [], insist=True))
+        name = callback_name(adds)
+        fields = ["state", f"fired:{name}"]
+        of, fired = self.store.execute("HMGET", [key_of(parent)], fields, insist=True)
+        if seconds + microseconds / 1e6 - int(heard) / 1000 < silent or of is None:
+            return False
+        if name is not None:
+            return bool(fired == "ended")
+        if not adds:  # by who sends the parent
+            return of not in SENT_LATER
+        return adds not in self.pending(parent, [adds])
 
     def unsent(self, batch_id: str, members: Sequence[str]) -> set[str]:
         """Of some members, those of which it is not known that they were sent."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -55,12 +55,12 @@ class Adds(NamedTuple):
     Attributes:
         task: Id of the task that does.
         like: What the batch is like; two that are alike can go on with each other. No spaces.
-        busy: Ids of batches that are being sent in this process.
+        run: Which run of the task.
     """
 
     task: str
     like: str
-    busy: Collection[str] = ()
+    run: str
 
 
 class Due(NamedTuple):

@@ -17,9 +17,11 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery_graceful.batches.member_part import Told
 from celery_graceful.batches.model import Outcome
 from celery_graceful.batches.skipped_or_replaced import LeftOut, Replaced
+from celery_graceful.batches.status import State
 from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.worker_services import WorkerServices
+from celery_graceful.exceptions import BatchFinished
 
 __all__ = ["MemberEnd", "outcome_of"]
 
@@ -28,6 +30,8 @@ def outcome_of(exc: BaseException) -> Outcome | None:
     """What a task comes to that was left by ``exc``; ``None`` if it goes on."""
     if isinstance(exc, (Retry, Replaced, LeftOut)) or (isinstance(exc, Reject) and exc.requeue):
         return None
+    if isinstance(exc, BatchFinished) and exc.state == State.SENDING:
+        return None  # another run of it goes on
     if isinstance(exc, Reject):
         return Outcome.FAILED
     if isinstance(exc, Ignore):

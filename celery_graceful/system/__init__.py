@@ -15,6 +15,7 @@ __all__ = [
     "guarded_process",
     "loaded",
     "log_thread",
+    "meanwhile",
     "native",
     "on_demand",
     "orphans",

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import pytest
 from celery import Celery
@@ -17,12 +16,14 @@ from celery_graceful import Batch, BatchFinished
 from celery_graceful.batches import adding
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.marks import BATCH, CALLBACK
-from celery_graceful.batches.model import End, Outcome
+from celery_graceful.batches.model import Adds, End, Outcome
 from celery_graceful.batches.sending import CHUNK
 from celery_graceful.batches.status import State
+from celery_graceful.deliveries.member_end import outcome_of
 from celery_graceful.store.app_stores import find_store
 from tests.conftest import RedisDB
 from tests.integration.test_batch_sending import ids, make_app, sent, works
+from tests.support.workers import TIMEOUT
 
 HALF = CHUNK // 2
 
@@ -185,7 +186,7 @@ def test_threads_of_one_run_add_their_own(app: Celery, outer: Batch) -> None:
     """Two that are alike: neither goes on with what the other one sends, and one is left over."""
     left = inner(app, dies(app, range(3)))
     killed(app, outer, left)
-    both = threading.Barrier(2, timeout=60)
+    both = threading.Barrier(2, timeout=TIMEOUT)
     made: list[Batch] = []
 
     def members(first: int) -> Iterator[Any]:
@@ -203,7 +204,7 @@ def test_threads_of_one_run_add_their_own(app: Celery, outer: Batch) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(TIMEOUT)
         assert not thread.is_alive()
     one, two = made
     assert one.id != two.id
@@ -212,23 +213,93 @@ def test_threads_of_one_run_add_their_own(app: Celery, outer: Batch) -> None:
     assert sum(batch.status().total for batch in made) == 2 * CHUNK + 4
 
 
-def test_who_was_taken_for_dead_is_told(app: Celery, outer: Batch, redis_db: RedisDB) -> None:
-    """It sends nothing any more, and cannot say that all was sent."""
-    other = inner(app, dies(app, range(CHUNK)))
+@contextmanager
+def stands_still(app: Celery, outer: Batch) -> Iterator[Batch]:
+    """An inner batch of which half is sent by another run, which goes on at the end."""
+    half, goes_on, caught = threading.Event(), threading.Event(), []
 
-    def stands_still() -> Iterator[Any]:
+    def members() -> Iterator[Any]:
         yield from works(app, range(CHUNK))
-        with mock.patch.dict(adding._busy, clear=True):  # the other one is a process of its own
-            killed(app, outer, other)
+        half.set()
+        assert goes_on.wait(TIMEOUT)
         yield from works(app, range(CHUNK, CHUNK + 5))
 
-    first = inner(app, stands_still())
-    with run(app, outer), pytest.raises(BatchFinished, match="another producer") as caught:
-        outer.add(first)
-    assert caught.value.state == "sending"
-    assert other.id == first.id
+    batch = inner(app, members())
+
+    def add() -> None:
+        with run(app, outer, graceful_delivery="the first"):
+            try:
+                outer.add(batch)
+            except BatchFinished as exc:
+                caught.append(exc)
+
+    thread = threading.Thread(target=add, daemon=True)
+    thread.start()
+    assert half.wait(TIMEOUT)
+    yield batch
+    goes_on.set()
+    thread.join(TIMEOUT)
+    assert not thread.is_alive()
+    batch.caught = caught  # type: ignore[attr-defined]
+
+
+def test_one_that_is_sent_by_another_run(
+    app: Celery, outer: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which lives, and says so: it is left to it, and this one adds its own after a while."""
+    monkeypatch.setattr(adding, "SAY_EVERY", 0.05)
+    monkeypatch.setattr(adding, "SILENT", 1.0)
+    monkeypatch.setattr(adding, "PATIENCE", 2.0)
+    with stands_still(app, outer) as first, run(app, outer, graceful_delivery="the second"):
+        second = inner(app, works(app, range(3)))
+        outer.add(second)
+        assert second.id != first.id
+        assert first.status().state is State.SENDING
+    assert first.caught == []  # type: ignore[attr-defined]
+    assert (first.status().state, first.status().total) == (State.SENT, CHUNK + 5)
+
+
+def test_who_was_taken_for_dead_is_told(
+    app: Celery, outer: Batch, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was silent for too long. It sends nothing any more, and cannot say that all was sent."""
+    monkeypatch.setattr(BatchLedger, "still_sends", lambda *args: None)
+    monkeypatch.setattr(adding, "SILENT", 0.5)
+    with stands_still(app, outer) as first, run(app, outer, graceful_delivery="the second"):
+        second = inner(app, dies(app, range(CHUNK)))
+        with pytest.raises(Killed):
+            outer.add(second)
+        assert second.id == first.id
+    (exc,) = first.caught  # type: ignore[attr-defined]
+    assert exc.state == "sending"
+    assert "another run of this task" in str(exc)
     assert (first.status().state, first.status().total) == (State.SENDING, CHUNK)
     assert len(set(ids(sent(redis_db)))) == 3 + CHUNK
+    assert outcome_of(exc) is None, "the other one ends the member"
+
+
+def test_a_run_that_another_worker_has_by_now(
+    app: Celery, outer: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It adds nothing: nobody would send the rest when it is told to stop."""
+    monkeypatch.setattr(adding, "holds_claim", lambda task: False)
+    with run(app, outer):
+        for one in (inner(app, works(app, range(3))), app.tasks["sending.work"].s(1)):
+            with pytest.raises(BatchFinished, match="another run of this task, goes on"):
+                outer.add(one)
+    assert outer.status().total == 3
+
+
+def test_an_answer_that_is_lost(app: Celery, outer: Batch) -> None:
+    """Asked once more, it is the same one: one of its own, or that which it goes on with."""
+    ledger = ledger_of(app)
+    given = {"ttl": 60, "linger": 60, "parent": outer.id, "inside": "adds-0"}
+    for run_of, sender in (("one", "a"), ("two", "b")):
+        given |= {"sender": sender, "adds": Adds("adds-0", "like", run_of)}
+        for _ in range(2):
+            assert ledger.create(f"kid-{run_of}", **given) == "kid-one"
+        ledger.still_sends("kid-one", sender, False)
+    assert outer.status().total == 4
 
 
 def test_resumed_by_hand_meanwhile(app: Celery, redis_db: RedisDB) -> None:

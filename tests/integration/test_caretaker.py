@@ -21,12 +21,14 @@ from celery_graceful.batches import sending
 from celery_graceful.batches.callbacks import made
 from celery_graceful.batches.caretaker import Caretaker
 from celery_graceful.batches.findings import noted
+from celery_graceful.batches.keys import key_of
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.manual_remedies import CallbackRuns, Remedies
 from celery_graceful.batches.marks import CALLBACK, callback_id
-from celery_graceful.batches.model import Callback, Due, End, Outcome
+from celery_graceful.batches.model import Adds, Callback, Due, End, Outcome
 from celery_graceful.batches.packing import pack
 from celery_graceful.batches.repair import Repair, Repaired
+from celery_graceful.batches.status import State
 from celery_graceful.claims.claimant import WORKERS, claims_key, lease_key
 from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.settings import Settings
@@ -85,11 +87,11 @@ class Shop:
             lambda batch, done: self.told.append((batch, done)),
         )
 
-    def look(self, **settings: Any) -> None:
+    def look(self, caretaker: Caretaker | None = None, **settings: Any) -> None:
         """When all have stood still for long enough."""
         time.sleep(0.05)
         self.client.delete("graceful:batches:look:", "graceful:batches:looked")
-        self.caretaker(**settings).look()
+        (caretaker or self.caretaker(**settings)).look()
 
     def sent(self) -> list[dict[str, Any]]:
         """Headers of what is in the queue; it is taken out."""
@@ -526,3 +528,43 @@ def test_the_lost_body_of_a_chord(shop: Shop) -> None:
         assert shop.ledger.published(Due(batch, "on_complete"))
     shop.look()
     assert shop.published == [Due("b", "on_complete")]
+
+
+@pytest.mark.parametrize("how", [None, "off"])
+def test_what_a_task_was_adding_that_has_ended(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, how: str | None
+) -> None:
+    """It failed for good, or adds something else now: nobody sends the rest of it."""
+    monkeypatch.setattr(caretaker_module, "SILENT", 0.0)
+    shop.batch("outer", adds=shop.graceful.s(), other=shop.graceful.s())
+    adds = {"sender": "s", "adds": Adds("task", "like", "run")}
+    shop.ledger.create("kid", ttl=60, linger=60, parent="outer", inside="adds", **adds)
+    shop.ledger.create("deep", ttl=60, linger=60, parent="kid", **adds)
+    shop.ledger.add("kid", [("one", b"")])
+    shop.look(batch_repair="off")
+    assert shop.ledger.status("kid").state is State.SENDING, "its task has not ended"
+    shop.ledger.end([End("outer", "adds", Outcome.FAILED)])
+    caretaker = shop.caretaker(batch_repair=how)
+    for _ in range(2):
+        shop.look(caretaker)
+    said = caplog.text.count("Batch kid: the task that was adding it has ended, and not all of it")
+    assert said == 1
+    if how == "off":
+        assert shop.ledger.status("kid").state is State.SENDING
+        return
+    for batch in ("kid", "deep"):
+        assert shop.ledger.status(batch).state is State.CANCELLED
+    assert not [name for name in shop.client.hkeys(key_of("outer")) if name.startswith("adding")]
+    due = shop.ledger.end([End("outer", "other", Outcome.SUCCEEDED)])
+    status = shop.ledger.status("outer")
+    assert (status.pending, status.failed, status.revoked, status.succeeded) == (0, 1, 1, 1)
+    assert due == [Due("outer", "on_complete")]
+
+
+def test_who_adds_and_is_heard_of_is_left_alone(shop: Shop) -> None:
+    shop.batch("outer", adds=shop.graceful.s())
+    adds = {"sender": "s", "adds": Adds("task", "like", "run")}
+    shop.ledger.create("kid", ttl=60, linger=60, parent="outer", inside="adds", **adds)
+    shop.ledger.end([End("outer", "adds", Outcome.FAILED)])
+    shop.look()
+    assert shop.ledger.status("kid").state is State.SENDING

@@ -12,6 +12,9 @@ local refused = refuses(id, ARGV[3], ARGV[4])
 if refused then
   return refused
 end
+if ARGV[4] ~= '' then
+  redis.call('HSET', key(id), 'heard', stamp)
+end
 local members, has_ended = {}, {}
 for i = 5, #ARGV, 2 do
   members[#members + 1] = ARGV[i]

@@ -1,6 +1,7 @@
 -- Cancel a batch, unless all of its members have ended.
 --
 -- include batch_ledger
+-- include batch_adding
 --
 -- ARGV     key prefix; batch
 --
@@ -13,6 +14,7 @@ if not state then
 end
 if state ~= 'cancelled' and not is_complete(id, state, total, lost, cleared) then
   redis.call('HSET', key(id), 'state', 'cancelled')
+  note_settled(id)
   moved[id] = true
 end
 look_at(id)

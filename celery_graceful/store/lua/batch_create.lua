@@ -4,14 +4,15 @@
 -- include batch_adding
 --
 -- ARGV     key prefix; id; its parent, or ''; who adds it there, or ''; time to live and linger, in
---          milliseconds; id of the task that adds it, or ''; what it is like; ids of those that are
---          being sent there now, with spaces; its fields and their values
+--          milliseconds; who sends it from now on, or '': nobody does yet; the task that adds it, or
+--          '', what it is like, which run of that task, and for how many milliseconds who sends one
+--          may be silent (0: for ever); its fields and their values
 --
 -- Asked again it only looks. Where that task has added one like it before, of which not all was
--- sent, and which nobody sends now, it is that one: the task is run again. Returns why it cannot be
--- inside of that parent, or '', and the id.
+-- sent, and which nobody sends any more, it is that one: the task is run again. Returns why it
+-- cannot be inside of that parent ('busy': perhaps another run sends one like it), or '', and the id.
 local id, parent, ttl, linger = ARGV[2], ARGV[3], tonumber(ARGV[5]), tonumber(ARGV[6])
-local adds, like, busy = ARGV[7], ARGV[8], ' ' .. ARGV[9] .. ' '
+local sender, task, like, run, silent = ARGV[7], ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
 if exists(id) then
   look_at(id)
   settle_all()
@@ -21,15 +22,34 @@ local refused = parent ~= '' and refuses(parent, ARGV[4])
 if refused then
   return { refused, id }
 end
-if parent ~= '' and adds ~= '' then
-  local added = being_added(parent, adds)
+local fields = { 'state', sender == '' and 'open' or 'sending', 'total', 0, 'created', stamp, 'moved', stamp,
+  'ttl', ARGV[5], 'linger', ARGV[6], unpack(ARGV, 12) }
+local function add_field(name, value)
+  fields[#fields + 1], fields[#fields + 2] = name, value
+end
+if sender ~= '' then
+  add_field('sender', sender)
+  add_field('heard', stamp)
+end
+if parent ~= '' and task ~= '' then
+  local added, busy = being_added(parent, task), false
   for _, one in ipairs(added) do
-    if one[2] == like and not string.find(busy, ' ' .. one[1] .. ' ', 1, true) then
-      return { '', one[1] }
+    if one.like == like then
+      if not one.sender or one.sender == sender or (one.run ~= run and now - one.heard >= silent and silent > 0) then
+        redis.call('HSET', key(one.id), 'state', 'sending', 'sender', sender, 'heard', stamp, 'run', run)
+        return { '', one.id }
+      end
+      busy = busy or (one.run ~= run and silent > 0)
     end
   end
-  added[#added + 1] = { id, like }
-  note_added(parent, adds, added)
+  if busy then
+    return { 'busy', id }
+  end
+  added[#added + 1] = { id = id, like = like }
+  note_added(parent, task, added)
+  add_field('task', task)
+  add_field('adds', ARGV[4])
+  add_field('run', run)
 end
 -- What it is inside of lives longer.
 local above, least = parent, { ttl = math.max(ttl, linger), linger = linger }
@@ -44,18 +64,13 @@ while above and above ~= '' do
   end
   above = of[3]
 end
-local fields = { 'state', 'open', 'total', 0, 'created', stamp, 'moved', stamp, 'ttl', ARGV[5], 'linger', ARGV[6],
-  unpack(ARGV, 10) }
 if parent ~= '' then
   local before = known(parent)
   redis.call('SADD', key(parent, 'pending'), id)
   redis.call('SADD', key(parent, 'kids'), id)
   recount(parent, before)
   look_at(parent)
-  fields[#fields + 1], fields[#fields + 2] = 'parent', parent
-  if adds ~= '' then
-    fields[#fields + 1], fields[#fields + 2] = 'adds', adds
-  end
+  add_field('parent', parent)
 end
 redis.call('HSET', key(id), unpack(fields))
 moved[id] = true

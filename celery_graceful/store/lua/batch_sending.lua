@@ -2,7 +2,7 @@
 --
 -- include batch_ledger
 --
--- ARGV     key prefix; batch; who sends it: whoever did so before does not any more
+-- ARGV     key prefix; batch; who sends it, or '': whoever did so before does not any more
 --
 -- Returns why it cannot, or ''.
 local id = ARGV[2]
@@ -10,7 +10,10 @@ local refused = refuses(id, '')
 if refused then
   return refused
 end
-redis.call('HSET', key(id), 'state', 'sending', 'sender', ARGV[3])
+redis.call('HSET', key(id), 'state', 'sending', 'heard', stamp)
+if ARGV[3] ~= '' then
+  redis.call('HSET', key(id), 'sender', ARGV[3])
+end
 moved[id] = true
 look_at(id)
 settle_all()

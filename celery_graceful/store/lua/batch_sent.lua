@@ -8,7 +8,7 @@
 -- Asked again, or of one that was cancelled, it only looks. Returns what has become due, or why it
 -- is not for them to say.
 local id = ARGV[2]
-local state, parent, adds = unpack(redis.call('HMGET', key(id), 'state', 'parent', 'adds'))
+local state = redis.call('HGET', key(id), 'state')
 if not state then
   return 'unknown'
 end
@@ -20,8 +20,6 @@ if state == 'open' or state == 'sending' then
   redis.call('HSET', key(id), 'state', 'sent')
   moved[id] = true
 end
-if adds and exists(parent) then
-  note_added(parent, adds, being_added(parent, adds))
-end
+note_settled(id)
 look_at(id)
 return settle_all()
