@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -26,7 +27,7 @@ from celery_graceful.batches.sending import Sending
 from celery_graceful.batches.signatures import Recalled, flatten, look_at, named, size_of
 from celery_graceful.batches.status import Status
 from celery_graceful.batches.whereabouts import broker_of
-from celery_graceful.exceptions import BatchFinished, SettingsError, UnknownBatch
+from celery_graceful.exceptions import BatchFinished, Interrupted, SettingsError, UnknownBatch
 from celery_graceful.runs.interrupt import sleep
 from celery_graceful.store.app_stores import find_store, settings_of
 from celery_graceful.system.arguments import check_seconds
@@ -223,7 +224,10 @@ class Batch:
             raise SettingsError("task_protocol", 1, mend)
         store = find_store(app)
         if store is None:
-            mend = "batches are kept in Redis: give the URL of one, as redis://localhost/2"
+            which = f"if {app.main or 'the current one'} is not the app that you mean"
+            mend = (
+                f"batches are kept in Redis: give its URL, as redis://localhost/2; or app=, {which}"
+            )
             raise SettingsError("graceful_store", None, mend)
         return BatchLedger(store)
 
@@ -284,7 +288,9 @@ class Batch:
             except BaseException as exc:
                 if alone and not sending.has_begun and self._is_undone():
                     raise
-                logger.error(
+                level = logging.INFO if isinstance(exc, Interrupted) else logging.ERROR
+                logger.log(
+                    level,
                     "Batch %s stays in state sending, with %d members sent: %s. %s, or end it with "
                     "cancel() or drop()",
                     self.id,
@@ -392,7 +398,8 @@ class Batch:
                 if left <= 0:
                     raise TimeoutError(
                         f"{self!r} has not ended in {timeout:g} s: {status.pending} of "
-                        f"{status.total} members are pending, {status.missing} are missing"
+                        f"{status.total} members are pending, {status.missing} are missing; it is "
+                        f"{status.state.value}"
                     )
                 sleep(min(pause, left))
                 pause = min(pause * 1.5, LONGEST_PAUSE)

@@ -28,7 +28,7 @@ def checked(properties: Mapping[str, Any] | None) -> dict[str, Any]:
     if not isinstance(properties, Mapping) or not all(isinstance(n, str) for n in properties):
         raise TypeError(f"properties: {named(properties)} is no dict of names and values")
     try:
-        text = dumps(dict(properties))
+        text = dumps(dict(properties), allow_nan=False)
         found: dict[str, Any] = loads(text)
     except Exception as exc:
         raise TypeError(

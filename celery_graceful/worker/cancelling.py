@@ -83,6 +83,8 @@ class Cancelling:
                     request.drop_cancelled()
                 continue
             known = next((one for one in ran if one.request is request), None)
+            if again and known is None and request.running_for < AGAIN / 2:
+                continue  # it begins just now, when all know of it, and leaves itself out
             if known is None:
                 known = _Ran(request, self._revoke(request))
                 ran.append(known)

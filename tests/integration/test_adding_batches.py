@@ -12,7 +12,7 @@ from celery import Celery
 from celery._state import _task_stack
 from kombu.exceptions import OperationalError
 
-from celery_graceful import Batch, BatchFinished
+from celery_graceful import Batch, BatchFinished, Interrupted
 from celery_graceful.batches import adding
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.marks import BATCH, CALLBACK
@@ -101,6 +101,23 @@ def test_it_goes_on_with_what_it_has_begun(app: Celery, outer: Batch, redis_db: 
     assert (status.total, status.succeeded, outer.status().total) == (2 * CHUNK, CHUNK, 4)
     messages = ids(sent(redis_db))[3:]
     assert len(messages) == len(set(messages)) == 2 * CHUNK, "those that had ended are not sent"
+
+
+def test_an_interruption_is_no_error(
+    app: Celery, outer: Batch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The task goes on with it by itself."""
+
+    def members() -> Iterator[Any]:
+        yield from works(app, range(3))
+        raise Interrupted
+
+    caplog.set_level("INFO")
+    with run(app, outer), pytest.raises(Interrupted):
+        outer.add(inner(app, members()))
+    (record,) = [one for one in caplog.records if "stays in state sending" in one.message]
+    assert record.levelname == "INFO"
+    assert "This task goes on with it if it is run again" in record.message
 
 
 def test_a_callback_does_so_too(app: Celery, outer: Batch) -> None:

@@ -170,6 +170,7 @@ def test_properties(app: Celery) -> None:
         ([1], TypeError, "is no dict of names"),
         ({1: 2}, TypeError, "is no dict of names"),
         ({"it": Unspeakable()}, TypeError, r"Unspeakable\(\)} is no JSON: .* ids in place"),
+        ({"it": float("nan")}, TypeError, r"nan} is no JSON"),
         ({"it": "x" * 20_000}, ValueError, "20010 characters of JSON are too many"),
     ):
         with pytest.raises(kind, match=why):

@@ -15,9 +15,11 @@ from celery_graceful.worker.cancelling import Cancelling
 class Member:
     """One that the worker holds."""
 
-    def __init__(self, batch: str, stage: Stage = Stage.RUNNING) -> None:
+    def __init__(
+        self, batch: str, stage: Stage = Stage.RUNNING, running_for: float = cancelling.AGAIN
+    ) -> None:
         self.part = SimpleNamespace(is_callback=False, batch=batch)
-        self.stage = stage
+        self.stage, self.running_for = stage, running_for
         self.ended = 0
 
     def terminate(self, pool: Any, signum: int) -> None:
@@ -25,7 +27,10 @@ class Member:
 
 
 def test_what_begins_at_that_moment_is_revoked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its process had looked before, or had been handed it; and nothing is revoked twice."""
+    """Its process had looked before, or had been handed it; and nothing is revoked twice.
+
+    Nor what begins when all know of it, and leaves itself out.
+    """
     now, asked = [0.0], []
     monkeypatch.setattr(cancelling, "monotonic", lambda: now[0])
     runs, handed, other = Member("b"), Member("b", Stage.HANDED_OVER), Member("c")
@@ -36,11 +41,10 @@ def test_what_begins_at_that_moment_is_revoked(monkeypatch: pytest.MonkeyPatch) 
     one = Cancelling(worker, ledger, lambda: None)
     assert one.cancel({"b"}) == 2
     handed.stage = Stage.RUNNING
-    late = Member("b")
-    held.append(late)
+    held += [Member("b"), Member("b", running_for=0.01)]
     one.on_loop()
-    assert [member.ended for member in held] == [1, 0, 0, 0]
+    assert [member.ended for member in held] == [1, 0, 0, 0, 0]
     now[0] += asked.pop()
     for _ in range(2):
         one.on_loop()
-    assert [member.ended for member in held] == [1, 1, 0, 1]
+    assert [member.ended for member in held] == [1, 1, 0, 1, 0]
