@@ -11,12 +11,12 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 from celery import current_task
-from celery.utils.log import get_logger
 from kombu.utils.json import dumps
 
 from celery_graceful.batches.eager import EagerLedger
@@ -25,13 +25,10 @@ from celery_graceful.batches.model import Adds
 from celery_graceful.claims.fence import DELIVERY, holds_claim
 from celery_graceful.exceptions import BatchFinished
 from celery_graceful.runs.interrupt import sleep
+from celery_graceful.store.meanwhile import meanwhile
 from celery_graceful.store.store import StoreAway
-from celery_graceful.system.describe import describe
-from celery_graceful.system.meanwhile import meanwhile
 
 __all__ = ["SILENT", "as_what", "at_it", "check_is_ours", "new_sender", "opened"]
-
-logger = get_logger(__name__)
 
 #: Seconds after which who sends a batch, and is not heard of, is dead; and between two times that
 #: one says so.
@@ -84,18 +81,13 @@ def opened(create: Callable[[float], str | None]) -> str:
 @contextmanager
 def at_it(ledger: BatchLedger | EagerLedger, batch: str, sender: str) -> Iterator[None]:
     """Says that a batch is being sent, as long as the block takes; and when it is not any more."""
-
-    def say(is_so: bool = True) -> None:
-        try:
-            ledger.still_sends(batch, sender, is_so)
-        except StoreAway as exc:  # it is taken for dead, a while later
-            logger.debug("%s: %s", batch, describe(exc))
-
+    say = partial(ledger.still_sends, batch, sender)
     try:
         with meanwhile(say, SAY_EVERY, "graceful-sending"):
             yield
     except BaseException:
-        say(False)
+        with suppress(StoreAway):  # said there; it is taken for dead, a while later
+            say(False)
         raise
 
 

@@ -226,7 +226,8 @@ class Batch:
         if store is None:
             which = f"if {app.main or 'the current one'} is not the app that you mean"
             mend = (
-                f"batches are kept in Redis: give its URL, as redis://localhost/2; or app=, {which}"
+                "batches are kept in Redis: give the URL of one, as redis://localhost/2; or app=, "
+                f"{which}"
             )
             raise SettingsError("graceful_store", None, mend)
         return BatchLedger(store)

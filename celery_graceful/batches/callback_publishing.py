@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 from celery.utils.log import get_logger
@@ -25,9 +26,9 @@ from celery_graceful.batches.model import Due
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.messages.bounded_connections import bounded_connection
 from celery_graceful.store.app_stores import find_store, settings_of
-from celery_graceful.store.store import Store, StoreAway
+from celery_graceful.store.meanwhile import meanwhile
+from celery_graceful.store.store import Store
 from celery_graceful.system.describe import describe
-from celery_graceful.system.meanwhile import meanwhile
 
 __all__ = ["publish_all", "publish_due"]
 
@@ -81,7 +82,9 @@ def publish_due(app: Any, store: Store, due: Due, timeout: float = TIMEOUT) -> b
         elif not ledger.begin_publishing(due):
             return False
         producer = app.amqp.Producer(connection)
-        with _saying_so(ledger, due) if several else nullcontext():  # of thousands it takes a while
+        say = partial(ledger.begin_publishing, due, again=True)
+        says_so = meanwhile(say, LEFT / 4, "graceful-publishing")  # thousands take a while
+        with says_so if several else nullcontext():
             sig.apply_async(producer=producer, retry=False)
         if len(taken) == 1:
             list_key, bell, message = taken[0]
@@ -98,16 +101,6 @@ def _is_one_step(app: Any, channel: Any) -> bool:
         and settings_of(app).store is None
         and app.conf.broker_write_url == app.conf.broker_read_url
     )
-
-
-def _saying_so(ledger: BatchLedger, due: Due) -> AbstractContextManager[None]:
-    def say() -> None:
-        try:
-            ledger.begin_publishing(due, again=True)
-        except StoreAway as exc:  # two may send it then
-            logger.debug("%s: %s", due, describe(exc))
-
-    return meanwhile(say, LEFT / 4, "graceful-publishing")
 
 
 def publish_all(app: Any, due: Iterable[Due]) -> None:

@@ -120,8 +120,7 @@ class BatchLedger(LedgerReader):
 
     def still_sends(self, batch_id: str, sender: str, is_so: bool = True) -> None:
         """Who sends a batch is at it still, or does not go on with it."""
-        keys, args = [key_of(batch_id)], [sender, "1" if is_so else ""]
-        self.store.run("batch_heard", keys, args, insist=True)
+        self._run("batch_heard", batch_id, sender, "1" if is_so else "")
 
     def add(
         self,
@@ -294,9 +293,8 @@ class BatchLedger(LedgerReader):
         Returns:
             Whether it may be: it is in the outbox, and nobody else does so.
         """
-        keys = [key_of(due.batch), OUTBOX]
-        args = [due.batch, due.name, _milliseconds(LEFT), "1" if again else ""]
-        return bool(self.store.run("batch_publishing", keys, args, insist=True))
+        told = _milliseconds(LEFT), "1" if again else ""
+        return bool(self._run("batch_publishing", due.batch, due.name, *told))
 
     def published(
         self,

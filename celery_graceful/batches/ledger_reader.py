@@ -119,17 +119,16 @@ class LedgerReader:
         state, parent, adds, heard = found
         if state not in SENT_LATER or None in found:
             return False
-        seconds, microseconds = map(int, self.store.execute("TIME", [], insist=True))
-        name = callback_name(adds)
-        fields = ["state", f"fired:{name}"]
-        of, fired = self.store.execute("HMGET", [key_of(parent)], fields, insist=True)
-        if seconds + microseconds / 1e6 - int(heard) / 1000 < silent or of is None:
+        of = self.state(parent)
+        if of is None or self._now() - int(heard) < silent * 1000:
             return False
-        if name is not None:
-            return bool(fired == "ended")
         if not adds:  # by who sends the parent
             return of not in SENT_LATER
-        return adds not in self.pending(parent, [adds])
+        name = callback_name(adds)
+        if name is None:
+            return adds not in self.pending(parent, [adds])
+        fired = self.store.execute("HGET", [key_of(parent)], [f"fired:{name}"], insist=True)
+        return bool(fired == "ended")
 
     def unsent(self, batch_id: str, members: Sequence[str]) -> set[str]:
         """Of some members, those of which it is not known that they were sent."""
@@ -143,8 +142,7 @@ class LedgerReader:
 
     def outbox(self, waiting: float = 0.0) -> list[Due]:
         """Callbacks that are due, and have been for ``waiting`` seconds."""
-        seconds, microseconds = map(int, self.store.execute("TIME", [], insist=True))
-        before = seconds * 1000 + microseconds // 1000 - int(waiting * 1000)
+        before = self._now() - int(waiting * 1000)
         found: dict[str, str] = {}
         for page in hash_pages(self.store, OUTBOX, CHUNK):
             found.update(page)
@@ -164,9 +162,8 @@ class LedgerReader:
 
     def due_for(self, due: Due) -> float:
         """Seconds for which a callback has been in the outbox."""
-        seconds, microseconds = map(int, self.store.execute("TIME", [], insist=True))
         since = self.store.execute("HGET", [OUTBOX], [str(due)], insist=True)
-        return 0.0 if since is None else seconds + microseconds / 1e6 - int(since) / 1000
+        return 0.0 if since is None else (self._now() - int(since)) / 1000
 
     def has_begun(self, due: Due) -> bool:
         """Whether a copy of a callback has begun, and not ended: it runs, or its worker died."""
@@ -178,6 +175,11 @@ class LedgerReader:
 
     def _run(self, script: str, *args: Any) -> Any:
         return self.store.run(script, [INDEX, OUTBOX], [self.store.prefix, *args], insist=True)
+
+    def _now(self) -> int:
+        """Milliseconds of the server's clock, as scripts note them."""
+        seconds, microseconds = map(int, self.store.execute("TIME", [], insist=True))
+        return seconds * 1000 + microseconds // 1000
 
     def _those_in(self, batch_id: str, part: str, members: Sequence[str]) -> set[str]:
         found: set[str] = set()

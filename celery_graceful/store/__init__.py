@@ -15,6 +15,7 @@ __all__ = [
     "client",
     "connections",
     "find_store",
+    "meanwhile",
     "rights",
     "scan",
     "scripts",

@@ -15,7 +15,6 @@ __all__ = [
     "guarded_process",
     "loaded",
     "log_thread",
-    "meanwhile",
     "native",
     "on_demand",
     "orphans",

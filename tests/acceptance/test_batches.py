@@ -294,7 +294,8 @@ def test_waiting(project: Project, gate: Any) -> None:
     batch.apply_async([project.s("late", gate), project.s("waits_for_itself")])
     worker.wait_line("waits for this task, which cannot wait for it")
     wait_until(lambda: batch.status().pending == 1, "its end is known")
-    with pytest.raises(TimeoutError, match=r"in 0\.2 s: 1 of 2 .*; it is sent"):
+    why = r"has not ended in 0\.2 s: 1 of 2 members are pending, 0 are missing; it is sent"
+    with pytest.raises(TimeoutError, match=why):
         batch.wait(timeout=0.2)
     gate()
     project.check_ended(batch, total=2, failed=1)

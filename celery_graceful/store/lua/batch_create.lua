@@ -35,11 +35,12 @@ if parent ~= '' and task ~= '' then
   local added, busy = being_added(parent, task), false
   for _, one in ipairs(added) do
     if one.like == like then
-      if not one.sender or one.sender == sender or (one.run ~= run and now - one.heard >= silent and silent > 0) then
+      local is_others = one.run ~= run and silent > 0
+      if not one.sender or one.sender == sender or (is_others and now - one.heard >= silent) then
         redis.call('HSET', key(one.id), 'state', 'sending', 'sender', sender, 'heard', stamp, 'run', run)
         return { '', one.id }
       end
-      busy = busy or (one.run ~= run and silent > 0)
+      busy = busy or is_others
     end
   end
   if busy then

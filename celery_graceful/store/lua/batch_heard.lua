@@ -1,14 +1,14 @@
 -- Who sends a batch is at it still, or does not go on with it.
 --
--- KEYS     the batch
--- ARGV     who sends it; '1' if they go on
-local sender = ARGV[1]
-if redis.call('HGET', KEYS[1], 'sender') ~= sender then
+-- include batch_ledger
+--
+-- ARGV     key prefix; batch; who sends it; '1' if they go on
+local id = ARGV[2]
+if redis.call('HGET', key(id), 'sender') ~= ARGV[3] then
   return
 end
-if ARGV[2] == '1' then
-  local time = redis.call('TIME')
-  redis.call('HSET', KEYS[1], 'heard', string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)))
+if ARGV[4] == '1' then
+  redis.call('HSET', key(id), 'heard', stamp)
 else
-  redis.call('HDEL', KEYS[1], 'sender')
+  redis.call('HDEL', key(id), 'sender')
 end

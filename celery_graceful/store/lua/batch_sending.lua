@@ -2,7 +2,7 @@
 --
 -- include batch_ledger
 --
--- ARGV     key prefix; batch; who sends it, or '': whoever did so before does not any more
+-- ARGV     key prefix; batch; who sends it, if that is told: whoever did so before does not any more
 --
 -- Returns why it cannot, or ''.
 local id = ARGV[2]

@@ -162,7 +162,8 @@ def test_a_callback_of_another_project(app: Celery) -> None:
     app.conf.task_always_eager = False
     batch = Batch(on_success=signature("elsewhere.task", app=app), app=app)
     with pytest.raises(
-        SettingsError, match=r"graceful_store = None .* give its URL, .*; or app=, if bad is not"
+        SettingsError,
+        match=r"graceful_store = None .* give the URL of one, .*; or app=, if bad is not",
     ):
         batch.apply_async()
 

@@ -1,20 +1,22 @@
-"""Something that is said again and again, as long as something else takes."""
+"""What a store is told again and again, as long as something takes."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from celery_graceful.store.store import StoreAway
 
 __all__ = ["meanwhile"]
 
 
 @contextmanager
-def meanwhile(call: Callable[[], None], every: float, name: str) -> Iterator[None]:
+def meanwhile(call: Callable[[], object], every: float, name: str) -> Iterator[None]:
     """Call something each ``every`` seconds, in a thread, until the block is left.
 
     Args:
-        call: Raises nothing.
+        call: Tells a store; where that is away, it is called again all the same.
         every: Seconds.
         name: Of the thread.
     """
@@ -22,7 +24,8 @@ def meanwhile(call: Callable[[], None], every: float, name: str) -> Iterator[Non
 
     def run() -> None:
         while not over.wait(every):
-            call()
+            with suppress(StoreAway):  # said there
+                call()
 
     threading.Thread(target=run, name=name, daemon=True).start()
     try:
