@@ -114,14 +114,18 @@ class BatchFinished(CeleryError):
         batch: Its id.
         state: What it is in: ``sent``, ``done`` or ``cancelled``; or ``sending``, where another
             producer, or another run of the task, goes on with it.
+        why: In place of what is said of the state.
     """
 
-    def __init__(self, batch: str, state: str) -> None:
-        super().__init__(batch, state)
+    def __init__(self, batch: str, state: str, why: str = "") -> None:
+        super().__init__(batch, state, why)
         self.batch = batch
         self.state = state
+        self.why = why
 
     def __str__(self) -> str:
+        if self.why:
+            return f"batch {self.batch}: {self.why}"
         if self.state == "sent":
             return (
                 f"batch {self.batch} has been sent, nothing can be added to it from outside: add "
@@ -129,9 +133,10 @@ class BatchFinished(CeleryError):
             )
         if self.state == "sending":
             who = "another producer, or another run of this task"
-            return f"batch {self.batch}: {who}, goes on with it"
+            return f"batch {self.batch}: {who}, goes on with it, leave it to that one"
         how = "was cancelled" if self.state == "cancelled" else "has ended"
-        return f"batch {self.batch} {how}, nothing can be added to it any more: make a new one"
+        mend = "make a new one for what is still to be done"
+        return f"batch {self.batch} {how}, nothing can be added to it any more: {mend}"
 
 
 class UnknownBatch(CeleryError):

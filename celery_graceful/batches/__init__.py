@@ -24,6 +24,7 @@ __all__ = [
     "model",
     "outbox",
     "running",
+    "search_state",
     "skipped_or_replaced",
     "status",
 ]

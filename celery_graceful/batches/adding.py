@@ -1,34 +1,32 @@
-"""A task that adds a batch to another one, and is run again before all of it is sent.
+"""A batch that becomes part of another one, and again before all of it is sent.
 
-What it adds then is, where it is alike, the one that it had begun: under the id of that, with the
-members that it has. So none stays behind that nobody sends any more, and its parent would wait for.
-Unless somebody does send it: another run of the task may be alive.
+What a task adds when it is run again is, where it is alike, the one that it had begun: under the id
+of that, with the members that it has. So none stays behind that nobody sends any more, and its
+parent would wait for. Unless somebody does send it: another run of the task may be alive. Of what
+is sent with its parent, that is the one in the same place.
 """
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
 from uuid import uuid4
 
 from celery import current_task
-from kombu.utils.json import dumps
 
 from celery_graceful.batches.eager import EagerLedger
 from celery_graceful.batches.ledger import BatchLedger
-from celery_graceful.batches.model import Adds
+from celery_graceful.batches.model import Adds, Opened
 from celery_graceful.claims.fence import DELIVERY, holds_claim
 from celery_graceful.exceptions import BatchFinished
 from celery_graceful.runs.interrupt import sleep
 from celery_graceful.store.meanwhile import meanwhile
 from celery_graceful.store.store import StoreAway
 
-__all__ = ["SILENT", "as_what", "at_it", "check_is_ours", "new_sender", "opened"]
+__all__ = ["SILENT", "at_it", "check_is_ours", "new_sender", "opened", "who_adds"]
 
 #: Seconds after which who sends a batch, and is not heard of, is dead; and between two times that
 #: one says so.
@@ -43,25 +41,16 @@ def new_sender() -> str:
     return secrets.token_hex(4)
 
 
-def as_what(
-    callbacks: Mapping[str, Any], description: str, properties: Mapping[str, Any]
-) -> Adds | None:
-    """As what the running task adds a batch; ``None`` where none runs.
-
-    Args:
-        callbacks: The signatures of its callbacks, by their names.
-        description: The user's; also ``properties``.
-    """
+def who_adds(like: str) -> Adds | None:
+    """The running task, as who adds a batch that is like this; ``None`` where none runs."""
     request = current_task.request if current_task else None
     if request is None or request.id is None or request.is_eager:
         return None
-    said = {name: dict(sig) for name, sig in callbacks.items()}, description, properties
-    like = hashlib.sha1(dumps(said).encode(), usedforsecurity=False).hexdigest()
     return Adds(request.id, like, str(getattr(request, DELIVERY, None) or uuid4()))
 
 
-def opened(create: Callable[[float], str | None]) -> str:
-    """The id of the batch that is sent now, when it is clear which one.
+def opened(create: Callable[[float], Opened | None]) -> Opened:
+    """The batch that is sent now, when it is clear which one.
 
     In a graceful task it is a safe point while another run may still send one that is alike.
 

@@ -4,32 +4,43 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import chain, islice
 from typing import Any
-from uuid import uuid4
 
 from celery import current_app, current_task
 from celery.exceptions import TimeoutError
 from celery.utils.log import get_logger
 
-from celery_graceful.batches import callbacks
-from celery_graceful.batches.adding import as_what, at_it, check_is_ours, new_sender, opened
+from celery_graceful.batches.adding import (
+    at_it,
+    check_is_ours,
+    new_sender,
+    opened,
+    who_adds,
+)
 from celery_graceful.batches.callback_publishing import publish_all
 from celery_graceful.batches.current_member import adds_as, here
-from celery_graceful.batches.eager import EagerLedger, eager_ledger
+from celery_graceful.batches.eager import EagerLedger
 from celery_graceful.batches.ledger import CHUNK, BatchLedger
-from celery_graceful.batches.model import CALLBACKS, Adds, Due
+from celery_graceful.batches.ledgers import ledger_of
+from celery_graceful.batches.model import Adds, Due, Opened, Place, State
 from celery_graceful.batches.progress import Bar
-from celery_graceful.batches.properties import checked
 from celery_graceful.batches.sending import Sending
-from celery_graceful.batches.signatures import Recalled, flatten, look_at, named, size_of
+from celery_graceful.batches.signatures import (
+    Recalled,
+    flatten,
+    named,
+    size_of,
+    visible,
+)
 from celery_graceful.batches.status import Status
+from celery_graceful.batches.unsent import ANOTHER, Unsent
 from celery_graceful.batches.whereabouts import broker_of
-from celery_graceful.exceptions import BatchFinished, Interrupted, SettingsError, UnknownBatch
+from celery_graceful.exceptions import BatchFinished, Interrupted, UnknownBatch
 from celery_graceful.runs.interrupt import sleep
-from celery_graceful.store.app_stores import find_store, settings_of
+from celery_graceful.store.app_stores import settings_of
 from celery_graceful.system.arguments import check_seconds
 from celery_graceful.system.describe import describe
 
@@ -42,13 +53,17 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 
 #: What becomes of one of which a part was sent.
 _RESUME = "Go on with Batch.load(id).resume(members)"
+_RESUME_OUTER = "Go on with resume() of the one that it is inside of, or of itself"
 _RUN_AGAIN = "This task goes on with it if it is run again, and adds one like it; resume it by hand"
+
+#: What ``apply_async`` is for.
+_ONCE = "apply_async is for a new one, once. Make a new one; or resume(members), if a part was sent"
 
 #: Batches that workers are told of at once.
 TOLD = 500
 
 
-class Batch:
+class Batch(Unsent):
     """Tasks that are sent together, and callbacks that are sent once when they have ended.
 
     Nothing is sent, or written anywhere, before ``apply_async``.
@@ -74,30 +89,6 @@ class Batch:
         ValueError: A callback ends in a group, or the properties are too large.
     """
 
-    def __init__(
-        self,
-        *,
-        on_success: Any = None,
-        on_complete: Any = None,
-        on_failure: Any = None,
-        description: str = "",
-        properties: Mapping[str, Any] | None = None,
-        app: Any = None,
-    ) -> None:
-        given = zip(CALLBACKS, (on_success, on_complete, on_failure), strict=True)
-        self._callbacks = {n: callbacks.check(n, sig) for n, sig in given if sig is not None}
-        if not isinstance(description, str):
-            raise TypeError(f"description: {named(description)} is no text")
-        self.id = str(uuid4())
-        self.description = description
-        self.properties = checked(properties)
-        self._app = app or next((sig.app for sig in self._callbacks.values()), None)
-        self._waiting: list[Any] = []
-        self._is_new = True
-
-    def __repr__(self) -> str:
-        return f"<Batch {self.id}{self.description and f' ({self.description})'}>"
-
     @classmethod
     def load(cls, batch_id: str, *, app: Any = None) -> Batch:
         """A batch that was sent, here or elsewhere; whether there is one, ``status`` tells.
@@ -107,10 +98,11 @@ class Batch:
             app: The Celery app; without it the current one.
 
         Raises:
-            TypeError: That is no id.
+            TypeError, ValueError: That is no id.
         """
-        if not isinstance(batch_id, str):
-            raise TypeError(f"Batch.load: {named(batch_id)} is no id, give batch.id")
+        if not isinstance(batch_id, str) or not batch_id:
+            kind = ValueError if isinstance(batch_id, str) else TypeError
+            raise kind(f"Batch.load: {named(batch_id)} is no id, give batch.id")
         batch = cls(app=app)
         batch.id = batch_id
         batch._is_new = False
@@ -143,7 +135,8 @@ class Batch:
         if not self._is_new:
             self._send(members, inside=self._inside())
             return
-        look_at(members, Batch)
+        for _ in visible(members, Batch):
+            pass
         self._waiting += members
 
     def apply_async(self, members: Any = (), *, progress: bool = False) -> Batch:
@@ -163,16 +156,16 @@ class Batch:
             BatchFinished: It was sent before.
             SettingsError: There is no store, or a setting cannot be used. Nothing was sent.
             TypeError, ValueError: One of them is no member. Of lists and tuples all are looked
-                at before anything is sent.
+                at before anything is sent, and what they have in batches that are inside.
             StoreAway, kombu.exceptions.OperationalError: The store or the broker did not answer.
 
-        Where an error comes before the first chunk is sent, there is no batch. Where one, or the
-        end of the process, comes later, it stays in state ``sending``: ``resume`` goes on with it,
-        ``cancel`` and ``drop`` end it.
+        Where an error comes before the first members are registered, there is no batch. Where one
+        comes later (the broker is away), or the end of the process, it stays in state ``sending``:
+        ``resume`` goes on with it, ``cancel`` and ``drop`` end it.
         """
         if not self._is_new:
-            raise BatchFinished(self.id, "sent")
-        look_at(members, Batch)
+            raise BatchFinished(self.id, "sent", _ONCE)
+        self._look_over([*self._waiting, members])
         waiting = Recalled(flatten(self._waiting, Batch), CHUNK)
         given = chain(waiting, flatten(members, Batch))
         size = size_of([*self._waiting, members])
@@ -195,8 +188,9 @@ class Batch:
 
         Args:
             members: All of its members once more, in the same order: those that are registered
-                are known by their place, task and arguments. Or nothing: it is complete then
-                with those that it has.
+                are known by their place, task and arguments; batches inside by their place,
+                callbacks, description and properties, and are gone on with themselves. Or nothing:
+                it is complete then with those that it has.
             progress: Draw a bar on the terminal, if there is one.
 
         Returns:
@@ -207,6 +201,7 @@ class Batch:
             UnknownBatch: There is no such batch.
             Exception: As ``apply_async``.
         """
+        self._look_over(members)
         given, sender = flatten(members, Batch), new_sender()
         self._ledger.begin_sending(self.id, sender)
         self._send_all(given, sender, progress=progress, size=size_of(members), again=True)
@@ -216,21 +211,7 @@ class Batch:
 
     @property
     def _ledger(self) -> BatchLedger | EagerLedger:
-        app = self.app
-        if app.conf.task_always_eager:
-            return eager_ledger(app)
-        if app.conf.task_protocol == 1:
-            mend = "leave it out: batches are known by headers, which protocol 1 has not"
-            raise SettingsError("task_protocol", 1, mend)
-        store = find_store(app)
-        if store is None:
-            which = f"if {app.main or 'the current one'} is not the app that you mean"
-            mend = (
-                "batches are kept in Redis: give the URL of one, as redis://localhost/2; or app=, "
-                f"{which}"
-            )
-            raise SettingsError("graceful_store", None, mend)
-        return BatchLedger(store)
+        return ledger_of(self.app)
 
     def _create(
         self,
@@ -239,17 +220,15 @@ class Batch:
         inside: str | None = None,
         adds: Adds | None = None,
         silent: float = 0.0,
-    ) -> str | None:
+        place: Place | None = None,
+    ) -> Opened | None:
         """Open it, to be sent; as ``BatchLedger.create``."""
         app, settings = self.app, settings_of(self.app)
         return self._ledger.create(
             self.id,
             ttl=settings.batch_ttl,
             linger=settings.batch_linger,
-            callbacks={
-                name: callbacks.made(app, self.id, name, sig.clone())
-                for name, sig in self._callbacks.items()
-            },
+            callbacks=self._made(app),
             description=self.description,
             properties=self.properties,
             parent=parent,
@@ -257,6 +236,7 @@ class Batch:
             sender=sender,
             adds=adds,
             silent=silent,
+            place=place,
             broker=broker_of(app),
         )
 
@@ -265,14 +245,22 @@ class Batch:
         given: Iterator[Any],
         sender: str,
         *,
-        size: int | None,
-        progress: bool,
+        size: int | None = None,
+        progress: bool = False,
         again: bool = False,
         alone: bool = False,
         adds: Adds | None = None,
     ) -> None:
         ledger = self._ledger
-        nested = self._refuse_nested if again and not adds else self._send_nested
+
+        def send_inside(kid: Batch, what: str, number: int) -> None:
+            if not kid._is_looked_over:
+                self._look_inside(kid, what)
+            place = Place(f"{number} {kid._like()}", sender)
+            stands = again and (not kid._is_new or ledger.has_place(self.id, place.name))
+            sending.begin_inside(stands)
+            kid._become_part_of(self, place=place, again=again)
+
         with Bar(f"{self.description or 'batch'}: sent", wanted=progress) as bar:
             sending = Sending(
                 self.app,
@@ -280,10 +268,11 @@ class Batch:
                 self.id,
                 sender=sender,
                 again=again,
+                of=f"{self!r}: " if self._parent else "",
                 on_sent=lambda sent: bar.draw(sent, size),
             )
             try:
-                sending.all(given, Batch, nested)
+                sending.all(given, Batch, send_inside)
             except BatchFinished:  # it was cancelled, or somebody else has gone on with it
                 raise
             except BaseException as exc:
@@ -297,7 +286,7 @@ class Batch:
                     self.id,
                     sending.sent,
                     describe(exc) if isinstance(exc, Exception) else type(exc).__name__,
-                    _RUN_AGAIN if adds else _RESUME,
+                    _RUN_AGAIN if adds else _RESUME_OUTER if self._parent else _RESUME,
                 )
                 raise
             bar.draw(sending.sent, sending.sent, last=True)
@@ -319,32 +308,40 @@ class Batch:
         if dues:  # never where all is eager
             publish_all(self.app, dues)
 
-    def _send_nested(self, batch: Batch, inside: str | None = None) -> None:
-        if not batch._is_new:
-            raise ValueError(f"{batch!r} was sent already, it cannot become part of another batch")
-        batch._become_part_of(self, inside)
-
-    def _become_part_of(self, parent: Batch, inside: str | None) -> None:
-        self._app = parent.app
-        given, sender, ledger = flatten(self._waiting, Batch), new_sender(), self._ledger
-        adds = as_what(self._callbacks, self.description, self.properties)
-        found = opened(lambda silent: self._create(sender, parent.id, inside, adds, silent))
-        again, self.id, self._is_new = found != self.id, found, False
-        with at_it(ledger, self.id, sender) if adds else nullcontext():
-            self._send_all(given, sender, size=None, progress=False, again=again, adds=adds)
-
-    def _refuse_nested(self, batch: Batch) -> None:
-        raise ValueError(
-            f"{batch!r} cannot be given again: one that was inside is known by its id, and is gone "
-            "on with by its own resume(); leave it out"
-        )
-
     def _send(self, members: tuple[Any, ...], inside: str | None) -> None:
-        look_at(members, Batch)
+        self._look_over(members)
         check_is_ours(self.id)
+
+        def send_inside(kid: Batch, what: str, number: int) -> None:
+            if not kid._is_looked_over:
+                self._look_inside(kid, what)
+            kid._become_part_of(self, inside=inside)
+
         # The task that adds may be run again, and give the same ids.
         sending = Sending(self.app, self._ledger, self.id, inside=inside, again=True, counted=False)
-        sending.all(flatten(members, Batch), Batch, lambda kid: self._send_nested(kid, inside))
+        sending.all(flatten(members, Batch), Batch, send_inside)
+
+    def _become_part_of(
+        self,
+        parent: Batch,
+        *,
+        inside: str | None = None,
+        place: Place | None = None,
+        again: bool = False,
+    ) -> None:
+        self._app, sender, ledger = parent.app, new_sender(), parent._ledger
+        adds = None if place else who_adds(self._like())
+        batch = opened(lambda silent: self._create(sender, parent.id, inside, adds, silent, place))
+        self.id, self._parent = batch.id, parent.id
+        self._is_new = self._is_looked_over = False
+        if batch.was not in (None, State.OPEN, State.SENDING):
+            if not again:
+                raise ValueError(f"{self!r} is given twice: {ANOTHER}")
+            self._waiting.clear()
+            return
+        given, has_begun = flatten(self._waiting, Batch), batch.was is not None
+        with at_it(ledger, self.id, sender) if adds else nullcontext():
+            self._send_all(given, sender, again=has_begun, adds=adds)
 
     def _inside(self) -> str | None:
         ledger = self._ledger

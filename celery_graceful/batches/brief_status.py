@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 from celery_graceful.batches.keys import key_of
 from celery_graceful.batches.ledger import BatchLedger
-from celery_graceful.batches.model import CALLBACKS
+from celery_graceful.batches.model import CALLBACKS, State
 from celery_graceful.batches.search_state import callback_member, callback_name
-from celery_graceful.batches.status import State
 
 __all__ = ["Standing", "standing_of", "still_open"]
 

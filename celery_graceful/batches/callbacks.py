@@ -47,7 +47,7 @@ def check(name: str, sig: Any) -> Any:
     return sig
 
 
-def made(app: Any, batch: str, name: str, sig: Any) -> Callback:
+def made(app: Any, batch: str, name: str, sig: Any, of: str = "") -> Callback:
     """What the ledger keeps of a callback.
 
     Args:
@@ -55,6 +55,7 @@ def made(app: Any, batch: str, name: str, sig: Any) -> Callback:
         batch: Id of the batch.
         name: Such as ``on_success``.
         sig: What ``check`` returned; it is changed.
+        of: What the batch is called, for people; empty: they know which.
 
     Raises:
         TypeError: Its task is known here, and does not take what it would get.
@@ -62,11 +63,11 @@ def made(app: Any, batch: str, name: str, sig: Any) -> Callback:
     """
     first = first_of(sig)
     if parts_of(first) is None:
-        _check_arguments(app, name, first)
+        _check_arguments(app, f"{of}{name}", first)
         try:
             app.amqp.router.route(dict(first.options), first.task)
         except QueueNotFound as exc:
-            raise ValueError(f"{name}: {named(sig)} cannot be sent: {describe(exc)}") from exc
+            raise ValueError(f"{of}{name}: {named(sig)} cannot be sent: {describe(exc)}") from exc
     takes_summary = not (sig.immutable or first.immutable)
     task_id = callback_id(batch, name)
     bind(sig, Mark(batch, task_id), {CALLBACK: str(Mark(batch, name))})

@@ -26,9 +26,9 @@ from celery_graceful.batches.findings import Missing, note
 from celery_graceful.batches.keys import INDEX, key_of
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.missing import MOST, Scan
+from celery_graceful.batches.model import State
 from celery_graceful.batches.repair import Repair, Repaired
 from celery_graceful.batches.routes import Routes
-from celery_graceful.batches.status import State
 from celery_graceful.batches.whereabouts import broker_of, whereabouts_of
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.history.entry import What, entries_of

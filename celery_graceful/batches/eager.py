@@ -14,6 +14,7 @@ from typing import Any
 from celery import states
 
 from celery_graceful.batches.callbacks import signature_of
+from celery_graceful.batches.expiry import has_expired
 from celery_graceful.batches.members import Member
 from celery_graceful.batches.model import (
     ON_COMPLETE,
@@ -21,10 +22,13 @@ from celery_graceful.batches.model import (
     ON_SUCCESS,
     Callback,
     Due,
+    Opened,
     Outcome,
+    Place,
+    State,
 )
 from celery_graceful.batches.search_state import callback_name
-from celery_graceful.batches.status import State, Status
+from celery_graceful.batches.status import Status, how_it_stands
 from celery_graceful.exceptions import BatchFinished, UnknownBatch
 from celery_graceful.system.per_app import PerApp
 
@@ -46,6 +50,7 @@ class _Batch:
     succeeded: set[str] = field(default_factory=set)
     failed: dict[str, Outcome] = field(default_factory=dict)
     fired: dict[str, str] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
     created: float = field(default_factory=time.time)
     finished: float | None = None
 
@@ -70,18 +75,27 @@ class EagerLedger:
         properties: Mapping[str, Any] | None = None,
         parent: str | None = None,
         inside: str | None = None,
+        place: Place | None = None,
         **_: Any,
-    ) -> str:
+    ) -> Opened:
         """Open a batch."""
         if parent is not None:
             self._check(parent, inside)
-            self._of(parent).pending.add(batch_id)
+            of = self._of(parent)
+            standing = of.places.setdefault(place.name, batch_id) if place else batch_id
+            if standing in self._batches:
+                return Opened(standing, self._of(standing).state)
+            of.pending.add(batch_id)
         while len(self._batches) >= MOST:
             del self._batches[next(iter(self._batches))]
         self._batches[batch_id] = _Batch(
             batch_id, callbacks or {}, description, dict(properties or {}), parent
         )
-        return batch_id
+        return Opened(batch_id, None)
+
+    def has_place(self, batch_id: str, place: str) -> bool:
+        """Whether a batch inside of it stands in that place."""
+        return place in self._of(batch_id).places
 
     def begin_sending(self, batch_id: str, sender: str = "") -> None:
         """Sending begins."""
@@ -120,7 +134,8 @@ class EagerLedger:
         """
         for member in members:
             of = self._of(batch_id)
-            if of.state is State.CANCELLED:
+            # Celery runs what has expired all the same, where all is eager; a worker would not.
+            if of.state is State.CANCELLED or has_expired(member.signature):
                 self._end(of, member.id, Outcome.REVOKED)
                 continue
             try:
@@ -177,7 +192,7 @@ class EagerLedger:
             description=of.description,
             properties=of.properties,
             parent=of.parent,
-            callbacks={name: of.fired.get(name, "waiting") for name in of.callbacks},
+            callbacks={n: how_it_stands(n, of.fired.get(n), of.state) for n in of.callbacks},
         )
 
     def kids(self, batch_id: str) -> Iterator[str]:

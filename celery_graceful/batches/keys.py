@@ -45,6 +45,8 @@ Keys, ``<id>`` being that of a batch:
     Hash: member -> its message, compressed, until it succeeds.
 ``graceful:batch:<id>:unsent``
     Set: members that a member or callback added, and then could not send. It expires by itself.
+``graceful:batch:<id>:places``
+    Hash, while it is sent: place of a batch inside of it, and what that is like -> its id.
 ``graceful:batch:<id>:copies``
     Hash: ``<callback>:<task>``, of a callback of several tasks that have one id in all copies ->
     round, and the copy that runs.

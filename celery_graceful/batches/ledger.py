@@ -15,7 +15,7 @@ from kombu.utils.json import dumps
 from celery_graceful.batches.end_texts import AnyEnd, end_texts
 from celery_graceful.batches.keys import INDEX, OUTBOX, key_of
 from celery_graceful.batches.ledger_reader import CHUNK, LedgerReader
-from celery_graceful.batches.model import Adds, Callback, Due, End
+from celery_graceful.batches.model import Adds, Callback, Due, End, Opened, Place, State
 from celery_graceful.exceptions import BatchFinished, UnknownBatch
 
 __all__ = ["ANY", "CHUNK", "CHUNK_BYTES", "INDEX", "LEFT", "OUTBOX", "BatchLedger"]
@@ -59,8 +59,9 @@ class BatchLedger(LedgerReader):
         sender: str = "",
         adds: Adds | None = None,
         silent: float = 0.0,
+        place: Place | None = None,
         broker: str = "",
-    ) -> str | None:
+    ) -> Opened | None:
         """Open a batch. It is a member of its parent from then on, under its own id.
 
         Args:
@@ -77,10 +78,12 @@ class BatchLedger(LedgerReader):
             adds: The task that adds it there: run again it goes on with what it had begun.
             silent: Seconds for which another run that sends one like it may be silent, and is
                 waited for; 0: it is not.
+            place: Where it stands in what is sent to its parent: if one stood there before,
+                when that was sent by who died, it goes on with that one.
             broker: Where its members are sent, if several brokers share the store.
 
         Returns:
-            Its id; or that of one which it goes on with. ``None``: another run may send that one.
+            It; or one which it goes on with. ``None``: another run may send that one.
 
         Raises:
             BatchFinished: Nothing can be added to the parent.
@@ -91,7 +94,7 @@ class BatchLedger(LedgerReader):
         for name, callback in (callbacks or {}).items():
             fields[f"callback:{name}"] = callback.to_json()
         lives = [_milliseconds(ttl), _milliseconds(linger)]
-        who = [sender, *(adds or ("", "", "")), int(silent * 1000)]
+        who = [sender, *(adds or ("", "", "")), int(silent * 1000), *(place or ("", ""))]
         args = [
             parent or "",
             inside or "",
@@ -99,11 +102,11 @@ class BatchLedger(LedgerReader):
             *who,
             *(x for pair in fields.items() for x in pair),
         ]
-        refused, found = self._run("batch_create", batch_id, *args)
+        refused, found, was = self._run("batch_create", batch_id, *args)
         if refused == _BUSY:
             return None
         _check(parent or batch_id, refused)
-        return str(found)
+        return Opened(found, State(was) if was else None)
 
     def begin_sending(self, batch_id: str, sender: str = "") -> None:
         """Sending begins, or goes on after its producer has died.

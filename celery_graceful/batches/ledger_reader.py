@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from celery_graceful.batches.keys import INDEX, OUTBOX, key_of
-from celery_graceful.batches.model import Callback, Due, Outcome
+from celery_graceful.batches.model import Callback, Due, Outcome, State
 from celery_graceful.batches.search_state import callback_name
-from celery_graceful.batches.status import FIELDS, State, Status
+from celery_graceful.batches.status import FIELDS, Status
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.store.scan import hash_pages, pairs_of, set_members
 from celery_graceful.store.store import Store
@@ -137,6 +137,11 @@ class LedgerReader:
     def registered(self, batch_id: str, members: Sequence[str]) -> set[str]:
         """Of some members, those that are registered, whatever has become of them."""
         return self._those_in(batch_id, "pending", members).union(self.outcomes(batch_id, members))
+
+    def has_place(self, batch_id: str, place: str) -> bool:
+        """Whether a batch inside of it stands in that place."""
+        key = [key_of(batch_id, "places")]
+        return bool(self.store.execute("HEXISTS", key, [place], insist=True))
 
     # -- callbacks -----------------------------------------------------------------------------
 

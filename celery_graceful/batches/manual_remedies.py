@@ -105,14 +105,17 @@ class Remedies:
         note(self.ledger, batch, found, KNOWN)
         return found
 
-    def failed(self, batch: str, most: int) -> dict[str, str | None]:
-        """Members that have failed, and the names of their tasks; in no order.
+    def failed(self, batch: str, most: int) -> list[str]:
+        """Members that have failed, in no order.
 
         Args:
             batch: The batch.
             most: How many members, at most.
         """
-        members = [*dict.fromkeys(islice(self.ledger.members_failed(batch), most))]
+        return [*dict.fromkeys(islice(self.ledger.members_failed(batch), most))]
+
+    def tasks_of(self, batch: str, members: Sequence[str]) -> dict[str, str | None]:
+        """The names of their tasks, as far as what was sent is kept, and can be read here."""
         kept = self.ledger.messages(batch, members)
         return {member: self._task_of(kept.get(member)) for member in members}
 

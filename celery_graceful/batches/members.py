@@ -23,7 +23,7 @@ from celery_graceful.batches.search_state import callback_name
 from celery_graceful.batches.signatures import named
 from celery_graceful.system.describe import describe
 
-__all__ = ["Member", "Members", "last_of"]
+__all__ = ["Member", "Members", "check_member", "last_of"]
 
 
 class Member(NamedTuple):
@@ -60,6 +60,7 @@ def last_of(sig: Any, what: str) -> Any:
                 inside, why = [], "ends in a group, so nobody knows which task is its last"
         if not inside:
             mend = "end it with a task, as in chain(first.s(), group(...), last.si())"
+            mend = "leave it out, or give it some" if why == "has no tasks" else mend
             raise ValueError(f"{what} {named(sig)} {why}: {mend}")
         (last,) = inside
     return last
@@ -80,7 +81,34 @@ def _sent_of(sig: Any) -> Iterator[Any]:
 _PARTS = frozenset(("tasks", "header", "body", "kwargs"))
 
 
-def _check(app: Any, sig: Any, what: str) -> None:
+def check_member(app: Any, sig: Any, what: str) -> str | None:
+    """See whether a signature can be a member, as far as that is known before it is sent.
+
+    Args:
+        app: The Celery app.
+        sig: The signature.
+        what: What it was given as, for people.
+
+    Returns:
+        The id that its user gave it.
+
+    Raises:
+        TypeError: Its task does not take its arguments.
+        ValueError: It has no last task, there is no such queue, or its id means something else.
+        NotImplementedError: It needs a result backend, and there is none.
+    """
+    last = last_of(sig, what)
+    for first in _sent_of(sig):
+        _check_call(app, first, what)
+    if last is not sig and has_chord(sig) and not app.conf.task_always_eager:
+        app.backend.ensure_chords_allowed()
+    own = last.options.get("task_id") or sig.options.get("task_id")
+    if own and callback_name(str(own)) is not None:
+        raise ValueError(f"{what} has the id {own}, which means a callback: give it another")
+    return own  # type: ignore[no-any-return]
+
+
+def _check_call(app: Any, sig: Any, what: str) -> None:
     """Celery refuses it where it is sent: a member would be registered by then."""
     task = app.tasks.get(sig.task)
     takes = getattr(task, "__header__", None)
@@ -119,29 +147,26 @@ class Members:
         self.counted = counted
         self.count = 0
 
-    def make(self, given: Any) -> Member:
+    def make(self, given: Any, what: str) -> Member:
         """One member; what was given is left as it was.
 
+        Args:
+            given: A signature.
+            what: What it was given as, for people.
+
         Raises:
-            TypeError: Its arguments cannot be serialized, or its task does not take them.
-            ValueError: It has no last task, or there is no such queue.
+            TypeError: Its arguments cannot be serialized.
+            Exception: As ``check_member``.
         """
         self.count += 1
-        what = f"member {self.count},"
         sig = maybe_signature(given, app=self.app, clone=True)
-        last = last_of(sig, what)
-        firsts = list(_sent_of(sig))
-        for first in firsts:
-            _check(self.app, first, what)
-        if last is not sig and has_chord(sig):
-            self.app.backend.ensure_chords_allowed()
-        own = last.options.pop("task_id", None) or sig.options.pop("task_id", None)
-        if own and callback_name(str(own)) is not None:
-            raise ValueError(f"{what} has the id {own}, which means a callback: give it another")
+        own = check_member(self.app, sig, what)
+        for one in (last_of(sig, what), sig):
+            one.options.pop("task_id", None)
         packed = self._pack(sig, what)
         member = Mark(self.batch, own or self._new_id(packed))
         # Of all that is sent at once; seconds of what comes later count from then.
-        if sum(_fix_times(self.app, first) for first in firsts):
+        if sum(_fix_times(self.app, first) for first in _sent_of(sig)):
             packed = self._pack(sig, what)
         bind(sig, member, {BATCH: str(member)})
         return Member(member.name, sig, packed)

@@ -18,10 +18,23 @@ __all__ = [
     "Callback",
     "Due",
     "End",
+    "Opened",
     "Outcome",
+    "Place",
+    "State",
 ]
 
 ON_SUCCESS, ON_COMPLETE, ON_FAILURE = CALLBACKS = ("on_success", "on_complete", "on_failure")
+
+
+class State(str, enum.Enum):
+    """What a batch is in."""
+
+    OPEN = "open"
+    SENDING = "sending"
+    SENT = "sent"
+    DONE = "done"
+    CANCELLED = "cancelled"
 
 
 class Outcome(str, enum.Enum):
@@ -61,6 +74,30 @@ class Adds(NamedTuple):
     task: str
     like: str
     run: str
+
+
+class Place(NamedTuple):
+    """Where a batch stands in what is sent to another one.
+
+    Attributes:
+        name: Of the place; what is sent again has the same ones. No two batches have one.
+        sender: Who sends that other one.
+    """
+
+    name: str
+    sender: str
+
+
+class Opened(NamedTuple):
+    """A batch that is open.
+
+    Attributes:
+        id: Of it.
+        was: The state that it was in; ``None``: it is new.
+    """
+
+    id: str
+    was: State | None
 
 
 class Due(NamedTuple):

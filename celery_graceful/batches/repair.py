@@ -7,9 +7,7 @@ its result says.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from celery import chord, states
@@ -20,14 +18,15 @@ from celery_graceful.batches.callbacks import kept_signature
 from celery_graceful.batches.chord_counter import return_part
 from celery_graceful.batches.chord_groups import counts_nothing
 from celery_graceful.batches.chord_ledger import ChordLedger
+from celery_graceful.batches.expiry import has_expired, moment
 from celery_graceful.batches.findings import LostBatch, Missing, Named
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.marks import Mark, all_of, mark, parts_of
-from celery_graceful.batches.model import Due, End, Outcome
+from celery_graceful.batches.model import Due, End, Outcome, State
 from celery_graceful.batches.packing import unpack
 from celery_graceful.batches.redis_scan import Walk
 from celery_graceful.batches.search_state import callback_member, callback_name
-from celery_graceful.batches.status import State
+from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.history.entry import Entry, What
 from celery_graceful.history.journal import record
 from celery_graceful.messages.comebacks import SENT_AGAIN
@@ -191,7 +190,7 @@ class Repair:
         try:
             with fork_gate:
                 result = backend.get_task_meta(task_id, cache=False)
-            done = _moment(result.get("date_done"))
+            done = moment(result.get("date_done"))
             is_older = done is not None and done < now.created
             return None if is_older else ENDED.get(result["status"])
         except Exception as exc:  # none, or away
@@ -219,12 +218,11 @@ class Repair:
         for member in members:
             why = ""
             if not kept.get(member):
-                is_batch = self.ledger.state(member) is not None
-                why = "it is a batch: mend that" if is_batch else "its message was not kept"
+                why = self._why_not_kept(batch, member)
             else:
                 try:
                     sig = unpack(self.app, kept[member], Mark(batch, member))
-                    if _has_expired(sig):  # RabbitMQ drops it by itself, before any worker sees it
+                    if has_expired(sig):  # RabbitMQ drops it by itself, before any worker sees it
                         expired.append(member)
                         continue
                     why = "" if member in unsent else self._why_not(sig, may_resend)
@@ -242,6 +240,15 @@ class Repair:
         self.ledger.note_unsent(batch, sorted(unsent.intersection(done.resent)), False)
         self._end(batch, dict.fromkeys(expired, Outcome.REVOKED))
         done.ended.extend(expired)
+
+    def _why_not_kept(self, batch: str, member: str) -> str:
+        if self.ledger.state(member) is not None:
+            return f"it is a batch: mend that one (batches show {member})"
+        if not self.ledger.registered(batch, [member]):
+            return "it is no member of this batch"
+        if self.ledger.outcomes(batch, [member]).get(member) is Outcome.SUCCEEDED:
+            return "it has succeeded"
+        return "its message was not kept"
 
     def _why_not(self, sig: Any, may_resend: Callable[[str], bool]) -> str:
         has_chord = any(isinstance(part, chord) for part in all_of(sig))
@@ -264,14 +271,18 @@ class Repair:
         *,
         is_lost: bool,
     ) -> None:
-        callback = self.ledger.callback(Due(batch, name))
+        try:
+            callback = self.ledger.callback(Due(batch, name))
+        except UnknownBatch:
+            done.left[callback_member(name)] = "it has no such callback"
+            return
         try:
             sig = kept_signature(self.app, callback)
         except Exception as exc:
             done.left[callback_member(name)] = f"it cannot be sent: {describe(exc)}"
             return
         # It has been sent when the batch moved last, or before.
-        if self._outcome_of(callback.id, now) is not None or _has_expired(sig, now.moved):
+        if self._outcome_of(callback.id, now) is not None or has_expired(sig, now.moved):
             self.publish(self.ledger.callback_ended(batch, name))
             done.ended.append(callback_member(name))
             return
@@ -292,30 +303,3 @@ def _refusal(sig: Any, may_resend: Callable[[str], bool]) -> str:
     if not refused:
         return ""
     return f"not graceful, so sent again by hand only: {', '.join(refused)}"
-
-
-def _has_expired(sig: Any, sent: float | None = None) -> bool:
-    """Whether a task would not run that it is, or is made of: then it cannot succeed any more.
-
-    Args:
-        sig: The signature.
-        sent: When it was sent, which is what seconds count from; those of tasks that come later
-            count from who knows when, and each time anew.
-    """
-    moments = [_moment(part.options.get("expires")) for part in all_of(sig)]
-    if parts_of(sig) is None and sent is not None:
-        task = sig.app.tasks.get(sig.task)
-        seconds = sig.options.get("expires", getattr(task, "expires", None))
-        moments += [sent + seconds] if isinstance(seconds, (int, float)) else []
-    return any(until is not None and until < time.time() for until in moments)
-
-
-def _moment(said: Any) -> float | None:
-    """A time in seconds; results and signatures give it in several ways, or not at all."""
-    try:
-        said = datetime.fromisoformat(said) if isinstance(said, str) else said
-    except ValueError:
-        return None
-    if not isinstance(said, datetime):
-        return None
-    return (said if said.tzinfo else said.replace(tzinfo=timezone.utc)).timestamp()

@@ -29,8 +29,8 @@ from celery_graceful.batches.marks import (
     callback_id,
     callback_of,
 )
+from celery_graceful.batches.model import State
 from celery_graceful.batches.skipped_or_replaced import LeftOut, Why
-from celery_graceful.batches.status import State
 from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.store import StoreAway, StoreForbidden
 from celery_graceful.system.per_app import PerApp

@@ -2,6 +2,7 @@
 
 In this order a message is never without its member. What a producer that died had registered,
 and not published, is in its last chunk; what one could not publish that lives, it has noted.
+Who goes on looks for those in the queues, where they can be read.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from celery_graceful.batches.eager import EagerLedger
 from celery_graceful.batches.ledger import CHUNK, CHUNK_BYTES, BatchLedger
 from celery_graceful.batches.members import Member, Members
 from celery_graceful.batches.publishing import publish
+from celery_graceful.batches.signatures import NoMember
+from celery_graceful.batches.whereabouts import not_found
 from celery_graceful.runs.interrupt import shield
 from celery_graceful.store.store import StoreAway
 from celery_graceful.system.describe import describe
@@ -22,6 +25,9 @@ from celery_graceful.system.describe import describe
 __all__ = ["Sending"]
 
 logger = get_logger(__name__)
+
+#: Seconds that it may take to look whether members were sent that may not have been.
+PATIENCE = 2.0
 
 
 class Sending:
@@ -35,6 +41,7 @@ class Sending:
         sender: Who sends all of it; see ``BatchLedger.begin_sending``.
         again: Some of them may be registered already: a producer died.
         counted: Ids follow from the order; see ``Members``.
+        of: What the batch is called, for people; empty: they know which.
         on_sent: Called with the number of members that were sent so far.
     """
 
@@ -48,6 +55,7 @@ class Sending:
         sender: str = "",
         again: bool = False,
         counted: bool = True,
+        of: str = "",
         on_sent: Callable[[int], None] = lambda sent: None,
     ) -> None:
         self.app = app
@@ -56,6 +64,7 @@ class Sending:
         self.inside = inside
         self.sender = sender
         self._again = again
+        self._of = of
         self.on_sent = on_sent
         self.sent = 0
         #: The ledger knows of one of them.
@@ -66,27 +75,47 @@ class Sending:
         #: Registered before, and perhaps not published.
         self._doubtful: list[Member] = []
 
-    def all(self, given: Iterable[Any], nested: type, send_nested: Callable[[Any], None]) -> None:
+    def all(
+        self, given: Iterable[Any], nested: type, send_nested: Callable[[Any, str, int], None]
+    ) -> None:
         """Send all of them.
 
         Args:
             given: Signatures, and batches.
             nested: The class of batches.
-            send_nested: Sends one that is inside of this one.
+            send_nested: Sends one that is inside of this one, after ``begin_inside``; gets what it
+                was given as, for people, and which of those it is.
 
         Raises:
             Exception: What ``given``, the store or the broker raised; some may have been sent.
         """
-        for one in given:
-            if isinstance(one, nested):
-                self._flush()
-                self.has_begun = True
-                send_nested(one)
-                self.sent += 1
-            else:
-                self._take(self._members.make(one))
+        batches = 0
+        try:
+            for one in given:
+                what = f"{self._of}member {self._members.count + batches + 1},"
+                if isinstance(one, nested):
+                    self._flush()
+                    batches += 1
+                    send_nested(one, what, batches)
+                    self.sent += 1
+                else:
+                    self._take(self._members.make(one, what))
+        except NoMember as exc:
+            number = self._members.count + batches + 1
+            raise TypeError(f"{self._of}member {number}: {exc}") from exc
         self._flush()
         self._publish_again(self._doubtful)
+
+    def begin_inside(self, again: bool) -> None:
+        """A batch inside of it comes next.
+
+        Args:
+            again: It was begun before, so all that stands in front of it had been sent.
+        """
+        self.has_begun = True
+        if not again:
+            self._publish_again(self._doubtful)
+        self._doubtful = []
 
     def _take(self, member: Member) -> None:
         if member.id in self._chunk:
@@ -146,7 +175,8 @@ class Sending:
         return [one for one in members if one.id in kept and one.id not in failed]
 
     def _publish_again(self, doubtful: Sequence[Member]) -> None:
-        members = self._still_pending(doubtful)
+        lost = not_found(self.app, self.batch, (one.id for one in doubtful), PATIENCE)
+        members = self._still_pending([one for one in doubtful if one.id in lost])
         self._publish(members)
         if members and isinstance(self.ledger, BatchLedger):
             self.ledger.note_unsent(self.batch, [one.id for one in members], False)

@@ -6,12 +6,12 @@ A signature is a member, each of those in a group is one, and a batch inside of 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from celery import Signature, Task, chunks, group
 from celery.result import ResultBase
 
-__all__ = ["Recalled", "flatten", "look_at", "named", "size_of"]
+__all__ = ["LATER", "NoMember", "Recalled", "flatten", "is_used_up", "named", "size_of", "visible"]
 
 #: Of an argument or signature that a message quotes.
 SHOWN = 100
@@ -20,6 +20,13 @@ SHOWN = 100
 _OF_A_GROUP = frozenset(
     ("task_id", "root_id", "parent_id", "group_id", "group_index", "chord", "link", "link_error")
 )
+
+#: In place of members that are not made yet.
+LATER: Final = object()
+
+
+class NoMember(TypeError):
+    """Something else was given in place of a member."""
 
 
 def flatten(given: Any, nested: type) -> Iterator[Any]:
@@ -30,7 +37,7 @@ def flatten(given: Any, nested: type) -> Iterator[Any]:
         nested: The class of batches.
 
     Raises:
-        TypeError: There is something else among it.
+        NoMember: There is something else among it.
     """
     if isinstance(given, nested):
         yield given
@@ -45,13 +52,39 @@ def flatten(given: Any, nested: type) -> Iterator[Any]:
         yield given
     elif isinstance(given, Mapping):
         if not isinstance(given.get("task"), str):
-            raise TypeError(_no_member(given))
+            raise NoMember(_no_member(given))
         yield from flatten(Signature.from_dict(dict(given)), nested)
-    elif isinstance(given, Iterable) and not isinstance(given, (str, bytes, ResultBase, Task)):
+    elif isinstance(given, Iterable) and not isinstance(given, _NO_MEMBERS):
         for one in given:
             yield from flatten(one, nested)
     else:
-        raise TypeError(_no_member(given))
+        raise NoMember(_no_member(given))
+
+
+#: What can be iterated over all the same.
+_NO_MEMBERS = (str, bytes, ResultBase, Task)
+
+
+def visible(given: Any, nested: type) -> Iterator[Any]:
+    """As ``flatten``, of what is there already; ``LATER`` for what makes its members when asked.
+
+    Args:
+        given: What a user gave.
+        nested: The class of batches.
+
+    Raises:
+        NoMember: There is something else among it.
+    """
+    if isinstance(given, (list, tuple)):
+        for one in given:
+            yield from visible(one, nested)
+    elif isinstance(given, (nested, Mapping, *_NO_MEMBERS)) or not isinstance(given, Iterable):
+        is_lazy = isinstance(given, chunks) or (
+            isinstance(given, group) and not isinstance(given.tasks, (list, tuple))
+        )
+        yield from (LATER,) if is_lazy else flatten(given, nested)
+    else:
+        yield LATER
 
 
 class Recalled(Iterator[Any]):
@@ -87,28 +120,17 @@ def _no_member(given: Any) -> str:
     return f"{named(given)} is no member of a batch: {mend}"
 
 
+def is_used_up(given: Any) -> bool:
+    """Whether some of what was given cannot be iterated over once more."""
+    if isinstance(given, (list, tuple)):
+        return any(map(is_used_up, given))
+    return isinstance(given, Iterator)
+
+
 def named(thing: Any) -> str:
     """How a message calls what a user gave."""
     text = repr(thing)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
-
-
-def look_at(given: Any, nested: type) -> None:
-    """Refuse what is no member before anything is sent; what makes its members makes them later.
-
-    Args:
-        given: What a user gave.
-        nested: The class of batches.
-
-    Raises:
-        TypeError: One of them is no member.
-    """
-    if isinstance(given, (list, tuple)):
-        for one in given:
-            look_at(one, nested)
-    elif not isinstance(given, (Iterator, group, chunks)):
-        for _ in flatten(given, nested):
-            pass
 
 
 def size_of(given: Any) -> int | None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from kombu.utils.json import loads
 
-from celery_graceful.batches.model import CALLBACKS
+from celery_graceful.batches.model import CALLBACKS, ON_SUCCESS, State
 
-__all__ = ["FIELDS", "State", "Status"]
+__all__ = ["FIELDS", "Status", "how_it_stands"]
 
 #: What has to be known of a batch to say how it stands.
 FIELDS = (
@@ -21,14 +20,10 @@ FIELDS = (
 )
 
 
-class State(str, enum.Enum):
-    """What a batch is in."""
-
-    OPEN = "open"
-    SENDING = "sending"
-    SENT = "sent"
-    DONE = "done"
-    CANCELLED = "cancelled"
+def how_it_stands(callback: str, fired: str | None, state: State) -> str:
+    """How a callback stands, that was fired or not, in a batch of that state."""
+    never = state is State.CANCELLED and callback == ON_SUCCESS
+    return fired or ("never" if never else "waiting")
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,8 @@ class Status:
         properties: The user's.
         parent: The batch that it is a member of.
         kind: ``"batch"``, or ``"chord"`` for what Celery made.
-        callbacks: Name -> ``"waiting"``, ``"due"``, ``"published"`` or ``"ended"``.
+        callbacks: Name -> ``"waiting"``, ``"due"``, ``"published"`` or ``"ended"``; ``"never"`` of
+            ``on_success`` where it was cancelled.
     """
 
     id: str
@@ -100,10 +96,11 @@ class Status:
             succeeded += total - pending - ended
         else:
             pending = total - ended
+        state = State(fields["state"])
         under_way = sum(fields.get(f"fired:{name}") == "published" for name in CALLBACKS)
         return cls(
             id=batch_id,
-            state=State(fields["state"]),
+            state=state,
             total=total,
             pending=pending,
             succeeded=succeeded,
@@ -119,7 +116,7 @@ class Status:
             parent=fields.get("parent"),
             kind=fields.get("kind", "batch"),
             callbacks={
-                name: fields.get(f"fired:{name}", "waiting")
+                name: how_it_stands(name, fields.get(f"fired:{name}"), state)
                 for label, _, name in (key.partition(":") for key in sorted(fields))
                 if label == "callback"
             },

@@ -6,6 +6,8 @@ that knows its task, or a worker holds it. Who looks twice sees also what moved 
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -23,9 +25,11 @@ from celery_graceful.store.app_stores import (
     find_workers_store,
     is_kombus_redis,
 )
-from celery_graceful.store.store import Store
+from celery_graceful.store.store import Store, StoreAway
 
-__all__ = ["Whereabouts", "broker_of", "whereabouts_of"]
+__all__ = ["Whereabouts", "broker_of", "not_found", "whereabouts_of"]
+
+logger = logging.getLogger(__name__)
 
 
 class Whereabouts(Protocol):
@@ -124,6 +128,41 @@ class _Everywhere:
             ask_holders(store, sought, broker)
 
 
+def _can_be_read(app: Any) -> bool:
+    return is_kombus_redis(app.connection_for_read().transport)
+
+
+class _OutOfTime(Exception):
+    """It takes too long to look through it all."""
+
+
+def not_found(app: Any, batch: str, members: Iterable[str], patience: float) -> set[str]:
+    """Which members of a batch are found nowhere: at one look, so they may be there all the same.
+
+    Args:
+        app: The Celery app.
+        batch: The batch.
+        members: Those.
+        patience: Seconds that it may take; nobody is found else.
+    """
+    left, end = set(members), time.monotonic() + patience
+    if not left or not _can_be_read(app):
+        return left
+
+    def rest(seconds: float) -> None:
+        if time.monotonic() > end:
+            raise _OutOfTime
+        time.sleep(seconds)
+
+    sought = Sought({batch: left})
+    try:
+        whereabouts_of(app, rest, lambda *_: ()).look(sought, again=True)
+    except (_OutOfTime, StoreAway) as exc:
+        logger.debug("Batch %s is not looked for: %s", batch, exc)
+        return left
+    return dict(sought).get(batch, set())
+
+
 def broker_of(app: Any) -> str:
     """Tells brokers apart that share a store; empty where the store is the broker itself."""
     store = find_store(app)
@@ -145,7 +184,7 @@ def whereabouts_of(
         rest: Waits for so many seconds, so that a server is left alone now and then.
         routes: The queues that members of a batch are sent to.
     """
-    if is_kombus_redis(app.connection_for_read().transport):
+    if _can_be_read(app):
         stores = broker_stores(app)
         return _Everywhere(
             [_OnRedis(app, store, rest) for store in stores],

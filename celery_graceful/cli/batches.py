@@ -97,6 +97,8 @@ def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> int:
         click.echo(f"  -> {command_of(ctx)}batches resend {quoted}", err=True)
     elif found.status.finished is None and not look:
         click.echo(f"  -> {command_of(ctx)}batches show {quoted} --look", err=True)
+    elif inside := [other.mend for other in found.others if other.state == "batch"]:
+        click.echo(f"  -> {command_of(ctx)}{inside[0]}", err=True)
     return status
 
 
@@ -124,13 +126,16 @@ def resend(
     """
     said: list[Resent] = []
     for batch_id in batch_ids:
-        with _errors(), Working("looks for its members"):
-            done = _batches(ctx).resend(
-                batch_id, members, failed=failed, unsure=unsure, close=close
-            )
-            said.append(done)
+        with Working("looks for its members"):
+            try:
+                done = _batches(ctx).resend(
+                    batch_id, members, failed=failed, unsure=unsure, close=close
+                )
+            except (UnknownBatch, NotSent) as exc:
+                done = Resent.refused(batch_id, str(exc))
+        said.append(done)
         for line in () if as_json else _resent(done, failed=failed):
-            click.echo(line)
+            click.echo(line, err=not done.ok)
     if as_json:
         say_json([one.to_dict() for one in said])
     return FINE if all(one.is_well for one in said) else FOUND
@@ -204,7 +209,7 @@ def _resent(done: Resent, *, failed: bool) -> Iterator[str]:
     yield f"{done.id} {done.said}"
     for member, why in done.left.items():
         yield f"  {member} left alone: {why}"
-    if done.found_nothing and not (done.sending or done.closed):
+    if done.ok and done.found_nothing and not (done.sending or done.closed):
         yield (
             "  none of its members has failed"
             if failed
@@ -229,9 +234,11 @@ def lines_of(found: Standing) -> Iterator[str]:
         if getattr(status, name):
             yield f"  {name}: {getattr(status, name)}"
     for one in found.missing:
-        yield f"  missing: {one.member}  {one.why}{'' if one.sure else ' (unsure)'}"
+        task = f"  {one.task}" if one.task else ""
+        yield f"  missing: {one.member}{task}  {one.why}{'' if one.sure else ' (unsure)'}"
     for failed in found.failed:
-        yield f"  failed: {failed.member}{f'  {failed.task}' if failed.task else ''}"
+        task = "  a batch" if failed.batch else f"  {failed.task}" if failed.task else ""
+        yield f"  failed: {failed.member}{task}"
     if found.failed and status.failed > len(found.failed):
         yield f"  and {status.failed - len(found.failed):,} more that have failed"
     for other in found.others:

@@ -15,9 +15,8 @@ from billiard.exceptions import Terminated
 from celery.exceptions import Ignore, Reject, Retry
 
 from celery_graceful.batches.member_part import Told
-from celery_graceful.batches.model import Outcome
+from celery_graceful.batches.model import Outcome, State
 from celery_graceful.batches.skipped_or_replaced import LeftOut, Replaced
-from celery_graceful.batches.status import State
 from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.worker_services import WorkerServices

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -13,8 +14,9 @@ from celery_graceful.batches.callback_publishing import publish_due
 from celery_graceful.batches.findings import Missing, noted
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.manual_remedies import CallbackRuns, HeaderRuns, Remedies
-from celery_graceful.batches.model import Due
-from celery_graceful.batches.status import State, Status
+from celery_graceful.batches.model import Due, State
+from celery_graceful.batches.search_state import callback_name
+from celery_graceful.batches.status import Status
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.operations.asking import BROKER_TIMEOUT, check_rabbit
 from celery_graceful.operations.records import Done, Record, Why
@@ -23,7 +25,7 @@ from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.store import Store, StoreAway, StoreRefused
 from celery_graceful.system.describe import describe
 
-__all__ = ["Batches", "FailedMember", "NotSent", "Resent", "Standing", "awaited"]
+__all__ = ["Batches", "FailedMember", "MissingMember", "NotSent", "Resent", "Standing", "awaited"]
 
 #: Members whose place is told, and seconds for the search: workers are asked for each.
 MOST, PATIENCE = 3, 5.0
@@ -50,10 +52,34 @@ class FailedMember(Record):
         member: Its id.
         task: The name of its task; ``None`` of a batch, and where what was sent is not kept, or
             cannot be read here.
+        batch: It is a batch itself.
     """
 
     member: str
     task: str | None
+    batch: bool = False
+
+
+@dataclass(frozen=True)
+class MissingMember(Record):
+    """A member, or callback, that was found nowhere.
+
+    Attributes:
+        member: Its id; ``callback:<name>`` of a callback.
+        why: What is known of it, for people.
+        sure: It is in no queue and no worker holds it; else it may be somewhere all the same.
+        task: The name of its task, as of a failed member; ``None`` of a callback.
+    """
+
+    member: str
+    why: str
+    sure: bool
+    task: str | None
+
+    @property
+    def is_callback(self) -> bool:
+        """Whether it is a callback of the batch."""
+        return callback_name(self.member) is not None
 
 
 @dataclass(frozen=True)
@@ -68,7 +94,7 @@ class Standing(Record):
     """
 
     status: Status
-    missing: tuple[Missing, ...]
+    missing: tuple[MissingMember, ...]
     others: tuple[Why, ...] = ()
     failed: tuple[FailedMember, ...] = ()
 
@@ -76,7 +102,7 @@ class Standing(Record):
         """The names of the status, and ``missing_``, ``other_`` and ``failed_members``."""
         return {
             **self.status.summary(),
-            "missing_members": [one._asdict() for one in self.missing],
+            "missing_members": [one.to_dict() for one in self.missing],
             "other_members": [one.to_dict() for one in self.others],
             "failed_members": [one.to_dict() for one in self.failed],
         }
@@ -95,7 +121,8 @@ class Resent(Record):
         left: Of the others, why nothing was done.
         sending: It has not got all of its members yet: its producer is at it, or dead.
         closed: Its producer was given up: it is complete with the members that it has.
-        said: All that in a sentence.
+        said: All that in a sentence; or why nothing was tried.
+        ok: It was tried.
     """
 
     id: str
@@ -107,11 +134,18 @@ class Resent(Record):
     sending: bool
     closed: bool
     said: str
+    ok: bool = True
+
+    @classmethod
+    def refused(cls, batch_id: str, why: str) -> Resent:
+        """Nothing was tried."""
+        return cls(batch_id, (), (), (), (), {}, False, False, why, ok=False)
 
     @property
     def is_well(self) -> bool:
         """Nothing of it is left to be looked at."""
-        return not (self.failed or self.left or (self.sending and not self.closed))
+        is_left = self.failed or self.left or (self.sending and not self.closed)
+        return self.ok and not is_left
 
     @property
     def found_nothing(self) -> bool:
@@ -151,7 +185,8 @@ class Batches:
             missing = tuple(remedies.look(batch_id))
             others = tuple(islice(self._others(remedies, batch_id, missing), MOST))
             status = remedies.ledger.status(batch_id)
-            return Standing(status, missing, others, _failed(remedies, status))
+            named = _missing(remedies, batch_id, missing)
+            return Standing(status, named, others, _failed(remedies, status))
         return self._standing(remedies, remedies.ledger.status(batch_id))
 
     def resend(
@@ -221,6 +256,11 @@ class Batches:
 
     def complete(self, batch_id: str) -> Done:
         """End a batch by force: who has not ended has failed."""
+        try:
+            if self._remedies().ledger.status(batch_id).finished is not None:
+                return Done(batch_id, True, "has ended before, with its callbacks")
+        except UnknownBatch as exc:
+            return Done(batch_id, False, str(exc))
         return self._do(Remedies.complete, batch_id, "completed")
 
     def drop(self, batch_id: str) -> Done:
@@ -236,14 +276,20 @@ class Batches:
         return Done(batch_id, True, said)
 
     def _standing(self, remedies: Remedies, status: Status) -> Standing:
-        missing = noted(remedies.ledger, status.id) if status.missing else ()
-        return Standing(status, tuple(missing), failed=_failed(remedies, status))
+        missing = tuple(noted(remedies.ledger, status.id)) if status.missing else ()
+        named = _missing(remedies, status.id, missing)
+        return Standing(status, named, failed=_failed(remedies, status))
 
     def _others(
         self, remedies: Remedies, batch_id: str, missing: Sequence[Missing]
     ) -> Iterator[Why]:
         """Where pending members are; not those whose chain is at another task."""
         known = {one.member for one in missing}
+        for kid in remedies.ledger.kids(batch_id):
+            with suppress(UnknownBatch):
+                if kid not in known:
+                    known.add(kid)
+                    yield _where(remedies.ledger.status(kid))
         end = time.monotonic() + PATIENCE
         for member in remedies.ledger.members_pending(batch_id):
             if time.monotonic() > end:  # RabbitMQ does not say what is in its queues
@@ -302,6 +348,27 @@ def awaited(store: Store, found: Why) -> Why:
     return found
 
 
+def _where(status: Status) -> Why:
+    """Where a member is that is a batch: with its own members, and callbacks."""
+    under_way = [name for name, how in status.callbacks.items() if how in ("due", "published")]
+    said = f"it is a batch, {status.state.value}: {status.pending} of {status.total} pending"
+    if under_way:
+        said += f", {' and '.join(under_way)} under way"
+    if status.description:
+        said += f"  {status.description}"
+    return Why(status.id, "", "batch", (said,), mend=shlex.join(["batches", "show", status.id]))
+
+
+def _missing(
+    remedies: Remedies, batch_id: str, missing: Sequence[Missing]
+) -> tuple[MissingMember, ...]:
+    tasks = remedies.tasks_of(batch_id, [one.member for one in missing])
+    return tuple(MissingMember(*one, tasks[one.member]) for one in missing)
+
+
 def _failed(remedies: Remedies, status: Status) -> tuple[FailedMember, ...]:
-    failed = remedies.failed(status.id, MOST_FAILED) if status.failed else {}
-    return tuple(FailedMember(*each) for each in failed.items())
+    members = remedies.failed(status.id, MOST_FAILED) if status.failed else []
+    return tuple(
+        FailedMember(member, task, task is None and remedies.ledger.state(member) is not None)
+        for member, task in remedies.tasks_of(status.id, members).items()
+    )

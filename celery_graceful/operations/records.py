@@ -283,7 +283,8 @@ class Why(Record):
     Attributes:
         id: Of the task.
         task: Its name, where it is known.
-        state: ``queued``, ``claimed``, ``running``, ``quarantined``, ``done`` or ``unknown``.
+        state: ``queued``, ``claimed``, ``running``, ``quarantined``, ``done`` or ``unknown``; or
+            ``batch``, where a member of a batch is one.
         sentences: For people; the first one says where it is.
         worker: That has it.
         queue: That it waits in.

@@ -13,7 +13,8 @@ from celery import Celery, chain, chord, group
 from celery.exceptions import TimeoutError
 
 from celery_graceful import Batch, BatchFinished, Graceful
-from celery_graceful.batches.status import State, Status
+from celery_graceful.batches.model import State
+from celery_graceful.batches.status import Status
 from tests.conftest import RabbitVhost, RedisDB
 from tests.support.workers import TIMEOUT, Worker, wait_until, wait_until_heard
 

@@ -15,7 +15,7 @@ from celery import Celery, chain, chord, group
 
 from celery_graceful import Graceful
 from celery_graceful.batches.ledger import INDEX, BatchLedger
-from celery_graceful.batches.status import State
+from celery_graceful.batches.model import State
 from celery_graceful.store.app_stores import find_store
 from tests.conftest import RedisDB
 from tests.support.workers import ROOT, TIMEOUT, Worker, end_leases, wait_until

@@ -16,9 +16,8 @@ from celery_graceful import Batch, BatchFinished, Interrupted
 from celery_graceful.batches import adding
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.marks import BATCH, CALLBACK
-from celery_graceful.batches.model import Adds, End, Outcome
+from celery_graceful.batches.model import Adds, End, Outcome, State
 from celery_graceful.batches.sending import CHUNK
-from celery_graceful.batches.status import State
 from celery_graceful.deliveries.member_end import outcome_of
 from celery_graceful.store.app_stores import find_store
 from tests.conftest import RedisDB
@@ -316,7 +315,9 @@ def test_an_answer_that_is_lost(app: Celery, outer: Batch) -> None:
     for run_of, sender in (("one", "a"), ("two", "b")):
         given |= {"sender": sender, "adds": Adds("adds-0", "like", run_of)}
         for _ in range(2):
-            assert ledger.create(f"kid-{run_of}", **given) == "kid-one"
+            batch = ledger.create(f"kid-{run_of}", **given)
+            assert batch is not None
+            assert batch.id == "kid-one"
         ledger.still_sends("kid-one", sender, False)
     assert outer.status().total == 4
 

@@ -25,10 +25,9 @@ from celery_graceful.batches.keys import key_of
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.manual_remedies import CallbackRuns, Remedies
 from celery_graceful.batches.marks import CALLBACK, callback_id
-from celery_graceful.batches.model import Adds, Callback, Due, End, Outcome
+from celery_graceful.batches.model import Adds, Callback, Due, End, Outcome, State
 from celery_graceful.batches.packing import pack
 from celery_graceful.batches.repair import Repair, Repaired
-from celery_graceful.batches.status import State
 from celery_graceful.claims.claimant import WORKERS, claims_key, lease_key
 from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.settings import Settings
@@ -343,7 +342,8 @@ def test_a_batch_that_has_failed_in_another(shop: Shop) -> None:
     shop.ledger.sent("b")
     shop.ledger.complete("kid")
     remedies = Remedies(shop.app, shop.ledger, shop.published.extend)
-    assert remedies.resend("b", failed=True).left == {"kid": "it is a batch: mend that"}
+    why = "it is a batch: mend that one (batches show kid)"
+    assert remedies.resend("b", failed=True).left == {"kid": why}
     assert remedies.resend("kid", failed=True).resent == ["two"]
 
 
@@ -463,7 +463,7 @@ class TestFromAShell:
 
     def test_remedies(self, shop: Shop, command: Callable[..., str]) -> None:
         shop.batch("b", one=shop.graceful.s())
-        assert "one  in no queue" in command("show", "b", "--look", status=1)
+        assert "one  graceful  in no queue" in command("show", "b", "--look", status=1)
         (listed,) = json.loads(command("list", "--missing", "--json", status=1))
         assert (listed["missing"], listed["missing_members"][0]["member"]) == (1, "one")
         assert command("callback", "b", "on_complete", "--force") == "b on_complete sent\n"

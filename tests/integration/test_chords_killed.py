@@ -19,8 +19,8 @@ from redis.connection import AbstractConnection
 from celery_graceful.batches.brief_status import standing_of
 from celery_graceful.batches.findings import Named
 from celery_graceful.batches.marks import CALLBACK
+from celery_graceful.batches.model import State
 from celery_graceful.batches.repair import Repair
-from celery_graceful.batches.status import State
 from tests.conftest import RedisDB
 from tests.support.chords import ByHand, Killed, by_hand
 

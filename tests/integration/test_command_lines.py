@@ -118,7 +118,10 @@ def test_batches(app: Celery, run: Callable[..., str]) -> None:
     mail = app.tasks["shop.mail"]
     first, second = (Batch(app=app, on_complete=mail.si()).apply_async([mail.s()]) for _ in "ab")
     assert run("batches", "resend", first.id, "--member", "nobody", status=1) == (
-        f"{first.id} 1 left alone\n  nobody left alone: its message was not kept\n"
+        f"{first.id} 1 left alone\n  nobody left alone: it is no member of this batch\n"
+    )
+    assert run("batches", "resend", first.id, "--member", "callback:on_success", status=1) == (
+        f"{first.id} 1 left alone\n  callback:on_success left alone: it has no such callback\n"
     )
     said = run("batches", "callback", first.id, "on_success", status=1)
     assert said == f"{first.id} has no on_success; it has on_complete\n"
@@ -127,6 +130,51 @@ def test_batches(app: Celery, run: Callable[..., str]) -> None:
     assert run("batches", "drop", first.id, "--yes") == f"{first.id} dropped\n"
     (left,) = document(app, "Batch", "batches", "list")
     assert (left["id"], left["state"]) == (second.id, "sent"), "its callback has not ended"
+
+
+def test_several_of_which_one_is_unknown(app: Celery) -> None:
+    """What was done for the others is done, and said."""
+    batch = Batch(app=app).apply_async([app.tasks["shop.mail"].si().set(task_id="one")])
+    argv = ["batches", "resend", "nope", batch.id, "--member", "one"]
+    said = command(app, *argv, status=1).splitlines()
+    assert said[0].startswith("nope there is no batch 'nope'")
+    assert said[1:] == [f"{batch.id} 1 sent again"]
+    found = json.loads(command(app, *argv, "--json", status=1))
+    assert [(one["ok"], one["resent"]) for one in found] == [(False, []), (True, ["one"])]
+
+
+def test_a_batch_that_waits_for_one_inside(app: Celery) -> None:
+    """It is named, and so is the way on; and what of it is missing, with its task."""
+    mail = app.tasks["shop.mail"]
+    kid = Batch(app=app, description="north")
+    kid.add(mail.si().set(task_id="one"))
+    outer = Batch(app=app).apply_async([kid])
+    said = command(app, "batches", "show", outer.id, "--look")
+    assert f"  pending: {kid.id}  it is a batch, sent: 1 of 1 pending  north\n" in said
+    assert said.rstrip().endswith(f"batches show {kid.id}")
+    (found,) = json.loads(command(app, "batches", "show", outer.id, "--look", "--json"))[
+        "other_members"
+    ]
+    assert (found["id"], found["state"]) == (kid.id, "batch")
+
+    store = find_workers_store(app)
+    assert store is not None
+    store.execute("DEL", ["celery"])
+    said = command(app, "batches", "show", kid.id, "--look", status=1)
+    assert "  missing: one  shop.mail  in no queue, and no worker holds it\n" in said
+    (found,) = json.loads(command(app, "batches", "show", kid.id, "--json", status=1))[
+        "missing_members"
+    ]
+    assert (found["member"], found["task"], found["sure"]) == ("one", "shop.mail", True)
+
+    BatchLedger(store).end([End(kid.id, "one", Outcome.FAILED)])
+    assert f"  failed: {kid.id}  a batch\n" in command(app, "batches", "show", outer.id)
+    assert command(app, "batches", "resend", outer.id, "--failed", status=1).splitlines() == [
+        f"{outer.id} 1 left alone",
+        f"  {kid.id} left alone: it is a batch: mend that one (batches show {kid.id})",
+    ]
+    said = command(app, "batches", "complete", outer.id, "--yes")
+    assert said == f"{outer.id} has ended before, with its callbacks\n"
 
 
 def test_members_that_have_failed(app: Celery) -> None:

@@ -9,8 +9,7 @@ from celery import Celery
 
 from celery_graceful import BatchFinished, UnknownBatch
 from celery_graceful.batches.ledger import ANY, BatchLedger
-from celery_graceful.batches.model import CALLBACKS, Callback, Due, End, Outcome
-from celery_graceful.batches.status import State
+from celery_graceful.batches.model import CALLBACKS, Callback, Due, End, Outcome, State
 from celery_graceful.store.app_stores import find_store
 
 SUCCEEDED, FAILED, REVOKED = Outcome

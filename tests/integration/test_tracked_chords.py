@@ -15,10 +15,9 @@ from celery_graceful.batches.findings import Missing, Named
 from celery_graceful.batches.manual_remedies import HeaderRuns, Remedies
 from celery_graceful.batches.marks import CHORD, Mark, mark
 from celery_graceful.batches.member_part import part_of
-from celery_graceful.batches.model import ON_COMPLETE, Due, Outcome
+from celery_graceful.batches.model import ON_COMPLETE, Due, Outcome, State
 from celery_graceful.batches.packing import unpack
 from celery_graceful.batches.repair import Repair
-from celery_graceful.batches.status import State
 from celery_graceful.batches.whereabouts import broker_of
 from tests.conftest import RedisDB
 from tests.support.chords import ByHand, Killed, by_hand, dies, stands_still

@@ -6,24 +6,44 @@
 -- ARGV     key prefix; id; its parent, or ''; who adds it there, or ''; time to live and linger, in
 --          milliseconds; who sends it from now on, or '': nobody does yet; the task that adds it, or
 --          '', what it is like, which run of that task, and for how many milliseconds who sends one
---          may be silent (0: for ever); its fields and their values
+--          may be silent (0: for ever); its place in what is sent to its parent, or '', and by whom;
+--          its fields and their values
 --
 -- Asked again it only looks. Where that task has added one like it before, of which not all was
--- sent, and which nobody sends any more, it is that one: the task is run again. Returns why it
--- cannot be inside of that parent ('busy': perhaps another run sends one like it), or '', and the id.
+-- sent, and which nobody sends any more, it is that one: the task is run again. Where one stands in
+-- that place already it is that one: its parent is sent again. Returns why it cannot be inside of
+-- that parent ('busy': perhaps another run sends one like it), or '', the id, and the state that it
+-- was in, '' of a new one.
 local id, parent, ttl, linger = ARGV[2], ARGV[3], tonumber(ARGV[5]), tonumber(ARGV[6])
 local sender, task, like, run, silent = ARGV[7], ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
-if exists(id) then
-  look_at(id)
-  settle_all()
-  return { '', id }
+local place = ARGV[12]
+local function stands_at(where, one)
+  if where ~= '' then
+    redis.call('HSET', key(parent, 'places'), where, one)
+  end
 end
-local refused = parent ~= '' and refuses(parent, ARGV[4])
+-- It goes on, if not all of it was sent.
+local function taken(one)
+  local state = redis.call('HGET', key(one), 'state')
+  if sender ~= '' and (state == 'open' or state == 'sending') then
+    redis.call('HSET', key(one), 'state', 'sending', 'sender', sender, 'heard', stamp, 'run', run)
+  end
+  stands_at(place, one)
+  look_at(one)
+  settle_all()
+  return { '', one, state or 'cancelled' }
+end
+local there = exists(id)
+local refused = parent ~= '' and (place ~= '' or not there) and refuses(parent, ARGV[4], ARGV[13])
 if refused then
-  return { refused, id }
+  return { refused, id, '' }
+end
+local standing = place ~= '' and redis.call('HGET', key(parent, 'places'), place)
+if there or standing then
+  return taken(there and id or standing)
 end
 local fields = { 'state', sender == '' and 'open' or 'sending', 'total', 0, 'created', stamp, 'moved', stamp,
-  'ttl', ARGV[5], 'linger', ARGV[6], unpack(ARGV, 12) }
+  'ttl', ARGV[5], 'linger', ARGV[6], unpack(ARGV, 14) }
 local function add_field(name, value)
   fields[#fields + 1], fields[#fields + 2] = name, value
 end
@@ -37,14 +57,13 @@ if parent ~= '' and task ~= '' then
     if one.like == like then
       local is_others = one.run ~= run and silent > 0
       if not one.sender or one.sender == sender or (is_others and now - one.heard >= silent) then
-        redis.call('HSET', key(one.id), 'state', 'sending', 'sender', sender, 'heard', stamp, 'run', run)
-        return { '', one.id }
+        return taken(one.id)
       end
       busy = busy or is_others
     end
   end
   if busy then
-    return { 'busy', id }
+    return { 'busy', id, '' }
   end
   added[#added + 1] = { id = id, like = like }
   note_added(parent, task, added)
@@ -74,7 +93,8 @@ if parent ~= '' then
   add_field('parent', parent)
 end
 redis.call('HSET', key(id), unpack(fields))
+stands_at(place, id)
 moved[id] = true
 look_at(id)
 settle_all()
-return { '', id }
+return { '', id, '' }

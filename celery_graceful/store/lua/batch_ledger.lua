@@ -13,7 +13,7 @@ local stamp = string.format('%.0f', now)
 -- By which a parent outlives what is inside of it, and its sets a batch: milliseconds.
 local MARGIN, LATER = 60000, 600000
 local CALLBACKS = { 'on_success', 'on_complete', 'on_failure' }
-local PARTS = { 'pending', 'succeeded', 'failed', 'revoked', 'kids', 'messages' }
+local PARTS = { 'pending', 'succeeded', 'failed', 'revoked', 'kids', 'messages', 'places' }
 -- What an outcome takes the place of: success of all, failure of what was revoked.
 local INSTEAD = {
   succeeded = { 'pending', 'failed', 'revoked' },
@@ -160,6 +160,7 @@ local function finish(id, state, parent, outcome)
     redis.call('HSET', key(id), 'lingers', '1')
   end
   redis.call('ZREM', KEYS[1], id)
+  redis.call('UNLINK', key(id, 'places'))
   redis.call('HSET', key(id), 'finished', stamp, 'outcome', outcome,
     'state', state == 'cancelled' and state or 'done')
 end

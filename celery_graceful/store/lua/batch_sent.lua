@@ -18,6 +18,7 @@ if state == 'open' or state == 'sending' then
     return refused
   end
   redis.call('HSET', key(id), 'state', 'sent')
+  redis.call('UNLINK', key(id, 'places'))
   moved[id] = true
 end
 note_settled(id)

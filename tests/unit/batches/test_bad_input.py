@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from celery import Celery, chain, chord, group, signature
 
-from celery_graceful import Batch, SettingsError, UnknownBatch
+from celery_graceful import Batch, BatchFinished, SettingsError, UnknownBatch
 from celery_graceful.batches.batch import current_batch
 
 
@@ -47,8 +47,11 @@ def test_what_is_no_member(app: Celery) -> None:
     ):
         for members in (given, [given], [work.s(1), [given]], (one for one in [given])):
             batch = Batch(app=app)
-            with pytest.raises(TypeError, match=why):
+            number = 2 if isinstance(members, list) and len(members) == 2 else 1
+            with pytest.raises(TypeError, match=f"^member {number}: .*{why}"):
                 batch.apply_async(members)
+            with pytest.raises(UnknownBatch):
+                batch.status()
         batch = Batch(app=app)
         with pytest.raises(TypeError, match=why):
             batch.add(work.s(1), given)
@@ -72,7 +75,8 @@ def test_members_without_a_last_task(app: Celery) -> None:
         (chord([work(1)]), "is a chord without a body"),
         (chain(), "has no tasks"),
     ):
-        with pytest.raises(ValueError, match=f"member 2, .*{why}.*: end it with a task"):
+        mend = "leave it out" if why == "has no tasks" else "end it with a task"
+        with pytest.raises(ValueError, match=f"member 2, .*{why}.*: {mend}"):
             Batch(app=app).apply_async([work(1), given])
 
 
@@ -115,6 +119,93 @@ def test_what_fails_before_anything_is_sent_can_be_sent_then(app: Celery) -> Non
     with pytest.raises(TypeError):
         batch.apply_async([alone.s(1)])
     assert batch.apply_async([alone.s()]).status().succeeded == 2
+
+
+class Drained:
+    """What can be iterated over, once, and is no iterator."""
+
+    def __init__(self, members: list[Any]) -> None:
+        self.members = members
+
+    def __iter__(self) -> Any:
+        while self.members:
+            yield self.members.pop()
+
+
+def test_what_makes_its_members_makes_them_once(app: Celery) -> None:
+    work = app.tasks["bad.work"]
+    made = Drained([work.s(n) for n in range(3)])
+    assert Batch(app=app).apply_async([made, work.s(4)]).status().succeeded == 4
+    batch = Batch(app=app)
+    batch.add(Drained([work.s(n) for n in range(3)]))
+    assert batch.apply_async().status().succeeded == 3
+
+
+def inside(app: Celery, *members: Any, **callbacks: Any) -> Batch:
+    batch = Batch(app=app, description="north", **callbacks)
+    batch.add(*members)
+    return batch
+
+
+def test_a_batch_inside_that_cannot_be_sent(app: Celery) -> None:
+    """It is seen before anything is, at any depth; and named."""
+    work, alone = app.tasks["bad.work"], app.tasks["bad.alone"]
+    twice, sent, loop = inside(app), inside(app), inside(app)
+    Batch(app=app).apply_async([sent])
+    loop.add(inside(app, loop))
+    wrong = inside(app, work.s(), alone.s(1))
+    for given, kind, why in (
+        ([wrong], TypeError, r"member 2, bad\.alone\(1\) cannot be called"),
+        ([inside(app, wrong)], TypeError, r"member 1, <.*member 2, bad\.alone\(1\) cannot be ca"),
+        ([inside(app, [chain()])], ValueError, "member 1, .* has no tasks"),
+        ([inside(app, on_success=alone.s())], TypeError, r"on_success: bad\.alone\(\) cannot be"),
+        ([inside(app, sent)], ValueError, "member 1, .* was sent before: make another one"),
+        ([sent], ValueError, "was sent before"),
+        ([twice, twice], ValueError, "is given twice: make another one"),
+        ([loop], ValueError, "would be inside of itself: leave it out"),
+    ):
+        number = 3 if given[0] is twice else 2
+        batch = Batch(app=app)
+        with pytest.raises(kind, match=rf"^member {number}, <Batch .* \(north\)>.*{why}"):
+            batch.apply_async([work.s(0), *given])
+        with pytest.raises(UnknownBatch):
+            batch.status()
+        if given[0] not in (twice, loop):
+            batch = Batch(app=app)
+            with pytest.raises(kind, match=rf"^member 1, <Batch .* \(north\)>.*{why}"):
+                batch.apply_async(iter(given))
+            with pytest.raises(UnknownBatch):
+                batch.status()
+    with pytest.raises(ValueError, match="is given twice"):
+        Batch(app=app).apply_async(iter([twice, twice]))
+
+
+def test_a_batch_inside_of_itself(app: Celery) -> None:
+    batch = Batch(app=app)
+    batch.add(batch)
+    with pytest.raises(ValueError, match=r"^member 1, .* would be inside of itself"):
+        batch.apply_async()
+
+
+def test_what_was_sent_is_not_sent_again(app: Celery) -> None:
+    batch = Batch(app=app).apply_async()
+    for one in (batch, Batch.load("nope", app=app)):
+        with pytest.raises(BatchFinished, match=r"for a new one, once.*resume\(members\)"):
+            one.apply_async()
+
+
+def test_a_chord_without_a_backend() -> None:
+    """As Celery runs it where all is eager."""
+    app = Celery("none", broker="memory://", set_as_current=False)
+    app.conf.task_always_eager = True
+
+    @app.task(name="none.work", shared=False)
+    def work(*args: Any) -> None: ...
+
+    assert Batch(app=app).apply_async([chord([work.s(1)], work.s())]).status().succeeded == 1
+    app.conf.task_always_eager = False
+    with pytest.raises(NotImplementedError):
+        Batch(app=app).apply_async([chord([work.s(1)], work.s())])
 
 
 def test_ids_given_twice(app: Celery) -> None:
@@ -183,6 +274,8 @@ def test_properties(app: Celery) -> None:
 def test_the_rest_of_the_arguments(app: Celery) -> None:
     with pytest.raises(TypeError, match="description: 7 is no text"):
         Batch(description=7, app=app)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"'' is no id, give batch\.id"):
+        Batch.load("", app=app)
     with pytest.raises(TypeError, match=r"7 is no id, give batch\.id"):
         Batch.load(7, app=app)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="no number of seconds"):

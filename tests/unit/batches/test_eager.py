@@ -8,7 +8,7 @@ import pytest
 from celery import Celery, chain, chord, group
 
 from celery_graceful import Batch, BatchFinished, UnknownBatch, current_batch
-from celery_graceful.batches.status import State
+from celery_graceful.batches.model import State
 
 
 class Effects(list[Any]):
@@ -174,8 +174,32 @@ def test_inside_of_each_other(app: Celery, effects: Effects) -> None:
         *("beside", ("complete", 2, 0), ("success", 2, 0)),
     ]
     assert Batch.load(kid.id, app=app).status().parent == parent.id
-    with pytest.raises(ValueError, match="was sent already"):
+    with pytest.raises(ValueError, match="was sent before: make another one"):
         three(app).apply_async([kid])
+
+
+def test_what_has_expired_is_revoked(app: Celery, effects: Effects) -> None:
+    """As a worker has it; Celery's eager mode does not look."""
+    batch = three(app).apply_async([sig(app, "work", 1).set(expires=-1), sig(app, "work", 2)])
+    assert (batch.status().succeeded, batch.status().revoked) == (1, 1)
+    assert effects == [2, ("complete", 1, 0)]
+
+
+def test_resumed_with_the_batch_inside(app: Celery, effects: Effects) -> None:
+    def members(fails: bool) -> Any:
+        kid = three(app)
+        kid.add(sig(app, "work", "in the kid"))
+        yield kid
+        if fails:
+            raise LookupError
+        yield sig(app, "work", "beside")
+
+    parent = three(app)
+    with pytest.raises(LookupError):
+        parent.apply_async(members(True))
+    parent.resume(members(False))
+    assert [one for one in effects if isinstance(one, str)] == ["in the kid", "beside"]
+    assert (parent.status().state, parent.status().total) == (State.DONE, 2)
 
 
 def test_a_kid_that_fails_has_failed(app: Celery, effects: Effects) -> None:
@@ -188,6 +212,7 @@ def test_cancelled_by_a_member(app: Celery, effects: Effects) -> None:
     batch = three(app).apply_async([sig(app, "cancels"), sig(app, "work", "never")])
     status = batch.status()
     assert (status.state, status.succeeded, status.revoked) == (State.CANCELLED, 1, 1)
+    assert status.callbacks["on_success"] == "never"
     assert effects == [("complete", 1, 0)]
     assert status.finished is not None
 

@@ -14,7 +14,7 @@ from celery_graceful.batches import cancellations, running
 from celery_graceful.batches.cancellations import Moment, known_of
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.marks import BATCH, CALLBACK, COPY
-from celery_graceful.batches.status import State
+from celery_graceful.batches.model import State
 from celery_graceful.store.store import StoreAway
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.board import CANCELLATIONS, Board

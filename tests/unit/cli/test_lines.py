@@ -10,11 +10,11 @@ from typing import Any
 import click
 import pytest
 
-from celery_graceful.batches.findings import Missing
-from celery_graceful.batches.status import State, Status
+from celery_graceful.batches.model import State
+from celery_graceful.batches.status import Status
 from celery_graceful.cli import batches, history, output, quarantine, workers
 from celery_graceful.cli.group import graceful
-from celery_graceful.operations.batches import FailedMember, Resent, Standing
+from celery_graceful.operations.batches import FailedMember, MissingMember, Resent, Standing
 from celery_graceful.operations.quarantine import QuarantinedTask
 from celery_graceful.operations.records import Answer, Deploy, History, Moment
 from tests.support.operators import SCHEMAS
@@ -71,7 +71,8 @@ def test_quarantine() -> None:
 def test_batches() -> None:
     at = AT.timestamp()
     status = Status(IDS[0], State.OPEN, 9, 4, 3, 1, 1, 1, 0, at, at, None, "export of March")
-    missing = [Missing(IDS[1], "it is in no queue, and no worker holds it", False)]
+    why = "it is in no queue, and no worker holds it"
+    missing = [MissingMember(IDS[1], why, False, "shop.export")]
     found = Standing(status, tuple(missing), failed=(FailedMember(IDS[0], "shop.export"),))
     conforms(found.to_dict(), SCHEMAS["Batch"], SCHEMAS)
     assert (
@@ -81,8 +82,8 @@ def test_batches() -> None:
     pending, 3 succeeded, 1 failed, 1 revoked, 1 missing  export of March
   created: 2025-03-01 03:00:00Z
   moved: 2025-03-01 03:00:00Z
-  missing: 1f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b11  it is in no queue, and no
-      worker holds it (unsure)
+  missing: 1f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b11  shop.export  it is in no queue,
+      and no worker holds it (unsure)
   failed: 0f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b10  shop.export"""
     )
     assert output.folded("x " * 99) == ["x " * 99], "who reads a pipe gets a line each"

@@ -1,0 +1,34 @@
+"""The ledger of an app's batches: in its store, or in memory where tasks are run at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery_graceful.batches.eager import EagerLedger, eager_ledger
+from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.exceptions import SettingsError
+from celery_graceful.store.app_stores import find_store
+
+__all__ = ["ledger_of"]
+
+
+def ledger_of(app: Any) -> BatchLedger | EagerLedger:
+    """Where the batches of an app are known.
+
+    Raises:
+        SettingsError: There is no store, or a setting cannot be used.
+    """
+    if app.conf.task_always_eager:
+        return eager_ledger(app)
+    if app.conf.task_protocol == 1:
+        mend = "leave it out: batches are known by headers, which protocol 1 has not"
+        raise SettingsError("task_protocol", 1, mend)
+    store = find_store(app)
+    if store is None:
+        which = f"if {app.main or 'the current one'} is not the app that you mean"
+        mend = (
+            "batches are kept in Redis: give the URL of one, as redis://localhost/2; or app=, "
+            f"{which}"
+        )
+        raise SettingsError("graceful_store", None, mend)
+    return BatchLedger(store)
