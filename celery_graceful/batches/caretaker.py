@@ -144,7 +144,7 @@ class Caretaker:
             except UnknownBatch:
                 pass  # it has ended meanwhile, and was forgotten
         found = self._scanner().look(batches)
-        now = self._now()
+        now = self.ledger.now()
         for batch, missing in found.items():
             if self._over.is_set() or not self._keep_lock(AT_WORK):
                 return False
@@ -222,7 +222,7 @@ class Caretaker:
     # -- which batches -----------------------------------------------------------------
 
     def _due(self, still: Sequence[str]) -> Iterator[str]:
-        now = self._now()
+        now = self.ledger.now()
         looked = set(self.store.execute("ZRANGEBYSCORE", [LOOKED], [f"({now}", "+inf"]))
         for batch in still:
             if batch not in looked:
@@ -255,10 +255,6 @@ class Caretaker:
                 portion, members = [], 0
         if portion:
             yield portion
-
-    def _now(self) -> float:
-        seconds, microseconds = map(int, self.store.execute("TIME", []))
-        return seconds + microseconds / 1e6
 
     # -- one at a time -----------------------------------------------------------------
 

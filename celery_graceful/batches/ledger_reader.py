@@ -181,6 +181,10 @@ class LedgerReader:
     def _run(self, script: str, *args: Any) -> Any:
         return self.store.run(script, [INDEX, OUTBOX], [self.store.prefix, *args], insist=True)
 
+    def now(self) -> float:
+        """Seconds of the server's clock."""
+        return self._now() / 1000
+
     def _now(self) -> int:
         """Milliseconds of the server's clock, as scripts note them."""
         seconds, microseconds = map(int, self.store.execute("TIME", [], insist=True))

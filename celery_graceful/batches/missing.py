@@ -91,7 +91,7 @@ class Scan:
         """Who was not found, and may be missing for all that is known."""
         if not sought.doubts:
             return dict(sought)
-        seconds, _ = map(int, self.ledger.store.execute("TIME", [], insist=True))
+        seconds = self.ledger.now()
         return {
             batch: members
             for batch, members in sought
