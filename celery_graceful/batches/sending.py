@@ -175,8 +175,10 @@ class Sending:
         return [one for one in members if one.id in kept and one.id not in failed]
 
     def _publish_again(self, doubtful: Sequence[Member]) -> None:
-        lost = not_found(self.app, self.batch, (one.id for one in doubtful), PATIENCE)
-        members = self._still_pending([one for one in doubtful if one.id in lost])
+        if self._members.counted:  # what a task adds may come in many calls
+            lost = not_found(self.app, self.batch, (one.id for one in doubtful), PATIENCE)
+            doubtful = [one for one in doubtful if one.id in lost]
+        members = self._still_pending(doubtful)
         self._publish(members)
         if members and isinstance(self.ledger, BatchLedger):
             self.ledger.note_unsent(self.batch, [one.id for one in members], False)
