@@ -36,7 +36,7 @@ from celery_graceful.batches.signatures import (
     visible,
 )
 from celery_graceful.batches.status import Status
-from celery_graceful.batches.unsent import ANOTHER, Unsent
+from celery_graceful.batches.unsent import ANOTHER, Unsent, app_of
 from celery_graceful.batches.whereabouts import broker_of
 from celery_graceful.exceptions import BatchFinished, Interrupted, UnknownBatch
 from celery_graceful.runs.interrupt import sleep
@@ -172,7 +172,7 @@ class Batch(Unsent):
         try:
             if self._app is None:
                 first = list(islice(given, 1))
-                self._app = first[0].app if first else None
+                self._app = app_of(first)
                 given = chain(first, given)
             self._create(sender := new_sender())
             self._is_new = False
@@ -276,7 +276,7 @@ class Batch(Unsent):
             except BatchFinished:  # it was cancelled, or somebody else has gone on with it
                 raise
             except BaseException as exc:
-                if alone and not sending.has_begun and self._is_undone():
+                if alone and not sending.has_begun and self._leaves_nothing(sender):
                     raise
                 level = logging.INFO if isinstance(exc, Interrupted) else logging.ERROR
                 logger.log(
@@ -293,10 +293,12 @@ class Batch(Unsent):
         self._waiting.clear()
         self._publish(ledger.sent(self.id, sender))
 
-    def _is_undone(self) -> bool:
-        """Forget a batch that has no members yet; whether it could be."""
+    def _leaves_nothing(self, sender: str) -> bool:
+        """Forget a batch that has no members yet; whether it could be, or is another one's."""
         try:
-            self._ledger.drop(self.id)
+            self._ledger.drop(self.id, sender)
+        except BatchFinished:
+            return True
         except Exception as exc:
             logger.debug("%r is not forgotten: %s", self, describe(exc))
             return False

@@ -75,6 +75,7 @@ class EagerLedger:
         properties: Mapping[str, Any] | None = None,
         parent: str | None = None,
         inside: str | None = None,
+        sender: str = "",
         place: Place | None = None,
         **_: Any,
     ) -> Opened:
@@ -91,6 +92,7 @@ class EagerLedger:
         self._batches[batch_id] = _Batch(
             batch_id, callbacks or {}, description, dict(properties or {}), parent
         )
+        self._batches[batch_id].state = State.SENDING if sender else State.OPEN
         return Opened(batch_id, None)
 
     def has_place(self, batch_id: str, place: str) -> bool:
@@ -117,14 +119,15 @@ class EagerLedger:
         self._check(batch_id, inside)
         of = self._of(batch_id)
         new = {member for member, _ in members}
-        new -= self.registered(batch_id, [*new])
+        new -= self.known(batch_id, [*new])
         of.pending |= new
         return len(new)
 
-    def registered(self, batch_id: str, members: Sequence[str]) -> set[str]:
-        """Of some members, those that are registered, whatever has become of them."""
+    def known(self, batch_id: str, members: Sequence[str], *, ended: bool = False) -> set[str]:
+        """Of some members, those that are registered; or only those that have run."""
         of = self._of(batch_id)
-        return (of.succeeded | of.failed.keys() | of.pending).intersection(members)
+        there = set() if ended else of.pending
+        return (of.succeeded | of.failed.keys() | there).intersection(members)
 
     def run(self, batch_id: str, members: Sequence[Member]) -> None:
         """Run members, one after the other, and the callbacks that become due.
@@ -165,7 +168,7 @@ class EagerLedger:
             self._settle(of)
         return []
 
-    def drop(self, batch_id: str) -> list[Due]:
+    def drop(self, batch_id: str, sender: str = "") -> list[Due]:
         """Forget it."""
         of = self._of(batch_id)
         del self._batches[batch_id]

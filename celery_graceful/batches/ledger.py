@@ -264,13 +264,18 @@ class BatchLedger(LedgerReader):
             due += _dues(batch_id, answer[1:])
         return due
 
-    def drop(self, batch_id: str) -> list[Due]:
+    def drop(self, batch_id: str, sender: str = "") -> list[Due]:
         """Forget a batch; to its parent it was revoked. Its members run on, and count nowhere.
 
+        Args:
+            batch_id: The batch.
+            sender: Only if that one sends it, and has not registered a member.
+
         Raises:
+            BatchFinished: Another one sends it now, or has.
             UnknownBatch: There is no such batch.
         """
-        return _dues(batch_id, self._run("batch_drop", batch_id))
+        return _dues(batch_id, self._run("batch_drop", batch_id, sender))
 
     def look(self, batch_id: str) -> list[Due]:
         """See whether something has been missed: an error in a script, an outbox that was lost.

@@ -14,7 +14,7 @@ from celery.utils.log import get_logger
 
 from celery_graceful.batches.eager import EagerLedger
 from celery_graceful.batches.ledger import CHUNK, CHUNK_BYTES, BatchLedger
-from celery_graceful.batches.members import Member, Members
+from celery_graceful.batches.members import Member, Members, is_one_message
 from celery_graceful.batches.publishing import publish
 from celery_graceful.batches.signatures import NoMember
 from celery_graceful.batches.whereabouts import not_found
@@ -148,11 +148,12 @@ class Sending:
 
     def _go_on(self, chunk: Sequence[Member]) -> None:
         ids = [member.id for member in chunk]
-        known = self.ledger.registered(self.batch, ids)
         if isinstance(self.ledger, EagerLedger):
+            known = self.ledger.known(self.batch, ids, ended=self._members.counted)
             self._register(chunk)
             self._publish([member for member in chunk if member.id not in known])
             return
+        known = self.ledger.registered(self.batch, ids)
         if len(known) < len(chunk):  # before more is registered: then these were not the last
             self._publish_again(self._doubtful)
             self._doubtful = []
@@ -176,8 +177,10 @@ class Sending:
 
     def _publish_again(self, doubtful: Sequence[Member]) -> None:
         if self._members.counted:  # what a task adds may come in many calls
-            lost = not_found(self.app, self.batch, (one.id for one in doubtful), PATIENCE)
-            doubtful = [one for one in doubtful if one.id in lost]
+            # One that begins with several tasks may be there in part.
+            seen = [one.id for one in doubtful if is_one_message(one.signature)]
+            found = {*seen} - not_found(self.app, self.batch, seen, PATIENCE)
+            doubtful = [one for one in doubtful if one.id not in found]
         members = self._still_pending(doubtful)
         self._publish(members)
         if members and isinstance(self.ledger, BatchLedger):
@@ -206,10 +209,13 @@ class Sending:
 
 
 def _last_chunk(members: list[Member]) -> list[Member]:
-    """Those that may have been one chunk, with others between them that made another end there."""
+    """Those that may have been one chunk, with others between them that made another end there.
+
+    It was filled from the front: without its last member it was not full.
+    """
     size = 0
     for count, member in enumerate(reversed(members)):
+        size += len(member.packed) if count else 0
         if count >= CHUNK or size >= CHUNK_BYTES:
             return members[len(members) - count :]
-        size += len(member.packed)
     return members

@@ -15,7 +15,7 @@ from celery_graceful.batches.model import CALLBACKS, Callback
 from celery_graceful.batches.properties import checked
 from celery_graceful.batches.signatures import LATER, NoMember, is_used_up, named, visible
 
-__all__ = ["ANOTHER", "Unsent"]
+__all__ = ["ANOTHER", "Unsent", "app_of"]
 
 #: What to do about one that cannot be part of another.
 ANOTHER = "make another one for this place"
@@ -62,11 +62,16 @@ class Unsent:
     def _like(self) -> str:
         """What it is like, but for its members."""
         sigs = {name: dict(sig) for name, sig in self._callbacks.items()}
-        said = dumps((sigs, self.description, self.properties))
+        said = dumps((sigs, self.description, self.properties), sort_keys=True)
         return hashlib.sha1(said.encode(), usedforsecurity=False).hexdigest()
 
     def _look_over(
-        self, given: Any, app: Any = None, path: tuple[Unsent, ...] = (), of: str = ""
+        self,
+        given: Any,
+        app: Any = None,
+        path: tuple[Unsent, ...] = (),
+        kids: set[int] | None = None,
+        of: str = "",
     ) -> None:
         """Refuse what cannot be sent, also in batches inside, before anything is.
 
@@ -76,24 +81,23 @@ class Unsent:
             given: What a user gave.
             app: The Celery app; ``None``: its own, or that of each signature.
             path: The batches that it is inside of.
+            kids: Those that were given before, anywhere.
             of: What it is called, for people; empty: they know which.
         """
-        app, path, ids, kids = app or self._app, (*path, self), set[str](), set[int]()
+        app, path, ids = app or self._app, (*path, self), set[str]()
+        kids = set() if kids is None else kids
         where, count = f"{of}member 1", 1
         try:
             for one in visible(given, Unsent):
                 if one is LATER:  # from here on nobody can say the how many-th one is
                     count = 0
                 elif isinstance(one, Unsent):
-                    if id(one) in kids:
-                        raise ValueError(f"{where}, {one!r} is given twice: {ANOTHER}")
-                    kids.add(id(one))
-                    self._look_inside(one, f"{where},", app, path)
+                    self._look_inside(one, f"{where},", app, path, kids)
                     one._is_looked_over = True
                 else:
                     own = check_member(one.app if app is None else app, one, f"{where},")
                     if own in ids:
-                        raise ValueError(f"two members have the id {own}: give each its own")
+                        raise ValueError(f"{of}two members have the id {own}: give each its own")
                     ids.update([own] if own else [])
                 count += bool(count)
                 where = f"{of}member {count}" if count else f"{of}a member"
@@ -101,18 +105,38 @@ class Unsent:
             raise TypeError(f"{where}: {exc}") from exc
 
     def _look_inside(
-        self, kid: Unsent, what: str, app: Any = None, path: tuple[Unsent, ...] = ()
+        self,
+        kid: Unsent,
+        what: str,
+        app: Any = None,
+        path: tuple[Unsent, ...] = (),
+        kids: set[int] | None = None,
     ) -> None:
         """Refuse a batch that cannot be inside of this one."""
         why = ""
         if any(kid is one for one in (self, *path)):
             why = "would be inside of itself: leave it out"
+        elif kids is not None and id(kid) in kids:
+            why = f"is given twice: {ANOTHER}"
         elif not kid._is_new and kid._parent != self.id:
             why = f"was sent before: {ANOTHER}"
         elif not kid._is_new and is_used_up(kid._waiting):
             why = f"was sent in part, and an iterator of its members is used up: {_ALIKE}"
         if why:
             raise ValueError(f"{what} {kid!r} {why}")
+        kids = set() if kids is None else kids
+        kids.add(id(kid))
         app = app or self._app or next((sig.app for sig in kid._callbacks.values()), None)
         kid._made(app, f"{what} {kid!r}: ")
-        kid._look_over(kid._waiting, app, path or (self,), f"{what} {kid!r}: ")
+        kid._look_over(kid._waiting, app, path or (self,), kids, f"{what} {kid!r}: ")
+
+
+def app_of(given: Any) -> Any:
+    """The app of what was given, as far as that is there already; ``None`` if nobody can say."""
+    for one in visible(given, Unsent):
+        if one is not LATER:
+            is_batch = isinstance(one, Unsent)
+            app = one._app or app_of(one._waiting) if is_batch else one.app
+            if app is not None:
+                return app
+    return None

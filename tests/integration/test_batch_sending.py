@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import textwrap
 import uuid
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from celery import Celery, chain, chord, group
@@ -314,6 +317,67 @@ def test_resumed_without_the_batch_that_was_inside(
     kept = BatchLedger(find_store(app)).members_pending(batch.id)  # type: ignore[arg-type]
     assert set(kept) - {kid.id} == set(ids(sent(redis_db))) - {ids(sent(redis_db))[some]}
     assert batch.status().total == 2 * some + 51
+
+
+@pytest.mark.parametrize("sizes", [[1] * 10 + [1100], [400, 300, 200, 300, 100, 400, 50] * 3])
+def test_a_chunk_that_ended_by_its_bytes(
+    app: Celery, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch, sizes: list[int]
+) -> None:
+    """All of it may not have been sent; it was filled from the front."""
+    texts = [random.Random(n).randbytes(kilo * 500).hex() for n, kilo in enumerate(sizes)]
+    given = [app.tasks["sending.work"].s(text) for text in texts]
+    real, calls = sending.publish, []
+
+    for at in (1, 2):
+
+        def dies(*args: Any, at: int = at) -> None:
+            calls.append(1)
+            if len(calls) == at:
+                raise KeyboardInterrupt
+            real(*args)
+
+        calls.clear()
+        redis_db.client.delete("celery")
+        batch = Batch(app=app)
+        monkeypatch.setattr(sending, "publish", dies)
+        try:
+            batch.apply_async(given)
+        except KeyboardInterrupt:
+            monkeypatch.undo()
+            Batch.load(batch.id, app=app).resume(given)
+        assert len(ids(sent(redis_db))) == len(set(ids(sent(redis_db)))) == len(sizes)
+
+
+def test_who_fails_when_another_one_has_gone_on(app: Celery, redis_db: RedisDB) -> None:
+    """It had sent nothing; it does not forget what the other one has sent."""
+    batch = Batch(app=app)
+
+    def members() -> Iterator[Any]:
+        yield from works(app, range(3))
+        Batch.load(batch.id, app=app).resume(works(app, range(3)))
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        batch.apply_async(members())
+    assert (batch.status().state, batch.status().total) == (State.SENT, 3)
+
+
+def test_what_is_kept_stays_when_it_is_registered_again(
+    app: Celery, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its times, which count from the first time."""
+    given = [app.tasks["sending.work"].s(n).set(expires=100) for n in range(3)]
+    batch = Batch(app=app)
+    monkeypatch.setattr(sending, "publish", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        batch.apply_async(given)
+    monkeypatch.undo()
+    ledger = BatchLedger(find_store(app))  # type: ignore[arg-type]
+    members = list(ledger.members_pending(batch.id))
+    before = ledger.messages(batch.id, members)
+    batch.resume(given)
+    assert ledger.messages(batch.id, members) == before
+    assert len(before) == 3
 
 
 def test_resumed_while_the_broker_is_still_away(redis_db: RedisDB) -> None:

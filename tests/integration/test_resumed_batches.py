@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, chord
 from kombu.exceptions import OperationalError
+from kombu.messaging import Producer
 
 from celery_graceful import Batch, BatchFinished
 from celery_graceful.batches import sending
@@ -142,6 +143,15 @@ def test_the_same_objects_once_more(app: Celery, redis_db: RedisDB) -> None:
         Batch.load(outer.id, app=app).resume([one])
     with pytest.raises(ValueError, match="was sent before"):
         Batch(app=app).apply_async([one])
+
+
+def test_properties_in_another_order_are_alike(app: Celery, redis_db: RedisDB) -> None:
+    outer, some = Batch(app=app), {"a": 1, "b": 2}
+    with pytest.raises(Killed):
+        outer.apply_async([one := inner(app, dies(app, range(3)), properties=some)])
+    turned = dict(reversed(some.items()))
+    outer.resume([other := inner(app, works(app, range(3)), properties=turned)])
+    assert one.id == other.id
 
 
 def test_what_is_not_like_it_is_another(app: Celery, redis_db: RedisDB) -> None:
@@ -276,6 +286,48 @@ def test_what_is_in_a_queue_is_not_sent_again(app: Celery, redis_db: RedisDB) ->
     outer.resume(works(app, range(CHUNK)))
     assert ids(sent(redis_db))[-1:] == ids([json.loads(lost)])
     assert len(sent(redis_db)) == CHUNK - 1
+
+
+def test_a_chord_that_is_there_in_part_is_sent_again(
+    redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some tasks of its header are in the queue: they are not all of it."""
+    app = make_app(redis_db.url, result_backend=redis_db.backend_url)
+    work = app.tasks["sending.work"]
+    members = [work.si(0), chord([work.si(n) for n in range(1, 5)], work.si(5)), work.si(6)]
+    batch, real, calls = Batch(app=app), Producer.publish, []
+
+    def dies(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise Killed
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(Producer, "publish", dies)
+    with pytest.raises(Killed):
+        batch.apply_async(members)
+    monkeypatch.undo()
+    assert 0 < len(sent(redis_db)) < 6
+    batch.resume(members)
+    headers = Counter(
+        (message["headers"].get("group"), message["headers"]["argsrepr"])
+        for message in sent(redis_db)
+    )
+    groups = Counter(group for group, _ in headers if group)
+    assert max(groups.values()) == 4, "one of them whole"
+    assert all(headers[None, f"({n},)"] == 1 for n in (0, 6)), headers
+
+
+def test_the_app_is_that_of_what_is_inside(redis_db: RedisDB) -> None:
+    """Where the outer one has neither members of its own nor callbacks, before it."""
+    app = make_app(redis_db.url)
+    kid = Batch()
+    kid.add([app.tasks["sending.work"].s(1)])
+    outer = Batch()
+    outer.add([kid])
+    top = Batch().apply_async([outer])
+    assert top.app is app
+    assert len(sent(redis_db)) == 1
 
 
 def test_where_it_takes_too_long_to_look(

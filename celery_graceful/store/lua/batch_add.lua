@@ -15,20 +15,20 @@ end
 if ARGV[4] ~= '' then
   redis.call('HSET', key(id), 'heard', stamp)
 end
-local members, has_ended = {}, {}
+local members, is_there = {}, {}
 for i = 5, #ARGV, 2 do
   members[#members + 1] = ARGV[i]
 end
-for _, part in ipairs({ 'succeeded', 'failed', 'revoked' }) do
+for _, part in ipairs({ 'pending', 'succeeded', 'failed', 'revoked' }) do
   if count(id, part) > 0 then
     for i, is in ipairs(redis.call('SMISMEMBER', key(id, part), unpack(members))) do
-      has_ended[i] = has_ended[i] or is == 1
+      is_there[i] = is_there[i] or is == 1
     end
   end
 end
 local before, new, there, messages = known(id), {}, count(id, 'pending'), {}
 for i, member in ipairs(members) do
-  if not has_ended[i] then
+  if not is_there[i] then
     new[#new + 1] = member
     if ARGV[2 * i + 4] ~= '' then
       messages[#messages + 1], messages[#messages + 2] = member, ARGV[2 * i + 4]

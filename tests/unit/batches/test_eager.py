@@ -202,6 +202,19 @@ def test_resumed_with_the_batch_inside(app: Celery, effects: Effects) -> None:
     assert (parent.status().state, parent.status().total) == (State.DONE, 2)
 
 
+def test_resumed_after_one_that_raised(app: Celery, effects: Effects) -> None:
+    """With ``task_eager_propagates``: what came after it in its chunk has not run."""
+    app.conf.task_eager_propagates = True
+    given = [sig(app, "work", 0), sig(app, "fails"), sig(app, "work", 1), sig(app, "work", 2)]
+    batch = three(app)
+    with pytest.raises(LookupError):
+        batch.apply_async(given)
+    assert batch.status().state is State.SENDING
+    batch.resume(given)
+    assert [one for one in effects if isinstance(one, int)] == [0, 1, 2]
+    assert (batch.status().state, batch.status().failed) == (State.DONE, 1)
+
+
 def test_a_kid_that_fails_has_failed(app: Celery, effects: Effects) -> None:
     parent, kid = three(app), Batch(app=app)
     kid.add(sig(app, "fails"))
