@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -21,6 +20,7 @@ from celery_graceful.batches.adding import (
     who_adds,
 )
 from celery_graceful.batches.callback_publishing import publish_all
+from celery_graceful.batches.cancellations import tell_workers
 from celery_graceful.batches.current_member import adds_as, here
 from celery_graceful.batches.eager import EagerLedger
 from celery_graceful.batches.ledger import CHUNK, BatchLedger
@@ -28,6 +28,15 @@ from celery_graceful.batches.ledgers import ledger_of
 from celery_graceful.batches.model import Adds, Due, Opened, Place, State
 from celery_graceful.batches.progress import Bar
 from celery_graceful.batches.sending import Sending
+from celery_graceful.batches.sent_in_part import (
+    RESUME,
+    RESUME_OUTER,
+    RUN_AGAIN,
+    say_it_stays,
+    say_left,
+    sent_before,
+    sent_whole,
+)
 from celery_graceful.batches.signatures import (
     Recalled,
     flatten,
@@ -38,7 +47,7 @@ from celery_graceful.batches.signatures import (
 from celery_graceful.batches.status import Status
 from celery_graceful.batches.unsent import ANOTHER, Unsent, app_of
 from celery_graceful.batches.whereabouts import broker_of
-from celery_graceful.exceptions import BatchFinished, Interrupted, UnknownBatch
+from celery_graceful.exceptions import BatchFinished, UnknownBatch
 from celery_graceful.runs.interrupt import sleep
 from celery_graceful.store.app_stores import settings_of
 from celery_graceful.system.arguments import check_seconds
@@ -50,17 +59,6 @@ logger = get_logger(__name__)
 
 #: Seconds between two looks of ``wait``: the first ones, and at most.
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
-
-#: What becomes of one of which a part was sent.
-_RESUME = "Go on with Batch.load(id).resume(members)"
-_RESUME_OUTER = "Go on with resume() of the one that it is inside of, or of itself"
-_RUN_AGAIN = "This task goes on with it if it is run again, and adds one like it; resume it by hand"
-
-#: What ``apply_async`` is for.
-_ONCE = "apply_async is for a new one, once. Make a new one; or resume(members), if a part was sent"
-
-#: Batches that workers are told of at once.
-TOLD = 500
 
 
 class Batch(Unsent):
@@ -164,7 +162,7 @@ class Batch(Unsent):
         ``resume`` goes on with it, ``cancel`` and ``drop`` end it.
         """
         if not self._is_new:
-            raise BatchFinished(self.id, "sent", _ONCE)
+            raise sent_before(self.id, self._ledger.state(self.id))
         self._look_over([*self._waiting, members])
         waiting = Recalled(flatten(self._waiting, Batch), CHUNK)
         given = chain(waiting, flatten(members, Batch))
@@ -202,9 +200,14 @@ class Batch(Unsent):
             Exception: As ``apply_async``.
         """
         self._look_over(members)
-        given, sender = flatten(members, Batch), new_sender()
-        self._ledger.begin_sending(self.id, sender)
-        self._send_all(given, sender, progress=progress, size=size_of(members), again=True)
+        given, sender, ledger = flatten(members, Batch), new_sender(), self._ledger
+        try:
+            ledger.begin_sending(self.id, sender)
+        except BatchFinished as exc:
+            raise sent_whole(self.id, exc) from None
+        with at_it(ledger, self.id, sender):
+            self._send_all(given, sender, progress=progress, size=size_of(members), again=True)
+        say_left(self, ledger.kids_sent_later(self.id))
         return self
 
     # -- sending -----------------------------------------------------------------------
@@ -250,6 +253,7 @@ class Batch(Unsent):
         again: bool = False,
         alone: bool = False,
         adds: Adds | None = None,
+        of: str = "",
     ) -> None:
         ledger = self._ledger
 
@@ -259,7 +263,7 @@ class Batch(Unsent):
             place = Place(f"{number} {kid._like()}", sender)
             stands = again and (not kid._is_new or ledger.has_place(self.id, place.name))
             sending.begin_inside(stands)
-            kid._become_part_of(self, place=place, again=again)
+            kid._become_part_of(self, what, place=place, again=again)
 
         with Bar(f"{self.description or 'batch'}: sent", wanted=progress) as bar:
             sending = Sending(
@@ -268,7 +272,7 @@ class Batch(Unsent):
                 self.id,
                 sender=sender,
                 again=again,
-                of=f"{self!r}: " if self._parent else "",
+                of=of,
                 on_sent=lambda sent: bar.draw(sent, size),
             )
             try:
@@ -278,16 +282,8 @@ class Batch(Unsent):
             except BaseException as exc:
                 if alone and not sending.has_begun and self._leaves_nothing(sender):
                     raise
-                level = logging.INFO if isinstance(exc, Interrupted) else logging.ERROR
-                logger.log(
-                    level,
-                    "Batch %s stays in state sending, with %d members sent: %s. %s, or end it with "
-                    "cancel() or drop()",
-                    self.id,
-                    sending.sent,
-                    describe(exc) if isinstance(exc, Exception) else type(exc).__name__,
-                    _RUN_AGAIN if adds else _RESUME_OUTER if self._parent else _RESUME,
-                )
+                mend = RUN_AGAIN if adds else RESUME_OUTER if self._parent else RESUME
+                say_it_stays(self, sending.sent, exc, mend)
                 raise
             bar.draw(sending.sent, sending.sent, last=True)
         self._waiting.clear()
@@ -317,7 +313,7 @@ class Batch(Unsent):
         def send_inside(kid: Batch, what: str, number: int) -> None:
             if not kid._is_looked_over:
                 self._look_inside(kid, what)
-            kid._become_part_of(self, inside=inside)
+            kid._become_part_of(self, what, inside=inside)
 
         # The task that adds may be run again, and give the same ids.
         sending = Sending(self.app, self._ledger, self.id, inside=inside, again=True, counted=False)
@@ -326,6 +322,7 @@ class Batch(Unsent):
     def _become_part_of(
         self,
         parent: Batch,
+        what: str,
         *,
         inside: str | None = None,
         place: Place | None = None,
@@ -338,12 +335,12 @@ class Batch(Unsent):
         self._is_new = self._is_looked_over = False
         if batch.was not in (None, State.OPEN, State.SENDING):
             if not again:
-                raise ValueError(f"{self!r} is given twice: {ANOTHER}")
+                raise ValueError(f"{what} {self!r} is given twice: {ANOTHER}")
             self._waiting.clear()
             return
         given, has_begun = flatten(self._waiting, Batch), batch.was is not None
-        with at_it(ledger, self.id, sender) if adds else nullcontext():
-            self._send_all(given, sender, again=has_begun, adds=adds)
+        with nullcontext() if place else at_it(ledger, self.id, sender):
+            self._send_all(given, sender, again=has_begun, adds=adds, of=f"{what} {self!r}: ")
 
     def _inside(self) -> str | None:
         ledger = self._ledger
@@ -424,10 +421,7 @@ class Batch(Unsent):
         ledger = self._ledger
         self._publish(ledger.cancel(self.id))
         if isinstance(ledger, BatchLedger):
-            cancelled = list(ledger.with_kids(self.id))
-            for start in range(0, len(cancelled), TOLD):
-                told = {"batches": cancelled[start : start + TOLD]}
-                self.app.control.broadcast("cancel_batches", arguments=told)
+            tell_workers(self.app, ledger.with_kids(self.id))
 
     def drop(self) -> None:
         """Forget it: its members run on, and no callback is sent any more.

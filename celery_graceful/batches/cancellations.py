@@ -11,16 +11,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any, NamedTuple
 
 from celery_graceful.system.per_app import PerApp
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.board import CANCELLATIONS
 
-__all__ = ["Known", "Moment", "known_of"]
+__all__ = ["Known", "Moment", "known_of", "tell_workers"]
 
-#: Batches that are remembered.
-MOST = 1000
+#: Batches that are remembered; and of which workers are told at once.
+MOST, TOLD = 1000, 500
 
 
 class Moment(NamedTuple):
@@ -67,3 +68,10 @@ _known: PerApp[Known] = PerApp()
 def known_of(app: Any) -> Known:
     """What this process knows of the batches of ``app``."""
     return _known.get(app) or _known.setdefault(app, Known())
+
+
+def tell_workers(app: Any, batches: Iterable[str]) -> None:
+    """Have all workers end what runs of batches that were cancelled."""
+    told = iter(batches)
+    while some := list(islice(told, TOLD)):
+        app.control.broadcast("cancel_batches", arguments={"batches": some})

@@ -157,7 +157,7 @@ class Caretaker:
         return bool(found)
 
     def _end_left(self, batch: str) -> None:
-        """Cancel what was being added by a task that has ended: its parent would wait for ever."""
+        """Cancel what nobody sends the rest of: what it is inside of would wait for ever."""
         if not self.ledger.is_left(batch, SILENT):
             return
         may = self.settings.batch_repair != "off"
@@ -165,7 +165,8 @@ class Caretaker:
             log(
                 logger,
                 logging.WARNING,
-                "Batch %s: the task that was adding it has ended, and not all of it was sent: %s",
+                "Batch %s: nobody sends the rest of it, since the task that was adding it has "
+                "ended, or what it is inside of was sent without: %s",
                 batch,
                 "it is cancelled" if may else "nothing done. Resume, cancel or drop it",
             )

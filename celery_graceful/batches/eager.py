@@ -198,6 +198,15 @@ class EagerLedger:
             callbacks={n: how_it_stands(n, of.fired.get(n), of.state) for n in of.callbacks},
         )
 
+    def state(self, batch_id: str) -> State | None:
+        """What it is in; ``None`` if it is not known."""
+        return self._batches[batch_id].state if batch_id in self._batches else None
+
+    def kids_sent_later(self, batch_id: str) -> list[str]:
+        """Ids of batches inside of it of which not all has been sent."""
+        later = (State.OPEN, State.SENDING)
+        return [kid for kid in self.kids(batch_id) if self._of(kid).state in later]
+
     def kids(self, batch_id: str) -> Iterator[str]:
         """Batches inside of it that have not ended."""
         for one in list(self._batches.values()):

@@ -11,6 +11,7 @@ Keys, ``<id>`` being that of a batch:
     ``total``              how many members were registered
     ``cleared``            how many were revoked, where the sets of those that succeeded or were
                            revoked are gone: nothing can come any more
+    ``cut``                it was completed by force before all of it was sent: it cannot succeed
     ``lost``               members that Redis has lost, given up by force
     ``missing``            how many were found missing, by the last look
     ``created``            when it was opened; also ``moved``, ``finished``: milliseconds

@@ -247,7 +247,7 @@ class BatchLedger(LedgerReader):
         return due
 
     def complete(self, batch_id: str) -> list[Due]:
-        """Complete a batch by force: who has not ended has failed.
+        """Complete a batch by force: who has not ended, or was not sent yet, has failed.
 
         Where all members have ended, callbacks that were published count as ended.
 

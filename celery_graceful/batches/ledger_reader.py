@@ -108,7 +108,10 @@ class LedgerReader:
         return there
 
     def is_left(self, batch_id: str, silent: float) -> bool:
-        """Whether the task that was adding it has ended, and nobody sends the rest of it.
+        """Whether it is inside of another one, and nobody sends the rest of it, or will.
+
+        The task that was adding it has ended; or that other one has been sent without it, or is
+        gone.
 
         Args:
             batch_id: The batch.
@@ -117,11 +120,13 @@ class LedgerReader:
         fields = ["state", "parent", "adds", "heard"]
         found = self.store.execute("HMGET", [key_of(batch_id)], fields, insist=True)
         state, parent, adds, heard = found
-        if state not in SENT_LATER or None in found:
+        if state not in SENT_LATER or None in (parent, heard):
             return False
         of = self.state(parent)
-        if of is None or self._now() - int(heard) < silent * 1000:
+        if self._now() - int(heard) < silent * 1000:
             return False
+        if of is None:  # it was dropped
+            return True
         if not adds:  # by who sends the parent
             return of not in SENT_LATER
         name = callback_name(adds)
@@ -129,6 +134,10 @@ class LedgerReader:
             return adds not in self.pending(parent, [adds])
         fired = self.store.execute("HGET", [key_of(parent)], [f"fired:{name}"], insist=True)
         return bool(fired == "ended")
+
+    def kids_sent_later(self, batch_id: str) -> list[str]:
+        """Ids of batches inside of it of which not all has been sent."""
+        return [kid for kid in {*self.kids(batch_id)} if self.state(kid) in SENT_LATER]
 
     def unsent(self, batch_id: str, members: Sequence[str]) -> set[str]:
         """Of some members, those of which it is not known that they were sent."""

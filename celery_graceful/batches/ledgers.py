@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from celery import _state
+
 from celery_graceful.batches.eager import EagerLedger, eager_ledger
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.exceptions import SettingsError
@@ -25,10 +27,14 @@ def ledger_of(app: Any) -> BatchLedger | EagerLedger:
         raise SettingsError("task_protocol", 1, mend)
     store = find_store(app)
     if store is None:
-        which = f"if {app.main or 'the current one'} is not the app that you mean"
-        mend = (
-            "batches are kept in Redis: give the URL of one, as redis://localhost/2; or app=, "
-            f"{which}"
-        )
+        url = "give the URL of one, as redis://localhost/2"
+        if app is _state.default_app and app.main == "default":  # which nobody made
+            mend = (
+                "no app was given, and none is the current one of this thread: say app=, or "
+                f"app.set_default() once. Else, batches are kept in Redis: {url}"
+            )
+        else:
+            which = f"if {app.main or 'the current one'} is not the app that you mean"
+            mend = f"batches are kept in Redis: {url}; or app=, {which}"
         raise SettingsError("graceful_store", None, mend)
     return BatchLedger(store)

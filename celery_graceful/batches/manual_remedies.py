@@ -92,18 +92,29 @@ class Remedies:
             except UnknownBatch:
                 pass  # it has ended meanwhile, and was forgotten
 
-    def look(self, batch: str) -> list[Missing]:
-        """What is missing of a batch, as it is now: that takes some seconds.
+    def look(self, batch: str) -> dict[str, list[Missing]]:
+        """What is missing of a batch, and of those inside of it, as it is now: that takes seconds.
 
         Raises:
             UnknownBatch: There is no such batch.
             Exception: What the broker's client raised.
         """
-        found = self._scan.look([batch]).get(batch)
-        if found is None:
+        found = self._scan.look([*dict.fromkeys(self.ledger.with_kids(batch))])
+        if batch not in found:
             raise UnknownBatch(batch)
-        note(self.ledger, batch, found, KNOWN)
+        for one, missing in found.items():
+            note(self.ledger, one, missing, KNOWN)
         return found
+
+    def with_failed(self, batch: str) -> Iterator[str]:
+        """A batch, and those inside of it that have failed, at any depth."""
+        yield batch
+        for member in {*self.ledger.members_failed(batch)}:
+            if self._is_batch(member):
+                yield from self.with_failed(member)
+
+    def _is_batch(self, member: str) -> bool:
+        return self.ledger.state(member) is not None
 
     def failed(self, batch: str, most: int) -> list[str]:
         """Members that have failed, in no order.
@@ -133,15 +144,17 @@ class Remedies:
         failed: bool = False,
         unsure: bool = False,
         close: bool = False,
+        found: Sequence[Missing] | None = None,
     ) -> Repaired:
         """Send missing members again, under their old ids; or end them as their results say.
 
         Args:
             batch: The batch.
             members: Those, wherever they are. Without: what is missing, as it is now.
-            failed: Those that have failed, in the place of what is missing.
+            failed: Those that have failed, in the place of what is missing; not batches inside.
             unsure: Also those that may be somewhere all the same.
             close: Its producer is dead: it is complete with the members that it has.
+            found: What is missing, where that was looked for just now.
 
         Raises:
             UnknownBatch: There is no such batch.
@@ -151,12 +164,13 @@ class Remedies:
         if now is None:
             raise UnknownBatch(batch)
         if failed:
-            members = [*dict.fromkeys([*members, *self.ledger.members_failed(batch)])]
+            there = (one for one in self.ledger.members_failed(batch) if not self._is_batch(one))
+            members = [*dict.fromkeys([*members, *there])]
         missing: Sequence[Missing]
         if members or failed:
             missing = [Named(member) for member in members]
         else:
-            missing = self.look(batch)
+            missing = self.look(batch)[batch] if found is None else found
         chosen = [one for one in missing if one.sure or unsure]
         done = self._repair.mend(batch, now, chosen, lambda task: True)
         done.left.update((one.member, one.why) for one in missing if one not in chosen)

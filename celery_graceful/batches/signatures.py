@@ -75,14 +75,15 @@ def visible(given: Any, nested: type) -> Iterator[Any]:
     Raises:
         NoMember: There is something else among it.
     """
+    if isinstance(given, group):
+        given = given.tasks
     if isinstance(given, (list, tuple)):
         for one in given:
             yield from visible(one, nested)
+    elif isinstance(given, chunks):
+        yield LATER
     elif isinstance(given, (nested, Mapping, *_NO_MEMBERS)) or not isinstance(given, Iterable):
-        is_lazy = isinstance(given, chunks) or (
-            isinstance(given, group) and not isinstance(given.tasks, (list, tuple))
-        )
-        yield from (LATER,) if is_lazy else flatten(given, nested)
+        yield from flatten(given, nested)
     else:
         yield LATER
 

@@ -14,15 +14,33 @@ __all__ = ["FIELDS", "Status", "how_it_stands"]
 
 #: What has to be known of a batch to say how it stands.
 FIELDS = (
-    *("kind", "state", "total", "cleared", "lost", "missing", "created", "moved", "finished"),
+    *(
+        "kind",
+        "state",
+        "total",
+        "cleared",
+        "cut",
+        "lost",
+        "missing",
+        "created",
+        "moved",
+        "finished",
+    ),
     *("description", "properties", "parent"),
     *(f"{what}:{name}" for what in ("callback", "fired") for name in CALLBACKS),
 )
 
 
-def how_it_stands(callback: str, fired: str | None, state: State) -> str:
-    """How a callback stands, that was fired or not, in a batch of that state."""
-    never = state is State.CANCELLED and callback == ON_SUCCESS
+def how_it_stands(callback: str, fired: str | None, state: State, cut: bool = False) -> str:
+    """How a callback stands, that was fired or not, in a batch of that state.
+
+    Args:
+        callback: Its name.
+        fired: What became of it, if anything did.
+        state: Of the batch.
+        cut: The batch was completed by force before all of it was sent.
+    """
+    never = callback == ON_SUCCESS and (cut or state is State.CANCELLED)
     return fired or ("never" if never else "waiting")
 
 
@@ -49,7 +67,7 @@ class Status:
         parent: The batch that it is a member of.
         kind: ``"batch"``, or ``"chord"`` for what Celery made.
         callbacks: Name -> ``"waiting"``, ``"due"``, ``"published"`` or ``"ended"``; ``"never"`` of
-            ``on_success`` where it was cancelled.
+            ``on_success`` where it was cancelled, or completed by force before all was sent.
     """
 
     id: str
@@ -116,7 +134,7 @@ class Status:
             parent=fields.get("parent"),
             kind=fields.get("kind", "batch"),
             callbacks={
-                name: how_it_stands(name, fields.get(f"fired:{name}"), state)
+                name: how_it_stands(name, fields.get(f"fired:{name}"), state, "cut" in fields)
                 for label, _, name in (key.partition(":") for key in sorted(fields))
                 if label == "callback"
             },

@@ -131,6 +131,10 @@ class Unsent:
         kid._look_over(kid._waiting, app, path or (self,), kids, f"{what} {kid!r}: ")
 
 
+# What a wrong argument is said to be one of.
+Unsent.__init__.__qualname__ = "Batch.__init__"
+
+
 def app_of(given: Any) -> Any:
     """The app of what was given, as far as that is there already; ``None`` if nobody can say."""
     for one in visible(given, Unsent):

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from celery_graceful.batches.model import CALLBACKS
+from celery_graceful.batches.model import CALLBACKS, State
 from celery_graceful.batches.status import Status
 from celery_graceful.cli.app import app_of, command_of
 from celery_graceful.cli.output import (
@@ -86,15 +86,18 @@ def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> int:
     """
     with _errors(), Working("looks for its members"):
         found = _batches(ctx).batch(batch_id, look=look)
-    status = FOUND if found.missing else FINE
+    status = FOUND if found.missing or any(other.stuck for other in found.others) else FINE
     if as_json:
         say_json(found.to_dict())
         return status
     for line in lines_of(found):
         click.echo("\n".join(folded(line)))
     quoted = shlex.quote(shown(batch_id))
-    if found.missing:
+    if status == FOUND:
         click.echo(f"  -> {command_of(ctx)}batches resend {quoted}", err=True)
+    elif found.status.state is State.SENDING:
+        dead = "if its producer is dead: Batch.load(id).resume(members), or"
+        click.echo(f"  -> {dead} {command_of(ctx)}batches resend {quoted} --close", err=True)
     elif found.status.finished is None and not look:
         click.echo(f"  -> {command_of(ctx)}batches show {quoted} --look", err=True)
     elif inside := [other.mend for other in found.others if other.state == "batch"]:
@@ -134,8 +137,9 @@ def resend(
             except (UnknownBatch, NotSent) as exc:
                 done = Resent.refused(batch_id, str(exc))
         said.append(done)
-        for line in () if as_json else _resent(done, failed=failed):
-            click.echo(line, err=not done.ok)
+        for one in () if as_json else (done, *done.inside):
+            for line in _resent(one, failed=failed, alone=not done.inside):
+                click.echo(line, err=not one.ok)
     if as_json:
         say_json([one.to_dict() for one in said])
     return FINE if all(one.is_well for one in said) else FOUND
@@ -204,16 +208,17 @@ def _errors() -> Iterator[None]:
         raise click.ClickException(shown(str(exc))) from exc
 
 
-def _resent(done: Resent, *, failed: bool) -> Iterator[str]:
+def _resent(done: Resent, *, failed: bool, alone: bool = True) -> Iterator[str]:
     done = shown(done)
     yield f"{done.id} {done.said}"
     for member, why in done.left.items():
         yield f"  {member} left alone: {why}"
-    if done.ok and done.found_nothing and not (done.sending or done.closed):
+    if alone and done.ok and done.found_nothing and not (done.sending or done.closed):
         yield (
             "  none of its members has failed"
             if failed
-            else "  none of its members is missing; batches show ID --look says where they are"
+            else "  none of its members is missing; batches show ID --look says where they are, "
+            "resend ID --failed sends those again that have failed"
         )
     if done.sending:
         yield "  it is being sent; if its producer is dead: Batch.resume(), or --close"
@@ -230,15 +235,14 @@ def lines_of(found: Standing) -> Iterator[str]:
         at = getattr(status, name)
         if at is not None:
             yield f"  {name}: {moment(utc(at))}"
-    for name in ("parent", "properties"):
-        if getattr(status, name):
-            yield f"  {name}: {getattr(status, name)}"
+    if status.properties:
+        yield f"  properties: {status.properties}"
     for one in found.missing:
         task = f"  {one.task}" if one.task else ""
         yield f"  missing: {one.member}{task}  {one.why}{'' if one.sure else ' (unsure)'}"
     for failed in found.failed:
-        task = "  a batch" if failed.batch else f"  {failed.task}" if failed.task else ""
-        yield f"  failed: {failed.member}{task}"
+        what = failed.task or ("a batch" if failed.batch else "")
+        yield "  ".join(filter(None, (f"  failed: {failed.member}", what, failed.description)))
     if found.failed and status.failed > len(found.failed):
         yield f"  and {status.failed - len(found.failed):,} more that have failed"
     for other in found.others:
@@ -257,7 +261,8 @@ def _line(status: Status) -> str:
         f"{status.revoked} revoked",
         f"{status.missing} missing",
     ]
+    inside = f"  (inside of {status.parent})" if status.parent else ""
     kind = "" if status.kind == "batch" else f" {status.kind}"
     said = f"  {status.description}" if status.description else ""
     state = f"{status.state.value}{kind}"
-    return f"{moment(utc(status.moved))}  {status.id}  {state}: {', '.join(parts)}{said}"
+    return f"{moment(utc(status.moved))}  {status.id}  {state}: {', '.join(parts)}{said}{inside}"

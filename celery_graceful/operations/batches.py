@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -53,11 +53,13 @@ class FailedMember(Record):
         task: The name of its task; ``None`` of a batch, and where what was sent is not kept, or
             cannot be read here.
         batch: It is a batch itself.
+        description: Of that batch.
     """
 
     member: str
     task: str | None
     batch: bool = False
+    description: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ class Standing(Record):
     Attributes:
         status: As ``Batch.status`` says it.
         missing: Its missing members, as of the last look for them.
-        others: Where some of the other pending ones are, where they were looked for.
+        others: Where some of the other pending ones are, where they were looked for; else batches
+            inside of it that miss something.
         failed: Members that have failed: twenty of them at most, in no order.
     """
 
@@ -123,6 +126,7 @@ class Resent(Record):
         closed: Its producer was given up: it is complete with the members that it has.
         said: All that in a sentence; or why nothing was tried.
         ok: It was tried.
+        inside: Of batches inside of it, in which something was found.
     """
 
     id: str
@@ -135,6 +139,7 @@ class Resent(Record):
     closed: bool
     said: str
     ok: bool = True
+    inside: tuple[Resent, ...] = ()
 
     @classmethod
     def refused(cls, batch_id: str, why: str) -> Resent:
@@ -145,7 +150,7 @@ class Resent(Record):
     def is_well(self) -> bool:
         """Nothing of it is left to be looked at."""
         is_left = self.failed or self.left or (self.sending and not self.closed)
-        return self.ok and not is_left
+        return self.ok and not is_left and all(one.is_well for one in self.inside)
 
     @property
     def found_nothing(self) -> bool:
@@ -182,12 +187,14 @@ class Batches:
         """
         remedies = self._remedies()
         if look:
-            missing = tuple(remedies.look(batch_id))
+            missing = tuple(remedies.look(batch_id)[batch_id])
             others = tuple(islice(self._others(remedies, batch_id, missing), MOST))
             status = remedies.ledger.status(batch_id)
             named = _missing(remedies, batch_id, missing)
             return Standing(status, named, others, _failed(remedies, status))
-        return self._standing(remedies, remedies.ledger.status(batch_id))
+        found = self._standing(remedies, remedies.ledger.status(batch_id))
+        kids = _in_need_first(remedies.ledger, {*remedies.ledger.kids(batch_id)})
+        return replace(found, others=tuple(_where(one) for one in kids[:MOST] if one.missing))
 
     def resend(
         self,
@@ -199,6 +206,8 @@ class Batches:
         close: bool = False,
     ) -> Resent:
         """Send missing members again, under their old ids; or end them as their results say.
+
+        So in the batches inside of it, unless members are named.
 
         Args:
             batch_id: The batch.
@@ -213,9 +222,27 @@ class Batches:
             BrokerAway: It does not answer; nothing was done.
         """
         remedies = self._remedies()
-        was_sending = remedies.ledger.state(batch_id) is State.SENDING
         check_rabbit(self.app)
-        done = remedies.resend(batch_id, members, failed=failed, unsure=unsure, close=close)
+        if members:
+            return self._resend(remedies, batch_id, members, failed=failed, close=close)
+        if failed:
+            some: dict[str, Any] = dict.fromkeys(remedies.with_failed(batch_id))
+        else:
+            some = remedies.look(batch_id)
+        options: dict[str, Any] = {"failed": failed, "unsure": unsure}
+        first = self._resend(remedies, batch_id, found=some.pop(batch_id), close=close, **options)
+        inside = []
+        for kid, found in some.items():
+            with suppress(UnknownBatch):  # it was forgotten meanwhile
+                inside.append(self._resend(remedies, kid, found=found, **options))
+        said = tuple(one for one in inside if one.sending or not one.found_nothing)
+        return replace(first, inside=said)
+
+    def _resend(
+        self, remedies: Remedies, batch_id: str, members: Sequence[str] = (), **options: Any
+    ) -> Resent:
+        was_sending = remedies.ledger.state(batch_id) is State.SENDING
+        done = remedies.resend(batch_id, members, **options)
         is_sending = remedies.ledger.state(batch_id) is State.SENDING
         closed = was_sending and not is_sending
         said = [str(done)] if done or done.left or not closed else []
@@ -245,14 +272,16 @@ class Batches:
         """
         remedies = self._remedies()
         try:
-            if name not in (has := remedies.ledger.status(batch_id).callbacks):
+            has = remedies.ledger.status(batch_id).callbacks
+            if name not in has:
                 return Done(batch_id, False, f"has no {name}; it has {', '.join(has) or 'none'}")
+            if has[name] == "ended":
+                return Done(batch_id, False, f"{name} has ended, and is not sent once more")
             check_rabbit(self.app)
             sent = remedies.callback(batch_id, name, force=force)
         except (UnknownBatch, CallbackRuns, HeaderRuns) as exc:
             return Done(batch_id, False, str(exc))
-        how = "sent" if sent else "has ended, or is about to be sent"
-        return Done(batch_id, True, f"{name} {how}")
+        return Done(batch_id, True, f"{name} {'sent' if sent else 'is about to be sent'}")
 
     def complete(self, batch_id: str) -> Done:
         """End a batch by force: who has not ended has failed."""
@@ -285,11 +314,9 @@ class Batches:
     ) -> Iterator[Why]:
         """Where pending members are; not those whose chain is at another task."""
         known = {one.member for one in missing}
-        for kid in remedies.ledger.kids(batch_id):
-            with suppress(UnknownBatch):
-                if kid not in known:
-                    known.add(kid)
-                    yield _where(remedies.ledger.status(kid))
+        kids = {*remedies.ledger.kids(batch_id)} - known
+        known |= kids
+        yield from map(_where, _in_need_first(remedies.ledger, kids))
         end = time.monotonic() + PATIENCE
         for member in remedies.ledger.members_pending(batch_id):
             if time.monotonic() > end:  # RabbitMQ does not say what is in its queues
@@ -348,15 +375,28 @@ def awaited(store: Store, found: Why) -> Why:
     return found
 
 
+def _in_need_first(ledger: BatchLedger, batches: Iterable[str]) -> list[Status]:
+    """How batches stand: those first that somebody has to do something about."""
+    found = []
+    for batch in batches:
+        with suppress(UnknownBatch):
+            found.append(ledger.status(batch))
+    return sorted(found, key=lambda s: (not s.missing, s.state is not State.SENDING, s.moved))
+
+
 def _where(status: Status) -> Why:
     """Where a member is that is a batch: with its own members, and callbacks."""
     under_way = [name for name, how in status.callbacks.items() if how in ("due", "published")]
     said = f"it is a batch, {status.state.value}: {status.pending} of {status.total} pending"
+    if status.missing:
+        said += f", {status.missing} missing"
     if under_way:
         said += f", {' and '.join(under_way)} under way"
     if status.description:
         said += f"  {status.description}"
-    return Why(status.id, "", "batch", (said,), mend=shlex.join(["batches", "show", status.id]))
+    stuck = bool(status.missing)
+    mend = shlex.join(["batches", "show", status.id])
+    return Why(status.id, "", "batch", (said,), stuck=stuck, mend=mend)
 
 
 def _missing(
@@ -368,7 +408,11 @@ def _missing(
 
 def _failed(remedies: Remedies, status: Status) -> tuple[FailedMember, ...]:
     members = remedies.failed(status.id, MOST_FAILED) if status.failed else []
-    return tuple(
-        FailedMember(member, task, task is None and remedies.ledger.state(member) is not None)
-        for member, task in remedies.tasks_of(status.id, members).items()
-    )
+    found = []
+    for member, task in remedies.tasks_of(status.id, members).items():
+        kid = None
+        if task is None:
+            with suppress(UnknownBatch):
+                kid = remedies.ledger.status(member)
+        found.append(FailedMember(member, task, bool(kid), kid.description if kid else ""))
+    return tuple(found)

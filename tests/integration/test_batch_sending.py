@@ -226,7 +226,7 @@ def test_members_that_fail_to_come(
     with pytest.raises(LookupError):
         batch.apply_async(fails_at(app, 2 * CHUNK, CHUNK + 7))
     assert batch.status().state is State.SENDING
-    assert f"Batch {batch.id} stays in state sending, with {CHUNK} members sent" in caplog.text
+    assert f"<Batch {batch.id}> stays in state sending, with {CHUNK} members sent" in caplog.text
     Batch.load(batch.id, app=app).resume(works(app, range(2 * CHUNK)))
     # Of its last chunk nobody knows whether it was sent: it is looked for.
     assert set(Counter(ids(sent(redis_db))).values()) == {1}

@@ -25,7 +25,7 @@ from celery_graceful.batches.keys import key_of
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.manual_remedies import CallbackRuns, Remedies
 from celery_graceful.batches.marks import CALLBACK, callback_id
-from celery_graceful.batches.model import Adds, Callback, Due, End, Outcome, State
+from celery_graceful.batches.model import Adds, Callback, Due, End, Outcome, Place, State
 from celery_graceful.batches.packing import pack
 from celery_graceful.batches.repair import Repair, Repaired
 from celery_graceful.claims.claimant import WORKERS, claims_key, lease_key
@@ -343,7 +343,9 @@ def test_a_batch_that_has_failed_in_another(shop: Shop) -> None:
     shop.ledger.complete("kid")
     remedies = Remedies(shop.app, shop.ledger, shop.published.extend)
     why = "it is a batch: mend that one (batches show kid)"
-    assert remedies.resend("b", failed=True).left == {"kid": why}
+    assert remedies.resend("b", ["kid"]).left == {"kid": why}
+    assert not remedies.resend("b", failed=True).left
+    assert list(remedies.with_failed("b")) == ["b", "kid"]
     assert remedies.resend("kid", failed=True).resent == ["two"]
 
 
@@ -547,7 +549,9 @@ def test_what_a_task_was_adding_that_has_ended(
     caretaker = shop.caretaker(batch_repair=how)
     for _ in range(2):
         shop.look(caretaker)
-    said = caplog.text.count("Batch kid: the task that was adding it has ended, and not all of it")
+    said = caplog.text.count(
+        "Batch kid: nobody sends the rest of it, since the task that was adding"
+    )
     assert said == 1
     if how == "off":
         assert shop.ledger.status("kid").state is State.SENDING
@@ -559,6 +563,26 @@ def test_what_a_task_was_adding_that_has_ended(
     status = shop.ledger.status("outer")
     assert (status.pending, status.failed, status.revoked, status.succeeded) == (0, 1, 1, 1)
     assert due == [Due("outer", "on_complete")]
+
+
+@pytest.mark.parametrize("how", ["sent", "complete", "drop"])
+def test_a_batch_inside_of_one_that_was_sent_without_it(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Its producer died, and the outer one was said to be complete: that would wait for ever."""
+    monkeypatch.setattr(caretaker_module, "SILENT", 0.0)
+    shop.batch("outer", _sent=False, one=shop.graceful.s())
+    place = Place("1 like", "")
+    shop.ledger.create("kid", ttl=60, linger=60, parent="outer", sender="s", place=place)
+    shop.look()
+    assert shop.ledger.status("kid").state is State.SENDING, "somebody may go on with it"
+    getattr(shop.ledger, how)("outer")
+    shop.look()
+    assert shop.ledger.status("kid").state is State.CANCELLED
+    if how != "sent":
+        return
+    shop.ledger.end([End("outer", "one", Outcome.SUCCEEDED)])
+    assert (shop.ledger.status("outer").pending, shop.ledger.status("outer").revoked) == (0, 1)
 
 
 def test_who_adds_and_is_heard_of_is_left_alone(shop: Shop) -> None:

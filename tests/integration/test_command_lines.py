@@ -167,12 +167,19 @@ def test_a_batch_that_waits_for_one_inside(app: Celery) -> None:
     ]
     assert (found["member"], found["task"], found["sure"]) == ("one", "shop.mail", True)
 
+    said = command(app, "batches", "show", outer.id, "--look", status=1)
+    assert f"  pending: {kid.id}  it is a batch, sent: 1 of 1 pending, 1 missing  north\n" in said
+    assert said.rstrip().endswith(f"batches resend {outer.id}")
+    said = command(app, "batches", "resend", outer.id)
+    assert said.splitlines() == [f"{outer.id} nothing done", f"{kid.id} 1 sent again"]
+
     BatchLedger(store).end([End(kid.id, "one", Outcome.FAILED)])
-    assert f"  failed: {kid.id}  a batch\n" in command(app, "batches", "show", outer.id)
-    assert command(app, "batches", "resend", outer.id, "--failed", status=1).splitlines() == [
-        f"{outer.id} 1 left alone",
-        f"  {kid.id} left alone: it is a batch: mend that one (batches show {kid.id})",
+    assert f"  failed: {kid.id}  a batch  north\n" in command(app, "batches", "show", outer.id)
+    assert command(app, "batches", "resend", outer.id, "--failed").splitlines() == [
+        f"{outer.id} nothing done",
+        f"{kid.id} 1 sent again",
     ]
+    BatchLedger(store).end([End(kid.id, "one", Outcome.SUCCEEDED)])
     said = command(app, "batches", "complete", outer.id, "--yes")
     assert said == f"{outer.id} has ended before, with its callbacks\n"
 

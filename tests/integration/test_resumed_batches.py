@@ -154,13 +154,24 @@ def test_properties_in_another_order_are_alike(app: Celery, redis_db: RedisDB) -
     assert one.id == other.id
 
 
-def test_what_is_not_like_it_is_another(app: Celery, redis_db: RedisDB) -> None:
+def test_what_is_not_like_it_is_another(
+    app: Celery, redis_db: RedisDB, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And it is said that there was one, which nobody goes on with."""
     outer = Batch(app=app)
     with pytest.raises(Killed):
         outer.apply_async([one := inner(app, dies(app, range(3)), "May")])
     outer.resume([other := inner(app, works(app, range(3)), "June")])
     assert one.id != other.id
     assert outer.status().total == 2
+    assert (
+        f"1 batches inside of it were begun before, and not given again as they were: {one.id}"
+        in caplog.text
+    )
+    with pytest.raises(
+        BatchFinished, match="there is nothing to go on with; one inside of it of wh"
+    ):
+        outer.resume()
 
 
 def test_one_that_was_dropped_stays_so(app: Celery, redis_db: RedisDB) -> None:
@@ -172,6 +183,22 @@ def test_one_that_was_dropped_stays_so(app: Celery, redis_db: RedisDB) -> None:
     outer.resume(members_of(app))
     status = outer.status()
     assert (status.state, status.total, status.revoked) == (State.SENT, 3 * len(NAMES), 1)
+
+
+def test_one_that_was_completed_by_force_in_part(app: Celery, redis_db: RedisDB) -> None:
+    """What was never sent has not succeeded, so nor has it, nor what it is inside of."""
+    outer, ledger = inner(app, [], "outer"), ledger_of(app)
+    first = inner(app, dies(app, range(CHUNK + 5)))
+    with pytest.raises(Killed):
+        outer.apply_async([first])
+    members = list(ledger.members_pending(first.id))
+    ledger.complete(first.id)
+    outer.resume([inner(app, works(app, range(CHUNK + 10)))])
+    due = ledger.end([End(first.id, one, Outcome.SUCCEEDED) for one in members])
+    status = first.status()
+    assert (due, status.state, status.succeeded) == ([], State.DONE, CHUNK)
+    assert status.callbacks == {"on_success": "never"}
+    assert (outer.status().state, outer.status().failed) == (State.DONE, 1)
 
 
 def test_who_was_slow_sends_nothing_more(app: Celery, redis_db: RedisDB) -> None:

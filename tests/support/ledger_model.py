@@ -26,6 +26,8 @@ class Book:
     finished: bool = False
     #: It was cancelled, and has ended: who was revoked is not remembered any more.
     cleared: bool = False
+    #: It was completed by force before all of it was sent.
+    cut: bool = False
 
     def has(self, how: str) -> bool:
         return how in self.members.values()
@@ -36,7 +38,8 @@ class Book:
             self.members[member] = outcome
 
     def is_clean(self) -> bool:
-        return set(self.members.values()) <= {"succeeded"} and self.state != "cancelled"
+        all_have = set(self.members.values()) <= {"succeeded"}
+        return all_have and self.state != "cancelled" and not self.cut
 
     def is_complete(self) -> bool:
         sealed = self.state in ("sent", "cancelled")
@@ -75,7 +78,7 @@ class Model:
             book.fired.setdefault(callback, "due")
         parent = self.books.get(book.parent or "")
         if book.is_complete() and set(book.fired.values()) <= {"ended"}:
-            failed = "failed" if book.has("failed") else "revoked"
+            failed = "failed" if book.has("failed") or book.cut else "revoked"
             outcome = "succeeded" if book.is_clean() else failed
             if parent and (not book.finished or book.outcome != outcome):
                 parent.kids.discard(name)
@@ -102,7 +105,7 @@ class Model:
         waits = book.has("pending")
         outcome = "revoked" if book.state == "cancelled" else "failed"
         if book.state in ("open", "sending"):
-            book.state = "sent"
+            book.state, book.cut = "sent", True
         for member in book.members:
             book.end(member, outcome if book.members[member] == "pending" else "revoked")
         book.kids = set()

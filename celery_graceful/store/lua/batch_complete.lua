@@ -6,12 +6,15 @@
 --
 -- Returns how many members, or batches inside, are left, and what has become due; or 'unknown'.
 local id = ARGV[2]
-local state, total = unpack(redis.call('HMGET', key(id), 'state', 'total'))
+local state, total, kind = unpack(redis.call('HMGET', key(id), 'state', 'total', 'kind'))
 if not state then
   return 'unknown'
 end
 if state == 'open' or state == 'sending' then
   redis.call('HSET', key(id), 'state', 'sent')
+  if kind == 'batch' then  -- of a chord Celery counts how many there are
+    redis.call('HSET', key(id), 'cut', '1')
+  end
   moved[id] = true
 end
 local outcome = state == 'cancelled' and 'revoked' or 'failed'

@@ -177,8 +177,8 @@ end
 
 -- What follows from how a batch stands.
 local function settle(id)
-  local state, total, lost, cleared, parent, finished, was, success, completion, failure =
-    unpack(redis.call('HMGET', key(id), 'state', 'total', 'lost', 'cleared', 'parent', 'finished',
+  local state, total, lost, cleared, cut, parent, finished, was, success, completion, failure =
+    unpack(redis.call('HMGET', key(id), 'state', 'total', 'lost', 'cleared', 'cut', 'parent', 'finished',
       'outcome', 'fired:on_success', 'fired:on_complete', 'fired:on_failure'))
   if not state then
     return
@@ -190,12 +190,12 @@ local function settle(id)
   end
   if complete then
     completion = fire(id, 'on_complete', completion)
-    clean = failed == 0 and state ~= 'cancelled' and count(id, 'revoked') == 0
+    clean = failed == 0 and not cut and state ~= 'cancelled' and count(id, 'revoked') == 0
     success = clean and fire(id, 'on_success', success) or success
   end
   if complete and (success or 'ended') == 'ended' and (completion or 'ended') == 'ended'
       and (failure or 'ended') == 'ended' then
-    local outcome = clean and 'succeeded' or failed > 0 and 'failed' or 'revoked'
+    local outcome = clean and 'succeeded' or (failed > 0 or cut) and 'failed' or 'revoked'
     if not finished or was ~= outcome then
       finish(id, state, parent, outcome)
     elseif parent then

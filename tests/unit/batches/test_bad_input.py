@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -139,6 +140,9 @@ def test_what_makes_its_members_makes_them_once(app: Celery) -> None:
     batch = Batch(app=app)
     batch.add(Drained([work.s(n) for n in range(3)]))
     assert batch.apply_async().status().succeeded == 3
+    lazy = group([work.s(1)])
+    lazy.tasks = (work.s(n) for n in range(3))
+    assert Batch(app=app).apply_async([group([lazy, work.s(3)])]).status().succeeded == 4
 
 
 def inside(app: Celery, *members: Any, **callbacks: Any) -> Batch:
@@ -190,10 +194,27 @@ def test_a_batch_inside_of_itself(app: Celery) -> None:
 
 
 def test_what_was_sent_is_not_sent_again(app: Celery) -> None:
-    batch = Batch(app=app).apply_async()
-    for one in (batch, Batch.load("nope", app=app)):
-        with pytest.raises(BatchFinished, match=r"for a new one, once.*resume\(members\)"):
-            one.apply_async()
+    batch, work = Batch(app=app).apply_async(), app.tasks["bad.work"]
+    with pytest.raises(BatchFinished, match="it was sent before; make a new one"):
+        batch.apply_async()
+    with pytest.raises(BatchFinished, match=r"for one that was sent: for a new one say Batch\("):
+        Batch.load("nope", app=app).apply_async()
+    with pytest.raises(BatchFinished, match="has ended"):
+        batch.resume()
+
+    def members() -> Any:
+        yield work.s(1)
+        yield inside(app, work.s(2))
+        raise LookupError
+
+    batch = Batch(app=app)
+    with pytest.raises(LookupError) as caught:
+        batch.apply_async(members())
+    if sys.version_info >= (3, 11):
+        (note,) = caught.value.__notes__
+        assert "stays in state sending, with 2 members sent. Go on with Batch.load(id)" in note
+    with pytest.raises(BatchFinished, match=r"a part of it was sent: go on with resume\(members\)"):
+        batch.apply_async()
 
 
 def test_a_chord_without_a_backend() -> None:
@@ -274,6 +295,8 @@ def test_properties(app: Celery) -> None:
 
 
 def test_the_rest_of_the_arguments(app: Celery) -> None:
+    with pytest.raises(TypeError, match=r"^Batch\.__init__\(\) got an unexpected keyword"):
+        Batch(on_sucess=None)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="description: 7 is no text"):
         Batch(description=7, app=app)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"'' is no id, give batch\.id"):

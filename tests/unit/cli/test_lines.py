@@ -92,7 +92,11 @@ def test_batches() -> None:
 @pytest.mark.parametrize(
     ("done", "more"),
     [
-        ({}, "  none of its members is missing; batches show ID --look says where they are"),
+        (
+            {},
+            "  none of its members is missing; batches show ID --look says where they are, "
+            "resend ID --failed sends those again that have failed",
+        ),
         ({"left": {"one": "why"}}, "  one left alone: why"),
         ({"closed": True}, ""),
         (

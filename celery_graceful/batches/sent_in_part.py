@@ -1,0 +1,86 @@
+"""What is said of a batch of which only a part was sent, or all of it was before."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from celery.utils.log import get_logger
+
+from celery_graceful.batches.ledger_reader import SENT_LATER
+from celery_graceful.batches.model import State
+from celery_graceful.exceptions import BatchFinished, Interrupted
+from celery_graceful.system.describe import describe
+
+__all__ = [
+    "RESUME",
+    "RESUME_OUTER",
+    "RUN_AGAIN",
+    "say_it_stays",
+    "say_left",
+    "sent_before",
+    "sent_whole",
+]
+
+logger = get_logger(__name__)
+
+#: How one is gone on with: by itself, with what it is inside of, or by the task that adds it.
+RESUME = "Go on with Batch.load(id).resume(members)"
+RESUME_OUTER = "Go on with resume() of the one that it is inside of, or of itself"
+RUN_AGAIN = "This task goes on with it if it is run again, and adds one like it; resume it by hand"
+
+#: Batches that are named in one message.
+NAMED = 5
+
+
+def say_it_stays(batch: object, sent: int, exc: BaseException, mend: str) -> None:
+    """Not all of it was sent: in the log, and beside the error.
+
+    Args:
+        batch: The batch, as people know it.
+        sent: How many members were.
+        exc: Why no more.
+        mend: How it is gone on with.
+    """
+    stays = f"{batch!r} stays in state sending, with {sent} members sent"
+    mend = f"{mend}, or end it with cancel() or drop()"
+    level = logging.INFO if isinstance(exc, Interrupted) else logging.ERROR
+    said = describe(exc) if isinstance(exc, Exception) else type(exc).__name__
+    logger.log(level, "%s: %s. %s", stays, said, mend)
+    if hasattr(exc, "add_note"):  # since Python 3.11
+        exc.add_note(f"{stays}. {mend}")
+
+
+def say_left(batch: object, left: Sequence[str]) -> None:
+    """It was sent again, without some that are inside of it."""
+    if left:
+        logger.warning(
+            "%r: %d batches inside of it were begun before, and not given again as they were: %s. "
+            "They are cancelled once they stand still; Batch.load(id).resume(members) goes on "
+            "with one",
+            batch,
+            len(left),
+            ", ".join(sorted(left)[:NAMED]) + (", ..." if len(left) > NAMED else ""),
+        )
+
+
+def sent_whole(batch: str, exc: BatchFinished) -> BatchFinished:
+    """Why a batch is not gone on with."""
+    if exc.state != State.SENT:
+        return exc
+    why = (
+        "all of it was sent, there is nothing to go on with; one inside of it of which only a part "
+        "was is gone on with by its own resume()"
+    )
+    return BatchFinished(batch, exc.state, why)
+
+
+def sent_before(batch: str, state: State | None) -> BatchFinished:
+    """Why a batch is not sent, which is in that state, or not known."""
+    if state is None:
+        why = "Batch.load is for one that was sent: for a new one say Batch(...)"
+    elif state in SENT_LATER:
+        why = "a part of it was sent: go on with resume(members)"
+    else:
+        why = "it was sent before; make a new one for what is still to be done"
+    return BatchFinished(batch, "sent" if state is None else state.value, why)
