@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from itertools import chain, islice
 from typing import Any
 
@@ -12,13 +12,7 @@ from celery import current_app, current_task
 from celery.exceptions import TimeoutError
 from celery.utils.log import get_logger
 
-from celery_graceful.batches.adding import (
-    at_it,
-    check_is_ours,
-    new_sender,
-    opened,
-    who_adds,
-)
+from celery_graceful.batches.adding import at_it, check_is_ours, new_sender, opened, who_adds
 from celery_graceful.batches.callback_publishing import publish_all
 from celery_graceful.batches.cancellations import tell_workers
 from celery_graceful.batches.current_member import adds_as, here
@@ -37,19 +31,14 @@ from celery_graceful.batches.sent_in_part import (
     sent_before,
     sent_whole,
 )
-from celery_graceful.batches.signatures import (
-    Recalled,
-    flatten,
-    named,
-    size_of,
-    visible,
-)
+from celery_graceful.batches.signatures import Recalled, flatten, named, size_of, visible
 from celery_graceful.batches.status import Status
 from celery_graceful.batches.unsent import ANOTHER, Unsent, app_of
 from celery_graceful.batches.whereabouts import broker_of
 from celery_graceful.exceptions import BatchFinished, UnknownBatch
 from celery_graceful.runs.interrupt import sleep
 from celery_graceful.store.app_stores import settings_of
+from celery_graceful.store.store import StoreAway
 from celery_graceful.system.arguments import check_seconds
 from celery_graceful.system.describe import describe
 
@@ -207,7 +196,8 @@ class Batch(Unsent):
             raise sent_whole(self.id, exc) from None
         with at_it(ledger, self.id, sender):
             self._send_all(given, sender, progress=progress, size=size_of(members), again=True)
-        say_left(self, ledger.kids_sent_later(self.id))
+        with suppress(StoreAway):
+            say_left(self, ledger.kids_sent_later(self.id))
         return self
 
     # -- sending -----------------------------------------------------------------------

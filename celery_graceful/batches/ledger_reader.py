@@ -136,8 +136,14 @@ class LedgerReader:
         return bool(fired == "ended")
 
     def kids_sent_later(self, batch_id: str) -> list[str]:
-        """Ids of batches inside of it of which not all has been sent."""
-        return [kid for kid in {*self.kids(batch_id)} if self.state(kid) in SENT_LATER]
+        """Ids of batches inside of it that producers have begun, and not sent whole."""
+        found = []
+        for kid in {*self.kids(batch_id)}:
+            fields = ["state", "adds"]
+            state, adds = self.store.execute("HMGET", [key_of(kid)], fields, insist=True)
+            if state in SENT_LATER and adds is None:
+                found.append(kid)
+        return found
 
     def unsent(self, batch_id: str, members: Sequence[str]) -> set[str]:
         """Of some members, those of which it is not known that they were sent."""
