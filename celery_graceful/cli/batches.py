@@ -86,7 +86,8 @@ def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> int:
     """
     with _errors(), Working("looks for its members"):
         found = _batches(ctx).batch(batch_id, look=look)
-    status = FOUND if found.missing or any(other.stuck for other in found.others) else FINE
+    inside = [other for other in found.others if other.state == "batch"]
+    status = FOUND if found.missing or any(batch.stuck for batch in inside) else FINE
     if as_json:
         say_json(found.to_dict())
         return status
@@ -100,8 +101,8 @@ def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> int:
         click.echo(f"  -> {dead} {command_of(ctx)}batches resend {quoted} --close", err=True)
     elif found.status.finished is None and not look:
         click.echo(f"  -> {command_of(ctx)}batches show {quoted} --look", err=True)
-    elif inside := [other.mend for other in found.others if other.state == "batch"]:
-        click.echo(f"  -> {command_of(ctx)}{inside[0]}", err=True)
+    elif inside:
+        click.echo(f"  -> {command_of(ctx)}{inside[0].mend}", err=True)
     return status
 
 

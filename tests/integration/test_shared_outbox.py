@@ -93,15 +93,17 @@ def test_who_sends_a_large_one_is_left_alone(
     store = find_store(app)
     assert store is not None
     (due,) = BatchLedger(store).outbox()
-    goes_on = threading.Event()
+    has_begun, goes_on = threading.Event(), threading.Event()
 
     def is_slow(**_: object) -> None:
         if threading.current_thread() is slow:
+            has_begun.set()
             assert goes_on.wait(TIMEOUT)
 
     slow = threading.Thread(target=publish_due, args=[app, store, due], daemon=True)
     signals.after_task_publish.connect(is_slow)
     slow.start()
+    assert has_begun.wait(TIMEOUT), "else who looks may be the first"
     heard: set[str] = set()
 
     def is_heard() -> bool:
