@@ -19,7 +19,7 @@ from celery_graceful.batches.current_member import adds_as, here
 from celery_graceful.batches.eager import EagerLedger
 from celery_graceful.batches.ledger import CHUNK, BatchLedger
 from celery_graceful.batches.ledgers import ledger_of
-from celery_graceful.batches.model import Adds, Due, Opened, Place, State
+from celery_graceful.batches.model import SENT_LATER, Adds, Due, Opened, Place
 from celery_graceful.batches.progress import Bar
 from celery_graceful.batches.sending import Sending
 from celery_graceful.batches.sent_in_part import (
@@ -323,7 +323,7 @@ class Batch(Unsent):
         batch = opened(lambda silent: self._create(sender, parent.id, inside, adds, silent, place))
         self.id, self._parent = batch.id, parent.id
         self._is_new = self._is_looked_over = False
-        if batch.was not in (None, State.OPEN, State.SENDING):
+        if batch.was is not None and batch.was not in SENT_LATER:
             if not again:
                 raise ValueError(f"{what} {self!r} is given twice: {ANOTHER}")
             self._waiting.clear()

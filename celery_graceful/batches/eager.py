@@ -20,6 +20,7 @@ from celery_graceful.batches.model import (
     ON_COMPLETE,
     ON_FAILURE,
     ON_SUCCESS,
+    SENT_LATER,
     Callback,
     Due,
     Opened,
@@ -204,8 +205,7 @@ class EagerLedger:
 
     def kids_sent_later(self, batch_id: str) -> list[str]:
         """Ids of batches inside of it of which not all has been sent."""
-        later = (State.OPEN, State.SENDING)
-        return [kid for kid in self.kids(batch_id) if self._of(kid).state in later]
+        return [kid for kid in self.kids(batch_id) if self._of(kid).state in SENT_LATER]
 
     def kids(self, batch_id: str) -> Iterator[str]:
         """Batches inside of it that have not ended."""
@@ -235,7 +235,7 @@ class EagerLedger:
             name = callback_name(inside)
             if inside in of.pending or (name and of.fired.get(name) == "published"):
                 return
-        if of.state not in (State.OPEN, State.SENDING):
+        if of.state not in SENT_LATER:
             raise BatchFinished(batch_id, of.state.value)
 
     def _end(self, of: _Batch, member: str, outcome: Outcome) -> None:
@@ -249,7 +249,7 @@ class EagerLedger:
         self._settle(of)
 
     def _settle(self, of: _Batch) -> None:
-        waits = of.pending or any(self.kids(of.id)) or of.state in (State.OPEN, State.SENDING)
+        waits = of.pending or any(self.kids(of.id)) or of.state in SENT_LATER
         if waits or of.finished is not None:
             return
         self._fire(of, ON_COMPLETE)

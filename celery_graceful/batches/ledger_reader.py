@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from celery_graceful.batches.keys import INDEX, OUTBOX, key_of
-from celery_graceful.batches.model import Callback, Due, Outcome, State
+from celery_graceful.batches.model import SENT_LATER, Callback, Due, Outcome, State
 from celery_graceful.batches.search_state import callback_name
 from celery_graceful.batches.status import FIELDS, Status
 from celery_graceful.exceptions import UnknownBatch
@@ -17,9 +17,6 @@ __all__ = ["CHUNK", "LedgerReader"]
 
 #: Members in one command: Redis does nothing else meanwhile.
 CHUNK = 500
-
-#: States of what is still to be sent, or some of it.
-SENT_LATER = (State.OPEN, State.SENDING)
 
 _COUNTED = ("pending", "succeeded", "failed", "revoked", "kids")
 
@@ -122,9 +119,9 @@ class LedgerReader:
         state, parent, adds, heard = found
         if state not in SENT_LATER or None in (parent, heard):
             return False
-        of = self.state(parent)
         if self._now() - int(heard) < silent * 1000:
             return False
+        of = self.state(parent)
         if of is None:  # it was dropped
             return True
         if not adds:  # by who sends the parent

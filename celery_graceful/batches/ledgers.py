@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery import _state
+from celery.app import default_app
 
 from celery_graceful.batches.eager import EagerLedger, eager_ledger
 from celery_graceful.batches.ledger import BatchLedger
@@ -28,7 +28,7 @@ def ledger_of(app: Any) -> BatchLedger | EagerLedger:
     store = find_store(app)
     if store is None:
         url = "give the URL of one, as redis://localhost/2"
-        if app is _state.default_app and app.main == "default":  # which nobody made
+        if app.main == "default" and default_app == app:  # which nobody made
             mend = (
                 "no app was given, and none is the current one of this thread: say app=, or "
                 f"app.set_default() once. Else, batches are kept in Redis: {url}"

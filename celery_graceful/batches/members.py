@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
@@ -24,7 +23,7 @@ from celery_graceful.batches.search_state import callback_name
 from celery_graceful.batches.signatures import named
 from celery_graceful.system.describe import describe
 
-__all__ = ["Member", "Members", "check_member", "is_one_message", "last_of"]
+__all__ = ["Member", "Members", "check_member", "last_of"]
 
 
 class Member(NamedTuple):
@@ -76,11 +75,6 @@ def _sent_of(sig: Any) -> Iterator[Any]:
         many = inner[:-1] if isinstance(sig, chord) else inner[:1]
         for part in inner if isinstance(sig, group) else many:
             yield from _sent_of(part)
-
-
-def is_one_message(sig: Any) -> bool:
-    """Whether a signature is sent as one message, however many tasks follow."""
-    return len([*islice(_sent_of(sig), 2)]) < 2
 
 
 #: Of chains, groups and chords: with more than that their tasks are called with more, too.

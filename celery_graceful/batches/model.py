@@ -14,6 +14,7 @@ __all__ = [
     "ON_COMPLETE",
     "ON_FAILURE",
     "ON_SUCCESS",
+    "SENT_LATER",
     "Adds",
     "Callback",
     "Due",
@@ -35,6 +36,10 @@ class State(str, enum.Enum):
     SENT = "sent"
     DONE = "done"
     CANCELLED = "cancelled"
+
+
+#: Those of what is still to be sent, or some of it.
+SENT_LATER = (State.OPEN, State.SENDING)
 
 
 class Outcome(str, enum.Enum):

@@ -14,7 +14,8 @@ from celery.utils.log import get_logger
 
 from celery_graceful.batches.eager import EagerLedger
 from celery_graceful.batches.ledger import CHUNK, CHUNK_BYTES, BatchLedger
-from celery_graceful.batches.members import Member, Members, is_one_message
+from celery_graceful.batches.marks import first_of, parts_of
+from celery_graceful.batches.members import Member, Members
 from celery_graceful.batches.publishing import publish
 from celery_graceful.batches.signatures import NoMember
 from celery_graceful.batches.whereabouts import not_found
@@ -178,7 +179,7 @@ class Sending:
     def _publish_again(self, doubtful: Sequence[Member]) -> None:
         if self._members.counted:  # what a task adds may come in many calls
             # One that begins with several tasks may be there in part.
-            seen = [one.id for one in doubtful if is_one_message(one.signature)]
+            seen = [one.id for one in doubtful if parts_of(first_of(one.signature)) is None]
             found = {*seen} - not_found(self.app, self.batch, seen, PATIENCE)
             doubtful = [one for one in doubtful if one.id not in found]
         members = self._still_pending(doubtful)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from celery.utils.log import get_logger
 
-from celery_graceful.batches.ledger_reader import SENT_LATER
-from celery_graceful.batches.model import State
+from celery_graceful.batches.model import SENT_LATER, State
 from celery_graceful.exceptions import BatchFinished, Interrupted
 from celery_graceful.system.describe import describe
 

@@ -17,9 +17,9 @@
 local id, parent, ttl, linger = ARGV[2], ARGV[3], tonumber(ARGV[5]), tonumber(ARGV[6])
 local sender, task, like, run, silent = ARGV[7], ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
 local place = ARGV[12]
-local function stands_at(where, one)
-  if where ~= '' then
-    redis.call('HSET', key(parent, 'places'), where, one)
+local function note_place(one)
+  if place ~= '' then
+    redis.call('HSET', key(parent, 'places'), place, one)
   end
 end
 -- It goes on, if not all of it was sent.
@@ -28,7 +28,7 @@ local function taken(one)
   if sender ~= '' and (state == 'open' or state == 'sending') then
     redis.call('HSET', key(one), 'state', 'sending', 'sender', sender, 'heard', stamp, 'run', run)
   end
-  stands_at(place, one)
+  note_place(one)
   look_at(one)
   settle_all()
   return { '', one, state or 'cancelled' }
@@ -93,7 +93,7 @@ if parent ~= '' then
   add_field('parent', parent)
 end
 redis.call('HSET', key(id), unpack(fields))
-stands_at(place, id)
+note_place(id)
 moved[id] = true
 look_at(id)
 settle_all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -280,6 +281,22 @@ def test_a_callback_of_another_project(app: Celery) -> None:
         match=r"graceful_store = None .* give the URL of one, .*; or app=, if bad is not",
     ):
         batch.apply_async()
+
+
+def test_in_a_thread_that_has_no_app() -> None:
+    """Celery makes one up there, which is nobody's."""
+    said: list[str] = []
+
+    def ask() -> None:
+        try:
+            Batch.load("one").status()
+        except SettingsError as exc:
+            said.append(str(exc))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    assert "none is the current one of this thread: say app=, or app.set_default()" in said[0]
 
 
 def test_properties(app: Celery) -> None:
