@@ -5,8 +5,9 @@ connection of its own. So an acknowledgement depends neither on the connection t
 over nor on the event loop, and is lost with neither.
 
 What has to be written down with an acknowledgement, the end of a member of a batch, goes with it in
-one step: somebody above knows how. Most often that is the step of a claim, too: one of their own
-costs more than all else about an end.
+one step: somebody above knows how. Most often the connection that fetches takes those steps along,
+between its claims, while the pool has enough to do: waking a thread for them costs more than all
+else about an end, and a loop that waits for Redis does as well.
 """
 
 from __future__ import annotations
@@ -27,17 +28,21 @@ __all__ = ["Acks", "Along", "EndsAlong", "WriteEnds"]
 
 logger = get_logger(__name__)
 
-#: Acknowledgements in one command.
-BATCH = 500
+#: Acknowledgements in one command; ends in one step.
+BATCH, ENDS = 500, 100
 
-#: Seconds in which ends are gathered: until none has come for so long, the first one waits for so
-#: long, or there are so many. Each step of theirs costs a round trip, where a claim that comes
-#: earlier takes them along.
-QUIET, GATHER_ENDS, MANY_ENDS = 0.01, 0.03, 100
+#: Seconds after which who fetches takes ends along, or of how many, while the pool has enough to
+#: do; and before the next claim, if it never has.
+RIPE, RIPE_ENDS = 0.02, 90
+LATE, LATE_ENDS = 0.025, 120
 
-#: After how long a claim takes them along, or how many of them, before it is time for that step;
-#: and for how long none does when that has failed: their own step says why, and what then.
-RIPE, RIPE_ENDS, NOT_ALONG = 0.02, 50, 10.0
+#: When the thread writes them down: when none has come for so many seconds, the first one has
+#: waited for so long, or there are so many.
+QUIET, GATHER_ENDS, MANY_ENDS = 0.01, 0.03, 150
+
+#: Seconds for which nobody takes ends along when that has failed: the thread says why, and what
+#: then.
+NOT_ALONG = 10.0
 
 #: Acknowledgements that are remembered: a failover to a replica that lags undoes the last ones.
 LATELY = 10_000
@@ -47,11 +52,11 @@ WriteEnds = Callable[[Store, Sequence["_End"]], None]
 
 
 class Along(NamedTuple):
-    """Ends, as the script of a claim takes them along.
+    """Ends, as the connection that fetches takes them along.
 
     Attributes:
-        keys: Of that script, without the key prefix.
-        arguments: Of it, before those of the claim.
+        keys: Of their script, without the key prefix.
+        arguments: Of it.
         many: How many of the ends these are, the first ones.
         heard: Told what it answered, when they are written down.
     """
@@ -62,7 +67,7 @@ class Along(NamedTuple):
     heard: Callable[[Any], None]
 
 
-#: Says how a claim takes ends along.
+#: Says how that connection takes ends along.
 EndsAlong = Callable[[Store, Sequence[Any], Sequence[str], Sequence[int]], Along]
 
 #: What is written down, and the worker and the number of the claim that it goes with.
@@ -79,7 +84,7 @@ class Acks:
         lock: Of the book that these are part of.
         on_sent: Told, under the lock, of a worker's numbers that are claims no more.
         write_ends: For acknowledgements that something goes with.
-        ends_along: The same, for claims that take them along; without, none does.
+        ends_along: The same, for who fetches and takes them along; without, nobody does.
     """
 
     def __init__(
@@ -101,7 +106,7 @@ class Acks:
         self._ends: tuple[list[Any], list[Any], list[Any]] = [], [], []
         #: Since when the first of them waits, and the last, on the monotonic clock.
         self._ends_since = self._end_came = 0.0
-        #: Those that a claim has taken along; the thread writes the first ones of the others down.
+        #: Those that were taken along; the thread writes the first ones of the others down.
         self._riding: tuple[list[Any], list[Any], list[Any]] = [], [], []
         self._is_writing = False
         self._along_from = 0.0
@@ -183,22 +188,25 @@ class Acks:
             self._under_way.setdefault(worker, []).extend(numbers[:BATCH])
             return numbers[:BATCH]
 
-    def take_ends(self) -> Along | None:
-        """Ends to be written down along with the next claim, in its step.
+    def take_ends(self, late: bool) -> Along | None:
+        """Ends that the connection that fetches is to write down now, if it is time for that.
 
         ``ends_sent`` or ``not_sent`` has to follow.
+
+        Args:
+            late: The pool waits for it.
         """
         ends, workers, numbers = self._ends
         if not ends or self._ends_along is None:
             return None
-        now = time.monotonic()
-        if now < self._along_from or (len(ends) < RIPE_ENDS and now < self._ends_since + RIPE):
+        now, (seconds, many) = time.monotonic(), (LATE, LATE_ENDS) if late else (RIPE, RIPE_ENDS)
+        if now < self._along_from or (len(ends) < many and now < self._ends_since + seconds):
             return None
         with self._lock:
             if self._is_writing or self._riding[0]:
                 return None
             self._is_writing = True
-            some = ends[:MANY_ENDS], workers[:MANY_ENDS], numbers[:MANY_ENDS]
+            some = ends[:ENDS], workers[:ENDS], numbers[:ENDS]
         count = 0
         try:
             along = self._ends_along(self.store, *some)
@@ -218,13 +226,13 @@ class Acks:
             self._on_sent(worker, self._under_way.pop(worker, ()))
 
     def ends_sent(self, along: Along, answer: Any) -> None:
-        """A claim has taken them along, and they are written down."""
+        """They were taken along, and are written down."""
         with self._lock:
             self._off(self._riding)
         along.heard(answer)
 
     def ends_failed(self) -> None:
-        """A claim has taken them along, and they are not. Under the lock."""
+        """They were taken along, and are not written down. Under the lock."""
         self._along_from = time.monotonic() + NOT_ALONG
         self._ends_not_sent()
 
@@ -240,7 +248,7 @@ class Acks:
             some += riding  # behind those that the thread is just writing down
             riding.clear()
 
-    def _off(self, ends: tuple[list[Any], list[Any], list[Any]], count: int = MANY_ENDS) -> None:
+    def _off(self, ends: tuple[list[Any], list[Any], list[Any]], count: int = ENDS) -> None:
         """The first ones are written down. Under the lock."""
         _, workers, numbers = (some[:count] for some in ends)
         for some in ends:
@@ -288,10 +296,10 @@ class Acks:
         ends, workers, numbers = self._ends
         while ends and (at_once or self._is_time_for_ends()):
             with self._lock:
-                if self._is_writing:  # a claim is about to take them along
+                if self._is_writing:  # they are about to be taken along
                     return
                 self._is_writing = True
-                claims = list(zip(workers[:MANY_ENDS], numbers, strict=False))
+                claims = list(zip(workers[:ENDS], numbers, strict=False))
                 batch = list(zip(ends, claims, strict=False))
             try:
                 try:

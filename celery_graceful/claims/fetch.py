@@ -8,15 +8,19 @@ from typing import Any
 from celery_graceful.claims.acks import Along
 from celery_graceful.claims.claimant import WORKERS, Claimant, claims_key
 from celery_graceful.claims.held_claims import Claims
-from celery_graceful.store.scripts import script
+from celery_graceful.store.scripts import Script, script
 
 __all__ = ["Fetch"]
 
-CLAIM, CLAIM_AND_END = script("claim"), script("claim_and_end")
+CLAIM, END = script("claim"), script("batch_end")
 
 
 class Fetch:
-    """One command that is under way: a claim, a look into the queues, or a wait for a bell."""
+    """One command that is under way.
+
+    A claim (EVALSHA), a look into the queues (EXISTS), a wait for a bell (BRPOP), or ends that are
+    written down, with their acknowledgements (END).
+    """
 
     def __init__(self, kind: str, who: Claimant, book: Claims, queues: list[str]) -> None:
         self.kind = kind
@@ -27,7 +31,7 @@ class Fetch:
         #: Those that it looks into, with the key prefix, and what a claim numbers them from.
         self.lists: Sequence[str] = ()
         self.first = 0
-        self.script = CLAIM
+        self.script: Script | None = None
         #: It waits for as long as ears look into the queues.
         self.long = False
         self._along: Along | None = None
@@ -43,19 +47,20 @@ class Fetch:
             room: For how many messages.
             order: Of the queues.
         """
-        worker, along = self.who.worker, self.book.take_ends()
+        worker, self.script = self.who.worker, CLAIM
         self.first = self.who.take_numbers(room)
         keys = [prefix + WORKERS, prefix + claims_key(worker), *keys]
         args = [worker, self.first, room, len(self.queues), order, *self.book.take_done(worker)]
-        if along is None:
-            return keys, args
-        self.script, self._along = CLAIM_AND_END, along
-        return [*(prefix + key for key in along.keys), *keys], [*along.arguments, *args]
+        return keys, args
 
-    def claimed(self, answer: Any) -> Any:
-        """What a claim answered, of that: what it has taken; ``None``: it was refused."""
-        if self._along is not None:
-            answer, ends = answer
-            self.book.ends_sent(self._along, ends)
-        self.book.sent(self.who.worker, accepted=answer is not None)
-        return answer
+    def end(self, prefix: str, along: Along) -> tuple[list[str], Sequence[Any]]:
+        """What the script of ends is told: keys, and arguments."""
+        self.script, self._along = END, along
+        return [prefix + key for key in along.keys], along.arguments
+
+    def answered(self, answer: Any) -> None:
+        """What the script of a claim, or of ends, answered; of those, text is why it failed."""
+        if self._along is None:
+            self.book.sent(self.who.worker, accepted=answer is not None)
+        else:
+            self.book.ends_sent(self._along, answer)

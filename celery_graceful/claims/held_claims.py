@@ -72,7 +72,7 @@ class Claims:
         goes_back: Whether what is fetched now goes back: then nothing is.
         on_refused: Called each time Redis refuses a claim, with the seconds for which it has.
         write_ends: Writes down what goes with acknowledgements.
-        ends_along: The same, for claims that take it along.
+        ends_along: The same, between claims, over their connection.
     """
 
     def __init__(
@@ -102,6 +102,8 @@ class Claims:
         #: ``end_with(tag, end)``: when that claim is acknowledged, write that end down in the same
         #: step. From any thread.
         self.end_with: Callable[[str, Any], None] = self._acks.along.__setitem__
+        #: ``take_ends(late)``: what is to be written down with acknowledgements, see there.
+        self.take_ends: Callable[[bool], Along | None] = self._acks.take_ends
         self._sending = Sending(self._lock, self._send, self._has_more)
         self.running = Begun(store, self._sending.rouse)
         #: Who listens for what nobody rings for.
@@ -162,16 +164,11 @@ class Claims:
         self._acks.sent(worker)
 
     def not_sent(self, worker: str) -> None:
-        """What ``take_done`` and ``take_ends`` gave out may not be deleted, nor written down."""
+        """What ``take_done`` or ``take_ends`` gave out may not be deleted, nor written down."""
         with self._lock:
             self._acks.not_sent(worker)
             self._sending.awaken()
         self._sending.wake()
-
-    def take_ends(self) -> Along | None:
-        """What is to be written down with acknowledgements, and those, in the step of the next
-        claim; ``ends_sent`` or ``not_sent`` has to follow."""
-        return self._acks.take_ends()
 
     def ends_sent(self, along: Along, answer: Any) -> None:
         """What that step answered: text is why it was not done."""

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import cached_property
 from queue import Empty
 from typing import Any
@@ -156,9 +156,16 @@ class _Claiming(RingingChannel):
             # Its default differs between versions; None would wait for ever in the older ones.
             super()._brpop_start(*(() if timeout is None else (timeout,)))  # type: ignore[misc]
             return
-        # A stop is heard of by signal; the loop may come here before it comes to its part of that.
-        if self.qos.can_wait or (self._next == "EVALSHA" and book.goes_back()):
-            return
+        if self._next == "EVALSHA":
+            can_wait = self.qos.can_wait
+            along = book.take_ends(not can_wait)
+            if along is not None:
+                fetch = Fetch("END", who, book, [])
+                self._send(fetch, *fetch.end(self.global_keyprefix or "", along))
+                return
+            # A stop is heard of by signal; the loop may come here before its part of that.
+            if can_wait or book.goes_back():
+                return
         queues = self._queue_cycle.consume(len(self._active_queues))
         if not queues:
             return
@@ -166,33 +173,36 @@ class _Claiming(RingingChannel):
         # By priority, and in each by queue; the bells come first.
         keys = [key for column in zip(*map(self._keys_of, queues), strict=True) for key in column]
         bells = len(queues)
+        fetch.lists = keys[bells:]
         if fetch.kind == "BRPOP":
             wait = WAIT_REFUSED if self._refused else self._patience(fetch, keys)
-            command: Iterable[Any] = (*keys[:bells], wait)
             fetch.long = wait > SHORT
-            if fetch.long:
-                command = ((self.global_keyprefix or "") + book.ear.wake_key, *command)
+            woken = ((self.global_keyprefix or "") + book.ear.wake_key,) if fetch.long else ()
+            self._send(fetch, (*woken, *keys[:bells]), (wait,))
+        elif fetch.kind == "EXISTS":
+            self._send(fetch, fetch.lists)
         else:
-            fetch.lists = command = keys[bells:]
-            if fetch.kind == "EVALSHA":
-                command = self._claim(fetch, keys)
+            order = "in turn" if self.queue_order_strategy == "round_robin" else "in order"
+            prefix = self.global_keyprefix or ""
+            self._send(fetch, *fetch.claim(prefix, keys, self._room(), order))
+
+    def _send(self: Any, fetch: Fetch, keys: Sequence[str], arguments: Sequence[Any] = ()) -> None:
+        command, name = (*keys, *arguments), fetch.kind
+        if fetch.script is not None:
+            sha, text = fetch.script
+            known = sha in self._known_scripts
+            name = "EVALSHA" if known else "EVAL"
+            command = (sha if known else text, len(keys), *command)
         connection = self._in_poll = self.client.connection
         self._brpop_sent_at = time.monotonic()
         self._fetch = fetch
-        by_text = fetch.kind == "EVALSHA" and fetch.script.sha not in self._known_scripts
-        send_quickly(connection, "EVAL" if by_text else fetch.kind, *command)
+        send_quickly(connection, name, *command)
 
     def _patience(self: Any, fetch: Fetch, keys: list[str]) -> float:
         """Seconds that a wait for a bell may take."""
         seconds = fetch.book.ear.seconds(frozenset(fetch.queues), lambda: keys)
         checked: float = getattr(self, "health_check_interval", None) or seconds / PROMPT
         return min(seconds, max(SHORT, PROMPT * checked))
-
-    def _claim(self: Any, fetch: Fetch, keys: list[str]) -> list[Any]:
-        order = "in turn" if self.queue_order_strategy == "round_robin" else "in order"
-        keys, args = fetch.claim(self.global_keyprefix or "", keys, self._room(), order)
-        sha, text = fetch.script
-        return [sha if sha in self._known_scripts else text, len(keys), *keys, *args]
 
     def _room(self: Any) -> int:
         if "can_consume" in vars(self.qos):  # Celery's worker_disable_prefetch asks each time
@@ -212,6 +222,8 @@ class _Claiming(RingingChannel):
             flush_reauth = getattr(self, "_flush_brpop_reauth", None)
             if flush_reauth is not None:
                 flush_reauth()
+        if fetch.kind == "END":
+            return True
         if fetch.kind == "EXISTS":
             self._next = "EVALSHA" if answer else "BRPOP"
         elif fetch.kind == "BRPOP":
@@ -242,14 +254,18 @@ class _Claiming(RingingChannel):
             fetch.book.not_sent(fetch.who.worker)
             raise Empty from None
         except BaseException as exc:
+            if fetch.kind == "END" and is_answer(exc):
+                fetch.answered(describe(exc))
+                return None
             self._lost(fetch)
             if not is_answer(exc):
                 connection.disconnect()
             raise
-        if fetch.kind == "EVALSHA":
-            self._took = time.monotonic() - self._brpop_sent_at
+        if fetch.script is not None:
+            if fetch.kind == "EVALSHA":
+                self._took = time.monotonic() - self._brpop_sent_at
             self._known_scripts |= {fetch.script.sha}
-            answer = fetch.claimed(answer)
+            fetch.answered(answer)
         return answer
 
     def _deliver_claims(self: Any, fetch: Fetch, answer: list[Any]) -> None:
@@ -287,7 +303,7 @@ class _Claiming(RingingChannel):
 
     def _lost(self: Any, fetch: Fetch) -> None:
         self._next = "EVALSHA"
-        if fetch.kind == "EVALSHA":
+        if fetch.script is not None:
             fetch.book.not_sent(fetch.who.worker)
 
     def _on_connection_disconnect(self: Any, connection: Any) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from queue import Empty
 from typing import Any
 
 import pytest
 from celery import Celery
 
+from celery_graceful import Graceful
 from celery_graceful.batches import ends as ends_module
 from celery_graceful.batches.cancellations import known_of
 from celery_graceful.batches.ends import Ends
@@ -20,6 +22,8 @@ from celery_graceful.batches.member_part import CallbackEnd
 from celery_graceful.batches.model import Due, End, Outcome
 from celery_graceful.claims import acks as acks_module
 from celery_graceful.claims.acks import Acks
+from celery_graceful.claims.claimant import Claimant
+from celery_graceful.claims.fetch import END as END_SCRIPT
 from celery_graceful.claims.held_claims import Claims
 from celery_graceful.store.app_stores import broker_store
 from celery_graceful.store.store import Store, StoreAway, StoreForbidden
@@ -110,9 +114,9 @@ def test_what_ends_while_others_are_written_is_gathered_anew(
     for number in range(acks_module.MANY_ENDS):
         add(number)
     acks.send_ends(at_once=False)
-    assert written == [acks_module.MANY_ENDS]
+    assert written == [acks_module.ENDS]
     acks.send_ends(at_once=True)
-    assert written == [acks_module.MANY_ENDS, 1]
+    assert written == [acks_module.ENDS, acks_module.MANY_ENDS - acks_module.ENDS + 1]
 
 
 def test_an_end_that_cannot_be_written_keeps_its_claim(
@@ -203,49 +207,129 @@ def batch_of(store: Store, *members: str) -> BatchLedger:
     return ledger
 
 
-def claim_and_end(
-    redis_db: RedisDB, *members: str, broken: str = ""
-) -> tuple[Any, Any, BatchLedger]:
-    """What a claim takes, and what it answers of ends that it takes along."""
-    store = broker_store(app_of(redis_db.url))
+@contextmanager
+def fetching(redis_db: RedisDB, *members: str) -> Iterator[tuple[Any, Claims, BatchLedger]]:
+    """A channel that claims, whose worker knows that these have ended; one message waits."""
+    app = app_of(redis_db.url)
+    Graceful(app)
+    store = broker_store(app)
     assert store is not None
     ledger = batch_of(store, *members)
-    if broken:
-        redis_db.client.set(broken, "is no set")
     redis_db.client.sadd("graceful:workers", "me")
     redis_db.client.rpush("celery", "a message")
-    claims = {str(number): "celery\0{}" for number, _ in enumerate(members)}
+    claims = {str(number): "celery\0{}" for number, _ in enumerate(members, 1)}
     redis_db.client.hset("graceful:claims:me", mapping=claims)
-    ends = Ends(app_of(redis_db.url), lambda: None, lambda store, some: None)
-    told = [END._replace(member=member) for member in members]
-    along = ends.along(store, told, ["me"] * len(members), range(len(members)))
-    assert along.many == len(members)
-    keys = [*along.keys, "graceful:workers", "graceful:claims:me", "bell", "celery"]
-    arguments = [*along.arguments, "me", 7, 2, 1, "in order"]
-    taken, answer = store.run("claim_and_end", keys, arguments)
-    if not isinstance(answer, str):
-        along.heard(answer)
-        assert known_of(ends.app).age("batch") < math.inf
-    return taken, answer, ledger
+    ends = Ends(app, lambda: None, lambda store, some: None)
+    book = Claims(store, write_ends=ends.write, ends_along=ends.along)
+    who = Claimant("me")
+    assert who.take_numbers(6) == 1
+    book.claim_as(who)
+    with app.connection() as connection, connection.channel() as channel:
+        channel.claim_for(book)
+        channel.basic_consume("celery", False, print, "tag")
+        channel.client.connection = channel.client.connection_pool.get_connection("_")  # as kombu
+        for number, member in enumerate(members, 1):
+            tag = book.tag("me", number)
+            book.end_with(tag, END._replace(member=member))
+            book.ack(tag)
+        yield channel, book, ledger
+        assert known_of(app).age("batch") < math.inf
+    book.end(TIMEOUT)
 
 
-def test_a_claim_takes_ends_along_in_its_step(redis_db: RedisDB) -> None:
-    taken, answer, ledger = claim_and_end(redis_db, "one", "two")
-    assert (taken, answer) == ([4, "a message"], [[], ["batch"]])
-    assert ledger.status("batch").succeeded == 2
-    assert redis_db.client.hgetall("graceful:claims:me") == {"7": "celery\0a message"}
+def step(channel: Any) -> str:
+    """One turn of what fetches; its kind."""
+    channel._brpop_start()
+    if channel._fetch is None:
+        return ""
+    kind: str = channel._fetch.kind
+    with suppress(Empty):
+        channel._brpop_read()
+    return kind
 
 
+@pytest.fixture
+def ripe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has ended is ripe at once, and the thread leaves it alone."""
+    monkeypatch.setattr(acks_module, "LATE", 0.0)
+    for name in ("QUIET", "GATHER_ENDS"):
+        monkeypatch.setattr(acks_module, name, 600.0)
+
+
+@pytest.mark.usefixtures("ripe")
+def test_who_fetches_writes_ends_down_between_claims(redis_db: RedisDB) -> None:
+    with fetching(redis_db, "one", "two") as (channel, book, ledger):
+        assert step(channel) == "END"
+        assert ledger.status("batch").succeeded == 2
+        assert left(redis_db) == set()
+        assert not book.has_ends
+        assert step(channel) == "EVALSHA"
+        assert redis_db.client.hgetall("graceful:claims:me") == {"7": "celery\0a message"}
+
+
+@pytest.mark.usefixtures("ripe")
+def test_ends_go_while_the_pool_has_enough_to_do(
+    redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sooner than they would delay a claim."""
+    monkeypatch.setattr(acks_module, "LATE", 600.0)
+    monkeypatch.setattr(acks_module, "RIPE", 0.0)
+    with fetching(redis_db, "one") as (channel, book, ledger):
+        book.has_enough = lambda room, took: True
+        assert step(channel) == "END"
+        assert ledger.status("batch").succeeded == 1
+        assert step(channel) == ""
+        assert redis_db.client.llen("celery") == 1
+
+
+@pytest.mark.usefixtures("ripe")
 def test_ends_that_fail_keep_nobody_from_claiming(redis_db: RedisDB) -> None:
-    """And their messages stay claimed."""
+    """And their messages stay claimed, until the thread has said why."""
     broken = "graceful:batch:batch:succeeded"
-    taken, answer, _ = claim_and_end(redis_db, "one", "two", broken=broken)
-    assert taken == [4, "a message"]
-    assert "WRONGTYPE" in answer
-    assert left(redis_db) == {"0", "1", "7"}
+    with fetching(redis_db, "one", "two") as (channel, book, ledger):
+        redis_db.client.set(broken, "is no set")
+        assert [step(channel), step(channel)] == ["END", "EVALSHA"]
+        assert left(redis_db) == {"1", "2", "7"}
+        assert book.has_ends
+        redis_db.client.delete(broken)
+        assert book.flush(TIMEOUT)
+        assert left(redis_db) == {"7"}
+        assert ledger.status("batch").succeeded == 2
 
 
-def test_what_a_claim_does_not_take_along(redis_db: RedisDB) -> None:
+@pytest.mark.usefixtures("ripe")
+def test_ends_whose_script_redis_has_forgotten(redis_db: RedisDB) -> None:
+    with fetching(redis_db, "one") as (channel, book, ledger):
+        channel._known_scripts = frozenset({END_SCRIPT.sha})
+        redis_db.client.script_flush()
+        assert step(channel) == "END"
+        assert book.flush(TIMEOUT)
+        assert ledger.status("batch").succeeded == 1
+        assert step(channel) == "EVALSHA"
+        assert left(redis_db) == {"7"}
+
+
+@pytest.mark.usefixtures("ripe")
+@pytest.mark.parametrize("written", [True, False])
+def test_ends_whose_answer_is_lost(written: bool, redis_db: RedisDB) -> None:
+    with fetching(redis_db, "one", "two") as (channel, book, ledger):
+        if not written:
+            redis_db.client.client_pause(5000, all=False)
+        channel._brpop_start()
+        assert channel._fetch.kind == "END"
+        if written:
+            wait_until(lambda: ledger.status("batch").succeeded == 2)
+        channel.client.connection.disconnect()
+        channel._on_connection_disconnect(channel.client.connection)
+        if not written:
+            assert ledger.status("batch").succeeded == 0
+            redis_db.client.client_unpause()
+        assert book.flush(TIMEOUT)
+        assert ledger.status("batch").succeeded == 2
+        assert left(redis_db) == set()
+
+
+def test_what_is_not_taken_along(redis_db: RedisDB) -> None:
     store = broker_store(app_of(redis_db.url))
     assert store is not None
     ends = Ends(app_of(redis_db.url), lambda: None, lambda store, some: None)

@@ -65,20 +65,20 @@ def test_of_a_lost_identity_no_claim_takes_anything_along(acks: Acks, store: Moc
 
 
 class Ends:
-    """Writes ends down, by itself or along with a claim."""
+    """Writes ends down, by itself or between claims."""
 
     def __init__(self) -> None:
         self.alone: list[list[Any]] = []
         self.asked: list[list[Any]] = []
         self.heard: list[Any] = []
         self.acks: Acks | None = None
-        #: Of those that a claim is asked to take along, how many it does.
+        #: Of those that it is asked to take along, how many it does.
         self.most = 100
 
     def write(self, store: Any, ends: Any) -> None:
         self.alone.append([end for end, _ in ends])
         assert self.acks is not None
-        assert self.acks.take_ends() is None  # two at once would be one too many
+        assert self.acks.take_ends(True) is None  # two at once would be one too many
 
     def along(self, store: Any, ends: Any, workers: Any, numbers: Any) -> Along:
         self.asked.append(list(ends))
@@ -104,11 +104,11 @@ def end(acks: Acks, *numbers: int) -> None:
         acks.add("worker", number)
 
 
-def test_a_claim_takes_ends_along_when_there_are_some(with_ends: Acks, ends: Ends) -> None:
+def test_who_fetches_takes_ends_along_when_there_are_some(with_ends: Acks, ends: Ends) -> None:
     end(with_ends, 1)
-    assert with_ends.take_ends() is None
+    assert with_ends.take_ends(False) is None
     end(with_ends, 2, 3)
-    along = with_ends.take_ends()
+    along = with_ends.take_ends(False)
     assert along is not None
     with_ends.send_ends(at_once=True)
     assert ends.alone == []
@@ -118,29 +118,38 @@ def test_a_claim_takes_ends_along_when_there_are_some(with_ends: Acks, ends: End
     assert with_ends.is_sent()
 
 
-def test_a_claim_takes_ends_along_that_have_waited(
+def test_who_fetches_takes_ends_along_that_have_waited(
     with_ends: Acks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(acks_module, "RIPE", 0.0)
     end(with_ends, 1)
-    assert with_ends.take_ends() is not None
+    assert with_ends.take_ends(True) is None
+    assert with_ends.take_ends(False) is not None
 
 
-def test_what_a_claim_has_no_room_for_is_written_beside_it(with_ends: Acks, ends: Ends) -> None:
+def test_who_fetches_takes_ends_along_before_a_claim_if_the_pool_is_never_busy(
+    with_ends: Acks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acks_module, "LATE_ENDS", 3)
+    end(with_ends, 1, 2)
+    assert with_ends.take_ends(True) is None
+    end(with_ends, 3)
+    assert with_ends.take_ends(True) is not None
+
+
+def test_what_there_is_no_room_for_is_written_beside_it(with_ends: Acks, ends: Ends) -> None:
     ends.most = 1
     end(with_ends, 1, 2)
-    assert with_ends.take_ends() is not None
+    assert with_ends.take_ends(False) is not None
     with_ends.send_ends(at_once=True)
     assert ends.alone == [["end 2"]]
 
 
-def test_ends_whose_claim_has_no_answer_are_written_by_the_thread(
-    with_ends: Acks, ends: Ends
-) -> None:
+def test_ends_that_have_no_answer_are_written_by_the_thread(with_ends: Acks, ends: Ends) -> None:
     """A connection was lost, or somebody does not want to wait for it."""
     for lose in (lambda: with_ends.not_sent("worker"), with_ends.call_back):
         end(with_ends, 1, 2)
-        along = with_ends.take_ends()
+        along = with_ends.take_ends(False)
         assert along is not None
         lose()
         assert with_ends.has_more()
@@ -150,12 +159,12 @@ def test_ends_whose_claim_has_no_answer_are_written_by_the_thread(
         assert with_ends.is_sent()
 
 
-def test_ends_that_a_claim_could_not_write_down_are_taken_along_no_more_for_a_while(
+def test_ends_that_could_not_be_written_down_are_taken_along_no_more_for_a_while(
     with_ends: Acks, ends: Ends
 ) -> None:
     end(with_ends, 1, 2)
-    assert with_ends.take_ends() is not None
+    assert with_ends.take_ends(False) is not None
     with_ends.ends_failed()
-    assert with_ends.take_ends() is None
+    assert with_ends.take_ends(False) is None
     with_ends.send_ends(at_once=False)
     assert ends.alone == [["end 1", "end 2"]]
