@@ -10,7 +10,7 @@ from celery_graceful.batches.model import SENT_LATER, Callback, Due, Outcome, St
 from celery_graceful.batches.search_state import callback_name
 from celery_graceful.batches.status import FIELDS, Status
 from celery_graceful.exceptions import UnknownBatch
-from celery_graceful.store.scan import hash_pages, pairs_of, set_members
+from celery_graceful.store.scan import hash_pages, keys, pairs_of, set_members
 from celery_graceful.store.store import Store
 
 __all__ = ["CHUNK", "LedgerReader"]
@@ -65,6 +65,15 @@ class LedgerReader:
     def members_failed(self, batch_id: str) -> Iterator[str]:
         """Ids of members that have failed, some perhaps twice."""
         return self._scan(batch_id, "failed")
+
+    def with_failures(self) -> Iterator[str]:
+        """Ids of batches of which members have failed, of those that have ended, too.
+
+        All keys of the store are looked at, some hundred in a step.
+        """
+        before, after = key_of("", "failed").rsplit(":", 1)[0], ":failed"
+        for key in keys(self.store, f"{before}*{after}", "set"):
+            yield key[len(before) : -len(after)]
 
     def kids(self, batch_id: str) -> Iterator[str]:
         """Ids of batches inside of it that have not ended, some perhaps twice."""

@@ -49,14 +49,19 @@ def batches() -> None:
 @batches.command("list", cls=Command)
 @JSON
 @click.option("--missing", "only_missing", is_flag=True, help="Only those that miss members.")
+@click.option("--failed", is_flag=True, help="Those with failed members, ended or not.")
 @click.pass_context
-def list_(ctx: click.Context, as_json: bool, only_missing: bool) -> int:
+def list_(ctx: click.Context, as_json: bool, only_missing: bool, failed: bool) -> int:
     """Batches that have not ended, that which has not moved for longest first.
 
-    Exits with 1 if one of them misses members.
+    With --failed also those that have ended, as long as they are kept (graceful_batch_linger).
+    Exits with 1 if one of them misses members, or has failed ones that were asked for.
     """
-    found = [s for s in _batches(ctx).unfinished() if s.status.missing or not only_missing]
-    status = FOUND if any(one.status.missing for one in found) else FINE
+    with Working("looks for batches"):
+        known = _batches(ctx).with_failures() if failed else _batches(ctx).unfinished()
+    found = [one for one in known if one.status.missing or not only_missing]
+    wanted = found if failed else [one for one in found if one.status.missing]
+    status = FOUND if wanted else FINE
     if as_json:
         say_json([one.to_dict() for one in found])
         return status
@@ -64,7 +69,8 @@ def list_(ctx: click.Context, as_json: bool, only_missing: bool) -> int:
         for line in folded(_line(one.status)):
             click.echo(line)
     if not found:
-        click.echo("no batch is unfinished" if not only_missing else "nothing is missing", err=True)
+        none = "nothing has failed" if failed else "no batch is unfinished"
+        click.echo("nothing is missing" if only_missing else none, err=True)
     elif status == FOUND:
         click.echo(f"  -> {command_of(ctx)}batches show ID", err=True)
     return status

@@ -174,6 +174,18 @@ class Batches:
         remedies = self._remedies()
         return [self._standing(remedies, one) for one in remedies.unfinished()]
 
+    def with_failures(self) -> list[Standing]:
+        """Those of which members have failed, that which has stood still for longest first.
+
+        Also those that have ended, as long as they are kept (``graceful_batch_linger``). All keys
+        of the store are looked at for that: a second or so where there are a million.
+        """
+        remedies, found = self._remedies(), []
+        for batch_id in remedies.ledger.with_failures():
+            with suppress(UnknownBatch):
+                found.append(remedies.ledger.status(batch_id))
+        return [self._standing(remedies, one) for one in sorted(found, key=lambda s: s.moved)]
+
     def batch(self, batch_id: str, *, look: bool = False) -> Standing:
         """One of them.
 

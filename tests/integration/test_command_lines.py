@@ -18,7 +18,7 @@ from celery import Celery
 import celery_graceful_probe
 from celery_graceful import Batch, Graceful
 from celery_graceful.batches.ledger import BatchLedger
-from celery_graceful.batches.model import End, Outcome
+from celery_graceful.batches.model import End, Outcome, State
 from celery_graceful.checkpoints.checkpoint import key_of
 from celery_graceful.cli.output import folded
 from celery_graceful.cli.rescue import lines_of
@@ -130,6 +130,36 @@ def test_batches(app: Celery, run: Callable[..., str]) -> None:
     assert run("batches", "drop", first.id, "--yes") == f"{first.id} dropped\n"
     (left,) = document(app, "Batch", "batches", "list")
     assert (left["id"], left["state"]) == (second.id, "sent"), "its callback has not ended"
+
+
+def test_batches_of_which_members_have_failed(app: Celery) -> None:
+    """Those that have ended are listed, too, and nothing that only looks like one."""
+    mail, store = app.tasks["shop.mail"], find_workers_store(app)
+    assert store is not None
+    assert command(app, "batches", "list", "--failed") == "nothing has failed\n"
+    may, june = (
+        Batch(app=app, description=month).apply_async(
+            mail.si().set(task_id=f"{month} {n}") for n in (1, 2)
+        )
+        for month in ("May", "June")
+    )
+    Batch(app=app).apply_async([mail.si()])
+    failed = [End(june.id, "June 1", Outcome.FAILED), End(june.id, "June 2", Outcome.SUCCEEDED)]
+    BatchLedger(store).end([*failed, End(may.id, "May 2", Outcome.FAILED)])
+    store.execute("SADD", ["graceful:batch:gone:failed"], ["one"])
+    assert (june.status().state, may.status().state) == (State.DONE, State.SENT)
+    said = " ".join(command(app, "batches", "list", "--failed", status=1).split())
+    counts = "sent: 1 of 2 pending, 0 succeeded, 1 failed, 0 revoked, 0 missing May"
+    assert f"{may.id} {counts}" in said
+    assert f"{june.id} done: 0 of 2 pending, 1 succeeded, 1 failed" in said
+    assert said.endswith("batches show ID")
+    found = json.loads(command(app, "batches", "list", "--failed", "--json", status=1))
+    assert {one["id"]: one["failed_members"][0]["member"] for one in found} == {
+        june.id: "June 1",
+        may.id: "May 2",
+    }
+    assert command(app, "batches", "list", "--failed", "--missing") == "nothing is missing\n"
+    assert june.id in command(app, "batches", "resend", "--failed", june.id)
 
 
 def test_several_of_which_one_is_unknown(app: Celery) -> None:
