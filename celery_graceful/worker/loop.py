@@ -82,6 +82,7 @@ class Loop:
         if not _is_woken_by_calls(consumer.hub):
             _go_round_for_calls(consumer, self.turn)
         _acknowledge_at_once(consumer)
+        _stay_lost(getattr(consumer, "event_dispatcher", None))
         if consumer.hub is None:
             self._attach_synloop(consumer)
             self._begins()
@@ -343,6 +344,26 @@ def _read_what_is_there(events: Any) -> None:
     if events is not None and _is_amqp(events):
         drain_events = type(events).drain_events
         events.drain_events = lambda **_: drain_events(events, timeout=0)
+
+
+def _stay_lost(events: Any) -> None:
+    """Who looks after heartbeats (since Celery 5.7) does not make a lost connection of events anew.
+
+    Its dispatcher would keep the channel that is gone, on which kombu then declares the exchange of
+    events, for ever, and makes a connection each time: the loop never came back from that. The
+    error ends the loop, and the consumer connects again, with a dispatcher of its own.
+    """
+    connection = getattr(events, "connection", None)
+    if connection is None or not _is_amqp(connection):
+        return
+    check = type(connection).heartbeat_check
+
+    def heartbeat_check(*args: Any, **kwargs: Any) -> Any:
+        if not connection.connected:
+            raise ConnectionResetError("the connection of events is lost")
+        return check(connection, *args, **kwargs)
+
+    connection.heartbeat_check = heartbeat_check
 
 
 def _restore_in_loop(consumer: Any) -> None:

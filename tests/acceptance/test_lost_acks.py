@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
+from celery_graceful.worker.loop import _stay_lost
 from tests.acceptance.test_poison import start, task
 from tests.conftest import RabbitVhost, RedisDB, require
 from tests.servers import RabbitServer
@@ -100,6 +102,26 @@ def test_another_worker_gets_it(ends: str, broker: Broker, app: Celery, tmp_path
                 gate.touch()
                 other.wait_line(f"{long.id}.* has ended with another worker: acknowledged")
                 ended_once(app, broker, long.id, one, other)
+
+
+def test_a_lost_connection_of_events_is_not_made_anew_by_its_heartbeats(
+    rabbit_vhost: RabbitVhost,
+) -> None:
+    """The channel of who sends events would still be the old one, and its loop would never end."""
+    app = Celery("events", broker=rabbit_vhost.url, set_as_current=False)
+    with app.connection_for_write() as connection:
+        events = app.events.Dispatcher(connection, hostname="w")
+        _stay_lost(events)
+        events.send("worker-online")
+        connection.heartbeat_check(2)
+        connection.connection.transport.sock.shutdown(socket.SHUT_RDWR)
+        with pytest.raises(ConnectionError, match=r"pipe|reset"):
+            connection.connection.send_heartbeat()
+        with pytest.raises(ConnectionResetError, match="events is lost"):
+            connection.heartbeat_check(2)
+        events.send("worker-heartbeat", retry=True)
+        assert connection.connected
+        connection.heartbeat_check(2)
 
 
 def broker_store(broker: Broker) -> Any:
