@@ -1,4 +1,4 @@
-"""The ends of members as scripts read them (``batch_ending.lua``)."""
+"""The ends of members as scripts read them (``batch_end.lua``)."""
 
 from __future__ import annotations
 

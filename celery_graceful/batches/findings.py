@@ -14,7 +14,6 @@ from celery_graceful.batches.brief_status import still_open
 from celery_graceful.batches.keys import INDEX, key_of
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.search_state import callback_name
-from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.store.scan import hash_pages
 from celery_graceful.store.store import Store
 
@@ -120,9 +119,7 @@ def lacking(ledger: BatchLedger, batches: Sequence[str]) -> Iterator[str]:
     for start in range(0, len(batches), CHUNK):
         chunk = batches[start : start + CHUNK]
         counts = ledger.store.run("batch_lacking", list(map(key_of, chunk)), [], insist=True)
-        for batch in (batch for batch, count in zip(chunk, counts, strict=True) if count):
-            try:
-                if ledger.status(batch).missing:  # it may have ended since
-                    yield batch
-            except UnknownBatch:
-                pass  # it was forgotten meanwhile
+        noted = (batch for batch, count in zip(chunk, counts, strict=True) if count)
+        for status in ledger.statuses(noted):
+            if status.missing:  # it may have ended since
+                yield status.id

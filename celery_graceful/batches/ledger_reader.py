@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from celery_graceful.batches.keys import INDEX, OUTBOX, key_of
@@ -45,6 +46,12 @@ class LedgerReader:
             raise UnknownBatch(batch_id)
         return Status.of(batch_id, pairs_of(pairs), **dict(zip(_COUNTED, counts, strict=True)))
 
+    def statuses(self, batch_ids: Iterable[str]) -> Iterator[Status]:
+        """How they stand, without those that were forgotten meanwhile."""
+        for batch_id in batch_ids:
+            with suppress(UnknownBatch):
+                yield self.status(batch_id)
+
     def state(self, batch_id: str, *, insist: bool = True) -> State | None:
         """What it is in; ``None`` if it is not known."""
         state = self.store.execute("HGET", [key_of(batch_id)], ["state"], insist=insist)
@@ -71,9 +78,10 @@ class LedgerReader:
 
         All keys of the store are looked at, some hundred in a step.
         """
-        before, after = key_of("", "failed").rsplit(":", 1)[0], ":failed"
-        for key in keys(self.store, f"{before}*{after}", "set"):
-            yield key[len(before) : -len(after)]
+        pattern = key_of("*", "failed")
+        before, after = pattern.split("*")
+        for key in keys(self.store, pattern, "set"):
+            yield key.removeprefix(before).removesuffix(after)
 
     def kids(self, batch_id: str) -> Iterator[str]:
         """Ids of batches inside of it that have not ended, some perhaps twice."""

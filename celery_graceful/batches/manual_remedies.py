@@ -86,11 +86,7 @@ class Remedies:
 
     def unfinished(self) -> Iterator[Status]:
         """All batches that have not ended, that which has stood still for longest first."""
-        for batch in self.ledger.stood_still(0):
-            try:
-                yield self.ledger.status(batch)
-            except UnknownBatch:
-                pass  # it has ended meanwhile, and was forgotten
+        return self.ledger.statuses(self.ledger.stood_still(0))
 
     def look(self, batch: str) -> dict[str, list[Missing]]:
         """What is missing of a batch, and of those inside of it, as it is now: that takes seconds.

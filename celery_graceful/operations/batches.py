@@ -180,10 +180,8 @@ class Batches:
         Also those that have ended, as long as they are kept (``graceful_batch_linger``). All keys
         of the store are looked at for that: a second or so where there are a million.
         """
-        remedies, found = self._remedies(), []
-        for batch_id in remedies.ledger.with_failures():
-            with suppress(UnknownBatch):
-                found.append(remedies.ledger.status(batch_id))
+        remedies = self._remedies()
+        found = remedies.ledger.statuses(remedies.ledger.with_failures())
         return [self._standing(remedies, one) for one in sorted(found, key=lambda s: s.moved)]
 
     def batch(self, batch_id: str, *, look: bool = False) -> Standing:
@@ -389,10 +387,7 @@ def awaited(store: Store, found: Why) -> Why:
 
 def _in_need_first(ledger: BatchLedger, batches: Iterable[str]) -> list[Status]:
     """How batches stand: those first that somebody has to do something about."""
-    found = []
-    for batch in batches:
-        with suppress(UnknownBatch):
-            found.append(ledger.status(batch))
+    found = ledger.statuses(batches)
     return sorted(found, key=lambda s: (not s.missing, s.state is not State.SENDING, s.moved))
 
 

@@ -82,7 +82,7 @@ class Loop:
         if not _is_woken_by_calls(consumer.hub):
             _go_round_for_calls(consumer, self.turn)
         _acknowledge_at_once(consumer)
-        _stay_lost(getattr(consumer, "event_dispatcher", None))
+        _stay_lost(getattr(consumer.event_dispatcher, "connection", None))
         if consumer.hub is None:
             self._attach_synloop(consumer)
             self._begins()
@@ -353,17 +353,16 @@ def _stay_lost(events: Any) -> None:
     events, for ever, and makes a connection each time: the loop never came back from that. The
     error ends the loop, and the consumer connects again, with a dispatcher of its own.
     """
-    connection = getattr(events, "connection", None)
-    if connection is None or not _is_amqp(connection):
+    if events is None or not _is_amqp(events):
         return
-    check = type(connection).heartbeat_check
+    check = type(events).heartbeat_check
 
     def heartbeat_check(*args: Any, **kwargs: Any) -> Any:
-        if not connection.connected:
+        if not events.connected:
             raise ConnectionResetError("the connection of events is lost")
-        return check(connection, *args, **kwargs)
+        return check(events, *args, **kwargs)
 
-    connection.heartbeat_check = heartbeat_check
+    events.heartbeat_check = heartbeat_check
 
 
 def _restore_in_loop(consumer: Any) -> None:

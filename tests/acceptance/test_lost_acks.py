@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_graceful.worker.loop import _stay_lost
+from celery_graceful.worker.loop import Loop
 from tests.acceptance.test_poison import start, task
 from tests.conftest import RabbitVhost, RedisDB, require
 from tests.servers import RabbitServer
 from tests.support.broker import Broker
 from tests.support.workers import TIMEOUT, Worker, end_leases, wait_until
+from tests.unit.worker.test_loop import LoopsConsumer
 
 #: Seconds between two heartbeats, after twice which a connection is closed.
 HEARTBEAT = 1
@@ -110,8 +111,9 @@ def test_a_lost_connection_of_events_is_not_made_anew_by_its_heartbeats(
     """The channel of who sends events would still be the old one, and its loop would never end."""
     app = Celery("events", broker=rabbit_vhost.url, set_as_current=False)
     with app.connection_for_write() as connection:
-        events = app.events.Dispatcher(connection, hostname="w")
-        _stay_lost(events)
+        consumer = LoopsConsumer([])
+        events = consumer.event_dispatcher = app.events.Dispatcher(connection, hostname="w")
+        Loop(None, green=False).attach(consumer)
         events.send("worker-online")
         connection.heartbeat_check(2)
         connection.connection.transport.sock.shutdown(socket.SHUT_RDWR)

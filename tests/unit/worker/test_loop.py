@@ -42,6 +42,7 @@ class LoopsConsumer:
 
     hub = Hub()
     connection = Connection("memory://")
+    event_dispatcher: Any = None
 
     def __init__(self, left: list[Any]) -> None:
         self.left = left
