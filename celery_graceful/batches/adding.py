@@ -49,21 +49,26 @@ def who_adds(like: str) -> Adds | None:
     return Adds(request.id, like, str(getattr(request, DELIVERY, None) or uuid4()))
 
 
-def opened(create: Callable[[float], Opened | None]) -> Opened:
+def opened(create: Callable[[float], Opened | None], alive: BatchFinished | None = None) -> Opened:
     """The batch that is sent now, when it is clear which one.
 
-    In a graceful task it is a safe point while another run may still send one that is alike.
+    In a graceful task it is a safe point while somebody else may still send it, or one like it.
 
     Args:
         create: Creates it, or finds the one; gets for how many seconds a sender may be silent.
+        alive: Raised if that one is alive; without, ``create`` decides.
 
     Raises:
         Interrupted: The task has to stop.
         Exception: What ``create`` raises.
     """
     end = time.monotonic() + PATIENCE
-    while (found := create(SILENT if time.monotonic() < end else 0.0)) is None:
+    is_late = False
+    while (found := create(0.0 if is_late and alive is None else SILENT)) is None:
+        if is_late and alive is not None:
+            raise alive
         sleep(LOOK_AGAIN)
+        is_late = time.monotonic() >= end
     return found
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from itertools import chain, islice
 from typing import Any
 
 from celery import current_app, current_task
-from celery.exceptions import TimeoutError
 from celery.utils.log import get_logger
 
 from celery_graceful.batches.adding import at_it, check_is_ours, new_sender, opened, who_adds
@@ -19,24 +17,23 @@ from celery_graceful.batches.current_member import adds_as, here
 from celery_graceful.batches.eager import EagerLedger
 from celery_graceful.batches.ledger import CHUNK, BatchLedger
 from celery_graceful.batches.ledgers import ledger_of
-from celery_graceful.batches.model import SENT_LATER, Adds, Due, Opened, Place
+from celery_graceful.batches.model import SENT_LATER, Adds, Due, Opened, Place, State
 from celery_graceful.batches.progress import Bar
 from celery_graceful.batches.sending import Sending
 from celery_graceful.batches.sent_in_part import (
-    RESUME,
-    RESUME_OUTER,
-    RUN_AGAIN,
+    how_to_go_on,
     say_it_stays,
     say_left,
     sent_before,
+    sent_by_another,
     sent_whole,
 )
 from celery_graceful.batches.signatures import Recalled, flatten, named, size_of, visible
 from celery_graceful.batches.status import Status
 from celery_graceful.batches.unsent import ANOTHER, Unsent, app_of
+from celery_graceful.batches.waiting import wait_until_over
 from celery_graceful.batches.whereabouts import broker_of
 from celery_graceful.exceptions import BatchFinished, UnknownBatch
-from celery_graceful.runs.interrupt import sleep
 from celery_graceful.store.app_stores import settings_of
 from celery_graceful.store.store import StoreAway
 from celery_graceful.system.arguments import check_seconds
@@ -45,9 +42,6 @@ from celery_graceful.system.describe import describe
 __all__ = ["Batch", "current_batch"]
 
 logger = get_logger(__name__)
-
-#: Seconds between two looks of ``wait``: the first ones, and at most.
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 
 
 class Batch(Unsent):
@@ -62,6 +56,8 @@ class Batch(Unsent):
         on_failure: Signature that is sent once, when the first member has failed for good.
         description: For people, such as ``"invoices of May"``.
         properties: A small dict of yours, of what JSON can say.
+        key: One of yours, such as ``"invoices 2026-05"``: only one batch has it at a time, as long
+            as that is kept, and ``apply_async`` of another one goes on with that one.
         app: The Celery app; without it that of the callbacks or members, or the current one.
 
     Each callback gets the summary, a dict, as its first argument; one that is immutable
@@ -73,7 +69,7 @@ class Batch(Unsent):
     Raises:
         TypeError: A callback is no signature, or cannot be serialized; or an argument has the
             wrong type.
-        ValueError: A callback ends in a group, or the properties are too large.
+        ValueError: A callback ends in a group, or the properties or the key are too large.
     """
 
     @classmethod
@@ -94,6 +90,22 @@ class Batch(Unsent):
         batch.id = batch_id
         batch._is_new = False
         return batch
+
+    @classmethod
+    def find(cls, key: str, *, app: Any = None) -> Batch | None:
+        """The batch that was sent under a key of yours; ``None`` if there is none, or no more.
+
+        Args:
+            key: As it was given.
+            app: The Celery app; without it the current one.
+
+        Raises:
+            TypeError, ValueError: That is no key.
+            StoreAway: The store did not answer.
+        """
+        batch = cls(key=key, app=app)
+        found = batch._ledger.of_key(key) if key else None
+        return None if found is None else cls.load(found, app=batch.app)
 
     @property
     def app(self) -> Any:
@@ -132,6 +144,10 @@ class Batch(Unsent):
         Members are registered and sent in chunks as they come, so that a generator may make any
         number of them. They begin to run meanwhile.
 
+        Where there is a batch of the same ``key``, it becomes that one, with the callbacks that
+        one has: if its producer has died it is gone on with, as by ``resume``; if it was sent
+        whole, nothing is sent.
+
         Args:
             members: Signatures, groups, batches, or any iterable of them.
             progress: Draw a bar on the terminal, if there is one.
@@ -140,7 +156,8 @@ class Batch(Unsent):
             The batch itself.
 
         Raises:
-            BatchFinished: It was sent before.
+            BatchFinished: It was sent before; or another producer, which lives, is sending the one
+                of that key.
             SettingsError: There is no store, or a setting cannot be used. Nothing was sent.
             TypeError, ValueError: One of them is no member. Of lists and tuples all are looked
                 at before anything is sent, and what they have in batches that are inside.
@@ -161,9 +178,16 @@ class Batch(Unsent):
                 first = list(islice(given, 1))
                 self._app = app_of(first)
                 given = chain(first, given)
-            self._create(sender := new_sender())
+            was = self._open(sender := new_sender())
             self._is_new = False
-            self._send_all(given, sender, progress=progress, size=size, alone=True)
+            if was is not None and was not in SENT_LATER:
+                self._waiting.clear()
+                return self
+            again = was is not None
+            with at_it(self._ledger, self.id, sender) if self.key else nullcontext():
+                self._send_all(given, sender, progress=progress, size=size, again=again, alone=True)
+            if again:
+                self._say_left()
         except BaseException:
             if self._is_new:
                 self._waiting = waiting.all()
@@ -196,11 +220,23 @@ class Batch(Unsent):
             raise sent_whole(self.id, exc) from None
         with at_it(ledger, self.id, sender):
             self._send_all(given, sender, progress=progress, size=size_of(members), again=True)
-        with suppress(StoreAway):
-            say_left(self, ledger.kids_sent_later(self.id))
+        self._say_left()
         return self
 
     # -- sending -----------------------------------------------------------------------
+
+    def _say_left(self) -> None:
+        with suppress(StoreAway):
+            say_left(self, self._ledger.kids_sent_later(self.id))
+
+    def _open(self, sender: str) -> State | None:
+        """Open it, or become the one of its key; the state that it was in, of one that was."""
+        if not self.key:
+            self._create(sender)
+            return None
+        alive = sent_by_another(self.id, self.key)
+        self.id, was = opened(lambda silent: self._create(sender, silent=silent), alive)
+        return was
 
     @property
     def _ledger(self) -> BatchLedger | EagerLedger:
@@ -230,6 +266,7 @@ class Batch(Unsent):
             adds=adds,
             silent=silent,
             place=place,
+            key=self.key,
             broker=broker_of(app),
         )
 
@@ -255,7 +292,7 @@ class Batch(Unsent):
             sending.begin_inside(stands)
             kid._become_part_of(self, what, place=place, again=again)
 
-        with Bar(f"{self.description or 'batch'}: sent", wanted=progress) as bar:
+        with Bar(f"{self.description or self.key or 'batch'}: sent", wanted=progress) as bar:
             sending = Sending(
                 self.app,
                 ledger,
@@ -272,7 +309,7 @@ class Batch(Unsent):
             except BaseException as exc:
                 if alone and not sending.has_begun and self._leaves_nothing(sender):
                     raise
-                mend = RUN_AGAIN if adds else RESUME_OUTER if self._parent else RESUME
+                mend = how_to_go_on(added=adds is not None, inside=self._parent, key=self.key)
                 say_it_stays(self, sending.sent, exc, mend)
                 raise
             bar.draw(sending.sent, sending.sent, last=True)
@@ -370,26 +407,8 @@ class Batch(Unsent):
             check_seconds("wait", timeout)
         if self._waits_inside():
             raise RuntimeError(f"{self!r} waits for this task, which cannot wait for it")
-        end = None if timeout is None else time.monotonic() + timeout
-        pause = FIRST_PAUSE
-        with Bar(self.description or "batch", wanted=progress) as bar:
-            while True:
-                status = self.status()
-                ended = status.total - status.pending
-                more = f"  {status.failed} failed" if status.failed else ""
-                over = status.finished is not None
-                bar.draw(ended, status.total, more, last=over)
-                if over:
-                    return status
-                left = LONGEST_PAUSE if end is None else end - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError(
-                        f"{self!r} has not ended in {timeout:g} s: {status.pending} of "
-                        f"{status.total} members are pending, {status.missing} are missing; it is "
-                        f"{status.state.value}"
-                    )
-                sleep(min(pause, left))
-                pause = min(pause * 1.5, LONGEST_PAUSE)
+        title = self.description or self.key or "batch"
+        return wait_until_over(self, self.status, title, timeout, progress=progress)
 
     def _waits_inside(self) -> bool:
         try:

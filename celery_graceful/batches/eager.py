@@ -46,6 +46,7 @@ class _Batch:
     description: str
     properties: dict[str, Any]
     parent: str | None
+    key: str
     state: State = State.OPEN
     pending: set[str] = field(default_factory=set)
     succeeded: set[str] = field(default_factory=set)
@@ -78,9 +79,10 @@ class EagerLedger:
         inside: str | None = None,
         sender: str = "",
         place: Place | None = None,
+        key: str = "",
         **_: Any,
     ) -> Opened:
-        """Open a batch."""
+        """Open a batch. What has the same key keeps nothing back: it is of another test."""
         if parent is not None:
             self._check(parent, inside)
             of = self._of(parent)
@@ -91,7 +93,7 @@ class EagerLedger:
         while len(self._batches) >= MOST:
             del self._batches[next(iter(self._batches))]
         self._batches[batch_id] = _Batch(
-            batch_id, callbacks or {}, description, dict(properties or {}), parent
+            batch_id, callbacks or {}, description, dict(properties or {}), parent, key
         )
         self._batches[batch_id].state = State.SENDING if sender else State.OPEN
         return Opened(batch_id, None)
@@ -196,8 +198,13 @@ class EagerLedger:
             description=of.description,
             properties=of.properties,
             parent=of.parent,
+            key=of.key,
             callbacks={n: how_it_stands(n, of.fired.get(n), of.state) for n in of.callbacks},
         )
+
+    def of_key(self, key: str) -> str | None:
+        """Id of the last batch that has that key; ``None`` if there is none."""
+        return next((of.id for of in reversed(self._batches.values()) if of.key == key), None)
 
     def state(self, batch_id: str) -> State | None:
         """What it is in; ``None`` if it is not known."""

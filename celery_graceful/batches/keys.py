@@ -19,7 +19,7 @@ Keys, ``<id>`` being that of a batch:
     ``ttl``                milliseconds that it lives; also ``linger``
     ``lingers``            it is at its end: nothing can come any more
     ``hopes``              what is inside of it may still succeed after all
-    ``description``        the user's; also ``properties``, JSON
+    ``description``        the user's; also ``properties``, JSON, and ``key``
     ``broker``             where members are sent, if several brokers share the store
     ``repairs``            how often missing members were dealt with by workers
     ``parent``             the batch that it is a member of
@@ -51,6 +51,8 @@ Keys, ``<id>`` being that of a batch:
 ``graceful:batch:<id>:copies``
     Hash: ``<callback>:<task>``, of a callback of several tasks that have one id in all copies ->
     round, and the copy that runs.
+``graceful:batches:named:<key>``
+    The batch of that key, while it is kept.
 ``graceful:batches``
     Sorted set: unfinished batch -> when it moved last, milliseconds of the server's clock.
 ``graceful:batches:outbox``
@@ -61,7 +63,7 @@ Missing members: see ``findings.py``, ``caretaker.py``, ``holders.py``.
 
 from __future__ import annotations
 
-__all__ = ["INDEX", "OUTBOX", "key_of"]
+__all__ = ["INDEX", "OUTBOX", "key_named", "key_of"]
 
 INDEX = "graceful:batches"
 OUTBOX = "graceful:batches:outbox"
@@ -70,3 +72,8 @@ OUTBOX = "graceful:batches:outbox"
 def key_of(batch_id: str, part: str = "") -> str:
     """The key of a batch, or of one of its sets."""
     return f"graceful:batch:{batch_id}{':' if part else ''}{part}"
+
+
+def key_named(name: str) -> str:
+    """Whose value is the batch that its user gave that key."""
+    return f"{INDEX}:named:{name}"

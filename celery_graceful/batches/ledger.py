@@ -60,6 +60,7 @@ class BatchLedger(LedgerReader):
         adds: Adds | None = None,
         silent: float = 0.0,
         place: Place | None = None,
+        key: str = "",
         broker: str = "",
     ) -> Opened | None:
         """Open a batch. It is a member of its parent from then on, under its own id.
@@ -76,14 +77,16 @@ class BatchLedger(LedgerReader):
             inside: Who adds it there; see ``add``.
             sender: Who sends it from now on; without, nobody does before ``begin_sending``.
             adds: The task that adds it there: run again it goes on with what it had begun.
-            silent: Seconds for which another run that sends one like it may be silent, and is
-                waited for; 0: it is not.
+            silent: Seconds for which another run that sends one like it, or another producer the
+                one of that key, may be silent, and is waited for; 0: it is not.
             place: Where it stands in what is sent to its parent: if one stood there before,
                 when that was sent by who died, it goes on with that one.
+            key: Only one batch has it at a time: if there is one, it is that one.
             broker: Where its members are sent, if several brokers share the store.
 
         Returns:
-            It; or one which it goes on with. ``None``: another run may send that one.
+            It; or one which it goes on with, or that stands. ``None``: another run, or another
+            producer, may send that one.
 
         Raises:
             BatchFinished: Nothing can be added to the parent.
@@ -100,6 +103,7 @@ class BatchLedger(LedgerReader):
             inside or "",
             *lives,
             *who,
+            key,
             *(x for pair in fields.items() for x in pair),
         ]
         refused, found, was = self._run("batch_create", batch_id, *args)

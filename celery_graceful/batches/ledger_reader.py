@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from celery_graceful.batches.keys import INDEX, OUTBOX, key_of
+from celery_graceful.batches.keys import INDEX, OUTBOX, key_named, key_of
 from celery_graceful.batches.model import SENT_LATER, Callback, Due, Outcome, State
 from celery_graceful.batches.search_state import callback_name
 from celery_graceful.batches.status import FIELDS, Status
@@ -56,6 +56,11 @@ class LedgerReader:
         """What it is in; ``None`` if it is not known."""
         state = self.store.execute("HGET", [key_of(batch_id)], ["state"], insist=insist)
         return None if state is None else State(state)
+
+    def of_key(self, key: str) -> str | None:
+        """Id of the batch that has that key; ``None`` if there is none."""
+        found = self.store.execute("GET", [key_named(key)], insist=True)
+        return None if found is None or self.state(found) is None else str(found)
 
     def is_cancelled(self, batch_id: str) -> bool:
         """Whether it was cancelled."""

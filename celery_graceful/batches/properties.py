@@ -1,4 +1,4 @@
-"""The dict that a user gives a batch: small, and of what JSON can say."""
+"""What a user gives a batch beside its members: properties of what JSON can say, and a key."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from kombu.utils.json import dumps, loads
 from celery_graceful.batches.signatures import named
 from celery_graceful.system.describe import describe
 
-__all__ = ["checked"]
+__all__ = ["checked", "checked_key"]
 
 #: Characters that they may take as JSON: each callback is given them.
 MOST = 16 * 1024
+
+#: Characters of a key.
+LONGEST_KEY = 200
 
 
 def checked(properties: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -41,3 +44,17 @@ def checked(properties: Mapping[str, Any] | None) -> dict[str, Any]:
             f"keep them elsewhere, and give no more than {MOST}"
         )
     return found
+
+
+def checked_key(key: str) -> str:
+    """The key of a batch; empty: it has none.
+
+    Raises:
+        TypeError: It is no text.
+        ValueError: It is too long.
+    """
+    if not isinstance(key, str):
+        raise TypeError(f"key: {named(key)} is no text, give one such as 'invoices 2026-05'")
+    if len(key) > LONGEST_KEY:
+        raise ValueError(f"key: {len(key)} characters are too many, give {LONGEST_KEY} at most")
+    return key

@@ -12,24 +12,36 @@ from celery_graceful.exceptions import BatchFinished, Interrupted
 from celery_graceful.system.describe import describe
 
 __all__ = [
-    "RESUME",
-    "RESUME_OUTER",
-    "RUN_AGAIN",
+    "how_to_go_on",
     "say_it_stays",
     "say_left",
     "sent_before",
+    "sent_by_another",
     "sent_whole",
 ]
 
 logger = get_logger(__name__)
 
-#: How one is gone on with: by itself, with what it is inside of, or by the task that adds it.
+#: How one is gone on with: by itself, by another one, with what it is inside of, or by the task
+#: that adds it.
 RESUME = "Go on with Batch.load(id).resume(members)"
+RESUME_KEYED = "Go on with apply_async(members) of one with the same key"
 RESUME_OUTER = "Go on with resume() of the one that it is inside of, or of itself"
 RUN_AGAIN = "This task goes on with it if it is run again, and adds one like it; resume it by hand"
 
 #: Batches that are named in one message.
 NAMED = 5
+
+
+def how_to_go_on(*, added: bool, inside: str | None, key: str) -> str:
+    """How a batch is gone on with of which a part was sent.
+
+    Args:
+        added: A task adds it to what it is inside of.
+        inside: Of which one.
+        key: Its user's.
+    """
+    return RUN_AGAIN if added else RESUME_OUTER if inside else RESUME_KEYED if key else RESUME
 
 
 def say_it_stays(batch: object, sent: int, exc: BaseException, mend: str) -> None:
@@ -72,6 +84,12 @@ def sent_whole(batch: str, exc: BatchFinished) -> BatchFinished:
         "was is gone on with by its own resume()"
     )
     return BatchFinished(batch, exc.state, why)
+
+
+def sent_by_another(batch: str, key: str) -> BatchFinished:
+    """Why one is not sent whose key another one has."""
+    why = f"another producer is sending the batch of the key {key!r}, and is alive"
+    return BatchFinished(batch, State.SENDING.value, why)
 
 
 def sent_before(batch: str, state: State | None) -> BatchFinished:

@@ -26,7 +26,7 @@ FIELDS = (
         "moved",
         "finished",
     ),
-    *("description", "properties", "parent"),
+    *("description", "properties", "parent", "key"),
     *(f"{what}:{name}" for what in ("callback", "fired") for name in CALLBACKS),
 )
 
@@ -64,6 +64,7 @@ class Status:
         finished: When all of it had ended, with its callbacks; ``None`` before.
         description: For people.
         properties: The user's.
+        key: The user's; empty without one.
         parent: The batch that it is a member of.
         kind: ``"batch"``, or ``"chord"`` for what Celery made.
         callbacks: Name -> ``"waiting"``, ``"due"``, ``"published"`` or ``"ended"``; ``"never"`` of
@@ -86,6 +87,7 @@ class Status:
     properties: dict[str, Any] = field(default_factory=dict)
     parent: str | None = None
     kind: str = "batch"
+    key: str = ""
     callbacks: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -133,6 +135,7 @@ class Status:
             properties=loads(fields.get("properties") or "{}"),
             parent=fields.get("parent"),
             kind=fields.get("kind", "batch"),
+            key=fields.get("key", ""),
             callbacks={
                 name: how_it_stands(name, fields.get(f"fired:{name}"), state, "cut" in fields)
                 for label, _, name in (key.partition(":") for key in sorted(fields))

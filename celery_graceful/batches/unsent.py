@@ -12,7 +12,7 @@ from kombu.utils.json import dumps
 from celery_graceful.batches import callbacks
 from celery_graceful.batches.members import check_member
 from celery_graceful.batches.model import CALLBACKS, Callback
-from celery_graceful.batches.properties import checked
+from celery_graceful.batches.properties import checked, checked_key
 from celery_graceful.batches.signatures import LATER, NoMember, is_used_up, named, visible
 
 __all__ = ["ANOTHER", "Unsent", "app_of"]
@@ -33,6 +33,7 @@ class Unsent:
         on_failure: Any = None,
         description: str = "",
         properties: Mapping[str, Any] | None = None,
+        key: str = "",
         app: Any = None,
     ) -> None:
         given = zip(CALLBACKS, (on_success, on_complete, on_failure), strict=True)
@@ -42,6 +43,7 @@ class Unsent:
         self.id = str(uuid4())
         self.description = description
         self.properties = checked(properties)
+        self.key = checked_key(key)
         self._app = app or next((sig.app for sig in self._callbacks.values()), None)
         self._waiting: list[Any] = []
         self._is_new = True
@@ -50,7 +52,8 @@ class Unsent:
         self._is_looked_over = False
 
     def __repr__(self) -> str:
-        return f"<Batch {self.id}{self.description and f' ({self.description})'}>"
+        said = ", ".join(filter(None, (self.key, self.description)))
+        return f"<Batch {self.id}{said and f' ({said})'}>"
 
     def _made(self, app: Any, what: str = "") -> dict[str, Callback]:
         """Its callbacks, as the ledger keeps them."""
@@ -118,6 +121,10 @@ class Unsent:
             why = "would be inside of itself: leave it out"
         elif kids is not None and id(kid) in kids:
             why = f"is given twice: {ANOTHER}"
+        elif kid.key:
+            why = (
+                f"has a key, {kid.key!r}: give that to the outermost batch, or send this one alone"
+            )
         elif not kid._is_new and kid._parent != self.id:
             why = f"was sent before: {ANOTHER}"
         elif not kid._is_new and is_used_up(kid._waiting):

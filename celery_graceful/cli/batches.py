@@ -270,6 +270,7 @@ def _line(status: Status) -> str:
     ]
     inside = f"  (inside of {status.parent})" if status.parent else ""
     kind = "" if status.kind == "batch" else f" {status.kind}"
-    said = f"  {status.description}" if status.description else ""
+    named = ", ".join(filter(None, (status.key, status.description)))
+    said = f"  {named}" if named else ""
     state = f"{status.state.value}{kind}"
     return f"{moment(utc(status.moved))}  {status.id}  {state}: {', '.join(parts)}{said}{inside}"

@@ -158,6 +158,7 @@ def batches() -> None:
     batch = Batch(on_success=Export().s(), on_complete=Export().s())
     assert_type(batch.apply_async(Export().s([order]) for order in range(3)), Batch)
     assert_type(Batch.load("id"), Batch)
+    assert_type(Batch.find("invoices"), Batch | None)
     assert_type(current_batch(), Batch | None)
     status = batch.wait(timeout=5)
     assert_type(status.total, int)

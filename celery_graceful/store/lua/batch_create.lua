@@ -7,16 +7,17 @@
 --          milliseconds; who sends it from now on, or '': nobody does yet; the task that adds it, or
 --          '', what it is like, which run of that task, and for how many milliseconds who sends one
 --          may be silent (0: for ever); its place in what is sent to its parent, or '', and by whom;
---          its fields and their values
+--          its key, or ''; its fields and their values
 --
 -- Asked again it only looks. Where that task has added one like it before, of which not all was
 -- sent, and which nobody sends any more, it is that one: the task is run again. Where one stands in
--- that place already it is that one: its parent is sent again. Returns why it cannot be inside of
--- that parent ('busy': perhaps another run sends one like it), or '', the id, and the state that it
--- was in, '' of a new one.
+-- that place already it is that one: its parent is sent again. Where there is one of that key it is
+-- that one. Returns why it cannot be inside of that parent ('busy': perhaps another run sends one
+-- like it, or another producer the one of that key), or '', the id, and the state that it was in, ''
+-- of a new one.
 local id, parent, ttl, linger = ARGV[2], ARGV[3], tonumber(ARGV[5]), tonumber(ARGV[6])
 local sender, task, like, run, silent = ARGV[7], ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
-local place = ARGV[12]
+local place, name = ARGV[12], ARGV[14]
 local function note_place(one)
   if place ~= '' then
     redis.call('HSET', key(parent, 'places'), place, one)
@@ -42,8 +43,16 @@ local standing = place ~= '' and redis.call('HGET', key(parent, 'places'), place
 if there or standing then
   return taken(there and id or standing)
 end
+local of_key = name ~= '' and redis.call('GET', key_named(name))
+if of_key and exists(of_key) then
+  local state, sends, heard = unpack(redis.call('HMGET', key(of_key), 'state', 'sender', 'heard'))
+  if (state == 'open' or state == 'sending') and sends and sends ~= sender and now - (heard or 0) < silent then
+    return { 'busy', of_key, '' }
+  end
+  return taken(of_key)
+end
 local fields = { 'state', sender == '' and 'open' or 'sending', 'total', 0, 'created', stamp, 'moved', stamp,
-  'ttl', ARGV[5], 'linger', ARGV[6], unpack(ARGV, 14) }
+  'ttl', ARGV[5], 'linger', ARGV[6], unpack(ARGV, 15) }
 local function add_field(name, value)
   fields[#fields + 1], fields[#fields + 2] = name, value
 end
@@ -91,6 +100,10 @@ if parent ~= '' then
   recount(parent, before)
   look_at(parent)
   add_field('parent', parent)
+end
+if name ~= '' then
+  add_field('key', name)
+  redis.call('SET', key_named(name), id)
 end
 redis.call('HSET', key(id), unpack(fields))
 note_place(id)

@@ -25,6 +25,11 @@ local function key(id, part)
   return ARGV[1] .. 'graceful:batch:' .. id .. (part and ':' .. part or '')
 end
 
+-- Whose value is the batch of that name.
+local function key_named(name)
+  return ARGV[1] .. 'graceful:batches:named:' .. name
+end
+
 local function exists(id)
   return redis.call('HEXISTS', key(id), 'state') == 1
 end
@@ -97,7 +102,7 @@ local renewed = {}
 local function renew(id)
   while id and not renewed[id] do
     renewed[id] = true
-    local of = redis.call('HMGET', key(id), 'ttl', 'linger', 'lingers', 'finished', 'parent')
+    local of = redis.call('HMGET', key(id), 'ttl', 'linger', 'lingers', 'finished', 'parent', 'key')
     if not of[1] then
       return
     end
@@ -105,6 +110,9 @@ local function renew(id)
     redis.call('PEXPIRE', key(id), span)
     for _, part in ipairs(PARTS) do
       redis.call('PEXPIRE', key(id, part), span + LATER)
+    end
+    if of[6] then
+      redis.call('PEXPIRE', key_named(of[6]), span)
     end
     if not of[4] then
       live(KEYS[1], span)
@@ -229,6 +237,10 @@ end
 
 -- Nothing of it is left.
 local function forget(id)
+  local name = redis.call('HGET', key(id), 'key')
+  if name and redis.call('GET', key_named(name)) == id then
+    redis.call('UNLINK', key_named(name))
+  end
   redis.call('UNLINK', key(id), key(id, 'missing'), key(id, 'unsent'), key(id, 'copies'))
   for _, part in ipairs(PARTS) do
     redis.call('UNLINK', key(id, part))

@@ -316,6 +316,10 @@ def test_the_rest_of_the_arguments(app: Celery) -> None:
         Batch(on_sucess=None)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="description: 7 is no text"):
         Batch(description=7, app=app)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="key: 7 is no text"):
+        Batch(key=7, app=app)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="key: 201 characters are too many, give 200 at most"):
+        Batch(key="x" * 201, app=app)
     with pytest.raises(ValueError, match=r"'' is no id, give batch\.id"):
         Batch.load("", app=app)
     with pytest.raises(TypeError, match=r"7 is no id, give batch\.id"):

@@ -276,3 +276,14 @@ def test_what_is_added_beside_what_is_there(app: Celery, effects: Effects) -> No
     batch.apply_async([page.s(1).set(task_id="page-1")])
     assert list(effects) == [1, 2, ("told", 2, 0)]
     assert batch.status().state is State.DONE
+
+
+def test_a_key_keeps_nothing_back(app: Celery, effects: Effects) -> None:
+    """One test after the other sends it."""
+    for _ in range(2):
+        batch = Batch(app=app, key="invoices").apply_async([app.tasks["work"].s(1)])
+        found = Batch.find("invoices", app=app)
+        assert found is not None
+        assert (found.id, found.status().key) == (batch.id, "invoices")
+    assert effects == [1, 1]
+    assert Batch.find("others", app=app) is None

@@ -1,0 +1,237 @@
+"""A batch with a key of its user's: a producer that is run again goes on, or has nothing to do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_graceful import Batch, BatchFinished
+from celery_graceful.batches.adding import PATIENCE
+from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.model import End, Outcome, State
+from celery_graceful.batches.sending import CHUNK
+from celery_graceful.store.app_stores import find_store
+from tests.conftest import ROOT, RedisDB
+from tests.integration.test_adding_batches import Killed, dies
+from tests.integration.test_batch_sending import ids, make_app, sent, works
+from tests.support.workers import TIMEOUT
+
+KEY = "invoices 2026-05"
+NAMED = f"graceful:batches:named:{KEY}"
+
+
+@pytest.fixture
+def app(redis_db: RedisDB) -> Celery:
+    return make_app(redis_db.url, result_backend=redis_db.backend_url)
+
+
+def ledger_of(app: Celery) -> BatchLedger:
+    return BatchLedger(find_store(app))  # type: ignore[arg-type]
+
+
+def keyed(app: Celery, **options: Any) -> Batch:
+    return Batch(app=app, key=KEY, **options)
+
+
+def begun(app: Celery, numbers: range) -> Batch:
+    """One whose producer has died, and has said so."""
+    batch = keyed(app)
+    with pytest.raises(Killed):
+        batch.apply_async(dies(app, numbers))
+    assert batch.status().state is State.SENDING
+    return batch
+
+
+def nothing() -> Iterator[Any]:
+    raise AssertionError("nobody has to make members")
+    yield
+
+
+def test_sent_once(app: Celery, redis_db: RedisDB) -> None:
+    first = keyed(app, description="first").apply_async(works(app, range(3)))
+    second = keyed(app, description="second")
+    second.add(app.tasks["sending.work"].s(3))
+    assert second.id != first.id
+    assert second.apply_async(nothing()).id == first.id
+    assert len(sent(redis_db)) == 3
+    status = second.status()
+    assert (status.state, status.total, status.key) == (State.SENT, 3, KEY)
+    assert (status.description, status.summary()["key"]) == ("first", KEY)
+    found = Batch.find(KEY, app=app)
+    assert found is not None
+    assert found.id == first.id
+    assert Batch.find("another", app=app) is None
+    other = Batch(app=app, key="another").apply_async(works(app, range(1)))
+    assert other.id != first.id
+
+
+def test_what_is_over_stays_as_it_is(app: Celery, redis_db: RedisDB) -> None:
+    ledger = ledger_of(app)
+    batch = keyed(app).apply_async(works(app, range(2)))
+    ledger.end([End(batch.id, one, Outcome.SUCCEEDED) for one in ids(sent(redis_db))])
+    assert batch.status().state is State.DONE
+    assert keyed(app).apply_async(nothing()).status().state is State.DONE
+    batch.drop()
+    assert redis_db.client.keys("graceful:batch*") == []
+    assert keyed(app).apply_async(works(app, range(2))).id != batch.id
+    again = keyed(app)
+    again.apply_async(nothing()).cancel()
+    assert keyed(app).apply_async(nothing()).status().state is State.CANCELLED
+
+
+def test_it_goes_on_where_a_producer_died(app: Celery, redis_db: RedisDB) -> None:
+    first = begun(app, range(CHUNK + 1))
+    second = keyed(app).apply_async(works(app, range(2 * CHUNK)))
+    assert second.id == first.id
+    assert (second.status().state, second.status().total) == (State.SENT, 2 * CHUNK)
+    messages = ids(sent(redis_db))
+    assert len(messages) == len(set(messages)) == 2 * CHUNK
+
+
+def test_that_was_killed(app: Celery, redis_db: RedisDB) -> None:
+    """It has not said so: it is waited for until it must be dead."""
+    program = f"""
+        import os, signal
+        from celery_graceful import Batch
+        from tests.integration.test_batch_sending import make_app, works
+
+        app = make_app({redis_db.url!r}, result_backend={redis_db.backend_url!r})
+
+        def members():
+            yield from works(app, range({CHUNK + 1}))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        Batch(app=app, key={KEY!r}).apply_async(members())
+    """
+    argv, env = [sys.executable, "-c", textwrap.dedent(program)], {**os.environ, "PYTHONPATH": ROOT}
+    died = subprocess.run(argv, cwd=ROOT, timeout=TIMEOUT, env=env)
+    assert died.returncode == -signal.SIGKILL
+    batch = keyed(app).apply_async(works(app, range(CHUNK + 2)))
+    assert (batch.status().state, batch.status().total) == (State.SENT, CHUNK + 2)
+    messages = ids(sent(redis_db))
+    assert len(messages) == len(set(messages)) == CHUNK + 2
+
+
+def test_one_that_lives_is_left_alone(app: Celery, redis_db: RedisDB) -> None:
+    """However long it takes."""
+    goes_on, is_at_it = threading.Event(), threading.Event()
+
+    def slow() -> Iterator[Any]:
+        yield from works(app, range(CHUNK))
+        is_at_it.set()
+        assert goes_on.wait(TIMEOUT)
+        yield from works(app, range(CHUNK, CHUNK + 2))
+
+    with ThreadPoolExecutor(1) as pool:
+        first = keyed(app)
+        sending = pool.submit(first.apply_async, slow())
+        try:
+            assert is_at_it.wait(TIMEOUT)
+            for _ in range(2):  # longer than anybody is taken for alive without a word
+                with pytest.raises(BatchFinished, match="another producer is sending") as refused:
+                    keyed(app).apply_async(nothing())
+                assert refused.value.state == "sending"
+        finally:
+            goes_on.set()
+        sending.result(TIMEOUT)
+    assert (first.status().state, first.status().total) == (State.SENT, CHUNK + 2)
+    assert len(ids(sent(redis_db))) == CHUNK + 2
+
+
+def test_one_that_only_stood_still(app: Celery, redis_db: RedisDB) -> None:
+    """It is too late for that one."""
+
+    def frozen() -> Iterator[Any]:
+        yield from works(app, range(CHUNK))
+        sender = redis_db.client.hget(f"graceful:batch:{first.id}", "sender")
+        ledger_of(app).still_sends(first.id, sender, False)
+        assert keyed(app).apply_async(works(app, range(CHUNK + 1))).id == first.id
+        yield from works(app, range(CHUNK, CHUNK + 5))
+
+    first = keyed(app)
+    with pytest.raises(BatchFinished):
+        first.apply_async(frozen())
+    assert (first.status().state, first.status().total) == (State.SENT, CHUNK + 1)
+
+
+def test_two_at_once(app: Celery, redis_db: RedisDB) -> None:
+    both = threading.Barrier(4, timeout=TIMEOUT)
+
+    def send(_: int) -> str:
+        both.wait()
+        return keyed(app).apply_async(works(app, range(CHUNK + 1))).id
+
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(send, range(4)))
+    assert len(found) == 1
+    assert len(ids(sent(redis_db))) == CHUNK + 1
+
+
+def test_it_lives_as_long_as_its_batch(app: Celery, redis_db: RedisDB) -> None:
+    client = redis_db.client
+    app.conf.update(graceful_batch_ttl=1000, graceful_batch_linger=100)
+    batch = keyed(app).apply_async(works(app, range(2)))
+    key = f"graceful:batch:{batch.id}"
+
+    def remains() -> tuple[int, int]:
+        return client.pttl(key), client.pttl(NAMED)
+
+    for name in (key, NAMED):
+        client.pexpire(name, 5000)
+    one, two = ids(sent(redis_db))
+    ledger_of(app).end([End(batch.id, one, Outcome.SUCCEEDED)])
+    assert all(900_000 < left <= 1_000_000 for left in remains()), "each end renews it"
+    ledger_of(app).end([End(batch.id, two, Outcome.SUCCEEDED)])
+    assert all(90_000 < left <= 100_000 for left in remains())
+    client.unlink(key)  # as if that had expired first
+    assert Batch.find(KEY, app=app) is None
+    assert keyed(app).apply_async(works(app, range(1))).id != batch.id
+
+
+def test_where_nothing_was_sent_the_key_is_free(app: Celery, redis_db: RedisDB) -> None:
+    for members in ([app.tasks["sending.work"].s(object())], iter([7])):
+        with pytest.raises(TypeError):
+            keyed(app).apply_async(members)
+        assert redis_db.client.keys("graceful:batch*") == []
+
+
+@pytest.mark.parametrize("kind", [list, iter])
+def test_not_inside_of_another_one(app: Celery, redis_db: RedisDB, kind: Any) -> None:
+    outer = Batch(app=app)
+    with pytest.raises(ValueError, match=f"has a key, '{KEY}': give that to the outermost batch"):
+        outer.apply_async(kind([keyed(app)]))
+    assert redis_db.client.keys("graceful:batch*") == []
+
+
+def test_batches_inside_are_gone_on_with(app: Celery, redis_db: RedisDB) -> None:
+    def members(stop: bool) -> list[Any]:
+        inside = [Batch(app=app, description=name) for name in ("north", "south")]
+        inside[0].add(works(app, range(3)))
+        inside[1].add(dies(app, range(3, 5)) if stop else works(app, range(3, 6)))
+        return inside
+
+    first = keyed(app)
+    with pytest.raises(Killed):
+        first.apply_async(members(stop=True))
+    second = keyed(app).apply_async(members(stop=False))
+    assert second.id == first.id
+    assert (second.status().total, second.status().state) == (2, State.SENT)
+    messages = ids(sent(redis_db))
+    assert len(messages) == len(set(messages)) == 6
+
+
+def test_patience_is_longer_than_a_silence() -> None:
+    """So that one that was killed just now is gone on with, and not refused."""
+    from celery_graceful.batches.adding import SILENT
+
+    assert PATIENCE > SILENT
