@@ -7,6 +7,7 @@ a lock that a stuck task holds, would cost the drain its deadlines.
 from __future__ import annotations
 
 import logging
+import logging.handlers
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -35,6 +36,7 @@ class LogThread:
     ) -> None:
         self._logger = logger
         self._through_loop = through_loop
+        self._handle = logger.handle if through_loop is None else self._past_the_hub
         self._records: deque[logging.LogRecord | Callable[[], None]] = deque()
         self._bell = native.Doorbell()
         self._hurry = False
@@ -48,7 +50,7 @@ class LogThread:
             record = logger.makeRecord(logger.name, level, __file__, 0, message, args, None)
             self._records.append(record)
             if self._ended:
-                self.write_pending()
+                self._write_all(self._handle)
             self._bell.ring()
 
     def end(self, seconds: float) -> None:
@@ -70,6 +72,9 @@ class LogThread:
 
     def write_pending(self) -> None:
         """Write what has been logged so far, here and now."""
+        self._write_all(self._logger.handle)
+
+    def _write_all(self, handle: Callable[[logging.LogRecord], None]) -> None:
         while True:
             try:
                 record = self._records.popleft()
@@ -78,13 +83,13 @@ class LogThread:
             if callable(record):
                 record()
             else:
-                self._logger.handle(record)
+                handle(record)
 
     def _write(self) -> None:
         while not self._ended:
             self._bell.wait(None)
             self._wait_for_the_hub()
-            self.write_pending()
+            self._write_all(self._handle)
 
     def _wait_for_the_hub(self) -> None:
         if self._through_loop is not None:
@@ -93,6 +98,45 @@ class LogThread:
                 if not self._records or self._hurry:
                     return
                 native.pause(0.01)
+
+    def _past_the_hub(self, record: logging.LogRecord) -> None:
+        """As the logger's ``handle``, in the place of a hub that is busy.
+
+        Not for locks of streams' handlers: a greenlet that waits for one that a thread has is never
+        woken by eventlet, and seldom by gevent.
+        """
+        logger: logging.Logger | None = self._logger
+        if self._logger.disabled or not self._logger.filter(record):
+            return
+        while logger is not None:
+            for handler in logger.handlers:
+                if record.levelno >= handler.level:
+                    _write_by(handler, record)
+            logger = logger.parent if logger.propagate else None
+
+
+#: What writes to the handler's stream, and does nothing else that could not wait.
+_TO_A_STREAM = {
+    cls.emit
+    for cls in (
+        logging.StreamHandler,
+        logging.FileHandler,
+        logging.handlers.WatchedFileHandler,
+        logging.handlers.BaseRotatingHandler,
+    )
+}
+
+
+def _write_by(handler: logging.Handler, record: logging.LogRecord) -> None:
+    stream = getattr(handler, "stream", None)
+    if stream is None or type(handler).emit not in _TO_A_STREAM:
+        handler.handle(record)
+    elif handler.filter(record):
+        try:
+            stream.write(handler.format(record) + handler.terminator)  # type: ignore[attr-defined]
+            stream.flush()
+        except Exception:
+            handler.handleError(record)
 
 
 #: Of the worker that this process is the main process of; a pool's child logs by itself.
