@@ -382,7 +382,7 @@ class Checkpoint:
     def _mark(self) -> None:
         """Let the main process know that there is something to delete in the end."""
         if worker_state.board.value is not None:
-            worker_state.board.value.mark(self.task_id)
+            worker_state.board.value.marks.set(self.task_id)
 
     def _undisturbed(self) -> AbstractContextManager[None]:
         """An exception from outside must not land between a command and its answer."""

@@ -295,7 +295,7 @@ class GracefulRequest(Delivery):
     def settle(self) -> None:
         """It has ended; if that was for good, its checkpoint is of no use any more."""
         board = worker_state.board.value
-        marked = board is not None and board.take_mark(self.id)
+        marked = board is not None and board.marks.take(self.id)
         if not self.goes_on and (marked or self.came_before):
             token = self.request_dict[DELIVERY]
             self.host.discard(self.task.name, self.id, token, self.started_at, self.is_off_hands)
@@ -316,6 +316,9 @@ class GracefulRequest(Delivery):
         if not self.ledger.close(self, stage, only=OPEN):
             return
         let_go(self)
+        board = worker_state.board.value
+        if board is not None:
+            board.marks.take(self.id)  # it may go on elsewhere
         kind = What.INTERRUPTED if started else What.RELEASED
         if reason == InterruptReason.LEASE_LOST:
             kind = What.FENCED

@@ -1,6 +1,6 @@
 """The board: memory that all processes of a worker share.
 
-Five pages and some numbers, mapped by the main process before it starts its children. Reading it
+Four pages, numbers and marks, mapped by the main process before it starts its children. Reading it
 costs a memory access, so a task can ask as often as it likes; waiting is done on a pipe (see
 ``interrupt``). The clock is ``time.monotonic``, which all processes of a machine share.
 """
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from celery_graceful.phases import InterruptReason, Phase
 from celery_graceful.system import native
 from celery_graceful.timeline.board_file import BoardFile, announced_file
+from celery_graceful.timeline.marks import Marks
 from celery_graceful.timeline.tallies import Tallies
 
 if TYPE_CHECKING:  # who runs no worker has none
@@ -46,14 +47,14 @@ _REVOKES_AT = _PAGE // 2
 #: Where each of them may stand.
 _TARGETS = range(_TARGETS_AT, _REVOKES_AT, _WORD.size)
 _REVOKES = range(_REVOKES_AT, _PAGE, _REVOKE.size)
-_MARKS_AT, _MARKS = _PAGE, _PAGE
-_ENDED_AT = _MARKS_AT + _MARKS
+_ENDED_AT = _PAGE
 _HEARD_AT = _ENDED_AT + _PAGE
 #: Whose stack is asked for, whose it is that stands there, and its length.
 _STACK = struct.Struct("=QQQ")
 _STACK_AT = _HEARD_AT + _PAGE
 _TALLIES_AT = _STACK_AT + _PAGE
-_SIZE = _TALLIES_AT + Tallies.SIZE
+_MARKS_AT = _TALLIES_AT + Tallies.SIZE
+_SIZE = _MARKS_AT + Marks.SIZE
 
 _REASONS: list[InterruptReason] = list(InterruptReason)
 
@@ -62,7 +63,7 @@ class Board:
     """The shared memory.
 
     Args:
-        memory: A writable mapping of five pages, and of the tallies.
+        memory: A writable mapping of four pages, the tallies and the marks.
         file: What is behind it, where that is a file of this process.
     """
 
@@ -71,6 +72,8 @@ class Board:
         self._file = file
         #: What is counted in any process.
         self.tallies = Tallies(memory, _TALLIES_AT)
+        #: Tasks that have something in the store, by which their end is told to look there.
+        self.marks = Marks(memory, _MARKS_AT)
         #: Deliveries that the hard deadline took away, and that may still run in this very process.
         self.taken_away: set[str] = set()
 
@@ -366,23 +369,6 @@ class Board:
         start = _STACK_AT + _STACK.size
         return bytes(self.memory[start : start + length]).decode(errors="replace")
 
-    # -- checkpoints -----------------------------------------------------------------
-
-    def mark(self, task_id: str) -> None:
-        """Note that a task has something in the store."""
-        self.memory[_mark(task_id)] = 1
-
-    def take_mark(self, task_id: str) -> bool:
-        """Whether a task may have something in the store; asking takes the mark away.
-
-        Tasks share marks now and then: a mark too many costs a needless look, and a run that
-        goes on saving sets its own again.
-        """
-        place = _mark(task_id)
-        marked = bool(self.memory[place])
-        self.memory[place] = 0
-        return marked
-
 
 @lru_cache(64)
 def _identity(worker: str) -> int:
@@ -398,7 +384,3 @@ def _digest(task_id: str) -> int:
 
 def _ended(pid: int) -> int:
     return _ENDED_AT + pid * _HALF.size % _PAGE
-
-
-def _mark(task_id: str) -> int:
-    return _MARKS_AT + zlib.crc32(task_id.encode()) % _MARKS

@@ -83,13 +83,13 @@ def test_more_than_there_is_room_for(board: Board) -> None:
     assert 100 < room < 1000
     assert board.revoked_until(names[room]) is None
     board.aim(4711)  # its neighbours are not disturbed
-    board.mark("task")
+    board.marks.set("task")
     assert board.revoked_until(names[room - 1]) == 1.0
     for name in names:
         board.forget_revoked(name)
     assert not worker_state.flag.value[0]
     assert board.is_target(4711)
-    assert board.take_mark("task")
+    assert board.marks.take("task")
 
 
 def test_files_of_dead_workers_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
