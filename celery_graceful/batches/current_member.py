@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from celery import current_task
 
-from celery_graceful.batches.marks import Mark, callback_of, member_of
+from celery_graceful.batches.marks import Mark, callback_of, marks_of, member_of
 from celery_graceful.batches.search_state import callback_member
 
 __all__ = ["adds_as", "here"]
@@ -14,11 +14,11 @@ __all__ = ["adds_as", "here"]
 
 def here() -> Mark | None:
     """Which batch the running task is in, and as what: a member's id, or ``callback:<name>``."""
-    headers = current_task.request.headers if current_task else None
-    callback = callback_of(headers)
+    marks = marks_of(current_task.request) if current_task else None
+    callback = callback_of(marks)
     if callback is not None:
         return Mark(callback.batch, callback_member(callback.name))
-    return member_of(headers)
+    return member_of(marks)
 
 
 def adds_as(batch: str, parent_of: Callable[[str], str | None]) -> str | None:

@@ -14,7 +14,8 @@
 ``graceful_chord``
     Id of a chord whose body begins with several tasks: it ends when they are sent.
 
-Celery carries headers over a retry and along a chain, but not to what a task is replaced by.
+They go over a retry (``messages/context.py``) and along a chain, but not to what a task is
+replaced by.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from celery.canvas import _chain, maybe_signature
 from celery.exceptions import Ignore
 
 from celery_graceful.batches.skipped_or_replaced import Replaced
+from celery_graceful.messages.own_headers import BATCH, CALLBACK, CHORD, COPY, LAST
 
 __all__ = [
     "BATCH",
@@ -46,13 +48,11 @@ __all__ = [
     "first_of",
     "hand_on",
     "mark",
+    "marks_of",
     "member_of",
     "parts_of",
     "read_mark",
 ]
-
-BATCH, CALLBACK, COPY = "graceful_batch", "graceful_batch_callback", "graceful_copy"
-LAST, CHORD = "graceful_last", "graceful_chord"
 
 #: How a nonce begins.
 EACH = "each:"
@@ -89,6 +89,12 @@ def callback_of(headers: Mapping[str, Any] | None) -> Mark | None:
 def _mark_in(headers: Mapping[str, Any] | None, header: str) -> Mark | None:
     read = read_mark(headers.get(header)) if headers else None
     return None if read is None else Mark(*read)
+
+
+def marks_of(request: Any) -> dict[str, Any]:
+    """Those of a task that runs, by its context; in ``headers`` of one that is applied eagerly."""
+    said = {**(request.headers or {}), **vars(request)}
+    return {name: said[name] for name in OURS if name in said}
 
 
 def read_mark(value: Any) -> tuple[str, str] | None:
@@ -172,8 +178,7 @@ def hand_on(task: Any) -> None:
 
     @wraps(on_replace)
     def replaced(sig: Any) -> Any:
-        headers = task.request.headers or {}
-        ours = {name: headers[name] for name in OURS if name in headers}
+        ours = marks_of(task.request)
         if not ours:
             return on_replace(sig)
         # What follows in the chain is in ``sig`` by now, and has marks of its own, or none: of the

@@ -11,6 +11,7 @@ from typing import Any
 from celery.utils.log import get_task_logger
 
 from celery_graceful.claims.claimant import FALLEN, WORKERS, claims_key, lease_key, tombstone_key
+from celery_graceful.messages.own_headers import CLAIM, DELIVERY
 from celery_graceful.store.app_stores import find_workers_store, settings_of
 from celery_graceful.store.store import StoreAway
 from celery_graceful.system.describe import describe
@@ -27,12 +28,6 @@ __all__ = [
 ]
 
 logger = get_task_logger(__name__)
-
-#: Under this name a delivery knows its claim: ``<worker>/<number>``.
-CLAIM = "graceful_claim"
-
-#: Name of the header under which the main process hands a delivery's token to the child.
-DELIVERY = "graceful_delivery"
 
 #: Seconds that Redis gets to answer.
 TIMEOUT = 1.0

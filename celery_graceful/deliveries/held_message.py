@@ -76,6 +76,8 @@ class HeldMessage(Request):
             self.claim = tag
             fields[CLAIM] = message.properties["delivery_tag"] = str(tag)  # pickled in less time
             tag.book.held[tag] = message
+        else:
+            fields.pop(CLAIM, None)  # another delivery's, by who handed its headers on
         self.arrived()
 
     def arrived(self) -> None:

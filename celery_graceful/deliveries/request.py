@@ -121,7 +121,7 @@ class GracefulRequest(Delivery):
 
     def tell_revoked(self) -> None:
         """It was told to end, and has ended."""
-        self._say_revoked("terminated", True, int(_signal.SIGTERM), False)
+        self._say_revoked("terminated", True, _signal.SIGTERM, False)
 
     def drop_cancelled(self) -> None:
         """Its batch was cancelled; what a pool has been handed asks by itself before it begins."""

@@ -2,16 +2,19 @@
 
 Come in by the module that does it.
 
-May not know of claims, nor of requests: only of kombu's messages and connections.
+May not know of claims, nor of requests: only of kombu's messages and connections, and of what a
+task sees of its message.
 """
 
 __all__ = [
     "bounded_connections",
     "brokers_without_acks",
     "comebacks",
+    "context",
     "decoding",
     "fields",
     "fingerprint",
+    "own_headers",
     "redelivered_flag",
     "republish",
     "side_queues",

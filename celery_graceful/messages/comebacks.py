@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["SENT_AGAIN", "came_back", "may_resume"]
+from celery_graceful.messages.own_headers import SENT_AGAIN
 
-#: Name of the header of messages that were sent again to the tail of their queue.
-SENT_AGAIN = "graceful_sent_again"
+__all__ = ["SENT_AGAIN", "came_back", "may_resume"]
 
 
 def may_resume(request: Any) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.messages.comebacks import may_resume
+from celery_graceful.messages.own_headers import MONITOR as STAMP
 from celery_graceful.monitors.check_in import CheckIn
 from celery_graceful.monitors.dispatch import Dispatch
 from celery_graceful.monitors.entry_slugs import Entries
@@ -24,9 +25,6 @@ from celery_graceful.system.per_app import PerApp
 __all__ = ["SENTRY_SLUG", "STAMP", "Monitors", "monitors_of"]
 
 logger = logging.getLogger(__name__)
-
-#: Header in which beat says which entry it was.
-STAMP = "graceful_monitor"
 
 #: Headers of sentry's own integration.
 SENTRY_SLUG, SENTRY_ID, SENTRY_CONFIG = (

@@ -20,6 +20,7 @@ from celery_graceful.batches.running import ask_before
 from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.claims.begun import note_now
 from celery_graceful.cleanup import callbacks
+from celery_graceful.messages import context
 from celery_graceful.monitors import tracer
 from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.phases import Phase
@@ -27,7 +28,7 @@ from celery_graceful.pools import wake_signal
 from celery_graceful.pools.base import watch_plain_task
 from celery_graceful.pools.handlers import Handlers
 from celery_graceful.pools.pipes import quick_put, unfolded
-from celery_graceful.runs import context, frames, interrupt
+from celery_graceful.runs import frames, interrupt
 from celery_graceful.runs.run import current
 from celery_graceful.runs.stacks import stack_of
 from celery_graceful.store import scripts

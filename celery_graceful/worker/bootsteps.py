@@ -17,10 +17,11 @@ from celery.utils.log import get_logger
 from celery_graceful.checkpoints.resume import check_options
 from celery_graceful.cleanup import callbacks
 from celery_graceful.exceptions import SettingsError
+from celery_graceful.messages import context
 from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.monitors.setup_warnings import say_what_is_silent, say_who_is_unknown
 from celery_graceful.monitors.tracer import silence_sentry
-from celery_graceful.runs import context, frames
+from celery_graceful.runs import frames
 from celery_graceful.settings import Settings
 from celery_graceful.system import fatal, native
 from celery_graceful.task.default_base import say_who_is_plain

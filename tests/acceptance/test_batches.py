@@ -300,3 +300,14 @@ def test_waiting(project: Project, gate: Any) -> None:
         batch.wait(timeout=0.2)
     gate()
     project.check_ended(batch, total=2, failed=1)
+
+
+@pytest.mark.parametrize("pool", POOLS[:-1])
+def test_what_a_member_sends_with_its_headers_is_none(project: Project, pool: str) -> None:
+    """A child that nobody waits for fails, and has been given all headers that its parent has."""
+    project.worker(pool)
+    batch = project.batch()
+    batch.apply_async([project.s("hands_on", n).set(headers={"tenant": n}) for n in range(2)])
+    project.check_ended(batch, total=2)
+    assert not project.told("failure")
+    assert sorted(project.worked()) == ['[{"tenant": 0}, true]', '[{"tenant": 1}, true]']

@@ -42,6 +42,17 @@ def fails(*args: Any) -> None:
     raise LookupError("no such thing")
 
 
+@app.task(name="hands_on", bind=True)
+def hands_on(self: Any, times: int) -> None:
+    """Passes its headers on, as that of a tenant is; the next try has its own ones still."""
+    fails.apply_async(headers=self.request.headers).get(
+        disable_sync_subtasks=False, propagate=False
+    )
+    if self.request.retries < times:
+        raise self.retry(countdown=0.01)
+    client.rpush("worked", json.dumps([self.request.headers, current_batch() is not None]))
+
+
 @app.task(name="fails_until", bind=True, max_retries=0)
 def fails_until(self: Any, path: str) -> None:
     if not os.path.exists(path):
