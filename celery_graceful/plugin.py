@@ -263,6 +263,13 @@ class Graceful:
         """That for Redis stores in one step; with ``graceful_track_chords`` they all say more."""
         app, tracks = self.app, self.app.conf.get("graceful_track_chords")
         kind, url = backends.by_url(app.backend_cls or app.conf.result_backend, app.loader)
+        if not isinstance(kind, type):  # a function that makes one (celery-redis-sync)
+            backend = app._plain_get_backend()
+            if tracks:
+                from celery_graceful.batches.chord_counter import tracked
+
+                backend.__class__ = tracked(type(backend))
+            return _that_keeps_nothing(backend)
         if kind is loaded("celery.backends.redis", "RedisBackend"):
             from celery_graceful.results.one_trip import RedisBackend
 
