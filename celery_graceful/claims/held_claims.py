@@ -46,6 +46,8 @@ class Tag(str):
     book: Claims
     #: The key of the list that it came from, and the epoch in which it was claimed.
     source = epoch = ""
+    #: It is acknowledged when its task begins: that is not to run again.
+    is_early = False
 
     def __new__(cls, worker: str, number: int) -> Tag:
         tag = super().__new__(cls, f"{worker}/{number}")
@@ -145,6 +147,8 @@ class Claims:
             if tag in self.held:
                 self.held[tag] = None  # what is kept for long is slow to come by for others
         self.running.discard(tag)
+        if tag.is_early:
+            self._sending.urge()
         self._sending.rouse()
 
     def settle(self) -> None:
@@ -201,6 +205,8 @@ class Claims:
         orphans = len(self._orphans)  # what was acknowledged before is sent before they go back
         all_at_once = at_once or orphans > 0
         self._acks.send(at_once=all_at_once)
+        if not self._acks.has_more():  # else a claim takes them along, or the next look
+            self._sending.calm()
         try:
             self._acks.send_ends(at_once=all_at_once)
         finally:  # what cannot be written down keeps nobody else

@@ -17,8 +17,8 @@ __all__ = ["Sending"]
 
 logger = get_logger(__name__)
 
-#: Seconds in which is gathered what is sent together.
-GATHER = 0.005
+#: Seconds in which is gathered what is sent together; and what is urgent.
+GATHER, GATHER_URGENT = 0.005, 0.001
 
 #: Seconds until what could not be sent is tried again.
 RETRY = 0.5
@@ -48,7 +48,10 @@ class Sending:
         self._name, self._what = name, what
         self._send, self._more = send, more
         self._bell, self._settled, self._gone = (native.Doorbell() for _ in range(3))
+        #: Rung to cut the gathering short.
+        self._enough = native.Doorbell()
         self._awake = self._hurry = self._started = self._ended = False
+        self._is_urgent = False
 
     def awaken(self) -> bool:
         """There is something to send. Under the lock; whether ``wake`` has to follow, without."""
@@ -71,6 +74,16 @@ class Sending:
         if asleep:
             self.wake()
 
+    def urge(self) -> None:
+        """Gather for a moment only, what there is and what is added now. Not under the lock."""
+        if not self._is_urgent:
+            self._is_urgent = True
+            self._enough.ring()
+
+    def calm(self) -> None:
+        """Nothing of that is left."""
+        self._is_urgent = False
+
     def hurry(self) -> None:
         """Gather no more until all is sent. Under the lock; ``wait`` has to follow, without."""
         self._hurry = self._awake = True
@@ -78,6 +91,7 @@ class Sending:
     def wait(self, seconds: float) -> None:
         """Wait until all is sent, for up to ``seconds``."""
         self._settled.take()
+        self._enough.ring()
         self.wake()
         self._settled.wait(seconds)
 
@@ -85,16 +99,20 @@ class Sending:
         """End the thread; wait for that for up to ``seconds``."""
         self._ended = True
         if self._started:
+            self._enough.ring()
             self._bell.ring()
             self._gone.wait(seconds)
-        self._bell = self._settled = self._gone = native.SILENT
+        self._bell = self._settled = self._gone = self._enough = native.SILENT
 
     def _run(self) -> None:
         while not self._ended:
             if not self._hurry:
                 if not self._awake:
                     self._bell.wait(None)
-                native.pause(GATHER)
+                if not self._is_urgent:
+                    self._enough.wait(GATHER)
+                if self._is_urgent and not self._hurry:
+                    native.pause(GATHER_URGENT)
             try:
                 self._send(self._hurry)
             except Exception as exc:  # it must not end: nobody else sends

@@ -77,6 +77,8 @@ class Delivery(MemberEnd):
         """It has started, whatever is raised by those who are told."""
         if self.stage is not Stage.RUNNING and not self.begin(time_accepted):
             return
+        if self.claim is not None and not self.task.acks_late:
+            self.claim.is_early = True
         try:
             super().on_accepted(pid, time_accepted)
         except BaseException as exc:

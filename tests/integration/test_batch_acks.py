@@ -21,10 +21,12 @@ from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.member_part import CallbackEnd
 from celery_graceful.batches.model import Due, End, Outcome
 from celery_graceful.claims import acks as acks_module
+from celery_graceful.claims import qos as qos_module
+from celery_graceful.claims import sending as sending_module
 from celery_graceful.claims.acks import Acks
 from celery_graceful.claims.claimant import Claimant
 from celery_graceful.claims.fetch import END as END_SCRIPT
-from celery_graceful.claims.held_claims import Claims
+from celery_graceful.claims.held_claims import Claims, Tag
 from celery_graceful.store.app_stores import broker_store
 from celery_graceful.store.store import Store, StoreAway, StoreForbidden
 from celery_graceful.system import native
@@ -274,6 +276,7 @@ def test_ends_go_while_the_pool_has_enough_to_do(
     """Sooner than they would delay a claim."""
     monkeypatch.setattr(acks_module, "LATE", 600.0)
     monkeypatch.setattr(acks_module, "RIPE", 0.0)
+    monkeypatch.setattr(qos_module, "LATELY", 600.0)
     with fetching(redis_db, "one") as (channel, book, ledger):
         book.has_enough = lambda room, took: True
         assert step(channel) == "END"
@@ -322,7 +325,9 @@ def test_ends_whose_answer_is_lost(written: bool, redis_db: RedisDB) -> None:
         channel.client.connection.disconnect()
         channel._on_connection_disconnect(channel.client.connection)
         if not written:
-            assert ledger.status("batch").succeeded == 0
+            assert not redis_db.client.exists(
+                "graceful:batch:batch:succeeded"
+            )  # no script: it waits
             redis_db.client.client_unpause()
         assert book.flush(TIMEOUT)
         assert ledger.status("batch").succeeded == 2
@@ -450,3 +455,19 @@ def test_what_a_claim_says_of_ends_is_text(redis_db: RedisDB) -> None:
     along = ends.along(store, [END], ["w"], [1])
     along.heard([[b"batch:on_complete"], [b"batch"]])
     assert due == [Due("batch", "on_complete")]
+
+
+def test_what_is_acknowledged_early_is_not_gathered_for_long(
+    claims: Claims, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the worker is killed its task, that has begun, is not to run again."""
+    monkeypatch.setattr(sending_module, "GATHER", 600.0)
+    for worker, number in (("me", 1), ("me", 2)):
+        claims.ack(Tag(worker, number))
+    assert left(redis_db) == {"1", "2", "3", "4"}, "gathered"
+    early = Tag("me", 3)
+    early.is_early = True
+    claims.ack(early)
+    wait_until(lambda: left(redis_db) == {"4"}, "it is sent, with those that wait")
+    claims.ack(Tag("me", 4))
+    assert left(redis_db) == {"4"}, "gathered again"
