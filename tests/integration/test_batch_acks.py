@@ -327,7 +327,7 @@ def test_ends_whose_answer_is_lost(written: bool, redis_db: RedisDB) -> None:
         if not written:
             assert not redis_db.client.exists(
                 "graceful:batch:batch:succeeded"
-            )  # no script: it waits
+            )  # scripts wait
             redis_db.client.client_unpause()
         assert book.flush(TIMEOUT)
         assert ledger.status("batch").succeeded == 2
