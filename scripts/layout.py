@@ -33,7 +33,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("batches",),
     ("task", "poison"),
     ("deliveries",),
-    ("unusable", "membership", "pools", "operations"),
+    ("unusable", "membership", "pools"),
+    ("operations",),
     ("worker", "doctor"),
     ("cli", "demo", "testing"),
 )

@@ -11,6 +11,7 @@ from celery_graceful.cli.output import AWAY, FINE, FOUND, JSON, Command, folded,
 from celery_graceful.cli.progress import Working
 from celery_graceful.operations import Operations
 from celery_graceful.operations.rescue import Rescued
+from celery_graceful.operations.waiting import say_waiting
 from celery_graceful.store.app_stores import settings_of
 
 __all__ = ["lines_of", "rescue"]
@@ -23,8 +24,9 @@ __all__ = ["lines_of", "rescue"]
 def rescue(ctx: click.Context, dry_run: bool, as_json: bool) -> int:
     """Give the claims of dead workers back to their queues.
 
-    Running workers do so by themselves every few seconds, and RabbitMQ does at once. Exits with 1
-    if something is left to rescue, as with --dry-run, or one of several servers does not answer.
+    Running workers do so by themselves every few seconds, and RabbitMQ does at once. Where none
+    runs, what waits for a worker that knows its task goes back as well. Exits with 1 if something
+    is left to rescue, as with --dry-run, or one of several servers does not answer.
     """
     app = app_of(ctx)
     with Working("gives back"):
@@ -46,9 +48,11 @@ def rescue(ctx: click.Context, dry_run: bool, as_json: bool) -> int:
 
 
 def _is_left(found: Rescued) -> bool:
-    """Whether a dead worker still holds something."""
-    waits = found.moved is None or found.trusted_in > 0
-    return waits and sum(found.dead.values()) > (found.moved or 0)
+    """Whether a dead worker still holds something, or something waits that nobody looks after."""
+    held = found.moved is None or found.trusted_in > 0
+    return (held and sum(found.dead.values()) > (found.moved or 0)) or (
+        sum(found.waiting.values()) > (found.returned or 0)
+    )
 
 
 def lines_of(found: Rescued, lease: float, dry_run: bool) -> Iterator[tuple[str, bool]]:
@@ -62,9 +66,11 @@ def lines_of(found: Rescued, lease: float, dry_run: bool) -> Iterator[tuple[str,
     for worker, claims in found.dead.items():
         state = "has no lease" if found.error else "is dead"
         yield f"{worker} {state} and holds {claims} claim{'s' * (claims != 1)}", False
+    if found.waiting:
+        yield say_waiting(found.waiting, is_seen=False), False
     if found.error:
         return
-    if not found.dead:
+    if not found.dead and not found.waiting:
         yield (
             (
                 "no worker is dead: there is nothing to rescue; one that was killed counts as dead "
@@ -83,3 +89,7 @@ def lines_of(found: Rescued, lease: float, dry_run: bool) -> Iterator[tuple[str,
     if found.dead and not dry_run:
         said = "somebody else is at it" if found.moved is None else f"{found.moved} went back"
         yield said, False
+    if found.returned is not None:
+        yield f"{found.returned} that waited went back", False
+    if found.waiting:
+        yield "a plain worker that gets one and does not know its task discards it", True

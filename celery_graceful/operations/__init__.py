@@ -20,4 +20,5 @@ __all__ = [
     "records",
     "rescue",
     "stores",
+    "waiting",
 ]

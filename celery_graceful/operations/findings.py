@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
 from celery_graceful.operations.history import Late
 from celery_graceful.operations.records import DeadWorker, Finding, Worker
+from celery_graceful.operations.waiting import Waiting, say_waiting
 
 __all__ = ["Unknown", "findings_of"]
 
@@ -41,6 +43,7 @@ class Unknown(NamedTuple):
 
 _NOBODY = Unknown()
 _NOTHING = Late()
+_NONE = Waiting(Counter(), Counter())
 
 
 def findings_of(
@@ -52,6 +55,7 @@ def findings_of(
     away: Sequence[str] = (),
     no_writes: Sequence[str] = (),
     replicas: Sequence[str] = (),
+    waiting: Waiting = _NONE,
     unconsumed: Mapping[str, int] = _NOWHERE,
     without_claims: int = 0,
     late: Late = _NOTHING,
@@ -68,6 +72,7 @@ def findings_of(
         away: Servers that do not answer, while others do.
         no_writes: Why servers take no writes. What leases say is old then.
         replicas: Servers that are none but replicas, in touch with their masters.
+        waiting: What was set aside for a worker that knows its task.
         unconsumed: Messages that wait in queues that none of the workers consumes.
         without_claims: Messages that were taken by workers without claims.
         late: What has died, or was cut off, within the last minutes.
@@ -86,7 +91,7 @@ def findings_of(
         mend = "name its master, or Sentinels, as the broker: commands that write do not work here"
         yield Finding(f"{server} is a replica: this may be a moment old", mend, is_command=False)
     if no_writes:
-        workers = dead = ()
+        workers, dead, waiting = (), (), _NONE
     elif not workers:
         yield _of_nobody(unknown, sum(unconsumed.values()))
     for worker in workers:
@@ -95,6 +100,12 @@ def findings_of(
         if one.claims:
             held = _count(one.claims, "message")
             yield Finding(f"{one.name} is dead and holds {held}", "rescue")
+    if waiting.unseen:
+        yield Finding(say_waiting(waiting.unseen, is_seen=False), "rescue")
+    # Else those that live know the tasks, and have no room yet.
+    if waiting.seen and any(worker.unknown_tasks for worker in workers):
+        mend = "deploy a worker that knows their tasks"
+        yield Finding(say_waiting(waiting.seen), mend, is_command=False)
     if without_claims:
         what = f"{_count(without_claims, 'message')} at workers without claims (plain Celery)"
         mend = "have them use the same app: kill -9 there costs an hour, or the message"
@@ -118,10 +129,8 @@ def findings_of(
         named = _count(len(batches_missing), "batch", "batches")
         yield Finding(f"{named} with missing members", "batches list --missing")
     if workers:  # the last: there may be many of them
-        for queue, waiting in unconsumed.items():
-            what = (
-                f"{_count(waiting, 'message')} in the queue {queue}, which none of these consumes"
-            )
+        for queue, count in unconsumed.items():
+            what = f"{_count(count, 'message')} in the queue {queue}, which none of these consumes"
             yield Finding(what, f"start a worker with --queues {queue}", is_command=False)
 
 
@@ -159,10 +168,6 @@ def _of(worker: Worker) -> Iterator[Finding]:
         yield Finding(
             f"{worker.name} is quiet: it fetches nothing", shlex.join(["resume", worker.name])
         )
-    if worker.unknown_tasks:
-        waiting = _count(worker.unknown_tasks, "message")
-        mend = "deploy a worker that knows their tasks"
-        yield Finding(f"{waiting} of unknown tasks at {worker.name}", mend, is_command=False)
 
 
 def _count(number: int, one: str, many: str = "") -> str:

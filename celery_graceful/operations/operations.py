@@ -38,6 +38,7 @@ from celery_graceful.operations.records import (
 from celery_graceful.operations.reruns import Reruns
 from celery_graceful.operations.rescue import Rescued, rescue
 from celery_graceful.operations.stores import NoStore, Stores, stores_of, writable
+from celery_graceful.operations.waiting import waiting_of
 from celery_graceful.operations.why import Search
 from celery_graceful.operations.workers import dead_of, ids_of, workers_of
 from celery_graceful.poison.quarantine import count
@@ -88,6 +89,7 @@ class Operations:
         dead = tuple(dead_of(stores))
         quarantined = sum(map(count, stores.workers))
         missing = tuple(_missing(stores))
+        waiting = waiting_of(stores)
         replicas, no_writes = writable(stores)
         without = count_taken(self.app, stores) if self._settings.reliable_fetch else 0
         nobody = not workers and not no_writes
@@ -100,13 +102,15 @@ class Operations:
             away=stores.away,
             no_writes=no_writes,
             replicas=replicas,
+            waiting=waiting,
             unconsumed=unconsumed(self.app, stores, workers),
             without_claims=without,
             late=of_late(stores, RECENT),
             unknown=unknown,
             rabbit_away=why_rabbit_away(self.app) if workers else "",
         )
-        return Status(utc(time.time()), workers, dead, quarantined, missing, tuple(found))
+        tasks = dict(waiting.seen + waiting.unseen)
+        return Status(utc(time.time()), workers, dead, quarantined, missing, tuple(found), tasks)
 
     def workers(self) -> list[Worker]:
         """Workers whose lease runs, by name."""
@@ -262,10 +266,12 @@ class Operations:
     def rescue(self, *, dry_run: bool = False) -> list[Rescued]:
         """Give back what the dead hold, a record a server; workers do so by themselves.
 
-        RabbitMQ does so, too: then there is no record.
+        And what was set aside for a worker that knows its task, where none of ours lives to look
+        after it. What dead workers hold RabbitMQ gives back itself: where nothing was set aside
+        either, there is no record.
 
         Args:
-            dry_run: Only look who is dead.
+            dry_run: Only look who is dead, and what waits.
 
         Raises:
             NoStore: It is another broker, which keeps what they hold: see what it says.

@@ -6,7 +6,7 @@ Each has ``to_dict()``, with names that stay as they are: what ``--json`` prints
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from celery_graceful.checkpoints.place import place
@@ -224,6 +224,8 @@ class Status(Record):
         quarantined: How many tasks are in quarantine.
         batches_missing: Batches that miss members.
         findings: What somebody should look at.
+        waiting: Tasks whose messages were set aside for a worker that knows them, each with how
+            many.
     """
 
     at: dt.datetime
@@ -232,6 +234,7 @@ class Status(Record):
     quarantined: int
     batches_missing: tuple[str, ...]
     findings: tuple[Finding, ...]
+    waiting: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,29 @@
-"""What the dead held goes back to its queues now, where no worker sees to it."""
+"""What the dead held goes back to its queues now, where no worker sees to it.
+
+And what was set aside for a worker that knows its task: the last worker that stops gives that back,
+one that is killed does not.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from kombu.transport import virtual
+from kombu.transport import memory, virtual
 
 from celery_graceful.claims.claimant import FALLEN, claims_key
 from celery_graceful.claims.held_claims import Claims
-from celery_graceful.claims.lease import dead_workers
+from celery_graceful.claims.lease import broker_digest, dead_workers
 from celery_graceful.claims.rescue import Rescuer
+from celery_graceful.messages.bounded_connections import BrokerAway
 from celery_graceful.operations.records import Record
 from celery_graceful.operations.stores import NoStore
+from celery_graceful.operations.waiting import give_back, rooms_of
 from celery_graceful.poison.deaths import judge
-from celery_graceful.store.app_stores import broker_stores, settings_of
+from celery_graceful.store.app_stores import broker_stores, find_workers_store, settings_of
 from celery_graceful.store.rights import why_no_writes
 from celery_graceful.store.store import Store, StoreAway
 
@@ -32,6 +40,9 @@ class Rescued(Record):
         moved: Claims that went back; ``None`` where nobody was to be rescued, or by somebody else.
         trusted_in: Seconds for which nobody can be taken for dead there.
         error: Why it does not answer; empty if it does.
+        waiting: Tasks whose messages wait there for a worker that knows them, while none looks
+            after them, each with how many.
+        returned: How many of those went back; ``None`` where none were to.
     """
 
     server: str
@@ -39,47 +50,65 @@ class Rescued(Record):
     moved: int | None = None
     trusted_in: float = 0.0
     error: str = ""
+    waiting: dict[str, int] = field(default_factory=dict)
+    returned: int | None = None
 
 
 def rescue(app: Any, *, dry_run: bool) -> list[Rescued]:
-    """Give the claims of dead workers back, on each server of the broker.
+    """Give the claims of dead workers back, on each server of the broker; and what waits.
 
     Args:
         app: The Celery app.
         dry_run: Only look.
 
     Returns:
-        A record a server; none where the broker, such as RabbitMQ, does it by itself.
+        A record a server. Where the broker, such as RabbitMQ, gives back by itself what dead
+        workers held: one of the store, if something waits there that nobody looks after.
 
     Raises:
         NoStore: The broker is no Redis, and does not do it at once.
     """
-    stores = broker_stores(app)
-    if not stores:
-        with app.connection_for_read() as connection:
-            if not isinstance(connection.transport, virtual.Transport):
-                return []
-        raise NoStore(
-            "the broker is not Redis: what a dead worker held is lost, or comes back after a "
-            "time-out of the broker's own"
-        )
-    return [_rescue(app, store, dry_run) for store in stores]
+    stores, digest = broker_stores(app), broker_digest(app)
+    if stores:
+        return [_rescue(app, store, ("", digest), dry_run, claims=True) for store in stores]
+    transport = app.connection_for_read().transport
+    store = find_workers_store(app)
+    if store is not None and not isinstance(transport, memory.Transport):
+        found = _rescue(app, store, (digest,), dry_run, claims=False)
+        if found.waiting or found.error:
+            return [found]
+    if not isinstance(transport, virtual.Transport):
+        return []
+    raise NoStore(
+        "the broker is not Redis: what a dead worker held is lost, or comes back after a "
+        "time-out of the broker's own"
+    )
 
 
-def _rescue(app: Any, store: Store, dry_run: bool) -> Rescued:
+def _rescue(
+    app: Any, store: Store, brokers: Sequence[str], dry_run: bool, *, claims: bool
+) -> Rescued:
     """On one server."""
     rescuer = Rescuer(Claims(store), settings_of(app), partial(judge, app, store=store))
     dead: dict[str, int] = {}
-    moved, seconds = None, 0.0
+    waiting: Counter[str] = Counter()
+    done: dict[str, Any] = {}
     try:
-        for worker in sorted({*dead_workers(store), *store.execute("SMEMBERS", [FALLEN])}):
-            dead[worker] = int(store.execute("HLEN", [claims_key(worker)]))
-        no_writes = why_no_writes(store) if dead else None
+        if claims:
+            for worker in sorted({*dead_workers(store), *store.execute("SMEMBERS", [FALLEN])}):
+                dead[worker] = int(store.execute("HLEN", [claims_key(worker)]))
+        rooms = [room for room in rooms_of(store, brokers) if not room.is_seen]
+        for room in rooms:
+            waiting.update(room.tasks)
+        no_writes = why_no_writes(store) if dead or waiting else None
         if no_writes is not None:  # whoever lives could not say so
-            return Rescued(store.address, dead, error=str(no_writes))
-        if dead and not dry_run:
-            seconds = rescuer.lease_validity.seconds()
-            moved = rescuer.look()
-    except StoreAway as exc:
-        return Rescued(store.address, dead, moved, seconds, str(exc))
-    return Rescued(store.address, dead, moved, seconds)
+            done["error"] = str(no_writes)
+        elif not dry_run:
+            if dead:
+                done["trusted_in"] = rescuer.lease_validity.seconds()
+                done["moved"] = rescuer.look()
+            for room in rooms:
+                done["returned"] = done.get("returned", 0) + give_back(app, room.room)
+    except (StoreAway, BrokerAway) as exc:
+        done["error"] = str(exc)
+    return Rescued(store.address, dead, **done, waiting=dict(waiting))

@@ -12,6 +12,7 @@ from celery.backends.base import DisabledBackend
 from celery.backends.rpc import RPCBackend
 
 from celery_graceful.claims.claimant import node_of
+from celery_graceful.claims.lease import live_workers
 from celery_graceful.messages.bounded_connections import BrokerAway
 from celery_graceful.operations import checkpoints
 from celery_graceful.operations.asking import ask
@@ -22,9 +23,9 @@ from celery_graceful.operations.queues import Place, Unsure, find_in_queues, len
 from celery_graceful.operations.records import Claim, RunningTask, Why, Worker, utc
 from celery_graceful.operations.stores import Stores, writable
 from celery_graceful.poison.quarantine import find
-from celery_graceful.store.scan import hash_pages
 from celery_graceful.system import native
 from celery_graceful.system.describe import describe
+from celery_graceful.unusable.waiting import WaitingRoom
 
 __all__ = ["Search"]
 
@@ -139,16 +140,15 @@ class Search:
 
     def _unknown(self) -> Why | None:
         """Set aside, since no worker that has seen it knows its task."""
-        names = ["", *(f"{digest}:" for digest in self.stores.brokers if digest)]
-        for store in self.stores.workers:
-            keys = [f"graceful:waiting:{name}messages" for name in names]
-            for entry in (e for k in keys for page in hash_pages(store, k) for e in page.values()):
-                queue, task, task_id = (*entry.split("\0", 3), "", "", "")[:3]
-                if task_id == self.id:
-                    said = (
-                        f"no worker of {queue} that has seen it knows {task}: deploy one that does"
-                    )
-                    return self._why(task, "queued", said, "", queue, stuck=True)
+        rooms = [WaitingRoom(s, b) for s in self.stores.workers for b in self.stores.brokers]
+        for room in rooms:
+            kind = room.find(self.id)
+            if kind is not None:
+                said = f"no worker of {kind.queue} that has seen it knows {kind.name}: "
+                seen = live_workers(room.store, room.broker)
+                said += "deploy one that does" if seen else "it is set aside, and none sees to it"
+                mend = "" if seen else "rescue"
+                return self._why(kind.name, "queued", said, "", kind.queue, stuck=True, mend=mend)
         return None
 
     def _queued(self) -> Why | None:

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import logging
-import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from celery_graceful.history.entry import Entry, What
 from celery_graceful.history.journal import record
 from celery_graceful.messages.bounded_connections import bounded_connection
 from celery_graceful.messages.brokers_without_acks import ends_here
-from celery_graceful.messages.republish import Refused, Sender
+from celery_graceful.messages.republish import Sender
 from celery_graceful.messages.side_queues import send_aside, send_later, waited
 from celery_graceful.poison.owning_app import origin_of
 from celery_graceful.poison.quarantine import Kept, keep
@@ -33,6 +32,7 @@ from celery_graceful.settings import Settings
 from celery_graceful.store.app_stores import find_workers_store, settings_of
 from celery_graceful.store.store import Store
 from celery_graceful.system.log_thread import log
+from celery_graceful.unusable.giving_back import give_back_claims, give_back_copies, send_back
 from celery_graceful.unusable.waiting import AT_ONCE, RETURNED, Kind, Stray, WaitingRoom
 
 if TYPE_CHECKING:
@@ -44,9 +44,6 @@ logger = get_logger(__name__)
 
 #: Seconds that a broker gets to take what is sent again.
 SEND_TIMEOUT = 2.0
-
-#: Messages that are sent in one step when time is short.
-FEW = 25
 
 #: Letters of an id that can be typed: others get one of ours.
 _LONGEST_ID = 200
@@ -213,9 +210,7 @@ class ClaimsDestination:
         book = self.ledger.claims
         if book is None or live_workers(book.store):
             return
-        room = self._room(book)
-        while time.monotonic() < until and room.back(everything=True):
-            pass
+        give_back_claims(self._room(book), until)
 
 
 class StoreDestination:
@@ -264,31 +259,15 @@ class StoreDestination:
     def _send(self, lent: list[tuple[str, Kept]]) -> None:
         if lent:
             with bounded_connection(self.ledger.requeue.broker, SEND_TIMEOUT) as connection:
-                self._send_over(connection, lent)
-
-    def _send_over(self, connection: Any, lent: list[tuple[str, Kept]]) -> None:
-        sender, sent = Sender(connection), []
-        try:
-            for entry, kept in lent:
-                try:
-                    sender.send(kept.to_message(), queue=kept.message["queue"])
-                except Refused as exc:  # its queue is gone: later, perhaps
-                    log(logger, logging.WARNING, "A message that waits was not taken back: %s", exc)
-                else:
-                    sent.append(entry)
-        finally:
-            self.room.drop(sent)
+                send_back(Sender(connection), self.room, lent)
 
     def leave(self, until: float) -> None:
-        kinds = self.room.kinds()
-        if not kinds or live_workers(self.store, self.broker):
+        if not self.room.kinds() or live_workers(self.store, self.broker):
             return
         with bounded_connection(self.ledger.requeue.broker, SEND_TIMEOUT) as connection:
             if ends_here(connection.default_channel):
                 return
-            for kind in kinds:
-                while time.monotonic() < until and (lent := self.room.lend(kind, FEW)):
-                    self._send_over(connection, lent)
+            give_back_copies(self.room, connection, until)
         left = sum(self.room.kinds().values())
         if left:
             text = "The last worker has left, and %d messages wait in the store for the next one"

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from celery_graceful.claims.claimant import WORKERS, claims_key
 from celery_graceful.claims.held_claims import Claims
 from celery_graceful.poison.quarantine import Kept
-from celery_graceful.store.scan import pairs_of
+from celery_graceful.store.scan import hash_pages, pairs_of
 from celery_graceful.store.store import Store, StoreAway
 
 __all__ = ["AT_ONCE", "Kind", "Stray", "WaitingRoom"]
@@ -79,6 +79,7 @@ class WaitingRoom:
 
     def __init__(self, store: Store, broker: str = "") -> None:
         self.store = store
+        self.broker = broker
         self._kinds = f"graceful:waiting:{broker}" if broker else "graceful:waiting"
 
     def _run(self, command: str, args: Iterable[Any], *keys: str, insist: bool = True) -> Any:
@@ -119,6 +120,19 @@ class WaitingRoom:
             return {}
         found = pairs_of(self.store.execute("HGETALL", [self._kinds]))
         return {Kind(*key.split("\0", 1)): int(count) for key, count in found.items()}
+
+    def find(self, task_id: str) -> Kind | None:
+        """What the message of a task is, if it waits here. All that waits is read.
+
+        Raises:
+            StoreAway: The store does not answer.
+        """
+        for page in hash_pages(self.store, f"{self._kinds}:messages"):
+            for entry in page.values():
+                queue, name, found = (*entry.split("\0", 3), "", "", "")[:3]
+                if found == task_id:
+                    return Kind(queue, name)
+        return None
 
     def take(self, book: Claims, kind: Kind, most: int) -> list[tuple[str, str, Any]]:
         """Make messages that wait claims of this worker, which knows their task.

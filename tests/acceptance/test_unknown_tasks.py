@@ -17,6 +17,7 @@ from kombu import Queue
 
 from celery_graceful.unusable.waiting import RETURNED, ROUND
 from tests.support.broker import Broker, graceful_command
+from tests.support.operators import document, make_app
 from tests.support.raw import LOSES_EVENTS, Events
 from tests.support.workers import TIMEOUT, Worker, end_leases, wait_until
 
@@ -192,6 +193,54 @@ def test_the_last_to_leave_gives_back_what_waits(broker: Broker, app: Celery) ->
     assert not two.count("There is no Redis")
     assert set(broker.drain_queue(app, len(sent))) == sent
     assert waiting(broker) == 0
+
+
+@pytest.mark.parametrize(
+    ("broker", "claims"),
+    [("redis", "True"), ("redis", "False"), ("rabbitmq", "True"), ("sqla", "True")],
+    indirect=["broker"],
+)
+def test_what_waits_is_seen_and_given_back_when_all_were_killed(
+    broker: Broker, app: Celery, claims: str
+) -> None:
+    """As long as one lives, it looks after them; then ``status`` says so, and ``rescue`` does."""
+    asks = make_app(broker.url, broker.backend_url)
+    env = {"CONF_graceful_reliable_fetch": claims, "CONF_graceful_lease_ttl": str(TIMEOUT)}
+    with start(broker, **env) as old:
+        old.ready()
+        sent = {app.send_task("new").id for _ in range(20)}
+
+        def all_wait() -> bool:
+            """They go back to the queue now and then: none does from now on."""
+            old.signal(signal.SIGSTOP, group=True)
+            there = (waiting(broker), figures(broker)) == (len(sent), [len(sent)])
+            if not there:
+                old.signal(signal.SIGCONT, group=True)
+            return there
+
+        wait_until(all_wait, "all set aside, and the heartbeat says so")
+        found = document(asks, "Status", "status", status=1)
+        assert found["waiting"] == {"new": len(sent)}
+        assert "deploy a worker that knows their tasks" in [f["mend"] for f in found["findings"]]
+        if broker.name != "sqla":  # of which nothing but this can be given back
+            assert not any(one["waiting"] for one in document(asks, "Rescued", "rescue"))
+        assert waiting(broker) == len(sent)
+        old.signal(signal.SIGKILL, group=True)
+        old.wait()
+    end_leases(store(broker))
+    found = document(asks, "Status", "status", status=1)
+    assert found["waiting"] == {"new": len(sent)}
+    said = "20 messages wait for a worker that knows new, and no worker looks after them"
+    assert {"what": said, "mend": "rescue", "is_command": True} in found["findings"]
+    why = document(asks, "Why", "why", min(sent), status=1)
+    assert (why["state"], why["mend"]) == ("queued", "rescue")
+    (looked,) = document(asks, "Rescued", "rescue", "--dry-run", status=1)
+    assert (looked["waiting"], looked["returned"]) == ({"new": len(sent)}, None)
+    (done,) = document(asks, "Rescued", "rescue")
+    assert (done["waiting"], done["returned"]) == ({"new": len(sent)}, len(sent))
+    assert waiting(broker) == 0
+    assert set(broker.drain_queue(app, len(sent))) == sent
+    assert not [k for k in store(broker).keys("graceful:waiting*") if not k.endswith(":turn")]
 
 
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"], indirect=True)

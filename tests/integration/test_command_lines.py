@@ -305,6 +305,15 @@ Redis has just started, or is another server than before: nobody can be taken
     )
     assert printed(Rescued("redis:6379", dead)).endswith("\nsomebody else is at it")
     assert printed(Rescued("redis:6379", dead), dry_run=True).endswith("holds 12 claims")
+    waiting = {"shop.new": 2}
+    assert (
+        printed(Rescued("redis:6379", {}, waiting=waiting, returned=2))
+        == """\
+2 messages wait for a worker that knows shop.new, and no worker looks after them
+2 that waited went back
+a plain worker that gets one and does not know its task discards it"""
+    )
+    assert "went back" not in printed(Rescued("store", {}, waiting=waiting), dry_run=True)
     assert (
         printed(Rescued("redis:6379", {}))
         == """\

@@ -16,6 +16,7 @@ from kombu import Queue as KombuQueue
 from celery_graceful import Batch, Graceful
 from celery_graceful.checkpoints.checkpoint import key_of
 from celery_graceful.claims.claimant import FALLEN, WORKERS, lease_key
+from celery_graceful.claims.lease import broker_digest
 from celery_graceful.history import reading
 from celery_graceful.history.entry import CUT_OFF, FLEET, Entry, What
 from celery_graceful.history.journal import record, write
@@ -30,6 +31,7 @@ from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.settings import Settings
 from celery_graceful.store.app_stores import broker_store, find_store, find_workers_store
 from celery_graceful.store.store import Store
+from celery_graceful.unusable.waiting import Kind, Stray, WaitingRoom
 from tests.conftest import RedisDB
 from tests.servers import RedisServer
 from tests.support.doctor import found
@@ -156,6 +158,19 @@ def test_why_says_what_is_known_while_rabbitmq_is_away(redis_db: RedisDB) -> Non
     assert (found.state, found.stuck) == ("unknown", True)
     assert "the broker does not answer: " in found.sentences[1]
     assert found.sentences[-1].endswith("on w1@a, shutdown, at 3")
+
+
+def test_what_waits_stays_while_rabbitmq_is_away(redis_db: RedisDB) -> None:
+    app = make_app(f"amqp://127.0.0.1:{free_port()}//", redis_db.url)
+    store = find_store(app)
+    assert store is not None
+    room = WaitingRoom(store, broker_digest(app))
+    kept = Kept("1", "new", "", 0, 1.0, "", {"queue": "celery"}).to_json()
+    assert room.wait("", 60, [Stray("1", Kind("celery", "new"), text=kept)]) == ["waits"]
+    (found,) = document(app, "Rescued", "rescue", status=3)
+    assert found["waiting"] == {"new": 1}
+    assert "127.0.0.1" in found["error"]
+    assert room.kinds() == {Kind("celery", "new"): 1}
 
 
 def test_why_of_a_task_whose_worker_stops(app: Celery) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import shlex
 import sys
+from collections import Counter
 from typing import Any
 
 import click
@@ -25,6 +26,7 @@ from celery_graceful.operations.records import (
     Why,
     Worker,
 )
+from celery_graceful.operations.waiting import Waiting, say_waiting
 
 AT = dt.datetime(2025, 3, 1, 3, 0, tzinfo=dt.timezone.utc)
 IDS = [f"{number}f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b1{number}" for number in range(5)]
@@ -76,7 +78,8 @@ def test_status() -> None:
         worker("w3@c", phase="quiet", claims=None, loop_lag=7.5, unknown_tasks=1),
     )
     dead = (DeadWorker("w4@d:1", "w4@d", 12, False), DeadWorker("w5@e:1", "w5@e", 0, True))
-    found = findings_of(workers, dead, 1, ["b1", "b2"])
+    waiting = Waiting(Counter({"shop.new": 1}), Counter({"shop.a": 8}))
+    found = findings_of(workers, dead, 1, ["b1", "b2"], waiting=waiting)
     shown = Status(AT, workers, dead, 1, ("b1", "b2"), tuple(found))
     assert (
         printed(status.lines_of(shown, 80, "celery -A shop graceful "))
@@ -100,11 +103,14 @@ the loop of w3@c has not gone round for 8 s
 w3@c is quiet: it fetches nothing
   -> celery -A shop graceful resume w3@c
 
-1 message of unknown tasks at w3@c
-  -> deploy a worker that knows their tasks
-
 w4@d is dead and holds 12 messages
   -> celery -A shop graceful rescue
+
+8 messages wait for a worker that knows shop.a, and no worker looks after them
+  -> celery -A shop graceful rescue
+
+1 message waits for a worker that knows shop.new
+  -> deploy a worker that knows their tasks
 
 1 task in quarantine
   -> celery -A shop graceful quarantine list
@@ -112,6 +118,16 @@ w4@d is dead and holds 12 messages
 2 batches with missing members
   -> celery -A shop graceful batches list --missing"""
     )
+
+
+def test_what_waits_and_where_all_know_it() -> None:
+    assert say_waiting({"d": 1, "c": 1, "b": 1, "a": 1}).endswith(" knows a, b, c and 1 more")
+    assert say_waiting({"a": 1}, is_seen=False).endswith("a, and no worker looks after it")
+    on_its_way = Waiting(Counter(a=1), Counter())
+    assert [*findings_of((worker("w1@a"),), (), 0, (), waiting=on_its_way)] == []
+    nobody_knows = Waiting(Counter(), Counter(a=1))
+    (full,) = findings_of((), (), 0, (), waiting=nobody_knows, no_writes=["it is full"])
+    assert full.mend == "doctor", "nobody could say that it lives"
 
 
 def test_nobody_works() -> None:
