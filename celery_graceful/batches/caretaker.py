@@ -7,6 +7,7 @@ the prefix of the store; ``<broker>`` is where the messages of the app are: some
     Who looks now; kept until it is time for the next look.
 ``graceful:batches:looked``
     Sorted set: batch -> before when it need not be looked at again, seconds of the server's clock.
+    It expires when nobody looks any more.
 """
 
 from __future__ import annotations
@@ -154,6 +155,9 @@ class Caretaker:
                 pause = self._mend(batch, missing, pause)
             self.store.execute("ZADD", [LOOKED], [now + pause, batch])
         self.store.execute("ZREMRANGEBYSCORE", [LOOKED], ["-inf", now - LONGEST])
+        # No pause is longer than that: after the last worker it is gone some time.
+        seconds = max(LONGEST, patience(self.settings) * STILL)
+        self.store.execute("PEXPIRE", [LOOKED], [int(seconds * 1000)])
         return bool(found)
 
     def _end_left(self, batch: str) -> None:

@@ -192,6 +192,14 @@ def test_a_producer_may_still_send(shop: Shop) -> None:
     assert not shop.sent()
 
 
+def test_that_a_batch_was_looked_at_is_forgotten_when_nobody_looks_any_more(shop: Shop) -> None:
+    shop.batch("b", one=shop.plain.s())
+    shop.look()
+    ((_, until),) = shop.client.zrange("graceful:batches:looked", 0, -1, withscores=True)
+    left = shop.client.ttl("graceful:batches:looked")
+    assert until - shop.client.time()[0] < left <= 3600
+
+
 def test_chains_and_chords(shop: Shop) -> None:
     g, p = shop.graceful, shop.plain
     shop.batch(
