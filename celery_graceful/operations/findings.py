@@ -43,6 +43,9 @@ class Unknown(NamedTuple):
 
 _NOBODY = Unknown()
 _NOTHING = Late()
+
+#: Who moves to this package, or away from it, has plain workers on purpose.
+_UNLESS_MEANT = "unless that is meant, have them use the same app"
 _NONE = Waiting(Counter(), Counter())
 
 
@@ -108,7 +111,7 @@ def findings_of(
         yield Finding(say_waiting(waiting.seen), mend, is_command=False)
     if without_claims:
         what = f"{_count(without_claims, 'message')} at workers without claims (plain Celery)"
-        mend = "have them use the same app: kill -9 there costs an hour, or the message"
+        mend = f"kill -9 there costs an hour, or the message: {_UNLESS_MEANT}"
         if unknown.plain:
             what += f": {_names(unknown.plain)}"
         elif not unknown.away:
@@ -143,7 +146,7 @@ def _of_nobody(unknown: Unknown, waiting: int) -> Finding:
         mend = "read what they log: they were taken for dead, or do not reach Redis"
     elif unknown.plain:
         what = f"no worker runs with celery_graceful, but without it: {_names(unknown.plain)}"
-        mend = "have them use the same app: nothing is known of what they do"
+        mend = f"nothing is known of what they do: {_UNLESS_MEANT}"
     elif unknown.away:
         what = f"no worker is known, and the broker does not answer: {unknown.away}"
         mend = "look at the broker: nobody can take a message"

@@ -45,6 +45,7 @@ from celery_graceful.poison.quarantine import count
 from celery_graceful.settings import Settings
 from celery_graceful.store.app_stores import settings_of
 from celery_graceful.store.store import Store, StoreAway
+from celery_graceful.system.version import NAME
 
 __all__ = ["Operations", "UnknownWorker"]
 
@@ -338,10 +339,11 @@ class Operations:
     def _unknown_workers(self) -> Unknown:
         """Who answers, with a lease or without."""
         try:
-            said = ask(self.app, "graceful_status", self.wait)
+            # Not by a command of ours: of that plain workers have a traceback in their logs.
+            said = ask(self.app, "stats", self.wait)
         except BrokerAway as exc:
             return Unknown(away=str(exc))
-        plain = {node for node, told in said.items() if "error" in (told or ())}
+        plain = {node for node, told in said.items() if NAME not in (told or ())}
         return Unknown(sorted(plain), sorted(said.keys() - plain))
 
     def _where_is(self, task_id: str) -> Why:

@@ -1,5 +1,6 @@
-"""The version, for all that says it."""
+"""Name and version, for all that says them."""
 
-__all__ = ["VERSION"]
+__all__ = ["NAME", "VERSION"]
 
+NAME = "celery_graceful"
 VERSION = "0.1.0"

@@ -24,6 +24,7 @@ from celery_graceful.monitors.tracer import silence_sentry
 from celery_graceful.runs import frames
 from celery_graceful.settings import Settings
 from celery_graceful.system import fatal, native
+from celery_graceful.system.version import NAME, VERSION
 from celery_graceful.task.default_base import say_who_is_plain
 from celery_graceful.task.trace_log import install_filter
 from celery_graceful.timeline import grace_period
@@ -64,6 +65,10 @@ class WorkerStep(bootsteps.StartStopStep):
         # and Celery installs its own when the blueprint starts.
         worker.steps.insert(0, self)
         return True
+
+    def info(self, worker: Any) -> dict[str, Any]:
+        """Of ``stats``, which all workers answer: by this others know one that is graceful."""
+        return {NAME: VERSION}
 
     def start(self, worker: Any) -> None:
         # Not earlier: who makes a worker need not start it, or may do so in another thread.

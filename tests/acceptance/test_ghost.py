@@ -206,6 +206,7 @@ class TestOurs:
         # It gets a second to answer, and the machine may be slow.
         said = "no worker runs with celery_graceful, but without it"
         wait_until(lambda: said in command("status", status=1), said)
+        assert not plain.count("pidbox command error"), "it knows what it was asked"
         os.killpg(plain.pid, signal.SIGKILL)
         plain.wait()
         assert f"batches show {batch.id} --look" in command("batches", "show", batch.id)

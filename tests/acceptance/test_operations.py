@@ -16,6 +16,7 @@ from celery_graceful import Batch
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.operations import Operations, findings, operations, why
 from celery_graceful.operations.asking import ask
+from celery_graceful.operations.findings import Unknown
 from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.store.app_stores import find_store, find_workers_store
 from tests.conftest import RedisDB
@@ -235,6 +236,8 @@ def test_room_after_a_quiet(redis_db: RedisDB) -> None:
         command(app, "quiet", "one@test", "--wait", "20")
         one.wait_line("Quiet, asked for by remote control")
         command(app, "resume", "one@test", "--wait", "20")
+        known = Unknown([], ["one@test"])  # had it no lease
+        wait_until(lambda: Operations(app)._unknown_workers() == known, "it says what it is")
         for number in range(3):
             send(app, "count", f"counts-{number}", 10**6)
         one.wait_line(r"\[counts-1\] received")
