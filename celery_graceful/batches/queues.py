@@ -13,6 +13,7 @@ from typing import Any
 from celery_graceful.batches.search_state import Doubt, Sought
 from celery_graceful.claims.claimant import WORKERS, lease_key
 from celery_graceful.messages.bounded_connections import bounded_connection
+from celery_graceful.messages.routing import DELAYED
 from celery_graceful.store.start_note import StartNote
 from celery_graceful.store.store import Store, fork_gate
 
@@ -24,9 +25,6 @@ TIMEOUT = 2.0
 #: Seconds for which a batch has to stand still until its members are listed that may be in a queue;
 #: and those whose worker is gone: a broker that has not heard of that yet gives them back later.
 AGE, GIVES_BACK = 3600.0, 300.0
-
-#: Those in which RabbitMQ keeps what has an ETA (native delayed delivery), from the last one on.
-DELAYED = [f"celery_delayed_{level}" for level in range(27, -1, -1)]
 
 #: Keys in one command.
 CHUNK = 500

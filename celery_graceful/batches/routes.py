@@ -10,15 +10,13 @@ from celery_graceful.batches.marks import Mark, all_of
 from celery_graceful.batches.model import Due
 from celery_graceful.batches.packing import unpack
 from celery_graceful.batches.search_state import callback_name
+from celery_graceful.messages.routing import routed_to
 from celery_graceful.store.store import StoreAway
 
 __all__ = ["Routes"]
 
 #: Members that are looked at: those of one batch are mostly sent the same way.
 SAMPLE = 1000
-
-#: What says where a task is sent, in its options and on its class.
-ROUTING = ("queue", "exchange", "routing_key")
 
 
 class Routes:
@@ -49,7 +47,8 @@ class Routes:
             except Exception:  # it may be another app's
                 continue
             for sig in sigs:
-                queues.update(dict.fromkeys(self._of(sig)))
+                named = routed_to(self.app, sig.task, sig.options, sig.args, sig.kwargs)
+                queues.update(dict.fromkeys(named))
         return list(queues)
 
     def _signatures(self, batch: str, member: str, packed: bytes | None) -> list[Any]:
@@ -57,13 +56,3 @@ class Routes:
         if name:
             return [*all_of(kept_signature(self.app, self.ledger.callback(Due(batch, name))))]
         return [*all_of(unpack(self.app, packed, Mark(batch, member)))] if packed else []
-
-    def _of(self, sig: Any) -> list[str]:
-        task = self.app.tasks.get(sig.task)
-        options = {name: getattr(task, name, None) for name in ROUTING}
-        options.update({name: sig.options[name] for name in ROUTING if name in sig.options})
-        options = {name: value for name, value in options.items() if value is not None}
-        route = self.app.amqp.router.route(options, sig.task, sig.args, sig.kwargs)
-        queue = route.get("queue")
-        names = [getattr(queue, "name", queue), route.get("routing_key")]
-        return [name for name in names if isinstance(name, str)]

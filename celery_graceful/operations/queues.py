@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from celery_graceful.claims.queue_lists import lists_of, queue_lists, queue_of
 from celery_graceful.messages.bounded_connections import bounded_connection
+from celery_graceful.messages.routing import DELAYED
 from celery_graceful.operations.asking import patience
 from celery_graceful.operations.records import Worker
 from celery_graceful.operations.stores import Stores
@@ -111,8 +112,12 @@ def _once(first: Iterable[str], then: Iterable[str]) -> Iterator[str]:
                 yield name
 
 
-def lengths(app: Any) -> dict[str, tuple[int, int]]:
-    """Of the queues of a broker that does not say what is in them: messages, and consumers.
+def lengths(app: Any, queues: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Of queues of a broker that does not say what is in them: messages, and consumers.
+
+    Args:
+        app: The Celery app.
+        queues: Their names; those of native delayed delivery are looked at, too.
 
     Raises:
         BrokerAway: The broker does not answer.
@@ -121,10 +126,12 @@ def lengths(app: Any) -> dict[str, tuple[int, int]]:
     broker = app.connection_for_read()
     with bounded_connection(broker, patience(broker)) as connection:
         channel = connection.default_channel
-        for queue in app.amqp.queues:
+        for queue in _once(queues, DELAYED):
             try:
                 declared = channel.queue_declare(queue, passive=True)
                 found[queue] = int(declared.message_count), int(declared.consumer_count)
             except connection.channel_errors:  # there is none
+                if queue == DELAYED[0]:  # nor any other of them
+                    break
                 channel = connection.channel()
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import shlex
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from celery import states
@@ -14,6 +15,7 @@ from celery.backends.rpc import RPCBackend
 from celery_graceful.claims.claimant import node_of
 from celery_graceful.claims.lease import live_workers
 from celery_graceful.messages.bounded_connections import BrokerAway
+from celery_graceful.messages.routing import DELAYED, known_queues
 from celery_graceful.operations import checkpoints
 from celery_graceful.operations.asking import ask
 from celery_graceful.operations.claims import claims_of
@@ -51,6 +53,8 @@ class Search:
         self.id = task_id
         #: Why nobody can say whether it has ended.
         self._no_result = ""
+        #: What its result says, where it has not ended.
+        self._status = ""
         #: Why the broker has not answered: it is asked no more.
         self._away: BrokerAway | None = None
 
@@ -73,8 +77,12 @@ class Search:
             found = look()
             if found is not None:
                 return found
-        said = (self._nowhere(), *self._elsewhere(), *self._past("", "unknown"))
-        return Why(self.id, "", "unknown", said, stuck=True)
+        elsewhere = self._elsewhere()
+        if elsewhere and self._status == states.RETRY:
+            said = "it waits for its next try, as its result says: RETRY"
+            return Why(self.id, "", "queued", (said, *elsewhere, *self._past("", "queued")))
+        said_of_it = (self._nowhere(), *elsewhere, *self._past("", "unknown"))
+        return Why(self.id, "", "unknown", said_of_it, stuck=True)
 
     # -- where it can be -----------------------------------------------------------------
 
@@ -167,6 +175,7 @@ class Search:
             self._no_result = "the result backend has not answered"
         state = found.get("status")
         if state not in states.READY_STATES:
+            self._status = "" if state in (None, states.PENDING) else str(state)
             return None
         at, name = found.get("date_done"), str(found.get("name") or "")
         return self._why(name, "done", f"it has ended: {state}{_when(at)}")
@@ -282,8 +291,9 @@ class Search:
         said = ["no worker holds it"]
         if self.stores.with_claims:
             said.append("it is in no queue")
-        said.append(self._no_result or "it has no result")
-        heard_of = not self.stores.with_claims or self._no_result
+        result = f"its result is {self._status}" if self._status else "it has no result"
+        said.append(self._no_result or result)
+        heard_of = not self.stores.with_claims or self._no_result or self._status
         return ("" if heard_of else "nobody has heard of it: ") + ", ".join(said)
 
     def _elsewhere(self) -> tuple[str, ...]:
@@ -293,14 +303,22 @@ class Search:
         try:
             if self._away is not None:
                 raise self._away
-            waiting = {q: found for q, found in lengths(self.app).items() if found[0]}
+            queues = chain(known_queues(self.app), *(w.queues for w in self.workers))
+            found = lengths(self.app, queues)
         except BrokerAway as exc:
             return (f"it may be in a queue: the broker does not answer: {exc}",)
-        return tuple(
+        said = [
             f"it may be in {queue}: {count} wait there, and "
             + (f"{consumers} consume it" if consumers else "nobody consumes it")
-            for queue, (count, consumers) in waiting.items()
-        )
+            for queue, (count, consumers) in found.items()
+            if count and queue not in DELAYED
+        ]
+        delayed = sum(count for queue, (count, _) in found.items() if queue in DELAYED)
+        if delayed:
+            said.append(f"it may wait for its time: {delayed} do, in queues celery_delayed_N")
+        if said:
+            said.append("the broker does not say what is in its queues")
+        return tuple(said)
 
     def _why(
         self, task: str, state: str, said: str, worker: str = "", queue: str = "", **more: Any

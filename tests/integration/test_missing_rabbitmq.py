@@ -15,11 +15,12 @@ from celery_graceful.batches.holders import Holder
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.missing import NOWHERE, Scan
 from celery_graceful.batches.packing import pack
-from celery_graceful.batches.queues import AGE, DELAYED
+from celery_graceful.batches.queues import AGE
 from celery_graceful.batches.routes import Routes
 from celery_graceful.batches.whereabouts import whereabouts_of
 from celery_graceful.claims.claimant import WORKERS, lease_key
 from celery_graceful.claims.lease import about_key, broker_digest
+from celery_graceful.messages.routing import DELAYED
 from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.start_note import note_of
 from tests.conftest import RabbitVhost, RedisDB
