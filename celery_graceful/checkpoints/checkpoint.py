@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from celery.utils.log import get_task_logger
 
 from celery_graceful.checkpoints.codec import decode, encode
-from celery_graceful.checkpoints.place import CURSOR, STEP, place_of
+from celery_graceful.checkpoints.place import CURSOR, OWN_CURSOR, STEP, place_of
 from celery_graceful.checkpoints.watch import Keeper, watch_of
 from celery_graceful.claims.fence import DELIVERY
 from celery_graceful.exceptions import Interrupted
@@ -109,6 +109,8 @@ class Checkpoint:
         self.state_in_hand: str | None = None
         #: A later delivery has taken over.
         self.lost = False
+        #: The task keeps the cursor of a loop itself.
+        self.own_cursor = False
         #: How often the task was interrupted, as far as is known without asking.
         self.interruption_count = 0
         #: When it began by the clock of the store, once that has said so.
@@ -353,10 +355,14 @@ class Checkpoint:
     ) -> Any:
         assert self.store is not None
         assert self.began is not None
-        changes = [item for pair in self._unsaved.items() for item in pair]
+        fields = self._unsaved
+        # Only along with what is there anyway: it says no more than that the task goes on.
+        if self.own_cursor and (interrupted or self._came_back) and isinstance(self.store, Store):
+            fields = {**fields, OWN_CURSOR: "1"}
+        changes = [item for pair in fields.items() for item in pair]
         age = self._began_there or int((time.monotonic() - self.began) * 1e6)
         ttl = int(self.settings.checkpoint_ttl * 1000)
-        counts = [int(want_fields), interrupted, len(self._unsaved)]
+        counts = [int(want_fields), interrupted, len(fields)]
         answer = self.store.run(
             "checkpoint",
             [key_of(self.name, self.task_id)],

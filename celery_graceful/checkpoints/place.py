@@ -8,10 +8,13 @@ from urllib.parse import unquote
 
 from celery_graceful.checkpoints.codec import decode
 
-__all__ = ["CURSOR", "STEP", "place", "place_of"]
+__all__ = ["CURSOR", "OWN_CURSOR", "STEP", "place", "place_of"]
 
 #: In front of the paths of loops and steps, in the names of their fields.
 CURSOR, STEP = "c:", "s:"
+
+#: The field of a task that keeps the cursor of a loop itself: where it stands is not known here.
+OWN_CURSOR = "own_cursor"
 
 
 def place(loops: Iterable[tuple[str, Any, bool]], steps: Sequence[str]) -> str:

@@ -76,6 +76,8 @@ def show(ctx: click.Context, task_id: str, as_json: bool) -> int:
         click.echo(f"  loop {shown(unquote(loop['name']))}: {state}")
     for step in found.steps:
         click.echo(f"  step {shown(unquote(step))}: done")
+    if found.own_cursor:
+        click.echo("  it keeps a cursor of its own, and goes on from there")
     if found.state is not None:
         click.echo(f"  state: {said['state']}")
     click.echo(f"  {found.bytes} bytes, forgotten in {duration(found.expires_in)}")

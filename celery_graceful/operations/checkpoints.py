@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 
 from celery_graceful.checkpoints.checkpoint import key_of
 from celery_graceful.checkpoints.codec import decode
-from celery_graceful.checkpoints.place import CURSOR, STEP
+from celery_graceful.checkpoints.place import CURSOR, OWN_CURSOR, STEP
 from celery_graceful.operations.records import Checkpoint, Loop
 from celery_graceful.store.scan import glob_quoted, keys, pairs_of
 from celery_graceful.store.store import Store
@@ -63,6 +63,7 @@ def _checkpoint(name: str, task_id: str, found: dict[str, str], left: float | No
         decode(found["state"]) if "state" in found else None,
         sum(len(field) + len(text) for field, text in found.items()),
         left,
+        OWN_CURSOR in found,
     )
 
 

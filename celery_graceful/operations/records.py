@@ -84,6 +84,7 @@ class Checkpoint(Record):
         loops: Its loops, in the order in which they were begun.
         steps: Those that it has done, in their order.
         state: What it has saved itself.
+        own_cursor: It keeps the cursor of a loop itself, and goes on from there.
         bytes: That all of it takes.
         expires_in: Seconds until it is forgotten.
     """
@@ -96,11 +97,12 @@ class Checkpoint(Record):
     state: Any = None
     bytes: int = 0
     expires_in: float | None = None
+    own_cursor: bool = False
 
     @property
     def is_empty(self) -> bool:
         """Whether the next run starts over."""
-        return not (self.loops or self.steps) and self.state is None
+        return not (self.loops or self.steps or self.own_cursor) and self.state is None
 
     @property
     def where(self) -> str:

@@ -12,6 +12,7 @@ Keys, each after the key prefix of the connection:
     ``state``           what the task passed to ``checkpoint``
     ``c:<loop>``        cursor of a loop: JSON of kind, cursor, whether it is done
     ``s:<step>``        result of a step: JSON of position and result
+    ``own_cursor``      there if it keeps the cursor of a loop itself
     ==================  ==========================================================
 
 Check-ins (``monitors/check_in.py``):

@@ -21,6 +21,7 @@ from celery_graceful import (
 from celery_graceful.checkpoints.checkpoint import key_of
 from celery_graceful.checkpoints.codec import decode
 from celery_graceful.checkpoints.resume import count_given_up
+from celery_graceful.operations.checkpoints import read
 from celery_graceful.store.app_stores import find_store
 from celery_graceful.testing.memory_store import MemoryStore
 from tests.support.deliveries import Kill, bench
@@ -218,6 +219,36 @@ def test_own_cursor_is_the_one_that_counts(b):
 
     b.run(b.task(task))
     assert committed == [(n, n + 1) for n in range(6)]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_task_with_an_own_cursor_is_not_said_to_start_over(b, own):
+    """Interrupted by itself, or given up by others and delivered again."""
+    seen = []
+
+    def task(self):
+        for row in self.iterate(range(9), **({"cursor": len(seen)} if own else {})):
+            if len(seen) == 3:
+                b.interrupt()
+                self.sleep(0)
+            if len(seen) == 6:
+                seen.append(read(store, made.name, "t"))
+                raise Kill
+            seen.append(row)
+
+    made = b.task(task, checkpoint_interval=3600)
+    store = find_store(b.app)
+    assert b.deliver(made, id="t")[0] == "IGNORED"
+    saved = read(store, made.name, "t")
+    assert (saved.interruptions, saved.own_cursor, saved.is_empty) == (1, own, False)
+    assert bool(saved.loops) is not own
+    b.client.delete(key_of(made.name, "t"))
+    count_given_up(made, SimpleNamespace(id="t"), monotonic())
+    seen.append("further")
+    b.new_worker()
+    with pytest.raises(Kill):
+        b.deliver(made, id="t", redelivered=True)
+    assert (seen[-1].interruptions, seen[-1].is_empty) == (1, not own)
 
 
 @pytest.mark.parametrize("cursor", [-1, "3", 2.0, True])

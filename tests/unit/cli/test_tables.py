@@ -6,6 +6,7 @@ import datetime as dt
 import shlex
 import sys
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -226,6 +227,10 @@ def test_a_task_that_starts_over_each_time() -> None:
     busy = worker("w1@a", running=(RunningTask(IDS[0], "shop.report", 5.0, saved),))
     *_, said = status.lines_of(Status(AT, (busy,), (), 0, (), ()), 80, "")
     assert said == "    interrupted 2 times, and has saved nothing"
+    goes_on = replace(saved, own_cursor=True)
+    busy = worker("w1@a", running=(RunningTask(IDS[0], "shop.report", 5.0, goes_on),))
+    *_, said = status.lines_of(Status(AT, (busy,), (), 0, (), ()), 80, "")
+    assert said == "    interrupted 2 times"
 
 
 def test_claims() -> None:
