@@ -110,7 +110,7 @@ class Checkpoint:
         #: A later delivery has taken over.
         self.lost = False
         #: The task keeps the cursor of a loop itself.
-        self.own_cursor = False
+        self._own_cursor = False
         #: How often the task was interrupted, as far as is known without asking.
         self.interruption_count = 0
         #: When it began by the clock of the store, once that has said so.
@@ -230,6 +230,10 @@ class Checkpoint:
             self._fields[field] = self._unsaved[field] = text
             self._obsolete.discard(field)
             self.advanced = True
+
+    def note_own_cursor(self) -> None:
+        """The task keeps the cursor of a loop itself: it goes on, whatever is saved here."""
+        self._own_cursor = True
 
     def drop(self, prefix: str) -> None:
         """Delete the cursors and steps whose path begins so, with the next save."""
@@ -357,7 +361,7 @@ class Checkpoint:
         assert self.began is not None
         fields = self._unsaved
         # Only along with what is there anyway: it says no more than that the task goes on.
-        if self.own_cursor and (interrupted or self._came_back) and isinstance(self.store, Store):
+        if self._own_cursor and (interrupted or self._came_back) and isinstance(self.store, Store):
             fields = {**fields, OWN_CURSOR: "1"}
         changes = [item for pair in fields.items() for item in pair]
         age = self._began_there or int((time.monotonic() - self.began) * 1e6)

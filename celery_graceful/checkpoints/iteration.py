@@ -223,7 +223,8 @@ class Loop(Generic[T]):
 
     def _begin(self) -> tuple[Any, bool]:
         """Where to go on, and whether there is nothing left to do."""
-        self._checkpoint.own_cursor |= self._own_cursor
+        if self._own_cursor:
+            self._checkpoint.note_own_cursor()
         text = self._checkpoint.get(self._field)
         if self._own_cursor or text is None:
             start = self._start if self._own_cursor else None

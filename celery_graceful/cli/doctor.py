@@ -49,7 +49,7 @@ def doctor(
     """Check app and environment, without starting a worker.
 
     Each finding has a section in docs/doctor.md. Exit status: 1 if there are errors, else 3 if
-    a server that has to be asked does not answer, else 0.
+    a server that has to be asked does not answer, or a check fails, else 0.
     """
     given = Examination(app_of(ctx), prestop=prestop, dockerfile=dockerfile, command=command)
     with Working("examines app and servers"):
@@ -59,7 +59,8 @@ def doctor(
     else:
         for line in _lines(report):
             click.echo(line)
-    return FOUND if report.has_errors else AWAY if report.misses_a_server else FINE
+    unsure = report.misses_a_server or report.has_failed
+    return FOUND if report.has_errors else AWAY if unsure else FINE
 
 
 def _lines(report: Report) -> Iterator[str]:
@@ -110,4 +111,6 @@ def _summary(report: Report) -> str:
         if counts[s.value]
     ]
     said = ", ".join(named) or "Nothing was found"
-    return f"{said}; a server does not answer." if report.misses_a_server else f"{said}."
+    if report.misses_a_server:
+        return f"{said}; a server does not answer."
+    return f"{said}; not all could be checked." if report.unchecked else f"{said}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections import defaultdict
 from collections.abc import Iterator
@@ -11,14 +12,18 @@ from pathlib import Path
 import celery
 from celery.concurrency import ALIASES
 from celery.utils.imports import symbol_by_name
+from celery.utils.nodenames import default_nodename, node_format
 from celery.worker.request import Request
 
+import celery_graceful_probe
 from celery_graceful.claims.claimant import WORKERS, lease_key, node_of
 from celery_graceful.doctor.entry_point import SHELLS, Started, in_front, read_dockerfile
 from celery_graceful.doctor.examination import CannotCheck, Examination
 from celery_graceful.doctor.findings import Check, Severity, Trouble
+from celery_graceful.exceptions import SettingsError
 from celery_graceful.operations.plain_workers import count_unacked
 from celery_graceful.pools import what_keeps_from_cutting
+from celery_graceful.probes.endpoint import Endpoint, PortTaken
 from celery_graceful.store.app_stores import is_kombus_redis
 from celery_graceful.store.connections import unconnected_channel
 from celery_graceful.system.describe import describe
@@ -260,6 +265,37 @@ def _without_claims(exam: Examination) -> int:
     return count_unacked(exam.connection.transport, brokers)
 
 
+def unfit_probes(exam: Examination) -> Iterator[Trouble]:
+    """CG609: a file or a port for probes that a worker could not have here."""
+    settings = exam.settings
+    mend = "{0}; or look where the worker runs"
+    path = settings.probe_file or exam.environ.get(celery_graceful_probe.ENVIRON)
+    if path:
+        path = node_format(path, default_nodename(None))
+        why = _why_not_writable(Path(path))
+        if why:
+            yield Trouble(
+                "the file of probes", path, f"no worker starts here: {why}", mend.format("make it")
+            )
+    if settings.probe_port is None:
+        return
+    try:
+        Endpoint(settings.probe_host, settings.probe_port, {}).close()
+    except PortTaken:
+        pass  # by a worker, most likely; and one starts all the same
+    except SettingsError as exc:
+        why = "no worker starts here"
+        yield Trouble("the port of probes", exc.value, why, mend.format(exc.mend))
+
+
+def _why_not_writable(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent}"
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        return "it may not be written"
+    return ""
+
+
 CHECKS = (
     Check("CG601", Severity.ERROR, shells_in_front),
     Check("CG602", Severity.WARNING, other_signals),
@@ -269,4 +305,5 @@ CHECKS = (
     Check("CG606", Severity.NOTE, no_events),
     Check("CG607", Severity.WARNING, other_versions),
     Check("CG608", Severity.ERROR, unusable_pools),
+    Check("CG609", Severity.WARNING, unfit_probes),
 )

@@ -84,6 +84,8 @@ class Examination:
         self.root = root
         #: What could not be checked, and why.
         self.unchecked: dict[str, str] = {}
+        #: A check could not be made, for a reason that it does not know of.
+        self.has_failed = False
         #: A server did not answer.
         self._away = False
 

@@ -9,6 +9,7 @@ from celery_graceful.checkpoints.resume import unfit_options
 from celery_graceful.doctor.examination import Examination
 from celery_graceful.doctor.findings import Check, Severity, Trouble
 from celery_graceful.exceptions import SettingsError
+from celery_graceful.metrics.extras import check_extras
 from celery_graceful.settings import Settings
 from celery_graceful.task.base import GracefulTask
 from celery_graceful.timeline.grace_period import Deadlines, deadlines_of, superseded
@@ -22,11 +23,21 @@ NAMED = 5
 def unfit_settings(exam: Examination) -> Iterator[Trouble]:
     """CG101: what ends a worker at its start."""
     try:
-        deadlines_of(Settings.from_conf(exam.app.conf), exam.detect)
+        settings = Settings.from_conf(exam.app.conf)
+        check_extras(settings)
+        _check_registry(settings)
+        deadlines_of(settings, exam.detect)
     except SettingsError as exc:
         yield _unfit(exc)
     for unfit in unfit_options(exam.tasks):
         yield _unfit(unfit)
+
+
+def _check_registry(settings: Settings) -> None:
+    if "prometheus" in settings.metrics and settings.prometheus_registry is not None:
+        from celery_graceful.metrics.prometheus import load_registry
+
+        load_registry(settings.prometheus_registry)
 
 
 def _unfit(exc: SettingsError) -> Trouble:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 from celery_graceful.doctor.examination import Examination
@@ -53,14 +54,38 @@ def _monitors(exam: Examination) -> Iterator[tuple[str, Monitor]]:
         own = _own(exam, task)
         if own is not None:
             yield f"the monitor {own.slug}", own
-    for name, entry in (exam.app.conf.beat_schedule or {}).items():
-        given = entry if isinstance(entry, dict) else vars(entry)
-        task = exam.app.tasks.get(given.get("task"))
+    for name, schedule, task_name in _entries(exam):
+        task = exam.app.tasks.get(task_name)
+        if not _beat_takes(schedule):  # CG510
+            continue
         if task is not None and _own(exam, task) is not None:
             continue
-        monitor = exam.monitors.of_entry(str(name), given.get("schedule"), task, say=False)
+        monitor = exam.monitors.of_entry(name, schedule, task, say=False)
         if monitor is not None:
             yield f"beat entry {name!r}", monitor
+
+
+def unusable_schedules(exam: Examination) -> Iterator[Trouble]:
+    """CG510: schedules that Beat cannot take."""
+    for name, schedule, _ in _entries(exam):
+        if not _beat_takes(schedule):
+            yield Trouble(
+                f"the schedule of beat entry {name!r}",
+                schedule,
+                "Beat does not start with it",
+                "give seconds, a timedelta, or a schedule such as crontab(hour=4, minute=0)",
+            )
+
+
+def _beat_takes(schedule: Any) -> bool:
+    return isinstance(schedule, (int, float, timedelta)) or hasattr(schedule, "is_due")
+
+
+def _entries(exam: Examination) -> Iterator[tuple[str, Any, Any]]:
+    """Beat entries of the configuration: name, schedule, and the name of the task."""
+    for name, entry in (exam.app.conf.beat_schedule or {}).items():
+        given = entry if isinstance(entry, dict) else vars(entry)
+        yield str(name), given.get("schedule"), given.get("task")
 
 
 def _own(exam: Examination, task: Any) -> Monitor | None:
@@ -160,4 +185,5 @@ CHECKS = (
     Check("CG507", Severity.NOTE, two_reporters),
     Check("CG508", Severity.WARNING, unknown_tasks),
     Check("CG509", Severity.WARNING, impatient_monitors),
+    Check("CG510", Severity.ERROR, unusable_schedules),
 )

@@ -38,12 +38,14 @@ class Report:
         unchecked: What could not be checked, and why.
         deadlines: Of a worker here; ``None`` if they cannot be computed.
         misses_a_server: One that had to be asked did not answer: more may be wrong.
+        has_failed: So may it where a check could not be made, for a reason that it does not know.
     """
 
     findings: tuple[Finding, ...]
     unchecked: dict[str, str]
     deadlines: Deadlines | None
     misses_a_server: bool
+    has_failed: bool = False
 
     @property
     def has_errors(self) -> bool:
@@ -71,7 +73,7 @@ def examine(exam: Examination, checks: tuple[Check, ...] = CHECKS) -> Report:
     except CannotCheck:
         deadlines = None
     misses_a_server = exam.misses_a_server  # first: it may have more to enter as unchecked
-    return Report(tuple(findings), exam.unchecked, deadlines, misses_a_server)
+    return Report(tuple(findings), exam.unchecked, deadlines, misses_a_server, exam.has_failed)
 
 
 def _found(exam: Examination, check: Check) -> Iterator[Finding]:
@@ -87,3 +89,4 @@ def _found(exam: Examination, check: Check) -> Iterator[Finding]:
             exam.could_not_reach(check.code, describe(exc))
         else:
             exam.unchecked[check.code] = describe(exc)
+            exam.has_failed = exam.has_failed or not isinstance(exc, StoreRefused)

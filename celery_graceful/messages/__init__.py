@@ -17,6 +17,7 @@ __all__ = [
     "own_headers",
     "redelivered_flag",
     "republish",
+    "routing",
     "side_queues",
     "validation",
 ]

@@ -57,7 +57,7 @@ class Prometheus:
         self._shown: Numbers = {}
         #: Somebody has collected.
         self.is_seen = False
-        self.registry = CollectorRegistry() if registry is None else _load(registry)
+        self.registry = CollectorRegistry() if registry is None else load_registry(registry)
         try:
             self.registry.register(self)
         except ValueError as exc:
@@ -135,7 +135,15 @@ def _family(metric: Metric, numbers: Numbers) -> Family:
     return family
 
 
-def _load(name: str) -> Any:
+def load_registry(name: str) -> Any:
+    """The user's registry.
+
+    Args:
+        name: As ``module:attribute``.
+
+    Raises:
+        SettingsError: There is none.
+    """
     module, _, attribute = name.partition(":")
     try:
         registry = getattr(importlib.import_module(module), attribute)

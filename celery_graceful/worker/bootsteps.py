@@ -18,6 +18,7 @@ from celery_graceful.checkpoints.resume import check_options
 from celery_graceful.cleanup import callbacks
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.messages import context
+from celery_graceful.metrics.extras import check_extras
 from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.monitors.setup_warnings import say_what_is_silent, say_who_is_unknown
 from celery_graceful.monitors.tracer import silence_sentry
@@ -32,7 +33,6 @@ from celery_graceful.worker import control
 from celery_graceful.worker.drain import Drain
 from celery_graceful.worker.embedded import EmbeddedWorker
 from celery_graceful.worker.mailbox import leave_at_once
-from celery_graceful.worker.measures import check_extras
 from celery_graceful.worker.process_exit import LAST_RECEIVERS
 from celery_graceful.worker.watch import Watch
 from celery_graceful.worker.wiring import Parts

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 from celery_graceful.batches.findings import how_many
 from celery_graceful.deliveries.ledger import Ledger
-from celery_graceful.exceptions import SettingsError
 from celery_graceful.membership.broker_servers import Servers
 from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.phases import Phase
@@ -21,10 +19,7 @@ from celery_graceful.timeline.board import Board
 if TYPE_CHECKING:
     from celery_graceful.metrics.worker_metrics import Page
 
-__all__ = ["Metrics", "check_extras", "metrics_of"]
-
-#: What has to be installed, by exporter.
-_EXTRAS = {"prometheus": "prometheus_client", "otel": "opentelemetry.metrics"}
+__all__ = ["Metrics", "metrics_of"]
 
 
 class Metrics(Protocol):
@@ -49,25 +44,6 @@ class _None:
     def drained(self, took: float, left: float) -> None: ...
 
     def end(self) -> None: ...
-
-
-def check_extras(settings: Settings) -> None:
-    """Whether all is installed that the settings ask for.
-
-    Raises:
-        SettingsError: It is not.
-    """
-    for name in settings.metrics:
-        if not _is_there(_EXTRAS[name]):
-            mend = f"that needs an extra: pip install 'celery_graceful[{name}]'"
-            raise SettingsError("graceful_metrics", name, mend)
-
-
-def _is_there(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # what it is in
-        return False
 
 
 def metrics_of(

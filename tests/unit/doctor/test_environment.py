@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,26 @@ def test_a_transport_that_fetches_in_a_way_of_its_own() -> None:
 def test_transports_that_claim_or_need_not(url: str) -> None:
     findings, _ = look(graceful_app(url), "CG604")
     assert findings == []
+
+
+def test_files_of_probes(tmp_path: Path) -> None:
+    def values(path: Path, **environ: str) -> list[str]:
+        conf = {} if environ else {"graceful_probe_file": str(path)}
+        return [one.value for one in found(graceful_app(**conf), "CG609", environ=environ)]
+
+    assert values(tmp_path / "%n") == []
+    assert values(tmp_path / "no" / "probe") == [str(tmp_path / "no" / "probe")]
+    named = str(tmp_path / "no" / "other")
+    assert values(tmp_path, GRACEFUL_PROBE_FILE=named) == [named]
+    assert list(tmp_path.iterdir()) == [], "it leaves nothing behind"
+
+
+def test_ports_of_probes() -> None:
+    def values(**conf: Any) -> list[str]:
+        return [one.value for one in found(graceful_app(**conf), "CG609")]
+
+    assert values(graceful_probe_port=0) == []
+    assert values(graceful_probe_host="192.0.2.1", graceful_probe_port=9) == ["192.0.2.1:9"]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert values(graceful_probe_host="127.0.0.1", graceful_probe_port=port) == []

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from billiard import common
 from celery import Celery
+from prometheus_client import CollectorRegistry
 
 from celery_graceful import GracefulTask, Monitor
+from celery_graceful.metrics import extras
 from tests.support.doctor import Case, add_task, found, graceful_app, look
 
 
@@ -17,6 +19,9 @@ def app_with(
 ) -> Celery:
     return add_task(graceful_app(**(conf or {})), base=base, **options)
 
+
+REGISTRY: dict[str, Any] = {"graceful_metrics": ["prometheus"]}
+THEIRS = CollectorRegistry()
 
 KUBERNETES = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
 
@@ -28,6 +33,13 @@ CASES = [
         ),
         lambda: app_with(GracefulTask, {"graceful_lease_ttl": 5.0}, max_interruptions=1),
         ["graceful_lease_ttl", "one.max_interruptions", "one.max_run_time"],
+        "error",
+    ),
+    Case(
+        "CG101",
+        lambda: app_with(conf={**REGISTRY, "graceful_prometheus_registry": "nowhere:registry"}),
+        lambda: app_with(conf={**REGISTRY, "graceful_prometheus_registry": f"{__name__}:THEIRS"}),
+        ["graceful_prometheus_registry"],
         "error",
     ),
     Case(
@@ -127,3 +139,10 @@ def test_what_depends_on_the_settings_is_not_checked_without() -> None:
     findings, unchecked = look(graceful_app(graceful_grace_period=-1), "CG103")
     assert findings == []
     assert unchecked == {"what depends on the settings": "graceful_grace_period cannot be used"}
+
+
+def test_an_extra_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    (finding,) = found(app_with(conf={"graceful_metrics": ["otel"]}), "CG101")
+    assert (finding.thing, finding.value) == ("graceful_metrics", "otel")
+    assert finding.mend.endswith("pip install 'celery_graceful[otel]'")

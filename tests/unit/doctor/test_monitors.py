@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import sentry_sdk
 from celery import Celery
+from celery.beat import Scheduler
 from celery.schedules import crontab
 from sentry_sdk.integrations.celery import CeleryIntegration
 
 from celery_graceful import Graceful, Monitor
-from tests.support.doctor import Case, add_task, found, graceful_app
+from tests.support.doctor import Case, add_task, found, graceful_app, run
 
 PINGED = {"graceful_healthchecks_url": "http://127.0.0.1:9/key"}
 
@@ -82,7 +83,25 @@ CASES = [
         ["max_runtime of the monitor nightly"],
         "warning",
     ),
+    Case(
+        "CG510",
+        lambda: beat_with("nightly", "0 4 * * *"),
+        lambda: beat_with("nightly", 60),
+        ["the schedule of beat entry 'nightly'"],
+        "error",
+    ),
 ]
+
+
+def test_beat_does_not_start() -> None:
+    """As the doctor says; nothing else stumbles over it."""
+    app = beat_with("ten", "ten")
+    assert found(app, "CG503") == found(app, "CG502") == []
+    with pytest.raises(AttributeError):
+        Scheduler(app).merge_inplace(app.conf.beat_schedule)
+    status, said = run(app)
+    assert status == 1
+    assert "could not be checked: CG" not in said
 
 
 def test_the_schedule_of_a_task_of_its_own() -> None:

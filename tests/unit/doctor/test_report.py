@@ -84,6 +84,19 @@ def test_a_server_that_goes_away_meanwhile(kind: type[Exception], misses: bool) 
     assert report.misses_a_server is misses
 
 
+def test_a_check_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(exam: Examination) -> list[Trouble]:
+        raise TypeError("what nobody has thought of")
+
+    monkeypatch.setattr(
+        "celery_graceful.cli.doctor.examine",
+        lambda exam: examine(exam, (Check("CG999", Severity.NOTE, find),)),
+    )
+    status, said = run(graceful_app())
+    assert said.splitlines()[-1] == "Nothing was found; not all could be checked."
+    assert status == 3
+
+
 def test_servers_that_do_not_say_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.history import journal
 from celery_graceful.history.entry import Entry, What
-from celery_graceful.metrics import counts, estate, otel
+from celery_graceful.metrics import counts, estate, extras, otel
 from celery_graceful.metrics.catalog import CATALOG, Kind
 from celery_graceful.metrics.worker_metrics import WorkerMetrics
 from celery_graceful.phases import InterruptReason
@@ -376,7 +376,7 @@ def test_settings_that_can() -> None:
 @pytest.mark.parametrize("exporter", ["prometheus", "otel"])
 def test_an_extra_that_is_missing(exporter: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(metrics=(exporter,), probe_port=0)
-    measures.check_extras(settings)
-    monkeypatch.setattr(measures, "find_spec", lambda name: None)
+    extras.check_extras(settings)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(SettingsError, match=rf"pip install 'celery_graceful\[{exporter}\]'"):
-        measures.check_extras(settings)
+        extras.check_extras(settings)
