@@ -98,7 +98,7 @@ def findings_of(
     elif not workers:
         yield _of_nobody(unknown, sum(unconsumed.values()))
     for worker in workers:
-        yield from _of(worker)
+        yield from _of(worker, rabbit_away=bool(rabbit_away))
     for one in dead:
         if one.claims:
             held = _count(one.claims, "message")
@@ -159,12 +159,15 @@ def _names(nodes: Sequence[str]) -> str:
     return ", ".join(nodes[:3]) + (f" and {len(nodes) - 3} more" if len(nodes) > 3 else "")
 
 
-def _of(worker: Worker) -> Iterator[Finding]:
+def _of(worker: Worker, *, rabbit_away: bool) -> Iterator[Finding]:
     process = f"look at process {worker.pid} on {worker.host}"
     if worker.heard > SILENT * worker.heartbeat:
         what = f"{worker.name} was not heard for {worker.heard:.0f} s"
         yield Finding(what, f"{process}: it is frozen, cut off, or dead", is_command=False)
-    elif worker.loop_lag > LAG and not (worker.tasks_keep_loop and worker.running_count):
+    elif worker.loop_lag > LAG and not (
+        rabbit_away  # it tries to reconnect
+        or (worker.tasks_keep_loop and worker.running_count)
+    ):
         what = f"the loop of {worker.name} has not gone round for {worker.loop_lag:.0f} s"
         yield Finding(what, f"{process}: something holds it", is_command=False)
     if worker.phase == "quiet" and worker.seconds_left is None:
