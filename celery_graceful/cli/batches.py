@@ -100,11 +100,11 @@ def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> int:
     for line in lines_of(found):
         click.echo("\n".join(folded(line)))
     quoted = shlex.quote(shown(batch_id))
-    if status == FOUND:
-        click.echo(f"  -> {command_of(ctx)}batches resend {quoted}", err=True)
-    elif found.status.state is State.SENDING:
+    if found.status.state is State.SENDING:
         dead = "if its producer is dead: Batch.load(id).resume(members), or"
         click.echo(f"  -> {dead} {command_of(ctx)}batches resend {quoted} --close", err=True)
+    elif status == FOUND:
+        click.echo(f"  -> {command_of(ctx)}batches resend {quoted}", err=True)
     elif found.status.finished is None and not look:
         click.echo(f"  -> {command_of(ctx)}batches show {quoted} --look", err=True)
     elif inside:

@@ -430,6 +430,9 @@ class TestFromAShell:
     def test_a_producer_that_has_died(self, shop: Shop, command: Callable[..., str]) -> None:
         shop.batch("b", _sent=False, one=shop.graceful.s())
         assert "sending: 1 of 1 pending" in command("list")
+        for line, status in ((["show", "b"], 0), (["show", "b", "--look"], 1)):
+            hint = command(*line, status=status).splitlines()[-1]
+            assert hint.endswith("batches resend b --close"), line
         assert "--close" in command("resend", "b", status=1)
         assert [headers["id"] for headers in shop.sent()] == ["one"]
         (done,) = json.loads(command("resend", "b", "--close", "--json"))
