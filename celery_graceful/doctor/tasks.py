@@ -13,6 +13,7 @@ from celery_graceful.doctor.findings import Check, Severity, Trouble
 from celery_graceful.system.describe import describe
 from celery_graceful.task.base import GracefulTask
 from celery_graceful.task.default_base import who_is_plain
+from celery_graceful.task.misspelt import misspelt_options
 
 __all__ = ["CHECKS"]
 
@@ -185,6 +186,17 @@ def greedy_workers(exam: Examination) -> Iterator[Trouble]:
             return
 
 
+def misspelt(exam: Examination) -> Iterator[Trouble]:
+    """CG409: options of graceful tasks whose names are almost right."""
+    for found in misspelt_options(exam.tasks):
+        yield Trouble(
+            f"{found.task}.{found.option}",
+            found.value,
+            "there is no such option, and it has no effect",
+            f"did you mean {found.meant}? Else nothing: an attribute of your own is left alone",
+        )
+
+
 CHECKS = (
     Check("CG400", Severity.ERROR, unimportable),
     Check("CG401", Severity.WARNING, acknowledged_early),
@@ -195,4 +207,5 @@ CHECKS = (
     Check("CG406", Severity.WARNING, came_too_late),
     Check("CG407", Severity.NOTE, own_strategies),
     Check("CG408", Severity.NOTE, greedy_workers),
+    Check("CG409", Severity.WARNING, misspelt),
 )

@@ -27,6 +27,7 @@ from celery_graceful.settings import Settings
 from celery_graceful.system import fatal, native
 from celery_graceful.system.version import NAME, VERSION
 from celery_graceful.task.default_base import say_who_is_plain
+from celery_graceful.task.misspelt import say_what_is_misspelt
 from celery_graceful.task.trace_log import install_filter
 from celery_graceful.timeline import grace_period
 from celery_graceful.worker import control
@@ -88,6 +89,7 @@ class WorkerStep(bootsteps.StartStopStep):
         with _said_plainly(worker):
             check_options(worker.app.tasks.values())
         say_who_is_plain(worker.app)
+        say_what_is_misspelt(worker.app)
         self._check_monitors(worker)
         parts.others.adopt(worker.consumer)
         leave_at_once(worker.consumer)

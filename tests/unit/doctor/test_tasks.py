@@ -9,6 +9,7 @@ import pytest
 from celery import Celery, Task
 
 from celery_graceful import GracefulTask
+from celery_graceful.task.misspelt import say_what_is_misspelt
 from tests.support.doctor import Case, add_task, found, graceful_app
 
 #: Celery 5.7 has one option for failures and one for time limits.
@@ -37,6 +38,23 @@ def early_default() -> Celery:
 
 def strategy(*args: Any) -> Any: ...
 
+
+#: Attributes that users put on tasks: some like options of ours, and nothing that those could be.
+THEIR_OWN: dict[str, Any] = {
+    "monitors": ["a", "b"],
+    "monitored": True,
+    "monitoring": "on",
+    "monitor": "nightly",
+    "max_interruptions": 3,
+    "run_time": 5,
+    "max_time": 5,
+    "min_run_time": 5,
+    "interval": 5,
+    "max_iterations": 3,
+    "max_attempts": 3,
+    "checkpoint_table": "jobs",
+    "on_monitor": lambda *_: None,
+}
 
 CASES = [
     Case(
@@ -89,6 +107,18 @@ CASES = [
         ["worker_prefetch_multiplier"],
         "note",
     ),
+    Case(
+        "CG409",
+        lambda: app_with(max_interuptions=3, checkpoint_intervall=1, monitr="x", max_runtime=9.5),
+        lambda: app_with(**THEIR_OWN),
+        [
+            "one.checkpoint_intervall",
+            "one.max_interuptions",
+            "one.max_runtime",
+            "one.monitr",
+        ],
+        "warning",
+    ),
 ]
 if TWO_OPTIONS:
     CASES += [
@@ -116,3 +146,19 @@ def test_options_that_contradict_each_other() -> None:
         "one.retry_on_worker_lost"
     ]
     assert found(app_with(acks_on_failure=False), "CG405") == []
+
+
+def test_misspelt_options_are_inherited_and_said_in_one_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Base(GracefulTask):
+        abstract = True
+        max_run_tme = 3
+
+    app = add_task(app_with(Base), "two", base=Base, max_interuptions=1)
+    say_what_is_misspelt(add_task(app, "plain", max_interuptions=1))
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == (
+        "These options have no effect, did you mean the ones in parentheses? one.max_run_tme "
+        "(max_run_time), two.max_interuptions (max_interruptions), two.max_run_tme (max_run_time)"
+    )
