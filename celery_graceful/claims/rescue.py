@@ -16,6 +16,7 @@ import secrets
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from celery.utils.log import get_logger
@@ -40,7 +41,7 @@ from celery_graceful.store.store import StoreAway
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import log
 
-__all__ = ["DeadClaim", "Judge", "Rescuer"]
+__all__ = ["DeadClaim", "Judge", "Rescuer", "Tell"]
 
 logger = get_logger(__name__)
 
@@ -81,6 +82,9 @@ class DeadClaim(NamedTuple):
 #: those claims, to the numbers of the claims that it took.
 Judge = Callable[[str, Sequence[DeadClaim]], set[str]]
 
+#: Tells of a dead worker that those tasks, by their ids, go back.
+Tell = Callable[[str, Sequence[str]], None]
+
 
 class Rescuer:
     """Looks after all workers of one Redis.
@@ -92,7 +96,8 @@ class Rescuer:
         lease_validity: What leases say there.
         own: The id of the worker that looks; ``None`` if it is none.
         afterwards: Called after each look, whoever looked.
-        before: Called with a dead worker and ids of tasks that it ran, before they go back.
+        telling: A context around each rescue; it gives what is called with the dead worker and ids
+            of tasks that it ran, before they go back.
     """
 
     def __init__(
@@ -103,7 +108,7 @@ class Rescuer:
         lease_validity: LeaseValidity | None = None,
         own: Callable[[], str | None] = lambda: None,
         afterwards: Callable[[], None] = lambda: None,
-        before: Callable[[str, Sequence[str]], None] = lambda worker, ids: None,
+        telling: Callable[[], AbstractContextManager[Tell]] = lambda: nullcontext(_to_nobody),
     ) -> None:
         self.claims = claims
         self.store = claims.store
@@ -112,7 +117,7 @@ class Rescuer:
         self.lease_validity = lease_validity or LeaseValidity(
             self.store, settings.lease_ttl, by_hand=True
         )
-        self.own, self.afterwards, self.before = own, afterwards, before
+        self.own, self.afterwards, self.telling = own, afterwards, telling
         self._name = secrets.token_hex(8)
         self._bell, self._gone = native.Doorbell(), native.Doorbell()
         self._ended = False
@@ -215,10 +220,24 @@ class Rescuer:
 
     def _rescue(self, worker: str) -> int:
         began = time.monotonic()
-        key = claims_key(worker)
-        numbers = sorted(map(int, self.store.execute("HKEYS", [key])))
-        about = json.loads(self.store.execute("GET", [about_key(worker)]) or "{}")
-        running = self._running(worker, numbers, about)
+        with self.telling() as tell:
+            moved, cut_off = self._give_back(worker, tell)
+        took = time.monotonic() - began
+        if cut_off and moved:
+            cut_off += ": killed before its grace period was over?"
+        text = "Rescued what %s held: %d, in %.2f s%s"
+        log(logger, logging.WARNING, text, worker, moved, took, cut_off if moved else "")
+        return moved
+
+    def _give_back(self, worker: str, tell: Tell) -> tuple[int, str]:
+        """How many went back, and what to say of a worker that was stopping.
+
+        In a few steps, however many tasks ran: Redis may be far away, and they all wait.
+        """
+        keys = [claims_key(worker), begun_key(worker), about_key(worker)]
+        found, begun, known = self.store.run("left", keys, [])
+        numbers, about = sorted(map(int, found)), json.loads(known or "{}")
+        running = self._running(worker, [n for n in numbers if str(n) in set(begun)], about)
         # What a stop has given up, and could not give back, has died of nothing.
         taken = self.judge(worker, running) if numbers and not about.get("stops") else set()
         cut_off = f"; {CUT_OFF}" if about.get("stops") else ""
@@ -226,22 +245,15 @@ class Rescuer:
         back = [number for number in numbers if str(number) not in taken]
         left = (_fields(claim.message) for claim in running if claim.number not in taken)
         ran = [fields for fields in left if fields.get("id")]
-        self.before(worker, [str(fields["id"]) for fields in ran])
+        tell(worker, [str(fields["id"]) for fields in ran])
         tags = [Tag(worker, number) for number in back]
         moved = self.claims.give_back(
             tags, on_step=lambda: self.store.execute("PEXPIRE", [LOCK], [STEP])
         )
         if moved:
             self._enter(worker, ran, moved, cut_off)
-        if not self.store.execute("EXISTS", [key]):
-            self.store.execute("SREM", [FALLEN], [worker])
-            self.store.execute("DEL", [about_key(worker), begun_key(worker)])
-        took = time.monotonic() - began
-        if cut_off and moved:
-            cut_off += ": killed before its grace period was over?"
-        text = "Rescued what %s held: %d, in %.2f s%s"
-        log(logger, logging.WARNING, text, worker, moved, took, cut_off if moved else "")
-        return moved
+        self.store.run("rescued", [*keys, FALLEN], [worker])
+        return moved, cut_off
 
     def _enter(self, worker: str, ran: Sequence[dict[str, Any]], moved: int, cut_off: str) -> None:
         """Into the history: those that ran by their names, the others by their number."""
@@ -255,15 +267,13 @@ class Rescuer:
             entries.append(Entry(What.RESCUED, worker=node, reason=why, count=others))
         record(self.store, self.settings, *entries, at_once=True)
 
-    def _running(self, worker: str, numbers: list[int], about: dict[str, Any]) -> list[DeadClaim]:
+    def _running(self, worker: str, ran: list[int], about: dict[str, Any]) -> list[DeadClaim]:
         """What the worker was running: claims that it has noted to have begun."""
         if (
             about.get("server", self.lease_validity.server) != self.lease_validity.server
             or self.lease_validity.seconds()
         ):
             return []  # it was not heard since a failover: that is no reason to say that it died
-        begun = self.store.execute("SMEMBERS", [begun_key(worker)])
-        ran = [number for number in numbers if str(number) in begun]
         running: list[DeadClaim] = []
         for found in read(self.store, worker, ran, whole=True):
             for number, entry, *_ in found:
@@ -274,6 +284,10 @@ class Rescuer:
                     expires = not fields or bool(fields.get("expires"))
                     running.append(DeadClaim(str(number), name, text, expires))
         return running
+
+
+def _to_nobody(worker: str, ids: Sequence[str]) -> None:
+    pass
 
 
 def _fields(text: str) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +24,7 @@ from celery_graceful.claims.failover import hang_up
 from celery_graceful.claims.held_claims import Claims, Tag
 from celery_graceful.claims.lease import Lease, broker_digest
 from celery_graceful.claims.lease_validity import LeaseValidity
-from celery_graceful.claims.rescue import Rescuer
+from celery_graceful.claims.rescue import Rescuer, Tell
 from celery_graceful.cleanup import callbacks
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.membership import events
@@ -140,7 +141,7 @@ class Member:
                 lease_validity,
                 lambda: self.lease.identity.worker,
                 self._look_for_others,
-                self._tell_rescued,
+                self._telling_rescued,
             )
         self.lease = Lease(
             store,
@@ -293,12 +294,13 @@ class Member:
             if self._has_outbox:
                 self.view.outbox.look(self.lease.store)
 
-    def _tell_rescued(self, dead: str, ids: Sequence[str]) -> None:
+    @contextmanager
+    def _telling_rescued(self) -> Iterator[Tell]:
         """Before they go back: what says that they run again comes later."""
-        if ids:
-            node = node_of(dead)
-            some = [("task-rescued", {"uuid": each, "rescued_from": node}) for each in ids]
-            events.send(self.view.worker, some)
+        with events.soon(self.view.worker, "task") as tell:
+            yield lambda dead, ids: tell(
+                ("task-rescued", {"uuid": each, "rescued_from": node_of(dead)}) for each in ids
+            )
 
     def _on_refused(self, seconds: float) -> None:
         """It fetches nothing for that long: at a start, or after a pause, that is over soon."""

@@ -18,6 +18,9 @@ from celery_graceful.system.describe import describe
 
 __all__ = ["BrokerAway", "SpareConnections", "bounded_connection", "send_events", "use"]
 
+#: Events in one message.
+TOGETHER = 500
+
 Use = Callable[[Any], None]
 
 
@@ -63,12 +66,21 @@ def send_events(
 ) -> None:
     """Send events, each with its type and its fields, over a connection of their own.
 
+    Those of tasks go together, as Celery's own do: a broker that is far away is waited for once.
+
     Raises:
         Exception: What cannot be sent is not kept.
     """
-    told = app.events.Dispatcher(connection, hostname=hostname, buffer_while_offline=False)
+    told = app.events.Dispatcher(
+        connection,
+        hostname=hostname,
+        buffer_while_offline=False,
+        buffer_group=["task"],
+        buffer_limit=TOGETHER,
+    )
     for kind, fields in events:
         told.send(kind, **fields)
+    told.flush()
 
 
 def use(spare_connections: SpareConnections | None, broker: Any, call: Use, timeout: float) -> None:

@@ -22,7 +22,7 @@ from celery_graceful.messages.bounded_connections import BrokerAway
 from celery_graceful.operations.records import Record
 from celery_graceful.operations.stores import NoStore
 from celery_graceful.operations.waiting import give_back, rooms_of
-from celery_graceful.poison.deaths import judge
+from celery_graceful.poison.deaths import judge, tell_untold
 from celery_graceful.store.app_stores import broker_stores, find_workers_store, settings_of
 from celery_graceful.store.rights import why_no_writes
 from celery_graceful.store.store import Store, StoreAway
@@ -89,7 +89,9 @@ def _rescue(
     app: Any, store: Store, brokers: Sequence[str], dry_run: bool, *, claims: bool
 ) -> Rescued:
     """On one server."""
-    rescuer = Rescuer(Claims(store), settings_of(app), partial(judge, app, store=store))
+    condemned: list[bool] = []
+    judged = partial(judge, app, store=store, tell=lambda: condemned.append(True))
+    rescuer = Rescuer(Claims(store), settings_of(app), judged)
     dead: dict[str, int] = {}
     waiting: Counter[str] = Counter()
     done: dict[str, Any] = {}
@@ -109,6 +111,8 @@ def _rescue(
                 done["moved"] = rescuer.look()
             for room in rooms:
                 done["returned"] = done.get("returned", 0) + give_back(app, room.room)
+            if condemned:  # not before the rest is back: result backends, too, take their time
+                tell_untold(app)
     except (StoreAway, BrokerAway) as exc:
         done["error"] = str(exc)
     return Rescued(store.address, dead, **done, waiting=dict(waiting))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -45,6 +45,7 @@ from celery_graceful.store.store import Store, fork_gate
 from celery_graceful.system.describe import describe
 from celery_graceful.system.log_thread import log
 from celery_graceful.system.per_app import PerApp
+from celery_graceful.system.portions import COUNT
 
 __all__ = [
     "NOT_HEARD",
@@ -52,16 +53,13 @@ __all__ = [
     "condemn",
     "count_deaths",
     "judge",
-    "say_death",
+    "say_deaths",
     "statement_of",
     "take_back",
     "tell_untold",
 ]
 
 logger = get_logger(__name__)
-
-#: Deaths counted in one step.
-BATCH = 100
 
 #: Failures told in one step, and seconds that they may take before somebody else tries.
 TOLD_AT_ONCE, TELL_AGAIN = 20, 60
@@ -133,19 +131,27 @@ def judge(
             log(logger, logging.WARNING, "A message of %s cannot be read: %r", worker, exc)
         else:
             claims.append((claim.number, kept))
-    taken, death = set(), Death(worker, NOT_HEARD, worker)
-    for start in range(0, len(claims), BATCH):
-        batch = claims[start : start + BATCH]
-        deaths = {kept.id: (worker, number) for number, kept in batch}
-        counts = count_deaths(store, settings, deaths)
-        for number, kept in batch:
-            if counts[kept.id] < settings.poison_limit:
-                say_death(store, settings, kept.task, kept.id, counts[kept.id], death)
-            elif condemn(store, settings, kept, counts[kept.id], death, (worker, number)):
-                taken.add(number)
+    taken: set[str] = set()
+    for start in range(0, len(claims), COUNT):
+        taken |= _judge(store, settings, worker, claims[start : start + COUNT])
     if taken:
         tell() if tell is not None else tell_untold(app)
     return taken
+
+
+def _judge(
+    store: Store, settings: Settings, worker: str, claims: Sequence[tuple[str, Kept]]
+) -> set[str]:
+    """Some of them, in the same few steps however many they are: until then nothing goes back."""
+    death = Death(worker, NOT_HEARD, worker)
+    counts = count_deaths(store, settings, {kept.id: (worker, number) for number, kept in claims})
+    died = [(number, replace(kept, deaths=counts[kept.id])) for number, kept in claims]
+    goes_back = [kept for _, kept in died if kept.deaths < settings.poison_limit]
+    say_deaths(store, settings, [(kept.task, kept.id, kept.deaths) for kept in goes_back], death)
+    last = [(number, kept) for number, kept in died if kept.deaths >= settings.poison_limit]
+    held = [(worker, number) for number, _ in last]
+    done = condemn(store, settings, [kept for _, kept in last], death, held)
+    return {number for (number, _), is_done in zip(last, done, strict=True) if is_done}
 
 
 def statement_of(app: Any) -> dict[str, Any]:
@@ -187,28 +193,21 @@ def count_deaths(
     return dict(zip(deaths, map(int, counts), strict=True))
 
 
-def say_death(
-    store: Store,
-    settings: Settings,
-    name: str,
-    task_id: str,
-    deaths: int,
-    death: Death,
+def say_deaths(
+    store: Store, settings: Settings, tasks: Iterable[tuple[str, str, int]], death: Death
 ) -> None:
-    """Say of a task that has died what becomes of it; not where its death was not counted.
+    """Say of tasks that have died what becomes of them; not where a death was not counted.
 
     Args:
         store: Where the workers are known.
         settings: Those of the app.
-        name: Of the task.
-        task_id: Of the task.
-        deaths: How often.
+        tasks: Of each its name, its id, and how often it has died.
         death: The last one.
     """
-    if deaths:
-        # It runs again, maybe here, and may kill the next process before a thread gets to it.
-        entry = _entry(settings, name, task_id, deaths, death)
-        record(store, settings, entry, at_once=True)
+    died = [task for task in tasks if task[-1]]
+    # They run again, maybe here, and may kill the next process before a thread gets to it.
+    record(store, settings, *(_entry(settings, *task, death) for task in died), at_once=True)
+    for name, task_id, deaths in died:
         log(
             logger,
             logging.WARNING,
@@ -246,49 +245,54 @@ def take_back(store: Store, task_id: str, worker: str, number: str) -> None:
 def condemn(
     store: Store,
     settings: Settings,
-    kept: Kept,
-    deaths: int,
+    tasks: Sequence[Kept],
     death: Death,
-    claim: tuple[str, str] | None = None,
-) -> bool:
-    """Put a task that has died too often into quarantine.
+    claims: Sequence[tuple[str, str]] = (),
+) -> list[bool]:
+    """Put tasks that have died too often into quarantine.
 
     Args:
         store: Where the workers are known.
         settings: Those of the app.
-        kept: The task; ``why`` and ``deaths`` are filled in.
-        deaths: How often.
+        tasks: With how often; ``why`` is filled in.
         death: The last one.
-        claim: Worker id and number of the claim that holds its message.
+        claims: Of each, worker id and number of the claim that holds its message, if there is one.
 
     Returns:
-        Whether it was done: not if the claim was gone.
+        Of each, whether it was done: not if the claim was gone.
 
     Raises:
-        StoreAway: It may have been done or not.
+        StoreAway: Some may have been done.
     """
+    tasks = [replace(kept, why=_why(settings, kept.deaths)) for kept in tasks]
+    done = put(store, *tasks, claims=claims)
+    condemned = [kept for kept, is_done in zip(tasks, done, strict=True) if is_done]
+    entries: list[Entry] = []
+    for kept in condemned:
+        died = _entry(settings, kept.task, kept.id, kept.deaths, death)
+        node = node_of(kept.worker)
+        entries += [died, Entry(What.QUARANTINED, kept.id, kept.task, node, kept.why, at=died.at)]
+    record(store, settings, *entries, at_once=True)
+    for kept in condemned:
+        log(
+            logger,
+            logging.ERROR,
+            "Task %s[%s], death %d of %d, goes to quarantine: %s",
+            kept.task,
+            kept.id,
+            kept.deaths,
+            settings.poison_limit,
+            kept.why,
+        )
+    return done
+
+
+def _why(settings: Settings, deaths: int) -> str:
     times = "once" if deaths == 1 else f"{deaths} times"
-    why = (
+    return (
         f"the process that ran it died {times} within {settings.poison_window / 3600:g} h "
         f"(graceful_poison_limit = {settings.poison_limit})"
     )
-    kept = Kept(**{**vars(kept), "why": why, "deaths": deaths})
-    if not put(store, kept, claim):
-        return False
-    died = _entry(settings, kept.task, kept.id, deaths, death)
-    kept_now = Entry(What.QUARANTINED, kept.id, kept.task, node_of(kept.worker), why, at=died.at)
-    record(store, settings, died, kept_now, at_once=True)
-    log(
-        logger,
-        logging.ERROR,
-        "Task %s[%s], death %d of %d, goes to quarantine: %s",
-        kept.task,
-        kept.id,
-        deaths,
-        settings.poison_limit,
-        why,
-    )
-    return True
 
 
 # -- telling ---------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from celery_graceful.poison.deaths import (
     Death,
     condemn,
     count_deaths,
-    say_death,
+    say_deaths,
     take_back,
     tell_untold,
 )
@@ -320,7 +320,7 @@ class PostMortems:
 
     def _say_death(self, request: Delivered, deaths: int, death: Death) -> None:
         assert self.store is not None
-        say_death(self.store, self.settings, request.name, request.id, deaths, death)
+        say_deaths(self.store, self.settings, [(request.name, request.id, deaths)], death)
 
     def _count(self, request: Delivered) -> int:
         assert self.store is not None
@@ -396,13 +396,13 @@ class PostMortems:
         claim = _claim(request)
         if claim is None:
             kept = Kept.of_message(request.message, **rest)
-            return condemn(self.store, self.settings, kept, deaths, death)
+            return all(condemn(self.store, self.settings, [kept], death))
         claimed = self.store.execute("HGET", [claims_key(claim[0])], [claim[1]])
         if claimed is None:
             return False  # it is somebody else's already
         key, _, raw = claimed.partition("\0")
         kept = Kept.of_claim(key, raw, **rest)
-        return condemn(self.store, self.settings, kept, deaths, death, claim)
+        return all(condemn(self.store, self.settings, [kept], death, [claim]))
 
 
 def _claim(request: Delivered) -> tuple[str, str] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -27,6 +27,7 @@ from celery_graceful.messages.republish import Sender
 from celery_graceful.store.app_stores import settings_of
 from celery_graceful.store.scan import hash_pages
 from celery_graceful.store.store import Store, StoreAway
+from celery_graceful.system.portions import portions
 
 __all__ = ["Kept", "count", "delete", "entries", "find", "keep", "put", "release_key", "send_again"]
 
@@ -128,27 +129,32 @@ def _named(message: Any) -> dict[str, Any]:
     return {"id": payload["id"], "task": payload["task"]}
 
 
-def put(store: Store, kept: Kept, claim: tuple[str, str] | None = None) -> bool:
-    """Put a task into quarantine.
+def put(store: Store, *tasks: Kept, claims: Sequence[tuple[str, str]] = ()) -> list[bool]:
+    """Put tasks into quarantine.
 
     Args:
         store: Where the workers are known.
-        kept: The task.
-        claim: Worker id and number of the claim that holds the message; given up in the
-            same step.
+        tasks: What is kept of them.
+        claims: Of each, worker id and number of the claim that holds the message; given up in the
+            same step. Without: no claims.
 
     Returns:
-        Whether it was done: not if the claim was gone.
+        Of each, whether it was done: not if the claim was gone.
 
     Raises:
-        StoreAway: It may have been done or not.
+        StoreAway: Some may have been done.
     """
-    keys = [QUARANTINE, UNTOLD, f"graceful:deaths:{kept.id}", f"graceful:started:{kept.id}"]
-    args = [kept.id, kept.to_json()]
-    if claim is not None:
-        keys.append(claims_key(claim[0]))
-        args.append(claim[1])
-    return bool(store.run("quarantine", keys, args))
+    done: list[bool] = []
+    claims = claims or [("", "")] * len(tasks)
+    rows = [(one.id, one.to_json(), *claim) for one, claim in zip(tasks, claims, strict=True)]
+    for portion in portions(rows, lambda row: len(row[1])):
+        keys, args = [QUARANTINE, UNTOLD], []
+        for task_id, text, worker, number in portion:
+            keys += [f"graceful:deaths:{task_id}", f"graceful:started:{task_id}"]
+            keys.append(claims_key(worker))
+            args += [task_id, text, number]
+        done += map(bool, store.run("quarantine", keys, args))
+    return done
 
 
 def keep(

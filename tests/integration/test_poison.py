@@ -150,7 +150,7 @@ def test_what_is_sent_again_expires_no_more(redis_db, protocol):
 
     rest = {"why": "", "deaths": 1, "worker": ""}
     copy = quarantine.Kept.of_message(there.to_message(), **rest)
-    assert quarantine.put(store, copy)
+    assert quarantine.put(store, copy) == [True]
     with (
         Celery(broker="memory://", set_as_current=False) as elsewhere,
         elsewhere.connection_for_read() as connection,
@@ -172,7 +172,7 @@ def test_a_worker_may_have_it_before_it_is_taken_out(redis_db, monkeypatch):
     assert worker.judge() == {"1"}
     store, (there,) = find_workers_store(app), kept(app).values()
     copy = quarantine.Kept.of_message(there.to_message(), why="", deaths=1, worker="")
-    assert quarantine.put(store, copy)
+    assert quarantine.put(store, copy) == [True]
     keys = ["graceful:started:bad", "graceful:deaths:bad", quarantine.QUARANTINE, "graceful:epoch"]
     keys.append(quarantine.release_key("bad"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from celery import Celery
@@ -15,10 +16,13 @@ from celery_graceful.claims.held_claims import Claims, Tag
 from celery_graceful.claims.lease import Lease
 from celery_graceful.claims.rescue import DeadClaim, Rescuer
 from celery_graceful.claims.server_checks import check_server
+from celery_graceful.poison.deaths import judge
+from celery_graceful.poison.quarantine import count as count_kept
 from celery_graceful.settings import Settings
 from celery_graceful.store.app_stores import broker_store
 from celery_graceful.system import native
 from tests.servers import RedisServer
+from tests.support.monitor import monitored
 from tests.support.workers import TIMEOUT, wait_until
 
 SETTINGS = Settings(lease_ttl=1.0, heartbeat_interval=0.1, rescue_interval=0.5)
@@ -283,6 +287,37 @@ def test_what_had_begun_is_judged_and_what_waited_is_not(store, redis_db):
     assert rescuer(store, judge).look() == 6
     assert judged == {"dead": ["2", "4"], "had begun with none": []}
     assert not redis_db.client.keys("graceful:begun:*")
+
+
+@pytest.mark.parametrize("limit", [2, 1], ids=["go back", "go to quarantine"])
+def test_how_many_ran_makes_no_rescue_longer(redis_db, limit):
+    """Redis may be far away: until all deaths are counted, and told, no message goes back."""
+    app = Celery("rescue", broker=redis_db.url, set_as_current=False)
+    app.conf.graceful_poison_limit = limit
+    Graceful(app)
+    store, client, told = broker_store(app), redis_db.client, []
+    counted = partial(judge, app, store=store, tell=lambda: told.append(True))
+    one = rescuer(store, counted, replace(SETTINGS, rescue_interval=0.01))
+
+    def asked(worker, count):
+        claim(client, worker, [message(f"{worker}-{n}") for n in range(count)])
+        client.sadd(f"graceful:begun:{worker}", *range(1, count + 1))
+        wait_until(lambda: not client.exists("graceful:rescuer"))
+        with monitored(client) as commands:
+            moved = one._rescue_all()
+        assert moved == (count if limit > 1 else 0)
+        entries = [client.lrange(f"graceful:history:id-{worker}-{n}", 0, -1) for n in range(count)]
+        became = "rescued" if limit > 1 else "quarantined"
+        kinds = [[loads(entry)["kind"] for entry in some] for some in entries]
+        assert kinds == [["died", became]] * count
+        assert not client.exists(f"graceful:claims:{worker}", f"graceful:worker:{worker}")
+        return [command.split()[:2] for command in commands]
+
+    asked("first", 1)  # Redis learns the scripts
+    assert len(asked("few", 1)) == len(asked("many", 200)) < 20
+    assert client.llen("q") == (202 if limit > 1 else 0)
+    assert count_kept(store) == (0 if limit > 1 else 202)
+    assert len(told) == (0 if limit > 1 else 3)
 
 
 def test_what_has_begun_is_noted_unless_it_is_short(store, redis_db, monkeypatch):

@@ -1,14 +1,20 @@
--- Put a task into quarantine, with its message.
+-- Put tasks into quarantine, with their messages.
 --
--- KEYS     the quarantine; untold; deaths of the task; started; the claims of the worker that
---          died, if there are claims
--- ARGV     task id; what is kept, JSON; number of the claim
+-- KEYS     the quarantine; untold; three for each task: its deaths; started; the claims of the
+--          worker that died, or what stands for none
+-- ARGV     three for each task: its id; what is kept, JSON; number of the claim, or ''
 --
--- Returns 0 and does nothing when the claim is gone: somebody else has dealt with it.
-if KEYS[5] and redis.call('HDEL', KEYS[5], ARGV[3]) == 0 then
-  return 0
+-- Where a claim is gone, somebody else has dealt with it: nothing is done. Returns for each task
+-- whether it was done.
+local now, done = redis.call('TIME')[1], {}
+for i = 1, #ARGV, 3 do
+  if ARGV[i + 2] ~= '' and redis.call('HDEL', KEYS[i + 4], ARGV[i + 2]) == 0 then
+    done[#done + 1] = 0
+  else
+    redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
+    redis.call('ZADD', KEYS[2], now, ARGV[i])
+    redis.call('DEL', KEYS[i + 2], KEYS[i + 3])
+    done[#done + 1] = 1
+  end
 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('ZADD', KEYS[2], redis.call('TIME')[1], ARGV[1])
-redis.call('DEL', KEYS[3], KEYS[4])
-return 1
+return done

@@ -1,0 +1,80 @@
+"""A worker is killed while it runs many tasks: what others do for each of them, they do at once."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import signal
+from contextlib import ExitStack
+
+import pytest
+from celery import Celery
+
+from celery_graceful.store.scripts import script
+from tests.support.monitor import monitored
+from tests.support.workers import Worker, end_leases, wait_until
+
+AT_ONCE = 12
+
+
+@pytest.fixture
+def start(redis_db):
+    with ExitStack() as stack:
+
+        def start(*args):
+            env = {
+                "BROKER_URL": redis_db.url,
+                "RESULT_URL": redis_db.backend_url,
+                "CONF_graceful_lease_ttl": "10",
+                "CONF_graceful_heartbeat_interval": "0.5",
+                "CONF_graceful_rescue_interval": "0.5",
+            }
+            return stack.enter_context(
+                Worker("tests.apps.claims", pool="threads", concurrency=AT_ONCE, env=env, args=args)
+            )
+
+        yield start
+
+
+def rescued(commands):
+    """The events of tasks that were rescued, of each message that brought some."""
+    bodies = [re.search(r'"body": "([^"]+)"', c) for c in commands if c.startswith("PUBLISH")]
+    told = [json.loads(base64.b64decode(body[1])) for body in bodies if body]
+    some = [[event for event in events if event["type"] == "task-rescued"]
+            for events in told if isinstance(events, list)]  # fmt: skip
+    alone = [[e] for e in told if isinstance(e, dict) and e.get("type") == "task-rescued"]
+    return alone + [events for events in some if events]
+
+
+@pytest.mark.parametrize("args", [(), ("-E",)], ids=["without events", "with events"])
+def test_each_is_counted_and_told_and_it_is_one_step(args, start, redis_db):
+    client = redis_db.client
+    with Celery("claims", broker=redis_db.url, backend=redis_db.backend_url) as app:
+        ids = {app.send_task("hold", (3600,)).id for _ in range(AT_ONCE)}
+        dead = start()
+        dead.wait_line(">> .* started", AT_ONCE)
+
+        def noted():
+            keys = client.keys("graceful:begun:*")
+            return sum(client.scard(key) for key in keys) == AT_ONCE
+
+        wait_until(noted, "what runs is noted")
+        os.killpg(dead.pid, signal.SIGKILL)
+        dead.wait()
+        with monitored(client) as commands:
+            end_leases(client, dead)
+            other = start(*args)
+            other.wait_line(">> .* started", AT_ONCE)
+            wait_until(lambda: not client.keys("graceful:fallen"), "all is written down")
+        other.kill()
+    for name, most in {"deaths": 1, "history": 2, "heads": 2, "give_back": 1}.items():
+        assert sum(script(name).sha in command for command in commands) <= most, name
+    assert {key.rpartition(":")[2] for key in client.keys("graceful:deaths:*")} == ids
+    messages = rescued(commands)
+    assert [len(events) for events in messages] == ([AT_ONCE] if args else [])
+    assert {event["uuid"] for events in messages for event in events} == (ids if args else set())
+    told = next((n for n, c in enumerate(commands) if rescued([c])), -1)
+    back = next(n for n, c in enumerate(commands) if script("give_back").sha in c)
+    assert told < back, "before anybody can say that they run again"
