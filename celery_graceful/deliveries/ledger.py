@@ -228,14 +228,26 @@ class Ledger:
 
     def release_unstarted(self) -> list[HeldMessage]:
         """Give everything back that was not started; returns it."""
+        return self.release(self.open_requests(), self.why_released)
+
+    def release(self, requests: Iterable[HeldMessage], why: str) -> list[HeldMessage]:
+        """Give back, in one go, which of them were not started; returns those.
+
+        Args:
+            requests: Which.
+            why: In a word.
+
+        Raises:
+            Exception: What the broker's client raised.
+        """
         released = [
             request
-            for request in self.open_requests()
+            for request in requests
             if self.close(request, Stage.RELEASED, only=(Stage.RECEIVED,))
         ]
         for request in released:
             let_go(request)
-        enter(released, What.RELEASED, self.why_released)
+        enter(released, What.RELEASED, why)
         if released:
             self.requeue.give_back(released)
         return released

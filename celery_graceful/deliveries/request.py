@@ -79,12 +79,8 @@ class GracefulRequest(Delivery):
 
     def leave_for_later(self, why: str) -> bool:
         """Give it back, unless it was started."""
-        if not self.ledger.close(self, Stage.RELEASED, only=(Stage.RECEIVED,)):
-            return False
-        let_go(self)
-        enter([self], What.RELEASED, why)
         try:
-            self.ledger.requeue.give_back([self])
+            return bool(self.ledger.release([self], why))
         except Exception as exc:
             self.ledger.note_failure()
             logger.error("Could not give %s back: %s", self.humaninfo(), describe(exc))
@@ -227,7 +223,7 @@ class GracefulRequest(Delivery):
 
     def _fail(self, exc_info: Any, send_failed_event: bool, return_ok: bool) -> None:
         exc, keep = raised(exc_info), self.host.untold.keep
-        if keep(self, exc, beside_task=not return_ok, give_back=self.leave_for_later):
+        if keep(self, exc, beside_task=not return_ok):
             return
         if not self.has_ended():
             return

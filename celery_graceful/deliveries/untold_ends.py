@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 
 from celery.exceptions import BackendError, Reject, TaskError
 from celery.utils.log import get_logger
@@ -52,23 +51,15 @@ class UntoldEnds:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._lock = native.Lock()
-        self._kept: list[tuple[HeldMessage, Store, Callable[[str], object]]] = []
+        self._kept: list[tuple[HeldMessage, Store]] = []
 
-    def keep(
-        self,
-        request: HeldMessage,
-        ended_by: BaseException,
-        *,
-        beside_task: bool,
-        give_back: Callable[[str], object],
-    ) -> bool:
+    def keep(self, request: HeldMessage, ended_by: BaseException, *, beside_task: bool) -> bool:
         """Keep its message, if its end could not be told. From any thread.
 
         Args:
             request: Its delivery.
             ended_by: What was raised at its end.
             beside_task: It was not the task that raised it, but who ran it.
-            give_back: Gives it back; takes the reason.
 
         Returns:
             Whether it is kept. If not, it has ended like any other.
@@ -89,7 +80,7 @@ class UntoldEnds:
         told = describe(ended_by)
         log(logger, logging.ERROR, f"{text}writes: %s", request.name, request.id, told)
         with self._lock:
-            self._kept.append((request, claim.book.store, give_back))
+            self._kept.append((request, claim.book.store))
             is_first = len(self._kept) == 1
         if is_first:
             self._look_later()
@@ -97,7 +88,7 @@ class UntoldEnds:
 
     def _takes_no_writes(self, store: Store) -> bool:
         with self._lock:
-            if any(store is other for _, other, _ in self._kept):  # known until the next look
+            if any(store is other for _, other in self._kept):  # known until the next look
                 return True
         return _takes_no_writes(store)
 
@@ -108,7 +99,7 @@ class UntoldEnds:
 
     def _look(self) -> None:
         with self._lock:
-            stores = {id(store): store for _, store, _ in self._kept}
+            stores = {id(store): store for _, store in self._kept}
         full = {place for place, store in stores.items() if _takes_no_writes(store)}
         with self._lock:
             # A stop, a lost connection or a rescue may have given some of them back.
@@ -118,8 +109,11 @@ class UntoldEnds:
             looks_again = bool(self._kept)
         if looks_again:
             self._look_later()
-        for _, _, give_back in due:
-            give_back(WHY)
+        try:
+            self._ledger.release([request for request, _ in due], WHY)
+        except Exception as exc:
+            self._ledger.note_failure()
+            log(logger, logging.ERROR, "Could not give %d tasks back: %s", len(due), describe(exc))
 
 
 def _takes_no_writes(store: Store) -> bool:

@@ -311,6 +311,7 @@ def tell_untold(app: Any) -> None:
     while store is not None:
         args = [TOLD_AT_ONCE, TELL_AGAIN, *others]
         texts = store.run("untold", [UNTOLD, QUARANTINE], args)
+        events: dict[str, list[tuple[str, dict[str, Any]]]] = {}
         for text in texts:
             kept = Kept.from_json(text)
             if not is_told_here(app, kept.task, vars(kept)):
@@ -328,7 +329,7 @@ def tell_untold(app: Any) -> None:
                 continue
             try:
                 with fork_gate:  # of all times, a pool forks when a child has died
-                    _tell(app, kept)
+                    events.setdefault(node_of(kept.worker), []).extend(_tell(app, kept))
             except Exception as exc:
                 logger.error(
                     "Could not tell that %s[%s] is in quarantine: %s. Tried again in %d s",
@@ -340,11 +341,13 @@ def tell_untold(app: Any) -> None:
                 )
             else:
                 store.execute("ZREM", [UNTOLD], [kept.id])
+        _send_events(app, events)
         if len(texts) < TOLD_AT_ONCE:
             return
 
 
-def _tell(app: Any, kept: Kept) -> None:
+def _tell(app: Any, kept: Kept) -> list[tuple[str, dict[str, Any]]]:
+    """Tell all but listeners; what there is to tell them."""
     publish_all(app, has_failed(app, fields_of(kept.to_message())))
     request = _request_of(app, kept)
     task, context = request.task, request._context
@@ -368,8 +371,13 @@ def _tell(app: Any, kept: Kept) -> None:
         task.request_stack.pop()
     close_dead(app, kept.task, kept.id, request.request_dict)
     signals.task_quarantined.send(headers=request.request_dict, **told)
-    if task.send_events:
-        _send_event(app, kept, exc)
+    if not task.send_events:
+        return []
+    return [
+        ("task-failed", {"uuid": kept.id, "exception": repr(exc), "traceback": ""}),
+        # Behind it: a failure outranks a state that others do not know.
+        ("task-quarantined", {"uuid": kept.id, "reason": kept.why, "deaths": kept.deaths}),
+    ]
 
 
 def _request_of(app: Any, kept: Kept) -> Any:
@@ -386,16 +394,14 @@ def _request_of(app: Any, kept: Kept) -> Any:
     return Request(message, body=body, headers=headers, decoded=decoded, utc=utc, **options)
 
 
-def _send_event(app: Any, kept: Kept, exc: Exception) -> None:
+def _send_events(app: Any, events: Mapping[str, Sequence[tuple[str, dict[str, Any]]]]) -> None:
+    """Send the events of nodes, over one connection."""
+    if not any(events.values()):
+        return
     try:
-        with bounded_connection(app.connection_for_write(), EVENT_TIMEOUT) as connection:
-            events: list[tuple[str, dict[str, Any]]] = [
-                ("task-failed", {"uuid": kept.id, "exception": repr(exc), "traceback": ""}),
-                # Behind it: a failure outranks a state that others do not know.
-                ("task-quarantined", {"uuid": kept.id, "reason": kept.why, "deaths": kept.deaths}),
-            ]
-            send_events(connection, app, node_of(kept.worker), events)
-    except Exception as error:  # events may be lost
-        logger.warning(
-            "Could not send the event of %s[%s]: %s", kept.task, kept.id, describe(error)
-        )
+        broker = app.connection_for_write()
+        with fork_gate, bounded_connection(broker, EVENT_TIMEOUT) as connection:
+            for node, some in events.items():
+                send_events(connection, app, node, some)
+    except Exception as exc:  # events may be lost
+        logger.warning("Could not send the events of what is in quarantine: %s", describe(exc))

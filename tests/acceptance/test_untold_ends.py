@@ -9,7 +9,9 @@ import pytest
 from celery import Celery, chain
 
 from celery_graceful.operations import Operations
+from celery_graceful.store.scripts import script
 from tests.servers import RedisServer
+from tests.support.monitor import monitored
 from tests.support.operators import make_app
 from tests.support.workers import Worker, wait_until
 
@@ -85,8 +87,11 @@ def test_a_redis_that_is_full(
         why = Operations(app).why("late")
         assert (why.state, why.stuck, why.mend) == ("claimed", True, "doctor")
         assert "if it has ended, it runs again when that does" in why.sentences[0]
-        fill(server, full=False)
-        all_end_well(app, *names, "follows")
+        with server.client() as client, monitored(client) as commands:
+            fill(server, full=False)
+            all_end_well(app, *names, "follows")
+        moves = [command for command in commands if script("give_back").sha in command]
+        assert len(moves) == 1, "all of them together"
         assert worker.count(">> .* started late") == 2
         assert worker.count(">> .* follows late") == 1
         (moment,) = Operations(app).history("late").moments

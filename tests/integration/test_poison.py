@@ -17,6 +17,7 @@ from celery_graceful.claims.rescue import DeadClaim
 from celery_graceful.poison import deaths, quarantine
 from celery_graceful.store.app_stores import find_workers_store
 from celery_graceful.store.store import StoreAway
+from tests.support.monitor import monitored
 from tests.support.workers import TIMEOUT, wait_until
 
 
@@ -290,6 +291,18 @@ def test_who_could_not_be_told_is_told_later(redis_db, monkeypatch):
     deaths.tell_untold(app)
     assert app.AsyncResult("bad").state == "FAILURE"
     assert not redis_db.client.exists("graceful:untold")
+
+
+def test_listeners_hear_of_all_in_one_message(redis_db):
+    """The broker may be far away, and others wait for their post-mortems."""
+    app = make_app(redis_db, graceful_poison_limit=1)
+    worker = Dead(app, redis_db, "w")
+    for number in range(5):
+        app.send_task("known", task_id=str(number))
+        worker.claim()
+    with monitored(redis_db.client) as commands:
+        assert len(worker.judge()) == 5
+    assert len([one for one in commands if one.startswith("PUBLISH") and "celeryev" in one]) == 1
 
 
 def test_a_broker_that_is_away():
