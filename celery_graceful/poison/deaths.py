@@ -147,10 +147,10 @@ def _judge(
     counts = count_deaths(store, settings, {kept.id: (worker, number) for number, kept in claims})
     died = [(number, replace(kept, deaths=counts[kept.id])) for number, kept in claims]
     goes_back = [kept for _, kept in died if kept.deaths < settings.poison_limit]
-    say_deaths(store, settings, [(kept.task, kept.id, kept.deaths) for kept in goes_back], death)
+    say_deaths(store, settings, [(kept.task, kept.id, kept.deaths, death) for kept in goes_back])
     last = [(number, kept) for number, kept in died if kept.deaths >= settings.poison_limit]
     held = [(worker, number) for number, _ in last]
-    done = condemn(store, settings, [kept for _, kept in last], death, held)
+    done = condemn(store, settings, [(kept, death) for _, kept in last], held)
     return {number for (number, _), is_done in zip(last, done, strict=True) if is_done}
 
 
@@ -194,20 +194,19 @@ def count_deaths(
 
 
 def say_deaths(
-    store: Store, settings: Settings, tasks: Iterable[tuple[str, str, int]], death: Death
+    store: Store, settings: Settings, tasks: Iterable[tuple[str, str, int, Death]]
 ) -> None:
     """Say of tasks that have died what becomes of them; not where a death was not counted.
 
     Args:
         store: Where the workers are known.
         settings: Those of the app.
-        tasks: Of each its name, its id, and how often it has died.
-        death: The last one.
+        tasks: Of each its name, its id, how often it has died, and the last time.
     """
-    died = [task for task in tasks if task[-1]]
+    died = [task for task in tasks if task[2]]
     # They run again, maybe here, and may kill the next process before a thread gets to it.
-    record(store, settings, *(_entry(settings, *task, death) for task in died), at_once=True)
-    for name, task_id, deaths in died:
+    record(store, settings, *(_entry(settings, *task) for task in died), at_once=True)
+    for name, task_id, deaths, death in died:
         log(
             logger,
             logging.WARNING,
@@ -245,8 +244,7 @@ def take_back(store: Store, task_id: str, worker: str, number: str) -> None:
 def condemn(
     store: Store,
     settings: Settings,
-    tasks: Sequence[Kept],
-    death: Death,
+    tasks: Sequence[tuple[Kept, Death]],
     claims: Sequence[tuple[str, str]] = (),
 ) -> list[bool]:
     """Put tasks that have died too often into quarantine.
@@ -254,8 +252,7 @@ def condemn(
     Args:
         store: Where the workers are known.
         settings: Those of the app.
-        tasks: With how often; ``why`` is filled in.
-        death: The last one.
+        tasks: With how often, and the last time; ``why`` is filled in.
         claims: Of each, worker id and number of the claim that holds its message, if there is one.
 
     Returns:
@@ -264,16 +261,16 @@ def condemn(
     Raises:
         StoreAway: Some may have been done.
     """
-    tasks = [replace(kept, why=_why(settings, kept.deaths)) for kept in tasks]
-    done = put(store, *tasks, claims=claims)
-    condemned = [kept for kept, is_done in zip(tasks, done, strict=True) if is_done]
+    tasks = [(replace(kept, why=_why(settings, kept.deaths)), death) for kept, death in tasks]
+    done = put(store, *(kept for kept, _ in tasks), claims=claims)
+    condemned = [task for task, is_done in zip(tasks, done, strict=True) if is_done]
     entries: list[Entry] = []
-    for kept in condemned:
+    for kept, death in condemned:
         died = _entry(settings, kept.task, kept.id, kept.deaths, death)
         node = node_of(kept.worker)
         entries += [died, Entry(What.QUARANTINED, kept.id, kept.task, node, kept.why, at=died.at)]
     record(store, settings, *entries, at_once=True)
-    for kept in condemned:
+    for kept, _ in condemned:
         log(
             logger,
             logging.ERROR,

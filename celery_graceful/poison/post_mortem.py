@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -20,7 +20,6 @@ from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.claims.begun import note_now
 from celery_graceful.claims.claimant import claims_key
 from celery_graceful.claims.fence import CLAIM
-from celery_graceful.claims.lease_validity import EPOCH
 from celery_graceful.messages.comebacks import SENT_AGAIN
 from celery_graceful.messages.fingerprint import fingerprint, fingerprint_as_text
 from celery_graceful.poison.deaths import (
@@ -33,12 +32,14 @@ from celery_graceful.poison.deaths import (
     tell_untold,
 )
 from celery_graceful.poison.owning_app import origin_of
-from celery_graceful.poison.quarantine import QUARANTINE, Kept, release_key
+from celery_graceful.poison.quarantine import Kept
+from celery_graceful.poison.redelivered import Asked, Finding, look
 from celery_graceful.poison.start_notes import LONG, StartNotes
 from celery_graceful.store.app_stores import find_workers_store, settings_of
 from celery_graceful.store.start_note import note_of
 from celery_graceful.store.store import Store, StoreAway, fork_gate
 from celery_graceful.system.describe import describe
+from celery_graceful.system.portions import COUNT
 from celery_graceful.timeline import worker_state
 
 __all__ = ["Delivered", "PostMortems"]
@@ -82,17 +83,29 @@ class Delivered(Protocol):
         """For people."""
 
 
-class _Finding(NamedTuple):
-    """About a task that was delivered again, or whose child has died."""
+class _Again(NamedTuple):
+    """A delivery that has come again.
 
-    verdict: str
-    deaths: int
-    #: Runs that were left by workers which may live.
-    unsure: int
-    #: Deaths, or such runs, that nobody has said anything of.
-    news: int
-    #: Id of the worker that has left the run that is looked into; empty for none.
-    left_by: str = ""
+    Attributes:
+        request: The delivery.
+        then: Called in the loop with whether it has ended elsewhere.
+        alone: It waits while another worker, one that lives, runs it.
+        until: But no longer than this, on the monotonic clock.
+        pause: Seconds until the look after the next one.
+        at: When to look.
+    """
+
+    request: Delivered
+    then: Callable[[bool], None]
+    alone: bool
+    until: float
+    pause: float = LOOK_SOON
+    at: float = 0.0
+
+    def asked(self) -> Asked:
+        """What the store is asked."""
+        message = fingerprint_as_text(fingerprint(self.request))
+        return Asked(self.request.id, "", message, self.alone)
 
 
 class PostMortems:
@@ -117,7 +130,9 @@ class PostMortems:
         if self.store and app.connection_for_read().transport.driver_type == "amqp":
             self.start_notes = StartNotes(self.store, self.settings.poison_window)
         self._cases: deque[Callable[[], None]] = deque()
-        self._waiting: list[tuple[float, Callable[[], None]]] = []
+        #: What was delivered again: as it comes, and until it is known whether it may run.
+        self._again: deque[_Again] = deque()
+        self._waiting: list[_Again] = []
         self._verdicts: deque[Callable[[], None]] = deque()
         self._news = threading.Event()
         self._ended = False
@@ -194,8 +209,8 @@ class PostMortems:
         again = request.delivery_info.get("redelivered") or request.request_dict.get(SENT_AGAIN)
         if self.start_notes is None or not again:
             return False
-        until = time.monotonic() + HOLD
-        self._open(lambda: self._delivered_again(request, then, alone, until))
+        self._again.append(_Again(request, then, alone, time.monotonic() + HOLD))
+        self._news.set()
         return True
 
     def outlived(self, request: Delivered) -> None:
@@ -270,16 +285,18 @@ class PostMortems:
             self._news.clear()
             while self._cases:
                 self._cases.popleft()()
+            while self._again:
+                self._waiting.append(self._again.popleft())
             now = time.monotonic()
-            due = [case for at, case in self._waiting if at <= now]
-            self._waiting = [(at, case) for at, case in self._waiting if at > now]
-            for case in due:
-                case()
+            due = [case for case in self._waiting if case.at <= now]
+            self._waiting = [case for case in self._waiting if case.at > now]
+            for start in range(0, len(due), COUNT):
+                self._look_into(due[start : start + COUNT])
 
     def _until_next(self) -> float | None:
         if not self._waiting:
             return None
-        return max(0.0, min(at for at, _ in self._waiting) - time.monotonic())
+        return max(0.0, min(case.at for case in self._waiting) - time.monotonic())
 
     def _tell(self) -> None:
         try:
@@ -295,6 +312,7 @@ class PostMortems:
 
     def _child_died(self, request: Delivered, then: Callable[[bool], None], how: str) -> None:
         quarantined = False
+        assert self.store is not None
         try:
             deaths = self._count(request)
             with fork_gate:  # of all times, a pool forks when a child has died
@@ -302,9 +320,10 @@ class PostMortems:
             if has_succeeded:
                 pass
             elif deaths >= self.settings.poison_limit:
-                quarantined = self._condemn(request, deaths, self._death(request, how))
+                quarantined = self._condemn_here(request, deaths, self._death(request, how))
             else:
-                self._say_death(request, deaths, self._death(request, how))
+                died = (request.name, request.id, deaths, self._death(request, how))
+                say_deaths(self.store, self.settings, [died])
         except StoreAway:
             pass  # said there; this death is not counted
         except Exception as exc:
@@ -318,91 +337,107 @@ class PostMortems:
         what = Death().what + (f" of {how}" if how else "")
         return Death(self.worker, what, f"{self.worker}/{request.request_dict[DELIVERY]}")
 
-    def _say_death(self, request: Delivered, deaths: int, death: Death) -> None:
-        assert self.store is not None
-        say_deaths(self.store, self.settings, [(request.name, request.id, deaths)], death)
-
     def _count(self, request: Delivered) -> int:
         assert self.store is not None
         delivery = request.request_dict[DELIVERY]
         if self.start_notes is not None:
-            return self._look(request, f"|{delivery}").deaths
+            return self._look(Asked(request.id, f"|{delivery}"))[0].deaths
         death = {request.id: _claim(request) or (delivery, "")}
         return count_deaths(self.store, self.settings, death)[request.id]
 
-    def _delivered_again(
-        self,
-        request: Delivered,
-        then: Callable[[bool], None],
-        alone: bool,
-        until: float,
-        pause: float = LOOK_SOON,
-    ) -> None:
-        quarantined = ended = False
+    def _look_into(self, cases: Sequence[_Again]) -> None:
+        """Into all that were delivered again, in a few steps: while these take, none of them runs.
+
+        Others may have left hundreds, and the store may be far away.
+        """
         try:
-            found = self._look(request, alone=alone)
-            now = time.monotonic()
-            if found.verdict == "runs" and now > until:
-                self._decide(request.put_off)
-                return
-            if found.verdict in ("wait", "runs") and not request.has_left:
-                later = min(2 * pause, LOOK_AGAIN)
-                again = partial(self._delivered_again, request, then, alone, until, later)
-                self._waiting.append((now + pause, again))
-                return
+            findings = self._look(*(case.asked() for case in cases))
+        except Exception as exc:
+            if len(cases) == 1 or isinstance(exc, StoreAway):
+                for case in cases:
+                    self._let_run(case, exc)
+            else:  # one of them is odd
+                for case in cases:
+                    self._look_into([case])
+            return
+        now = time.monotonic()
+        verdicts: list[Callable[[], None]] = []
+        died: list[tuple[str, str, int, Death]] = []
+        poisoned: list[tuple[_Again, int, Death]] = []
+        for case, found in zip(cases, findings, strict=True):
+            request = case.request
             gone = GONE if found.unsure else NOT_HEARD
             death = Death(found.left_by, gone, found.left_by)
-            if found.verdict == "run" and found.news:
-                self._say_death(request, found.deaths + found.unsure, death)
-            ended = found.verdict == "ended"
-            quarantined = found.verdict == "kept" or (
-                found.verdict == "poisoned" and self._condemn(request, found.deaths, death)
-            )
-        except StoreAway:
-            pass
-        except Exception as exc:
-            logger.error("Could not look into %s: %s", request.humaninfo(), describe(exc))
-        if ended:
-            logger.info("%s has ended with another worker: acknowledged", request.humaninfo())
-        self._decide(lambda: then(quarantined or ended))
-        if quarantined:
+            if found.verdict == "runs" and now > case.until:
+                verdicts.append(request.put_off)
+            elif found.verdict in ("wait", "runs") and not request.has_left:
+                later = min(2 * case.pause, LOOK_AGAIN)
+                self._waiting.append(case._replace(at=now + case.pause, pause=later))
+            elif found.verdict == "poisoned":
+                poisoned.append((case, found.deaths, death))
+            else:
+                if found.verdict == "run" and found.news:
+                    deaths = found.deaths + found.unsure
+                    died.append((request.name, request.id, deaths, death))
+                elif found.verdict == "ended":
+                    text = "%s has ended with another worker: acknowledged"
+                    logger.info(text, request.humaninfo())
+                verdicts.append(partial(case.then, found.verdict in ("ended", "kept")))
+        assert self.store is not None
+        say_deaths(self.store, self.settings, died)
+        for verdict in verdicts:
+            self._decide(verdict)
+        self._condemn(poisoned)
+        if poisoned or any(found.verdict == "kept" for found in findings):
             self._tell()
 
-    def _look(self, request: Delivered, death: str = "", *, alone: bool = False) -> _Finding:
-        assert self.store is not None
-        keys = [f"graceful:started:{request.id}", f"graceful:deaths:{request.id}"]
-        keys += [QUARANTINE, EPOCH, release_key(request.id)]
-        verdict, deaths, unsure, news, left_by = self.store.run(
-            "redelivered",
-            keys,
-            [
-                request.id,
-                self.worker,
-                f"{self.store.prefix}graceful:lease:",
-                int(self.settings.poison_window * 1000),
-                int(self.settings.lease_ttl * 1000),
-                self.settings.poison_limit,
-                death,
-                "" if death else fingerprint_as_text(fingerprint(request)),
-                "1" if alone else "",
-            ],
-        )
-        return _Finding(str(verdict), int(deaths), int(unsure), int(news), str(left_by))
+    def _let_run(self, case: _Again, exc: Exception) -> None:
+        if not isinstance(exc, StoreAway):  # that is said there
+            logger.error("Could not look into %s: %s", case.request.humaninfo(), describe(exc))
+        self._decide(partial(case.then, False))
 
-    def _condemn(self, request: Delivered, deaths: int, death: Death) -> bool:
+    def _condemn(self, cases: Sequence[tuple[_Again, int, Death]]) -> None:
+        tasks: list[tuple[Kept, Death]] = []
+        there: list[_Again] = []
+        for case, deaths, death in cases:
+            try:
+                tasks.append((self._kept(case.request, deaths, death), death))
+                there.append(case)
+            except Exception as exc:
+                self._let_run(case, exc)
         assert self.store is not None
-        rest: dict[str, Any] = {"why": "", "deaths": deaths, "worker": death.worker or self.worker}
-        rest |= origin_of(self.app)
+        try:
+            done = condemn(self.store, self.settings, tasks)
+        except StoreAway:
+            done = [False] * len(tasks)
+        for case, is_done in zip(there, done, strict=True):
+            self._decide(partial(case.then, is_done))
+
+    def _look(self, *tasks: Asked) -> list[Finding]:
+        assert self.store is not None
+        return look(self.store, self.settings, self.worker, *tasks)
+
+    def _kept(self, request: Delivered, deaths: int, death: Death) -> Kept:
+        """What goes to quarantine of a delivery without a claim."""
+        return Kept.of_message(request.message, **self._rest(deaths, death))
+
+    def _rest(self, deaths: int, death: Death) -> dict[str, Any]:
+        rest = {"why": "", "deaths": deaths, "worker": death.worker or self.worker}
+        return rest | origin_of(self.app)
+
+    def _condemn_here(self, request: Delivered, deaths: int, death: Death) -> bool:
+        """What has killed a child of ours; whether it is in quarantine now."""
+        assert self.store is not None
         claim = _claim(request)
         if claim is None:
-            kept = Kept.of_message(request.message, **rest)
-            return all(condemn(self.store, self.settings, [kept], death))
+            kept = self._kept(request, deaths, death)
+            return all(condemn(self.store, self.settings, [(kept, death)]))
         claimed = self.store.execute("HGET", [claims_key(claim[0])], [claim[1]])
         if claimed is None:
             return False  # it is somebody else's already
         key, _, raw = claimed.partition("\0")
-        kept = Kept.of_claim(key, raw, **rest)
-        return all(condemn(self.store, self.settings, [kept], death, [claim]))
+        kept = Kept.of_claim(key, raw, **self._rest(deaths, death))
+        return all(condemn(self.store, self.settings, [(kept, death)], [claim]))
 
 
 def _claim(request: Delivered) -> tuple[str, str] | None:

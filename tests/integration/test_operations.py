@@ -196,7 +196,7 @@ def test_an_oom_loop_is_seen_before_one_task_has_died_three_times(
     assert store is not None
     for number in range(3):
         death = Death("w1@a:01", "the process that ran it has died of signal 9", str(number))
-        say_deaths(store, Settings(), [("shop.bill", str(number), 1)], death)
+        say_deaths(store, Settings(), [("shop.bill", str(number), 1, death)])
     (moment,) = Operations(app).history("0").moments
     assert moment.reason == "the process that ran it has died of signal 9, death 1 of 3"
     said = [(one.what, one.mend) for one in Operations(app).status().findings]
@@ -208,8 +208,8 @@ def test_an_oom_loop_is_seen_before_one_task_has_died_three_times(
         return of_late(stores_of(app), 600).deaths
 
     # A worker dies, and takes two tasks along; one that was frozen goes on.
-    died = [("shop.bill", str(number), 2) for number in range(2)]
-    say_deaths(store, Settings(), died, Death("w2@a:01", "", "w2@a:01"))
+    death = Death("w2@a:01", "", "w2@a:01")
+    say_deaths(store, Settings(), [("shop.bill", str(n), 2, death) for n in range(2)])
     both = [f"{number}" for number in range(2)]
     wait_until(lambda: all(len(Operations(app).history(one).moments) == 2 for one in both))
     assert count() == 4
@@ -220,7 +220,8 @@ def test_an_oom_loop_is_seen_before_one_task_has_died_three_times(
     write(store, Settings(), [Entry(What.RESCUED, "2", "", f"w{n}@a", why) for n in (2, 1, 2)])
     assert of_late(stores_of(app), 600).cut_off == ["w1@a", "w2@a"]
     kept = Kept("0", "shop.bill", "", 3, 0.0, "w3@a:01", {})
-    assert condemn(store, Settings(), [kept], Death("w3@a:01", "it died", "w3@a:01")) == [True]
+    death = Death("w3@a:01", "it died", "w3@a:01")
+    assert condemn(store, Settings(), [(kept, death)]) == [True]
     wait_until(lambda: count() == 4)
     last = Operations(app).history("0").moments[-2:]
     assert [(one.kind, one.reason[:22]) for one in last] == [

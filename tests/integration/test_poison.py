@@ -14,8 +14,8 @@ from celery import signals as celery_signals
 
 from celery_graceful import PoisonedTask, signals
 from celery_graceful.claims.rescue import DeadClaim
-from celery_graceful.poison import deaths, quarantine
-from celery_graceful.store.app_stores import find_workers_store
+from celery_graceful.poison import deaths, quarantine, redelivered
+from celery_graceful.store.app_stores import find_workers_store, settings_of
 from celery_graceful.store.store import StoreAway
 from tests.support.monitor import monitored
 from tests.support.workers import TIMEOUT, wait_until
@@ -178,8 +178,8 @@ def test_a_worker_may_have_it_before_it_is_taken_out(redis_db, monkeypatch):
     keys.append(quarantine.release_key("bad"))
 
     def judged():
-        args = ["bad", "w2", "graceful:lease:", 1000, 1000, 1, "", "", ""]
-        return store.run("redelivered", keys, args)[0]
+        (found,) = redelivered.look(store, settings_of(app), "w2", redelivered.Asked("bad"))
+        return found.verdict
 
     seen, delete = [], quarantine.delete
 

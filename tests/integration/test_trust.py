@@ -19,6 +19,8 @@ from celery_graceful.claims.held_claims import Claims
 from celery_graceful.claims.lease import Lease
 from celery_graceful.claims.lease_validity import LeaseValidity
 from celery_graceful.claims.rescue import Rescuer
+from celery_graceful.poison import redelivered
+from celery_graceful.poison.redelivered import Asked
 from celery_graceful.settings import Settings
 from celery_graceful.store.app_stores import broker_store
 from celery_graceful.store.store import StoreAway
@@ -163,19 +165,19 @@ def test_who_was_not_heard_since_a_failover_is_no_death(heard, store, redis_db):
 def test_a_broker_that_redelivers_waits_for_a_new_master_too(store, redis_db):
     """RabbitMQ, with a store in Redis: who lives has no lease there yet."""
     client = redis_db.client
-    keys = ["graceful:started:t", "graceful:deaths:t", "graceful:quarantine", "graceful:epoch"]
 
     def look(alone):
         # A death that was noted is older than a lease lives.
-        args = ["t", "me", "graceful:lease:", 1000_000, -1000, 1, "", "", alone]
-        return store.run("redelivered", keys, args)[:2]
+        settings = Settings(poison_window=1000.0, lease_ttl=-1.0, poison_limit=1)
+        (found,) = redelivered.look(store, settings, "me", Asked("t", alone=alone))
+        return [found.verdict, found.deaths]
 
     client.set("graceful:started:t", "other|delivery")
     client.hset("graceful:epoch", "trust", int((time.time() + 60) * 1000))
-    assert look("1") == ["runs", 0]
-    assert [look(""), look("")] == [["wait", 0]] * 2
+    assert look(True) == ["runs", 0]
+    assert [look(False), look(False)] == [["wait", 0]] * 2
     client.hset("graceful:epoch", "trust", "0")
-    assert look("1") == ["poisoned", 1]
+    assert look(True) == ["poisoned", 1]
 
 
 @pytest.mark.usefixtures("patient")
