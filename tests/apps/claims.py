@@ -9,8 +9,11 @@ import time
 from celery import Task
 
 from celery_graceful import Graceful, GracefulTask
+from celery_graceful.membership import events
 from celery_graceful.system import native
 from tests.apps import make_app, say, wait_for_file
+
+events.AHEAD = events.TIMEOUT = 20.0  # however busy the machine is
 
 app = make_app("claims")
 if "PLAIN" not in os.environ:

@@ -10,6 +10,7 @@ from functools import partial
 
 from celery_graceful import Graceful, GracefulTask
 from celery_graceful.deliveries import requeue
+from celery_graceful.membership import events
 from celery_graceful.poison import deaths, post_mortem
 from celery_graceful.signals import task_quarantined
 from tests.apps import make_app, quorum_queues, say, wait_for_file
@@ -20,6 +21,7 @@ if "QUORUM" in os.environ:
     app.conf.worker_detect_quorum_queues = True
 Graceful(app)
 deaths.EVENT_TIMEOUT = 20.0  # events that are not sent in time are lost
+events.AHEAD = events.TIMEOUT = 20.0
 if "COPY_AFTER" in os.environ:
     requeue.COPY_AFTER = int(os.environ["COPY_AFTER"])
 if "HOLD" in os.environ:

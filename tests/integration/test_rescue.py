@@ -16,10 +16,12 @@ from celery_graceful.claims.held_claims import Claims, Tag
 from celery_graceful.claims.lease import Lease
 from celery_graceful.claims.rescue import DeadClaim, Rescuer
 from celery_graceful.claims.server_checks import check_server
+from celery_graceful.operations.rescue import rescue
 from celery_graceful.poison.deaths import judge
 from celery_graceful.poison.quarantine import count as count_kept
 from celery_graceful.settings import Settings
 from celery_graceful.store.app_stores import broker_store
+from celery_graceful.store.scripts import script
 from celery_graceful.system import native
 from tests.servers import RedisServer
 from tests.support.monitor import monitored
@@ -318,6 +320,23 @@ def test_how_many_ran_makes_no_rescue_longer(redis_db, limit):
     assert client.llen("q") == (202 if limit > 1 else 0)
     assert count_kept(store) == (0 if limit > 1 else 202)
     assert len(told) == (0 if limit > 1 else 3)
+
+
+def test_by_hand_what_is_poison_is_told_when_the_rest_is_back(redis_db):
+    """It takes as long as result backends, and whoever else is told, do."""
+    app = Celery("rescue", broker=redis_db.url, set_as_current=False)
+    app.conf.update(graceful_poison_limit=1, graceful_lease_ttl=1.0, graceful_rescue_interval=0.5)
+    Graceful(app)
+    claim(redis_db.client, "dead", [message(1), message(2)])
+    redis_db.client.sadd("graceful:begun:dead", "1")
+    with monitored(redis_db.client) as commands:
+        (done,) = rescue(app, dry_run=False)
+    assert done.moved == 1
+    asked = [
+        name for each in commands for name in ("give_back", "untold") if script(name).sha in each
+    ]
+    assert asked[0] == "give_back"
+    assert "untold" in asked
 
 
 def test_what_has_begun_is_noted_unless_it_is_short(store, redis_db, monkeypatch):

@@ -1,0 +1,55 @@
+"""Events that are told before something happens, which must not wait for them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_graceful.membership import events
+from tests.conftest import RedisDB
+from tests.support.monitor import monitored
+from tests.support.workers import TIMEOUT, wait_until
+
+NOT_SENT = "Events were not sent"
+SOME = [("task-rescued", {"uuid": str(number)}) for number in range(3)]
+
+
+def worker_of(broker: str, groups: Sequence[str] = ()) -> Any:
+    """Of a worker, as much as is asked."""
+    dispatcher = SimpleNamespace(enabled=True, groups={*groups})
+    app = Celery(broker=broker, set_as_current=False)
+    consumer = SimpleNamespace(event_dispatcher=dispatcher)
+    return SimpleNamespace(app=app, hostname="w1@test", consumer=consumer)
+
+
+def test_a_broker_that_hangs_holds_up_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(events, "TIMEOUT", 3.0)
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        worker = worker_of(f"redis://127.0.0.1:{hangs.getsockname()[1]}")
+        with events.soon(worker, "task") as tell:
+            tell(SOME)
+        assert NOT_SENT not in caplog.text, "nobody has waited for it"
+        wait_until(lambda: NOT_SENT in caplog.text, "given up")
+
+
+@pytest.mark.parametrize(
+    ("groups", "messages"), [((), 1), (("worker", "task"), 1), (("worker",), 0)]
+)
+def test_they_are_one_message_where_they_are_on(
+    redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch, groups: Sequence[str], messages: int
+) -> None:
+    """By default a worker sends events of its own, and none of tasks."""
+    monkeypatch.setattr(events, "AHEAD", TIMEOUT)
+    with monitored(redis_db.client) as commands:
+        with events.soon(worker_of(redis_db.url, groups), "task") as tell:
+            tell(SOME)
+        with events.soon(worker_of(redis_db.url, groups), "task"):
+            pass  # there was nothing to tell
+    assert sum(one.startswith("PUBLISH") for one in commands) == messages
