@@ -44,9 +44,12 @@ def pending_interrupt(checkpoint: Checkpoint, run_time_at: float) -> Interrupt |
 
 
 def bounded_timeout(interrupt: Interrupt | None) -> float:
-    """Seconds that the store gets at an interrupt: a small part of what is left."""
+    """Seconds that the store gets at an interrupt: a small part of what is left.
+
+    In tenths: the store has connections of its own for each time-out, and many tasks stop at once.
+    """
     left = math.inf if interrupt is None else interrupt.time_left()
-    return min(COMMAND_TIMEOUT, max(0.1, left / 4))
+    return max(1, int(10 * min(COMMAND_TIMEOUT, left / 4))) / 10
 
 
 def stand(checkpoint: Checkpoint, run_time_at: float) -> float:

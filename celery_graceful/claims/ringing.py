@@ -18,7 +18,7 @@ from kombu.utils.json import dumps
 from redis.exceptions import NoScriptError
 
 from celery_graceful.claims.claimant import bell_key
-from celery_graceful.store.client import is_forbidden
+from celery_graceful.store.answers import is_forbidden
 from celery_graceful.store.scripts import Script, script
 from celery_graceful.system.describe import describe
 

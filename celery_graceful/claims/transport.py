@@ -40,7 +40,8 @@ from celery_graceful.claims.held_claims import Claims
 from celery_graceful.claims.listening import ListensOnce
 from celery_graceful.claims.qos import QoS
 from celery_graceful.claims.ringing import RingingChannel
-from celery_graceful.store.client import dropping, is_answer, send_quickly
+from celery_graceful.store.answers import is_answer
+from celery_graceful.store.client import dropping, send_quickly
 from celery_graceful.system.describe import describe
 
 __all__ = ["Channel", "SentinelChannel", "SentinelTransport", "Transport"]

@@ -19,6 +19,7 @@ from celery_graceful.deliveries.stage import OPEN, UNBEGUN, Stage
 from celery_graceful.history.entry import What
 from celery_graceful.monitors.check_in import CheckIn
 from celery_graceful.poison.post_mortem import PostMortems
+from celery_graceful.store.store import StoreAway
 from celery_graceful.system import native
 from celery_graceful.timeline import worker_state
 
@@ -99,9 +100,13 @@ class Ledger:
         self.stopping = True
         self.counts = dict.fromkeys(Stage, 0)
 
-    def note_failure(self) -> None:
-        """A message could not be given back: it is left to the broker."""
-        self.failed = True
+    def note_failure(self, exc: BaseException | None = None) -> None:
+        """A message could not be given back: it is left to the broker.
+
+        Args:
+            exc: Why. A claim is tried again until the worker leaves, and counts then.
+        """
+        self.failed = self.failed or not isinstance(exc, StoreAway)
 
     @property
     def why_released(self) -> str:

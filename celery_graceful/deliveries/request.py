@@ -82,7 +82,7 @@ class GracefulRequest(Delivery):
         try:
             return bool(self.ledger.release([self], why))
         except Exception as exc:
-            self.ledger.note_failure()
+            self.ledger.note_failure(exc)
             logger.error("Could not give %s back: %s", self.humaninfo(), describe(exc))
         return True
 
@@ -324,7 +324,7 @@ class GracefulRequest(Delivery):
             self.ledger.requeue.give_back([self], tail=tail)
         except Exception as exc:
             if self.ledger.stopping or isinstance(exc, NotTaken):
-                self.ledger.note_failure()
+                self.ledger.note_failure(exc)
             known = isinstance(exc, (StoreAway, NotTaken, OSError))  # an outage, and where
             told = describe(exc)
             logger.error("Could not give %s back: %s", self.humaninfo(), told, exc_info=not known)

@@ -20,7 +20,7 @@ from celery_graceful.deliveries.handler_errors import let_go
 from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.stage import Stage
-from celery_graceful.store.client import is_of_redis
+from celery_graceful.store.answers import is_of_redis
 from celery_graceful.store.rights import why_no_writes
 from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.system import native

@@ -26,8 +26,9 @@ from kombu.serialization import registry
 from kombu.utils import json
 
 from celery_graceful.results.subscriptions import ResultConsumer
-from celery_graceful.results.together import Together, TornAway
-from celery_graceful.store.client import is_answer, is_forbidden, is_plain, is_unknown_script
+from celery_graceful.store.answers import is_answer, is_forbidden, is_unknown_script
+from celery_graceful.store.client import is_plain
+from celery_graceful.store.together import Together, TornAway
 from celery_graceful.system.describe import describe
 from celery_graceful.system.per_app import PerApp
 

@@ -11,6 +11,7 @@ from celery_graceful.store.store import Store, StoreAway
 __all__ = [
     "Store",
     "StoreAway",
+    "answers",
     "app_stores",
     "client",
     "connections",
@@ -21,5 +22,6 @@ __all__ = [
     "scripts",
     "start_note",
     "store",
+    "together",
     "tracking",
 ]

@@ -8,101 +8,32 @@ before it. Here a connection on which anything failed, but for an answer that sa
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from inspect import signature
 from typing import Any
 
+from celery_graceful.store.answers import is_answer, is_demoted
+from celery_graceful.store.connections import take_connection
+from celery_graceful.store.together import Together, TornAway
+
 __all__ = [
     "address_of",
     "dropping",
-    "is_answer",
-    "is_forbidden",
-    "is_of_a_replica",
-    "is_of_redis",
     "is_plain",
-    "is_timeout",
-    "is_unknown_script",
     "listening",
     "make_client",
-    "once_more",
     "send_quickly",
-    "take_connection",
 ]
 
 
+#: Connections of one client, at most.
+MOST = 10
+
 #: What is on the wire as Python shows it.
 _SHOWN = frozenset((str, int, float))
-
-
-def is_answer(exc: BaseException) -> bool:
-    """Whether the server has said this, and its connection can be used on."""
-    from redis.exceptions import ResponseError
-
-    return isinstance(exc, ResponseError)
-
-
-def is_of_redis(exc: BaseException) -> bool:
-    """Whether it is about a Redis: what one has answered, or that none was reached."""
-    from redis.exceptions import RedisError
-
-    return isinstance(exc, RedisError)
-
-
-def is_unknown_script(exc: BaseException) -> bool:
-    """Whether the server has to be given the text of a script, as it is new or was restarted."""
-    from redis.exceptions import NoScriptError
-
-    return isinstance(exc, NoScriptError)
-
-
-def is_timeout(exc: BaseException) -> bool:
-    """Whether no answer came in time."""
-    from redis.exceptions import TimeoutError
-
-    return isinstance(exc, TimeoutError)
-
-
-def once_more(exc: BaseException) -> Exception | None:
-    """Another error like one of redis-py's, for another thread: to raise one writes to it."""
-    from redis.exceptions import ConnectionError, RedisError
-
-    if not isinstance(exc, RedisError):
-        return None
-    try:
-        return type(exc)(*exc.args)
-    except TypeError:
-        return ConnectionError(str(exc))
-
-
-def is_forbidden(exc: BaseException) -> bool:
-    """Whether the server does not allow it to this user."""
-    from redis.exceptions import NoPermissionError
-
-    text = str(exc)
-    return is_answer(exc) and (
-        isinstance(exc, NoPermissionError)
-        # From within a script.
-        or "user executing the script can't" in text
-        or "NOPERM" in text
-    )
-
-
-def _is_demoted(exc: BaseException) -> bool:
-    """Whether a server says that it is no master, or not any more: another one is."""
-    from redis.exceptions import MasterDownError, ReadOnlyError
-
-    text = str(exc)
-    return isinstance(exc, (MasterDownError, ReadOnlyError)) or (
-        # Of a script before Redis 7, and of a command that was waiting.
-        is_answer(exc) and ("-READONLY" in text or text.startswith("UNBLOCKED"))
-    )
-
-
-def is_of_a_replica(exc: BaseException) -> bool:
-    """Whether a connection was closed since its server is no master: it was asked to write."""
-    return exc.__cause__ is not None and _is_demoted(exc.__cause__)
 
 
 def _takes_health_checks(connection_class: Any) -> bool:
@@ -177,7 +108,7 @@ def dropping(connection_class: Any) -> Any:
             try:
                 return super().read_response(*args, **options)
             except BaseException as exc:
-                if _is_demoted(exc):
+                if is_demoted(exc):
                     from redis.exceptions import ConnectionError
 
                     self.disconnect()
@@ -211,14 +142,14 @@ def is_plain(client: Any) -> bool:
 
 
 def make_client(pool: Any, timeout: float, **parameters: Any) -> Any:
-    """A redis client whose callers wait for a connection where its pool has none left.
+    """A redis client whose callers share a connection where its pool has none left for them.
 
-    kombu allows ten; more tasks than that may end at once in a worker of threads. (The pool of
-    redis-py that waits knows no Sentinel.)
+    kombu allows ten; hundreds of tasks may end, or stop, at once in a worker of threads or
+    greenlets. What they ask goes together: nobody has to wait until all others had a turn.
 
     Args:
         pool: redis-py's connection pool, of its own.
-        timeout: Seconds for a connect, for each answer, and to wait for a connection.
+        timeout: Seconds for a connect, and for each answer.
         parameters: More of the pool's connection parameters.
     """
     from redis.backoff import NoBackoff
@@ -232,7 +163,7 @@ def make_client(pool: Any, timeout: float, **parameters: Any) -> Any:
     # Who names the master gets no more time, and no rests between several tries.
     for sentinel in getattr(getattr(pool, "sentinel_manager", None), "sentinels", ()):
         sentinel.connection_pool.connection_kwargs.update(limits)
-    return _client_class()(pool, timeout)
+    return _client_class()(pool)
 
 
 def address_of(pool: Any) -> str:
@@ -244,14 +175,6 @@ def address_of(pool: Any) -> str:
         host, port = pool.master_address or ("no address yet", "")
         return f"{pool.service_name} of Sentinel, {host}:{port}".rstrip(":")
     return f"{kwargs.get('host', 'localhost')}:{kwargs.get('port', 6379)}"
-
-
-def take_connection(pool: Any) -> Any:
-    """A connection of a pool."""
-    from redis import VERSION
-
-    # Of a command, which nobody looks at; later versions want none.
-    return pool.get_connection(*(("_",) if VERSION[:2] < (5, 3) else ()))
 
 
 def listening(connection: Any) -> dict[str, bool]:
@@ -269,16 +192,18 @@ def _client_class() -> Any:  # redis is not imported where nobody asks it
     from redis.exceptions import ConnectionError, NoScriptError, TimeoutError
 
     class Client(Redis):
-        def __init__(self, pool: Any, patience: float) -> None:
+        def __init__(self, pool: Any) -> None:
             super().__init__(connection_pool=pool)
-            self._turns = threading.BoundedSemaphore(pool.max_connections)
-            self._patience = patience
+            most = min(pool.max_connections, MOST)
+            #: Of those that have a connection to themselves; one is left for all others.
+            self._turns = threading.BoundedSemaphore(max(0, most - 1))
+            #: By the process that it belongs to.
+            self._together: dict[int, Together] = {}
 
         def execute_command(self, *args: Any, **options: Any) -> Any:
             """Ask, once more at once if the connection was lost; never after a time-out."""
-            if not self._turns.acquire(timeout=self._patience):
-                busy = self.connection_pool.max_connections
-                raise TimeoutError(f"all {busy} connections are busy")
+            if not self._turns.acquire(blocking=False):
+                return self._ask_with_others(args, options)
             try:
                 try:
                     return self._ask(args, options)
@@ -308,7 +233,32 @@ def _client_class() -> Any:  # redis is not imported where nobody asks it
             finally:
                 pool.release(connection)
 
+        def _ask_with_others(self, args: Any, options: Any) -> Any:
+            command = _packed(self.connection_pool.get_encoder().encode, args)
+            try:
+                answer = self._shared().ask(command)
+            except (ConnectionError, TornAway):
+                try:
+                    answer = self._shared().ask(command)
+                except TornAway as exc:
+                    raise TimeoutError("who asked for several was stopped, again") from exc
+            callback = self.response_callbacks.get(args[0])
+            return answer if callback is None else callback(answer, **options)
+
+        def _shared(self) -> Together:
+            pid = os.getpid()
+            together = self._together.get(pid)
+            if together is None or together.stuck:
+                together = self._together[pid] = Together(self.connection_pool)
+            return together
+
     return Client
+
+
+def _packed(encode: Callable[[Any], bytes], args: Sequence[Any]) -> bytes:
+    """A command as it is sent."""
+    words = [encode(word) for word in (*args[0].split(), *args[1:])]
+    return b"*%d\r\n%b" % (len(words), b"".join([b"$%d\r\n%b\r\n" % (len(w), w) for w in words]))
 
 
 def send_quickly(connection: Any, *command: Any) -> None:

@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["backend_pool", "backend_prefix", "kombu_pool", "timeouts", "unconnected_channel"]
+__all__ = [
+    "backend_pool",
+    "backend_prefix",
+    "kombu_pool",
+    "take_connection",
+    "timeouts",
+    "unconnected_channel",
+]
 
 
 def timeouts(timeout: float) -> dict[str, Any]:
@@ -50,3 +57,11 @@ def backend_prefix(options: dict[str, Any]) -> str:
     """The key prefix, joined as Celery does for results."""
     prefix = str(options.get("global_keyprefix") or "")
     return prefix + "_" if prefix and prefix[-1] not in ":_-." else prefix
+
+
+def take_connection(pool: Any) -> Any:
+    """A connection of a pool."""
+    from redis import VERSION
+
+    # Of a command, which nobody looks at; later versions want none.
+    return pool.get_connection(*(("_",) if VERSION[:2] < (5, 3) else ()))

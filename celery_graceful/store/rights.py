@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from celery_graceful.store.client import is_answer, is_forbidden, listening
+from celery_graceful.store.answers import is_answer, is_forbidden
+from celery_graceful.store.client import listening
 from celery_graceful.store.store import Store, StoreForbidden, StoreRefused
 
 __all__ = ["COMMANDS", "NOBODY", "Needs", "lists_of", "missing_rights", "why_no_writes"]

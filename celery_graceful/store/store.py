@@ -51,14 +51,9 @@ from weakref import WeakSet
 
 from celery.utils.log import get_logger
 
-from celery_graceful.store.client import (
-    address_of,
-    is_answer,
-    is_forbidden,
-    is_of_a_replica,
-    make_client,
-    take_connection,
-)
+from celery_graceful.store.answers import is_answer, is_forbidden, is_of_a_replica
+from celery_graceful.store.client import address_of, make_client
+from celery_graceful.store.connections import take_connection
 from celery_graceful.store.presence import Presence
 from celery_graceful.store.scripts import script as script_of
 from celery_graceful.system import native

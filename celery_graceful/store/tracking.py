@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from celery_graceful.store.client import is_answer, listening, take_connection
+from celery_graceful.store.answers import is_answer
+from celery_graceful.store.client import listening
+from celery_graceful.store.connections import take_connection
 from celery_graceful.store.store import COMMAND_TIMEOUT, Store, StoreAway, StoreRefused, fork_gate
 from celery_graceful.system import native
 from celery_graceful.system.describe import describe

@@ -152,7 +152,7 @@ class Quiesce:
                 self.adapter.take_back()
                 self.ledger.release_unstarted()
             except Exception as exc:
-                self.ledger.note_failure()
+                self.ledger.note_failure(exc)
                 logger.error("Could not give back what was not started: %s", describe(exc))
 
     def _after_the_fetch(self) -> None:
@@ -168,7 +168,7 @@ class Quiesce:
         try:
             self.ledger.requeue.flush(**options)
         except Exception as exc:
-            self.ledger.note_failure()
+            self.ledger.note_failure(exc)
             logger.error("Could not give back what was not started: %s", describe(exc))
 
     def _stop_when_idle(self) -> None:

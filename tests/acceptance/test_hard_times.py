@@ -482,6 +482,23 @@ def test_redis_is_silent_while_a_claim_goes_back(
     assert broker.held() == 0
 
 
+@pytest.mark.parametrize("pool", ["threads", "gevent"])
+def test_redis_is_silent_for_a_part_of_the_stop(pool: str, start_server, redis_db) -> None:
+    """All goes back when Redis answers again, and the exit status says so."""
+    server = start_server(RedisServer)
+    broker = Broker("redis", server.url(0), redis_db.backend_url, server.client(0))
+    with broker.app() as app, start(pool, broker, GRACE=str(GRACE), LAST_RESORT="20") as worker:
+        worker.ready()
+        task_id = send_and_wait(app, worker, "waiting")
+        server.pause()
+        worker.term()
+        worker.wait_line("Could not give .*waiting.* back")
+        server.resume()
+        gone_in_time(worker)
+        assert broker.drain_queue(app, at_least=1) == [task_id]
+    assert broker.held() == 0
+
+
 @pytest.mark.parametrize(
     ("kind", "pool"),
     [

@@ -71,3 +71,12 @@ def stubborn(self):
 @app.task
 def errback(request, exc, traceback):
     say("errback", type(exc).__name__, exc)
+
+
+@task
+def rows(self, most):
+    """One after the other, slowly; what is done is saved when it is stopped."""
+    for row in self.iterate(range(most)):
+        if row == 1:
+            say("rows")
+        self.sleep(0.3)

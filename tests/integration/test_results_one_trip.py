@@ -22,7 +22,7 @@ from redis.exceptions import ConnectionError, OutOfMemoryError, ResponseError
 from celery_graceful import Graceful
 from celery_graceful.results import one_trip
 from celery_graceful.results.one_trip import RedisBackend
-from celery_graceful.results.together import Together
+from celery_graceful.store.together import Together
 from tests.conftest import RedisDB
 
 

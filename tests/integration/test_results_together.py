@@ -22,9 +22,9 @@ from redis import ConnectionPool, CredentialProvider
 from redis.exceptions import ResponseError
 
 from celery_graceful import Graceful
-from celery_graceful.results import together
 from celery_graceful.results.one_trip import _asking
-from celery_graceful.results.together import Together, TornAway
+from celery_graceful.store import together
+from celery_graceful.store.together import Together, TornAway
 from tests.conftest import RedisDB
 from tests.servers import RedisServer
 
@@ -375,7 +375,7 @@ def test_a_child_that_is_forked_meanwhile(redis_db: RedisDB) -> None:
     script = (
         SETUP
         + """
-    from celery_graceful.results.together import Together
+    from celery_graceful.store.together import Together
     store("first")
     inside, forked, exchange = threading.Event(), threading.Event(), Together._exchange
     def waits(self, asked):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from contextlib import ExitStack
 from functools import partial
 
 import pytest
@@ -16,7 +17,7 @@ from celery_graceful.checkpoints import checkpoint
 from celery_graceful.checkpoints.checkpoint import DELIVERY, key_of
 from celery_graceful.checkpoints.discard import Discard
 from celery_graceful.store.app_stores import find_store
-from celery_graceful.store.store import StoreAway
+from celery_graceful.store.store import StoreAway, StoreRefused
 from tests.servers import RedisServer
 from tests.support.deliveries import bench
 
@@ -265,7 +266,7 @@ def killed(own, patient):
     return own
 
 
-def test_more_callers_than_connections_wait_for_each_other(redis_db, caplog):
+def test_more_callers_than_connections_share_one(redis_db, caplog):
     """kombu's pool has ten; the threads of a worker may end their tasks all at once."""
     store = find_store(app(broker_url=redis_db.url))
     threads, answers = 40, []
@@ -283,6 +284,27 @@ def test_more_callers_than_connections_wait_for_each_other(redis_db, caplog):
         thread.join()
     assert answers == [None] * threads
     assert not caplog.records
+    assert store.connections <= store._client(30.0).connection_pool.max_connections
+
+
+def test_what_is_asked_over_a_shared_connection(redis_db):
+    """Each has its own answer, in the form and with the errors that it has always had."""
+    store = find_store(app(broker_url=redis_db.url))
+    client = store._client(1.0)
+    with ExitStack() as stack:
+        for _ in range(client.connection_pool.max_connections - 1):
+            stack.enter_context(client._turns)
+        assert not client._turns.acquire(blocking=False)
+        store.execute("HSET", ["hash"], ["ключ", 7, b"\xff", 0.5])
+        assert store.execute("HGETALL", ["hash"]) == {"ключ": "7", "\udcff": "0.5"}
+        assert client.execute_command("CLIENT SETNAME", "shared") is True
+        assert store.run("forget", ["nothing"], ["", 0]) == 0
+        with pytest.raises(StoreRefused, match="WRONGTYPE"):
+            store.execute("LLEN", ["hash"], quiet=True)
+        redis_db.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        assert store.execute("EXISTS", ["hash"]) == 1
+    assert not store.was_away_since(0.0)
+    assert store.connections == 2
 
 
 def test_away_and_back(killed, caplog):

@@ -19,7 +19,8 @@ from contextlib import suppress
 from itertools import repeat
 from typing import Any
 
-from celery_graceful.store.client import is_answer, is_timeout, once_more, take_connection
+from celery_graceful.store.answers import is_answer, is_timeout, once_more
+from celery_graceful.store.connections import take_connection
 from celery_graceful.system.native import Latch, is_green, thread_ident
 
 __all__ = ["Together", "TornAway"]

@@ -1,0 +1,86 @@
+"""What an error of redis-py says: of an answer, of the way to the server, or of that server.
+
+redis is not imported where nobody asks it.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "is_answer",
+    "is_demoted",
+    "is_forbidden",
+    "is_of_a_replica",
+    "is_of_redis",
+    "is_timeout",
+    "is_unknown_script",
+    "once_more",
+]
+
+
+def is_answer(exc: BaseException) -> bool:
+    """Whether the server has said this, and its connection can be used on."""
+    from redis.exceptions import ResponseError
+
+    return isinstance(exc, ResponseError)
+
+
+def is_of_redis(exc: BaseException) -> bool:
+    """Whether it is about a Redis: what one has answered, or that none was reached."""
+    from redis.exceptions import RedisError
+
+    return isinstance(exc, RedisError)
+
+
+def is_unknown_script(exc: BaseException) -> bool:
+    """Whether the server has to be given the text of a script, as it is new or was restarted."""
+    from redis.exceptions import NoScriptError
+
+    return isinstance(exc, NoScriptError)
+
+
+def is_timeout(exc: BaseException) -> bool:
+    """Whether no answer came in time."""
+    from redis.exceptions import TimeoutError
+
+    return isinstance(exc, TimeoutError)
+
+
+def once_more(exc: BaseException) -> Exception | None:
+    """Another error like one of redis-py's, for another thread: to raise one writes to it."""
+    from redis.exceptions import ConnectionError, RedisError
+
+    if not isinstance(exc, RedisError):
+        return None
+    try:
+        return type(exc)(*exc.args)
+    except TypeError:
+        return ConnectionError(str(exc))
+
+
+def is_forbidden(exc: BaseException) -> bool:
+    """Whether the server does not allow it to this user."""
+    from redis.exceptions import NoPermissionError
+
+    text = str(exc)
+    return is_answer(exc) and (
+        isinstance(exc, NoPermissionError)
+        # From within a script.
+        or "user executing the script can't" in text
+        or "NOPERM" in text
+    )
+
+
+def is_demoted(exc: BaseException) -> bool:
+    """Whether a server says that it is no master, or not any more: another one is."""
+    from redis.exceptions import MasterDownError, ReadOnlyError
+
+    text = str(exc)
+    return isinstance(exc, (MasterDownError, ReadOnlyError)) or (
+        # Of a script before Redis 7, and of a command that was waiting.
+        is_answer(exc) and ("-READONLY" in text or text.startswith("UNBLOCKED"))
+    )
+
+
+def is_of_a_replica(exc: BaseException) -> bool:
+    """Whether a connection was closed since its server is no master: it was asked to write."""
+    return exc.__cause__ is not None and is_demoted(exc.__cause__)
