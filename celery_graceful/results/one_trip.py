@@ -28,7 +28,7 @@ from kombu.utils import json
 from celery_graceful.results.subscriptions import ResultConsumer
 from celery_graceful.store.answers import is_answer, is_forbidden, is_unknown_script
 from celery_graceful.store.client import is_plain
-from celery_graceful.store.together import Together, TornAway
+from celery_graceful.store.together import Together, TornAway, ask
 from celery_graceful.system.describe import describe
 from celery_graceful.system.per_app import PerApp
 
@@ -178,19 +178,22 @@ class RedisBackend(redis.RedisBackend):
             raise _Wrong
 
     def _ask(self, key: Any, value: Any, expires: Any, before: Any) -> Any:
+        words = map(self._find_asking().encode, (key, value, expires or b"", before))
+        arguments = _words(*words)
+        try:
+            return ask(self._find_asking, _BY_NAME + arguments)
+        except Exception as exc:
+            if not is_unknown_script(exc):
+                raise
+            return ask(self._find_asking, _BY_TEXT + arguments)
+
+    def _find_asking(self) -> Together:
         together = self._asking.get(os.getpid())
         if together is None or together.stuck:
             together = self._begin_asking()
         if not together.is_of_here():
             raise _Wrong
-        words = map(together.encode, (key, value, expires or b"", before))
-        arguments = _words(*words)
-        try:
-            return together.ask(_BY_NAME + arguments)
-        except Exception as exc:
-            if not is_unknown_script(exc):
-                raise
-            return together.ask(_BY_TEXT + arguments)
+        return together
 
     def _begin_asking(self) -> Together:
         if not is_plain(self.client):

@@ -13,6 +13,7 @@ __all__ = [
     "is_of_redis",
     "is_timeout",
     "is_unknown_script",
+    "no_answer",
     "once_more",
 ]
 
@@ -43,6 +44,13 @@ def is_timeout(exc: BaseException) -> bool:
     from redis.exceptions import TimeoutError
 
     return isinstance(exc, TimeoutError)
+
+
+def no_answer(seconds: float) -> Exception:
+    """The error of who has waited for as long as a server may take."""
+    from redis.exceptions import TimeoutError
+
+    return TimeoutError(f"No answer in {seconds:g} s")
 
 
 def once_more(exc: BaseException) -> Exception | None:

@@ -17,7 +17,8 @@ from typing import Any
 
 from celery_graceful.store.answers import is_answer, is_demoted
 from celery_graceful.store.connections import take_connection
-from celery_graceful.store.together import Together, TornAway
+from celery_graceful.store.together import Together, TornAway, ask
+from celery_graceful.system.native import Lock
 
 __all__ = [
     "address_of",
@@ -31,6 +32,9 @@ __all__ = [
 
 #: Connections of one client, at most.
 MOST = 10
+
+#: Seconds for which who shares one waits longer than for an answer.
+SLACK = 10.0
 
 #: What is on the wire as Python shows it.
 _SHOWN = frozenset((str, int, float))
@@ -163,7 +167,7 @@ def make_client(pool: Any, timeout: float, **parameters: Any) -> Any:
     # Who names the master gets no more time, and no rests between several tries.
     for sentinel in getattr(getattr(pool, "sentinel_manager", None), "sentinels", ()):
         sentinel.connection_pool.connection_kwargs.update(limits)
-    return _client_class()(pool)
+    return _client_class()(pool, timeout)
 
 
 def address_of(pool: Any) -> str:
@@ -192,13 +196,16 @@ def _client_class() -> Any:  # redis is not imported where nobody asks it
     from redis.exceptions import ConnectionError, NoScriptError, TimeoutError
 
     class Client(Redis):
-        def __init__(self, pool: Any) -> None:
+        def __init__(self, pool: Any, timeout: float) -> None:
             super().__init__(connection_pool=pool)
             most = min(pool.max_connections, MOST)
             #: Of those that have a connection to themselves; one is left for all others.
             self._turns = threading.BoundedSemaphore(max(0, most - 1))
             #: By the process that it belongs to.
             self._together: dict[int, Together] = {}
+            self._lock = Lock()
+            #: Who asks for all hears of a time-out. What is asked twice may be counted twice.
+            self._patience = timeout + SLACK
 
         def execute_command(self, *args: Any, **options: Any) -> Any:
             """Ask, once more at once if the connection was lost; never after a time-out."""
@@ -236,20 +243,21 @@ def _client_class() -> Any:  # redis is not imported where nobody asks it
         def _ask_with_others(self, args: Any, options: Any) -> Any:
             command = _packed(self.connection_pool.get_encoder().encode, args)
             try:
-                answer = self._shared().ask(command)
+                answer = ask(self._shared, command)
             except (ConnectionError, TornAway):
                 try:
-                    answer = self._shared().ask(command)
+                    answer = ask(self._shared, command)
                 except TornAway as exc:
                     raise TimeoutError("who asked for several was stopped, again") from exc
             callback = self.response_callbacks.get(args[0])
             return answer if callback is None else callback(answer, **options)
 
         def _shared(self) -> Together:
-            pid = os.getpid()
-            together = self._together.get(pid)
-            if together is None or together.stuck:
-                together = self._together[pid] = Together(self.connection_pool)
+            pid, pool = os.getpid(), self.connection_pool
+            with self._lock:
+                together = self._together.get(pid)
+                if together is None or together.stuck:
+                    together = self._together[pid] = Together(pool, self._patience)
             return together
 
     return Client

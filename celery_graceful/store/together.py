@@ -7,6 +7,9 @@ comes meanwhile is asked by the next one. Alone it is a plain question, that wai
 An exception from outside may come anywhere: of a time limit, of an interrupt, of Ctrl-C. It may
 come to who asks for others. Then the connection is closed, so that no answer goes to the wrong one,
 and they are told so at once. Each who waits looks again now and then, whatever becomes of who asks.
+
+A connection may be dead while all others are fine, and who reads from it is told after minutes. The
+others do not wait for that: where nothing comes for a while, they ask elsewhere.
 """
 
 from __future__ import annotations
@@ -14,32 +17,35 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import repeat
 from typing import Any
 
-from celery_graceful.store.answers import is_answer, is_timeout, once_more
+from celery_graceful.store.answers import is_answer, is_timeout, no_answer, once_more
 from celery_graceful.store.connections import take_connection
 from celery_graceful.system.native import Latch, is_green, thread_ident
 
-__all__ = ["Together", "TornAway"]
+__all__ = ["Together", "TornAway", "ask"]
 
 #: Seconds for which a connection is kept; then it goes through its pool, which looks after it.
 KEPT = 1.0
 
-#: Seconds after which who waits looks for itself, and for which it waits where Redis may take as
-#: long as it likes; and for which it waits longer than Redis may take.
-SLICE, LONG, SLACK = 0.5, 120.0, 10.0
+#: Seconds after which who waits looks for itself; and after which it asks elsewhere, where nothing
+#: is heard: more than a connect takes, or a server that is busy for a moment.
+SLICE, PATIENCE = 0.5, 1.5
 
-#: Bytes of one command that are not copied to be sent with others.
+#: Seconds until who has asked elsewhere gives up, where Redis may take as long as it likes.
+LONG = 120.0
+
+#: Bytes that are sent at once; one command of more is not copied.
 LARGE = 100_000
 
 _NONE: Any = object()
 
 
 class TornAway(Exception):
-    """Nobody knows whether it was asked: who asked for others was stopped, or never came back."""
+    """Nobody knows whether it was asked: who asked for others was stopped, or has not come back."""
 
 
 class _Question:
@@ -68,9 +74,11 @@ class Together:
 
     Args:
         pool: redis-py's, its own.
+        patience: Seconds for which who waits wants to hear something. ``None``: a moment, of those
+            for whom it is all the same whether something is asked twice.
     """
 
-    def __init__(self, pool: Any) -> None:
+    def __init__(self, pool: Any, patience: float | None = None) -> None:
         self._source = pool
         self._waiting: deque[_Question] = deque()
         self._turn = turn = Latch()
@@ -84,8 +92,12 @@ class Together:
         self._kept_until = 0.0
         self.encode = pool.get_encoder().encode
         limit = pool.connection_kwargs.get("socket_timeout")
-        self._patience = (LONG if limit is None else limit) + SLACK
-        #: Somebody has waited in vain: nobody will ask here any more.
+        #: Seconds that an answer may take.
+        self.limit: float = LONG if limit is None else limit
+        self._patience = PATIENCE if patience is None else patience
+        #: When something was sent or answered, or somebody began to ask.
+        self._moved_at = 0.0
+        #: Somebody has waited in vain: nobody shall ask here any more.
         self.stuck = False
 
     def is_of_here(self) -> bool:
@@ -100,13 +112,13 @@ class Together:
 
         Raises:
             RedisError: The server says so, or it was not reached.
-            TornAway: Nobody knows.
+            TornAway: Nobody knows. If it is ``stuck`` now, it is to be asked elsewhere.
         """
         if self._asks == threading.get_ident() and self._turn.locked():
             raise TornAway  # a finalizer, or a signal handler, in the middle of asking
         mine = _Question(command)
         self._waiting.append(mine)
-        ends = 0.0
+        began = 0.0
         while mine.answer is _NONE:
             if self._has_asked(mine):
                 continue
@@ -114,8 +126,10 @@ class Together:
                 # It is looked for a turn once more, with this in place: nobody has seen it yet.
                 mine.latch = threading.Lock()  # of greenlets, where it has to be
                 mine.latch.acquire()
-                ends = time.monotonic() + self._patience
-            elif not mine.latch.acquire(True, SLICE) and time.monotonic() > ends:
+                began = time.monotonic()
+            elif mine.latch.acquire(True, SLICE) or mine.answer is not _NONE:
+                continue
+            elif self._is_silent(began):
                 self._give_up(mine)
         if isinstance(mine.answer, Exception):
             raise mine.answer
@@ -135,6 +149,8 @@ class Together:
                 self._asks = 0
                 self._turn.release()
                 self._pass_on(asked)
+                if self.stuck:
+                    self._close()
             break
         return True
 
@@ -145,11 +161,25 @@ class Together:
         for one in asked:
             one.wake()
 
+    def _is_silent(self, began: float) -> bool:
+        return self.stuck or time.monotonic() > max(began, self._moved_at) + self._patience
+
     def _give_up(self, mine: _Question) -> None:
         with suppress(ValueError):
             self._waiting.remove(mine)
         mine.answer = TornAway()
         self.stuck = True
+        self._close()
+
+    def _close(self) -> None:
+        """Nobody asks here any more; who still does will close it."""
+        if self._turn.acquire(False):
+            try:
+                self._clean = False
+                if self._connection is not None:
+                    self._give_back()
+            finally:
+                self._turn.release()
 
     def _ask(self, mine: _Question, asked: list[_Question]) -> None:
         try:
@@ -176,13 +206,13 @@ class Together:
             asked.append(self._waiting.popleft())
 
     def _exchange(self, asked: list[_Question]) -> None:
+        self._moved_at = time.monotonic()
         connection = self._take()
         try:
             self._clean = False
-            commands = [one.command for one in asked]
-            if len(commands) > 1 and max(map(len, commands)) < LARGE:
-                commands = [b"".join(commands)]
-            connection.send_packed_command(commands)
+            for part in _parts([one.command for one in asked]):
+                connection.send_packed_command([part])
+                self._moved_at = time.monotonic()
             for one in asked:
                 try:
                     one.answer = connection.read_response()
@@ -190,6 +220,7 @@ class Together:
                     if not is_answer(exc):
                         raise
                     one.answer = exc
+                self._moved_at = time.monotonic()
             self._clean = True
         finally:
             if not self._clean:
@@ -210,3 +241,41 @@ class Together:
             connection.disconnect()
         self._connection = None
         self._source.release(connection)
+
+
+def ask(find: Callable[[], Together], command: bytes) -> Any:
+    """What the server answers, over another connection if nothing comes over the first one.
+
+    It may be asked twice.
+
+    Args:
+        find: Says where to ask; nowhere that is stuck.
+        command: Packed.
+
+    Raises:
+        RedisError: The server says so, it was not reached, or has not answered in time.
+        TornAway: Nobody knows.
+    """
+    began = time.monotonic()
+    while True:
+        together = find()
+        try:
+            return together.ask(command)
+        except TornAway:
+            if not together.stuck:
+                raise
+            if time.monotonic() > began + together.limit:
+                raise no_answer(together.limit) from None
+
+
+def _parts(commands: list[bytes]) -> Iterator[bytes]:
+    """What is sent at once."""
+    part: list[bytes] = []
+    size = 0
+    for command in commands:
+        if part and size + len(command) > LARGE:
+            yield b"".join(part)
+            part, size = [], 0
+        part.append(command)
+        size += len(command)
+    yield b"".join(part)  # of one, it is that

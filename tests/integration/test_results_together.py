@@ -27,6 +27,7 @@ from celery_graceful.store import together
 from celery_graceful.store.together import Together, TornAway
 from tests.conftest import RedisDB
 from tests.servers import RedisServer
+from tests.support.distance import half_open
 
 #: Seconds; many times what anything here takes.
 TIMEOUT = 60.0
@@ -269,11 +270,8 @@ def test_who_was_taken_along_by_one_that_vanished_hears_of_it(asking: Together) 
     assert [type(one) for one in ends] == [TornAway]
 
 
-def test_who_never_gets_a_turn_goes_celerys_way(
-    app: Celery, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    app.conf.redis_socket_timeout = 1
-    monkeypatch.setattr(together, "SLACK", -0.9)
+def test_who_never_gets_a_turn_asks_elsewhere(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(together, "PATIENCE", 0.05)
     monkeypatch.setattr(together, "SLICE", 0.01)
     app.backend.store_result("a", 1, states.SUCCESS)
     (stuck,) = app.backend._asking.values()
@@ -282,7 +280,38 @@ def test_who_never_gets_a_turn_goes_celerys_way(
     app.backend.store_result("c", 3, states.SUCCESS)
     assert [app.backend.get_task_meta(one)["result"] for one in "abc"] == [1, 2, 3]
     assert stuck.stuck
-    assert stuck not in app.backend._asking.values()
+    (other,) = app.backend._asking.values()
+    assert other is not stuck
+    assert not other.stuck
+
+
+def test_only_who_has_asked_waits_for_a_connection_that_is_dead(redis_server: RedisServer) -> None:
+    with half_open(redis_server.port) as way:
+        url = redis_server.url().replace(f":{redis_server.port}/", f":{way.port}/")
+        app = Celery("results", broker=url, backend=url, set_as_current=False)
+        app.conf.redis_socket_timeout = 10
+        Graceful(app)
+        storing = Storing(app)
+        app.backend.store_result("first", 1, states.SUCCESS)
+        way.swallow()
+        opened, began = way.opened, time.monotonic()
+        with storing.running():  # the one, as it is stored again when it was told
+            wait_until(lambda: len(storing.alive) <= 1)
+            assert time.monotonic() - began < 8
+            assert storing.alive
+            assert way.opened == opened + 1
+        app.close()
+
+
+def test_a_server_that_is_busy_for_a_moment(app: Celery, redis_db: RedisDB) -> None:
+    app.backend.store_result("first", 1, states.SUCCESS)
+    before = redis_db.client.info("stats")["total_connections_received"]
+    redis_db.client.client_pause(700)
+    with Storing(app).running():
+        pass
+    (asking,) = app.backend._asking.values()
+    assert not asking.stuck
+    assert redis_db.client.info("stats")["total_connections_received"] - before <= 3
 
 
 def test_what_is_stored_in_the_middle_of_it_goes_celerys_way(
@@ -319,12 +348,10 @@ def test_a_server_that_stands_still(
     app: Celery,
     redis_server: RedisServer,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def said() -> int:
         return caplog.text.count("Connection to Redis lost")
 
-    monkeypatch.setattr(together, "SLACK", TIMEOUT)  # nobody gives up before he is told
     app.conf.redis_socket_timeout = 3
     storing = Storing(app)
     app.backend.store_result("first", 1, states.SUCCESS)

@@ -1,33 +1,88 @@
-"""A way to a server that takes its time."""
+"""Ways to a server that take their time, or lead nowhere any more."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tests.support.processes import LOOPBACK
 
-__all__ = ["far_away"]
+__all__ = ["HalfOpen", "far_away", "half_open"]
 
 
 @contextmanager
 def far_away(port: int, seconds: float) -> Iterator[int]:
     """The port of a proxy to `port` that hands each packet on after `seconds`, either way."""
-    loop = asyncio.new_event_loop()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection(LOOPBACK, port)
         await asyncio.gather(carry(reader, back), carry(there, writer))
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        loop = asyncio.get_running_loop()
         try:
             while data := await reader.read(1 << 16):
                 loop.call_later(seconds, writer.write, data)
         except ConnectionError:
             pass
         loop.call_later(seconds, writer.close)
+
+    with _served(accept) as own:
+        yield own
+
+
+class HalfOpen:
+    """A proxy whose connections can be made to swallow all answers."""
+
+    port = opened = 0
+    _dead = 0
+
+    def swallow(self) -> None:
+        """From now on, in all connections that there are."""
+        self._dead = self.opened
+
+    def swallows(self, number: int) -> bool:
+        """Whether the connection of that number does."""
+        return number <= self._dead
+
+
+@contextmanager
+def half_open(port: int) -> Iterator[HalfOpen]:
+    """A proxy to `port`."""
+    way = HalfOpen()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        way.opened += 1
+        number = way.opened
+        there, back = await asyncio.open_connection(LOOPBACK, port)
+        await asyncio.gather(
+            carry(reader, back, lambda: False),
+            carry(there, writer, lambda: way.swallows(number)),
+        )
+
+    async def carry(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, swallows: Callable[[], bool]
+    ) -> None:
+        try:
+            while data := await reader.read(1 << 16):
+                if not swallows():
+                    writer.write(data)
+        except ConnectionError:
+            pass
+        writer.close()
+
+    with _served(accept) as way.port:
+        yield way
+
+
+@contextmanager
+def _served(
+    accept: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]],
+) -> Iterator[int]:
+    loop = asyncio.new_event_loop()
 
     async def end() -> None:
         left = asyncio.all_tasks() - {asyncio.current_task()}
