@@ -24,4 +24,5 @@ __all__ = [
     "rescue",
     "sending",
     "server_checks",
+    "undelivered",
 ]

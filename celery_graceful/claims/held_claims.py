@@ -22,6 +22,7 @@ from celery_graceful.claims.ear import Ear
 from celery_graceful.claims.in_memory import InMemory
 from celery_graceful.claims.moves import from_entry, move, read
 from celery_graceful.claims.sending import Sending
+from celery_graceful.claims.undelivered import Undelivered
 from celery_graceful.store.store import COMMAND_TIMEOUT, Store, StoreAway
 from celery_graceful.system import native
 from celery_graceful.system.log_thread import log
@@ -72,6 +73,7 @@ class Claims:
         has_enough: Whether a fetch can wait, with room for so many, until there is more; told the
             seconds that the last one took, too.
         goes_back: Whether what is fetched now goes back: then nothing is.
+        release: Gives back what has not been started, all that is undelivered with it.
         on_refused: Called each time Redis refuses a claim, with the seconds for which it has.
         write_ends: Writes down what goes with acknowledgements.
         ends_along: The same, between claims, over their connection.
@@ -85,6 +87,7 @@ class Claims:
         on_room: Callable[[], None] = lambda: None,
         has_enough: Callable[[int, float], bool] = lambda room, took: False,
         goes_back: Callable[[], bool] = lambda: False,
+        release: Callable[[], None] = lambda: None,
         on_refused: Callable[[float], None] = lambda seconds: None,
         write_ends: WriteEnds = lambda store, ends: None,
         ends_along: EndsAlong | None = None,
@@ -100,6 +103,7 @@ class Claims:
         self._here = InMemory(self._lock, self._first_epoch, self._delete, self._delete_soon)
         #: Messages by their claims, see there.
         self.held, self.arriving = self._here.held, self._here.arriving
+        self.undelivered = Undelivered()
         self._acks = Acks(store, self._lock, self._off_hands, write_ends, ends_along)
         #: ``end_with(tag, end)``: when that claim is acknowledged, write that end down in the same
         #: step. From any thread.
@@ -111,7 +115,7 @@ class Claims:
         #: Who listens for what nobody rings for.
         self.ear = Ear(store)
         self.on_no_message, self.on_room, self.on_refused = on_no_message, on_room, on_refused
-        self.has_enough, self.goes_back = has_enough, goes_back
+        self.has_enough, self.goes_back, self.release = has_enough, goes_back, release
         #: When the last one was acknowledged, on the monotonic clock.
         self.acked_at = 0.0
         #: Since when it does, on the monotonic clock.
@@ -294,7 +298,7 @@ class Claims:
             with self._lock:
                 self._off_hands(worker, [one.number for one in found], acked=False)
                 for one in found:
-                    self._here.let_go.pop(f"{worker}/{one.number}", None)
+                    self._here.went_back(f"{worker}/{one.number}")
             on_step()
         return moved
 

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from kombu.utils.encoding import bytes_to_str
-
 from celery_graceful.claims.moves import Move, entry_of, from_entry
+from celery_graceful.claims.undelivered import Fetched
 
 __all__ = ["InMemory"]
 
@@ -40,8 +39,8 @@ class InMemory:
         #: Messages that a request answers for, until their claims are off our hands; ``None`` for
         #: those that are acknowledged.
         self.held: dict[str, Any] = {}
-        #: Tags of messages that no request answers for yet, and texts, as they came.
-        self.arriving: dict[str, tuple[Any, Any]] = {}
+        #: Messages that no request answers for yet, of those that came with others.
+        self.arriving: dict[str, Fetched] = {}
         #: Messages that none answers for any more, while they go back.
         self.let_go: dict[str, Any] = {}
         #: The epoch in which claims were seen, where that is not the one of their tag.
@@ -53,8 +52,14 @@ class InMemory:
 
     def let_go_of(self, tag: str) -> None:
         """No request answers for it any more."""
-        if self.held.get(tag) is not None:
-            self.let_go[tag] = self.held.pop(tag)
+        for known in (self.held, self.arriving):
+            if known.get(tag) is not None:
+                self.let_go[tag] = known.pop(tag)
+
+    def went_back(self, tag: str) -> None:
+        """It is in its queue."""
+        self.let_go.pop(tag, None)
+        self.arriving.pop(tag, None)
 
     def knows(self, tag: str) -> bool:
         """Whether its message is here."""
@@ -74,11 +79,8 @@ class InMemory:
         return [from_entry(*entry(), begun=begun, epoch=epoch)]
 
     def _look_up(self, tag: str) -> tuple[Any, Callable[[], tuple[int, str]]]:
-        message = self.held.get(tag) or self.let_go.get(tag)
-        if message is not None:
-            return message.delivery_tag, lambda: entry_of(message)
-        claim, text = self.arriving.get(tag, (None, ""))
-        return claim, lambda: (claim.number, f"{claim.source}\0{bytes_to_str(text)}")
+        message = self.held.get(tag) or self.let_go.get(tag) or self.arriving.get(tag)
+        return getattr(message, "delivery_tag", None), lambda: entry_of(message)
 
     def forget(self, tags: Iterable[str]) -> None:
         """They are claims no more. Under the lock."""
@@ -104,10 +106,10 @@ class InMemory:
             epoch: That has begun, and knows nothing of it.
         """
         with self._lock:
-            held = (m.delivery_tag for m in list(self.held.values()) if m is not None)
+            known = [*list(self.held.values()), *list(self.arriving.values())]
             lost = {
                 str(tag)
-                for tag in [*held, *(tag for tag, _ in list(self.arriving.values()))]
+                for tag in (message.delivery_tag for message in known if message is not None)
                 if tag.worker == worker and self._written.get(tag, tag.epoch) != epoch
             }
             # Not of that epoch yet: what goes back before it is written there is nowhere else.

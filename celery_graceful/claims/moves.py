@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps
 
 from celery_graceful.claims.claimant import claims_key, tombstone_key
 from celery_graceful.claims.lease_validity import EPOCH
+from celery_graceful.claims.undelivered import Fetched
 from celery_graceful.messages.redelivered_flag import split
 from celery_graceful.store.store import COMMAND_TIMEOUT, Store
 from celery_graceful.system.portions import BYTES, COUNT, portions
@@ -65,7 +67,8 @@ class Move(NamedTuple):
 def entry_of(message: Any) -> tuple[int, str]:
     """The number of a claim and what is written for it, as the script that claims does."""
     tag = message.delivery_tag
-    return tag.number, f"{tag.source}\0{dumps(message._raw)}"
+    text = bytes_to_str(message.text) if isinstance(message, Fetched) else dumps(message._raw)
+    return tag.number, f"{tag.source}\0{text}"
 
 
 def from_entry(number: int, entry: str, *, begun: bool, epoch: str = "", cut: bool = False) -> Move:

@@ -40,6 +40,7 @@ from celery_graceful.claims.held_claims import Claims
 from celery_graceful.claims.listening import ListensOnce
 from celery_graceful.claims.qos import QoS
 from celery_graceful.claims.ringing import RingingChannel
+from celery_graceful.claims.undelivered import Fetched
 from celery_graceful.store.answers import is_answer
 from celery_graceful.store.client import dropping, send_quickly
 from celery_graceful.system.describe import describe
@@ -274,7 +275,7 @@ class _Claiming(RingingChannel):
         first_list = 3 + len(queues)
         worker, epoch, lists, tag_of = fetch.who.worker, fetch.epoch, fetch.lists, fetch.book.tag
         found = [
-            (
+            Fetched(
                 queues[(index - first_list) % len(queues)],
                 text,
                 tag_of(worker, number, lists[index - first_list], epoch),
@@ -283,24 +284,26 @@ class _Claiming(RingingChannel):
                 zip(answer[::2], answer[1::2], strict=True), fetch.first
             )
         ]
-        arriving = fetch.book.arriving
+        book = fetch.book
         if len(found) > 1:  # in solo the first one runs before the next is handed on
-            arriving.update((tag, (tag, text)) for _, text, tag in found[1:])
-        for done, (queue, text, tag) in enumerate(found, 1):
-            self._queue_cycle.rotate(queue)
+            book.arriving.update((one.delivery_tag, one) for one in found[1:])
+        book.undelivered.add(found)
+        while True:
+            if book.goes_back():
+                book.release()
+            one = book.undelivered.next()
+            if one is None:
+                return
+            self._queue_cycle.rotate(one.queue)
             try:
-                deliver(self, queue, text, tag)
+                deliver(self, *one)
             except BaseException:
-                rest = [tag for *_, tag in found[done:]]
-                try:
-                    if rest:
-                        fetch.book.give_back(rest)
-                finally:
-                    for each in rest:
-                        arriving.pop(each, None)
+                rest = book.undelivered.take()
+                if rest:
+                    book.give_back([each.delivery_tag for each in rest])
                 raise
             finally:
-                arriving.pop(tag, None)
+                book.arriving.pop(one.delivery_tag, None)
 
     def _lost(self: Any, fetch: Fetch) -> None:
         self._next = "EVALSHA"

@@ -72,7 +72,7 @@ class CustomStrategies:
         if not self.ledger.by_others:
             return apply_async(target, args, kwargs, **options)
         if self.ledger.releasing:
-            self._release()
+            self.ledger.release_unstarted()
         search = _Search(self.ledger.by_others)
         args, kwargs = search.through(args), search.through(kwargs)
         found = search.found()
@@ -88,13 +88,6 @@ class CustomStrategies:
             error_callback=partial(call.failed, options.get("error_callback")),
         )
         return apply_async(target, args, kwargs, **options)
-
-    def _release(self) -> None:
-        try:
-            self.ledger.release_unstarted()
-        except Exception as exc:
-            self.ledger.note_failure()
-            logger.error("Could not give back what was not started: %r", exc)
 
 
 class _Search:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from weakref import WeakSet
 
+from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.request import Request
 
+from celery_graceful.claims.claimant import node_of
 from celery_graceful.claims.held_claims import Claims, Tag
+from celery_graceful.claims.undelivered import Fetched
 from celery_graceful.deliveries.handler_errors import let_go
 from celery_graceful.deliveries.held_message import HeldMessage
-from celery_graceful.deliveries.moments import enter
+from celery_graceful.deliveries.moments import enter, enter_tasks
 from celery_graceful.deliveries.requeue import Requeue
 from celery_graceful.deliveries.stage import OPEN, UNBEGUN, Stage
 from celery_graceful.history.entry import What
@@ -21,9 +24,12 @@ from celery_graceful.monitors.check_in import CheckIn
 from celery_graceful.poison.post_mortem import PostMortems
 from celery_graceful.store.store import StoreAway
 from celery_graceful.system import native
+from celery_graceful.system.describe import describe
 from celery_graceful.timeline import worker_state
 
 __all__ = ["Ledger", "strangers"]
+
+logger = get_logger(__name__)
 
 
 class _Leaving:
@@ -231,16 +237,24 @@ class Ledger:
             or self.close(request, Stage.GIVEN_UP, only=OPEN)
         ]
 
-    def release_unstarted(self) -> list[HeldMessage]:
-        """Give everything back that was not started; returns it."""
-        return self.release(self.open_requests(), self.why_released)
+    def release_unstarted(self) -> None:
+        """Give everything back that was not started, in one go. From any thread."""
+        try:
+            undelivered = [] if self.claims is None else self.claims.undelivered.take()
+            self.release(self.open_requests(), self.why_released, undelivered)
+        except Exception as exc:
+            self.note_failure(exc)
+            logger.error("Could not give back what was not started: %s", describe(exc))
 
-    def release(self, requests: Iterable[HeldMessage], why: str) -> list[HeldMessage]:
+    def release(
+        self, requests: Iterable[HeldMessage], why: str, undelivered: Sequence[Fetched] = ()
+    ) -> list[HeldMessage]:
         """Give back, in one go, which of them were not started; returns those.
 
         Args:
             requests: Which.
             why: In a word.
+            undelivered: Goes back with them: what was claimed, and no requests were made of.
 
         Raises:
             Exception: What the broker's client raised.
@@ -253,8 +267,14 @@ class Ledger:
         for request in released:
             let_go(request)
         enter(released, What.RELEASED, why)
-        if released:
-            self.requeue.give_back(released)
+        tags = [one.delivery_tag for one in undelivered]
+        if tags:
+            with self.lock:
+                self.counts[Stage.RELEASED] += len(tags)
+            app, node = self.post_mortems.app, node_of(tags[0].worker)
+            enter_tasks(app, node, [one.task for one in undelivered], What.RELEASED, why)
+        if released or tags:
+            self.requeue.give_back(released, undelivered=tags)
         return released
 
     def forget_unstarted(self, *, goes_on: bool) -> None:

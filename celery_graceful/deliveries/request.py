@@ -75,7 +75,9 @@ class GracefulRequest(Delivery):
             return True
         if super().revoked():
             return True
-        return bool(self.ledger.releasing) and self.leave_for_later(self.ledger.why_released)
+        if self.ledger.releasing:
+            self.ledger.release_unstarted()  # it, and all that waits behind it
+        return self.stage in LEFT
 
     def leave_for_later(self, why: str) -> bool:
         """Give it back, unless it was started."""

@@ -115,6 +115,7 @@ class Requeue:
         self,
         requests: Sequence[HeldMessage],
         *,
+        undelivered: Sequence[Tag] = (),
         timeout: float = COMMAND_TIMEOUT,
         own_thread: bool = False,
         tail: bool = False,
@@ -124,6 +125,7 @@ class Requeue:
 
         Args:
             requests: Whose messages; the first one is the next to be delivered.
+            undelivered: Claims that come after them, and of which there are no requests.
             timeout: Seconds that a broker may take to answer.
             own_thread: The caller does not own the broker connection of the worker, and the
                 worker is about to drop it: messages that go back with it are left alone.
@@ -141,7 +143,7 @@ class Requeue:
         late = [r for r in requests if not (r.acknowledged or r.orphaned or r in copies)]
         try:
             self._drop([r for r in copies if not r.acknowledged], timeout, own_thread)
-            self._give_back_late(late, timeout, own_thread, tail, spare_connections)
+            self._give_back_late(late, undelivered, timeout, own_thread, tail, spare_connections)
         finally:
             if early:
                 self._give_back_early(early, timeout, spare_connections, insist=own_thread)
@@ -168,14 +170,15 @@ class Requeue:
     def _give_back_late(
         self,
         late: list[HeldMessage],
+        undelivered: Sequence[Tag],
         timeout: float,
         own_thread: bool,
         tail: bool,
         spare_connections: SpareConnections | None,
     ) -> None:
         claimed = [r for r in late if isinstance(r.message.delivery_tag, Tag)]
-        if claimed:
-            self._give_back_claims(claimed, tail, timeout)
+        if claimed or undelivered:
+            self._give_back_claims(claimed, undelivered, tail, timeout)
             late = [r for r in late if r not in claimed]
         if late:
             channel = late[0].message.channel
@@ -255,10 +258,15 @@ class Requeue:
 
     # -- claims ---------------------------------------------------------------------
 
-    def _give_back_claims(self, requests: list[HeldMessage], tail: bool, timeout: float) -> None:
+    def _give_back_claims(
+        self,
+        requests: list[HeldMessage],
+        undelivered: Sequence[Tag],
+        tail: bool,
+        timeout: float,
+    ) -> None:
         tags: dict[Claims, list[Tag]] = {}
-        for request in requests:
-            tag = request.message.delivery_tag
+        for tag in [*(request.message.delivery_tag for request in requests), *undelivered]:
             tags.setdefault(tag.book, []).append(tag)
         try:
             for book, some in tags.items():

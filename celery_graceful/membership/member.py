@@ -130,6 +130,7 @@ class Member:
                 on_room=view.on_room,
                 has_enough=view.has_enough,
                 goes_back=lambda: view.ledger.releasing,
+                release=view.ledger.release_unstarted,
                 on_refused=self._on_refused,
                 write_ends=view.ends.write,
                 ends_along=view.ends.along,

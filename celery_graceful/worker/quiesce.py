@@ -148,12 +148,8 @@ class Quiesce:
 
     def _release(self) -> None:
         if self.ledger.releasing:
-            try:
-                self.adapter.take_back()
-                self.ledger.release_unstarted()
-            except Exception as exc:
-                self.ledger.note_failure(exc)
-                logger.error("Could not give back what was not started: %s", describe(exc))
+            self.adapter.take_back()
+            self.ledger.release_unstarted()
 
     def _after_the_fetch(self) -> None:
         """Give back what waited for the fetch that was under way."""

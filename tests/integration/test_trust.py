@@ -19,6 +19,7 @@ from celery_graceful.claims.held_claims import Claims
 from celery_graceful.claims.lease import Lease
 from celery_graceful.claims.lease_validity import LeaseValidity
 from celery_graceful.claims.rescue import Rescuer
+from celery_graceful.claims.undelivered import Fetched
 from celery_graceful.poison import redelivered
 from celery_graceful.poison.redelivered import Asked
 from celery_graceful.settings import Settings
@@ -445,7 +446,7 @@ def test_what_arrives_is_claimed_again(store, redis_db):
     lease = restorer(store, claims, "me")
     assert lease._renew()
     tag = claims.tag("me", 7, "q", lease.identity.epoch)
-    claims.arriving[tag] = tag, dumps(text(7))
+    claims.arriving[tag] = Fetched("q", dumps(text(7)), tag)
     client.flushdb()
     assert lease._renew()
     assert client.hgetall("graceful:claims:me") == {"7": f"q\0{dumps(text(7))}"}
