@@ -325,9 +325,7 @@ def test_ends_whose_answer_is_lost(written: bool, redis_db: RedisDB) -> None:
         channel.client.connection.disconnect()
         channel._on_connection_disconnect(channel.client.connection)
         if not written:
-            assert not redis_db.client.exists(
-                "graceful:batch:batch:succeeded"
-            )  # scripts wait
+            assert not redis_db.client.exists("graceful:batch:batch:succeeded")  # scripts wait
             redis_db.client.client_unpause()
         assert book.flush(TIMEOUT)
         assert ledger.status("batch").succeeded == 2
