@@ -260,7 +260,10 @@ class Graceful:
             track()
 
     def _get_backend(self) -> Any:
-        """That for Redis stores in one step; with ``graceful_track_chords`` they all say more."""
+        """That for Redis stores in one step; with ``graceful_track_chords`` they all say more.
+
+        What cannot be stored while its server is away is stored later.
+        """
         app, tracks = self.app, self.app.conf.get("graceful_track_chords")
         kind, url = backends.by_url(app.backend_cls or app.conf.result_backend, app.loader)
         if not isinstance(kind, type):  # a function that makes one (celery-redis-sync)
@@ -274,8 +277,13 @@ class Graceful:
             from celery_graceful.results.one_trip import RedisBackend
 
             kind = RedisBackend
-        elif not tracks:
-            return _that_keeps_nothing(app._plain_get_backend())
+        else:
+            from celery_graceful.results.outlasting import outlasting
+
+            outlasts = outlasting(kind)
+            if outlasts is kind and not tracks:
+                return _that_keeps_nothing(app._plain_get_backend())
+            kind = outlasts
         if tracks:
             from celery_graceful.batches.chord_counter import tracked
 

@@ -228,5 +228,6 @@ def tracked(backend_class: type) -> type:
     after_task_publish.connect(_after_publish, weak=False, dispatch_uid="graceful_chords")
     if backend_class not in _classes:
         name = f"Tracked{backend_class.__name__}"
-        _classes[backend_class] = type(name, (_Tells, backend_class), {"plain": backend_class})
+        plain = getattr(backend_class, "plain", backend_class)
+        _classes[backend_class] = type(name, (_Tells, backend_class), {"plain": plain})
     return _classes[backend_class]

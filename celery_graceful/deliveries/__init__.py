@@ -9,6 +9,7 @@ __all__ = [
     "custom_strategies",
     "duplicates",
     "held_message",
+    "late_results",
     "ledger",
     "moments",
     "request",

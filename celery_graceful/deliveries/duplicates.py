@@ -68,8 +68,9 @@ class Duplicates:
             at, key, note = self._answered.popleft()
             if at >= since:
                 self._owes(key, note)
-        for request in self.ledger.active():
-            if request.mark_orphaned():
+        for request in self.ledger.open_requests():
+            may_come = request.tells_later or request.stage is not Stage.RECEIVED
+            if may_come and request.mark_orphaned():
                 self._orphans[fingerprint(request)] = request
 
     def owe(self, request: HeldMessage) -> bool:

@@ -54,6 +54,8 @@ class HeldMessage(Request):
     note: str | None = None
     #: The connection that it came over is gone, and the message back at the broker.
     orphaned = False
+    #: It has ended, and is answered as soon as its result is stored.
+    tells_later = False
     #: The claim of its message, on Redis.
     claim: Tag | None = None
 
@@ -165,7 +167,9 @@ class HeldMessage(Request):
 
     def put_down(self) -> None:
         """Under the lock of the ledger: it was begun, and is held as if it never was."""
-        self.stage, self.started_at = Stage.RECEIVED, None
+        self.stage = Stage.RECEIVED
+        if not self.tells_later:
+            self.started_at = None
 
     def mark_revoked(self) -> None:
         """It runs, and will be told to end."""

@@ -291,7 +291,7 @@ class Ledger:
             for request in self.open_requests():
                 if request.stage is Stage.HANDED_OVER and (goes_on or request.claim is not None):
                     kept.append(request)
-                elif request.stage in UNBEGUN:
+                elif request.stage in UNBEGUN and not request.tells_later:
                     request.move(Stage.RELEASED)
                     del self.held[id(request)]
                     if request.claim is not None:

@@ -30,6 +30,7 @@ from celery_graceful.history.entry import What
 from celery_graceful.monitors import outcome
 from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.phases import InterruptReason
+from celery_graceful.runs.unstored import take
 from celery_graceful.store.store import StoreAway
 from celery_graceful.system.describe import describe
 from celery_graceful.task.base import GracefulTask
@@ -123,6 +124,8 @@ class GracefulRequest(Delivery):
 
     def drop_cancelled(self) -> None:
         """Its batch was cancelled; what a pool has been handed asks by itself before it begins."""
+        if self.tells_later:
+            return
         with self.ledger.leaving:
             if self.ledger.close(self, Stage.FINISHED, only=(Stage.RECEIVED,)):
                 self._say_revoked("its batch was cancelled", False, None, False)
@@ -224,6 +227,9 @@ class GracefulRequest(Delivery):
             self._fail(exc_info, send_failed_event, return_ok)
 
     def _fail(self, exc_info: Any, send_failed_event: bool, return_ok: bool) -> None:
+        again = partial(self.on_failure, exc_info, send_failed_event, return_ok)
+        if self.tells_when_stored(exc_info, again):
+            return
         exc, keep = raised(exc_info), self.host.untold.keep
         if keep(self, exc, beside_task=not return_ok):
             return
@@ -244,6 +250,11 @@ class GracefulRequest(Delivery):
             put_right(self, exc_after, requeues(self, exc))
         finally:
             self.write_end()
+
+    def tells_when_stored(self, end: Any, again: Callable[[], None]) -> bool:
+        """Whether its result could not be stored, and its end is told ``again`` when it is."""
+        unstored = take(end)
+        return unstored is not None and self.host.late_results.keep(self, unstored, again)
 
     def has_succeeded(self) -> bool:
         """Whether the child stored the result of its task before it died."""
@@ -348,6 +359,10 @@ def _ends_once(on_success: Callable[..., Any]) -> Callable[..., Any]:
         if self.is_killed and runtime is None:
             return  # what Celery says of a greenlet that it has killed; it was revoked
         with self.ledger.leaving:
+            if type(retval) is not str and self.tells_when_stored(
+                retval, partial(guarded, self, (failed, str(retval), runtime), **kwargs)
+            ):
+                return
             if self.ledger.finish(self):
                 if self.part is not None:
                     self.has_succeeded_whole()

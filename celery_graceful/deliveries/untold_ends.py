@@ -27,7 +27,7 @@ from celery_graceful.system import native
 from celery_graceful.system.describe import describe
 from celery_graceful.system.log_thread import log
 
-__all__ = ["UntoldEnds"]
+__all__ = ["UntoldEnds", "takes_no_writes"]
 
 logger = get_logger(__name__)
 
@@ -90,7 +90,7 @@ class UntoldEnds:
         with self._lock:
             if any(store is other for _, other in self._kept):  # known until the next look
                 return True
-        return _takes_no_writes(store)
+        return takes_no_writes(store)
 
     def _look_later(self) -> None:
         timer = threading.Timer(LOOK_AGAIN, self._look)
@@ -100,7 +100,7 @@ class UntoldEnds:
     def _look(self) -> None:
         with self._lock:
             stores = {id(store): store for _, store in self._kept}
-        full = {place for place, store in stores.items() if _takes_no_writes(store)}
+        full = {place for place, store in stores.items() if takes_no_writes(store)}
         with self._lock:
             # A stop, a lost connection or a rescue may have given some of them back.
             kept = [one for one in self._kept if one[0].stage is Stage.RECEIVED]
@@ -116,7 +116,8 @@ class UntoldEnds:
             log(logger, logging.ERROR, "Could not give %d tasks back: %s", len(due), describe(exc))
 
 
-def _takes_no_writes(store: Store) -> bool:
+def takes_no_writes(store: Store) -> bool:
+    """Whether a Redis is away, full, or else not to be written to."""
     try:
         return why_no_writes(store) is not None
     except StoreAway:

@@ -9,6 +9,7 @@ from typing import Any
 from celery_graceful.batches.ends import Ends
 from celery_graceful.checkpoints.discard import Discard
 from celery_graceful.deliveries.duplicates import Duplicates
+from celery_graceful.deliveries.late_results import LateResults
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.untold_ends import UntoldEnds
 
@@ -23,6 +24,7 @@ class WorkerServices:
         ledger: What it holds.
         duplicates: Second deliveries.
         untold: Ends that could be told to nobody.
+        late_results: Results that could not be stored yet.
         ends: Tells batches that their members have ended.
         discard: Deletes the checkpoints of what has ended.
         process: Hands a request to the pool.
@@ -35,6 +37,7 @@ class WorkerServices:
     ledger: Ledger
     duplicates: Duplicates
     untold: UntoldEnds
+    late_results: LateResults
     ends: Ends
     discard: Discard
     process: Callable[[Any], None]

@@ -22,6 +22,7 @@ from celery_graceful.exceptions import Interrupted, TaskInterrupted
 from celery_graceful.monitors.check_in import CheckIn
 from celery_graceful.monitors.registry import STAMP, Monitors, monitors_of
 from celery_graceful.phases import InterruptReason
+from celery_graceful.runs.unstored import sealed, unstored
 from celery_graceful.system.loaded import loaded
 from celery_graceful.system.process import Slot, kept
 from celery_graceful.timeline import worker_state
@@ -52,13 +53,14 @@ def trace_with_check_in(task: Any) -> None:
         if request is None or monitors.may_have(task, request):
             check_in = _find(monitors, task, task_id, request)
         if check_in is None:
-            return trace(task_id, args, kwargs, request)
+            done = trace(task_id, args, kwargs, request)
+            return sealed(done, task_id) if unstored else done
         if not _will_not_start(task):
             _quietly(monitors.dispatch.start, check_in)
         done = None
         try:
             done = trace(task_id, args, kwargs, request)
-            return done
+            return sealed(done, task_id) if unstored else done
         finally:
             _quietly(_ended, monitors, check_in, done)
 

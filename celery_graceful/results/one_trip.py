@@ -25,6 +25,7 @@ from kombu.exceptions import EncodeError
 from kombu.serialization import registry
 from kombu.utils import json
 
+from celery_graceful.results.outlasting import Outlasting
 from celery_graceful.results.subscriptions import ResultConsumer
 from celery_graceful.store.answers import is_answer, is_forbidden, is_unknown_script
 from celery_graceful.store.client import is_plain
@@ -98,7 +99,7 @@ _asking: PerApp[dict[tuple[int, str], Together]] = PerApp()
 _driver_info: dict[str, Any] = {}
 
 
-class RedisBackend(redis.RedisBackend):
+class RedisBackend(Outlasting, redis.RedisBackend):
     """Has the name of Celery's own: to whoever compares where results are, it is the same."""
 
     ResultConsumer = ResultConsumer

@@ -6,4 +6,4 @@ Come in by `run.execute` (who runs a task), `run.current` (who is inside of one)
 May not know of messages, or of where checkpoints are kept.
 """
 
-__all__ = ["frames", "interrupt", "interruption", "run", "stacks"]
+__all__ = ["frames", "interrupt", "interruption", "run", "stacks", "unstored"]

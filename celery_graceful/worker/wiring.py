@@ -17,6 +17,7 @@ from celery_graceful.checkpoints.discard import Discard
 from celery_graceful.cleanup import callbacks
 from celery_graceful.deliveries.custom_strategies import CustomStrategies
 from celery_graceful.deliveries.duplicates import Duplicates
+from celery_graceful.deliveries.late_results import LateResults
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.requeue import Requeue
 from celery_graceful.deliveries.untold_ends import UntoldEnds
@@ -173,11 +174,13 @@ class Parts(ControlledWorker):
             ledger, adapter, board, deadlines.hard, ring_watch=drain.ring
         )
         self.cancelling = cancelling = Cancelling(worker, ledger, loop.ring)
+        late_results = LateResults(ledger, loop.ring)
         #: What the worker does for its deliveries.
         self.host = WorkerServices(
             ledger,
             duplicates,
             UntoldEnds(ledger),
+            late_results,
             ends,
             Discard(worker.app),
             process=worker._process_task,
@@ -269,6 +272,7 @@ class Parts(ControlledWorker):
             post_mortems.on_loop,
             revocations.on_loop,
             cancelling.on_loop,
+            late_results.on_loop,
             unusable.on_loop,
             ends.on_loop,
             outbox.on_loop,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from celery_graceful import Graceful, GracefulTask
 from tests.apps import make_app, say, wait_for_file
 
@@ -26,7 +28,10 @@ def early(path):
     return ends("early", path)
 
 
-@app.task(name="steady", base=GracefulTask)
+MONITOR = {"monitor": "steady"} if "CONF_graceful_healthchecks_url" in os.environ else {}
+
+
+@app.task(name="steady", base=GracefulTask, **MONITOR)
 def steady(path):
     return ends("steady", path)
 
@@ -47,3 +52,13 @@ def trying(self, path):
 def follows(before):
     say("follows", before)
     return before
+
+
+@app.task(name="fails_then")
+def fails_then(request, exc, traceback):
+    say("failed", request.id, repr(exc))
+
+
+@app.task(name="all_done", acks_late=True)
+def all_done(*args):
+    say("all done", *args)

@@ -1,0 +1,211 @@
+"""The result backend is away for longer than Celery tries: what a task came to stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from celery import Celery, chain, chord
+
+from celery_graceful import Batch
+from celery_graceful.testing.fake_monitor import FakeMonitor
+from tests.conftest import RabbitVhost
+from tests.servers import RedisServer
+from tests.support.operators import make_app
+from tests.support.workers import Worker, wait_until
+
+#: Celery tries for 19 s by default.
+NO_RETRIES = {"CONF_result_backend_transport_options": "{'retry_policy': {'max_retries': 0}}"}
+
+KEPT = "has ended .*, and that cannot be stored: its message is held"
+
+POOLS = [
+    "prefork",
+    "threads",
+    *[pytest.param(p, marks=pytest.mark.slow) for p in ("gevent", "solo")],
+]
+
+
+@dataclass
+class Site:
+    """An app, its broker, and the Redis where its results are."""
+
+    app: Celery
+    results: RedisServer
+    gate: Path
+    env: dict[str, str]
+
+    def worker(self, pool: str, **env: str) -> Worker:
+        # One at a time: nothing that waits is handed over while what has ended is held.
+        concurrency = 1 if pool == "solo" else 8
+        env = {**self.env, **NO_RETRIES, **env}
+        return Worker("tests.apps.untold", pool=pool, concurrency=concurrency, env=env)
+
+    def send(self, name: str) -> None:
+        self.app.send_task(name, [str(self.gate)], task_id=name)
+
+    def state(self, task_id: str) -> str:
+        return str(self.app.backend.get_task_meta(task_id, cache=False)["status"])
+
+    def all_end(self, **states: str) -> None:
+        wait_until(lambda: {each: self.state(each) for each in states} == states, f"{states}", 0.1)
+
+
+@pytest.fixture(params=["redis", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
+def site(
+    request: pytest.FixtureRequest, start_server: Callable[..., RedisServer], tmp_path: Path
+) -> Iterator[Site]:
+    results = start_server(RedisServer, appendonly=True)
+    if request.param == "redis":
+        broker = start_server(RedisServer).url(0)
+    else:
+        broker = request.getfixturevalue("rabbit_vhost").url
+    app = make_app(broker, results.url(0))
+    env = {"BROKER_URL": broker, "RESULT_URL": results.url(0), "GRACE": "60"}
+    if request.param == "rabbitmq":
+        app.conf.graceful_store = results.url(1)
+        env["CONF_graceful_store"] = repr(results.url(1))
+    yield Site(app, results, tmp_path / "go", env)
+    app.close()
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_what_it_came_to_is_stored_later(pool: str, site: Site) -> None:
+    """Of each, once: its result, what follows in its chain, its errback, its check-in."""
+    app, path = site.app, str(site.gate)
+    with closing(FakeMonitor()) as monitor:
+        url = {"CONF_graceful_healthchecks_url": repr(monitor.ping_url)}
+        with site.worker(pool, **url) as worker:
+            worker.ready()
+            late = app.signature("late", (path,), task_id="late")
+            if pool == "solo":
+                names = ["steady"]
+                site.send("steady")
+            else:
+                names = ["late", "failing", "steady"]
+                chain(late, app.signature("follows", task_id="follows")).apply_async()
+                failing = app.signature("failing", (path,), task_id="failing")
+                failing.on_error(app.signature("fails_then")).apply_async()
+                site.send("steady")
+                site.send("early")
+            worker.wait_line(">> .* started", len(names) + (pool != "solo"))
+            site.results.kill()
+            site.gate.touch()
+            worker.wait_line(KEPT, len(names))
+            assert worker.count(">> .* failed") == 0
+            if pool != "solo":
+                worker.wait_line("early.* cannot be stored: it is stored later, if")
+                worker.wait_line("follows.* cannot be stored: its message is held")
+            wait_until(lambda: monitor.statuses("steady") == ["in_progress", "ok"], "it is closed")
+            site.results.start()
+            if pool == "solo":
+                site.all_end(steady="SUCCESS")
+            else:
+                ends = dict.fromkeys(("late", "early", "steady", "follows"), "SUCCESS")
+                site.all_end(**ends, failing="FAILURE")
+                worker.wait_line(">> .* failed failing ValueError")
+                assert app.backend.get_result("follows") == "late"
+                children = app.backend.get_task_meta("late", cache=False)["children"]
+                assert [one[0][0] for one in children] == ["follows"]
+            worker.term()
+            assert worker.wait() == 0
+        assert worker.count(">> .* started") == len(names) + (pool != "solo")
+        assert worker.count(">> .* follows") == (pool != "solo")
+        assert worker.count(">> .* failed") == (pool != "solo")
+        assert worker.count("Exception raised outside body") == 0
+        assert monitor.statuses("steady") == ["in_progress", "ok"]
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_members_and_chords_succeed(pool: str, site: Site) -> None:
+    app, path = site.app, str(site.gate)
+    with site.worker(pool) as worker:
+        worker.ready()
+        members = [app.signature(name, (path,)) for name in ("late", "steady", "early")]
+        done, bad = app.signature("all_done", ("batch",)), app.signature("all_done", ("failed",))
+        batch = Batch(members, on_success=done, on_failure=bad, app=app)
+        batch.apply_async()
+        chord(
+            [app.signature("late", (path,)) for _ in range(2)], app.signature("all_done")
+        ).apply_async()
+        worker.wait_line(">> .* started", 5)
+        site.results.kill()
+        site.gate.touch()
+        worker.wait_line("has ended .*, and that cannot be stored", 5)
+        site.results.start()
+        worker.wait_line(">> .* all done batch")
+        worker.wait_line(r">> .* all done \['late', 'late'\]")
+        status = batch.status()
+        assert (status.succeeded, status.failed) == (3, 0)
+        worker.term()
+        assert worker.wait() == 0
+    assert worker.count(">> .* started") == 5
+    assert worker.count(">> .* all done") == 2
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_worker_that_stops_meanwhile(pool: str, site: Site) -> None:
+    """It does not wait; the next one runs what has ended, as far as it was acknowledged late."""
+    with site.worker(pool) as worker:
+        worker.ready()
+        site.send("late")
+        site.send("steady")
+        worker.wait_line(">> .* started", 2)
+        site.results.kill()
+        site.gate.touch()
+        worker.wait_line(KEPT, 2)
+        worker.term()
+        worker.wait_line("Stopped: 0 finished, 0 interrupted, 0 given up, 2 released")
+        worker.wait()
+    site.results.start()
+    with site.worker(pool) as worker:
+        site.all_end(late="SUCCESS", steady="SUCCESS")
+        assert worker.count(">> .* started") == 2
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_what_only_has_begun_or_is_tried_again(pool: str, site: Site) -> None:
+    """Neither is an end: that they cannot be stored ends nothing."""
+    with site.worker(pool, CONF_task_track_started="True") as worker:
+        worker.ready()
+        site.results.kill()
+        site.gate.touch()
+        site.send("trying")
+        worker.wait_line("STARTED of trying could not be stored", 2)
+        worker.wait_line("RETRY of trying could not be stored")
+        worker.wait_line(KEPT)
+        site.results.start()
+        site.all_end(trying="SUCCESS")
+        worker.term()
+        assert worker.wait() == 0
+    assert worker.count(">> .* started trying") == 1
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_connection_that_is_lost_meanwhile(
+    pool: str, rabbit_vhost: RabbitVhost, start_server: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    """RabbitMQ delivers again what is held: it is recognised."""
+    results = start_server(RedisServer, appendonly=True)
+    app = make_app(rabbit_vhost.url, results.url(0))
+    env = {"BROKER_URL": rabbit_vhost.url, "RESULT_URL": results.url(0), "GRACE": "60"}
+    site = Site(app, results, tmp_path / "go", env)
+    with site.worker(pool) as worker:
+        worker.ready()
+        site.send("late")
+        worker.wait_line(">> .* started")
+        results.kill()
+        site.gate.touch()
+        worker.wait_line(KEPT)
+        wait_until(rabbit_vhost.cut, "it is cut", 0.1)
+        worker.wait_line("was delivered again and still runs")
+        results.start()
+        site.all_end(late="SUCCESS")
+        wait_until(lambda: rabbit_vhost.queue_length("celery") == 0, "nothing waits")
+        worker.term()
+        assert worker.wait() == 0
+    assert worker.count(">> .* started") == 1
