@@ -19,7 +19,7 @@ from kombu.exceptions import OperationalError
 
 from celery_graceful.claims.fence import CLAIM, DELIVERY
 from celery_graceful.runs.unstored import Unstored, unstored
-from celery_graceful.store.client import is_answer, is_of_redis
+from celery_graceful.store.answers import is_answer, is_of_redis
 from celery_graceful.system.describe import describe
 from celery_graceful.system.exception_chain import chain
 from celery_graceful.timeline import worker_state

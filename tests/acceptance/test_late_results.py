@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery import Celery, chain, chord
+from celery.backends.base import Backend
+from celery.backends.database import DatabaseBackend
 
 from celery_graceful import Batch
 from celery_graceful.testing.fake_monitor import FakeMonitor
@@ -34,7 +38,7 @@ class Site:
     """An app, its broker, and the Redis where its results are."""
 
     app: Celery
-    results: RedisServer
+    results: Any
     gate: Path
     env: dict[str, str]
 
@@ -126,8 +130,8 @@ def test_members_and_chords_succeed(pool: str, site: Site) -> None:
         worker.ready()
         members = [app.signature(name, (path,)) for name in ("late", "steady", "early")]
         done, bad = app.signature("all_done", ("batch",)), app.signature("all_done", ("failed",))
-        batch = Batch(members, on_success=done, on_failure=bad, app=app)
-        batch.apply_async()
+        batch = Batch(on_success=done, on_failure=bad, app=app)
+        batch.apply_async(members)
         chord(
             [app.signature("late", (path,)) for _ in range(2)], app.signature("all_done")
         ).apply_async()
@@ -136,7 +140,7 @@ def test_members_and_chords_succeed(pool: str, site: Site) -> None:
         site.gate.touch()
         worker.wait_line("has ended .*, and that cannot be stored", 5)
         site.results.start()
-        worker.wait_line(">> .* all done batch")
+        worker.wait_line(">> .* all done .* batch")
         worker.wait_line(r">> .* all done \['late', 'late'\]")
         status = batch.status()
         assert (status.succeeded, status.failed) == (3, 0)
@@ -171,11 +175,12 @@ def test_what_only_has_begun_or_is_tried_again(pool: str, site: Site) -> None:
     """Neither is an end: that they cannot be stored ends nothing."""
     with site.worker(pool, CONF_task_track_started="True") as worker:
         worker.ready()
+        site.send("trying")
+        worker.wait_line(">> .* started trying")
         site.results.kill()
         site.gate.touch()
-        site.send("trying")
-        worker.wait_line("STARTED of trying could not be stored", 2)
         worker.wait_line("RETRY of trying could not be stored")
+        worker.wait_line("STARTED of trying could not be stored")
         worker.wait_line(KEPT)
         site.results.start()
         site.all_end(trying="SUCCESS")
@@ -206,6 +211,31 @@ def test_a_connection_that_is_lost_meanwhile(
         results.start()
         site.all_end(late="SUCCESS")
         wait_until(lambda: rabbit_vhost.queue_length("celery") == 0, "nothing waits")
+        worker.term()
+        assert worker.wait() == 0
+    assert worker.count(">> .* started") == 1
+
+
+def test_a_database(start_server: Callable[..., RedisServer], tmp_path: Path) -> None:
+    """Another result backend, that says which of its errors are outages."""
+    folder, away = tmp_path / "results", tmp_path / "away"
+    folder.mkdir()
+    url = f"db+sqlite:///{folder}/results.db"
+    app, env = make_app(start_server(RedisServer).url(0), url), {"RESULT_URL": url, "GRACE": "60"}
+    if DatabaseBackend.exception_safe_to_retry is Backend.exception_safe_to_retry:
+        pytest.skip("Celery before 5.7")
+    env["BROKER_URL"] = app.conf.broker_url
+    site = Site(app, None, tmp_path / "go", env)
+    assert isinstance(pickle.loads(pickle.dumps(app.backend)), DatabaseBackend)
+    with site.worker("prefork") as worker:
+        worker.ready()
+        site.send("late")
+        worker.wait_line(">> .* started")
+        folder.rename(away)
+        site.gate.touch()
+        worker.wait_line(KEPT)
+        away.rename(folder)
+        site.all_end(late="SUCCESS")
         worker.term()
         assert worker.wait() == 0
     assert worker.count(">> .* started") == 1

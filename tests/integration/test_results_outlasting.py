@@ -1,0 +1,111 @@
+"""What a result backend is asked for while its server is away, in the process of the task."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.app.trace import build_tracer
+from celery.backends.cache import CacheBackend
+from celery.backends.redis import RedisBackend
+from celery.exceptions import BackendStoreError, SoftTimeLimitExceeded
+from kombu.serialization import register, unregister
+from redis.exceptions import ConnectionError
+
+from celery_graceful import Graceful
+from celery_graceful.claims.fence import DELIVERY
+from celery_graceful.monitors.tracer import trace_with_check_in
+from celery_graceful.results.outlasting import Outlasting, is_outage, outlasting
+from celery_graceful.runs.unstored import take, unstored
+from tests.support.processes import free_port
+
+AWAY = ConnectionError("away")
+
+
+@pytest.fixture
+def app() -> Celery:
+    """Nobody listens where its results are."""
+    app = Celery(broker="memory://", backend=f"redis://127.0.0.1:{free_port()}/0")
+    app.conf.result_backend_transport_options = {"retry_policy": {"max_retries": 0}}
+    Graceful(app)
+    return app
+
+
+def seven() -> int:
+    return 7
+
+
+def lock() -> Any:
+    return threading.Lock()
+
+
+def run(app: Celery, body: Any, **fields: Any) -> Any:
+    """What Celery's tracer says of a run of a task."""
+    task = app.task(name="task")(body)
+    request = {"id": "one", "delivery_info": {}, "is_eager": False, DELIVERY: "a token", **fields}
+    task.__trace__ = build_tracer(task.name, task, app=app)
+    trace_with_check_in(task)
+    return task.__trace__("one", (), {}, request)
+
+
+def test_a_result_goes_along_with_the_end(app: Celery) -> None:
+    done = run(app, seven)
+    assert done.info is None
+    text = pickle.loads(pickle.dumps(done.retstr))
+    found = take(text)
+    assert text == "7"
+    assert found is not None
+    assert (found.state, found.result, found.stores, found.refused) == ("SUCCESS", 7, True, False)
+    assert take(text) is None
+    assert not unstored
+
+
+def test_so_does_a_failure(app: Celery) -> None:
+    def fail() -> None:
+        raise LookupError("as ever")
+
+    done = run(app, fail)
+    found = take(pickle.loads(pickle.dumps(done.retval)))
+    assert found is not None
+    assert (found.state, repr(found.result)) == ("FAILURE", "LookupError('as ever')")
+    assert "as ever" in str(found.traceback)
+
+
+def test_what_cannot_be_pickled_is_left_to_celery(app: Celery) -> None:
+    app.conf.result_serializer = "lenient"
+    register("lenient", str, str, "text/plain", "utf-8")
+    try:
+        with pytest.raises(ConnectionError):
+            run(app, lock)
+    finally:
+        unregister("lenient")
+    assert not unstored
+
+
+def test_a_run_that_is_no_delivery_is_left_to_celery(app: Celery) -> None:
+    with pytest.raises(ConnectionError):
+        run(app, seven, is_eager=True)
+
+
+def test_which_errors_are_outages(app: Celery) -> None:
+    backend = app.backend
+    assert is_outage(backend, AWAY)
+    for kind in (BackendStoreError, SoftTimeLimitExceeded):
+        told = kind("failed to store result")
+        assert not is_outage(backend, told)
+        told.__context__ = AWAY
+        assert is_outage(backend, told)
+    failed = LookupError()
+    failed.__context__ = AWAY
+    assert not is_outage(backend, failed)
+
+
+def test_other_backends() -> None:
+    made = outlasting(RedisBackend)
+    assert made is outlasting(RedisBackend)
+    assert issubclass(made, (Outlasting, RedisBackend))
+    assert made.__name__ == "RedisBackend"
+    assert outlasting(CacheBackend) is CacheBackend
