@@ -9,6 +9,8 @@ as it has. That it has begun, or is tried again, is not worth that: it is left o
 from __future__ import annotations
 
 import pickle
+import sys
+from types import FrameType
 from typing import Any
 
 from celery._state import get_current_task
@@ -18,7 +20,7 @@ from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
 from celery_graceful.claims.fence import CLAIM, DELIVERY
-from celery_graceful.runs.unstored import Unstored, unstored
+from celery_graceful.runs.unstored import TRACER, Unstored, unstored
 from celery_graceful.store.answers import is_answer, is_of_redis
 from celery_graceful.system.describe import describe
 from celery_graceful.system.exception_chain import chain
@@ -178,7 +180,18 @@ def _ends_run(backend: Any, exc: BaseException, request: Any) -> bool:
         and hasattr(request, DELIVERY)
         and not request.is_eager
         and is_outage(backend, exc)
+        and _goes_along()
     )
+
+
+def _goes_along() -> bool:
+    """Whether what is kept goes along with the end: not where another tracer runs coroutines."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if (frame.f_globals.get("__name__"), frame.f_code.co_name) == TRACER:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _is_kept(kept: Unstored, task_id: str) -> bool:

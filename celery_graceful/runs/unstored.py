@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from celery.states import SUCCESS
 
-__all__ = ["Unstored", "sealed", "take", "unstored"]
+__all__ = ["TRACER", "Unstored", "sealed", "take", "unstored"]
 
 
 class Unstored(NamedTuple):
@@ -27,6 +27,9 @@ class Unstored(NamedTuple):
     #: The server has said that it does not take it: it is full, for one.
     refused: bool
 
+
+#: Module and name of the function that runs Celery's tracer, and takes it along.
+TRACER = "celery_graceful.monitors.tracer", "traced"
 
 #: By the ids of tasks, until their runs are over.
 unstored: dict[str, Unstored] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class Site:
     results: Any
     gate: Path
     env: dict[str, str]
+    #: While Redis is away none is forgotten: Celery would ask it.
+    sent: list[Any] = field(default_factory=list)
 
     def worker(self, pool: str, **env: str) -> Worker:
         # One at a time: nothing that waits is handed over while what has ended is held.
@@ -49,7 +51,7 @@ class Site:
         return Worker("tests.apps.untold", pool=pool, concurrency=concurrency, env=env)
 
     def send(self, name: str) -> None:
-        self.app.send_task(name, [str(self.gate)], task_id=name)
+        self.sent.append(self.app.send_task(name, [str(self.gate)], task_id=name))
 
     def state(self, task_id: str) -> str:
         return str(self.app.backend.get_task_meta(task_id, cache=False)["status"])
@@ -90,9 +92,10 @@ def test_what_it_came_to_is_stored_later(pool: str, site: Site) -> None:
                 site.send("steady")
             else:
                 names = ["late", "failing", "steady"]
-                chain(late, app.signature("follows", task_id="follows")).apply_async()
+                follows = chain(late, app.signature("follows", task_id="follows"))
                 failing = app.signature("failing", (path,), task_id="failing")
-                failing.on_error(app.signature("fails_then")).apply_async()
+                failing = failing.on_error(app.signature("fails_then"))
+                site.sent += [follows.apply_async(), failing.apply_async()]
                 site.send("steady")
                 site.send("early")
             worker.wait_line(">> .* started", len(names) + (pool != "solo"))
@@ -132,9 +135,8 @@ def test_members_and_chords_succeed(pool: str, site: Site) -> None:
         done, bad = app.signature("all_done", ("batch",)), app.signature("all_done", ("failed",))
         batch = Batch(on_success=done, on_failure=bad, app=app)
         batch.apply_async(members)
-        chord(
-            [app.signature("late", (path,)) for _ in range(2)], app.signature("all_done")
-        ).apply_async()
+        header = [app.signature("late", (path,)) for _ in range(2)]
+        site.sent.append(chord(header, app.signature("all_done")).apply_async())
         worker.wait_line(">> .* started", 5)
         site.results.kill()
         site.gate.touch()
@@ -148,6 +150,30 @@ def test_members_and_chords_succeed(pool: str, site: Site) -> None:
         assert worker.wait() == 0
     assert worker.count(">> .* started") == 5
     assert worker.count(">> .* all done") == 2
+
+
+def test_too_many_that_nobody_holds(
+    start_server: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    """No message limits the number of those that were acknowledged early."""
+    broker, results = start_server(RedisServer), start_server(RedisServer, appendonly=True)
+    app = make_app(broker.url(0), results.url(0))
+    env = {"BROKER_URL": broker.url(0), "RESULT_URL": results.url(0), "GRACE": "60", "MOST": "0"}
+    site = Site(app, results, tmp_path / "go", env)
+    with site.worker("threads") as worker:
+        worker.ready()
+        site.send("early")
+        site.send("late")
+        worker.wait_line(">> .* started", 2)
+        results.kill()
+        site.gate.touch()
+        worker.wait_line("early.* cannot be stored: it is lost, there are too many")
+        worker.wait_line(KEPT)
+        results.start()
+        site.all_end(late="SUCCESS")
+        assert site.state("early") == "PENDING"
+        worker.term()
+        assert worker.wait() == 0
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 
 from celery_graceful import Graceful, GracefulTask
+from celery_graceful.deliveries import late_results
 from tests.apps import make_app, say, wait_for_file
 
+if "MOST" in os.environ:
+    late_results.MOST = int(os.environ["MOST"])
 app = make_app("untold")
 Graceful(app)
 
