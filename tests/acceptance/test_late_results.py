@@ -74,7 +74,9 @@ def site(
     if request.param == "rabbitmq":
         app.conf.graceful_store = results.url(1)
         env["CONF_graceful_store"] = repr(results.url(1))
-    yield Site(app, results, tmp_path / "go", env)
+    site = Site(app, results, tmp_path / "go", env)
+    yield site
+    site.sent.clear()
     app.close()
 
 
@@ -172,6 +174,7 @@ def test_too_many_that_nobody_holds(
         results.start()
         site.all_end(late="SUCCESS")
         assert site.state("early") == "PENDING"
+        site.sent.clear()
         worker.term()
         assert worker.wait() == 0
 
@@ -237,6 +240,7 @@ def test_a_connection_that_is_lost_meanwhile(
         results.start()
         site.all_end(late="SUCCESS")
         wait_until(lambda: rabbit_vhost.queue_length("celery") == 0, "nothing waits")
+        site.sent.clear()
         worker.term()
         assert worker.wait() == 0
     assert worker.count(">> .* started") == 1
