@@ -332,6 +332,7 @@ STDLIB = {
     "_current_exceptions",
     "_current_frames",
     "_exit",
+    "_getframe",
     "_idle_semaphore",
     "_max_workers",
     "_run_exitfuncs",
