@@ -14,9 +14,10 @@ from celery_graceful.claims.undelivered import Fetched, Undelivered
 def test_the_task_of_a_message(protocol):
     app = Celery(broker="memory://", set_as_current=False)
     app.conf.task_protocol = protocol
+    app.conf.task_default_queue = f"protocol {protocol}"  # those in memory are of all tests
     app.send_task("add", task_id="id-1")
     with app.connection() as connection:
-        text = json.dumps(connection.default_channel._get("celery"))
+        text = json.dumps(connection.default_channel._get(app.conf.task_default_queue))
     assert Fetched("celery", text.encode(), None).task == ("id-1", "add")
 
 
