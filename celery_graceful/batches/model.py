@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from kombu.utils.json import dumps, loads
@@ -148,5 +148,6 @@ class Callback:
 
     @classmethod
     def from_json(cls, text: str) -> Callback:
-        """What was stored."""
-        return cls(**loads(text))
+        """What was stored, maybe by a later version."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in loads(text).items() if name in known})

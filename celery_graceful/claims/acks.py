@@ -151,7 +151,11 @@ class Acks:
 
     def has_more(self) -> bool:
         """Whether some are still to be sent by the thread."""
-        return bool(self._ends[0]) or any(self._done.values())
+        return bool(self._ends[0]) or self.has_plain()
+
+    def has_plain(self) -> bool:
+        """Whether some are still to be sent by the thread that nothing goes with."""
+        return any(self._done.values())
 
     def is_sent(self) -> bool:
         """Whether all are sent."""

@@ -209,7 +209,7 @@ class Claims:
         orphans = len(self._orphans)  # what was acknowledged before is sent before they go back
         all_at_once = at_once or orphans > 0
         self._acks.send(at_once=all_at_once)
-        if not self._acks.has_more():  # else a claim takes them along, or the next look
+        if not self._acks.has_plain():  # else a claim takes them along, or the next look
             self._sending.calm()
         try:
             self._acks.send_ends(at_once=all_at_once)

@@ -15,7 +15,7 @@ import random
 import secrets
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -78,9 +78,9 @@ class DeadClaim(NamedTuple):
     begun: bool = False
 
 
-#: Counts what a dead worker was running, and takes away which of it must not run again: its id and
-#: those claims, to the numbers of the claims that it took.
-Judge = Callable[[str, Sequence[DeadClaim]], set[str]]
+#: Counts what a dead worker was running, and takes away which of it must not run again: its id,
+#: what it said of itself, and those claims, to the numbers of the claims that it took.
+Judge = Callable[[str, Mapping[str, Any], Sequence[DeadClaim]], set[str]]
 
 #: Tells of a dead worker that those tasks, by their ids, go back.
 Tell = Callable[[str, Sequence[str]], None]
@@ -96,8 +96,8 @@ class Rescuer:
         lease_validity: What leases say there.
         own: The id of the worker that looks; ``None`` if it is none.
         afterwards: Called after each look, whoever looked.
-        telling: A context around each rescue; it gives what is called with the dead worker and ids
-            of tasks that it ran, before they go back.
+        telling: A context that gives what is called with the dead worker and ids of tasks that
+            it ran, before they go back.
     """
 
     def __init__(
@@ -220,8 +220,7 @@ class Rescuer:
 
     def _rescue(self, worker: str) -> int:
         began = time.monotonic()
-        with self.telling() as tell:
-            moved, cut_off = self._give_back(worker, tell)
+        moved, cut_off = self._give_back(worker)
         took = time.monotonic() - began
         if cut_off and moved:
             cut_off += ": killed before its grace period was over?"
@@ -229,7 +228,7 @@ class Rescuer:
         log(logger, logging.WARNING, text, worker, moved, took, cut_off if moved else "")
         return moved
 
-    def _give_back(self, worker: str, tell: Tell) -> tuple[int, str]:
+    def _give_back(self, worker: str) -> tuple[int, str]:
         """How many went back, and what to say of a worker that was stopping.
 
         In a few steps, however many tasks ran: Redis may be far away, and they all wait.
@@ -237,15 +236,17 @@ class Rescuer:
         keys = [claims_key(worker), begun_key(worker), about_key(worker)]
         found, begun, known = self.store.run("left", keys, [])
         numbers, about = sorted(map(int, found)), json.loads(known or "{}")
-        running = self._running(worker, [n for n in numbers if str(n) in set(begun)], about)
-        # What a stop has given up, and could not give back, has died of nothing.
-        taken = self.judge(worker, running) if numbers and not about.get("stops") else set()
-        cut_off = f"; {CUT_OFF}" if about.get("stops") else ""
+        has_begun, stops = set(begun), bool(about.get("stops"))
+        running = self._running(worker, [n for n in numbers if str(n) in has_begun], about)
+        with self.telling() if running else nullcontext(_to_nobody) as tell:
+            # What a stop has given up, and could not give back, has died of nothing.
+            taken = set() if stops else self.judge(worker, about, running)
+            left = (_fields(claim.message) for claim in running if claim.number not in taken)
+            ran = [fields for fields in left if fields.get("id")]
+            tell(worker, [str(fields["id"]) for fields in ran])
+        cut_off = f"; {CUT_OFF}" if stops else ""
         self.claims.begun.update(f"{worker}/{claim.number}" for claim in running if claim.begun)
         back = [number for number in numbers if str(number) not in taken]
-        left = (_fields(claim.message) for claim in running if claim.number not in taken)
-        ran = [fields for fields in left if fields.get("id")]
-        tell(worker, [str(fields["id"]) for fields in ran])
         tags = [Tag(worker, number) for number in back]
         moved = self.claims.give_back(
             tags, on_step=lambda: self.store.execute("PEXPIRE", [LOCK], [STEP])

@@ -113,6 +113,7 @@ class Sending:
                     self._enough.wait(GATHER)
                 if self._is_urgent and not self._hurry:
                     native.pause(GATHER_URGENT)
+                    self._enough.take()  # what rang it is urgent, and sent now
             try:
                 self._send(self._hurry)
             except Exception as exc:  # it must not end: nobody else sends

@@ -240,8 +240,7 @@ class _Claiming(RingingChannel):
         elif not answer:
             self._next, self._refused = "BRPOP", False
         else:
-            if fetch.book.who in (fetch.who, None):  # else they are others' by now
-                self._deliver_claims(fetch, answer)
+            self._deliver_claims(fetch, answer)
             return True
         if self._next == "BRPOP" or fetch.kind == "BRPOP":
             raise Empty
@@ -296,7 +295,8 @@ class _Claiming(RingingChannel):
                 return
             self._queue_cycle.rotate(one.queue)
             try:
-                deliver(self, *one)
+                if book.who in (fetch.who, None):  # else it is others' by now
+                    deliver(self, *one)
             except BaseException:
                 rest = book.undelivered.take()
                 if rest:

@@ -21,6 +21,7 @@ from celery_graceful.messages.comebacks import may_resume
 from celery_graceful.messages.redelivered_flag import has_begun
 from celery_graceful.monitors import outcome
 from celery_graceful.monitors.check_in import CheckIn
+from celery_graceful.timeline import worker_state
 
 __all__ = ["HeldMessage"]
 
@@ -154,6 +155,11 @@ class HeldMessage(Request):
         """The same, for who closes it."""
         found, self._check_in = self.check_in, None
         return found
+
+    def take_mark(self) -> bool:
+        """Whether its task may have something in the store; asking takes the note of it away."""
+        board = worker_state.board.value
+        return board is not None and board.marks.take(self.id)
 
     # -- what happens to it ------------------------------------------------------------
 

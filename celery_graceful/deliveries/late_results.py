@@ -10,7 +10,6 @@ that holds its messages for that long takes no new ones.
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -27,10 +26,11 @@ from celery_graceful.deliveries.untold_ends import takes_no_writes
 from celery_graceful.results.outlasting import is_outage
 from celery_graceful.runs.unstored import Unstored
 from celery_graceful.store.app_stores import results_store
-from celery_graceful.store.store import Store
+from celery_graceful.store.store import Store, fork_gate
 from celery_graceful.system import native
 from celery_graceful.system.describe import describe
 from celery_graceful.system.log_thread import log
+from celery_graceful.system.repeating import Repeating
 
 __all__ = ["LateResults"]
 
@@ -38,6 +38,9 @@ logger = get_logger(__name__)
 
 #: Seconds between looks whether the backend is there.
 LOOK_AGAIN = 1.0
+
+#: How often it may not be stored in a backend that takes others.
+TRIES = 10
 
 #: Results of tasks whose messages are not held, so that nothing else limits their number.
 MOST = 1000
@@ -53,6 +56,14 @@ class _Kept(NamedTuple):
     unstored: Unstored
     #: Ends it; without, it has ended.
     end: Callable[[], None] | None
+    #: How often it was not stored though the backend is there, and what had been stored by then.
+    tries: int = 0
+    after: int = 0
+
+    @property
+    def waits(self) -> bool:
+        """A stop, or a rescue, may have given its message back."""
+        return self.end is None or self.request.stage is Stage.RECEIVED
 
 
 class LateResults:
@@ -69,7 +80,8 @@ class LateResults:
         self._lock = native.Lock()
         self._kept: deque[_Kept] = deque()
         self._stored: deque[_Kept] = deque()
-        self._looks = False
+        self._count = 0  # of what was stored
+        self._looking = Repeating(self._look, LOOK_AGAIN, "graceful-late-results")
         self._store: Store | None = None
 
     def keep(self, request: HeldMessage, unstored: Unstored, end: Callable[[], None]) -> bool:
@@ -94,15 +106,21 @@ class LateResults:
             is_lost = not waits and len(self._kept) >= MOST
             if not is_lost:
                 self._kept.append(_Kept(request, unstored, end if waits else None))
-            begins = not (self._looks or is_lost)
-            self._looks = self._looks or begins
         later = _WAITS if waits else _ENDS
         text = "%s[%s] has ended (%s), and that cannot be stored: %s"
         told = _LOST if is_lost else later
         log(logger, logging.WARNING, text, request.name, request.id, unstored.state, told)
-        if begins:
-            self._look_later()
+        if not is_lost:
+            self._looking.begin()
         return waits
+
+    def end(self, seconds: float) -> None:
+        """The worker ends: store what can be, in up to ``seconds``."""
+        self._looking.end(seconds)
+        lost = [kept for kept in list(self._kept) if kept.waits]
+        if lost:
+            text = "What %d tasks came to could not be stored, and is lost with this worker"
+            log(logger, logging.ERROR, text, len(lost))
 
     def on_loop(self) -> None:
         """What is stored ends."""
@@ -112,28 +130,37 @@ class LateResults:
                 kept.request.tells_later = False
                 kept.end()
 
-    def _look_later(self) -> None:
-        timer = threading.Timer(LOOK_AGAIN, self._look)
-        timer.daemon = True
-        timer.start()
+    def _look(self) -> bool:
+        """Store what can be, each once at most; whether something is left."""
+        for _ in range(len(self._kept)):
+            kept = self._kept[0]
+            left = None
+            if kept.waits:
+                if not self._takes_writes(kept.request.task.app):
+                    break
+                left = self._try(kept)
+            with self._lock:  # the next one begins, if this cannot be stored
+                self._kept.popleft()
+                self._kept.extend([left] if left is not None else [])
+            if left is not None:
+                break
+        return bool(self._kept)
 
-    def _look(self) -> None:
-        try:
-            while self._kept and self._takes_writes(self._kept[0].request.task.app):
-                kept = self._kept[0]
-                # A stop, or a rescue, may have given its message back.
-                if kept.end is None or kept.request.stage is Stage.RECEIVED:
-                    if not _store(kept):
-                        break
-                    self._stored.append(kept)
-                    self._ring_loop()
-                with self._lock:
-                    self._kept.popleft()
-        finally:
-            with self._lock:
-                self._looks = bool(self._kept)
-            if self._looks:
-                self._look_later()
+    def _try(self, kept: _Kept) -> _Kept | None:
+        """Store it; what is to be tried again."""
+        with fork_gate:
+            why = _store(kept)
+        if why is None:
+            self._count += 1
+        elif self._store is not None or self._count > kept.after:  # the backend is there
+            kept = kept._replace(tries=kept.tries + 1, after=self._count)
+        if why is not None and kept.tries < TRIES:
+            return kept
+        if why is not None:
+            _say_lost(kept, why)
+        self._stored.append(kept)
+        self._ring_loop()
+        return None
 
     def _takes_writes(self, app: Any) -> bool:
         """Whether it is worth trying: Celery would wait for 19 s, and log twenty lines."""
@@ -146,8 +173,8 @@ def _is_answered(request: HeldMessage) -> bool:
     return request.claim is None or not takes_no_writes(request.claim.book.store)
 
 
-def _store(kept: _Kept) -> bool:
-    """Whether it is stored, or never will be."""
+def _store(kept: _Kept) -> str | None:
+    """Why it could not be stored; ``None`` where it is, or never will be."""
     request, unstored = kept.request, kept.unstored
     backend = request.task.backend
     try:
@@ -167,11 +194,15 @@ def _store(kept: _Kept) -> bool:
             )
     except Exception as exc:
         if is_outage(backend, exc):
-            return False
-        text = "What %s[%s] came to (%s) could not be stored, and is lost: %s"
-        told = describe(exc)
-        log(logger, logging.ERROR, text, request.name, request.id, unstored.state, told)
+            return describe(exc)
+        _say_lost(kept, describe(exc))
     else:
         text = "What %s[%s] came to (%s) is stored: the result backend is there again"
         log(logger, logging.WARNING, text, request.name, request.id, unstored.state)
-    return True
+    return None
+
+
+def _say_lost(kept: _Kept, why: str) -> None:
+    request, state = kept.request, kept.unstored.state
+    text = "What %s[%s] came to (%s) could not be stored, and is lost: %s"
+    log(logger, logging.ERROR, text, request.name, request.id, state, why)

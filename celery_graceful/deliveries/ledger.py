@@ -163,7 +163,7 @@ class Ledger:
                     request.move(stage)
 
     def put_down(self, request: HeldMessage) -> None:
-        """It was handed over, and nobody has answered it: it is held, until the worker stops."""
+        """It was handed over, and nobody has answered it: it is held."""
         with self.lock:
             if request.stage in (Stage.HANDED_OVER, Stage.RUNNING):
                 request.put_down()
@@ -208,12 +208,14 @@ class Ledger:
     def drop(self, request: HeldMessage) -> None:
         """It has ended elsewhere: in quarantine, or as another delivery."""
         if self.finish(request):
+            request.take_mark()
             let_go(request)
             request.acknowledge()
 
     def drop_lost(self, request: HeldMessage) -> None:
         """It has ended, and another run of it is what counts: say nothing of it."""
         if self.close(request, Stage.LOST, only=OPEN):
+            request.take_mark()
             if request.started_at is not None:
                 enter([request], What.FENCED, "its claim was not its worker's any more")
             if request.claim is not None:

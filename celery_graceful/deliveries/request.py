@@ -34,7 +34,6 @@ from celery_graceful.runs.unstored import take
 from celery_graceful.store.store import StoreAway
 from celery_graceful.system.describe import describe
 from celery_graceful.task.base import GracefulTask
-from celery_graceful.timeline import worker_state
 
 __all__ = ["GracefulRequest", "adopt", "is_adopted"]
 
@@ -156,6 +155,7 @@ class GracefulRequest(Delivery):
         finally:
             self.write_end()
             outcome.close(self, "error", "revoked or expired", dying=dying)
+            self.take_mark()
             self.host.discard(self.task.name, self.id, "", None)
 
     def _announce_cancelled(self, *args: Any, **kwargs: Any) -> None:
@@ -303,9 +303,7 @@ class GracefulRequest(Delivery):
 
     def settle(self) -> None:
         """It has ended; if that was for good, its checkpoint is of no use any more."""
-        board = worker_state.board.value
-        marked = board is not None and board.marks.take(self.id)
-        if not self.goes_on and (marked or self.came_before):
+        if not self.goes_on and (self.take_mark() or self.came_before):
             token = self.request_dict[DELIVERY]
             self.host.discard(self.task.name, self.id, token, self.started_at, self.is_off_hands)
 
@@ -325,9 +323,7 @@ class GracefulRequest(Delivery):
         if not self.ledger.close(self, stage, only=OPEN):
             return
         let_go(self)
-        board = worker_state.board.value
-        if board is not None:
-            board.marks.take(self.id)  # it may go on elsewhere
+        self.take_mark()  # it may go on elsewhere
         kind = What.INTERRUPTED if started else What.RELEASED
         if reason == InterruptReason.LEASE_LOST:
             kind = What.FENCED

@@ -9,7 +9,6 @@ stays claimed until Redis takes writes, and goes back then; or when the worker s
 from __future__ import annotations
 
 import logging
-import threading
 import time
 
 from celery.exceptions import BackendError, Reject, TaskError
@@ -26,6 +25,7 @@ from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.system import native
 from celery_graceful.system.describe import describe
 from celery_graceful.system.log_thread import log
+from celery_graceful.system.repeating import Repeating
 
 __all__ = ["UntoldEnds", "takes_no_writes"]
 
@@ -52,6 +52,7 @@ class UntoldEnds:
         self._ledger = ledger
         self._lock = native.Lock()
         self._kept: list[tuple[HeldMessage, Store]] = []
+        self._looking = Repeating(self._look, LOOK_AGAIN, "graceful-untold-ends")
 
     def keep(self, request: HeldMessage, ended_by: BaseException, *, beside_task: bool) -> bool:
         """Keep its message, if its end could not be told. From any thread.
@@ -81,9 +82,7 @@ class UntoldEnds:
         log(logger, logging.ERROR, f"{text}writes: %s", request.name, request.id, told)
         with self._lock:
             self._kept.append((request, claim.book.store))
-            is_first = len(self._kept) == 1
-        if is_first:
-            self._look_later()
+        self._looking.begin()
         return True
 
     def _takes_no_writes(self, store: Store) -> bool:
@@ -92,12 +91,7 @@ class UntoldEnds:
                 return True
         return takes_no_writes(store)
 
-    def _look_later(self) -> None:
-        timer = threading.Timer(LOOK_AGAIN, self._look)
-        timer.daemon = True
-        timer.start()
-
-    def _look(self) -> None:
+    def _look(self) -> bool:
         with self._lock:
             stores = {id(store): store for _, store in self._kept}
         full = {place for place, store in stores.items() if takes_no_writes(store)}
@@ -107,13 +101,12 @@ class UntoldEnds:
             self._kept = [one for one in kept if id(one[1]) in full or id(one[1]) not in stores]
             due = [one for one in kept if one not in self._kept]
             looks_again = bool(self._kept)
-        if looks_again:
-            self._look_later()
         try:
             self._ledger.release([request for request, _ in due], WHY)
         except Exception as exc:
-            self._ledger.note_failure()
+            self._ledger.note_failure(exc)
             log(logger, logging.ERROR, "Could not give %d tasks back: %s", len(due), describe(exc))
+        return looks_again
 
 
 def takes_no_writes(store: Store) -> bool:

@@ -34,8 +34,9 @@ logger = get_logger(__name__)
 #: Entries of one task's list.
 OF_A_TASK = 100
 
-#: Entries that are written in one step, and that may wait for it: more are lost.
-AT_ONCE, MOST = 100, 5000
+#: Entries that are written in one step, by the thread and by who waits for it; and that may wait
+#: for the thread: more are lost.
+AT_ONCE, IN_ONE_STEP, MOST = 100, 500, 5000
 
 #: Seconds that one step may take.
 TIMEOUT = 1.0
@@ -149,11 +150,16 @@ def record(store: Store | None, settings: Settings, *entries: Entry, at_once: bo
 def write(
     store: Store, settings: Settings, entries: Sequence[Entry], *, insist: bool = False
 ) -> None:
-    """Write entries now.
+    """Write entries now, ``IN_ONE_STEP`` at a time.
 
     Raises:
-        StoreAway: The store does not answer, or its user may not.
+        StoreAway: The store does not answer, or its user may not; some may have been written.
     """
+    for start in range(0, len(entries), IN_ONE_STEP):
+        _write(store, settings, entries[start : start + IN_ONE_STEP], insist=insist)
+
+
+def _write(store: Store, settings: Settings, entries: Sequence[Entry], *, insist: bool) -> None:
     ids = dict.fromkeys(entry.id for entry in entries if entry.id)
     places = {task_id: place for place, task_id in enumerate(ids, 2)}
     ttl = int(settings.history_ttl * 1000)

@@ -87,8 +87,9 @@ def soon(worker: Any, group: str) -> Iterator[Callable[[Iterable[Event]], None]]
 
     def tell(events: Iterable[Event]) -> None:
         told.extend(events)
-        bell.ring()
-        thread.wait(AHEAD)
+        if told:
+            bell.ring()
+            thread.wait(AHEAD)
 
     thread = native.start_thread(run, "graceful-events")
     try:

@@ -138,7 +138,7 @@ class Member:
             self.rescuer = Rescuer(
                 self.claims,
                 settings,
-                partial(judge, app, store=store, tell=view.ledger.post_mortems.tell_soon),
+                partial(judge, app, store, tell=view.ledger.post_mortems.tell_soon),
                 lease_validity,
                 lambda: self.lease.identity.worker,
                 self._look_for_others,

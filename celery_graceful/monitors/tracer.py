@@ -20,7 +20,7 @@ from celery.utils import uuid
 
 from celery_graceful.exceptions import Interrupted, TaskInterrupted
 from celery_graceful.monitors.check_in import CheckIn
-from celery_graceful.monitors.registry import STAMP, Monitors, monitors_of
+from celery_graceful.monitors.registry import Monitors, monitors_of
 from celery_graceful.phases import InterruptReason
 from celery_graceful.runs.unstored import sealed, unstored
 from celery_graceful.system.loaded import loaded
@@ -78,9 +78,6 @@ def _find(monitors: Monitors, task: Any, task_id: str, request: Any) -> CheckIn 
         check_in = monitors.of_run(task, task_id, request or {})
         if check_in is not None:
             silence_sentry(monitors)
-            inner = request.get("headers")
-            if isinstance(inner, dict) and STAMP in request:
-                inner.setdefault(STAMP, request[STAMP])  # a retry carries on what is in there
         return check_in
     except Exception:
         logger.exception("No check-in for %s[%s]", task.name, task_id)

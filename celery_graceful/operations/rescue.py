@@ -90,7 +90,7 @@ def _rescue(
 ) -> Rescued:
     """On one server."""
     condemned: list[bool] = []
-    judged = partial(judge, app, store=store, tell=lambda: condemned.append(True))
+    judged = partial(judge, app, store, tell=lambda: condemned.append(True))
     rescuer = Rescuer(Claims(store), settings_of(app), judged)
     dead: dict[str, int] = {}
     waiting: Counter[str] = Counter()

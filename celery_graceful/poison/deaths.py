@@ -11,7 +11,6 @@ says what is still to be told, so a process that dies in between costs nobody th
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -29,7 +28,6 @@ from celery_graceful import signals
 from celery_graceful.batches.callback_publishing import publish_all
 from celery_graceful.batches.ends import has_failed
 from celery_graceful.claims.claimant import claims_key, node_of
-from celery_graceful.claims.lease import about_key
 from celery_graceful.claims.rescue import DeadClaim
 from celery_graceful.exceptions import PoisonedTask
 from celery_graceful.history.entry import Entry, What
@@ -74,6 +72,10 @@ NOT_HEARD = "its worker is dead, or was frozen for longer than its lease"
 _others: PerApp[set[str]] = PerApp()
 
 
+#: What there is to tell listeners, by the node that tells it: types and fields.
+Events = dict[str, list[tuple[str, dict[str, Any]]]]
+
+
 class Death(NamedTuple):
     """What is known of the death of a process that ran a task.
 
@@ -90,10 +92,12 @@ class Death(NamedTuple):
 
 def judge(
     app: Any,
+    store: Store,
     worker: str,
+    stated: Mapping[str, Any],
     running: Sequence[DeadClaim],
-    tell: Callable[[], None] | None = None,
-    store: Store | None = None,
+    *,
+    tell: Callable[[], None],
 ) -> set[str]:
     """Count what a dead worker was running; what has died too often goes to quarantine.
 
@@ -102,11 +106,12 @@ def judge(
 
     Args:
         app: The Celery app.
+        store: Where the worker was known.
         worker: Id of the dead worker.
+        stated: What it said of itself, see ``statement_of``.
         running: Its claims that ran. Those in quarantine are no claims any more.
-        tell: Sees to it that ``tell_untold`` is called, where this thread must not: signal
-            handlers and result backends belong to the hub of a green pool.
-        store: Where the worker was known. Without: where workers are, as seen from here.
+        tell: Sees to it that ``tell_untold`` is called, not here: signal handlers and result
+            backends belong to the hub of a green pool.
 
     Returns:
         The numbers of the claims that went to quarantine.
@@ -114,10 +119,8 @@ def judge(
     Raises:
         StoreAway: The broker does not answer. What was done, is done.
     """
-    store = store or find_workers_store(app)
-    if store is None or not running:
+    if not running:
         return set()
-    stated = json.loads(store.execute("GET", [about_key(worker)]) or "{}")
     settings = _settings_for(app, stated)
     if not settings.poison_limit:
         return set()
@@ -135,7 +138,7 @@ def judge(
     for start in range(0, len(claims), COUNT):
         taken |= _judge(store, settings, worker, claims[start : start + COUNT])
     if taken:
-        tell() if tell is not None else tell_untold(app)
+        tell()
     return taken
 
 
@@ -308,39 +311,45 @@ def tell_untold(app: Any) -> None:
     while store is not None:
         args = [TOLD_AT_ONCE, TELL_AGAIN, *others]
         texts = store.run("untold", [UNTOLD, QUARANTINE], args)
-        events: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-        for text in texts:
-            kept = Kept.from_json(text)
-            if not is_told_here(app, kept.task, vars(kept)):
-                others.add(kept.id)
-                store.execute("ZADD", [UNTOLD], ["XX", 0, kept.id])
-                log(
-                    logger,
-                    logging.WARNING,
-                    "%s[%s] is in quarantine, and is of an app with other results (%s): that is "
-                    "told by its own workers",
-                    kept.task,
-                    kept.id,
-                    kept.app or "?",
-                )
-                continue
-            try:
-                with fork_gate:  # of all times, a pool forks when a child has died
-                    events.setdefault(node_of(kept.worker), []).extend(_tell(app, kept))
-            except Exception as exc:
-                logger.error(
-                    "Could not tell that %s[%s] is in quarantine: %s. Tried again in %d s",
-                    kept.task,
-                    kept.id,
-                    describe(exc),
-                    TELL_AGAIN,
-                    exc_info=True,
-                )
-            else:
-                store.execute("ZREM", [UNTOLD], [kept.id])
-        _send_events(app, events)
+        events: Events = {}
+        try:
+            for text in texts:
+                _tell_one(app, store, Kept.from_json(text), events)
+        finally:  # those before the one at which the store went away are told
+            _send_events(app, events)
         if len(texts) < TOLD_AT_ONCE:
             return
+
+
+def _tell_one(app: Any, store: Store, kept: Kept, events: Events) -> None:
+    """Tell of it here, or leave it to its own workers; events are added, by their nodes."""
+    if not is_told_here(app, kept.task, vars(kept)):
+        _others.setdefault(app, set()).add(kept.id)
+        store.execute("ZADD", [UNTOLD], ["XX", 0, kept.id])
+        log(
+            logger,
+            logging.WARNING,
+            "%s[%s] is in quarantine, and is of an app with other results (%s): that is "
+            "told by its own workers",
+            kept.task,
+            kept.id,
+            kept.app or "?",
+        )
+        return
+    try:
+        with fork_gate:  # of all times, a pool forks when a child has died
+            events.setdefault(node_of(kept.worker), []).extend(_tell(app, kept))
+    except Exception as exc:
+        logger.error(
+            "Could not tell that %s[%s] is in quarantine: %s. Tried again in %d s",
+            kept.task,
+            kept.id,
+            describe(exc),
+            TELL_AGAIN,
+            exc_info=True,
+        )
+    else:
+        store.execute("ZREM", [UNTOLD], [kept.id])
 
 
 def _tell(app: Any, kept: Kept) -> list[tuple[str, dict[str, Any]]]:

@@ -12,7 +12,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from celery.utils.log import get_logger
 
@@ -31,6 +31,7 @@ from celery_graceful.poison.deaths import (
     take_back,
     tell_untold,
 )
+from celery_graceful.poison.delivered import Delivered
 from celery_graceful.poison.owning_app import origin_of
 from celery_graceful.poison.quarantine import Kept
 from celery_graceful.poison.redelivered import Asked, Finding, look
@@ -42,7 +43,7 @@ from celery_graceful.system.describe import describe
 from celery_graceful.system.portions import COUNT
 from celery_graceful.timeline import worker_state
 
-__all__ = ["Delivered", "PostMortems"]
+__all__ = ["PostMortems"]
 
 logger = get_logger(__name__)
 
@@ -56,31 +57,6 @@ GONE = "the process that ran it is gone, or has lost its connection"
 #: Seconds for which the message of what runs elsewhere is held. RabbitMQ closes the channel of
 #: one that is held for too long, its own ``consumer_timeout``.
 HOLD = 30.0
-
-
-class Delivered(Protocol):
-    """A delivery, as far as somebody looks into what became of its runs."""
-
-    id: Any
-    name: Any
-    task: Any
-    claim: Any
-    message: Any
-    request_dict: Any
-    delivery_info: Any
-
-    @property
-    def has_left(self) -> bool:
-        """Whether it is not ours any more."""
-
-    def has_succeeded(self) -> bool:
-        """Whether the child stored the result of its task before it died."""
-
-    def put_off(self) -> None:
-        """Another worker runs it, for longer than it is good to wait. In the loop."""
-
-    def humaninfo(self) -> str:
-        """For people."""
 
 
 class _Again(NamedTuple):
@@ -220,7 +196,7 @@ class PostMortems:
             return
         store = find_workers_store(self.app, board.place_of(claim[0]))
         if store is not None:
-            self._open(partial(self._take_back, store, request.id, *claim))
+            self._open(partial(take_back, store, request.id, *claim))  # else it stays counted
 
     def begins(self, request: Delivered) -> str | None:
         """A task is about to run; the note of it, if it has to be ended by ``ends``."""
@@ -284,7 +260,7 @@ class PostMortems:
             self._news.wait(self._until_next())
             self._news.clear()
             while self._cases:
-                self._cases.popleft()()
+                self._take_up(self._cases.popleft())
             while self._again:
                 self._waiting.append(self._again.popleft())
             now = time.monotonic()
@@ -293,22 +269,21 @@ class PostMortems:
             for start in range(0, len(due), COUNT):
                 self._look_into(due[start : start + COUNT])
 
+    def _take_up(self, case: Callable[[], None]) -> None:
+        try:
+            case()
+        except StoreAway:
+            pass  # said there
+        except Exception as exc:  # the thread must not end: others wait for what it finds out
+            logger.error("In a post-mortem: %s", describe(exc), exc_info=True)
+
     def _until_next(self) -> float | None:
         if not self._waiting:
             return None
         return max(0.0, min(case.at for case in self._waiting) - time.monotonic())
 
     def _tell(self) -> None:
-        try:
-            tell_untold(self.app)
-        except StoreAway:
-            pass  # said there
-
-    def _take_back(self, store: Store, task_id: str, worker: str, number: str) -> None:
-        try:
-            take_back(store, task_id, worker, number)
-        except StoreAway:
-            pass  # said there; it stays counted
+        tell_untold(self.app)
 
     def _child_died(self, request: Delivered, then: Callable[[bool], None], how: str) -> None:
         quarantined = False
@@ -356,7 +331,7 @@ class PostMortems:
             if len(cases) == 1 or isinstance(exc, StoreAway):
                 for case in cases:
                     self._let_run(case, exc)
-            else:  # one of them is odd
+            else:  # the message of one of them is odd
                 for case in cases:
                     self._look_into([case])
             return
@@ -389,7 +364,7 @@ class PostMortems:
             self._decide(verdict)
         self._condemn(poisoned)
         if poisoned or any(found.verdict == "kept" for found in findings):
-            self._tell()
+            self._take_up(self._tell)
 
     def _let_run(self, case: _Again, exc: Exception) -> None:
         if not isinstance(exc, StoreAway):  # that is said there
@@ -408,10 +383,21 @@ class PostMortems:
         assert self.store is not None
         try:
             done = condemn(self.store, self.settings, tasks)
-        except StoreAway:
-            done = [False] * len(tasks)
+        except Exception as exc:
+            for case in there:
+                self._look_later(case, exc)
+            return
         for case, is_done in zip(there, done, strict=True):
             self._decide(partial(case.then, is_done))
+
+    def _look_later(self, case: _Again, exc: Exception) -> None:
+        """It kills who runs it: not for a store that is away for a moment."""
+        now = time.monotonic()
+        if isinstance(exc, StoreAway) and now < case.until:
+            later = min(2 * case.pause, LOOK_AGAIN)
+            self._waiting.append(case._replace(at=now + case.pause, pause=later))
+        else:
+            self._let_run(case, exc)
 
     def _look(self, *tasks: Asked) -> list[Finding]:
         assert self.store is not None

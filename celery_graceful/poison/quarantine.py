@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from kombu.message import Message
@@ -103,8 +103,9 @@ class Kept:
 
     @classmethod
     def from_json(cls, text: str) -> Kept:
-        """What was stored."""
-        return cls(**loads(text))
+        """What was stored, maybe by a later version."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in loads(text).items() if name in known})
 
     def to_message(self) -> Message:
         """The message, as kombu would deliver it."""

@@ -168,7 +168,27 @@ def is_outage(backend: Any, exc: BaseException) -> bool:
         exc: What was raised when something was to be stored.
     """
     found = chain(exc) if isinstance(exc, _INSTEAD) else (exc,)
-    return any(is_of_redis(one) or backend.exception_safe_to_retry(one) for one in found)
+    return any(
+        is_of_redis(one) or (backend.exception_safe_to_retry(one) and not _is_of_its_own(one))
+        for one in found
+    )
+
+
+def _is_of_its_own(exc: BaseException) -> bool:
+    """Whether it is about what is stored, or sent then, though Celery takes it for an outage."""
+    databases: Any = sys.modules.get("sqlalchemy.exc")
+    if databases is not None and isinstance(
+        exc,
+        (
+            databases.DataError,
+            databases.IntegrityError,
+            databases.NotSupportedError,
+            databases.ProgrammingError,
+        ),
+    ):
+        return True
+    # Among kombu's errors of connections to Redis: an unknown queue, a file of the user's.
+    return isinstance(exc, (LookupError, FileNotFoundError, PermissionError))
 
 
 def _ends_run(backend: Any, exc: BaseException, request: Any) -> bool:
@@ -196,7 +216,7 @@ def _goes_along() -> bool:
 
 def _is_kept(kept: Unstored, task_id: str) -> bool:
     try:
-        pickle.dumps(kept)  # it may have to go to another process
+        pickle.loads(pickle.dumps(kept))  # it may have to go to another process
     except Exception as exc:
         logger.error("What %s came to cannot be kept: %s", task_id, describe(exc))
         return False

@@ -60,9 +60,11 @@ def once_more(exc: BaseException) -> Exception | None:
     if not isinstance(exc, RedisError):
         return None
     try:
-        return type(exc)(*exc.args)
+        one: Exception = type(exc)(*exc.args)
     except TypeError:
-        return ConnectionError(str(exc))
+        one = ConnectionError(str(exc))
+    one.__cause__ = exc.__cause__  # which may say that the server is no master
+    return one
 
 
 def is_forbidden(exc: BaseException) -> bool:

@@ -22,6 +22,7 @@ __all__ = [
     "portions",
     "process",
     "process_identity",
+    "repeating",
     "telemetry",
     "version",
 ]

@@ -38,6 +38,8 @@ class LogThread:
         self._through_loop = through_loop
         self._handle = logger.handle if through_loop is None else self._past_the_hub
         self._records: deque[logging.LogRecord | Callable[[], None]] = deque()
+        #: Written in the place of a hub, and not told yet to who listens besides handlers.
+        self._untold: deque[logging.LogRecord] = deque()
         self._bell = native.Doorbell()
         self._hurry = False
         self._ended = False
@@ -73,6 +75,8 @@ class LogThread:
     def write_pending(self) -> None:
         """Write what has been logged so far, here and now."""
         self._write_all(self._logger.handle)
+        while self._untold:
+            _tell_listeners(self._untold.popleft())
 
     def _write_all(self, handle: Callable[[logging.LogRecord], None]) -> None:
         while True:
@@ -113,6 +117,7 @@ class LogThread:
                 if record.levelno >= handler.level:
                     _write_by(handler, record)
             logger = logger.parent if logger.propagate else None
+        self._untold.append(record)
 
 
 #: What writes to the handler's stream, and does nothing else that could not wait.
@@ -137,6 +142,17 @@ def _write_by(handler: logging.Handler, record: logging.LogRecord) -> None:
             stream.flush()
         except Exception:
             handler.handleError(record)
+
+
+_NOWHERE = logging.NullHandler()
+
+
+def _tell_listeners(record: logging.LogRecord) -> None:
+    """Who has replaced ``Logger.callHandlers``, as Sentry's SDK does; handlers have written it."""
+    logger = logging.Logger(record.name)
+    logger.propagate = False
+    logger.addHandler(_NOWHERE)
+    logger.callHandlers(record)
 
 
 #: Of the worker that this process is the main process of; a pool's child logs by itself.

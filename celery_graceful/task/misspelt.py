@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -57,8 +58,10 @@ def misspelt_options(tasks: Iterable[Any]) -> Iterator[Misspelt]:
     for task in sorted(graceful, key=lambda task: str(task.name)):
         for name in sorted(set(dir(type(task))) - known):
             like = difflib.get_close_matches(name, _OPTIONS, 1, _LIKE)
-            value = getattr(type(task), name, None)
-            if like and isinstance(value, _OPTIONS[like[0]]) and not isinstance(value, bool):
+            if not like:
+                continue
+            value = inspect.getattr_static(type(task), name)  # runs nothing of the user's
+            if isinstance(value, _OPTIONS[like[0]]) and not isinstance(value, bool):
                 yield Misspelt(str(task.name), name, value, like[0])
 
 

@@ -107,8 +107,10 @@ class Cancelling:
 def drop_revoked(ledger: Ledger) -> None:
     """Tasks were revoked: end the members among them that wait. In the loop.
 
-    Celery does so when their turn comes; their batch would wait for that.
+    Celery does so when their turn comes; their batch would wait for that. What has ended, and
+    waits to be told, has ended otherwise.
     """
     for request in ledger.open_requests():
-        if request.part is not None and request.stage is Stage.RECEIVED:
+        waits = request.stage is Stage.RECEIVED and not request.tells_later
+        if request.part is not None and waits:
             request.revoked()

@@ -148,7 +148,10 @@ class Quiesce:
 
     def _release(self) -> None:
         if self.ledger.releasing:
-            self.adapter.take_back()
+            try:
+                self.adapter.take_back()
+            except Exception as exc:  # in the loop; those that are left run
+                logger.error("Could not take back from the pool: %s", describe(exc), exc_info=True)
             self.ledger.release_unstarted()
 
     def _after_the_fetch(self) -> None:

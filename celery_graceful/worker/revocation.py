@@ -17,7 +17,7 @@ from celery.utils.log import get_logger
 
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.request import GracefulRequest
-from celery_graceful.deliveries.stage import OPEN
+from celery_graceful.deliveries.stage import Stage
 from celery_graceful.pools import Adapter
 from celery_graceful.system.log_thread import log
 from celery_graceful.task.base import GracefulTask
@@ -85,7 +85,7 @@ class Revocations:
         if not board.revoke(request.id, math.inf if adapter.in_process else deadline):
             return False
         request.mark_revoked()  # before it can hear of it, and end
-        if request.stage in OPEN:
+        if request.stage is Stage.RUNNING:
             adapter.notify()
             self._pending.append(_Revoked(request, deadline))
             self.ring_watch()
@@ -101,7 +101,7 @@ class Revocations:
         """End what has not ended in time. Called by the watch."""
         now = time.monotonic()
         for one in self._pending[:]:
-            if one.request.stage not in OPEN:
+            if one.request.stage is not Stage.RUNNING:  # its process may run another one
                 self._pending.remove(one)
             elif now >= self._moment(one):
                 self._end(one)

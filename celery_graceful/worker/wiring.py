@@ -337,6 +337,7 @@ class Parts(ControlledWorker):
     def _leave(self) -> None:
         last = min(LAST_ENDS, max(MOMENT, callbacks.time_left() / 2))
         self.rounds.end(last)
+        self.host.late_results.end(last)
         self.ends.end(last)
         self.places.leave()
         self.outbox.end(last)

@@ -108,7 +108,7 @@ def test_a_rescue_reads_whole_what_ran_and_no_more(book, redis_db):
     rescuer = Rescuer(
         book,
         Settings(lease_ttl=0.5, heartbeat_interval=0.1),
-        lambda worker, ran: judged.extend(ran) or set(),
+        lambda worker, about, ran: judged.extend(ran) or set(),
     )
     before = moved_bytes(client)
     while rescuer.lease_validity.seconds():

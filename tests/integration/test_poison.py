@@ -43,6 +43,13 @@ def make_app(redis_db, **conf):
     return app
 
 
+def judge(app, worker, running):
+    """As a rescue does, which tells of what it took at the end."""
+    store = find_workers_store(app)
+    about = json.loads(store.execute("GET", [f"graceful:worker:{worker}"]) or "{}")
+    return deaths.judge(app, store, worker, about, running, tell=lambda: deaths.tell_untold(app))
+
+
 class Dead:
     """A worker that has claimed what is in the queue, and died."""
 
@@ -64,7 +71,7 @@ class Dead:
         return claim
 
     def judge(self):
-        return deaths.judge(self.app, self.worker, self.claims)
+        return judge(self.app, self.worker, self.claims)
 
     def give_back(self):
         for claim in self.claims:
@@ -88,9 +95,9 @@ def test_the_third_worker_that_dies_of_it(app, redis_db, caplog):
             claim = worker.claim()
             claims[json.loads(claim.message)["headers"]["id"]] = claim
         running = [claims["bad"]]  # the other one is prefetched
-        judged = deaths.judge(app, worker.worker, running)
+        judged = judge(app, worker.worker, running)
         assert judged == ({claims["bad"].number} if number == 2 else set())
-        assert deaths.judge(app, worker.worker, running) == set(), "the same death"
+        assert judge(app, worker.worker, running) == set(), "the same death"
         worker.give_back()
         becomes = "goes to quarantine" if number == 2 else "it goes back to its queue"
         said = rf"Task known\[bad\].* death {number + 1} of 3.* {becomes}"
@@ -313,4 +320,4 @@ def test_a_broker_that_is_away():
         json.dumps({"body": "", "headers": {"id": "a", "task": "b"}, "properties": {}}),
     )
     with pytest.raises(StoreAway):
-        deaths.judge(app, "w", [claim])
+        judge(app, "w", [claim])

@@ -72,7 +72,7 @@ def held(worker, count):
     return {f"{worker}/{number}": object() for number in range(1, count + 1)}
 
 
-def rescuer(store, judge=lambda worker, running: set(), settings=SETTINGS):
+def rescuer(store, judge=lambda worker, about, running: set(), settings=SETTINGS):
     return Rescuer(Claims(store), settings, judge)
 
 
@@ -281,7 +281,7 @@ def test_what_had_begun_is_judged_and_what_waited_is_not(store, redis_db):
     begun.send(at_once=True)
     judged = {}
 
-    def judge(worker, running):
+    def judge(worker, about, running):
         assert all(isinstance(claim, DeadClaim) for claim in running)
         judged[worker] = [claim.number for claim in running]
         return set()
@@ -298,7 +298,7 @@ def test_how_many_ran_makes_no_rescue_longer(redis_db, limit):
     app.conf.graceful_poison_limit = limit
     Graceful(app)
     store, client, told = broker_store(app), redis_db.client, []
-    counted = partial(judge, app, store=store, tell=lambda: told.append(True))
+    counted = partial(judge, app, store, tell=lambda: told.append(True))
     one = rescuer(store, counted, replace(SETTINGS, rescue_interval=0.01))
 
     def asked(worker, count):
@@ -382,7 +382,9 @@ def test_who_leaves_in_good_order_has_not_died(store, redis_db):
     client.sadd(f"graceful:begun:{worker}", "1")
     lease.leave(TIMEOUT)
     judged = []
-    assert rescuer(store, lambda worker, running: judged.extend(running) or set()).look() == 1
+    assert (
+        rescuer(store, lambda worker, about, running: judged.extend(running) or set()).look() == 1
+    )
     assert not judged
 
 

@@ -156,7 +156,7 @@ def test_a_server_that_was_out_of_reach_begins_a_new_time(start_server):
 @pytest.mark.parametrize("heard", [True, False])
 def test_who_was_not_heard_since_a_failover_is_no_death(heard, store, redis_db):
     judged = []
-    rescuer = Rescuer(Claims(store), SETTINGS, lambda worker, running: judged.append(running) or ())
+    rescuer = Rescuer(Claims(store), SETTINGS, lambda *args: judged.append(args[2]) or ())
     rescuer.lease_validity.meet()
     dead(redis_db.client, server=rescuer.lease_validity.server if heard else "the old master")
     assert look(rescuer, redis_db.client) == 1

@@ -23,15 +23,17 @@ local function note_place(one)
     redis.call('HSET', key(parent, 'places'), place, one)
   end
 end
--- It goes on, if not all of it was sent.
+-- It goes on, if not all of it was sent. Else it lives no longer for being asked for.
 local function taken(one)
   local state = redis.call('HGET', key(one), 'state')
-  if sender ~= '' and (state == 'open' or state == 'sending') then
-    redis.call('HSET', key(one), 'state', 'sending', 'sender', sender, 'heard', stamp, 'run', run)
-  end
   note_place(one)
-  look_at(one)
-  settle_all()
+  if state == 'open' or state == 'sending' then
+    if sender ~= '' then
+      redis.call('HSET', key(one), 'state', 'sending', 'sender', sender, 'heard', stamp, 'run', run)
+    end
+    look_at(one)
+    settle_all()
+  end
   return { '', one, state or 'cancelled' }
 end
 local there = exists(id)
