@@ -153,8 +153,15 @@ def _exporters(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _attribute(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", value):
+    if not isinstance(value, str) or not _ATTRIBUTE.fullmatch(value):
         mend = "name a CollectorRegistry as module:attribute, such as prometheus_client:REGISTRY"
+        raise SettingsError(name, value, mend)
+    return value
+
+
+def _function(name: str, value: Any) -> Any:
+    if not callable(value) and not (isinstance(value, str) and _ATTRIBUTE.fullmatch(value)):
+        mend = "give a function, or name it as module:attribute, such as shop.tenants:headers"
         raise SettingsError(name, value, mend)
     return value
 
@@ -185,6 +192,8 @@ def _address(name: str, value: Any) -> str:
         raise SettingsError(name, value, mend) from None
 
 
+_ATTRIBUTE = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
+
 _HOUR, _DAY, _YEAR = 3600, 86_400, 366 * 86_400
 
 _STORE_SCHEMES = ("redis", "rediss", "sentinel", "redis+socket")
@@ -212,6 +221,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "batch_linger": _between(30, 10 * _YEAR),
     "batch_repair": _repair,
     "batch_missing_after": _between(0.1, 30 * _DAY),
+    "batch_headers": _function,
     "track_chords": _flag,
     "probe_file": _path,
     "probe_port": _port,
@@ -268,6 +278,8 @@ class Settings:
         batch_repair: What workers do about missing members: ``"resend"`` them, have them
             ``"fail"``, or nothing, ``"off"``; ``None``: resend those whose tasks are graceful.
         batch_missing_after: Seconds in which a batch that stands still has what is missing listed.
+        batch_headers: A function, or its name as ``module:attribute``: headers that members and
+            callbacks have, whoever sends them; asked where a batch is sent.
         track_chords: Keep the ledger of batches for native groups and chords as well.
         probe_file: A file that a worker touches for as long as it lives, for probes. ``%p`` stands
             for its name, ``%n`` for that without the host, ``%h`` for the host, as in Celery.
@@ -313,6 +325,7 @@ class Settings:
     batch_linger: float = 86400.0
     batch_repair: str | None = None
     batch_missing_after: float = 60.0
+    batch_headers: Callable[..., Any] | str | None = None
     track_chords: bool = False
     probe_file: str | None = None
     probe_port: int | None = None

@@ -52,7 +52,14 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "Batches": (
         "[Batches](../batches.md)",
-        ("batch_ttl", "batch_linger", "batch_repair", "batch_missing_after", "track_chords"),
+        (
+            "batch_ttl",
+            "batch_linger",
+            "batch_repair",
+            "batch_missing_after",
+            "batch_headers",
+            "track_chords",
+        ),
     ),
     "History": (
         "[Operations](../operations.md#history)",

@@ -17,6 +17,7 @@ __all__ = [
     "ends",
     "findings",
     "holders",
+    "kept_headers",
     "ledger",
     "manual_remedies",
     "marks",

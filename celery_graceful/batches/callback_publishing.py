@@ -20,6 +20,7 @@ from celery.utils.log import get_logger
 from celery_graceful.batches.callbacks import signature_of
 from celery_graceful.batches.chord_gathering import gathered
 from celery_graceful.batches.chord_ledger import ChordLedger
+from celery_graceful.batches.kept_headers import are_kept
 from celery_graceful.batches.ledger import LEFT, BatchLedger
 from celery_graceful.batches.marks import COPY, EACH, first_of, mark, parts_of
 from celery_graceful.batches.model import Due
@@ -72,6 +73,7 @@ def publish_due(app: Any, store: Store, due: Due, timeout: float = TIMEOUT) -> b
             return False
     else:
         sig = signature_of(app, callback, status)
+    are_kept()
     mark(sig, {COPY: f"{'' if callback.gathers else EACH}{secrets.token_hex(8)}"})
     with bounded_connection(app.connection_for_write(), timeout) as connection:
         channel = connection.default_channel

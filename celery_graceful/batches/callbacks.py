@@ -10,6 +10,7 @@ from celery.canvas import maybe_signature
 from celery.exceptions import QueueNotFound
 from kombu.utils.json import dumps, loads
 
+from celery_graceful.batches.kept_headers import headers_here, keep
 from celery_graceful.batches.marks import CALLBACK, Mark, callback_id, first_of, parts_of
 from celery_graceful.batches.members import last_of
 from celery_graceful.batches.model import Callback
@@ -70,6 +71,7 @@ def made(app: Any, batch: str, name: str, sig: Any, of: str = "") -> Callback:
             raise ValueError(f"{of}{name}: {named(sig)} cannot be sent: {describe(exc)}") from exc
     takes_summary = not (sig.immutable or first.immutable)
     task_id = callback_id(batch, name)
+    keep(sig, headers_here(app))
     bind(sig, Mark(batch, task_id), {CALLBACK: str(Mark(batch, name))})
     return Callback(task_id, loads(dumps(dict(sig))), takes_summary)
 

@@ -23,6 +23,7 @@ from celery.states import READY_STATES
 from celery_graceful.batches.chord_gathering import all_counted
 from celery_graceful.batches.chord_groups import SEVERAL, last_id, sent_for, track, unlock_later
 from celery_graceful.batches.chord_ledger import ChordLedger
+from celery_graceful.batches.kept_headers import are_kept
 from celery_graceful.batches.marks import (
     CALLBACK,
     CHORD,
@@ -126,6 +127,7 @@ class _Tells:
         if not self._counts_once(request):
             return None
         ledger = ChordLedger(store)
+        are_kept()
         with _returned_to(_Returning(ledger)):
             super().on_chord_part_return(request, state, result, **kwargs)  # type: ignore[misc]
         if _comes_again(request) and all_counted(self, request.group):

@@ -25,6 +25,7 @@ from celery.utils.log import get_logger
 from kombu.exceptions import EncodeError
 
 from celery_graceful.batches.chord_ledger import ChordLedger
+from celery_graceful.batches.kept_headers import headers_here, keep
 from celery_graceful.batches.ledger import CHUNK
 from celery_graceful.batches.marks import (
     BATCH,
@@ -232,6 +233,7 @@ class _Entry:
     ) -> None:
         self.app, self.ledger, self.id = app, ledger, entry_id
         self.headers = options.pop("headers", None) or {}
+        self.kept = headers_here(app)
         self.options = options
         more = {name: options[name] for name in options.keys() - FROZEN}
         #: What each is called and sent with besides: arguments, and options.
@@ -324,6 +326,7 @@ class _Entry:
         What follows, also another chord, stands for itself.
         """
         sig = maybe_signature(body, app=self.app, clone=True)
+        keep(sig, self.kept)
         first = first_of(sig)
         if parts_of(first) is None:
             mine = Mark(self.id, ON_COMPLETE)
@@ -340,6 +343,7 @@ class _Entry:
         several = isinstance(result, GroupResult)
         member = f"{SEVERAL}{uuid4()}" if several else str(result.id)
         mark(sig, {**self.headers, BATCH: str(Mark(self.id, member))})
+        keep(sig, self.kept)
         args, kwargs, more = self.given
         whole = sig.clone(args, kwargs, **more) if args or kwargs or more else sig
         try:

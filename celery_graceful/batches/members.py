@@ -17,6 +17,7 @@ from celery.exceptions import QueueNotFound
 from celery.utils.time import maybe_make_aware
 from kombu.exceptions import EncodeError
 
+from celery_graceful.batches.kept_headers import headers_here, keep
 from celery_graceful.batches.marks import BATCH, Mark, parts_of
 from celery_graceful.batches.packing import bind, pack
 from celery_graceful.batches.search_state import callback_name
@@ -165,8 +166,10 @@ class Members:
             one.options.pop("task_id", None)
         packed = self._pack(sig, what)
         member = Mark(self.batch, own or self._new_id(packed))
+        headers = headers_here(self.app)
+        keep(sig, headers)
         # Of all that is sent at once; seconds of what comes later count from then.
-        if sum(_fix_times(self.app, first) for first in _sent_of(sig)):
+        if sum(_fix_times(self.app, first) for first in _sent_of(sig)) or headers:
             packed = self._pack(sig, what)
         bind(sig, member, {BATCH: str(member)})
         return Member(member.name, sig, packed)

@@ -13,6 +13,7 @@ from kombu import exceptions
 from kombu.exceptions import OperationalError
 from kombu.messaging import Producer
 
+from celery_graceful.batches.kept_headers import are_kept
 from celery_graceful.batches.marks import parts_of
 from celery_graceful.system.describe import describe
 from celery_graceful.system.loaded import is_instance, loaded
@@ -41,6 +42,7 @@ def publish(app: Any, signatures: Sequence[Any]) -> None:
         kombu.exceptions.OperationalError: The broker could not be reached.
         Exception: What Celery raises for signatures that cannot be sent.
     """
+    are_kept()
     alone = []
     for sig in signatures:
         if parts_of(sig) is None:

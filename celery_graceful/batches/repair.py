@@ -20,6 +20,7 @@ from celery_graceful.batches.chord_groups import counts_nothing
 from celery_graceful.batches.chord_ledger import ChordLedger
 from celery_graceful.batches.expiry import has_expired, moment
 from celery_graceful.batches.findings import LostBatch, Missing, Named
+from celery_graceful.batches.kept_headers import are_kept
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.marks import Mark, all_of, mark, parts_of
 from celery_graceful.batches.model import Due, End, Outcome, State
@@ -257,6 +258,7 @@ class Repair:
         return _refusal(sig, may_resend)
 
     def _send(self, sig: Any) -> None:
+        are_kept()
         mark(sig, {SENT_AGAIN: True})
         with fork_gate:
             sig.apply_async()

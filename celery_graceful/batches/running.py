@@ -24,7 +24,6 @@ from celery_graceful.batches.marks import (
     COPY,
     EACH,
     LAST,
-    OURS,
     Mark,
     callback_id,
     callback_of,
@@ -65,8 +64,6 @@ def ask_before(task: Any) -> None:
     @wraps(trace)
     def traced(task_id: str, args: Any, kwargs: Any, request: Any = None) -> Any:
         if request is not None and (BATCH in request or CALLBACK in request):
-            if request.get("headers") is not None:
-                _carry_on(request)
             mark = request.get(BATCH)
             # Many members begin, and each step before them costs: so none is a call of ours.
             asked = known.asked.get(mark.partition("/")[0]) if isinstance(mark, str) else None
@@ -82,15 +79,6 @@ def ask_before(task: Any) -> None:
 
     traced._asks_before = True  # type: ignore[attr-defined]
     task.__trace__ = traced
-
-
-def _carry_on(request: dict[str, Any]) -> None:
-    """A retry has the headers that are in there."""
-    inner = request["headers"]
-    if isinstance(inner, dict):
-        for name in OURS:
-            if name in request:
-                inner[name] = request[name]
 
 
 def _keeps(app: Any, known: Known, request: dict[str, Any]) -> Why | None:

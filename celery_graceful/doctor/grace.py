@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from celery_graceful.batches.kept_headers import check_function
 from celery_graceful.checkpoints.resume import unfit_options
 from celery_graceful.doctor.examination import Examination
 from celery_graceful.doctor.findings import Check, Severity, Trouble
@@ -26,6 +27,7 @@ def unfit_settings(exam: Examination) -> Iterator[Trouble]:
         settings = Settings.from_conf(exam.app.conf)
         check_extras(settings)
         _check_registry(settings)
+        check_function(settings)
         deadlines_of(settings, exam.detect)
     except SettingsError as exc:
         yield _unfit(exc)

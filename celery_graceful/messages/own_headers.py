@@ -15,6 +15,7 @@ __all__ = [
     "CLAIM",
     "COPY",
     "DELIVERY",
+    "KEPT",
     "LAST",
     "MONITOR",
     "OWN",
@@ -34,10 +35,14 @@ SENT_AGAIN = "graceful_sent_again"
 BATCH, CALLBACK, COPY = "graceful_batch", "graceful_batch_callback", "graceful_copy"
 LAST, CHORD = "graceful_last", "graceful_chord"
 
+#: What is put over headers that others add when a member, or a callback, is sent; see
+#: ``batches/kept_headers.py``.
+KEPT = "graceful_headers"
+
 #: In which beat says which entry it was.
 MONITOR = "graceful_monitor"
 
 #: Those that the next try of a task has as well. The others are of one delivery.
 CARRIED = (BATCH, CALLBACK, COPY, LAST, CHORD, MONITOR)
 
-OWN = (CLAIM, DELIVERY, SENT_AGAIN, *CARRIED)
+OWN = (CLAIM, DELIVERY, SENT_AGAIN, KEPT, *CARRIED)

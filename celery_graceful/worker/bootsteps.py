@@ -14,6 +14,7 @@ from celery.apps.worker import Worker
 from celery.signals import beat_embedded_init
 from celery.utils.log import get_logger
 
+from celery_graceful.batches.kept_headers import check_function
 from celery_graceful.checkpoints.resume import check_options
 from celery_graceful.cleanup import callbacks
 from celery_graceful.exceptions import SettingsError
@@ -88,6 +89,7 @@ class WorkerStep(bootsteps.StartStopStep):
         control.install()
         with _said_plainly(worker):
             check_options(worker.app.tasks.values())
+            check_function(self.settings)
         say_who_is_plain(worker.app)
         say_what_is_misspelt(worker.app)
         self._check_monitors(worker)

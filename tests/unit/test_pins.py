@@ -77,6 +77,7 @@ NAMES: dict[str, list[str] | None] = {
     "sqlalchemy.engine:Row._mapping": None,
     "celery.worker.control:Panel.data": None,
     "celery.worker.control:control_command": None,
+    "celery.signals:before_task_publish.receivers": None,
     "celery.worker.state:should_stop": None,
     "celery.worker.state:should_terminate": None,
     "celery.worker.state:task_ready": ["request"],
