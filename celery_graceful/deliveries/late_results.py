@@ -83,6 +83,7 @@ class LateResults:
         self._count = 0  # of what was stored
         self._looking = Repeating(self._look, LOOK_AGAIN, "graceful-late-results")
         self._store: Store | None = None
+        self._ends = False
 
     def keep(self, request: HeldMessage, unstored: Unstored, end: Callable[[], None]) -> bool:
         """Keep what a task came to until it can be stored. From any thread.
@@ -116,6 +117,7 @@ class LateResults:
 
     def end(self, seconds: float) -> None:
         """The worker ends: store what can be, in up to ``seconds``."""
+        self._ends = True
         self._looking.end(seconds)
         lost = [kept for kept in list(self._kept) if kept.waits]
         if lost:
@@ -142,8 +144,8 @@ class LateResults:
             with self._lock:  # the next one begins, if this cannot be stored
                 self._kept.popleft()
                 self._kept.extend([left] if left is not None else [])
-            if left is not None:
-                break
+            if left is not None and self._store is None and not self._ends:
+                break  # if the backend is away after all, each takes Celery's time
         return bool(self._kept)
 
     def _try(self, kept: _Kept) -> _Kept | None:

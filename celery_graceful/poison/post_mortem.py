@@ -69,6 +69,7 @@ class _Again(NamedTuple):
         until: But no longer than this, on the monotonic clock.
         pause: Seconds until the look after the next one.
         at: When to look.
+        kills: It has been found out that it kills who runs it.
     """
 
     request: Delivered
@@ -77,6 +78,7 @@ class _Again(NamedTuple):
     until: float
     pause: float = LOOK_SOON
     at: float = 0.0
+    kills: bool = False
 
     def asked(self) -> Asked:
         """What the store is asked."""
@@ -330,7 +332,7 @@ class PostMortems:
         except Exception as exc:
             if len(cases) == 1 or isinstance(exc, StoreAway):
                 for case in cases:
-                    self._let_run(case, exc)
+                    (self._look_later if case.kills else self._let_run)(case, exc)
             else:  # the message of one of them is odd
                 for case in cases:
                     self._look_into([case])
@@ -395,7 +397,7 @@ class PostMortems:
         now = time.monotonic()
         if isinstance(exc, StoreAway) and now < case.until:
             later = min(2 * case.pause, LOOK_AGAIN)
-            self._waiting.append(case._replace(at=now + case.pause, pause=later))
+            self._waiting.append(case._replace(at=now + case.pause, pause=later, kills=True))
         else:
             self._let_run(case, exc)
 

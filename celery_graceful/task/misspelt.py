@@ -60,7 +60,7 @@ def misspelt_options(tasks: Iterable[Any]) -> Iterator[Misspelt]:
             like = difflib.get_close_matches(name, _OPTIONS, 1, _LIKE)
             if not like:
                 continue
-            value = inspect.getattr_static(type(task), name)  # runs nothing of the user's
+            value = inspect.getattr_static(type(task), name, None)  # runs nothing of the user's
             if isinstance(value, _OPTIONS[like[0]]) and not isinstance(value, bool):
                 yield Misspelt(str(task.name), name, value, like[0])
 

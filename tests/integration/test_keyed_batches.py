@@ -80,7 +80,11 @@ def test_what_is_over_stays_as_it_is(app: Celery, redis_db: RedisDB) -> None:
     batch = keyed(app).apply_async(works(app, range(2)))
     ledger.end([End(batch.id, one, Outcome.SUCCEEDED) for one in ids(sent(redis_db))])
     assert batch.status().state is State.DONE
+    for name in (f"graceful:batch:{batch.id}", NAMED):
+        redis_db.client.pexpire(name, 5000)
     assert keyed(app).apply_async(nothing()).status().state is State.DONE
+    for name in (f"graceful:batch:{batch.id}", NAMED):
+        assert redis_db.client.pttl(name) <= 5000, "it lives no longer for being asked for"
     batch.drop()
     assert redis_db.client.keys("graceful:batch*") == []
     assert keyed(app).apply_async(works(app, range(2))).id != batch.id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 
 import pytest
@@ -381,3 +382,11 @@ def test_what_redis_has_lost_is_not_complete(bench):
     assert bench.ledger.status("b").pending == 2
     assert {one.name for one in bench.ledger.complete("b")} == {"on_failure", "on_complete"}
     assert bench.ledger.status("b").failed == 2
+
+
+def test_a_callback_that_a_later_version_has_stored(bench):
+    bench.create()
+    field = "callback:on_success"
+    stored = json.loads(bench.redis.hget("p:graceful:batch:b", field))
+    bench.redis.hset("p:graceful:batch:b", field, json.dumps({**stored, "later": 1}))
+    assert bench.ledger.callback(Due("b", "on_success")) == callback("on_success")

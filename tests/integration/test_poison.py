@@ -17,7 +17,9 @@ from celery_graceful.claims.rescue import DeadClaim
 from celery_graceful.poison import deaths, quarantine, redelivered
 from celery_graceful.store.app_stores import find_workers_store, settings_of
 from celery_graceful.store.store import StoreAway
+from tests.servers import RedisServer
 from tests.support.monitor import monitored
+from tests.support.raw import Events
 from tests.support.workers import TIMEOUT, wait_until
 
 
@@ -321,3 +323,41 @@ def test_a_broker_that_is_away():
     )
     with pytest.raises(StoreAway):
         judge(app, "w", [claim])
+
+
+def test_what_a_later_version_has_kept(redis_db):
+    app = make_app(redis_db, graceful_poison_limit=1)
+    app.send_task("known", task_id="bad")
+    worker = Dead(app, redis_db, "w")
+    worker.claim()
+    assert worker.judge() == {"1"}
+    there = kept(app)["bad"]
+    later = json.dumps({**json.loads(there.to_json()), "later": 1})
+    redis_db.client.hset(quarantine.QUARANTINE, "bad", later)
+    assert kept(app) == {"bad": there}
+
+
+def test_a_store_that_goes_away_while_they_are_told(start_server, redis_db):
+    """Listeners hear of those that were told before, whom nobody tells again."""
+    server = start_server(RedisServer)
+    app = make_app(redis_db, graceful_store=server.url(), broker_url="memory://")
+    sender, store = make_app(redis_db), find_workers_store(app)
+    for name in ("bad", "worse"):
+        sender.send_task("known", task_id=name)
+        raw = redis_db.client.rpop("celery")
+        one = quarantine.Kept.of_claim("celery", raw, why="", deaths=1, worker="w")
+        assert quarantine.put(store, one) == [True]
+
+    def leave(task_id, **_: Any) -> None:
+        if task_id == "worse":
+            server.kill()
+
+    signals.task_quarantined.connect(leave)
+    events = Events(app)
+    try:
+        with pytest.raises(StoreAway):
+            deaths.tell_untold(app)
+    finally:
+        signals.task_quarantined.disconnect(leave)
+    told = ["task-failed", "task-quarantined"]
+    assert events.all() == {"bad": told, "worse": told}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +11,13 @@ import pytest
 from celery import Celery
 from kombu.message import Message
 
+from celery_graceful.poison import deaths, post_mortem
 from celery_graceful.poison.post_mortem import PostMortems
 from celery_graceful.poison.quarantine import count
 from celery_graceful.store.app_stores import find_workers_store
 from celery_graceful.store.scripts import script
 from tests.conftest import RedisDB
+from tests.servers import RedisServer
 from tests.support.monitor import monitored
 from tests.support.workers import TIMEOUT, wait_until
 
@@ -100,3 +103,78 @@ def test_one_that_cannot_be_looked_into_keeps_no_other(app: Celery, redis_db: Re
     wait_until(lambda: mortems.on_loop() or len(verdicts) == 2, "both are judged")
     mortems.end(TIMEOUT)
     assert verdicts == {"odd": False, "known": True}
+
+
+def test_a_case_that_raises_keeps_no_later_one(
+    app: Celery, redis_db: RedisDB, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is in quarantine cannot be read; others wait for the thread."""
+    verdicts: dict[str, bool] = {}
+    redis_db.client.hset("graceful:quarantine", "odd", "no JSON")
+    redis_db.client.zadd("graceful:untold", {"odd": 0})
+    mortems = PostMortems(app, lambda: None, in_process=False)
+    mortems.start()
+    mortems.tell_soon()
+    mortems.on_loop()
+    wait_until(lambda: "In a post-mortem: JSONDecodeError" in caplog.text, "it is said")
+    then = partial(verdicts.__setitem__, "new")
+    assert mortems.delivered_again(delivered_again("new"), then, alone=True)
+    wait_until(lambda: mortems.on_loop() or verdicts, "it is judged")
+    mortems.end(TIMEOUT)
+    assert verdicts == {"new": False}
+
+
+def refuse(server: RedisServer, client: Any) -> Callable[[], None]:
+    """It can be judged, and cannot be put into quarantine; gives what changes that."""
+    client.execute_command("ACL", "SETUSER", "one", "resetkeys", "~graceful:[^u]*")  # not: untold
+    return lambda: client.execute_command("ACL", "SETUSER", "one", "~*")
+
+
+def kill(server: RedisServer, client: Any) -> Callable[[], None]:
+    server.kill()
+    return server.start
+
+
+@pytest.mark.parametrize(("leave", "said"), [(refuse, "refuses the script"), (kill, "Connection")])
+def test_poison_is_not_run_for_a_store_that_is_away_for_a_moment(
+    app: Celery,
+    start_server: Callable[..., RedisServer],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    leave: Callable[[RedisServer, Any], Callable[[], None]],
+    said: str,
+) -> None:
+    """It would kill whoever runs it."""
+    user = {"user": "one on >secret +@all ~*"}
+    server = start_server(RedisServer, appendonly=True, options=user)
+    verdicts: dict[str, bool] = {}
+    left: list[Callable[[], None]] = []
+    looks: list[int] = []
+
+    def condemn(*args: Any) -> list[bool]:
+        if not left:
+            left.append(leave(server, client))
+        return deaths.condemn(*args)
+
+    monkeypatch.setattr(post_mortem, "condemn", condemn)
+    with server.client() as client:
+        client.set("graceful:started:bad", "dead|delivery")
+        client.zadd("graceful:deaths:bad", {"older|delivery": client.time()[0]})
+        app.conf.graceful_store = server.url().replace("://", "://one:secret@")
+        mortems = PostMortems(app, lambda: None, in_process=False)
+        then = partial(verdicts.__setitem__, "bad")
+        assert mortems.delivered_again(delivered_again("bad"), then, alone=True)
+        look = mortems._look
+        monkeypatch.setattr(
+            mortems, "_look", lambda *tasks: looks.append(len(tasks)) or look(*tasks)
+        )
+        mortems.start()
+        wait_until(lambda: len(looks) > 2, "it is looked into again")
+        mortems.on_loop()
+        assert said in caplog.text
+        assert not verdicts
+        left[0]()
+        wait_until(lambda: mortems.on_loop() or verdicts, "it is judged")
+        mortems.end(TIMEOUT)
+        assert verdicts == {"bad": True}
+        assert client.hkeys("graceful:quarantine") == ["bad"]

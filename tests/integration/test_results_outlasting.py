@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import pickle
 import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery
 from celery.app.trace import build_tracer
+from celery.backends.base import Backend
 from celery.backends.cache import CacheBackend
+from celery.backends.database import DatabaseBackend
 from celery.backends.redis import RedisBackend
-from celery.exceptions import BackendStoreError, SoftTimeLimitExceeded
+from celery.exceptions import BackendStoreError, QueueNotFound, SoftTimeLimitExceeded
 from kombu.serialization import register, unregister
 from redis.exceptions import ConnectionError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NotSupportedError,
+    OperationalError,
+    ProgrammingError,
+)
 
 from celery_graceful import Graceful
 from celery_graceful.claims.fence import DELIVERY
@@ -36,10 +48,6 @@ def app() -> Celery:
 
 def seven() -> int:
     return 7
-
-
-def lock() -> Any:
-    return threading.Lock()
 
 
 def run(app: Celery, body: Any, **fields: Any) -> Any:
@@ -74,12 +82,28 @@ def test_so_does_a_failure(app: Celery) -> None:
     assert "as ever" in str(found.traceback)
 
 
-def test_what_cannot_be_pickled_is_left_to_celery(app: Celery) -> None:
+class OneWay:
+    """It is pickled, and nothing can be made of that."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
+def lock() -> Any:
+    return threading.Lock()
+
+
+def one_way() -> Any:
+    return OneWay()
+
+
+@pytest.mark.parametrize("body", [lock, one_way])
+def test_what_no_pipe_takes_is_left_to_celery(app: Celery, body: Callable[[], Any]) -> None:
     app.conf.result_serializer = "lenient"
     register("lenient", str, str, "text/plain", "utf-8")
     try:
         with pytest.raises(ConnectionError):
-            run(app, lock)
+            run(app, body)
     finally:
         unregister("lenient")
     assert not unstored
@@ -101,6 +125,36 @@ def test_which_errors_are_outages(app: Celery) -> None:
     failed = LookupError()
     failed.__context__ = AWAY
     assert not is_outage(backend, failed)
+
+
+@pytest.mark.parametrize("kind", [KeyError, QueueNotFound, FileNotFoundError, PermissionError])
+def test_what_is_sent_then_is_no_outage_of_redis(app: Celery, kind: type[Exception]) -> None:
+    """An errback to an unknown queue, a file of the user's: kombu takes them for lost connections.
+
+    Kept, they would be tried again and again.
+    """
+    assert app.backend.exception_safe_to_retry(kind())
+    assert not is_outage(app.backend, kind())
+
+
+@pytest.mark.skipif(
+    DatabaseBackend.exception_safe_to_retry is Backend.exception_safe_to_retry,
+    reason="Celery before 5.7",
+)
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_what_a_database_does_not_take_is_no_outage(tmp_path: Path, is_wrapped: bool) -> None:
+    app = Celery(backend=f"db+sqlite:///{tmp_path}/results.db", set_as_current=False)
+
+    def found(kind: type[DBAPIError]) -> bool:
+        raised: Exception = kind("INSERT", {}, Exception("too long"))
+        assert app.backend.exception_safe_to_retry(raised)
+        if is_wrapped:
+            told = BackendStoreError("failed to store result")
+            told.__context__, raised = raised, told
+        return is_outage(app.backend, raised)
+
+    assert found(OperationalError)
+    assert not any(map(found, (DataError, IntegrityError, NotSupportedError, ProgrammingError)))
 
 
 def test_other_backends() -> None:

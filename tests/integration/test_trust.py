@@ -453,27 +453,34 @@ def test_what_arrives_is_claimed_again(store, redis_db):
     claims.end(TIMEOUT)
 
 
-@pytest.mark.parametrize("lost", [False, True])
-def test_an_answer_that_comes_when_its_identity_is_lost(lost, redis_db):
-    """What it has claimed is others' by now."""
+@pytest.mark.parametrize(("lost", "count"), [("", 3), ("before", 0), ("meanwhile", 1)])
+def test_an_answer_that_comes_when_its_identity_is_lost(lost, count, redis_db):
+    """What it has claimed is others' by now; also what comes behind one that runs meanwhile."""
     app = Celery("late", broker=redis_db.url, set_as_current=False)
     Graceful(app)
     redis_db.client.sadd("graceful:workers", "me")
     redis_db.client.lpush("q", *(dumps(text(number)) for number in range(3)))
     book, delivered = Claims(broker_store(app)), []
     book.claim_as(Claimant("me"))
+
+    def consume(message):
+        delivered.append(message)
+        if lost == "meanwhile":
+            book.claim_as(Claimant("me, again"))
+
     with app.connection() as connection, connection.channel() as channel:
         channel.claim_for(book)
-        channel.basic_consume("q", True, delivered.append, "tag")
+        channel.basic_consume("q", True, consume, "tag")
         channel._no_ack_tags = frozenset()
         channel.client.connection = channel.client.connection_pool.get_connection("_")  # as kombu
         channel._brpop_start()
-        if lost:
+        if lost == "before":
             book.claim_as(Claimant("me, again"))
         assert channel._brpop_read()
     assert redis_db.client.hlen("graceful:claims:me") == 3
-    assert len(delivered) == (0 if lost else 3)
+    assert len(delivered) == count
     assert not book.arriving
+    assert book.undelivered.next() is None
 
 
 def test_a_claim_that_comes_late(store, redis_db):

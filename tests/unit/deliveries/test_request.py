@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
@@ -13,6 +14,7 @@ from celery.worker.request import Request
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.request import GracefulRequest, _ends_once
 from celery_graceful.deliveries.stage import Stage
+from tests.support.held import held
 
 
 class Running(GracefulRequest):
@@ -110,3 +112,27 @@ def test_what_has_begun_meanwhile_is_not_dropped(drop: Any, has_ended: bool) -> 
     drop(request)
     assert request.said == []
     assert bool(request.ledger.open_requests()) is not has_ended
+
+
+def be_revoked(request: GracefulRequest) -> None:
+    request._announce_revoked("revoked", True, signal.SIGTERM, False)
+
+
+def be_lost(request: GracefulRequest) -> None:
+    request.mark_lost()
+    request.ledger.finish(request)
+
+
+def be_dropped(request: GracefulRequest) -> None:
+    request.ledger.drop(request)
+
+
+@pytest.mark.parametrize("leave", [be_revoked, be_lost, be_dropped])
+def test_no_mark_is_left_of_what_has_left(leave: Callable[[GracefulRequest], None]) -> None:
+    """There are few places for them: what is full costs needless looks from then on."""
+    with held() as bench:
+        request = bench.deliver("one")
+        bench.board.marks.set("one")
+        leave(request)
+        assert request not in bench.ledger.open_requests()
+        assert not bench.board.marks.take("one")

@@ -162,3 +162,25 @@ def test_misspelt_options_are_inherited_and_said_in_one_line(
         "These options have no effect, did you mean the ones in parentheses? one.max_run_tme "
         "(max_run_time), two.max_interuptions (max_interruptions), two.max_run_tme (max_run_time)"
     )
+
+
+def test_what_a_base_class_runs_when_it_is_asked_is_not_run(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is the user's, and may take its time, or raise."""
+    asked: list[type] = []
+
+    class Lazy:
+        def __get__(self, task: Any, owner: type) -> Any:
+            asked.append(owner)
+            raise RuntimeError("not configured yet")
+
+    class Base(GracefulTask):
+        abstract = True
+        max_run_tme = client = Lazy()
+
+    app = app_with(Base)
+    asked.clear()
+    say_what_is_misspelt(app)
+    assert not asked
+    assert not caplog.records

@@ -9,7 +9,7 @@ import pytest
 
 from celery_graceful.deliveries.stage import Stage
 from celery_graceful.worker import cancelling
-from celery_graceful.worker.cancelling import Cancelling
+from celery_graceful.worker.cancelling import Cancelling, drop_revoked
 
 
 class Member:
@@ -20,10 +20,14 @@ class Member:
     ) -> None:
         self.part = SimpleNamespace(is_callback=False, batch=batch)
         self.stage, self.running_for = stage, running_for
-        self.ended = 0
+        self.ended, self.tells_later, self.is_revoked = 0, False, False
 
     def terminate(self, pool: Any, signum: int) -> None:
         self.ended += 1
+
+    def revoked(self) -> bool:
+        self.is_revoked = True
+        return True
 
 
 def test_what_begins_at_that_moment_is_revoked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,3 +52,11 @@ def test_what_begins_at_that_moment_is_revoked(monkeypatch: pytest.MonkeyPatch) 
     for _ in range(2):
         one.on_loop()
     assert [member.ended for member in held] == [1, 1, 0, 1, 0]
+
+
+def test_what_waits_to_be_told_has_ended_otherwise() -> None:
+    """Its result is stored when the backend is there again: others were revoked."""
+    held = [Member("b", Stage.RECEIVED), Member("b", Stage.RECEIVED), Member("b")]
+    held[1].tells_later = True
+    drop_revoked(SimpleNamespace(open_requests=lambda: held))  # type: ignore[arg-type]
+    assert [member.is_revoked for member in held] == [True, False, False]
