@@ -44,6 +44,8 @@ class Duplicates:
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
+        #: When the connection was lost last, on the monotonic clock.
+        self.lost_at = 0.0
         self._lock = native.Lock()
         self._orphans: dict[Fingerprint, HeldMessage] = {}
         #: Runs that have ended, and until when their copies may come; oldest first.
@@ -61,9 +63,12 @@ class Duplicates:
         Args:
             heard: The broker has heard what was said to it: the connection is being closed.
         """
-        since = monotonic() - IN_DOUBT
+        now = monotonic()
+        since = now - IN_DOUBT
         if heard:
             self._answered.clear()
+        else:
+            self.lost_at = now
         while self._answered:
             at, key, note = self._answered.popleft()
             if at >= since:

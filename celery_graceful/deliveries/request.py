@@ -30,7 +30,7 @@ from celery_graceful.history.entry import What
 from celery_graceful.monitors import outcome
 from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.phases import InterruptReason
-from celery_graceful.runs.unstored import take
+from celery_graceful.runs.unstored import is_unsent, take
 from celery_graceful.store.store import StoreAway
 from celery_graceful.system.describe import describe
 from celery_graceful.task.base import GracefulTask
@@ -231,7 +231,7 @@ class GracefulRequest(Delivery):
         if self.tells_when_stored(exc_info, again):
             return
         exc, keep = raised(exc_info), self.host.untold.keep
-        if keep(self, exc, beside_task=not return_ok):
+        if keep(self, exc, beside_task=not return_ok or is_unsent(exc_info)):
             return
         if not self.has_ended():
             return

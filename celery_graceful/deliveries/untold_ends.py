@@ -4,6 +4,9 @@ While the Redis that is the broker takes no writes, or is gone for longer than C
 a result can be stored nor a retry or the rest of a chain be sent. If the message were acknowledged
 then, all of that would be lost; if it went back at once, its task might run again and again. So it
 stays claimed until Redis takes writes, and goes back then; or when the worker stops.
+
+Other brokers have given the message back by themselves, when the connection was lost. If it has not
+come again yet, it will; if it has, it goes back: the broker is there.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from celery.exceptions import BackendError, Reject, TaskError
 from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
+from celery_graceful.deliveries.duplicates import Duplicates
 from celery_graceful.deliveries.handler_errors import let_go
 from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.deliveries.ledger import Ledger
@@ -46,10 +50,11 @@ class UntoldEnds:
 
     Args:
         ledger: What it holds.
+        duplicates: Know when the connection was lost.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, ledger: Ledger, duplicates: Duplicates) -> None:
+        self._ledger, self._duplicates = ledger, duplicates
         self._lock = native.Lock()
         self._kept: list[tuple[HeldMessage, Store]] = []
         self._looking = Repeating(self._look, LOOK_AGAIN, "graceful-untold-ends")
@@ -66,12 +71,14 @@ class UntoldEnds:
             Whether it is kept. If not, it has ended like any other.
         """
         claim = request.claim
-        if claim is None or request.acknowledged or request.stage is not Stage.RUNNING:
+        if request.acknowledged or request.stage is not Stage.RUNNING:
             return False
         if not (_was_not_sent(ended_by) or (beside_task and _is_of_a_server(ended_by))):
             return False
         # A loop that has no broker hears of the ends in a pool's children when it has one again.
         began, lately = request.started_at or 0.0, time.monotonic() - LATELY
+        if claim is None:
+            return self._duplicates.lost_at > began and self._goes_back(request, ended_by)
         was_away = claim.book.store.was_away_since(max(began, lately))
         if not (was_away or self._takes_no_writes(claim.book.store)):
             return False
@@ -84,6 +91,22 @@ class UntoldEnds:
             self._kept.append((request, claim.book.store))
         self._looking.begin()
         return True
+
+    def _goes_back(self, request: HeldMessage, ended_by: BaseException) -> bool:
+        self._ledger.put_down(request)
+        let_go(request)
+        text = "%s[%s] has ended, and that can be told to nobody: it runs again: %s"
+        log(logger, logging.ERROR, text, request.name, request.id, describe(ended_by))
+        self._release([request])
+        return True
+
+    def _release(self, requests: list[HeldMessage]) -> None:
+        try:
+            self._ledger.release(requests, WHY)
+        except Exception as exc:
+            self._ledger.note_failure(exc)
+            text = "Could not give %d tasks back: %s"
+            log(logger, logging.ERROR, text, len(requests), describe(exc))
 
     def _takes_no_writes(self, store: Store) -> bool:
         with self._lock:
@@ -101,11 +124,7 @@ class UntoldEnds:
             self._kept = [one for one in kept if id(one[1]) in full or id(one[1]) not in stores]
             due = [one for one in kept if one not in self._kept]
             looks_again = bool(self._kept)
-        try:
-            self._ledger.release([request for request, _ in due], WHY)
-        except Exception as exc:
-            self._ledger.note_failure(exc)
-            log(logger, logging.ERROR, "Could not give %d tasks back: %s", len(due), describe(exc))
+        self._release([request for request, _ in due])
         return looks_again
 
 

@@ -22,7 +22,7 @@ from celery_graceful.exceptions import Interrupted, TaskInterrupted
 from celery_graceful.monitors.check_in import CheckIn
 from celery_graceful.monitors.registry import Monitors, monitors_of
 from celery_graceful.phases import InterruptReason
-from celery_graceful.runs.unstored import sealed, unstored
+from celery_graceful.runs.unstored import is_unsent, sealed, unstored
 from celery_graceful.system.loaded import loaded
 from celery_graceful.system.process import Slot, kept
 from celery_graceful.timeline import worker_state
@@ -54,13 +54,13 @@ def trace_with_check_in(task: Any) -> None:
             check_in = _find(monitors, task, task_id, request)
         if check_in is None:
             done = trace(task_id, args, kwargs, request)
-            return sealed(done, task_id) if unstored else done
+            return sealed(done, task_id) if unstored or done.info is not None else done
         if not _will_not_start(task):
             _quietly(monitors.dispatch.start, check_in)
         done = None
         try:
             done = trace(task_id, args, kwargs, request)
-            return sealed(done, task_id) if unstored else done
+            return sealed(done, task_id) if unstored or done.info is not None else done
         finally:
             _quietly(_ended, monitors, check_in, done)
 
@@ -92,7 +92,7 @@ def _ended(monitors: Monitors, check_in: CheckIn, done: Any) -> None:
     )
     if state == states.SUCCESS:
         monitors.dispatch.finish(check_in, "ok", "succeeded")
-    elif state == states.FAILURE:
+    elif state == states.FAILURE and not is_unsent(done.retval):  # else it may run again
         monitors.dispatch.finish(check_in, "error", f"failed: {exc!r}")
     elif state == states.RETRY:
         monitors.dispatch.goes_on(check_in, "retry")

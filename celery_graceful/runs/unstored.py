@@ -1,16 +1,18 @@
-"""What a run came to where that could not be stored: it goes to the main process with its end.
+"""What the main process has to know of the end of a run that Celery does not say.
 
-Who stores results leaves it here, in the process that runs the task; with what Celery's tracer
-says of the run it goes on, through the pipe of a child too.
+What it came to, where that could not be stored: who stores results leaves it here, in the process
+that runs the task, and with what Celery's tracer says of the run it goes on, through the pipe of a
+child too. And that not the task has failed, but what was to be sent after it, the rest of a chain.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from celery.states import SUCCESS
+from celery.states import FAILURE, SUCCESS
+from kombu.exceptions import OperationalError
 
-__all__ = ["TRACER", "Unstored", "sealed", "take", "unstored"]
+__all__ = ["TRACER", "Unstored", "is_unsent", "sealed", "take", "unstored"]
 
 
 class Unstored(NamedTuple):
@@ -42,12 +44,14 @@ class _Text(str):
 
 
 def sealed(done: Any, task_id: str) -> Any:
-    """What Celery's tracer says of a run, and with it what could not be stored.
+    """What Celery's tracer says of a run, and with it what could not be stored, or sent.
 
     Args:
         done: What it says.
         task_id: Whose run it was.
     """
+    if done.info is not None:
+        _note_unsent(done)
     found = unstored.pop(task_id, None)
     if found is None or found.state != (SUCCESS if done.info is None else done.info.state):
         return done
@@ -67,3 +71,35 @@ def take(end: Any) -> Unstored | None:
     """
     found: Unstored | None = getattr(end, "__dict__", {}).pop("unstored", None)
     return found
+
+
+def _note_unsent(done: Any) -> None:
+    """Note of a failure, as Celery's tracer says it, whether it is none of the task's.
+
+    Since 5.7 the tracer takes a broker that does not take the rest of a chain for a failure of the
+    task; before, for one of its own.
+    """
+    exc = done.info.retval
+    if done.info.state == FAILURE and isinstance(exc, OperationalError) and _is_tracers(exc):
+        done.retval.unsent = True
+
+
+def _is_tracers(exc: BaseException) -> bool:
+    """Whether it was raised where the task was not called."""
+    traceback = exc.__traceback__
+    while traceback is not None:
+        frame = traceback.tb_frame
+        where, what = frame.f_globals.get("__name__"), frame.f_code.co_name
+        if (where, what) != ("celery.app.trace", "trace_task"):
+            return what != "__protected_call__" and where in ("celery.app.trace", "celery.canvas")
+        traceback = traceback.tb_next
+    return False
+
+
+def is_unsent(exc_info: Any) -> bool:
+    """Whether not the task has failed, but what was to be sent after it.
+
+    Args:
+        exc_info: What is said of the end of a run.
+    """
+    return getattr(exc_info, "unsent", False)

@@ -179,7 +179,7 @@ class Parts(ControlledWorker):
         self.host = WorkerServices(
             ledger,
             duplicates,
-            UntoldEnds(ledger),
+            UntoldEnds(ledger, duplicates),
             late_results,
             ends,
             Discard(worker.app),

@@ -10,7 +10,9 @@ from celery import Celery, chain
 
 from celery_graceful.operations import Operations
 from celery_graceful.store.scripts import script
+from tests.conftest import RabbitVhost, RedisDB
 from tests.servers import RedisServer
+from tests.support.distance import door
 from tests.support.monitor import monitored
 from tests.support.operators import make_app
 from tests.support.workers import Worker, wait_until
@@ -180,3 +182,39 @@ def test_only_results_are_full(
         worker.term()
         assert worker.wait() == 0
         assert (worker.count(KEPT), worker.count(">> .* started")) == (0, 2)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_rabbitmq_that_is_gone(
+    pool: str, rabbit_vhost: RabbitVhost, redis_db: RedisDB, tmp_path: Path
+) -> None:
+    """What follows cannot be sent, and its message has gone back: plain Celery runs it again."""
+    gate = tmp_path / "go"
+    app = make_app(rabbit_vhost.url, redis_db.backend_url)
+    with door(rabbit_vhost.server.port) as way:
+        url = rabbit_vhost.server.url(rabbit_vhost.name, way.port)
+        env = {"CONF_graceful_store": repr(redis_db.url), **NO_RETRIES}
+        with start(pool, url, redis_db.backend_url, **env) as worker:
+            worker.ready()
+            late = app.signature("late", [str(gate)])
+            result = chain(late, app.signature("follows")).apply_async()
+            more = ["trying"] if pool == "threads" else []
+            send(app, gate, *more)
+            worker.wait_line(">> .* started", 1 + len(more))
+            way.shut()
+            worker.wait_line("Connection to broker lost")
+            gate.touch()
+            if pool == "threads":
+                worker.wait_line(KEPT, 2)
+            else:  # the main process hears of its children when it is connected again
+                worker.wait_line("Task late.* raised unexpected|raised outside body")
+            way.open()
+            worker.wait_line(">> .* follows")
+            worker.wait_line(KEPT, 1 + len(more))
+            ids = (result.parent.id, result.id, *more)
+            ends = dict.fromkeys(ids, "SUCCESS")
+            wait_until(lambda: {each: state(app, each) for each in ids} == ends, f"{ends}", 0.1)
+            worker.term()
+            assert worker.wait() == 0
+        assert worker.count(">> .* started") == 2 * (1 + len(more))
+    assert rabbit_vhost.server.queue_length("celery", rabbit_vhost.name) == 0

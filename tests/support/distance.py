@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.support.processes import LOOPBACK
 
-__all__ = ["HalfOpen", "far_away", "half_open"]
+__all__ = ["Door", "HalfOpen", "door", "far_away", "half_open"]
 
 
 @contextmanager
@@ -70,6 +70,60 @@ def half_open(port: int) -> Iterator[HalfOpen]:
             while data := await reader.read(1 << 16):
                 if not swallows():
                     writer.write(data)
+        except ConnectionError:
+            pass
+        writer.close()
+
+    with _served(accept) as way.port:
+        yield way
+
+
+class Door:
+    """A proxy that can be shut: its connections end, and who comes is sent away."""
+
+    port = 0
+
+    def __init__(self) -> None:
+        self._is_shut = False
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def shut(self) -> None:
+        """Until it is opened."""
+        self._is_shut = True
+        assert self._loop is not None
+        for writer in list(self._writers):
+            self._loop.call_soon_threadsafe(writer.transport.abort)
+
+    def open(self) -> None:
+        """As it was at first."""
+        self._is_shut = False
+
+    async def take(self, writer: asyncio.StreamWriter, back: asyncio.StreamWriter) -> bool:
+        """Whether these are let through."""
+        self._loop = asyncio.get_running_loop()
+        if self._is_shut:
+            writer.transport.abort()
+            back.transport.abort()
+            return False
+        self._writers |= {writer, back}
+        return True
+
+
+@contextmanager
+def door(port: int) -> Iterator[Door]:
+    """A proxy to `port`."""
+    way = Door()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(LOOPBACK, port)
+        if await way.take(writer, back):
+            await asyncio.gather(carry(reader, back), carry(there, writer))
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(1 << 16):
+                writer.write(data)
         except ConnectionError:
             pass
         writer.close()
