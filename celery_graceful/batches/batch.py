@@ -104,7 +104,7 @@ class Batch(Unsent):
             StoreAway: The store did not answer.
         """
         batch = cls(key=key, app=app)
-        found = batch._ledger.of_key(key) if key else None
+        found = batch._ledger.of_key(key)
         return None if found is None else cls.load(found, app=batch.app)
 
     @property

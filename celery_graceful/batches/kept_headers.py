@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery.app.task import Context
+from celery.canvas import maybe_signature
 from celery.signals import before_task_publish
+from celery.utils.functional import maybe_list
 from kombu.utils.json import dumps, loads
 
 from celery_graceful.batches.marks import parts_of
@@ -90,7 +92,9 @@ def _is_taken(name: str) -> bool:
 
 
 def keep(sig: Any, headers: Mapping[str, Any]) -> None:
-    """Have all tasks of a signature keep them, beside what each has of its own.
+    """Have all tasks of a signature keep them, and what is linked to them.
+
+    What one has of its own stays, and is kept as well.
 
     Args:
         sig: The signature; it is changed, and so are those that it is made of.
@@ -101,10 +105,19 @@ def keep(sig: Any, headers: Mapping[str, Any]) -> None:
     options, inner = sig.options, parts_of(sig)
     if inner is None or "headers" in options:  # which take the place of those of its tasks
         own = options.get("headers") or {}
-        added = {name: value for name, value in headers.items() if name not in own}
-        options["headers"] = {**own, **added, KEPT: added}
+        said = {name: own.get(name, value) for name, value in headers.items()}
+        options["headers"] = {**own, **said, KEPT: said}
     for part in inner or ():
         keep(part, headers)
+    for linked in ("link", "link_error"):
+        if options.get(linked):
+            options[linked] = [_kept(one, headers) for one in maybe_list(options[linked])]
+
+
+def _kept(linked: Any, headers: Mapping[str, Any]) -> Any:
+    sig = maybe_signature(linked, clone=True)
+    keep(sig, headers)
+    return sig
 
 
 def are_kept() -> None:

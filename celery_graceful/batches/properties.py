@@ -46,15 +46,21 @@ def checked(properties: Mapping[str, Any] | None) -> dict[str, Any]:
     return found
 
 
-def checked_key(key: str) -> str:
+def checked_key(key: str | None) -> str:
     """The key of a batch; empty: it has none.
 
     Raises:
         TypeError: It is no text.
-        ValueError: It is too long.
+        ValueError: It is too long, or empty, as of a variable that is not set.
     """
+    if key is None:
+        return ""
     if not isinstance(key, str):
         raise TypeError(f"key: {named(key)} is no text, give one such as 'invoices 2026-05'")
     if len(key) > LONGEST_KEY:
         raise ValueError(f"key: {len(key)} characters are too many, give {LONGEST_KEY} at most")
+    if not key.strip() or not key.isprintable():
+        raise ValueError(
+            f"key: {key!r} says nothing, or not in one line: give one, or leave it out"
+        )
     return key

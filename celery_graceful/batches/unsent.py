@@ -33,7 +33,7 @@ class Unsent:
         on_failure: Any = None,
         description: str = "",
         properties: Mapping[str, Any] | None = None,
-        key: str = "",
+        key: str | None = None,
         app: Any = None,
     ) -> None:
         given = zip(CALLBACKS, (on_success, on_complete, on_failure), strict=True)

@@ -14,16 +14,17 @@ from types import FrameType
 from typing import Any
 
 from celery._state import get_current_task
-from celery.exceptions import BackendStoreError, SoftTimeLimitExceeded
+from celery.exceptions import BackendGetMetaError, BackendStoreError, SoftTimeLimitExceeded
 from celery.states import FAILURE, RETRY, STARTED, SUCCESS
 from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
 from celery_graceful.claims.fence import CLAIM, DELIVERY
-from celery_graceful.runs.unstored import TRACER, Unstored, unstored
-from celery_graceful.store.answers import is_answer, is_of_redis
+from celery_graceful.runs.unstored import TRACER, Unstored, is_tracers, unstored
+from celery_graceful.store.answers import is_answer, is_demoted, is_of_redis
 from celery_graceful.system.describe import describe
 from celery_graceful.system.exception_chain import chain
+from celery_graceful.system.loaded import is_instance
 from celery_graceful.timeline import worker_state
 
 __all__ = ["Outlasting", "is_outage", "outlasting"]
@@ -57,7 +58,23 @@ class Outlasting:
             if not in_worker or not any(is_outage(self, one) for one in chain(exc)):
                 raise
             logger.warning("Nobody listens for the end of %s yet: %s", task_id, describe(exc))
+            consumer = getattr(self, "result_consumer", None)
+            if consumer and is_instance(consumer, "celery.backends.redis", "ResultConsumer"):
+                consumer.subscribed_to.discard(consumer._get_key_for_task(task_id))
             return None
+
+    def get_task_meta(self, task_id: Any, cache: bool = True) -> Any:
+        """As Celery does; for its tracer, which asks whether a task that comes again has succeeded.
+
+        Raises:
+            BackendGetMetaError: It is not known: then the task runs, as the tracer has it.
+        """
+        try:
+            return super().get_task_meta(task_id, cache)  # type: ignore[misc]
+        except Exception as exc:
+            if get_current_task() is not None or not is_outage(self, exc) or not _goes_along():
+                raise
+            raise BackendGetMetaError(describe(exc), task_id=task_id) from exc
 
     def store_result(
         self,
@@ -95,7 +112,7 @@ class Outlasting:
         except Exception as exc:
             if not _ends_run(self, exc, request):
                 raise
-            said = is_answer(exc)
+            said = _is_refused(exc)
             kept = Unstored(state, result, None, _children(request), store_result, said)
             if not _is_kept(kept, task_id):
                 raise
@@ -126,10 +143,11 @@ class Outlasting:
         except Exception as error:
             if not _ends_run(self, error, request):
                 raise
-            if isinstance(exc, OperationalError) and hasattr(request, CLAIM):
+            is_unsent = isinstance(exc, OperationalError) and is_tracers(exc)
+            if is_unsent and hasattr(request, CLAIM):
                 setattr(request, _UNTOLD, error)
                 raise
-            said = is_answer(error)
+            said = _is_refused(error)
             kept = Unstored(state, exc, traceback, _children(request), store_result, said)
             if not call_errbacks or not _is_kept(kept, task_id):
                 raise
@@ -212,6 +230,11 @@ def _goes_along() -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def _is_refused(exc: BaseException) -> bool:
+    """Whether the server takes nothing, and may not for days; one that is no master is away."""
+    return is_answer(exc) and not is_demoted(exc)
 
 
 def _is_kept(kept: Unstored, task_id: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from celery.states import FAILURE, SUCCESS
 from kombu.exceptions import OperationalError
 
-__all__ = ["TRACER", "Unstored", "is_unsent", "sealed", "take", "unstored"]
+__all__ = ["TRACER", "Unstored", "is_tracers", "is_unsent", "sealed", "take", "unstored"]
 
 
 class Unstored(NamedTuple):
@@ -80,12 +80,16 @@ def _note_unsent(done: Any) -> None:
     task; before, for one of its own.
     """
     exc = done.info.retval
-    if done.info.state == FAILURE and isinstance(exc, OperationalError) and _is_tracers(exc):
+    if done.info.state == FAILURE and isinstance(exc, OperationalError) and is_tracers(exc):
         done.retval.unsent = True
 
 
-def _is_tracers(exc: BaseException) -> bool:
-    """Whether it was raised where the task was not called."""
+def is_tracers(exc: BaseException) -> bool:
+    """Whether Celery's tracer has raised it, which sends what follows, and not the task.
+
+    Args:
+        exc: As it was caught there.
+    """
     traceback = exc.__traceback__
     while traceback is not None:
         frame = traceback.tb_frame

@@ -16,8 +16,9 @@ from celery.backends.cache import CacheBackend
 from celery.backends.database import DatabaseBackend
 from celery.backends.redis import RedisBackend
 from celery.exceptions import BackendStoreError, QueueNotFound, SoftTimeLimitExceeded
+from kombu import exceptions as kombu_exceptions
 from kombu.serialization import register, unregister
-from redis.exceptions import ConnectionError
+from redis.exceptions import ConnectionError, OutOfMemoryError, ReadOnlyError
 from sqlalchemy.exc import (
     DataError,
     DBAPIError,
@@ -28,7 +29,7 @@ from sqlalchemy.exc import (
 )
 
 from celery_graceful import Graceful
-from celery_graceful.claims.fence import DELIVERY
+from celery_graceful.claims.fence import CLAIM, DELIVERY
 from celery_graceful.monitors.tracer import trace_with_check_in
 from celery_graceful.results.outlasting import Outlasting, is_outage, outlasting
 from celery_graceful.runs.unstored import take, unstored
@@ -163,3 +164,35 @@ def test_other_backends() -> None:
     assert issubclass(made, (Outlasting, RedisBackend))
     assert made.__name__ == "RedisBackend"
     assert outlasting(CacheBackend) is CacheBackend
+
+
+def test_what_comes_again_is_run_where_nobody_knows_whether_it_has_succeeded(app: Celery) -> None:
+    app.conf.worker_deduplicate_successful_tasks = True
+    done = run(app, seven, delivery_info={"redelivered": True})
+    found = take(done.retstr)
+    assert found is not None
+    assert found.result == 7
+
+
+def test_a_server_that_is_no_master_is_away(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not refuse for days, as one that is full."""
+    for error, refused in ((ReadOnlyError("a replica"), False), (OutOfMemoryError("full"), True)):
+
+        def store(*args: Any, error: Exception = error, **kwargs: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(RedisBackend, "store_result", store)
+        found = take(run(app, seven).retstr)
+        assert found is not None
+        assert found.refused is refused
+
+
+def test_a_broker_s_error_that_the_task_raised_is_its_own(app: Celery) -> None:
+    """Not of who sends what follows it, whose message would be kept."""
+
+    def other_broker() -> None:
+        raise kombu_exceptions.OperationalError("of another broker")
+
+    found = take(run(app, other_broker, **{CLAIM: "worker/1"}).retval)
+    assert found is not None
+    assert repr(found.result) == "OperationalError('of another broker')"

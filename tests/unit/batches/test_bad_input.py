@@ -320,6 +320,9 @@ def test_the_rest_of_the_arguments(app: Celery) -> None:
         Batch(key=7, app=app)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="key: 201 characters are too many, give 200 at most"):
         Batch(key="x" * 201, app=app)
+    for empty in ("", "  ", "two\nlines"):
+        with pytest.raises(ValueError, match="says nothing, or not in one line"):
+            Batch(key=empty, app=app)
     with pytest.raises(ValueError, match=r"'' is no id, give batch\.id"):
         Batch.load("", app=app)
     with pytest.raises(TypeError, match=r"7 is no id, give batch\.id"):

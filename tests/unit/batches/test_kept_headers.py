@@ -38,7 +38,24 @@ def test_each_task_keeps_what_it_has_of_its_own(app: Celery) -> None:
     keep(sig, {"tenant": "acme", "request": 7})
     first, second = (one.options["headers"] for one in sig.tasks)
     assert first == {"tenant": "acme", "request": 7, KEPT: {"tenant": "acme", "request": 7}}
-    assert second == {"tenant": "another", "mine": 1, "request": 7, KEPT: {"request": 7}}
+    assert second == {
+        "tenant": "another",
+        "mine": 1,
+        "request": 7,
+        KEPT: {"tenant": "another", "request": 7},
+    }
+
+
+def test_what_is_linked_keeps_them_too(app: Celery) -> None:
+    """An errback is sent by whoever finds that its task has failed."""
+    work = app.tasks["kept.work"]
+    errback = work.si().set(headers={"mine": 1})
+    sig = work.si().set(link=work.si(), link_error=[errback])
+    keep(sig, {"tenant": "acme"})
+    (link,), (link_error,) = sig.options["link"], sig.options["link_error"]
+    assert link.options["headers"] == {"tenant": "acme", KEPT: {"tenant": "acme"}}
+    assert link_error.options["headers"]["tenant"] == "acme"
+    assert errback.options["headers"] == {"mine": 1}, "it may be another one's too"
 
 
 def test_who_comes_last_has_the_last_word() -> None:
