@@ -11,7 +11,7 @@ from celery.exceptions import QueueNotFound
 from kombu.utils.json import dumps, loads
 
 from celery_graceful.batches.kept_headers import headers_here, keep
-from celery_graceful.batches.marks import CALLBACK, Mark, callback_id, first_of, parts_of
+from celery_graceful.batches.marks import CALLBACK, Mark, all_of, callback_id, first_of, parts_of
 from celery_graceful.batches.members import last_of
 from celery_graceful.batches.model import Callback
 from celery_graceful.batches.packing import bind, load
@@ -69,6 +69,9 @@ def made(app: Any, batch: str, name: str, sig: Any, of: str = "") -> Callback:
             app.amqp.router.route(dict(first.options), first.task)
         except QueueNotFound as exc:
             raise ValueError(f"{of}{name}: {named(sig)} cannot be sent: {describe(exc)}") from exc
+    for later in all_of(sig):
+        if later is not first and later.immutable and parts_of(later) is None:
+            _check_arguments(app, f"{of}{name}", later)
     takes_summary = not (sig.immutable or first.immutable)
     task_id = callback_id(batch, name)
     keep(sig, headers_here(app))

@@ -233,7 +233,6 @@ class _Entry:
     ) -> None:
         self.app, self.ledger, self.id = app, ledger, entry_id
         self.headers = options.pop("headers", None) or {}
-        self.kept = headers_here(app)
         self.options = options
         more = {name: options[name] for name in options.keys() - FROZEN}
         #: What each is called and sent with besides: arguments, and options.
@@ -250,7 +249,7 @@ class _Entry:
             tasks: As Celery prepares them.
             is_there: All are there; else a generator makes them.
         """
-        count = 0
+        count, tasks = 0, self._with_headers(tasks)
         while chunk := _at_once(tasks, CHUNK if is_there else min(CHUNK, count or 1)):
             count += len(chunk)
             members = [self._member(sig, result) for sig, result, _ in chunk]
@@ -260,6 +259,12 @@ class _Entry:
                 except (StoreAway, BatchFinished, UnknownBatch) as exc:  # or somebody has ended it
                     self._lose(exc)
             yield from chunk
+
+    def _with_headers(self, tasks: Iterator[Any]) -> Iterator[Any]:
+        """As they come: what makes them may go from tenant to tenant."""
+        for one in tasks:
+            keep(one[0], headers_here(self.app))
+            yield one
 
     def create(self, first: Any) -> bool:
         """Open it in the ledger, before any of its tasks. False: it is not tracked."""
@@ -326,7 +331,7 @@ class _Entry:
         What follows, also another chord, stands for itself.
         """
         sig = maybe_signature(body, app=self.app, clone=True)
-        keep(sig, self.kept)
+        keep(sig, headers_here(self.app))
         first = first_of(sig)
         if parts_of(first) is None:
             mine = Mark(self.id, ON_COMPLETE)
@@ -343,7 +348,6 @@ class _Entry:
         several = isinstance(result, GroupResult)
         member = f"{SEVERAL}{uuid4()}" if several else str(result.id)
         mark(sig, {**self.headers, BATCH: str(Mark(self.id, member))})
-        keep(sig, self.kept)
         args, kwargs, more = self.given
         whole = sig.clone(args, kwargs, **more) if args or kwargs or more else sig
         try:

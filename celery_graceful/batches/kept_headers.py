@@ -54,7 +54,8 @@ def _function(given: str | Function) -> Function:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as exc:
-        raise SettingsError(_SETTING, given, f"it is not there: {describe(exc)}") from exc
+        mend = f"name one that is there, as module:attribute: {describe(exc)}"
+        raise SettingsError(_SETTING, given, mend) from exc
     if not callable(found):
         raise SettingsError(_SETTING, given, f"name a function, not a {type(found).__name__}")
     return found  # type: ignore[no-any-return]

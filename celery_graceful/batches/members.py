@@ -18,7 +18,7 @@ from celery.utils.time import maybe_make_aware
 from kombu.exceptions import EncodeError
 
 from celery_graceful.batches.kept_headers import headers_here, keep
-from celery_graceful.batches.marks import BATCH, Mark, parts_of
+from celery_graceful.batches.marks import BATCH, Mark, all_of, parts_of
 from celery_graceful.batches.packing import bind, pack
 from celery_graceful.batches.search_state import callback_name
 from celery_graceful.batches.signatures import named
@@ -101,6 +101,9 @@ def check_member(app: Any, sig: Any, what: str) -> str | None:
     last = last_of(sig, what)
     for first in _sent_of(sig):
         _check_call(app, first, what)
+    for later in all_of(sig) if last is not sig else ():
+        if later.immutable:  # its arguments are all that it gets
+            _check_call(app, later, what)
     if last is not sig and has_chord(sig) and not app.conf.task_always_eager:
         app.backend.ensure_chords_allowed()
     own = last.options.get("task_id") or sig.options.get("task_id")

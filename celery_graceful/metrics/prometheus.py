@@ -148,7 +148,8 @@ def load_registry(name: str) -> Any:
     try:
         registry = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as exc:
-        raise SettingsError("graceful_prometheus_registry", name, f"there is none: {exc}") from exc
+        mend = f"name one that is there, as module:attribute: {exc}"
+        raise SettingsError("graceful_prometheus_registry", name, mend) from exc
     if not all(hasattr(registry, method) for method in ("register", "unregister", "collect")):
         mend = f"name a CollectorRegistry, not a {type(registry).__name__}"
         raise SettingsError("graceful_prometheus_registry", name, mend)

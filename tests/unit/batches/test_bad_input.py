@@ -95,6 +95,8 @@ def test_a_member_that_cannot_be_called(app: Celery) -> None:
         chain(alone.s(1), work.s()),
         chord([work.s(1), alone.s(1)], work.s()),
         chain(group(work.s(1), chain(alone.s(1), work.s())), work.s()),
+        chain(work.s(1), alone.si(1)),
+        chord([work.s(1)], chain(work.s(), alone.si(1))),
     ):
         for members in ([work.s(1), given], (one for one in [work.s(1), given])):
             batch = Batch(app=app)

@@ -91,8 +91,8 @@ def test_a_producer_that_is_run_again_gives_the_same_ids(app: Celery) -> None:
     [
         (7, "give a function, or name it as module:attribute"),
         ("no function", "give a function, or name it as module:attribute"),
-        ("no_such_module:headers", "it is not there: .*no_such_module"),
-        (f"{__name__}:no_such", "it is not there: .*no_such"),
+        ("no_such_module:headers", "name one that is there, .*no_such_module"),
+        (f"{__name__}:no_such", "name one that is there, .*no_such"),
         (f"{__name__}:KEPT", "name a function, not a str"),
         (lambda: ["tenant"], r"it has to return a dict, not \['tenant'\]"),
         (lambda: {"tenant": object()}, "it has to return what can be serialized as JSON"),

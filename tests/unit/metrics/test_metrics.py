@@ -267,7 +267,10 @@ def test_the_registry_of_the_user(start: Callable[..., AWorker]) -> None:
         start(prometheus_registry=name)
     worker.end()
     assert registry.get_sample_value("celery_graceful_running_tasks") is None
-    for wrong, said in ((f"{__name__}:none", "there is none"), (f"{__name__}:os", "not a module")):
+    for wrong, said in (
+        (f"{__name__}:none", "name one that is there"),
+        (f"{__name__}:os", "not a module"),
+    ):
         with pytest.raises(SettingsError, match=said):
             start(prometheus_registry=wrong)
 
