@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from celery import Celery
 from celery.backends import redis
-from celery.states import PENDING, READY_STATES
+from celery.states import PENDING, READY_STATES, RETRY
 from kombu.exceptions import EncodeError
 from kombu.serialization import registry
 from kombu.utils import json
@@ -37,8 +37,9 @@ __all__ = ["RedisBackend"]
 
 logger = logging.getLogger(__name__)
 
-#: Tasks of which is remembered what this process has stored of them while they run.
-MOST = 1000
+#: Tasks of which is remembered what this process has stored of them while they run, by each backend,
+#: and the bytes of one. Of a larger one it is asked again.
+MOST, LARGE = 250, 4096
 
 #: What is there may also be the new state: where an answer was lost, it is stored again. Who may
 #: not publish it shall not have stored it either, or nobody would hear of it.
@@ -254,7 +255,9 @@ class RedisBackend(Outlasting, redis.RedisBackend):
     def _set_with_state(self, key: Any, value: Any, state: Any) -> Any:
         done = super()._set_with_state(key, value, state)
         guess = _guess.get()
-        if guess is not None and guess.key == key and state not in READY_STATES:
+        # Of one that is tried again, somebody else may store the next state.
+        is_ours = guess is not None and guess.key == key and state not in (*READY_STATES, RETRY)
+        if is_ours and len(value) <= LARGE:
             if len(self._stored) >= MOST:
                 self._stored.clear()
             self._stored[key] = value

@@ -69,6 +69,19 @@ def test_a_state_is_one_round_trip(backend: Any, asked: list[str]) -> None:
     assert not backend._stored
 
 
+def test_little_is_remembered(backend: Any) -> None:
+    """Each thread has a backend of its own."""
+    backend.store_result("again", ValueError("once more"), states.RETRY)
+    backend.store_result("large", {"seen": "x" * 10_000}, "PROGRESS")
+    assert not backend._stored
+    for number in range(300):
+        backend.store_result(str(number), {"pid": 1}, states.STARTED)
+    assert len(backend._stored) <= 250
+    for name in ("again", "large", "7", "299"):
+        backend.store_result(name, 7, states.SUCCESS)
+        assert backend.get_task_meta(name, cache=False)["result"] == 7
+
+
 def test_a_success_is_never_written_over(backend: Any) -> None:
     backend.store_result("a", {"pid": 1}, states.STARTED)
     other = CelerysBackend(app=backend.app, url=backend.url)
