@@ -37,8 +37,8 @@ __all__ = ["RedisBackend"]
 
 logger = logging.getLogger(__name__)
 
-#: Tasks of which is remembered what this process has stored of them while they run, by each backend,
-#: and the bytes of one. Of a larger one it is asked again.
+#: Tasks of which each backend remembers what it has stored of them while they run, and the bytes of
+#: one: where it is larger, Redis is asked.
 MOST, LARGE = 250, 4096
 
 #: What is there may also be the new state: where an answer was lost, it is stored again. Who may
