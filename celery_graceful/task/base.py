@@ -33,7 +33,7 @@ from celery_graceful.runs.interruption import interrupt_in
 from celery_graceful.runs.run import Run, current, execute, runs
 from celery_graceful.system.describe import describe
 from celery_graceful.system.process import Slot, emptied
-from celery_graceful.task import successor
+from celery_graceful.task import successor, without_graceful
 from celery_graceful.task.composed_base import base_of, bases
 from celery_graceful.task.eager import INTERRUPTED, applied, call_eagerly
 from celery_graceful.timeline import worker_state
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 __all__ = ["INTERRUPTED", "GracefulTask"]
 
 logger = get_logger(__name__)
+
+without_graceful.watch()
 
 
 class GracefulTask(resume.Resumable, celery.Task):

@@ -16,6 +16,12 @@ if "IMPORT" in os.environ:
     other = Celery("other", set_as_current=False)
     celery_graceful.Graceful(other)
 
+if "FORGOTTEN" in os.environ:
+    from celery_graceful import GracefulTask
+
+    for number in range(7):
+        app.task(name=f"graceful {number}", base=GracefulTask)(lambda: None)
+
 
 @app.task(name="gated", bind=True)
 def gated(self, path):

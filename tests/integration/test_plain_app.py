@@ -195,3 +195,10 @@ def test_an_app_without_the_plugin_behaves_as_before(
     assert outcomes[0]["warm"] == 1
     assert outcomes[0]["finished"] >= 2
     assert outcomes[0]["ours"] == 0
+
+
+def test_an_app_whose_plugin_was_forgotten(redis_db: RedisDB) -> None:
+    """Its graceful tasks would not stop, and nobody would know why."""
+    with Worker("tests.apps.bare", pool="solo", env=env_of(redis_db, FORGOTTEN="1")) as worker:
+        worker.wait_line("This worker is not graceful, as Graceful.app. was not called for <Celery")
+        worker.wait_line("graceful 0, graceful 1, .* graceful 4 and 2 more, nor")
