@@ -24,7 +24,8 @@ Keys, ``<id>`` being that of a batch:
     ``repairs``            how often missing members were dealt with by workers
     ``parent``             the batch that it is a member of
     ``sender``             who sends its members; one who did before is refused
-    ``heard``              when who sends them was last heard of
+    ``heard``              when who sends them was last heard of; and ``told``, if it was said that
+                           nothing was heard since
     ``task``, ``run``      the task that has added it to its parent, and which run of it sends it
     ``adds``               as what that task has done so: a member, ``callback:<name>``, or empty
     ``adding:<task>``      batches that a task adds to it, while they are sent, and what they are

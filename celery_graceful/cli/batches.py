@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from celery_graceful.batches.model import CALLBACKS, State
-from celery_graceful.batches.status import Status
 from celery_graceful.cli.app import app_of, command_of
 from celery_graceful.cli.output import (
     FINE,
@@ -49,27 +48,38 @@ def batches() -> None:
 @batches.command("list", cls=Command)
 @JSON
 @click.option("--missing", "only_missing", is_flag=True, help="Only those that miss members.")
+@click.option("--left", "only_left", is_flag=True, help="Only those that were sent in part.")
 @click.option("--failed", is_flag=True, help="Those with failed members, ended or not.")
 @click.pass_context
-def list_(ctx: click.Context, as_json: bool, only_missing: bool, failed: bool) -> int:
+def list_(
+    ctx: click.Context, as_json: bool, only_missing: bool, only_left: bool, failed: bool
+) -> int:
     """Batches that have not ended, that which has not moved for longest first.
 
     With --failed also those that have ended, as long as they are kept (graceful_batch_linger).
-    Exits with 1 if one of them misses members, or has failed ones that were asked for.
+    Exits with 1 if one of them misses members, or its producer has left it (died, failed) before
+    all of it was sent, or it has failed members that were asked for.
     """
     with Working("looks for batches"):
         known = _batches(ctx).with_failures() if failed else _batches(ctx).unfinished()
-    found = [one for one in known if one.status.missing or not only_missing]
-    wanted = found if failed else [one for one in found if one.status.missing]
+    found = [
+        one
+        for one in known
+        if (only_missing and one.status.missing)
+        or (only_left and one.left)
+        or not (only_missing or only_left)
+    ]
+    wanted = found if failed else [one for one in found if one.status.missing or one.left]
     status = FOUND if wanted else FINE
     if as_json:
         say_json([one.to_dict() for one in found])
         return status
     for one in found:
-        for line in folded(_line(one.status)):
+        for line in folded(_line(one)):
             click.echo(line)
     if not found:
         none = "nothing has failed" if failed else "no batch is unfinished"
+        none = "no producer has left one" if only_left else none
         click.echo("nothing is missing" if only_missing else none, err=True)
     elif status == FOUND:
         click.echo(f"  -> {command_of(ctx)}batches show ID", err=True)
@@ -88,12 +98,14 @@ def list_(ctx: click.Context, as_json: bool, only_missing: bool, failed: bool) -
 def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> int:
     """One batch: how it stands, and which members are missing, or have failed.
 
-    Exits with 1 if some are missing, or there is no such batch.
+    Exits with 1 if some are missing, its producer has left it (died, failed) before all of it was
+    sent, or there is no such batch.
     """
     with _errors(), Working("looks for its members"):
         found = _batches(ctx).batch(batch_id, look=look)
     inside = [other for other in found.others if other.state == "batch"]
-    status = FOUND if found.missing or any(batch.stuck for batch in inside) else FINE
+    is_stuck = found.missing or found.left or any(batch.stuck for batch in inside)
+    status = FOUND if is_stuck else FINE
     if as_json:
         say_json(found.to_dict())
         return status
@@ -101,8 +113,11 @@ def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> int:
         click.echo("\n".join(folded(line)))
     quoted = shlex.quote(shown(batch_id))
     if found.status.state is State.SENDING:
-        dead = "if its producer is dead: Batch.load(id).resume(members), or"
-        click.echo(f"  -> {dead} {command_of(ctx)}batches resend {quoted} --close", err=True)
+        dead = "" if found.left else "if its producer is dead: "
+        key = shown(found.status.key)
+        again = f"run it again with the key {key!r}" if key else "Batch.load(id).resume(members)"
+        command = f"{command_of(ctx)}batches resend {quoted} --close"
+        click.echo(f"  -> {dead}{again}, or {command}", err=True)
     elif status == FOUND:
         click.echo(f"  -> {command_of(ctx)}batches resend {quoted}", err=True)
     elif found.status.finished is None and not look:
@@ -235,13 +250,15 @@ def lines_of(found: Standing) -> Iterator[str]:
     """What is printed of one of them."""
     found = shown(found)
     status = found.status
-    yield _line(status)
+    yield _line(found)
     for name, state in status.callbacks.items():
         yield f"  {name}: {state}"
     for name in ("created", "moved", "finished"):
         at = getattr(status, name)
         if at is not None:
             yield f"  {name}: {moment(utc(at))}"
+    if found.left or (status.state is State.SENDING and status.heard and not status.parent):
+        yield f"  producer: {_producer(found)}"
     if status.properties:
         yield f"  properties: {status.properties}"
     for one in found.missing:
@@ -259,8 +276,16 @@ def lines_of(found: Standing) -> Iterator[str]:
         yield f"  and {more} more that are pending"
 
 
-def _line(status: Status) -> str:
-    status = shown(status)
+def _producer(found: Standing) -> str:
+    heard = found.status.heard
+    if heard is None:
+        return "has failed, or was stopped: nobody sends the rest"
+    at = moment(utc(heard))
+    return f"not heard of since {at}: nobody sends the rest" if found.left else f"heard of at {at}"
+
+
+def _line(found: Standing) -> str:
+    status = shown(found.status)
     parts: list[Any] = [
         f"{status.pending} of {status.total} pending",
         f"{status.succeeded} succeeded",
@@ -273,4 +298,5 @@ def _line(status: Status) -> str:
     named = ", ".join(filter(None, (status.key, status.description)))
     said = f"  {named}" if named else ""
     state = f"{status.state.value}{kind}"
+    parts += ["left by its producer"] * found.left
     return f"{moment(utc(status.moved))}  {status.id}  {state}: {', '.join(parts)}{said}{inside}"

@@ -16,6 +16,7 @@ import pytest
 from celery import Celery
 
 from celery_graceful import Batch, BatchFinished
+from celery_graceful.batches import adding
 from celery_graceful.batches.adding import PATIENCE
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import End, Outcome, State
@@ -24,7 +25,7 @@ from celery_graceful.store.app_stores import find_store
 from tests.conftest import ROOT, RedisDB
 from tests.integration.test_adding_batches import Killed, dies
 from tests.integration.test_batch_sending import ids, make_app, sent, works
-from tests.support.workers import TIMEOUT
+from tests.support.workers import TIMEOUT, wait_until
 
 KEY = "invoices 2026-05"
 NAMED = f"graceful:batches:named:{KEY}"
@@ -124,6 +125,33 @@ def test_that_was_killed(app: Celery, redis_db: RedisDB) -> None:
     assert (batch.status().state, batch.status().total) == (State.SENT, CHUNK + 2)
     messages = ids(sent(redis_db))
     assert len(messages) == len(set(messages)) == CHUNK + 2
+
+
+@pytest.mark.parametrize("key", ["", KEY])
+def test_one_that_lives_says_so(app: Celery, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """However slowly its members come; and when it does not send any more."""
+    monkeypatch.setattr(adding, "SAY_EVERY", 0.01)
+    batch = Batch(app=app, key=key)
+
+    def slow() -> Iterator[Any]:
+        begun = batch.status().heard
+        wait_until(lambda: batch.status().heard != begun, "it says that it is alive")
+        yield from works(app, range(CHUNK))
+        raise Killed
+
+    with pytest.raises(Killed):
+        batch.apply_async(slow())
+    status = batch.status()
+    assert (status.state, status.heard, status.is_left(status.moved)) == (
+        State.SENDING,
+        None,
+        True,
+    )
+
+
+def test_one_that_is_brief_has_nothing_to_say(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adding, "meanwhile", None)
+    Batch(app=app).apply_async([app.tasks["sending.work"].s(1)])
 
 
 def test_one_that_lives_is_left_alone(app: Celery, redis_db: RedisDB) -> None:
