@@ -49,14 +49,16 @@ def who_adds(like: str) -> Adds | None:
     return Adds(request.id, like, str(getattr(request, DELIVERY, None) or uuid4()))
 
 
-def opened(create: Callable[[float], Opened | None], alive: BatchFinished | None = None) -> Opened:
+def opened(
+    create: Callable[[float], Opened | None], alive: Callable[[], BatchFinished] | None = None
+) -> Opened:
     """The batch that is sent now, when it is clear which one.
 
     In a graceful task it is a safe point while somebody else may still send it, or one like it.
 
     Args:
         create: Creates it, or finds the one; gets for how many seconds a sender may be silent.
-        alive: Raised if that one is alive; without, ``create`` decides.
+        alive: Makes what is raised if that one is alive; without, ``create`` decides.
 
     Raises:
         Interrupted: The task has to stop.
@@ -66,7 +68,7 @@ def opened(create: Callable[[float], Opened | None], alive: BatchFinished | None
     is_late = False
     while (found := create(0.0 if is_late and alive is None else SILENT)) is None:
         if is_late and alive is not None:
-            raise alive
+            raise alive()
         sleep(LOOK_AGAIN)
         is_late = time.monotonic() >= end
     return found

@@ -234,8 +234,10 @@ class Batch(Unsent):
         if not self.key:
             self._create(sender)
             return None
-        alive = sent_by_another(self.id, self.key)
-        self.id, was = opened(lambda silent: self._create(sender, silent=silent), alive)
+        self.id, was = opened(
+            lambda silent: self._create(sender, silent=silent),
+            lambda: sent_by_another(self._ledger.of_key(self.key) or self.id, self.key),
+        )
         return was
 
     @property

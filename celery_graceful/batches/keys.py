@@ -9,6 +9,7 @@ Keys, ``<id>`` being that of a batch:
     ``kind``               ``batch`` or ``chord``
     ``state``              ``open``, ``sending``, ``sent``, ``done``, ``cancelled``
     ``total``              how many members were registered
+    ``inside``             how many of those members and callbacks have added
     ``cleared``            how many were revoked, where the sets of those that succeeded or were
                            revoked are gone: nothing can come any more
     ``cut``                it was completed by force before all of it was sent: it cannot succeed

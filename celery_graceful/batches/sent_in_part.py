@@ -14,6 +14,7 @@ from celery_graceful.system.describe import describe
 
 __all__ = [
     "how_to_go_on",
+    "say_changed",
     "say_it_stays",
     "say_left",
     "say_unsent",
@@ -82,6 +83,24 @@ def say_unsent(status: Status, now: float) -> str:
         f"Batch {status.id}{named and f' ({named})'} is not complete, and no callback of it comes: "
         f"its producer {who}, with {status.total} members sent, {status.pending} of them pending. "
         f"{mend}, or celery graceful batches resend {status.id} --close, or cancel or drop it"
+    )
+
+
+def say_changed(batch: str, gone: int, new: int) -> None:
+    """It was sent again, and its members are not those of before.
+
+    Args:
+        batch: Its id.
+        gone: How many that are registered were not given again.
+        new: How many were sent that are not registered, and have no ids of their own.
+    """
+    logger.warning(
+        "Batch %s: %d members that are registered were not given again, and %d are new, and were "
+        "sent: what stands in another place than before, or has changed, is sent a second time. "
+        'Give the same members in the same order, or each an id of its own: .set(task_id="...")',
+        batch,
+        gone,
+        new,
     )
 
 

@@ -103,6 +103,65 @@ def test_it_goes_on_where_a_producer_died(app: Celery, redis_db: RedisDB) -> Non
     assert len(messages) == len(set(messages)) == 2 * CHUNK
 
 
+@pytest.mark.parametrize(
+    ("again", "gone", "new"),
+    [
+        ([-1, *range(2 * CHUNK)], 2 * CHUNK, 2 * CHUNK + 1),
+        ([*range(7), *range(8, 2 * CHUNK)], 2 * CHUNK - 7, 2 * CHUNK - 8),
+        ([*range(2 * CHUNK)][::-1], 2 * CHUNK, 2 * CHUNK),
+        ([*range(2 * CHUNK - 1)], 0, 0),
+        ([*range(2 * CHUNK + 1)], 0, 0),
+        ([], 0, 0),
+    ],
+)
+def test_members_that_are_not_those_of_before(
+    app: Celery, caplog: pytest.LogCaptureFixture, again: list[int], gone: int, new: int
+) -> None:
+    """Their ids follow from their places: some run twice, and that is said."""
+    begun(app, range(2 * CHUNK))
+    caplog.clear()
+    work = app.tasks["sending.work"]
+    batch = keyed(app).apply_async(work.s(n) for n in again)
+    said = [one.getMessage() for one in caplog.records if "given again" in one.getMessage()]
+    assert batch.status().total == 2 * CHUNK + new + (len(again) > 2 * CHUNK and not new)
+    if not new:
+        assert said == []
+        return
+    (line,) = said
+    assert f"{gone} members that are registered were not given again, and {new} are new" in line
+
+
+def test_whose_ids_are_their_own_run_once_in_any_order(
+    app: Celery, redis_db: RedisDB, caplog: pytest.LogCaptureFixture
+) -> None:
+    work = app.tasks["sending.work"]
+
+    def members(numbers: list[int]) -> Iterator[Any]:
+        return (work.s(n).set(task_id=f"inv-{n}") for n in numbers)
+
+    def dying() -> Iterator[Any]:
+        yield from members([*range(CHUNK + 3)])
+        raise Killed
+
+    with pytest.raises(Killed):
+        keyed(app).apply_async(dying())
+    keyed(app).apply_async(members([*range(-1, CHUNK + 5)][::-1]))
+    assert sorted(ids(sent(redis_db))) == sorted(f"inv-{n}" for n in range(-1, CHUNK + 5))
+    assert "given again" not in caplog.text
+
+
+def test_what_members_have_added_has_not_to_be_given_again(
+    app: Celery, caplog: pytest.LogCaptureFixture
+) -> None:
+    batch = begun(app, range(CHUNK))
+    ledger = ledger_of(app)
+    ledger.add(batch.id, [("added", b"")], inside="callback:on_failure")
+    ledger.create("inner", ttl=60, linger=60, parent=batch.id, inside="added")
+    keyed(app).apply_async(works(app, range(CHUNK + 1)))
+    assert batch.status().total == CHUNK + 3
+    assert "are registered" not in caplog.text
+
+
 def test_that_was_killed(app: Celery, redis_db: RedisDB) -> None:
     """It has not said so: it is waited for until it must be dead."""
     program = f"""
@@ -173,6 +232,7 @@ def test_one_that_lives_is_left_alone(app: Celery, redis_db: RedisDB) -> None:
                 with pytest.raises(BatchFinished, match="another producer is sending") as refused:
                     keyed(app).apply_async(nothing())
                 assert refused.value.state == "sending"
+                assert f"batch {first.id}: another producer" in str(refused.value)
         finally:
             goes_on.set()
         sending.result(TIMEOUT)
