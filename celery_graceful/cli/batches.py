@@ -34,7 +34,9 @@ from celery_graceful.operations.records import utc
 
 __all__ = ["batches", "lines_of"]
 
-IDS = click.argument("batch_ids", nargs=-1, required=True)
+# Or their keys: the id of each is looked up once, before anything is asked.
+ID = click.argument("batch_id", metavar="ID|KEY")
+IDS = click.argument("batch_ids", nargs=-1, required=True, metavar="ID|KEY...")
 
 
 @click.group(cls=Group)
@@ -87,7 +89,7 @@ def list_(
 
 
 @batches.command(cls=Command)
-@click.argument("batch_id")
+@ID
 @JSON
 @click.option(
     "--look",
@@ -102,7 +104,7 @@ def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> int:
     sent, or there is no such batch.
     """
     with _errors(), Working("looks for its members"):
-        found = _batches(ctx).batch(batch_id, look=look)
+        found = _batches(ctx).batch(_batches(ctx).find(batch_id), look=look)
     inside = [other for other in found.others if other.state == "batch"]
     is_stuck = found.missing or found.left or any(batch.stuck for batch in inside)
     status = FOUND if is_stuck else FINE
@@ -111,7 +113,7 @@ def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> int:
         return status
     for line in lines_of(found):
         click.echo("\n".join(folded(line)))
-    quoted = shlex.quote(shown(batch_id))
+    quoted = shlex.quote(shown(found.status.id))
     if found.status.state is State.SENDING:
         dead = "" if found.left else "if its producer is dead: "
         key = shown(found.status.key)
@@ -150,7 +152,7 @@ def resend(
     celery_graceful ends as its result says. Exits with 1 if some were left alone, or given up.
     """
     said: list[Resent] = []
-    for batch_id in batch_ids:
+    for batch_id in _ids(ctx, batch_ids):
         with Working("looks for its members"):
             try:
                 done = _batches(ctx).resend(
@@ -168,7 +170,7 @@ def resend(
 
 
 @batches.command(cls=Command)
-@click.argument("batch_id")
+@ID
 @click.argument("name", type=click.Choice(CALLBACKS))
 @JSON
 @click.option("--force", is_flag=True, help="Also if it runs: it runs twice then.")
@@ -179,7 +181,8 @@ def callback(ctx: click.Context, batch_id: str, name: str, as_json: bool, force:
     Not while a worker runs it: its work would be done twice.
     """
     with _errors():
-        return say_done([_batches(ctx).callback(batch_id, name, force=force)], as_json)
+        found = _batches(ctx).find(batch_id)
+        return say_done([_batches(ctx).callback(found, name, force=force)], as_json)
 
 
 @batches.command(cls=Command)
@@ -189,6 +192,7 @@ def callback(ctx: click.Context, batch_id: str, name: str, as_json: bool, force:
 @click.pass_context
 def complete(ctx: click.Context, batch_ids: Sequence[str], yes: bool, as_json: bool) -> int:
     """End batches by force: members that have not ended have failed."""
+    batch_ids = _ids(ctx, batch_ids)
     _ask(ctx, batch_ids, "End {batches} by force, {members} of which have failed then?", yes)
     with _errors():
         return say_done(map(_batches(ctx).complete, batch_ids), as_json)
@@ -201,6 +205,7 @@ def complete(ctx: click.Context, batch_ids: Sequence[str], yes: bool, as_json: b
 @click.pass_context
 def drop(ctx: click.Context, batch_ids: Sequence[str], yes: bool, as_json: bool) -> int:
     """Forget batches. Their members run on, and no callback is sent."""
+    batch_ids = _ids(ctx, batch_ids)
     _ask(ctx, batch_ids, "Forget {batches} with {members} pending, and send no callback?", yes)
     with _errors():
         return say_done(map(_batches(ctx).drop, batch_ids), as_json)
@@ -209,13 +214,17 @@ def drop(ctx: click.Context, batch_ids: Sequence[str], yes: bool, as_json: bool)
 def _ask(ctx: click.Context, batch_ids: Sequence[str], question: str, yes: bool) -> None:
     """Ask, if any of them is there."""
     found = []
-    for batch_id in dict.fromkeys(batch_ids):
+    for batch_id in batch_ids:
         with suppress(UnknownBatch):
             found.append(_batches(ctx).batch(batch_id).status)
     if found:
         batches = counted(len(found), "batch", "batches")
         members = counted(sum(status.pending for status in found), "member")
         ask(question.format(batches=batches, members=members), yes)
+
+
+def _ids(ctx: click.Context, named: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(map(_batches(ctx).find, named)))
 
 
 def _batches(ctx: click.Context) -> Batches:

@@ -189,6 +189,11 @@ class Batches:
         now = remedies.ledger.now()
         return [self._standing(remedies, one, now) for one in sorted(found, key=lambda s: s.moved)]
 
+    def find(self, named: str) -> str:
+        """Id of the batch of that id, or else of that key; what was given, if there is none."""
+        ledger = self._remedies().ledger
+        return named if ledger.state(named) else ledger.of_key(named) or named
+
     def batch(self, batch_id: str, *, look: bool = False) -> Standing:
         """One of them.
 

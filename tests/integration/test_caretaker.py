@@ -499,6 +499,20 @@ class TestFromAShell:
         assert (told.what[:17], told.mend) == ("1 batch sent in p", "batches list --left")
         assert Operations(shop.app).status().batches_left == ("b",)
 
+    def test_by_its_key(self, shop: Shop, command: Callable[..., str]) -> None:
+        shop.ledger.create("b", ttl=60, linger=60, key="May 5", callbacks={})
+        shop.ledger.create("of key b", ttl=60, linger=60, key="b")
+        shop.ledger.add("b", [("one", pack(shop.app, shop.graceful.s()))])
+        assert json.loads(command("show", "May 5", "--json"))["id"] == "b"
+        assert json.loads(command("show", "b", "--json"))["id"] == "b", "an id goes before a key"
+        assert command("show", "May 5").splitlines()[-1].endswith("batches show b --look")
+        assert "b has no on_success" in command("callback", "May 5", "on_success", status=1)
+        assert "b 1 sent again" in command("resend", "May 5", "b", "--member", "one")
+        assert command("complete", "May 5", "--yes") == "b completed\n"
+        assert command("drop", "May 5", "b", "--yes") == "b dropped\n"
+        assert "there is no batch" in command("show", "May 5", status=1)
+        assert json.loads(command("show", "b", "--json"))["id"] == "of key b"
+
     def test_a_producer_that_has_died_when_all_had_ended(
         self, shop: Shop, command: Callable[..., str]
     ) -> None:
