@@ -82,7 +82,8 @@ def say_unsent(status: Status, now: float) -> str:
     return (
         f"Batch {status.id}{named and f' ({named})'} is not complete, and no callback of it comes: "
         f"its producer {who}, with {status.total} members sent, {status.pending} of them pending. "
-        f"{mend}, or celery graceful batches resend {status.id} --close, or cancel or drop it"
+        f"{mend}, or cancel or drop it; if those are all of its members: "
+        f"celery graceful batches resend {status.id} --close"
     )
 
 

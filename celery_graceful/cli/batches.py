@@ -119,7 +119,7 @@ def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> int:
         key = shown(found.status.key)
         again = f"run it again with the key {key!r}" if key else "Batch.load(id).resume(members)"
         command = f"{command_of(ctx)}batches resend {quoted} --close"
-        click.echo(f"  -> {dead}{again}, or {command}", err=True)
+        click.echo(f"  -> {dead}{again}, or, if it has all of its members: {command}", err=True)
     elif status == FOUND:
         click.echo(f"  -> {command_of(ctx)}batches resend {quoted}", err=True)
     elif found.status.finished is None and not look:

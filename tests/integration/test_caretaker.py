@@ -215,7 +215,8 @@ def test_a_producer_that_has_died_is_said_once(
     (line,) = said()
     assert line.startswith("Batch b (May, invoices) is not complete")
     assert "was last heard of 0 s ago, with 2 members sent, 2 of them pending" in line
-    assert "Run it again with the key 'May', or celery graceful batches resend b --close" in line
+    assert "Run it again with the key 'May', or cancel or drop it; if those are all of" in line
+    assert line.endswith(": celery graceful batches resend b --close")
     assert said() == []
     shop.ledger.begin_sending("b", "t")
     shop.ledger.still_sends("b", "t", False)
@@ -481,7 +482,7 @@ class TestFromAShell:
         assert command("list", "--left").strip() == "no producer has left one"
         shown = command("show", "b").splitlines()
         assert any(line.startswith("  producer: heard of at ") for line in shown)
-        assert "if its producer is dead: run it again with the key 'May', or " in shown[-1]
+        assert "if its producer is dead: run it again with the key 'May', or, if" in shown[-1]
         (alive,) = json.loads(command("show", "b", "--json").join("[]"))
         assert (alive["left"], alive["heard"] > 0) == (False, True)
         monkeypatch.setattr(producers, "LEFT_AFTER", 0.0)
