@@ -11,14 +11,14 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from uuid import uuid4
 
 from celery import current_task
 
 from celery_graceful.batches.eager import EagerLedger
-from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.ledger import CHUNK, BatchLedger
 from celery_graceful.batches.model import Adds, Opened
 from celery_graceful.claims.fence import DELIVERY, holds_claim
 from celery_graceful.exceptions import BatchFinished
@@ -49,14 +49,16 @@ def who_adds(like: str) -> Adds | None:
     return Adds(request.id, like, str(getattr(request, DELIVERY, None) or uuid4()))
 
 
-def opened(create: Callable[[float], Opened | None], alive: BatchFinished | None = None) -> Opened:
+def opened(
+    create: Callable[[float], Opened | None], alive: Callable[[], BatchFinished] | None = None
+) -> Opened:
     """The batch that is sent now, when it is clear which one.
 
     In a graceful task it is a safe point while somebody else may still send it, or one like it.
 
     Args:
         create: Creates it, or finds the one; gets for how many seconds a sender may be silent.
-        alive: Raised if that one is alive; without, ``create`` decides.
+        alive: Makes what is raised if that one is alive; without, ``create`` decides.
 
     Raises:
         Interrupted: The task has to stop.
@@ -66,18 +68,29 @@ def opened(create: Callable[[float], Opened | None], alive: BatchFinished | None
     is_late = False
     while (found := create(0.0 if is_late and alive is None else SILENT)) is None:
         if is_late and alive is not None:
-            raise alive
+            raise alive()
         sleep(LOOK_AGAIN)
         is_late = time.monotonic() >= end
     return found
 
 
 @contextmanager
-def at_it(ledger: BatchLedger | EagerLedger, batch: str, sender: str) -> Iterator[None]:
-    """Says that a batch is being sent, as long as the block takes; and when it is not any more."""
+def at_it(
+    ledger: BatchLedger | EagerLedger, batch: str, sender: str, size: int | None = None
+) -> Iterator[None]:
+    """Says that a batch is being sent, as long as the block takes; and when it is not any more.
+
+    Args:
+        ledger: That knows of it.
+        batch: Its id.
+        sender: Who sends it.
+        size: How many members there are; ``None`` where that is not known. What is there and goes
+            out in one chunk is over before anything has to be said.
+    """
     say = partial(ledger.still_sends, batch, sender)
+    is_brief = isinstance(ledger, EagerLedger) or (size is not None and size <= CHUNK)
     try:
-        with meanwhile(say, SAY_EVERY, "graceful-sending"):
+        with nullcontext() if is_brief else meanwhile(say, SAY_EVERY, "graceful-sending"):
             yield
     except BaseException:
         with suppress(StoreAway):  # said there; it is taken for dead, a while later

@@ -184,7 +184,7 @@ class Batch(Unsent):
                 self._waiting.clear()
                 return self
             again = was is not None
-            with at_it(self._ledger, self.id, sender) if self.key else nullcontext():
+            with at_it(self._ledger, self.id, sender, size):
                 self._send_all(given, sender, progress=progress, size=size, again=again, alone=True)
             if again:
                 self._say_left()
@@ -234,8 +234,10 @@ class Batch(Unsent):
         if not self.key:
             self._create(sender)
             return None
-        alive = sent_by_another(self.id, self.key)
-        self.id, was = opened(lambda silent: self._create(sender, silent=silent), alive)
+        self.id, was = opened(
+            lambda silent: self._create(sender, silent=silent),
+            lambda: sent_by_another(self._ledger.of_key(self.key) or self.id, self.key),
+        )
         return was
 
     @property

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from celery_graceful.batches.keys import key_of
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import CALLBACKS, State
+from celery_graceful.batches.producers import FIELDS, heard_of
 from celery_graceful.batches.search_state import callback_member, callback_name
 
 __all__ = ["Standing", "standing_of", "still_open"]
@@ -27,6 +28,9 @@ class Standing(NamedTuple):
         moved: When it moved last, likewise.
         broker: Where its members are sent; empty if that is not known.
         callbacks: Those that are published and have not ended.
+        kind: ``"batch"`` or ``"chord"``.
+        parent: The batch that it is inside of.
+        heard: When who sends it was last heard of; ``None`` where nobody does.
     """
 
     state: State
@@ -34,6 +38,9 @@ class Standing(NamedTuple):
     moved: float
     broker: str
     callbacks: tuple[str, ...]
+    kind: str = "batch"
+    parent: str | None = None
+    heard: float | None = None
 
 
 def standing_of(ledger: BatchLedger, batch: str) -> Standing | None:
@@ -42,14 +49,25 @@ def standing_of(ledger: BatchLedger, batch: str) -> Standing | None:
     Raises:
         StoreAway: The store does not answer.
     """
-    fields = ["state", "created", "moved", "broker", *(f"fired:{name}" for name in CALLBACKS)]
-    found = ledger.store.execute("HMGET", [key_of(batch)], fields, insist=True)
-    state, created, moved, broker, *fired = found
+    fields = ["created", "moved", "broker", *(f"fired:{name}" for name in CALLBACKS)]
+    names = [*fields, *FIELDS]
+    found = ledger.store.execute("HMGET", [key_of(batch)], names, insist=True)
+    known = dict(zip(names, found, strict=True))
+    created, moved, broker, *fired = found[: len(fields)]
+    state = known["state"]
     if state is None:
         return None
     callbacks = [name for name, is_ in zip(CALLBACKS, fired, strict=True) if is_ == PUBLISHED]
     at = int(created) / 1000, int(moved) / 1000
-    return Standing(State(state), *at, broker or "", tuple(callbacks))
+    return Standing(
+        State(state),
+        *at,
+        broker or "",
+        tuple(callbacks),
+        known["kind"] or "batch",
+        known["parent"],
+        heard_of(known),
+    )
 
 
 def still_open(ledger: BatchLedger, batch: str, members: Sequence[str]) -> list[str]:

@@ -17,19 +17,22 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from celery.utils.log import get_logger
 
 from celery_graceful.batches.adding import SILENT
-from celery_graceful.batches.brief_status import standing_of
+from celery_graceful.batches.brief_status import Standing, standing_of
 from celery_graceful.batches.findings import Missing, note
 from celery_graceful.batches.keys import INDEX, key_of
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.missing import MOST, Scan
 from celery_graceful.batches.model import State
+from celery_graceful.batches.producers import is_left
 from celery_graceful.batches.repair import Repair, Repaired
 from celery_graceful.batches.routes import Routes
+from celery_graceful.batches.sent_in_part import say_unsent
 from celery_graceful.batches.whereabouts import broker_of, whereabouts_of
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.history.entry import What, entries_of
@@ -106,6 +109,8 @@ class Caretaker:
         self._said: dict[str, int] = {}
         #: Of which it was said that nobody sends the rest.
         self._left: set[str] = set()
+        #: Of which somebody has said that their producer is dead, and when they moved last.
+        self._unsent: dict[str, float] = {}
         self._scan: Scan | None = None
 
     # -- a look ------------------------------------------------------------------------
@@ -127,6 +132,9 @@ class Caretaker:
         still = self.ledger.stood_still(after * STILL)
         if not still or not self._lock():
             return
+        self._said = {batch: self._said[batch] for batch in self._said.keys() & still}
+        self._unsent = {batch: self._unsent[batch] for batch in self._unsent.keys() & still}
+        self._left.intersection_update(still)
         began, self._idle = time.monotonic(), 0.0
         try:
             for batches in self._portions(self._due(still)):
@@ -177,6 +185,17 @@ class Caretaker:
         self._left.add(batch)
         if may:
             self.repair.publish(self.ledger.cancel(batch))
+
+    def _say_unsent(self, batch: str, stands: Standing, now: float) -> None:
+        """Say once, of all workers, that the producer of a batch is dead."""
+        if not is_left(stands.state, stands.kind, stands.parent, stands.heard, now):
+            return
+        if self._unsent.get(batch) == stands.moved:
+            return
+        self._unsent[batch] = stands.moved
+        with suppress(UnknownBatch):  # it was dropped meanwhile
+            if self.ledger.may_say_left(batch):
+                log(logger, logging.WARNING, "%s", say_unsent(self.ledger.status(batch), now))
 
     def _mend(self, batch: str, missing: Sequence[Missing], pause: float) -> float:
         """Repair, or say that it is to be repaired; seconds until it is looked at again."""
@@ -235,6 +254,7 @@ class Caretaker:
                 if stands is None or stands.state is State.OPEN:
                     continue
                 if stands.broker in ("", self.broker):
+                    self._say_unsent(batch, stands, now)
                     yield batch
                 else:
                     self._say_elsewhere(stands.broker)

@@ -13,11 +13,12 @@ from typing import NamedTuple
 from celery_graceful.batches.brief_status import still_open
 from celery_graceful.batches.keys import INDEX, key_of
 from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.producers import FIELDS, heard_of, is_left
 from celery_graceful.batches.search_state import callback_name
 from celery_graceful.store.scan import hash_pages
 from celery_graceful.store.store import Store
 
-__all__ = ["LostBatch", "Missing", "Named", "how_many", "lacking", "note", "noted"]
+__all__ = ["InNeed", "LostBatch", "Missing", "Named", "how_many", "in_need", "note", "noted"]
 
 #: Members in one command.
 CHUNK = 500
@@ -106,20 +107,40 @@ def how_many(store: Store) -> tuple[int, int]:
     batches = int(store.execute("ZCARD", [INDEX], quiet=True))
     stale = store.execute("ZRANGE", [INDEX], [0, LONGEST - 1], quiet=True) if batches else []
     keys = list(map(key_of, stale))
-    missing = store.run("batch_lacking", keys, [], quiet=True) if keys else []
-    return batches, sum(map(int, missing))
+    missing = store.run("batch_fields", keys, ["missing"], quiet=True) if keys else []
+    return batches, sum(int(count or 0) for (count,) in missing)
 
 
-def lacking(ledger: BatchLedger, batches: Sequence[str]) -> Iterator[str]:
-    """Of these, the batches of which something is missing, by the last look.
+class InNeed(NamedTuple):
+    """Batches that somebody has to do something about.
+
+    Attributes:
+        missing: Of which something is missing, by the last look.
+        left: Of which nobody sends the rest.
+    """
+
+    missing: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+def in_need(ledger: BatchLedger, batches: Sequence[str]) -> InNeed:
+    """Of these batches, those.
 
     Raises:
         StoreAway: The store does not answer.
     """
+    noted, left, now = [], [], ledger.now() if batches else 0.0
     for start in range(0, len(batches), CHUNK):
         chunk = batches[start : start + CHUNK]
-        counts = ledger.store.run("batch_lacking", list(map(key_of, chunk)), [], insist=True)
-        noted = (batch for batch, count in zip(chunk, counts, strict=True) if count)
-        for status in ledger.statuses(noted):
-            if status.missing:  # it may have ended since
-                yield status.id
+        names, keys = ["missing", *FIELDS], list(map(key_of, chunk))
+        for batch, found in zip(
+            chunk, ledger.store.run("batch_fields", keys, names, insist=True), strict=True
+        ):
+            known = dict(zip(names, found, strict=True))
+            noted += [batch] * bool(int(known["missing"] or 0))
+            left += [batch] * is_left(
+                known["state"], known["kind"], known["parent"], heard_of(known), now
+            )
+    # It may have ended since.
+    missing = (status.id for status in ledger.statuses(noted) if status.missing)
+    return InNeed(tuple(missing), tuple(left))

@@ -9,6 +9,7 @@ Keys, ``<id>`` being that of a batch:
     ``kind``               ``batch`` or ``chord``
     ``state``              ``open``, ``sending``, ``sent``, ``done``, ``cancelled``
     ``total``              how many members were registered
+    ``inside``             how many of those members and callbacks have added
     ``cleared``            how many were revoked, where the sets of those that succeeded or were
                            revoked are gone: nothing can come any more
     ``cut``                it was completed by force before all of it was sent: it cannot succeed
@@ -24,7 +25,8 @@ Keys, ``<id>`` being that of a batch:
     ``repairs``            how often missing members were dealt with by workers
     ``parent``             the batch that it is a member of
     ``sender``             who sends its members; one who did before is refused
-    ``heard``              when who sends them was last heard of
+    ``heard``              when who sends them was last heard of; and ``told``, if it was said that
+                           nothing was heard since
     ``task``, ``run``      the task that has added it to its parent, and which run of it sends it
     ``adds``               as what that task has done so: a member, ``callback:<name>``, or empty
     ``adding:<task>``      batches that a task adds to it, while they are sent, and what they are

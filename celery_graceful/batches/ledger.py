@@ -289,6 +289,10 @@ class BatchLedger(LedgerReader):
         """
         return _dues(batch_id, self._run("batch_look", batch_id))
 
+    def may_say_left(self, batch_id: str) -> bool:
+        """Whether it was not said before that who sends it has died; from now on it is."""
+        return bool(self.store.run("batch_left", [key_of(batch_id)], [], insist=True))
+
     def note_missing(self, batch_id: str, count: int) -> None:
         """Say how many members were found missing, for ``status``."""
         self.store.run("batch_missing", [key_of(batch_id)], [count], insist=True)

@@ -172,6 +172,17 @@ class LedgerReader:
         """Of some members, those that are registered, whatever has become of them."""
         return self._those_in(batch_id, "pending", members).union(self.outcomes(batch_id, members))
 
+    def count_given(self, batch_id: str) -> int:
+        """How many of its members its producers have registered; batches inside are not counted.
+
+        Not those that its members, and callbacks, have added.
+        """
+        fields = ["total", "inside"]
+        found = self.store.execute("HMGET", [key_of(batch_id)], fields, insist=True)
+        total, inside = (int(number or 0) for number in found)
+        places = self.store.execute("HLEN", [key_of(batch_id, "places")], [], insist=True)
+        return int(total - inside - places)
+
     def has_place(self, batch_id: str, place: str) -> bool:
         """Whether a batch inside of it stands in that place."""
         key = [key_of(batch_id, "places")]

@@ -34,11 +34,13 @@ class Member(NamedTuple):
         id: Of the task whose success ends it.
         signature: What is sent.
         packed: What is kept, so that it can be sent again.
+        by_place: Its id follows from its place among the members.
     """
 
     id: str
     signature: Any
     packed: bytes
+    by_place: bool = False
 
 
 def last_of(sig: Any, what: str) -> Any:
@@ -175,7 +177,7 @@ class Members:
         if sum(_fix_times(self.app, first) for first in _sent_of(sig)) or headers:
             packed = self._pack(sig, what)
         bind(sig, member, {BATCH: str(member)})
-        return Member(member.name, sig, packed)
+        return Member(member.name, sig, packed, self.counted and not own)
 
     def _new_id(self, packed: bytes) -> str:
         if not self.counted:

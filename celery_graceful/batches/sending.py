@@ -17,6 +17,7 @@ from celery_graceful.batches.ledger import CHUNK, CHUNK_BYTES, BatchLedger
 from celery_graceful.batches.marks import first_of, parts_of
 from celery_graceful.batches.members import Member, Members
 from celery_graceful.batches.publishing import publish
+from celery_graceful.batches.sent_in_part import say_changed
 from celery_graceful.batches.signatures import NoMember
 from celery_graceful.batches.whereabouts import not_found
 from celery_graceful.runs.interrupt import shield
@@ -73,6 +74,9 @@ class Sending:
         self._members = Members(app, batch, counted=counted)
         self._chunk: dict[str, Member] = {}
         self._bytes = 0
+        #: How many members producers had registered; of those that are given now, how many were
+        #: registered, and how many are new, in a place where there was another one, or none.
+        self._before = self._known = self._new = 0
         #: Registered before, and perhaps not published.
         self._doubtful: list[Member] = []
 
@@ -91,6 +95,8 @@ class Sending:
             Exception: What ``given``, the store or the broker raised; some may have been sent.
         """
         batches = 0
+        if self._again and self._members.counted and isinstance(self.ledger, BatchLedger):
+            self._before = self.ledger.count_given(self.batch)
         try:
             for one in given:
                 what = f"{self._of}member {self._members.count + batches + 1},"
@@ -106,6 +112,8 @@ class Sending:
             raise TypeError(f"{self._of}member {number}: {exc}") from exc
         self._flush()
         self._publish_again(self._doubtful)
+        if self._new and self._before > self._known:
+            say_changed(self.batch, self._before - self._known, self._new)
 
     def begin_inside(self, again: bool) -> None:
         """A batch inside of it comes next.
@@ -155,6 +163,8 @@ class Sending:
             self._publish([member for member in chunk if member.id not in known])
             return
         known = self.ledger.registered(self.batch, ids)
+        self._known += len(known)
+        self._new += sum(one.by_place and one.id not in known for one in chunk)
         if len(known) < len(chunk):  # before more is registered: then these were not the last
             self._publish_again(self._doubtful)
             self._doubtful = []

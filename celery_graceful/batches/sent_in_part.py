@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from celery.utils.log import get_logger
 
 from celery_graceful.batches.model import SENT_LATER, State
+from celery_graceful.batches.status import Status
 from celery_graceful.exceptions import BatchFinished, Interrupted
 from celery_graceful.system.describe import describe
 
 __all__ = [
     "how_to_go_on",
+    "say_changed",
     "say_it_stays",
     "say_left",
+    "say_unsent",
     "sent_before",
     "sent_by_another",
     "sent_whole",
@@ -60,6 +63,46 @@ def say_it_stays(batch: object, sent: int, exc: BaseException, mend: str) -> Non
     logger.log(level, "%s: %s. %s", stays, said, mend)
     if hasattr(exc, "add_note"):  # since Python 3.11
         exc.add_note(f"{stays}. {mend}")
+
+
+def say_unsent(status: Status, now: float) -> str:
+    """That the producer of a batch has died, or failed, and how it is mended.
+
+    Args:
+        status: Of the batch, which is being sent.
+        now: Seconds, by the clock of what it says.
+    """
+    named = ", ".join(filter(None, (status.key, status.description)))
+    who = (
+        "has stopped"
+        if status.heard is None
+        else f"was last heard of {now - status.heard:.0f} s ago"
+    )
+    mend = f"Run it again with the key {status.key!r}" if status.key else f"{RESUME} of that id"
+    return (
+        f"Batch {status.id}{named and f' ({named})'} is not complete, and no callback of it comes: "
+        f"its producer {who}, with {status.total} members sent, {status.pending} of them pending. "
+        f"{mend}, or cancel or drop it; if those are all of its members: "
+        f"celery graceful batches resend {status.id} --close"
+    )
+
+
+def say_changed(batch: str, gone: int, new: int) -> None:
+    """It was sent again, and its members are not those of before.
+
+    Args:
+        batch: Its id.
+        gone: How many that are registered were not given again.
+        new: How many were sent that are not registered, and have no ids of their own.
+    """
+    logger.warning(
+        "Batch %s: %d members that are registered were not given again, and %d are new, and were "
+        "sent: what stands in another place than before, or has changed, is sent a second time. "
+        'Give the same members in the same order, or each an id of its own: .set(task_id="...")',
+        batch,
+        gone,
+        new,
+    )
 
 
 def say_left(batch: object, left: Sequence[str]) -> None:

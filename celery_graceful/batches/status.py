@@ -9,6 +9,7 @@ from typing import Any
 from kombu.utils.json import loads
 
 from celery_graceful.batches.model import CALLBACKS, ON_SUCCESS, State
+from celery_graceful.batches.producers import heard_of, is_left
 
 __all__ = ["FIELDS", "Status", "how_it_stands"]
 
@@ -26,7 +27,7 @@ FIELDS = (
         "moved",
         "finished",
     ),
-    *("description", "properties", "parent", "key"),
+    *("description", "properties", "parent", "key", "sender", "heard"),
     *(f"{what}:{name}" for what in ("callback", "fired") for name in CALLBACKS),
 )
 
@@ -69,6 +70,8 @@ class Status:
         kind: ``"batch"``, or ``"chord"`` for what Celery made.
         callbacks: Name -> ``"waiting"``, ``"due"``, ``"published"`` or ``"ended"``; ``"never"`` of
             ``on_success`` where it was cancelled, or completed by force before all was sent.
+        heard: When who sends it was last heard of, while it is ``sending``; ``None`` where nobody
+            does any more, or not yet.
     """
 
     id: str
@@ -89,6 +92,7 @@ class Status:
     kind: str = "batch"
     key: str = ""
     callbacks: dict[str, str] = field(default_factory=dict)
+    heard: float | None = None
 
     @classmethod
     def of(
@@ -136,12 +140,21 @@ class Status:
             parent=fields.get("parent"),
             kind=fields.get("kind", "batch"),
             key=fields.get("key", ""),
+            heard=heard_of(fields),
             callbacks={
                 name: how_it_stands(name, fields.get(f"fired:{name}"), state, "cut" in fields)
                 for label, _, name in (key.partition(":") for key in sorted(fields))
                 if label == "callback"
             },
         )
+
+    def is_left(self, now: float) -> bool:
+        """Whether it was sent in part, and nobody sends the rest: its producer died, or failed.
+
+        Args:
+            now: Seconds, by the clock of the store.
+        """
+        return is_left(self.state, self.kind, self.parent, self.heard, now)
 
     def summary(self) -> dict[str, Any]:
         """What callbacks are given: JSON, as small for many members as for few."""

@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from celery_graceful.batches.model import CALLBACKS, State
-from celery_graceful.batches.status import Status
 from celery_graceful.cli.app import app_of, command_of
 from celery_graceful.cli.output import (
     FINE,
@@ -35,7 +34,9 @@ from celery_graceful.operations.records import utc
 
 __all__ = ["batches", "lines_of"]
 
-IDS = click.argument("batch_ids", nargs=-1, required=True)
+# Or their keys: the id of each is looked up once, before anything is asked.
+ID = click.argument("batch_id", metavar="ID|KEY")
+IDS = click.argument("batch_ids", nargs=-1, required=True, metavar="ID|KEY...")
 
 
 @click.group(cls=Group)
@@ -49,27 +50,38 @@ def batches() -> None:
 @batches.command("list", cls=Command)
 @JSON
 @click.option("--missing", "only_missing", is_flag=True, help="Only those that miss members.")
+@click.option("--left", "only_left", is_flag=True, help="Only those that were sent in part.")
 @click.option("--failed", is_flag=True, help="Those with failed members, ended or not.")
 @click.pass_context
-def list_(ctx: click.Context, as_json: bool, only_missing: bool, failed: bool) -> int:
+def list_(
+    ctx: click.Context, as_json: bool, only_missing: bool, only_left: bool, failed: bool
+) -> int:
     """Batches that have not ended, that which has not moved for longest first.
 
     With --failed also those that have ended, as long as they are kept (graceful_batch_linger).
-    Exits with 1 if one of them misses members, or has failed ones that were asked for.
+    Exits with 1 if one of them misses members, or its producer has left it (died, failed) before
+    all of it was sent, or it has failed members that were asked for.
     """
     with Working("looks for batches"):
         known = _batches(ctx).with_failures() if failed else _batches(ctx).unfinished()
-    found = [one for one in known if one.status.missing or not only_missing]
-    wanted = found if failed else [one for one in found if one.status.missing]
+    found = [
+        one
+        for one in known
+        if (only_missing and one.status.missing)
+        or (only_left and one.left)
+        or not (only_missing or only_left)
+    ]
+    wanted = found if failed else [one for one in found if one.status.missing or one.left]
     status = FOUND if wanted else FINE
     if as_json:
         say_json([one.to_dict() for one in found])
         return status
     for one in found:
-        for line in folded(_line(one.status)):
+        for line in folded(_line(one)):
             click.echo(line)
     if not found:
         none = "nothing has failed" if failed else "no batch is unfinished"
+        none = "no producer has left one" if only_left else none
         click.echo("nothing is missing" if only_missing else none, err=True)
     elif status == FOUND:
         click.echo(f"  -> {command_of(ctx)}batches show ID", err=True)
@@ -77,7 +89,7 @@ def list_(ctx: click.Context, as_json: bool, only_missing: bool, failed: bool) -
 
 
 @batches.command(cls=Command)
-@click.argument("batch_id")
+@ID
 @JSON
 @click.option(
     "--look",
@@ -88,21 +100,26 @@ def list_(ctx: click.Context, as_json: bool, only_missing: bool, failed: bool) -
 def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> int:
     """One batch: how it stands, and which members are missing, or have failed.
 
-    Exits with 1 if some are missing, or there is no such batch.
+    Exits with 1 if some are missing, its producer has left it (died, failed) before all of it was
+    sent, or there is no such batch.
     """
     with _errors(), Working("looks for its members"):
-        found = _batches(ctx).batch(batch_id, look=look)
+        found = _batches(ctx).batch(_batches(ctx).find(batch_id), look=look)
     inside = [other for other in found.others if other.state == "batch"]
-    status = FOUND if found.missing or any(batch.stuck for batch in inside) else FINE
+    is_stuck = found.missing or found.left or any(batch.stuck for batch in inside)
+    status = FOUND if is_stuck else FINE
     if as_json:
         say_json(found.to_dict())
         return status
     for line in lines_of(found):
         click.echo("\n".join(folded(line)))
-    quoted = shlex.quote(shown(batch_id))
+    quoted = shlex.quote(shown(found.status.id))
     if found.status.state is State.SENDING:
-        dead = "if its producer is dead: Batch.load(id).resume(members), or"
-        click.echo(f"  -> {dead} {command_of(ctx)}batches resend {quoted} --close", err=True)
+        dead = "" if found.left else "if its producer is dead: "
+        key = shown(found.status.key)
+        again = f"run it again with the key {key!r}" if key else "Batch.load(id).resume(members)"
+        command = f"{command_of(ctx)}batches resend {quoted} --close"
+        click.echo(f"  -> {dead}{again}, or, if it has all of its members: {command}", err=True)
     elif status == FOUND:
         click.echo(f"  -> {command_of(ctx)}batches resend {quoted}", err=True)
     elif found.status.finished is None and not look:
@@ -135,7 +152,7 @@ def resend(
     celery_graceful ends as its result says. Exits with 1 if some were left alone, or given up.
     """
     said: list[Resent] = []
-    for batch_id in batch_ids:
+    for batch_id in _ids(ctx, batch_ids):
         with Working("looks for its members"):
             try:
                 done = _batches(ctx).resend(
@@ -153,7 +170,7 @@ def resend(
 
 
 @batches.command(cls=Command)
-@click.argument("batch_id")
+@ID
 @click.argument("name", type=click.Choice(CALLBACKS))
 @JSON
 @click.option("--force", is_flag=True, help="Also if it runs: it runs twice then.")
@@ -164,7 +181,8 @@ def callback(ctx: click.Context, batch_id: str, name: str, as_json: bool, force:
     Not while a worker runs it: its work would be done twice.
     """
     with _errors():
-        return say_done([_batches(ctx).callback(batch_id, name, force=force)], as_json)
+        found = _batches(ctx).find(batch_id)
+        return say_done([_batches(ctx).callback(found, name, force=force)], as_json)
 
 
 @batches.command(cls=Command)
@@ -174,6 +192,7 @@ def callback(ctx: click.Context, batch_id: str, name: str, as_json: bool, force:
 @click.pass_context
 def complete(ctx: click.Context, batch_ids: Sequence[str], yes: bool, as_json: bool) -> int:
     """End batches by force: members that have not ended have failed."""
+    batch_ids = _ids(ctx, batch_ids)
     _ask(ctx, batch_ids, "End {batches} by force, {members} of which have failed then?", yes)
     with _errors():
         return say_done(map(_batches(ctx).complete, batch_ids), as_json)
@@ -186,6 +205,7 @@ def complete(ctx: click.Context, batch_ids: Sequence[str], yes: bool, as_json: b
 @click.pass_context
 def drop(ctx: click.Context, batch_ids: Sequence[str], yes: bool, as_json: bool) -> int:
     """Forget batches. Their members run on, and no callback is sent."""
+    batch_ids = _ids(ctx, batch_ids)
     _ask(ctx, batch_ids, "Forget {batches} with {members} pending, and send no callback?", yes)
     with _errors():
         return say_done(map(_batches(ctx).drop, batch_ids), as_json)
@@ -194,13 +214,17 @@ def drop(ctx: click.Context, batch_ids: Sequence[str], yes: bool, as_json: bool)
 def _ask(ctx: click.Context, batch_ids: Sequence[str], question: str, yes: bool) -> None:
     """Ask, if any of them is there."""
     found = []
-    for batch_id in dict.fromkeys(batch_ids):
+    for batch_id in batch_ids:
         with suppress(UnknownBatch):
             found.append(_batches(ctx).batch(batch_id).status)
     if found:
         batches = counted(len(found), "batch", "batches")
         members = counted(sum(status.pending for status in found), "member")
         ask(question.format(batches=batches, members=members), yes)
+
+
+def _ids(ctx: click.Context, named: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(map(_batches(ctx).find, named)))
 
 
 def _batches(ctx: click.Context) -> Batches:
@@ -235,13 +259,15 @@ def lines_of(found: Standing) -> Iterator[str]:
     """What is printed of one of them."""
     found = shown(found)
     status = found.status
-    yield _line(status)
+    yield _line(found)
     for name, state in status.callbacks.items():
         yield f"  {name}: {state}"
     for name in ("created", "moved", "finished"):
         at = getattr(status, name)
         if at is not None:
             yield f"  {name}: {moment(utc(at))}"
+    if found.left or (status.state is State.SENDING and status.heard and not status.parent):
+        yield f"  producer: {_producer(found)}"
     if status.properties:
         yield f"  properties: {status.properties}"
     for one in found.missing:
@@ -259,8 +285,16 @@ def lines_of(found: Standing) -> Iterator[str]:
         yield f"  and {more} more that are pending"
 
 
-def _line(status: Status) -> str:
-    status = shown(status)
+def _producer(found: Standing) -> str:
+    heard = found.status.heard
+    if heard is None:
+        return "has failed, or was stopped: nobody sends the rest"
+    at = moment(utc(heard))
+    return f"not heard of since {at}: nobody sends the rest" if found.left else f"heard of at {at}"
+
+
+def _line(found: Standing) -> str:
+    status = shown(found.status)
     parts: list[Any] = [
         f"{status.pending} of {status.total} pending",
         f"{status.succeeded} succeeded",
@@ -273,4 +307,5 @@ def _line(status: Status) -> str:
     named = ", ".join(filter(None, (status.key, status.description)))
     said = f"  {named}" if named else ""
     state = f"{status.state.value}{kind}"
+    parts += ["left by its producer"] * found.left
     return f"{moment(utc(status.moved))}  {status.id}  {state}: {', '.join(parts)}{said}{inside}"

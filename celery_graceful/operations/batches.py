@@ -94,17 +94,20 @@ class Standing(Record):
         others: Where some of the other pending ones are, where they were looked for; else batches
             inside of it that miss something.
         failed: Members that have failed: twenty of them at most, in no order.
+        left: Nobody sends the rest of it: its producer has died, or failed.
     """
 
     status: Status
     missing: tuple[MissingMember, ...]
     others: tuple[Why, ...] = ()
     failed: tuple[FailedMember, ...] = ()
+    left: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The names of the status, and ``missing_``, ``other_`` and ``failed_members``."""
         return {
             **self.status.summary(),
+            "left": self.left,
             "missing_members": [one.to_dict() for one in self.missing],
             "other_members": [one.to_dict() for one in self.others],
             "failed_members": [one.to_dict() for one in self.failed],
@@ -172,7 +175,8 @@ class Batches:
     def unfinished(self) -> list[Standing]:
         """Those that have not ended, that which has stood still for longest first."""
         remedies = self._remedies()
-        return [self._standing(remedies, one) for one in remedies.unfinished()]
+        now = remedies.ledger.now()
+        return [self._standing(remedies, one, now) for one in remedies.unfinished()]
 
     def with_failures(self) -> list[Standing]:
         """Those of which members have failed, that which has stood still for longest first.
@@ -182,7 +186,13 @@ class Batches:
         """
         remedies = self._remedies()
         found = remedies.ledger.statuses(remedies.ledger.with_failures())
-        return [self._standing(remedies, one) for one in sorted(found, key=lambda s: s.moved)]
+        now = remedies.ledger.now()
+        return [self._standing(remedies, one, now) for one in sorted(found, key=lambda s: s.moved)]
+
+    def find(self, named: str) -> str:
+        """Id of the batch of that id, or else of that key; what was given, if there is none."""
+        ledger = self._remedies().ledger
+        return named if ledger.state(named) else ledger.of_key(named) or named
 
     def batch(self, batch_id: str, *, look: bool = False) -> Standing:
         """One of them.
@@ -201,8 +211,10 @@ class Batches:
             others = tuple(islice(self._others(remedies, batch_id, missing), MOST))
             status = remedies.ledger.status(batch_id)
             named = _missing(remedies, batch_id, missing)
-            return Standing(status, named, others, _failed(remedies, status))
-        found = self._standing(remedies, remedies.ledger.status(batch_id))
+            left = status.is_left(remedies.ledger.now())
+            return Standing(status, named, others, _failed(remedies, status), left)
+        status = remedies.ledger.status(batch_id)
+        found = self._standing(remedies, status, remedies.ledger.now())
         kids = _in_need_first(remedies.ledger, {*remedies.ledger.kids(batch_id)})
         return replace(found, others=tuple(_where(one) for one in kids[:MOST] if one.missing))
 
@@ -314,10 +326,11 @@ class Batches:
             return Done(batch_id, False, str(exc))
         return Done(batch_id, True, said)
 
-    def _standing(self, remedies: Remedies, status: Status) -> Standing:
+    def _standing(self, remedies: Remedies, status: Status, now: float) -> Standing:
         missing = tuple(noted(remedies.ledger, status.id)) if status.missing else ()
         named = _missing(remedies, status.id, missing)
-        return Standing(status, named, failed=_failed(remedies, status))
+        failed = _failed(remedies, status)
+        return Standing(status, named, failed=failed, left=status.is_left(now))
 
     def _others(
         self, remedies: Remedies, batch_id: str, missing: Sequence[Missing]

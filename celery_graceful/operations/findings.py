@@ -61,6 +61,7 @@ def findings_of(
     waiting: Waiting = _NONE,
     unconsumed: Mapping[str, int] = _NOWHERE,
     without_claims: int = 0,
+    batches_left: Sequence[str] = (),
     late: Late = _NOTHING,
     unknown: Unknown = _NOBODY,
     rabbit_away: str = "",
@@ -78,6 +79,7 @@ def findings_of(
         waiting: What was set aside for a worker that knows its task.
         unconsumed: Messages that wait in queues that none of the workers consumes.
         without_claims: Messages that were taken by workers without claims.
+        batches_left: Batches whose producer has died, and which nobody sends the rest of.
         late: What has died, or was cut off, within the last minutes.
         unknown: Who answers, where that was asked: no worker is known, or some are without claims.
         rabbit_away: Why RabbitMQ does not answer, where workers are known.
@@ -131,6 +133,10 @@ def findings_of(
     if batches_missing:
         named = _count(len(batches_missing), "batch", "batches")
         yield Finding(f"{named} with missing members", "batches list --missing")
+    if batches_left:
+        named = _count(len(batches_left), "batch", "batches")
+        what = f"{named} sent in part by a producer that has died, or failed"
+        yield Finding(what, "batches list --left")
     if workers:  # the last: there may be many of them
         for queue, count in unconsumed.items():
             what = f"{_count(count, 'message')} in the queue {queue}, which none of these consumes"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from celery_graceful.batches.findings import lacking
+from celery_graceful.batches.findings import InNeed, in_need
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.claims.claimant import node_of
 from celery_graceful.history.entry import What
@@ -89,7 +89,7 @@ class Operations:
         workers = tuple(workers_of(stores, self._settings))
         dead = tuple(dead_of(stores))
         quarantined = sum(map(count, stores.workers))
-        missing = tuple(_missing(stores))
+        missing, left = _in_need(stores)
         waiting = waiting_of(stores)
         replicas, no_writes = writable(stores)
         without = count_taken(self.app, stores) if self._settings.reliable_fetch else 0
@@ -104,6 +104,7 @@ class Operations:
             no_writes=no_writes,
             replicas=replicas,
             waiting=waiting,
+            batches_left=left,
             unconsumed=unconsumed(self.app, stores, workers),
             without_claims=without,
             late=of_late(stores, RECENT),
@@ -111,7 +112,8 @@ class Operations:
             rabbit_away=why_rabbit_away(self.app) if workers else "",
         )
         tasks = dict(waiting.seen + waiting.unseen)
-        return Status(utc(time.time()), workers, dead, quarantined, missing, tuple(found), tasks)
+        at = utc(time.time())
+        return Status(at, workers, dead, quarantined, missing, tuple(found), tasks, left)
 
     def workers(self) -> list[Worker]:
         """Workers whose lease runs, by name."""
@@ -133,7 +135,7 @@ class Operations:
 
     def batches_missing(self) -> list[str]:
         """Batches that have not ended, and that miss members, as of the last look for them."""
-        return _missing(self._stores)
+        return list(_in_need(self._stores).missing)
 
     @property
     def has_claims(self) -> bool:
@@ -387,6 +389,6 @@ def _not_written(why: Sequence[str]) -> str:
     return f"Redis takes no writes: {why[0]}; celery graceful doctor says what mends it"
 
 
-def _missing(stores: Stores) -> list[str]:
+def _in_need(stores: Stores) -> InNeed:
     ledger = BatchLedger(stores.store)
-    return list(lacking(ledger, ledger.stood_still(0)))
+    return in_need(ledger, ledger.stood_still(0))

@@ -228,6 +228,7 @@ class Status(Record):
         findings: What somebody should look at.
         waiting: Tasks whose messages were set aside for a worker that knows them, each with how
             many.
+        batches_left: Batches that nobody sends the rest of: their producer has died, or failed.
     """
 
     at: dt.datetime
@@ -237,6 +238,7 @@ class Status(Record):
     batches_missing: tuple[str, ...]
     findings: tuple[Finding, ...]
     waiting: dict[str, int] = field(default_factory=dict)
+    batches_left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

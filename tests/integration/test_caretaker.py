@@ -17,7 +17,7 @@ from kombu.exceptions import OperationalError
 
 from celery_graceful import Batch, Graceful, GracefulTask
 from celery_graceful.batches import caretaker as caretaker_module
-from celery_graceful.batches import sending
+from celery_graceful.batches import producers, sending
 from celery_graceful.batches.callbacks import made
 from celery_graceful.batches.caretaker import Caretaker
 from celery_graceful.batches.findings import noted
@@ -29,6 +29,7 @@ from celery_graceful.batches.model import Adds, Callback, Due, End, Outcome, Pla
 from celery_graceful.batches.packing import pack
 from celery_graceful.batches.repair import Repair, Repaired
 from celery_graceful.claims.claimant import WORKERS, claims_key, lease_key
+from celery_graceful.operations import Operations
 from celery_graceful.poison.quarantine import Kept, put
 from celery_graceful.settings import Settings
 from celery_graceful.store.app_stores import find_store
@@ -190,6 +191,39 @@ def test_a_producer_may_still_send(shop: Shop) -> None:
     shop.look()
     assert set(shop.missing("b")) == {"one"}
     assert not shop.sent()
+
+
+def test_a_producer_that_has_died_is_said_once(
+    shop: Shop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By all workers together; and once more of the next one."""
+
+    def said() -> list[str]:
+        shop.look(caretaker)
+        shop.look()
+        lines = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return [line for line in lines if "its producer" in line]
+
+    caretaker = shop.caretaker()
+    options = {"ttl": 60, "linger": 60, "key": "May", "description": "invoices"}
+    shop.ledger.create("b", sender="s", **options)  # type: ignore[arg-type]
+    shop.ledger.add("b", [("one", pack(shop.app, shop.graceful.s()))], sender="s")
+    shop.ledger.create("kid", ttl=60, linger=60, parent="b", sender="s", place=Place("1", "s"))
+    assert said() == [], "it was heard of"
+    monkeypatch.setattr(producers, "LEFT_AFTER", 0.0)
+    (line,) = said()
+    assert line.startswith("Batch b (May, invoices) is not complete")
+    assert "was last heard of 0 s ago, with 2 members sent, 2 of them pending" in line
+    assert "Run it again with the key 'May', or cancel or drop it; if those are all of" in line
+    assert line.endswith(": celery graceful batches resend b --close")
+    assert said() == []
+    shop.ledger.begin_sending("b", "t")
+    shop.ledger.still_sends("b", "t", False)
+    (line,) = said()
+    assert "its producer has stopped, with" in line
+    shop.ledger.sent("b")
+    assert said() == []
 
 
 def test_that_a_batch_was_looked_at_is_forgotten_when_nobody_looks_any_more(shop: Shop) -> None:
@@ -429,15 +463,56 @@ class TestFromAShell:
 
     def test_a_producer_that_has_died(self, shop: Shop, command: Callable[..., str]) -> None:
         shop.batch("b", _sent=False, one=shop.graceful.s())
-        assert "sending: 1 of 1 pending" in command("list")
-        for line, status in ((["show", "b"], 0), (["show", "b", "--look"], 1)):
-            hint = command(*line, status=status).splitlines()[-1]
+        assert "sending: 1 of 1 pending" in command("list", status=1)
+        for line in (["show", "b"], ["show", "b", "--look"]):
+            hint = command(*line, status=1).splitlines()[-1]
             assert hint.endswith("batches resend b --close"), line
         assert "--close" in command("resend", "b", status=1)
         assert [headers["id"] for headers in shop.sent()] == ["one"]
         (done,) = json.loads(command("resend", "b", "--close", "--json"))
         assert (done["resent"], done["closed"], done["sending"]) == (["one"], True, False)
         assert shop.ledger.status("b").state == "sent"
+
+    def test_whether_a_producer_lives(
+        self, shop: Shop, command: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shop.batch("sent", one=shop.graceful.s())
+        shop.ledger.create("b", ttl=60, linger=60, sender="s", key="May")
+        assert "left by" not in command("list")
+        assert command("list", "--left").strip() == "no producer has left one"
+        shown = command("show", "b").splitlines()
+        assert any(line.startswith("  producer: heard of at ") for line in shown)
+        assert "if its producer is dead: run it again with the key 'May', or, if" in shown[-1]
+        (alive,) = json.loads(command("show", "b", "--json").join("[]"))
+        assert (alive["left"], alive["heard"] > 0) == (False, True)
+        monkeypatch.setattr(producers, "LEFT_AFTER", 0.0)
+        assert "not heard of since" in command("show", "b", status=1)
+        shop.ledger.still_sends("b", "s", False)
+        monkeypatch.undo()
+        assert "producer: has failed" in command("show", "b", status=1)
+        assert "  -> run it again" in command("show", "b", status=1)
+        listed = command("list", status=1)
+        assert listed.count("left by its producer") == 1
+        (left,) = json.loads(command("list", "--left", "--json", status=1))
+        assert (left["id"], left["left"], left["heard"]) == ("b", True, None)
+        assert json.loads(command("list", "--missing", "--json")) == []
+        (told,) = (f for f in Operations(shop.app).status().findings if "batches" in f.mend)
+        assert (told.what[:17], told.mend) == ("1 batch sent in p", "batches list --left")
+        assert Operations(shop.app).status().batches_left == ("b",)
+
+    def test_by_its_key(self, shop: Shop, command: Callable[..., str]) -> None:
+        shop.ledger.create("b", ttl=60, linger=60, key="May 5", callbacks={})
+        shop.ledger.create("of key b", ttl=60, linger=60, key="b")
+        shop.ledger.add("b", [("one", pack(shop.app, shop.graceful.s()))])
+        assert json.loads(command("show", "May 5", "--json"))["id"] == "b"
+        assert json.loads(command("show", "b", "--json"))["id"] == "b", "an id goes before a key"
+        assert command("show", "May 5").splitlines()[-1].endswith("batches show b --look")
+        assert "b has no on_success" in command("callback", "May 5", "on_success", status=1)
+        assert "b 1 sent again" in command("resend", "May 5", "b", "--member", "one")
+        assert command("complete", "May 5", "--yes") == "b completed\n"
+        assert command("drop", "May 5", "b", "--yes") == "b dropped\n"
+        assert "there is no batch" in command("show", "May 5", status=1)
+        assert json.loads(command("show", "b", "--json"))["id"] == "of key b"
 
     def test_a_producer_that_has_died_when_all_had_ended(
         self, shop: Shop, command: Callable[..., str]

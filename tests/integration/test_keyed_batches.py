@@ -16,6 +16,7 @@ import pytest
 from celery import Celery
 
 from celery_graceful import Batch, BatchFinished
+from celery_graceful.batches import adding
 from celery_graceful.batches.adding import PATIENCE
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import End, Outcome, State
@@ -24,7 +25,7 @@ from celery_graceful.store.app_stores import find_store
 from tests.conftest import ROOT, RedisDB
 from tests.integration.test_adding_batches import Killed, dies
 from tests.integration.test_batch_sending import ids, make_app, sent, works
-from tests.support.workers import TIMEOUT
+from tests.support.workers import TIMEOUT, wait_until
 
 KEY = "invoices 2026-05"
 NAMED = f"graceful:batches:named:{KEY}"
@@ -102,6 +103,65 @@ def test_it_goes_on_where_a_producer_died(app: Celery, redis_db: RedisDB) -> Non
     assert len(messages) == len(set(messages)) == 2 * CHUNK
 
 
+@pytest.mark.parametrize(
+    ("again", "gone", "new"),
+    [
+        ([-1, *range(2 * CHUNK)], 2 * CHUNK, 2 * CHUNK + 1),
+        ([*range(7), *range(8, 2 * CHUNK)], 2 * CHUNK - 7, 2 * CHUNK - 8),
+        ([*range(2 * CHUNK)][::-1], 2 * CHUNK, 2 * CHUNK),
+        ([*range(2 * CHUNK - 1)], 0, 0),
+        ([*range(2 * CHUNK + 1)], 0, 0),
+        ([], 0, 0),
+    ],
+)
+def test_members_that_are_not_those_of_before(
+    app: Celery, caplog: pytest.LogCaptureFixture, again: list[int], gone: int, new: int
+) -> None:
+    """Their ids follow from their places: some run twice, and that is said."""
+    begun(app, range(2 * CHUNK))
+    caplog.clear()
+    work = app.tasks["sending.work"]
+    batch = keyed(app).apply_async(work.s(n) for n in again)
+    said = [one.getMessage() for one in caplog.records if "given again" in one.getMessage()]
+    assert batch.status().total == 2 * CHUNK + new + (len(again) > 2 * CHUNK and not new)
+    if not new:
+        assert said == []
+        return
+    (line,) = said
+    assert f"{gone} members that are registered were not given again, and {new} are new" in line
+
+
+def test_whose_ids_are_their_own_run_once_in_any_order(
+    app: Celery, redis_db: RedisDB, caplog: pytest.LogCaptureFixture
+) -> None:
+    work = app.tasks["sending.work"]
+
+    def members(numbers: list[int]) -> Iterator[Any]:
+        return (work.s(n).set(task_id=f"inv-{n}") for n in numbers)
+
+    def dying() -> Iterator[Any]:
+        yield from members([*range(CHUNK + 3)])
+        raise Killed
+
+    with pytest.raises(Killed):
+        keyed(app).apply_async(dying())
+    keyed(app).apply_async(members([*range(-1, CHUNK + 5)][::-1]))
+    assert sorted(ids(sent(redis_db))) == sorted(f"inv-{n}" for n in range(-1, CHUNK + 5))
+    assert "given again" not in caplog.text
+
+
+def test_what_members_have_added_has_not_to_be_given_again(
+    app: Celery, caplog: pytest.LogCaptureFixture
+) -> None:
+    batch = begun(app, range(CHUNK))
+    ledger = ledger_of(app)
+    ledger.add(batch.id, [("added", b"")], inside="callback:on_failure")
+    ledger.create("inner", ttl=60, linger=60, parent=batch.id, inside="added")
+    keyed(app).apply_async(works(app, range(CHUNK + 1)))
+    assert batch.status().total == CHUNK + 3
+    assert "are registered" not in caplog.text
+
+
 def test_that_was_killed(app: Celery, redis_db: RedisDB) -> None:
     """It has not said so: it is waited for until it must be dead."""
     program = f"""
@@ -126,6 +186,33 @@ def test_that_was_killed(app: Celery, redis_db: RedisDB) -> None:
     assert len(messages) == len(set(messages)) == CHUNK + 2
 
 
+@pytest.mark.parametrize("key", ["", KEY])
+def test_one_that_lives_says_so(app: Celery, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """However slowly its members come; and when it does not send any more."""
+    monkeypatch.setattr(adding, "SAY_EVERY", 0.01)
+    batch = Batch(app=app, key=key)
+
+    def slow() -> Iterator[Any]:
+        begun = batch.status().heard
+        wait_until(lambda: batch.status().heard != begun, "it says that it is alive")
+        yield from works(app, range(CHUNK))
+        raise Killed
+
+    with pytest.raises(Killed):
+        batch.apply_async(slow())
+    status = batch.status()
+    assert (status.state, status.heard, status.is_left(status.moved)) == (
+        State.SENDING,
+        None,
+        True,
+    )
+
+
+def test_one_that_is_brief_has_nothing_to_say(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adding, "meanwhile", None)
+    Batch(app=app).apply_async([app.tasks["sending.work"].s(1)])
+
+
 def test_one_that_lives_is_left_alone(app: Celery, redis_db: RedisDB) -> None:
     """However long it takes."""
     goes_on, is_at_it = threading.Event(), threading.Event()
@@ -145,6 +232,7 @@ def test_one_that_lives_is_left_alone(app: Celery, redis_db: RedisDB) -> None:
                 with pytest.raises(BatchFinished, match="another producer is sending") as refused:
                     keyed(app).apply_async(nothing())
                 assert refused.value.state == "sending"
+                assert f"batch {first.id}: another producer" in str(refused.value)
         finally:
             goes_on.set()
         sending.result(TIMEOUT)

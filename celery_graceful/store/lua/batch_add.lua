@@ -40,6 +40,9 @@ if #messages > 0 then
 end
 if #new > 0 then
   redis.call('SADD', key(id, 'pending'), unpack(new))
+  if ARGV[3] ~= '' then
+    redis.call('HINCRBY', key(id), 'inside', #new)
+  end
 end
 recount(id, before)
 look_at(id)

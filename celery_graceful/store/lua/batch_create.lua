@@ -97,7 +97,10 @@ while above and above ~= '' do
 end
 if parent ~= '' then
   local before = known(parent)
-  redis.call('SADD', key(parent, 'pending'), id)
+  local new = redis.call('SADD', key(parent, 'pending'), id)
+  if place == '' then
+    redis.call('HINCRBY', key(parent), 'inside', new)
+  end
   redis.call('SADD', key(parent, 'kids'), id)
   recount(parent, before)
   look_at(parent)
