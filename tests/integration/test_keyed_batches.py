@@ -186,8 +186,8 @@ def test_that_was_killed(app: Celery, redis_db: RedisDB) -> None:
     assert len(messages) == len(set(messages)) == CHUNK + 2
 
 
-@pytest.mark.parametrize("key", ["", KEY])
-def test_one_that_lives_says_so(app: Celery, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+@pytest.mark.parametrize("key", [None, KEY])
+def test_one_that_lives_says_so(app: Celery, monkeypatch: pytest.MonkeyPatch, key: Any) -> None:
     """However slowly its members come; and when it does not send any more."""
     monkeypatch.setattr(adding, "SAY_EVERY", 0.01)
     batch = Batch(app=app, key=key)
