@@ -108,6 +108,11 @@ class HeldMessage(Request):
         return self.claim is None or self.claim not in self.claim.book.held
 
     @property
+    def tells_a_run(self) -> bool:
+        """Whether it has run, and ended, and is answered as soon as its result is stored."""
+        return self.tells_later and self.started_at is not None
+
+    @property
     def has_left(self) -> bool:
         """Whether it is not ours any more."""
         return self.stage in LEFT
@@ -150,6 +155,10 @@ class HeldMessage(Request):
         if "_check_in" not in self.__dict__:
             self._check_in = outcome.find_check_in(self)
         return self._check_in
+
+    def has_succeeded(self) -> bool:
+        """Whether the child stored the result of its task before it died."""
+        return False
 
     def take_check_in(self) -> CheckIn | None:
         """The same, for who closes it."""

@@ -293,7 +293,7 @@ class Ledger:
             for request in self.open_requests():
                 if request.stage is Stage.HANDED_OVER and (goes_on or request.claim is not None):
                     kept.append(request)
-                elif request.stage in UNBEGUN and not request.tells_later:
+                elif request.stage in UNBEGUN and not request.tells_a_run:
                     request.move(Stage.RELEASED)
                     del self.held[id(request)]
                     if request.claim is not None:

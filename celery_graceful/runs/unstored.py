@@ -7,12 +7,15 @@ child too. And that not the task has failed, but what was to be sent after it, t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from celery.states import FAILURE, SUCCESS
 from kombu.exceptions import OperationalError
 
-__all__ = ["TRACER", "Unstored", "is_tracers", "is_unsent", "sealed", "take", "unstored"]
+__all__ = ["HERE", "TRACER", "Here", "Unstored", "is_tracers", "is_unsent", "sealed", "take"]
+__all__ += ["unstored"]
 
 
 class Unstored(NamedTuple):
@@ -35,6 +38,33 @@ TRACER = "celery_graceful.monitors.tracer", "traced"
 
 #: By the ids of tasks, until their runs are over.
 unstored: dict[str, Unstored] = {}
+
+
+@dataclass
+class Here:
+    """How the end of a task is stored that the main process has to store itself.
+
+    Attributes:
+        keep: What cannot be stored now is stored later; whether it is.
+        is_kept: Nothing is stored any more: it is already, or will be later.
+        is_away: The result backend is away, and is not asked either.
+    """
+
+    keep: Callable[[Unstored], bool]
+    is_kept: bool = False
+    is_away: bool = False
+
+    def is_kept_for_later(self) -> None:
+        """The result backend is away, and that is no matter to its end."""
+        self.is_kept = self.is_away = True
+
+    def is_stored(self) -> None:
+        """The result backend is there again."""
+        self.is_away = False
+
+
+#: Under this name the context of a task has it.
+HERE = "graceful_here"
 
 
 class _Text(str):

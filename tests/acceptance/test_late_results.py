@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
-from celery import Celery, chain, chord
+from celery import chain, chord
 from celery.backends.base import Backend
 from celery.backends.database import DatabaseBackend
 
@@ -19,65 +17,14 @@ from celery_graceful.testing.fake_monitor import FakeMonitor
 from tests.conftest import RabbitVhost
 from tests.servers import RedisServer
 from tests.support.operators import make_app
-from tests.support.workers import Worker, wait_until
-
-#: Celery tries for 19 s by default.
-NO_RETRIES = {"CONF_result_backend_transport_options": "{'retry_policy': {'max_retries': 0}}"}
-
-KEPT = "has ended .*, and that cannot be stored: its message is held"
+from tests.support.results_away import KEPT, Site
+from tests.support.workers import wait_until
 
 POOLS = [
     "prefork",
     "threads",
     *[pytest.param(p, marks=pytest.mark.slow) for p in ("gevent", "solo")],
 ]
-
-
-@dataclass
-class Site:
-    """An app, its broker, and the Redis where its results are."""
-
-    app: Celery
-    results: Any
-    gate: Path
-    env: dict[str, str]
-    #: While Redis is away none is forgotten: Celery would ask it.
-    sent: list[Any] = field(default_factory=list)
-
-    def worker(self, pool: str, **env: str) -> Worker:
-        # One at a time: nothing that waits is handed over while what has ended is held.
-        concurrency = 1 if pool == "solo" else 8
-        env = {**self.env, **NO_RETRIES, **env}
-        return Worker("tests.apps.untold", pool=pool, concurrency=concurrency, env=env)
-
-    def send(self, name: str) -> None:
-        self.sent.append(self.app.send_task(name, [str(self.gate)], task_id=name))
-
-    def state(self, task_id: str) -> str:
-        return str(self.app.backend.get_task_meta(task_id, cache=False)["status"])
-
-    def all_end(self, **states: str) -> None:
-        wait_until(lambda: {each: self.state(each) for each in states} == states, f"{states}", 0.1)
-
-
-@pytest.fixture(params=["redis", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
-def site(
-    request: pytest.FixtureRequest, start_server: Callable[..., RedisServer], tmp_path: Path
-) -> Iterator[Site]:
-    results = start_server(RedisServer, appendonly=True)
-    if request.param == "redis":
-        broker = start_server(RedisServer).url(0)
-    else:
-        broker = request.getfixturevalue("rabbit_vhost").url
-    app = make_app(broker, results.url(0))
-    env = {"BROKER_URL": broker, "RESULT_URL": results.url(0), "GRACE": "60"}
-    if request.param == "rabbitmq":
-        app.conf.graceful_store = results.url(1)
-        env["CONF_graceful_store"] = repr(results.url(1))
-    site = Site(app, results, tmp_path / "go", env)
-    yield site
-    site.sent.clear()
-    app.close()
 
 
 @pytest.mark.parametrize("pool", POOLS)

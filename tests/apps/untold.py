@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+
+from celery import signals
+from celery.exceptions import Reject
 
 from celery_graceful import Graceful, GracefulTask
 from celery_graceful.deliveries import late_results
@@ -60,6 +64,28 @@ def follows(before):
 @app.task(name="fails_then")
 def fails_then(request, exc, traceback):
     say("failed", request.id, repr(exc))
+
+
+@app.task(name="dies")
+def dies(path):
+    ends("dies", path)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(name="rejects", acks_late=True)
+def rejects(path):
+    raise Reject(ends("rejects", path), requeue=False)
+
+
+if "TELLS" in os.environ:
+
+    @signals.task_failure.connect(weak=False)
+    def on_failure(task_id, exception, **_):
+        say("told of failure", task_id, type(exception).__name__)
+
+    @signals.task_revoked.connect(weak=False)
+    def on_revoked(request, **_):
+        say("told of revoked", request.id)
 
 
 @app.task(name="all_done", acks_late=True)
