@@ -279,7 +279,7 @@ class GracefulRequest(StoredHere):
 
     def tells_when_stored(self, end: Any, again: Callable[[], None]) -> bool:
         """Whether its result could not be stored, and its end is told ``again`` when it is."""
-        unstored = take(end)
+        unstored = take(end, self.id)
         return unstored is not None and self.host.late_results.keep(self, unstored, again)
 
     def has_succeeded(self) -> bool:

@@ -165,6 +165,46 @@ def test_what_only_has_begun_or_is_tried_again(pool: str, site: Site) -> None:
     assert worker.count(">> .* started trying") == 1
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_task_that_waits_for_one_that_it_sent_meanwhile(pool: str, site: Site) -> None:
+    """Nobody could listen for its end then; who asks later hears of it."""
+    with site.worker(pool) as worker:
+        worker.ready()
+        site.send("asks")
+        worker.wait_line(">> .* started asks")
+        site.results.kill()
+        site.gate.touch()
+        worker.wait_line(">> .* sent")
+        site.results.start()
+        Path(f"{site.gate} on").touch()
+        site.all_end(asks="SUCCESS")
+        assert site.app.backend.get_result("asks") == "asked for"
+        worker.term()
+        assert worker.wait() == 0
+    assert worker.count(">> .* started asks") == 1
+
+
+def test_a_result_that_only_its_process_can_read(site: Site) -> None:
+    """It is lost, and that is stored: the worker has others."""
+    pickles = {"result_serializer": "pickle", "result_accept_content": ["json", "pickle"]}
+    site.app.conf.update(pickles)
+    settings = {f"CONF_{name}": repr(value) for name, value in pickles.items()}
+    with site.worker("prefork", **settings) as worker:
+        worker.ready()
+        site.send("of_its_own_class")
+        site.send("late")
+        worker.wait_line(">> .* started", 2)
+        site.results.kill()
+        site.gate.touch()
+        worker.wait_line(KEPT, 2)
+        assert worker.count("of_its_own_class came to .SUCCESS. could not .* lost: Attrib") == 1
+        site.results.start()
+        site.all_end(of_its_own_class="FAILURE", late="SUCCESS")
+        assert "Own" in str(site.app.backend.get_result("of_its_own_class"))
+        worker.term()
+        assert worker.wait() == 0
+
+
 @pytest.mark.rabbitmq
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_connection_that_is_lost_meanwhile(

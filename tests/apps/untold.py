@@ -7,6 +7,7 @@ import signal
 
 from celery import signals
 from celery.exceptions import Reject
+from celery.result import allow_join_result
 
 from celery_graceful import Graceful, GracefulTask
 from celery_graceful.deliveries import late_results
@@ -86,6 +87,26 @@ if "TELLS" in os.environ:
     @signals.task_revoked.connect(weak=False)
     def on_revoked(request, **_):
         say("told of revoked", request.id)
+
+
+@app.task(name="of_its_own_class", acks_late=True)
+def of_its_own_class(path):
+    """Its result is of a class that its process alone knows."""
+    global Own
+    Own = type("Own", (), {"__module__": __name__})
+    ends("of_its_own_class", path)
+    return Own()
+
+
+@app.task(name="asks", acks_late=True)
+def asks(path):
+    with allow_join_result():
+        follows.delay("something")  # from now on it listens for what ends
+        ends("asks", path)
+        sent = follows.delay("asked for")
+        say("sent")
+        wait_for_file(f"{path} on")
+        return sent.get(timeout=60)
 
 
 @app.task(name="all_done", acks_late=True)
