@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import states
+from celery.exceptions import BackendStoreError
 from celery.result import result_from_tuple
 from celery.utils.log import get_logger
 
@@ -197,7 +198,8 @@ class LateResults:
         if why is not None and kept.tries < TRIES:
             return kept
         if why is not None:
-            _say_lost(kept, why)
+            with fork_gate:
+                _store_instead(kept, why)
         self._stored.append(kept)
         self._ring_loop()
         return None
@@ -230,8 +232,7 @@ def _store(kept: _Kept) -> str | None:
     request, unstored = kept.request, kept.unstored
     backend = request.task.backend
     try:
-        context = copy(request.context)
-        context.__dict__.pop(HERE, None)
+        context = _context(request)
         context.children[:] = [
             result_from_tuple(one, request.task.app) for one in unstored.children
         ]
@@ -253,11 +254,44 @@ def _store(kept: _Kept) -> str | None:
     except Exception as exc:
         if is_outage(backend, exc):
             return describe(exc)
-        _say_lost(kept, describe(exc))
+        _store_instead(kept, describe(exc))
     else:
         text = "What %s[%s] came to (%s) is stored: the result backend is there again"
         log(logger, logging.WARNING, text, request.name, request.id, unstored.state)
     return None
+
+
+def _store_instead(kept: _Kept, why: str) -> None:
+    """It cannot be stored: that is, once, so that errbacks and those who wait hear of it."""
+    request, unstored = kept.request, kept.unstored
+    if _is_stored(request, unstored.state):
+        text = "What %s[%s] came to (%s) is stored, and what follows that could not be sent: %s"
+        log(logger, logging.ERROR, text, request.name, request.id, unstored.state, why)
+        return
+    instead = BackendStoreError(why, state=unstored.state, task_id=request.id)
+    backend, stores = request.task.backend, unstored.stores
+    try:
+        backend.mark_as_failure(request.id, instead, request=_context(request), store_result=stores)
+    except Exception:
+        if not _is_stored(request, states.FAILURE):
+            _say_lost(kept, why)
+            return
+    text = "What %s[%s] came to (%s) cannot be stored, a FAILURE is in its place: %s"
+    log(logger, logging.ERROR, text, request.name, request.id, unstored.state, why)
+
+
+def _is_stored(request: HeldMessage, state: str) -> bool:
+    try:
+        return bool(request.task.backend.get_task_meta(request.id, cache=False)["status"] == state)
+    except Exception:
+        return False
+
+
+def _context(request: HeldMessage) -> Any:
+    """That of its task, as of one whose end is stored for the first time."""
+    context = copy(request.context)
+    context.__dict__.pop(HERE, None)
+    return context
 
 
 def _what(kept: _Kept) -> str:
