@@ -186,6 +186,14 @@ class HeldMessage(Request):
         if not self.tells_later:
             self.started_at = None
 
+    def tell_later(self) -> None:
+        """Under the lock of the ledger: it has ended, and does not begin any more."""
+        self.tells_later = True
+
+    def tell_now(self) -> None:
+        """What it came to is stored."""
+        self.tells_later = False
+
     def mark_revoked(self) -> None:
         """It runs, and will be told to end."""
         self.told_to_end = True

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from copy import copy
 from typing import Any, NamedTuple
 
@@ -105,9 +105,7 @@ class LateResults:
         Returns:
             Whether ``end`` is called. If not, it ends now.
         """
-        if request.lost or request.stage is not Stage.RUNNING:
-            return False
-        return self._hold(request, unstored, end)
+        return bool(self.keep_if(request, unstored, end, (Stage.RUNNING,)))
 
     def refuses(self, app: Any) -> bool | None:
         """Whether the result backend takes nothing; ``None`` if it does, or cannot be asked.
@@ -119,27 +117,28 @@ class LateResults:
         store = self._find(app)
         return None if store is None else self._ask(store)
 
-    def keep_unbegun(
-        self, request: HeldMessage, unstored: Unstored, end: Callable[[], None]
-    ) -> bool:
-        """As ``keep``; of what the main process ends, which may not have begun."""
-        if request.lost or request.stage not in (Stage.RECEIVED, Stage.RUNNING):
-            return False
-        return self._hold(request, unstored, end)
+    def keep_if(
+        self,
+        request: HeldMessage,
+        unstored: Unstored,
+        end: Callable[[], None],
+        only: Collection[Stage],
+    ) -> bool | None:
+        """As ``keep``, if it stands at one of ``only``; ``None`` if not: nothing is kept then."""
+        if request.lost or request.stage not in only:
+            return None
+        may_end = unstored.refused and len(self._kept) < MOST
+        waits = not request.acknowledged and not (may_end and _is_answered(request))
+        if waits:
+            if not self._ledger.hold(request, only):
+                return None
+            let_go(request)
+        self._append(_Kept(request, unstored, end if waits else None))
+        return waits
 
     def keep_result(self, request: HeldMessage, unstored: Unstored) -> bool:
         """Keep what a task came to that ends now. From any thread; whether it is kept."""
         return self._append(_Kept(request, unstored, None))
-
-    def _hold(self, request: HeldMessage, unstored: Unstored, end: Callable[[], None]) -> bool:
-        may_end = unstored.refused and len(self._kept) < MOST
-        waits = not request.acknowledged and not (may_end and _is_answered(request))
-        if waits:
-            request.tells_later = True
-            self._ledger.put_down(request)
-            let_go(request)
-        self._append(_Kept(request, unstored, end if waits else None))
-        return waits
 
     def _append(self, kept: _Kept) -> bool:
         request, ends = kept.request, kept.end is None
@@ -168,7 +167,7 @@ class LateResults:
         while self._stored:
             kept = self._stored.popleft()
             if kept.end is not None:
-                kept.request.tells_later = False
+                kept.request.tell_now()
                 kept.end()
 
     def _look(self) -> bool:

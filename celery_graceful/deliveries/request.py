@@ -128,7 +128,7 @@ class GracefulRequest(StoredHere):
     def _end_revoked(self, *args: Any, only: Iterable[Stage], dying: bool = False) -> None:
         again = partial(self._end_revoked, *args, only=OPEN, dying=dying)
         with self.ledger.leaving:
-            if self.stage in only and self.keeps_end(TaskRevokedError(args[0]), again):
+            if self.stage in only and self.keeps_end(TaskRevokedError(args[0]), again, only):
                 return
             if self.ledger.close(self, Stage.FINISHED, only=only):
                 self._say_revoked(*args, dying=dying)

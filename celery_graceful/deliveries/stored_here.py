@@ -7,7 +7,7 @@ its message, and it is told when it is stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from billiard.exceptions import Terminated
@@ -18,7 +18,7 @@ from celery.worker.request import Request
 
 from celery_graceful.deliveries.delivery import Delivery
 from celery_graceful.deliveries.handler_errors import LOST, requeues
-from celery_graceful.deliveries.stage import Stage
+from celery_graceful.deliveries.stage import OPEN, Stage
 from celery_graceful.results.outlasting import Outlasting
 from celery_graceful.runs.unstored import HERE, Here, Unstored
 
@@ -34,12 +34,18 @@ class StoredHere(Delivery):
     #: What else was said of its end while that is kept: a hard time limit is told twice.
     _also: Callable[[], None] | None = None
 
-    def keeps_end(self, came_to: BaseException | None, again: Callable[[], None]) -> bool:
+    def keeps_end(
+        self,
+        came_to: BaseException | None,
+        again: Callable[[], None],
+        only: Iterable[Stage] = OPEN,
+    ) -> bool:
         """Whether its end cannot be stored now, and is told ``again`` when it is.
 
         Args:
             came_to: What it ends by; ``None``: that is stored already, or never will be.
             again: Ends it. In the loop.
+            only: Where it has to stand.
         """
         context, late = self.context, self.host.late_results
         if came_to is None or hasattr(context, HERE):
@@ -59,10 +65,14 @@ class StoredHere(Delivery):
         # Of what comes again, the next run is what counts.
         if self.stage is Stage.FINISHED and (self.goes_on or late.keep_result(self, unstored)):
             here.is_kept_for_later()
-        if self.stage not in (Stage.RECEIVED, Stage.RUNNING):
             return False
+        # What a pool has been handed cannot be held: nobody knows whether it has begun.
+        only = set(only) - {Stage.HANDED_OVER}
         here.is_kept_for_later()
-        return late.keep_unbegun(self, unstored, partial(self._tell, here, again))
+        waits = late.keep_if(self, unstored, partial(self._tell, here, again), only)
+        if waits is None:
+            delattr(context, HERE)  # it has begun meanwhile, for one
+        return bool(waits)
 
     def _tell(self, here: Here, again: Callable[[], None]) -> None:
         here.is_stored()

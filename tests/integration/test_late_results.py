@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from celery.backends.base import Backend
 from celery.backends.database import DatabaseBackend
-from celery.exceptions import BackendStoreError
-from celery.states import FAILURE, SUCCESS
+from celery.exceptions import BackendStoreError, TaskRevokedError
+from celery.states import FAILURE, REVOKED, SUCCESS
 
 from celery_graceful.deliveries import late_results as module
 from celery_graceful.deliveries.late_results import LateResults
+from celery_graceful.deliveries.stage import UNBEGUN
 from celery_graceful.runs.unstored import Unstored
 from tests.servers import RedisServer
 from tests.support.held import Held, held
@@ -102,6 +103,18 @@ def test_one_that_cannot_be_stored_keeps_no_other_and_is_given_up(
         wait_until(partial(keeper.is_stored, name), f"{name} is stored")
     wait_until(lambda: keeper.have_ended(*names), "all have ended")
     assert caplog.text.count(LOST) == 1
+
+
+def test_what_is_revoked_and_held_does_not_begin(keeper: Keeper) -> None:
+    """Nor is what has begun meanwhile held as if it had not: a thread may, at any time."""
+    revoked = Unstored(REVOKED, TaskRevokedError("revoked"), None, [], True, False)
+    waits, runs = keeper.bench.deliver("waits", runs=False), keeper.bench.deliver("runs")
+    assert keeper.late.keep_if(waits, revoked, partial(keeper.ended.append, "waits"), UNBEGUN)
+    assert keeper.late.keep_if(runs, revoked, partial(keeper.ended.append, "runs"), UNBEGUN) is None
+    assert not waits.begin()
+    assert waits.revoked()
+    wait_until(lambda: keeper.have_ended("waits"), "it has ended")
+    assert keeper.bench.app.AsyncResult("waits").state == REVOKED
 
 
 @pytest.fixture
