@@ -62,7 +62,7 @@ class Delivery(MemberEnd):
                 after a lost connection for one.
         """
         with self.ledger.lock:
-            if self.stage not in UNBEGUN:
+            if self.stage not in UNBEGUN or self.tells_later:
                 return False
             self.stage = Stage.RUNNING
         self.started_at = time.monotonic() if at is None else at

@@ -108,6 +108,11 @@ class HeldMessage(Request):
         return self.claim is None or self.claim not in self.claim.book.held
 
     @property
+    def tells_a_run(self) -> bool:
+        """Whether it has run, and ended, and is answered as soon as its result is stored."""
+        return self.tells_later and self.started_at is not None
+
+    @property
     def has_left(self) -> bool:
         """Whether it is not ours any more."""
         return self.stage in LEFT
@@ -151,6 +156,10 @@ class HeldMessage(Request):
             self._check_in = outcome.find_check_in(self)
         return self._check_in
 
+    def has_succeeded(self) -> bool:
+        """Whether the child stored the result of its task before it died."""
+        return False
+
     def take_check_in(self) -> CheckIn | None:
         """The same, for who closes it."""
         found, self._check_in = self.check_in, None
@@ -176,6 +185,14 @@ class HeldMessage(Request):
         self.stage = Stage.RECEIVED
         if not self.tells_later:
             self.started_at = None
+
+    def tell_later(self) -> None:
+        """Under the lock of the ledger: it has ended, and does not begin any more."""
+        self.tells_later = True
+
+    def tell_now(self) -> None:
+        """What it came to is stored."""
+        self.tells_later = False
 
     def mark_revoked(self) -> None:
         """It runs, and will be told to end."""

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from copy import copy
 from typing import Any, NamedTuple
 
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import states
+from celery.exceptions import BackendStoreError
 from celery.result import result_from_tuple
 from celery.utils.log import get_logger
 
@@ -24,9 +27,10 @@ from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.stage import Stage
 from celery_graceful.deliveries.untold_ends import takes_no_writes
 from celery_graceful.results.outlasting import is_outage
-from celery_graceful.runs.unstored import Unstored
+from celery_graceful.runs.unstored import HERE, Unstored
 from celery_graceful.store.app_stores import results_store
-from celery_graceful.store.store import Store, fork_gate
+from celery_graceful.store.rights import why_no_writes
+from celery_graceful.store.store import Store, StoreAway, StoreIsReplica, fork_gate
 from celery_graceful.system import native
 from celery_graceful.system.describe import describe
 from celery_graceful.system.log_thread import log
@@ -49,6 +53,10 @@ MOST = 1000
 _WAITS = "its message is held until it is"
 _ENDS = "it is stored later, if this worker lives as long"
 _LOST = "it is lost, there are too many"
+
+
+#: What is nowhere else in the log while it is kept.
+_DEATHS = (WorkerLostError, TimeLimitExceeded)
 
 
 class _Kept(NamedTuple):
@@ -83,6 +91,7 @@ class LateResults:
         self._count = 0  # of what was stored
         self._looking = Repeating(self._look, LOOK_AGAIN, "graceful-late-results")
         self._store: Store | None = None
+        self._refuses: bool | None = None  # as it was when it was asked last
         self._ends = False
 
     def keep(self, request: HeldMessage, unstored: Unstored, end: Callable[[], None]) -> bool:
@@ -96,24 +105,53 @@ class LateResults:
         Returns:
             Whether ``end`` is called. If not, it ends now.
         """
-        if request.lost or request.stage is not Stage.RUNNING:
-            return False
-        waits = not request.acknowledged and not (unstored.refused and _is_answered(request))
+        return bool(self.keep_if(request, unstored, end, (Stage.RUNNING,)))
+
+    def refuses(self, app: Any) -> bool | None:
+        """Whether the result backend takes nothing; ``None`` if it does, or cannot be asked.
+
+        Where it does not, whether the server itself says so: else it is away.
+        """
+        if self._kept and self._refuses is not None:
+            return self._refuses  # known until the next look
+        store = self._find(app)
+        return None if store is None else self._ask(store)
+
+    def keep_if(
+        self,
+        request: HeldMessage,
+        unstored: Unstored,
+        end: Callable[[], None],
+        only: Collection[Stage],
+    ) -> bool | None:
+        """As ``keep``, if it stands at one of ``only``; ``None`` if not: nothing is kept then."""
+        if request.lost or request.stage not in only:
+            return None
+        may_end = unstored.refused and len(self._kept) < MOST
+        waits = not request.acknowledged and not (may_end and _is_answered(request))
         if waits:
-            request.tells_later = True
-            self._ledger.put_down(request)
+            if not self._ledger.hold(request, only):
+                return None
             let_go(request)
+        self._append(_Kept(request, unstored, end if waits else None))
+        return waits
+
+    def keep_result(self, request: HeldMessage, unstored: Unstored) -> bool:
+        """Keep what a task came to that ends now. From any thread; whether it is kept."""
+        return self._append(_Kept(request, unstored, None))
+
+    def _append(self, kept: _Kept) -> bool:
+        request, ends = kept.request, kept.end is None
         with self._lock:
-            is_lost = not waits and len(self._kept) >= MOST
+            is_lost = ends and len(self._kept) >= MOST
             if not is_lost:
-                self._kept.append(_Kept(request, unstored, end if waits else None))
-        later = _WAITS if waits else _ENDS
+                self._kept.append(kept)
         text = "%s[%s] has ended (%s), and that cannot be stored: %s"
-        told = _LOST if is_lost else later
-        log(logger, logging.WARNING, text, request.name, request.id, unstored.state, told)
+        told = _LOST if is_lost else _ENDS if ends else _WAITS
+        log(logger, logging.WARNING, text, request.name, request.id, _what(kept), told)
         if not is_lost:
             self._looking.begin()
-        return waits
+        return not is_lost
 
     def end(self, seconds: float) -> None:
         """The worker ends: store what can be, in up to ``seconds``."""
@@ -129,7 +167,7 @@ class LateResults:
         while self._stored:
             kept = self._stored.popleft()
             if kept.end is not None:
-                kept.request.tells_later = False
+                kept.request.tell_now()
                 kept.end()
 
     def _look(self) -> bool:
@@ -159,15 +197,28 @@ class LateResults:
         if why is not None and kept.tries < TRIES:
             return kept
         if why is not None:
-            _say_lost(kept, why)
+            with fork_gate:
+                _store_instead(kept, why)
         self._stored.append(kept)
         self._ring_loop()
         return None
 
     def _takes_writes(self, app: Any) -> bool:
         """Whether it is worth trying: Celery would wait for 19 s, and log twenty lines."""
+        store = self._find(app)
+        self._refuses = None if store is None else self._ask(store)
+        return self._refuses is None
+
+    def _find(self, app: Any) -> Store | None:
         self._store = self._store or results_store(app)
-        return self._store is None or not takes_no_writes(self._store)
+        return self._store
+
+    def _ask(self, store: Store) -> bool | None:
+        try:
+            refusal = why_no_writes(store)
+        except StoreAway:
+            return False
+        return None if refusal is None else not isinstance(refusal, StoreIsReplica)
 
 
 def _is_answered(request: HeldMessage) -> bool:
@@ -180,11 +231,16 @@ def _store(kept: _Kept) -> str | None:
     request, unstored = kept.request, kept.unstored
     backend = request.task.backend
     try:
-        context = request.context
+        context = _context(request)
         context.children[:] = [
             result_from_tuple(one, request.task.app) for one in unstored.children
         ]
-        if unstored.state == states.SUCCESS:
+        if isinstance(unstored.result, WorkerLostError) and request.has_succeeded():
+            return None  # the child had stored that before it died
+        if unstored.state == states.REVOKED:
+            (reason,) = unstored.result.args
+            backend.mark_as_revoked(request.id, reason, context, unstored.stores)
+        elif unstored.state == states.SUCCESS:
             backend.mark_as_done(request.id, unstored.result, context, unstored.stores)
         else:
             backend.mark_as_failure(
@@ -197,11 +253,49 @@ def _store(kept: _Kept) -> str | None:
     except Exception as exc:
         if is_outage(backend, exc):
             return describe(exc)
-        _say_lost(kept, describe(exc))
+        _store_instead(kept, describe(exc))
     else:
         text = "What %s[%s] came to (%s) is stored: the result backend is there again"
         log(logger, logging.WARNING, text, request.name, request.id, unstored.state)
     return None
+
+
+def _store_instead(kept: _Kept, why: str) -> None:
+    """It cannot be stored: that is, once, so that errbacks and those who wait hear of it."""
+    request, unstored = kept.request, kept.unstored
+    if _is_stored(request, unstored.state):
+        text = "What %s[%s] came to (%s) is stored, and what follows that could not be sent: %s"
+        log(logger, logging.ERROR, text, request.name, request.id, unstored.state, why)
+        return
+    instead = BackendStoreError(why, state=unstored.state, task_id=request.id)
+    backend, stores = request.task.backend, unstored.stores
+    try:
+        backend.mark_as_failure(request.id, instead, request=_context(request), store_result=stores)
+    except Exception:
+        if not _is_stored(request, states.FAILURE):
+            _say_lost(kept, why)
+            return
+    text = "What %s[%s] came to (%s) cannot be stored, a FAILURE is in its place: %s"
+    log(logger, logging.ERROR, text, request.name, request.id, unstored.state, why)
+
+
+def _is_stored(request: HeldMessage, state: str) -> bool:
+    try:
+        return bool(request.task.backend.get_task_meta(request.id, cache=False)["status"] == state)
+    except Exception:
+        return False
+
+
+def _context(request: HeldMessage) -> Any:
+    """That of its task, as of one whose end is stored for the first time."""
+    context = copy(request.context)
+    context.__dict__.pop(HERE, None)
+    return context
+
+
+def _what(kept: _Kept) -> str:
+    state, result = kept.unstored.state, kept.unstored.result
+    return f"{state}: {result!r}" if isinstance(result, _DEATHS) else state
 
 
 def _say_lost(kept: _Kept, why: str) -> None:

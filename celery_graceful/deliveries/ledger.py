@@ -171,6 +171,15 @@ class Ledger:
             request.claim.book.running.put_down(request.claim)
         self.changed()
 
+    def hold(self, request: HeldMessage, only: Iterable[Stage]) -> bool:
+        """It has ended, if it stands at one of ``only``, and is held until that is stored."""
+        with self.lock:
+            if request.stage not in only:
+                return False
+            request.tell_later()
+        self.put_down(request)
+        return True
+
     def not_handed_over(self, request: HeldMessage) -> bool:
         """The pool has it no more, and has not begun with it. False: it has left already."""
         with self.lock:
@@ -293,7 +302,7 @@ class Ledger:
             for request in self.open_requests():
                 if request.stage is Stage.HANDED_OVER and (goes_on or request.claim is not None):
                     kept.append(request)
-                elif request.stage in UNBEGUN and not request.tells_later:
+                elif request.stage in UNBEGUN and not request.tells_a_run:
                     request.move(Stage.RELEASED)
                     del self.held[id(request)]
                     if request.claim is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal as _signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -17,13 +17,13 @@ from celery_graceful.batches.model import Outcome
 from celery_graceful.batches.skipped_or_replaced import LeftOut, Why
 from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.deliveries.custom_strategies import has_own_strategy
-from celery_graceful.deliveries.delivery import Delivery
 from celery_graceful.deliveries.exc_info import as_failure, as_lost, how_it_died, raised
 from celery_graceful.deliveries.handler_errors import LOST, let_go, put_right, requeues, say
 from celery_graceful.deliveries.member_end import outcome_of
 from celery_graceful.deliveries.moments import enter
 from celery_graceful.deliveries.requeue import NotTaken
 from celery_graceful.deliveries.stage import LEFT, OPEN, UNBEGUN, Stage
+from celery_graceful.deliveries.stored_here import StoredHere
 from celery_graceful.deliveries.worker_services import WorkerServices
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.history.entry import What
@@ -45,8 +45,11 @@ _TO_THE_TAIL = (str(InterruptReason.RUN_TIME), str(InterruptReason.STORE_AWAY))
 #: What a task ends by whose process was ended.
 _DEATHS = (*LOST, Terminated)
 
+#: What is said of what was told to end, and has.
+_TERMINATED = ("terminated", True, _signal.SIGTERM, False)
 
-class GracefulRequest(Delivery):
+
+class GracefulRequest(StoredHere):
     """A delivery that can be given back at any time and ends once.
 
     Celery derives a class from this one for each task; ``__init_subclass__`` puts the checks
@@ -71,7 +74,7 @@ class GracefulRequest(Delivery):
         """Asked before anything is started: also where a drain stops a request."""
         if self.stage is Stage.HANDED_OVER and not self.by_others:
             return False  # it was asked a moment ago, and there is no way back
-        if self.stage in LEFT:
+        if self.stage in LEFT or self.tells_later:
             return True
         if super().revoked():
             return True
@@ -119,15 +122,23 @@ class GracefulRequest(Delivery):
 
     def tell_revoked(self) -> None:
         """It was told to end, and has ended."""
-        self._say_revoked("terminated", True, _signal.SIGTERM, False)
+        self.keeps_end(TaskRevokedError(_TERMINATED[0]), _nothing)  # not its message
+        self._say_revoked(*_TERMINATED)
+
+    def _end_revoked(self, *args: Any, only: Iterable[Stage], dying: bool = False) -> None:
+        again = partial(self._end_revoked, *args, only=OPEN, dying=dying)
+        with self.ledger.leaving:
+            if self.stage in only and self.keeps_end(TaskRevokedError(args[0]), again, only):
+                return
+            if self.ledger.close(self, Stage.FINISHED, only=only):
+                self._say_revoked(*args, dying=dying)
 
     def drop_cancelled(self) -> None:
         """Its batch was cancelled; what a pool has been handed asks by itself before it begins."""
         if self.tells_later:
             return
-        with self.ledger.leaving:
-            if self.ledger.close(self, Stage.FINISHED, only=(Stage.RECEIVED,)):
-                self._say_revoked("its batch was cancelled", False, None, False)
+        args = ("its batch was cancelled", False, None, False)
+        self._end_revoked(*args, only=(Stage.RECEIVED,))
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         """Celery's, in ``revoked``, in ``terminate``, and of what a pool says has ended.
@@ -135,15 +146,17 @@ class GracefulRequest(Delivery):
         First of all nobody else can have it begin or end: telling all takes a while, in which
         threads and greenlets do.
         """
-        dying = self.stage is Stage.RUNNING
-        with self.ledger.leaving:
-            if terminated:
-                ours = self.stage not in OPEN or self.ledger.finish(self)
-            else:
-                only = OPEN if self.by_others else UNBEGUN
-                ours = self.ledger.close(self, Stage.FINISHED, only=only)
-            if ours:
-                self._say_revoked(reason, terminated, signum, expired, dying=dying)
+        if self.tells_later:
+            return
+        args, dying = (reason, terminated, signum, expired), self.stage is Stage.RUNNING
+        if not terminated:
+            self._end_revoked(*args, only=OPEN if self.by_others else UNBEGUN, dying=dying)
+        elif self.stage not in OPEN:
+            self._say_revoked(*args, dying=dying)
+        elif self.lost:
+            self.ledger.drop_lost(self)
+        else:
+            self._end_revoked(*args, only=OPEN, dying=dying)
 
     def _say_revoked(self, *args: Any, dying: bool = False) -> None:
         self.comes_to(Outcome.REVOKED)
@@ -165,6 +178,10 @@ class GracefulRequest(Delivery):
     def on_timeout(self, soft: bool, timeout: float) -> None:
         if soft:
             super().on_timeout(soft, timeout)
+        elif self.tells_later:
+            self._also = partial(self.on_timeout, soft, timeout)
+        elif self.keeps_end(TimeLimitExceeded(timeout), partial(self.on_timeout, soft, timeout)):
+            pass
         elif self.has_ended():
             self.comes_to(Outcome.FAILED)
             try:
@@ -210,9 +227,10 @@ class GracefulRequest(Delivery):
             self.ledger.drop_lost(self)
             if not isinstance(exc, _DEATHS):
                 self.ledger.post_mortems.outlived(self)
+        elif self.tells_later:
+            self._also = partial(self.on_failure, exc_info, send_failed_event, return_ok)
         elif self.told_to_end and isinstance(exc, (TaskInterrupted, *_DEATHS)):
-            if self.ledger.finish(self):
-                self.tell_revoked()
+            self._end_revoked(*_TERMINATED, only=OPEN)
         elif isinstance(exc, TaskInterrupted):
             tail = exc.reason in _TO_THE_TAIL
             self._on_interrupted(exc.started, exc.reason, exc.where, tail=tail)
@@ -233,10 +251,14 @@ class GracefulRequest(Delivery):
         exc, keep = raised(exc_info), self.host.untold.keep
         if keep(self, exc, beside_task=not return_ok or is_unsent(exc_info)):
             return
-        if not self.has_ended():
-            return
         if isinstance(exc, LeftOut) and exc.why is Why.CANCELLED:
-            self._say_revoked(exc.why.value, False, None, False)
+            self._end_revoked(exc.why.value, False, None, False, only=OPEN)
+            return
+        came_to = self.stored_for(raised(as_lost(exc_info)), return_ok)
+        fail = partial(self._fail_later, exc_info, send_failed_event, return_ok)
+        if self.keeps_end(came_to, fail):
+            return
+        if not self.has_ended():
             return
         self.comes_to(None if self._already_cancelled else outcome_of(exc))
         try:
@@ -251,9 +273,13 @@ class GracefulRequest(Delivery):
         finally:
             self.write_end()
 
+    def _fail_later(self, *args: Any) -> None:
+        with self.ledger.leaving:
+            self._fail(*args)
+
     def tells_when_stored(self, end: Any, again: Callable[[], None]) -> bool:
         """Whether its result could not be stored, and its end is told ``again`` when it is."""
-        unstored = take(end)
+        unstored = take(end, self.id)
         return unstored is not None and self.host.late_results.keep(self, unstored, again)
 
     def has_succeeded(self) -> bool:
@@ -263,7 +289,7 @@ class GracefulRequest(Delivery):
     def _success_was_stored(self) -> Any:
         """Celery asks since 5.7, when a child is lost, whether its task had succeeded before."""
         ask = getattr(super(), "_success_was_stored", None)
-        stored = None if ask is None else ask()
+        stored = None if ask is None or self.asks_nothing else ask()
         self.is_settled = bool(stored)
         if stored:
             self.has_succeeded_whole()
@@ -346,6 +372,9 @@ class GracefulRequest(Delivery):
                 say(self, "is back in its queue, and its event was not sent", exc)
 
 
+def _nothing() -> None: ...
+
+
 def _ends_once(on_success: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(self: GracefulRequest, failed__retval__runtime: Any, **kwargs: Any) -> None:
         failed, retval, runtime = failed__retval__runtime
@@ -354,6 +383,8 @@ def _ends_once(on_success: Callable[..., Any]) -> Callable[..., Any]:
             return
         if self.is_killed and runtime is None:
             return  # what Celery says of a greenlet that it has killed; it was revoked
+        if self.tells_later:
+            return
         with self.ledger.leaving:
             if type(retval) is not str and self.tells_when_stored(
                 retval, partial(guarded, self, (failed, str(retval), runtime), **kwargs)

@@ -3,7 +3,8 @@
 Celery's tracer takes an error of storing for one of the task's: what has succeeded fails by a
 ``ConnectionError``, which is stored when the backend is there again. Here what cannot be stored is
 left to the main process, which stores it later (``deliveries/late_results.py``), and the run ends
-as it has. That it has begun, or is tried again, is not worth that: it is left out.
+as it has. So it is with what the main process stores itself (``deliveries/stored_here.py``). That
+it has begun, or is tried again, is not worth that: it is left out.
 """
 
 from __future__ import annotations
@@ -14,13 +15,18 @@ from types import FrameType
 from typing import Any
 
 from celery._state import get_current_task
-from celery.exceptions import BackendGetMetaError, BackendStoreError, SoftTimeLimitExceeded
-from celery.states import FAILURE, RETRY, STARTED, SUCCESS
+from celery.exceptions import (
+    BackendGetMetaError,
+    BackendStoreError,
+    SoftTimeLimitExceeded,
+    TaskRevokedError,
+)
+from celery.states import FAILURE, RETRY, REVOKED, STARTED, SUCCESS
 from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
 from celery_graceful.claims.fence import CLAIM, DELIVERY
-from celery_graceful.runs.unstored import TRACER, Unstored, is_tracers, unstored
+from celery_graceful.runs.unstored import HERE, TRACER, Here, Unstored, is_tracers, unstored
 from celery_graceful.store.answers import is_answer, is_demoted, is_of_redis
 from celery_graceful.system.describe import describe
 from celery_graceful.system.exception_chain import chain
@@ -136,11 +142,18 @@ class Outlasting:
         untold = getattr(request, _UNTOLD, None)
         if untold is not None:
             raise untold
+        here: Here | None = getattr(request, HERE, None)
+        if here is not None and here.is_kept:
+            return None
         try:
             return super().mark_as_failure(  # type: ignore[misc]
                 task_id, exc, traceback, request, store_result, call_errbacks, state
             )
         except Exception as error:
+            if here is not None and is_outage(self, error):
+                kept = Unstored(state, exc, traceback, [], store_result, _is_refused(error))
+                if here.keep(kept):
+                    return None
             if not _ends_run(self, error, request):
                 raise
             is_unsent = isinstance(exc, OperationalError) and is_tracers(exc)
@@ -150,6 +163,30 @@ class Outlasting:
             said = _is_refused(error)
             kept = Unstored(state, exc, traceback, _children(request), store_result, said)
             if not call_errbacks or not _is_kept(kept, task_id):
+                raise
+            return None
+
+    def mark_as_revoked(
+        self,
+        task_id: Any,
+        reason: Any = "",
+        request: Any = None,
+        store_result: bool = True,
+        state: Any = REVOKED,
+    ) -> Any:
+        """As Celery does, or later."""
+        here: Here | None = getattr(request, HERE, None)
+        if here is not None and here.is_kept:
+            return None
+        try:
+            return super().mark_as_revoked(  # type: ignore[misc]
+                task_id, reason, request, store_result, state
+            )
+        except Exception as error:
+            if here is None or not is_outage(self, error):
+                raise
+            exc, said = TaskRevokedError(reason), _is_refused(error)
+            if not here.keep(Unstored(state, exc, None, [], store_result, said)):
                 raise
             return None
 

@@ -7,12 +7,25 @@ child too. And that not the task has failed, but what was to be sent after it, t
 
 from __future__ import annotations
 
+import logging
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from celery.exceptions import BackendStoreError
 from celery.states import FAILURE, SUCCESS
+from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
-__all__ = ["TRACER", "Unstored", "is_tracers", "is_unsent", "sealed", "take", "unstored"]
+from celery_graceful.system.describe import describe
+from celery_graceful.system.log_thread import log
+
+__all__ = ["HERE", "TRACER", "Here", "Unstored", "is_tracers", "is_unsent", "sealed", "take"]
+__all__ += ["unstored"]
+
+
+logger = get_logger(__name__)
 
 
 class Unstored(NamedTuple):
@@ -37,10 +50,41 @@ TRACER = "celery_graceful.monitors.tracer", "traced"
 unstored: dict[str, Unstored] = {}
 
 
+@dataclass
+class Here:
+    """How the end of a task is stored that the main process has to store itself.
+
+    Attributes:
+        keep: What cannot be stored now is stored later; whether it is.
+        is_kept: Nothing is stored any more: it is already, or will be later.
+        is_away: The result backend is away, and is not asked either.
+    """
+
+    keep: Callable[[Unstored], bool]
+    is_kept: bool = False
+    is_away: bool = False
+
+    def is_kept_for_later(self) -> None:
+        """The result backend is away, and that is no matter to its end."""
+        self.is_kept = self.is_away = True
+
+    def is_stored(self) -> None:
+        """The result backend is there again."""
+        self.is_away = False
+
+
+#: Under this name the context of a task has it.
+HERE = "graceful_here"
+
+
 class _Text(str):
     """What is said of a result, which goes along."""
 
     unstored: Unstored
+
+
+class _Pickled(bytes):
+    """A result on its way: who reads the pipe of a child ends the worker if it cannot read it."""
 
 
 def sealed(done: Any, task_id: str) -> Any:
@@ -55,6 +99,7 @@ def sealed(done: Any, task_id: str) -> Any:
     found = unstored.pop(task_id, None)
     if found is None or found.state != (SUCCESS if done.info is None else done.info.state):
         return done
+    found = found._replace(result=_Pickled(pickle.dumps(found.result)))
     if done.info is None:
         text = _Text(done.retstr)
         text.unstored = found
@@ -63,14 +108,23 @@ def sealed(done: Any, task_id: str) -> Any:
     return done
 
 
-def take(end: Any) -> Unstored | None:
+def take(end: Any, task_id: str) -> Unstored | None:
     """What comes along with the end of a run.
 
     Args:
         end: What is said of its result, or an ``ExceptionInfo``.
+        task_id: Whose run it was.
     """
     found: Unstored | None = getattr(end, "__dict__", {}).pop("unstored", None)
-    return found
+    if found is None or not isinstance(found.result, _Pickled):
+        return found
+    try:
+        return found._replace(result=pickle.loads(found.result))
+    except Exception as exc:  # a class that the child alone has, for one
+        text = "What %s came to (%s) could not be stored, and is lost: %s"
+        why = describe(exc)
+        log(logger, logging.ERROR, text, task_id, found.state, why)
+        return found._replace(state=FAILURE, result=BackendStoreError(why, task_id=task_id))
 
 
 def _note_unsent(done: Any) -> None:

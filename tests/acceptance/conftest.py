@@ -10,8 +10,11 @@ from celery import Celery
 from kombu import Connection
 
 from tests.conftest import RedisDB
+from tests.servers import RedisServer
 from tests.support.broker import Broker
+from tests.support.operators import make_app
 from tests.support.patience import has_patience
+from tests.support.results_away import Site
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +58,23 @@ def broker(request: pytest.FixtureRequest, make_broker: Callable[[str], Broker])
 def app(broker: Broker) -> Iterator[Celery]:
     with broker.app() as app:
         yield app
+
+
+@pytest.fixture(params=["redis", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
+def site(
+    request: pytest.FixtureRequest, start_server: Callable[..., RedisServer], tmp_path: Path
+) -> Iterator[Site]:
+    results = start_server(RedisServer, appendonly=True)
+    if request.param == "redis":
+        broker = start_server(RedisServer).url(0)
+    else:
+        broker = request.getfixturevalue("rabbit_vhost").url
+    app = make_app(broker, results.url(0))
+    env = {"BROKER_URL": broker, "RESULT_URL": results.url(0), "GRACE": "60"}
+    if request.param == "rabbitmq":
+        app.conf.graceful_store = results.url(1)
+        env["CONF_graceful_store"] = repr(results.url(1))
+    site = Site(app, results, tmp_path / "go", env)
+    yield site
+    site.sent.clear()
+    app.close()

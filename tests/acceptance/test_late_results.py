@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
-from celery import Celery, chain, chord
+from celery import chain, chord
 from celery.backends.base import Backend
 from celery.backends.database import DatabaseBackend
 
@@ -19,65 +17,14 @@ from celery_graceful.testing.fake_monitor import FakeMonitor
 from tests.conftest import RabbitVhost
 from tests.servers import RedisServer
 from tests.support.operators import make_app
-from tests.support.workers import Worker, wait_until
-
-#: Celery tries for 19 s by default.
-NO_RETRIES = {"CONF_result_backend_transport_options": "{'retry_policy': {'max_retries': 0}}"}
-
-KEPT = "has ended .*, and that cannot be stored: its message is held"
+from tests.support.results_away import KEPT, Site
+from tests.support.workers import wait_until
 
 POOLS = [
     "prefork",
     "threads",
     *[pytest.param(p, marks=pytest.mark.slow) for p in ("gevent", "solo")],
 ]
-
-
-@dataclass
-class Site:
-    """An app, its broker, and the Redis where its results are."""
-
-    app: Celery
-    results: Any
-    gate: Path
-    env: dict[str, str]
-    #: While Redis is away none is forgotten: Celery would ask it.
-    sent: list[Any] = field(default_factory=list)
-
-    def worker(self, pool: str, **env: str) -> Worker:
-        # One at a time: nothing that waits is handed over while what has ended is held.
-        concurrency = 1 if pool == "solo" else 8
-        env = {**self.env, **NO_RETRIES, **env}
-        return Worker("tests.apps.untold", pool=pool, concurrency=concurrency, env=env)
-
-    def send(self, name: str) -> None:
-        self.sent.append(self.app.send_task(name, [str(self.gate)], task_id=name))
-
-    def state(self, task_id: str) -> str:
-        return str(self.app.backend.get_task_meta(task_id, cache=False)["status"])
-
-    def all_end(self, **states: str) -> None:
-        wait_until(lambda: {each: self.state(each) for each in states} == states, f"{states}", 0.1)
-
-
-@pytest.fixture(params=["redis", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
-def site(
-    request: pytest.FixtureRequest, start_server: Callable[..., RedisServer], tmp_path: Path
-) -> Iterator[Site]:
-    results = start_server(RedisServer, appendonly=True)
-    if request.param == "redis":
-        broker = start_server(RedisServer).url(0)
-    else:
-        broker = request.getfixturevalue("rabbit_vhost").url
-    app = make_app(broker, results.url(0))
-    env = {"BROKER_URL": broker, "RESULT_URL": results.url(0), "GRACE": "60"}
-    if request.param == "rabbitmq":
-        app.conf.graceful_store = results.url(1)
-        env["CONF_graceful_store"] = repr(results.url(1))
-    site = Site(app, results, tmp_path / "go", env)
-    yield site
-    site.sent.clear()
-    app.close()
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -216,6 +163,46 @@ def test_what_only_has_begun_or_is_tried_again(pool: str, site: Site) -> None:
         worker.term()
         assert worker.wait() == 0
     assert worker.count(">> .* started trying") == 1
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_task_that_waits_for_one_that_it_sent_meanwhile(pool: str, site: Site) -> None:
+    """Nobody could listen for its end then; who asks later hears of it."""
+    with site.worker(pool) as worker:
+        worker.ready()
+        site.send("asks")
+        worker.wait_line(">> .* started asks")
+        site.results.kill()
+        site.gate.touch()
+        worker.wait_line(">> .* sent")
+        site.results.start()
+        Path(f"{site.gate} on").touch()
+        site.all_end(asks="SUCCESS")
+        assert site.app.backend.get_result("asks") == "asked for"
+        worker.term()
+        assert worker.wait() == 0
+    assert worker.count(">> .* started asks") == 1
+
+
+def test_a_result_that_only_its_process_can_read(site: Site) -> None:
+    """It is lost, and that is stored: the worker has others."""
+    pickles = {"result_serializer": "pickle", "result_accept_content": ["json", "pickle"]}
+    site.app.conf.update(pickles)
+    settings = {f"CONF_{name}": repr(value) for name, value in pickles.items()}
+    with site.worker("prefork", **settings) as worker:
+        worker.ready()
+        site.send("of_its_own_class")
+        site.send("late")
+        worker.wait_line(">> .* started", 2)
+        site.results.kill()
+        site.gate.touch()
+        worker.wait_line(KEPT, 2)
+        assert worker.count("of_its_own_class came to .SUCCESS. could not .* lost: Attrib") == 1
+        site.results.start()
+        site.all_end(of_its_own_class="FAILURE", late="SUCCESS")
+        assert "Own" in str(site.app.backend.get_result("of_its_own_class"))
+        worker.term()
+        assert worker.wait() == 0
 
 
 @pytest.mark.rabbitmq

@@ -6,14 +6,17 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery.backends.base import Backend
 from celery.backends.database import DatabaseBackend
-from celery.states import SUCCESS
+from celery.exceptions import BackendStoreError, TaskRevokedError
+from celery.states import FAILURE, REVOKED, SUCCESS
 
 from celery_graceful.deliveries import late_results as module
 from celery_graceful.deliveries.late_results import LateResults
+from celery_graceful.deliveries.stage import UNBEGUN
 from celery_graceful.runs.unstored import Unstored
 from tests.servers import RedisServer
 from tests.support.held import Held, held
@@ -30,11 +33,11 @@ class Keeper:
         self.bench, self.ended = bench, []
         self.late = LateResults(bench.ledger, lambda: None)
 
-    def keep(self, name: str, *, acks_late: bool = True) -> None:
+    def keep(self, name: str, unstored: Unstored = UNSTORED, *, acks_late: bool = True) -> None:
         request = self.bench.deliver(name, acks_late=acks_late)
         if not acks_late:
             request.mark_answered()
-        assert self.late.keep(request, UNSTORED, partial(self.ended.append, name)) is acks_late
+        assert self.late.keep(request, unstored, partial(self.ended.append, name)) is acks_late
 
     def have_ended(self, *names: str) -> bool:
         self.late.on_loop()
@@ -100,6 +103,78 @@ def test_one_that_cannot_be_stored_keeps_no_other_and_is_given_up(
         wait_until(partial(keeper.is_stored, name), f"{name} is stored")
     wait_until(lambda: keeper.have_ended(*names), "all have ended")
     assert caplog.text.count(LOST) == 1
+
+
+def test_what_is_revoked_and_held_does_not_begin(keeper: Keeper) -> None:
+    """Nor is what has begun meanwhile held as if it had not: a thread may, at any time."""
+    revoked = Unstored(REVOKED, TaskRevokedError("revoked"), None, [], True, False)
+    waits, runs = keeper.bench.deliver("waits", runs=False), keeper.bench.deliver("runs")
+    assert keeper.late.keep_if(waits, revoked, partial(keeper.ended.append, "waits"), UNBEGUN)
+    assert keeper.late.keep_if(runs, revoked, partial(keeper.ended.append, "runs"), UNBEGUN) is None
+    assert not waits.begin()
+    assert waits.revoked()
+    wait_until(lambda: keeper.have_ended("waits"), "it has ended")
+    assert keeper.bench.app.AsyncResult("waits").state == REVOKED
+
+
+@pytest.fixture
+def on_redis(
+    start_server: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Keeper]:
+    """It closes the connection of who sends more than a megabyte."""
+    monkeypatch.setattr(module, "LOOK_AGAIN", 0.01)
+    monkeypatch.setattr(module, "TRIES", 2)
+    server = start_server(RedisServer)
+    with server.client() as client:
+        client.config_set("proto-max-bulk-len", "1mb")
+    with held(str(server.url())) as bench:
+        bench.app.conf.result_backend_transport_options = {"retry_policy": {"max_retries": 0}}
+        yield Keeper(bench)
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("state", [SUCCESS, FAILURE])
+def test_one_that_is_never_taken_is_a_failure(
+    state: str, on_redis: Keeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in plain Celery: those who wait for it hear of that."""
+    text = "x" * 3_000_000
+    result = text if state == SUCCESS else ValueError(text)
+    on_redis.keep("big", Unstored(state, result, None, [], True, False))
+    wait_until(lambda: on_redis.have_ended("big"), "it has ended")
+    stored = on_redis.bench.app.AsyncResult("big")
+    assert stored.state == FAILURE
+    assert isinstance(stored.result, BackendStoreError)
+    assert caplog.text.count(f"[big] came to ({state}) cannot be stored, a FAILURE is in its") == 1
+    assert "is lost" not in caplog.text
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("state", [SUCCESS, FAILURE])
+def test_what_follows_one_that_is_stored_cannot_be_sent(
+    state: str,
+    on_redis: Keeper,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What it came to is not lost by that."""
+    on_redis.bench.app.conf.task_create_missing_queues = False
+    backend = type(on_redis.bench.app.backend)
+    after = on_redis.bench.app.signature("after", queue="unknown")
+    store = backend.store_result
+
+    def store_and_send(*args: Any, **kwargs: Any) -> Any:
+        store(*args, **kwargs)
+        after.apply_async()
+
+    monkeypatch.setattr(backend, "store_result", store_and_send)
+    result = 7 if state == SUCCESS else ValueError("no")
+    on_redis.keep("one", Unstored(state, result, None, [], True, False))
+    wait_until(lambda: on_redis.have_ended("one"), "it has ended")
+    assert on_redis.bench.app.AsyncResult("one").state == state
+    text = f"[one] came to ({state}) is stored, and what follows that could not be sent: "
+    assert caplog.text.count(text) == 1
+    assert "is lost" not in caplog.text
 
 
 @pytest.mark.usefixtures("patient")

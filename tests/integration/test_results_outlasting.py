@@ -64,11 +64,11 @@ def test_a_result_goes_along_with_the_end(app: Celery) -> None:
     done = run(app, seven)
     assert done.info is None
     text = pickle.loads(pickle.dumps(done.retstr))
-    found = take(text)
+    found = take(text, "id")
     assert text == "7"
     assert found is not None
     assert (found.state, found.result, found.stores, found.refused) == ("SUCCESS", 7, True, False)
-    assert take(text) is None
+    assert take(text, "id") is None
     assert not unstored
 
 
@@ -77,7 +77,7 @@ def test_so_does_a_failure(app: Celery) -> None:
         raise LookupError("as ever")
 
     done = run(app, fail)
-    found = take(pickle.loads(pickle.dumps(done.retval)))
+    found = take(pickle.loads(pickle.dumps(done.retval)), "id")
     assert found is not None
     assert (found.state, repr(found.result)) == ("FAILURE", "LookupError('as ever')")
     assert "as ever" in str(found.traceback)
@@ -169,7 +169,7 @@ def test_other_backends() -> None:
 def test_what_comes_again_is_run_where_nobody_knows_whether_it_has_succeeded(app: Celery) -> None:
     app.conf.worker_deduplicate_successful_tasks = True
     done = run(app, seven, delivery_info={"redelivered": True})
-    found = take(done.retstr)
+    found = take(done.retstr, "id")
     assert found is not None
     assert found.result == 7
 
@@ -182,7 +182,7 @@ def test_a_server_that_is_no_master_is_away(app: Celery, monkeypatch: pytest.Mon
             raise error
 
         monkeypatch.setattr(RedisBackend, "store_result", store)
-        found = take(run(app, seven).retstr)
+        found = take(run(app, seven).retstr, "id")
         assert found is not None
         assert found.refused is refused
 
@@ -193,6 +193,6 @@ def test_a_broker_s_error_that_the_task_raised_is_its_own(app: Celery) -> None:
     def other_broker() -> None:
         raise kombu_exceptions.OperationalError("of another broker")
 
-    found = take(run(app, other_broker, **{CLAIM: "worker/1"}).retval)
+    found = take(run(app, other_broker, **{CLAIM: "worker/1"}).retval, "id")
     assert found is not None
     assert repr(found.result) == "OperationalError('of another broker')"

@@ -30,6 +30,9 @@ class Running(GracefulRequest):
     def _say_revoked(self, *args: Any, dying: bool = False) -> None:
         self.said.append("revoked")
 
+    def keeps_end(self, *args: Any) -> bool:
+        return False
+
     def settle(self) -> None:
         pass
 

@@ -1,0 +1,160 @@
+"""The result backend is away when the main process has to store what a task came to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from celery import chord
+from celery.backends.base import Backend
+from celery.backends.database import DatabaseBackend
+from celery.worker.request import Request
+
+from tests.servers import RedisServer
+from tests.support.operators import make_app
+from tests.support.results_away import KEPT, Site
+from tests.support.workers import wait_until
+
+#: Celery stores since 5.7 that a message was rejected for good.
+REJECTED = ["rejects", "member"] if hasattr(Request, "_success_was_stored") else []
+
+#: Seconds until a hard time limit: Redis is away by then.
+LIMIT = 4
+
+#: Of what such a limit has struck.
+STRUCK = rf"killed\] has ended \(FAILURE: TimeLimitExceeded\({LIMIT},?\)\), and that cannot be"
+
+
+def test_what_ends_in_the_main_process_is_stored_later(site: Site) -> None:
+    """Each once, with all that follows; and its loop goes on, though Celery would try for 19 s."""
+    app, path = site.app, str(site.gate)
+    env = {"TELLS": "1", "CONF_result_backend_transport_options": "{}"}
+    with site.worker("prefork", **env) as worker:
+        worker.ready()
+        failing = [app.signature("fails_then")]
+        killed = app.signature("late", ("",), task_id="killed", time_limit=LIMIT)
+        revoked = app.signature("late", ("",), task_id="revoked")
+        dies = app.signature("dies", (path,), task_id="dies")
+        site.sent += [one.set(link_error=failing).apply_async() for one in (killed, dies)]
+        site.sent.append(revoked.apply_async())
+        if REJECTED:
+            site.send("rejects")
+            done = app.signature("follows", ("done",), task_id="done")
+            member = app.signature("rejects", (path,), task_id="member")
+            body = app.signature("all_done", task_id="body", link_error=failing)
+            site.sent.append(chord([done, member], body).apply_async())
+            site.all_end(done="SUCCESS")
+        worker.wait_line(">> .* started", 3 + len(REJECTED))
+        site.results.kill()
+        site.gate.touch()
+        app.control.revoke("revoked", terminate=True)
+        expires = {"countdown": 0.5, "expires": 0.1, "task_id": "expired"}
+        site.sent.append(app.send_task("late", [path], **expires))
+        worker.wait_line("dies.* cannot be stored: it is stored later, if")
+        worker.wait_line(KEPT, 3 + len(REJECTED))
+        assert worker.count(STRUCK) == 1
+        assert app.control.ping(timeout=10)
+        assert worker.count("Connection to Redis lost") == 0
+        assert worker.count(">> .* told of") == 1, "of what had been acknowledged"
+        site.results.start()
+        ends = dict.fromkeys(("killed", "dies", *REJECTED), "FAILURE")
+        site.all_end(**ends, revoked="REVOKED", expired="REVOKED")
+        worker.wait_line(">> .* failed killed TimeLimitExceeded")
+        worker.wait_line(">> .* failed dies WorkerLostError")
+        if REJECTED:
+            site.all_end(body="FAILURE")
+            worker.wait_line(">> .* failed body ChordError")
+        worker.wait_line(">> .* told of revoked (revoked|expired)", 2)
+        worker.wait_line(">> .* told of failure killed TimeLimitExceeded")
+        worker.term()
+        assert worker.wait() == 0
+        assert worker.count(">> .* told of revoked") == 2
+        assert worker.count(">> .* failed") == 2 + bool(REJECTED)
+        assert worker.count(">> .* started") == 3 + len(REJECTED)
+    with site.worker("threads") as worker:
+        site.send("follows")
+        worker.wait_line(">> .* follows")
+        assert worker.count("Task .* received") == 1, "all messages were acknowledged"
+        worker.term()
+        assert worker.wait() == 0
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_graceful_task_that_is_revoked(pool: str, site: Site) -> None:
+    with site.worker(pool, TELLS="1") as worker:
+        worker.ready()
+        site.send("steady")
+        worker.wait_line(">> .* started")
+        site.results.kill()
+        site.app.control.revoke("steady", terminate=True)
+        worker.wait_line(KEPT)
+        site.results.start()
+        site.all_end(steady="REVOKED")
+        worker.wait_line(">> .* told of revoked steady")
+        worker.term()
+        assert worker.wait() == 0
+    assert worker.count(">> .* told of") == 1
+
+
+def test_a_worker_that_stops_meanwhile(site: Site) -> None:
+    """What it could not store comes again, as in plain Celery."""
+    killed = {"task_id": "killed", "time_limit": LIMIT}
+    with site.worker("prefork", TELLS="1") as worker:
+        worker.ready()
+        site.sent.append(site.app.send_task("late", [str(site.gate)], **killed))
+        worker.wait_line(">> .* started")
+        site.results.kill()
+        worker.wait_line(STRUCK)
+        worker.term()
+        worker.wait_line("Stopped: 0 finished, 0 interrupted, 0 given up, 1 released")
+        worker.wait()
+        assert worker.count(">> .* told of") == 0
+    site.results.start()
+    site.gate.touch()
+    with site.worker("prefork"):
+        site.all_end(killed="SUCCESS")
+
+
+def test_a_backend_that_is_full(site: Site) -> None:
+    """It may be for days: no message is held for that."""
+    with site.worker("prefork", TELLS="1") as worker, site.results.client() as client:
+        worker.ready()
+        killed = {"task_id": "killed", "time_limit": LIMIT}
+        site.sent.append(site.app.send_task("late", [""], **killed))
+        worker.wait_line(">> .* started")
+        client.config_set("maxmemory", 1)
+        worker.wait_line("killed.* cannot be stored: it is stored later, if")
+        worker.wait_line(">> .* told of failure killed TimeLimitExceeded")
+        client.config_set("maxmemory", 0)
+        site.all_end(killed="FAILURE")
+        worker.term()
+        assert worker.wait() == 0
+
+
+def test_a_database(start_server: Callable[..., RedisServer], tmp_path: Path) -> None:
+    """It cannot be asked in no time: each ends, and is kept without its message."""
+    folder, away = tmp_path / "results", tmp_path / "away"
+    folder.mkdir()
+    url = f"db+sqlite:///{folder}/results.db"
+    app, env = make_app(start_server(RedisServer).url(0), url), {"RESULT_URL": url, "GRACE": "60"}
+    if DatabaseBackend.exception_safe_to_retry is Backend.exception_safe_to_retry:
+        pytest.skip("Celery before 5.7")
+    env |= {"BROKER_URL": app.conf.broker_url, "TELLS": "1"}
+    site = Site(app, None, tmp_path / "go", env)
+    with site.worker("prefork") as worker:
+        worker.ready()
+        killed = {"task_id": "killed", "time_limit": LIMIT}
+        site.sent.append(app.send_task("late", [""], **killed))
+        worker.wait_line(">> .* started")
+        folder.rename(away)
+        expires = {"countdown": 0.1, "expires": 0.01, "task_id": "expired"}
+        site.sent.append(app.send_task("late", [""], **expires))
+        worker.wait_line("has ended .*, and that cannot be stored: it is stored later, if", 2)
+        worker.wait_line(">> .* told of revoked expired")
+        worker.wait_line(">> .* told of failure killed TimeLimitExceeded")
+        away.rename(folder)
+        site.all_end(expired="REVOKED", killed="FAILURE")
+        wait_until(lambda: worker.count("came to .* is stored") == 2, "each once")
+        worker.term()
+        assert worker.wait() == 0
