@@ -47,8 +47,10 @@ class StoredHere(Delivery):
             again: Ends it. In the loop.
             only: Where it has to stand.
         """
+        if came_to is None:
+            return False
         context, late = self.context, self.host.late_results
-        if came_to is None or hasattr(context, HERE):
+        if hasattr(context, HERE):
             return False
         if not (self.store_errors or context.chord):
             return False
