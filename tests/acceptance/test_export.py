@@ -40,7 +40,7 @@ class Fleet:
         self.rescuer = None
         if url.startswith("redis"):
             claims = Claims(broker_store(Celery("rescue", broker=url)))
-            self.rescuer = Rescuer(claims, Settings(), lambda worker, running: set())
+            self.rescuer = Rescuer(claims, Settings(), lambda *_: set())
         self.env = {
             "BROKER_URL": url,
             "RESULT_URL": db.backend_url,

@@ -19,11 +19,17 @@ from tests.support.workers import wait_until
 #: Celery stores since 5.7 that a message was rejected for good.
 REJECTED = ["rejects", "member"] if hasattr(Request, "_success_was_stored") else []
 
-#: Seconds until a hard time limit: Redis is away by then.
-LIMIT = 4
+#: Seconds until a hard time limit, of what begins when Redis is away.
+LIMIT = 2
+KILLED = {"task_id": "killed", "time_limit": LIMIT, "queue": "later"}
 
 #: Of what such a limit has struck.
 STRUCK = rf"killed\] has ended \(FAILURE: TimeLimitExceeded\({LIMIT},?\)\), and that cannot be"
+
+
+def begin_later(site: Site) -> None:
+    """What was sent before the result backend went away, and must not begin before."""
+    site.app.control.add_consumer("later")
 
 
 def test_what_ends_in_the_main_process_is_stored_later(site: Site) -> None:
@@ -33,7 +39,7 @@ def test_what_ends_in_the_main_process_is_stored_later(site: Site) -> None:
     with site.worker("prefork", **env) as worker:
         worker.ready()
         failing = [app.signature("fails_then")]
-        killed = app.signature("late", ("",), task_id="killed", time_limit=LIMIT)
+        killed = app.signature("late", ("",), **KILLED)
         revoked = app.signature("late", ("",), task_id="revoked")
         dies = app.signature("dies", (path,), task_id="dies")
         site.sent += [one.set(link_error=failing).apply_async() for one in (killed, dies)]
@@ -45,8 +51,9 @@ def test_what_ends_in_the_main_process_is_stored_later(site: Site) -> None:
             body = app.signature("all_done", task_id="body", link_error=failing)
             site.sent.append(chord([done, member], body).apply_async())
             site.all_end(done="SUCCESS")
-        worker.wait_line(">> .* started", 3 + len(REJECTED))
+        worker.wait_line(">> .* started", 2 + len(REJECTED))
         site.results.kill()
+        begin_later(site)
         site.gate.touch()
         app.control.revoke("revoked", terminate=True)
         expires = {"countdown": 0.5, "expires": 0.1, "task_id": "expired"}
@@ -99,12 +106,11 @@ def test_a_graceful_task_that_is_revoked(pool: str, site: Site) -> None:
 
 def test_a_worker_that_stops_meanwhile(site: Site) -> None:
     """What it could not store comes again, as in plain Celery."""
-    killed = {"task_id": "killed", "time_limit": LIMIT}
     with site.worker("prefork", TELLS="1") as worker:
         worker.ready()
-        site.sent.append(site.app.send_task("late", [str(site.gate)], **killed))
-        worker.wait_line(">> .* started")
+        site.sent.append(site.app.send_task("late", [str(site.gate)], **KILLED))
         site.results.kill()
+        begin_later(site)
         worker.wait_line(STRUCK)
         worker.term()
         worker.wait_line("Stopped: 0 finished, 0 interrupted, 0 given up, 1 released")
@@ -112,7 +118,7 @@ def test_a_worker_that_stops_meanwhile(site: Site) -> None:
         assert worker.count(">> .* told of") == 0
     site.results.start()
     site.gate.touch()
-    with site.worker("prefork"):
+    with site.worker("prefork", QUEUE="later"):
         site.all_end(killed="SUCCESS")
 
 
@@ -120,10 +126,9 @@ def test_a_backend_that_is_full(site: Site) -> None:
     """It may be for days: no message is held for that."""
     with site.worker("prefork", TELLS="1") as worker, site.results.client() as client:
         worker.ready()
-        killed = {"task_id": "killed", "time_limit": LIMIT}
-        site.sent.append(site.app.send_task("late", [""], **killed))
-        worker.wait_line(">> .* started")
+        site.sent.append(site.app.send_task("late", [""], **KILLED))
         client.config_set("maxmemory", 1)
+        begin_later(site)
         worker.wait_line("killed.* cannot be stored: it is stored later, if")
         worker.wait_line(">> .* told of failure killed TimeLimitExceeded")
         client.config_set("maxmemory", 0)
@@ -144,10 +149,9 @@ def test_a_database(start_server: Callable[..., RedisServer], tmp_path: Path) ->
     site = Site(app, None, tmp_path / "go", env)
     with site.worker("prefork") as worker:
         worker.ready()
-        killed = {"task_id": "killed", "time_limit": LIMIT}
-        site.sent.append(app.send_task("late", [""], **killed))
-        worker.wait_line(">> .* started")
+        site.sent.append(app.send_task("late", [""], **KILLED))
         folder.rename(away)
+        begin_later(site)
         expires = {"countdown": 0.1, "expires": 0.01, "task_id": "expired"}
         site.sent.append(app.send_task("late", [""], **expires))
         worker.wait_line("has ended .*, and that cannot be stored: it is stored later, if", 2)

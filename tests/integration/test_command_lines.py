@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import shlex
 import signal
 import subprocess
@@ -277,7 +278,8 @@ def test_ctrl_c_at_a_question(redis_db: RedisDB) -> None:
             said += more
 
         def ended() -> bool:
-            if asks.poll() is None:
+            has_heard, _, _ = select.select([asks.stdout], [], [], 0)
+            if asks.poll() is None and not has_heard:
                 asks.send_signal(signal.SIGINT)
             return asks.poll() is not None
 
