@@ -206,11 +206,14 @@ class RedisBackend(Outlasting, redis.RedisBackend):
         # Celery makes each backend a provider of passwords of its own.
         provider = type(self.connparams.get("credential_provider"))
         place = pid, repr({**self.connparams, "credential_provider": provider})
-        for other, together in list(places.items()):
-            if other[0] != pid or together.stuck:
+        for other in list(places):
+            if other[0] != pid:
                 places.pop(other, None)
-        self._asking = {pid: places.setdefault(place, Together(pool))}
-        return self._asking[pid]
+        together = places.setdefault(place, Together(pool))
+        while together.stuck:  # all who come from it go on to the same one
+            together = places[place] = together.next(Together(pool))
+        self._asking = {pid: together}
+        return together
 
     def _get_result_meta(
         self,

@@ -99,10 +99,15 @@ class Together:
         self._moved_at = 0.0
         #: Somebody has waited in vain: nobody shall ask here any more.
         self.stuck = False
+        self._next: dict[str, Together] = {}
 
     def is_of_here(self) -> bool:
         """Whether this thread may ask here: greenlets only in that of the first of them."""
         return not self._thread or self._thread == thread_ident()
+
+    def next(self, made: Together) -> Together:
+        """Where those go on who leave this one, as it is stuck: the first one that was made."""
+        return self._next.setdefault("", made)
 
     def ask(self, command: bytes) -> Any:
         """What the server answers.
