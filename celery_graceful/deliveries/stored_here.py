@@ -49,7 +49,10 @@ class StoredHere(Delivery):
         """
         if came_to is None:
             return False
-        context, late = self.context, self.host.late_results
+        try:
+            context, late = self.context, self.host.late_results
+        except Exception:  # what can be in a message can raise anything
+            return False
         if hasattr(context, HERE):
             return False
         if not (self.store_errors or context.chord):

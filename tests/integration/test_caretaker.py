@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -214,7 +215,7 @@ def test_a_producer_that_has_died_is_said_once(
     monkeypatch.setattr(producers, "LEFT_AFTER", 0.0)
     (line,) = said()
     assert line.startswith("Batch b (May, invoices) is not complete")
-    assert "was last heard of 0 s ago, with 2 members sent, 2 of them pending" in line
+    assert re.search(r"was last heard of \d+ s ago, with 2 members sent, 2 of them pending", line)
     assert "Run it again with the key 'May', or cancel or drop it; if those are all of" in line
     assert line.endswith(": celery graceful batches resend b --close")
     assert said() == []
