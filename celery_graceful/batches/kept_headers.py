@@ -8,7 +8,6 @@ is put over what is added later, by whoever then sends.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,10 +15,12 @@ from celery.app.task import Context
 from celery.canvas import maybe_signature
 from celery.signals import before_task_publish
 from celery.utils.functional import maybe_list
+from celery.utils.imports import symbol_by_name
 from kombu.utils.json import dumps, loads
 
 from celery_graceful.batches.marks import parts_of
 from celery_graceful.exceptions import SettingsError
+from celery_graceful.messages.context import BESIDE
 from celery_graceful.messages.own_headers import KEPT
 from celery_graceful.settings import PREFIX, Settings
 from celery_graceful.store.app_stores import settings_of
@@ -30,9 +31,6 @@ __all__ = ["are_kept", "check_function", "headers_here", "keep"]
 _SETTING = f"{PREFIX}batch_headers"
 
 _UID = "graceful_kept_headers"
-
-#: Celery's own, beside what a context has by name.
-_CELERYS = ("lang", "task", "argsrepr", "kwargsrepr", "compression", "id")
 
 Function = Callable[[], "Mapping[str, Any] | None"]
 
@@ -48,11 +46,8 @@ def check_function(settings: Settings) -> None:
 
 
 def _function(given: str | Function) -> Function:
-    if callable(given):
-        return given
-    module, _, attribute = given.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        found = symbol_by_name(given)  # itself, if it is none
     except (ImportError, AttributeError) as exc:
         mend = f"name one that is there, as module:attribute: {describe(exc)}"
         raise SettingsError(_SETTING, given, mend) from exc
@@ -89,7 +84,7 @@ def headers_here(app: Any) -> dict[str, Any]:
 
 
 def _is_taken(name: str) -> bool:
-    return name.startswith(PREFIX) or name in _CELERYS or hasattr(Context, name)
+    return name.startswith(PREFIX) or name in BESIDE or hasattr(Context, name)
 
 
 def keep(sig: Any, headers: Mapping[str, Any]) -> None:

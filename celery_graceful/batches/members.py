@@ -104,7 +104,7 @@ def check_member(app: Any, sig: Any, what: str) -> str | None:
     for first in _sent_of(sig):
         _check_call(app, first, what)
     for later in all_of(sig) if last is not sig else ():
-        if later.immutable:  # its arguments are all that it gets
+        if later.immutable and parts_of(later) is None:  # its arguments are all that it gets
             _check_call(app, later, what)
     if last is not sig and has_chord(sig) and not app.conf.task_always_eager:
         app.backend.ensure_chords_allowed()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from kombu.utils.json import dumps, loads
+
+from celery_graceful.system.known_fields import known_fields
 
 __all__ = [
     "CALLBACKS",
@@ -149,5 +151,4 @@ class Callback:
     @classmethod
     def from_json(cls, text: str) -> Callback:
         """What was stored, maybe by a later version."""
-        known = {each.name for each in fields(cls)}
-        return cls(**{name: value for name, value in loads(text).items() if name in known})
+        return cls(**known_fields(cls, loads(text)))

@@ -192,11 +192,11 @@ class LateResults:
             why = _store(kept)
         if why is None:
             self._count += 1
-        elif self._store is not None or self._count > kept.after:  # the backend is there
-            kept = kept._replace(tries=kept.tries + 1, after=self._count)
-        if why is not None and kept.tries < TRIES:
-            return kept
-        if why is not None:
+        else:
+            if self._store is not None or self._count > kept.after:  # the backend is there
+                kept = kept._replace(tries=kept.tries + 1, after=self._count)
+            if kept.tries < TRIES:
+                return kept
             with fork_gate:
                 _store_instead(kept, why)
         self._stored.append(kept)

@@ -26,7 +26,7 @@ from celery_graceful.pools import what_keeps_from_cutting
 from celery_graceful.probes.endpoint import Endpoint, PortTaken
 from celery_graceful.store.app_stores import is_kombus_redis
 from celery_graceful.store.connections import unconnected_channel
-from celery_graceful.system.describe import describe
+from celery_graceful.system.describe import describe, shortened
 from celery_graceful.system.version import VERSION
 
 __all__ = ["CHECKS"]
@@ -240,8 +240,7 @@ def other_versions(exam: Examination) -> Iterator[Trouble]:
                     others[package, str(said.get(package, "unknown"))].append(node_of(worker))
     for (package, version), nodes in others.items():
         yield Trouble(
-            f"{package} of {', '.join(nodes[:5])}"
-            + (f" and {len(nodes) - 5} more" if len(nodes) > 5 else ""),
+            f"{package} of {shortened(nodes, 5)}",
             version,
             f"here it is {here[package]}: workers of several versions share queues, claims and "
             "checkpoints",

@@ -12,6 +12,7 @@ from celery_graceful.doctor.findings import Check, Severity, Trouble
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.metrics.extras import check_extras
 from celery_graceful.settings import Settings
+from celery_graceful.system.describe import shortened
 from celery_graceful.task.base import GracefulTask
 from celery_graceful.timeline.grace_period import Deadlines, deadlines_of, superseded
 
@@ -89,7 +90,7 @@ def _limit(thing: str, limit: float, name: str, deadline: float, tasks: list[Any
     cut = [task.name for task in tasks if not task.acks_late and not isinstance(task, GracefulTask)]
     late = f"{limit:g} s are more than the {deadline:.3g} s until the {name} of a stop"
     if cut:
-        named = ", ".join(cut[:NAMED]) + (f" and {len(cut) - NAMED} more" * (len(cut) > NAMED))
+        named = shortened(cut, NAMED)
         return Trouble(
             thing,
             limit,

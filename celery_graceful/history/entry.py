@@ -6,7 +6,9 @@ import enum
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
+
+from celery_graceful.system.known_fields import known_fields
 
 __all__ = ["CUT_OFF", "FLEET", "Entry", "What", "entries_of", "key_of"]
 
@@ -90,8 +92,7 @@ class Entry:
             kind = What(said["kind"])
         except ValueError:
             return None
-        known = {each.name for each in fields(cls)}
-        return cls(**{**{k: v for k, v in said.items() if k in known}, "kind": kind})
+        return cls(**{**known_fields(cls, said), "kind": kind})
 
 
 def entries_of(

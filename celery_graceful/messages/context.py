@@ -13,10 +13,10 @@ from celery.app.task import Context
 
 from celery_graceful.messages.own_headers import CARRIED, OWN
 
-__all__ = ["install"]
+__all__ = ["BESIDE", "install"]
 
 #: What messages say beside what a context has by name, and users' headers.
-_BESIDE = ("lang", "task", "argsrepr", "kwargsrepr", "compression")
+BESIDE = ("lang", "task", "argsrepr", "kwargsrepr", "compression")
 
 
 def install() -> None:
@@ -31,7 +31,7 @@ def _hide() -> None:
     if plain is None or hasattr(plain, "_hides"):
         return
     attributes = vars(Context)
-    celerys = frozenset((*attributes, *_BESIDE))
+    celerys = frozenset((*attributes, *BESIDE))
     known = celerys.union(OWN)
     count = len(attributes)
     probe = Context()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from celery.utils.imports import symbol_by_name
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -144,9 +144,8 @@ def load_registry(name: str) -> Any:
     Raises:
         SettingsError: There is none.
     """
-    module, _, attribute = name.partition(":")
     try:
-        registry = getattr(importlib.import_module(module), attribute)
+        registry = symbol_by_name(name)
     except (ImportError, AttributeError) as exc:
         mend = f"name one that is there, as module:attribute: {exc}"
         raise SettingsError("graceful_prometheus_registry", name, mend) from exc

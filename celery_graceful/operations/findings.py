@@ -11,6 +11,7 @@ from typing import NamedTuple
 from celery_graceful.operations.history import Late
 from celery_graceful.operations.records import DeadWorker, Finding, Worker
 from celery_graceful.operations.waiting import Waiting, say_waiting
+from celery_graceful.system.describe import shortened
 
 __all__ = ["Unknown", "findings_of"]
 
@@ -162,7 +163,7 @@ def _of_nobody(unknown: Unknown, waiting: int) -> Finding:
 
 
 def _names(nodes: Sequence[str]) -> str:
-    return ", ".join(nodes[:3]) + (f" and {len(nodes) - 3} more" if len(nodes) > 3 else "")
+    return shortened(nodes, 3)
 
 
 def _of(worker: Worker, *, rabbit_away: bool) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from celery_graceful.messages.bounded_connections import bounded_connection
 from celery_graceful.operations.asking import patience
 from celery_graceful.operations.stores import Stores
 from celery_graceful.store.store import Store
+from celery_graceful.system.describe import shortened
 from celery_graceful.unusable.giving_back import give_back_claims, give_back_copies
 from celery_graceful.unusable.waiting import WaitingRoom
 
@@ -107,8 +108,8 @@ def give_back(app: Any, room: WaitingRoom) -> int:
 
 def say_waiting(tasks: Mapping[str, int], *, is_seen: bool = True) -> str:
     """For people: how many messages wait, of which tasks, and whether nobody looks after them."""
-    count, more = sum(tasks.values()), len(tasks) - NAMED
+    count = sum(tasks.values())
     waits, them = ("1 message waits", "it") if count == 1 else (f"{count} messages wait", "them")
-    named = ", ".join(sorted(tasks)[:NAMED]) + (f" and {more} more" if more > 0 else "")
+    named = shortened(sorted(tasks), NAMED)
     nobody = "" if is_seen else f", and no worker looks after {them}"
     return f"{waits} for a worker that knows {named}{nobody}"

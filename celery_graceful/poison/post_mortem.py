@@ -348,8 +348,7 @@ class PostMortems:
             if found.verdict == "runs" and now > case.until:
                 verdicts.append(request.put_off)
             elif found.verdict in ("wait", "runs") and not request.has_left:
-                later = min(2 * case.pause, LOOK_AGAIN)
-                self._waiting.append(case._replace(at=now + case.pause, pause=later))
+                self._wait(case, now)
             elif found.verdict == "poisoned":
                 poisoned.append((case, found.deaths, death))
             else:
@@ -396,10 +395,13 @@ class PostMortems:
         """It kills who runs it: not for a store that is away for a moment."""
         now = time.monotonic()
         if isinstance(exc, StoreAway) and now < case.until:
-            later = min(2 * case.pause, LOOK_AGAIN)
-            self._waiting.append(case._replace(at=now + case.pause, pause=later, kills=True))
+            self._wait(case._replace(kills=True), now)
         else:
             self._let_run(case, exc)
+
+    def _wait(self, case: _Again, now: float) -> None:
+        later = min(2 * case.pause, LOOK_AGAIN)
+        self._waiting.append(case._replace(at=now + case.pause, pause=later))
 
     def _look(self, *tasks: Asked) -> list[Finding]:
         assert self.store is not None

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from kombu.message import Message
@@ -27,6 +27,7 @@ from celery_graceful.messages.republish import Sender
 from celery_graceful.store.app_stores import settings_of
 from celery_graceful.store.scan import hash_pages
 from celery_graceful.store.store import Store, StoreAway
+from celery_graceful.system.known_fields import known_fields
 from celery_graceful.system.portions import portions
 
 __all__ = ["Kept", "count", "delete", "entries", "find", "keep", "put", "release_key", "send_again"]
@@ -104,8 +105,7 @@ class Kept:
     @classmethod
     def from_json(cls, text: str) -> Kept:
         """What was stored, maybe by a later version."""
-        known = {each.name for each in fields(cls)}
-        return cls(**{name: value for name, value in loads(text).items() if name in known})
+        return cls(**known_fields(cls, loads(text)))
 
     def to_message(self) -> Message:
         """The message, as kombu would deliver it."""

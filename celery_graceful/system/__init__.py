@@ -13,6 +13,7 @@ __all__ = [
     "fatal",
     "garbage",
     "guarded_process",
+    "known_fields",
     "loaded",
     "log_thread",
     "native",

@@ -1,10 +1,11 @@
-"""An error of Redis or of a broker, in words: the one way in which all lines of the log do it."""
+"""Errors of Redis or of a broker, and many names, in words: as all lines of the log have them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-__all__ = ["describe"]
+__all__ = ["describe", "shortened"]
 
 #: A password in a URL; what Redis says of a command that it does not know, HELLO with the
 #: password among its arguments; and what urllib says of a port behind a password with a slash.
@@ -31,3 +32,14 @@ def describe(exc: BaseException, address: str = "") -> str:
         return message
     text = f"{type(exc).__name__}: {message}" if message else type(exc).__name__
     return text if not address or address in text else f"{text} ({address})"
+
+
+def shortened(names: Sequence[str], most: int) -> str:
+    """The first names, and how many more there are.
+
+    Args:
+        names: All.
+        most: How many are named.
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -7,6 +7,7 @@ from typing import Any
 from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger
 
+from celery_graceful.system.describe import shortened
 from celery_graceful.task.base import GracefulTask
 from celery_graceful.task.composed_base import base_of, bases
 
@@ -49,7 +50,7 @@ def say_who_is_plain(app: Any) -> None:
             "graceful_default_task came too late for %s: app.Task is %s.%s, made or set before it. "
             "Set it, and make the app graceful, before the first task is defined, and give a base "
             "of your own as Celery(task_cls=...); or give these base=GracefulTask",
-            ", ".join(plain[:NAMED]) + (f" and {len(plain) - NAMED} more" * (len(plain) > NAMED)),
+            shortened(plain, NAMED),
             base.__module__,
             base.__qualname__,
         )

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from celery.utils.log import get_logger
 
 from celery_graceful.monitors.monitor import Monitor
+from celery_graceful.system.describe import shortened
 from celery_graceful.task.base import GracefulTask
 
 __all__ = ["Misspelt", "misspelt_options", "say_what_is_misspelt"]
@@ -71,5 +72,5 @@ def say_what_is_misspelt(app: Any) -> None:
     if found:
         logger.warning(
             "These options have no effect, did you mean the ones in parentheses? %s",
-            ", ".join(found[:NAMED]) + (f" and {len(found) - NAMED} more" * (len(found) > NAMED)),
+            shortened(found, NAMED),
         )

@@ -8,6 +8,7 @@ from celery.signals import worker_ready
 from celery.utils.log import get_logger
 
 from celery_graceful.checkpoints.resume import Resumable
+from celery_graceful.system.describe import shortened
 
 __all__ = ["watch"]
 
@@ -28,11 +29,9 @@ def _look(sender: Any = None, **_: Any) -> None:
         return
     found = sorted(name for name, task in app.tasks.items() if isinstance(task, Resumable))
     if found:
-        more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
         logger.warning(
             "This worker is not graceful, as Graceful(app) was not called for %r: a stop does not "
-            "interrupt %s%s, nor does anybody rescue them. Call it where the app is made",
+            "interrupt %s, nor does anybody rescue them. Call it where the app is made",
             app,
-            ", ".join(found[:NAMED]),
-            more,
+            shortened(found, NAMED),
         )

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from celery import Celery
+from celery.backends.base import Backend
+from celery.backends.database import DatabaseBackend
 from kombu import Connection
 
 from tests.conftest import RedisDB
@@ -78,3 +80,15 @@ def site(
     yield site
     site.sent.clear()
     app.close()
+
+
+@pytest.fixture
+def database(start_server: Callable[..., RedisServer], tmp_path: Path) -> Site:
+    """Of an app whose results are in a file; in place of their server, its folder."""
+    if DatabaseBackend.exception_safe_to_retry is Backend.exception_safe_to_retry:
+        pytest.skip("Celery before 5.7")
+    folder = tmp_path / "results"
+    folder.mkdir()
+    broker, url = start_server(RedisServer).url(0), f"db+sqlite:///{folder}/results.db"
+    env = {"BROKER_URL": broker, "RESULT_URL": url, "GRACE": "60"}
+    return Site(make_app(broker, url), folder, tmp_path / "go", env)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from celery import chord
-from celery.backends.base import Backend
-from celery.backends.database import DatabaseBackend
 from celery.worker.request import Request
 
-from tests.servers import RedisServer
-from tests.support.operators import make_app
 from tests.support.results_away import KEPT, Site
 from tests.support.workers import wait_until
 
@@ -137,17 +132,10 @@ def test_a_backend_that_is_full(site: Site) -> None:
         assert worker.wait() == 0
 
 
-def test_a_database(start_server: Callable[..., RedisServer], tmp_path: Path) -> None:
+def test_a_database(database: Site, tmp_path: Path) -> None:
     """It cannot be asked in no time: each ends, and is kept without its message."""
-    folder, away = tmp_path / "results", tmp_path / "away"
-    folder.mkdir()
-    url = f"db+sqlite:///{folder}/results.db"
-    app, env = make_app(start_server(RedisServer).url(0), url), {"RESULT_URL": url, "GRACE": "60"}
-    if DatabaseBackend.exception_safe_to_retry is Backend.exception_safe_to_retry:
-        pytest.skip("Celery before 5.7")
-    env |= {"BROKER_URL": app.conf.broker_url, "TELLS": "1"}
-    site = Site(app, None, tmp_path / "go", env)
-    with site.worker("prefork") as worker:
+    site, app, folder, away = database, database.app, database.results, tmp_path / "away"
+    with site.worker("prefork", TELLS="1") as worker:
         worker.ready()
         site.sent.append(app.send_task("late", [""], **KILLED))
         folder.rename(away)

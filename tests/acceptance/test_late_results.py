@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from celery import chain, chord
-from celery.backends.base import Backend
 from celery.backends.database import DatabaseBackend
 
 from celery_graceful import Batch
@@ -233,17 +232,10 @@ def test_a_connection_that_is_lost_meanwhile(
     assert worker.count(">> .* started") == 1
 
 
-def test_a_database(start_server: Callable[..., RedisServer], tmp_path: Path) -> None:
+def test_a_database(database: Site, tmp_path: Path) -> None:
     """Another result backend, that says which of its errors are outages."""
-    folder, away = tmp_path / "results", tmp_path / "away"
-    folder.mkdir()
-    url = f"db+sqlite:///{folder}/results.db"
-    app, env = make_app(start_server(RedisServer).url(0), url), {"RESULT_URL": url, "GRACE": "60"}
-    if DatabaseBackend.exception_safe_to_retry is Backend.exception_safe_to_retry:
-        pytest.skip("Celery before 5.7")
-    env["BROKER_URL"] = app.conf.broker_url
-    site = Site(app, None, tmp_path / "go", env)
-    assert isinstance(pickle.loads(pickle.dumps(app.backend)), DatabaseBackend)
+    site, folder, away = database, database.results, tmp_path / "away"
+    assert isinstance(pickle.loads(pickle.dumps(site.app.backend)), DatabaseBackend)
     with site.worker("prefork") as worker:
         worker.ready()
         site.send("late")

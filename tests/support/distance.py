@@ -59,20 +59,8 @@ def half_open(port: int) -> Iterator[HalfOpen]:
         number = way.opened
         there, back = await asyncio.open_connection(LOOPBACK, port)
         await asyncio.gather(
-            carry(reader, back, lambda: False),
-            carry(there, writer, lambda: way.swallows(number)),
+            _carry(reader, back), _carry(there, writer, lambda: way.swallows(number))
         )
-
-    async def carry(
-        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, swallows: Callable[[], bool]
-    ) -> None:
-        try:
-            while data := await reader.read(1 << 16):
-                if not swallows():
-                    writer.write(data)
-        except ConnectionError:
-            pass
-        writer.close()
 
     with _served(accept) as way.port:
         yield way
@@ -118,18 +106,24 @@ def door(port: int) -> Iterator[Door]:
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection(LOOPBACK, port)
         if await way.take(writer, back):
-            await asyncio.gather(carry(reader, back), carry(there, writer))
-
-    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(1 << 16):
-                writer.write(data)
-        except ConnectionError:
-            pass
-        writer.close()
+            await asyncio.gather(_carry(reader, back), _carry(there, writer))
 
     with _served(accept) as way.port:
         yield way
+
+
+async def _carry(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    swallows: Callable[[], bool] = lambda: False,
+) -> None:
+    try:
+        while data := await reader.read(1 << 16):
+            if not swallows():
+                writer.write(data)
+    except ConnectionError:
+        pass
+    writer.close()
 
 
 @contextmanager
