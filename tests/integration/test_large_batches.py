@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import contextmanager
+from functools import partial
+from typing import NamedTuple
 
 import pytest
 from celery import Celery
@@ -15,8 +18,11 @@ from tests.support.patience import has_patience
 
 MANY = 100_000
 
-#: Milliseconds of a processor that one command may take: time says more of the machine.
-MOST = 10.0
+#: How often a call is measured that seems to take too long.
+ROUNDS = 4
+
+#: Members that come at once in what the calls are compared with.
+CHUNK = 10_000
 
 FILL = """
 for i = ARGV[1], ARGV[2] do
@@ -37,15 +43,31 @@ def member(number):
     return f"member-of-the-batch-with-its-number-{number}"
 
 
+class Took(NamedTuple):
+    """Milliseconds of a processor, as time says more of the machine, that one command took."""
+
+    took: float
+    what: str
+
+
 class Measured(BatchLedger):
     """Measures each command of the store's."""
 
     def __init__(self, store, client):
         super().__init__(store)
-        self.client, self.took = client, {}
+        self.client, self.took = client, []
         for name in ("run", "execute"):
             setattr(store, name, self._measure(getattr(store, name)))
         self.overhead = min(self._since(self._cpu()) for _ in range(20))
+
+    def fill(self):
+        keys = ["graceful:batch:b:pending", "graceful:batch:b:messages"]
+        self.chunks = []
+        for first in range(0, MANY, CHUNK):
+            before = self._cpu()
+            self.client.eval(FILL, 2, *keys, first, first + CHUNK - 1)
+            self.chunks.append(self._since(before))
+        self.client.hset("graceful:batch:b", "total", MANY)
 
     def _cpu(self):
         used = self.client.info("cpu")
@@ -60,15 +82,13 @@ class Measured(BatchLedger):
             try:
                 return ask(what, *args, **options)
             finally:
-                took = self._since(before) - self.overhead
-                self.took[what] = max(took, self.took.get(what, 0))
+                self.took.append(Took(self._since(before) - self.overhead, what))
 
         return measured
 
 
-@pytest.fixture
-def ledger(monkeypatch):
-    has_patience(monkeypatch)
+@contextmanager
+def filled():
     # What Redis does now and then by itself counts as well: the less of that the better.
     options = {"hz": "1", "dynamic-hz": "no", "activerehashing": "no"}
     with RedisServer(options=options) as server, server.client() as client:
@@ -77,11 +97,27 @@ def ledger(monkeypatch):
         ledger = Measured(find_store(app), client)
         callbacks = {name: Callback(name, {}) for name in CALLBACKS}
         ledger.create("b", ttl=1000, linger=30, callbacks=callbacks)
-        keys = ["graceful:batch:b:pending", "graceful:batch:b:messages"]
-        for first in range(0, MANY, 10_000):
-            client.eval(FILL, 2, *keys, first, first + 9_999)
-        client.hset("graceful:batch:b", "total", MANY)
+        ledger.fill()
         yield ledger
+
+
+def assert_holds_nothing_up(uses):
+    """Of each call the fastest of some rounds counts: the machine may stand still in one.
+
+    None takes as long as members that come at once, a twentieth of all.
+    """
+    fastest = {}
+    for _ in range(ROUNDS):
+        with filled() as ledger:
+            uses(ledger)
+        for number, each in enumerate(ledger.took):
+            place = number, each.what
+            fastest[place] = min(each, fastest.get(place, each))
+        most = min(ledger.chunks) / 2
+        slow = [each for each in fastest.values() if each.took > most]
+        if not slow:
+            return
+    pytest.fail(f"more than {most:.1f} ms: {slow}")
 
 
 def end(ledger, outcome, first, last):
@@ -91,8 +127,7 @@ def end(ledger, outcome, first, last):
     return due
 
 
-@pytest.mark.parametrize("outcome", [Outcome.SUCCEEDED, Outcome.REVOKED])
-def test_all_end(ledger, outcome):
+def all_end(ledger, outcome):
     ledger.sent("b")
     assert sum(1 for _ in ledger.members_pending("b")) >= MANY
     assert len(ledger.messages("b", [member(i) for i in range(2000)])) == 2000
@@ -110,10 +145,9 @@ def test_all_end(ledger, outcome):
         ledger.published(one)
         ledger.callback_ended(*one)
     assert ledger.status("b").finished
-    assert max(ledger.took.values()) < MOST, ledger.took
 
 
-def test_many_batches_end_together(ledger):
+def many_batches_end_together(ledger):
     ends = []
     for number in range(40):
         parent = None
@@ -127,19 +161,17 @@ def test_many_batches_end_together(ledger):
         ends.append(End(name, "x", Outcome.SUCCEEDED))
     ledger.end(ends)
     assert all(ledger.status(f"batch-{number}-0").finished for number in range(40))
-    assert max(ledger.took.values()) < MOST, ledger.took
 
 
-def test_by_force(ledger):
+def by_force(ledger):
     ledger.complete("b")
     assert ledger.status("b").failed == MANY
     assert ledger.client.scard("graceful:batch:b:failed") >= MANY
     ledger.drop("b")
-    assert max(ledger.took.values()) < MOST, ledger.took
     assert ledger.client.keys("*") == []
 
 
-def test_one_that_has_expired_is_unlinked(ledger):
+def one_that_has_expired_is_unlinked(ledger):
     ledger.sent("b")
     ledger.client.pexpire("graceful:batch:b", 1)
     ledger.client.ping()
@@ -147,4 +179,18 @@ def test_one_that_has_expired_is_unlinked(ledger):
         pass
     assert ledger.stood_still(-1) == []
     assert ledger.client.keys("*") == []
-    assert max(ledger.took.values()) < MOST, ledger.took
+
+
+USES = {
+    "all succeed": partial(all_end, outcome=Outcome.SUCCEEDED),
+    "all are revoked": partial(all_end, outcome=Outcome.REVOKED),
+    "many batches end together": many_batches_end_together,
+    "by force": by_force,
+    "one that has expired is unlinked": one_that_has_expired_is_unlinked,
+}
+
+
+@pytest.mark.parametrize("uses", USES.values(), ids=USES.keys())
+def test_nothing_is_held_up(uses, monkeypatch):
+    has_patience(monkeypatch)
+    assert_holds_nothing_up(uses)

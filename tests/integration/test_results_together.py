@@ -285,9 +285,11 @@ def test_who_never_gets_a_turn_asks_elsewhere(app: Celery, monkeypatch: pytest.M
     assert not other.stuck
 
 
-def test_only_who_has_asked_waits_for_a_connection_that_is_dead(redis_server: RedisServer) -> None:
+def test_only_who_has_asked_waits_for_a_connection_that_is_dead(
+    redis_db: RedisDB, redis_server: RedisServer
+) -> None:
     with half_open(redis_server.port) as way:
-        url = redis_server.url().replace(f":{redis_server.port}/", f":{way.port}/")
+        url = redis_db.url.replace(f":{redis_server.port}/", f":{way.port}/")
         app = Celery("results", broker=url, backend=url, set_as_current=False)
         app.conf.redis_socket_timeout = 10
         Graceful(app)
