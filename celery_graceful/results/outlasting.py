@@ -30,7 +30,7 @@ from celery_graceful.runs.unstored import HERE, TRACER, Here, Unstored, is_trace
 from celery_graceful.store.answers import is_answer, is_demoted, is_of_redis
 from celery_graceful.system.describe import describe
 from celery_graceful.system.exception_chain import chain
-from celery_graceful.system.loaded import is_instance
+from celery_graceful.system.loaded import is_instance, loaded
 from celery_graceful.timeline import worker_state
 
 __all__ = ["Outlasting", "is_outage", "outlasting"]
@@ -209,7 +209,12 @@ def outlasting(backend_class: type) -> type:
     if asks is None or asks is Backend.exception_safe_to_retry:
         return backend_class
     if backend_class not in _classes:
-        names = {"plain": backend_class, "__module__": backend_class.__module__}
+        names: dict[str, Any] = {"plain": backend_class, "__module__": backend_class.__module__}
+        consumer = loaded("celery.backends.redis", "ResultConsumer")
+        if consumer is not None and getattr(backend_class, "ResultConsumer", None) is consumer:
+            from celery_graceful.results.subscriptions import ResultConsumer
+
+            names["ResultConsumer"] = ResultConsumer  # with Sentinel, for instance
         made = type(backend_class.__name__, (_Outlasting, backend_class), names)
         _classes[backend_class] = made
     return _classes[backend_class]

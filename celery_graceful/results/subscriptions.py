@@ -1,26 +1,82 @@
-"""Which results a process waits for: one subscription at a time, before Celery 5.7.
+"""Which results a process waits for: none in vain, and one subscription at a time.
 
-A result that nobody waits for any more is unsubscribed when it is finalized. Garbage is collected
-anywhere: also while its thread subscribes, with the lock of redis-py's connection pool held, which
-it would wait for then, for ever (https://github.com/celery/celery/issues/10477); and in another
-thread than that whose connection this is, so that two write to it at a time. Since Celery 5.7 that
-is left to who has the connection; here it is before.
+Redis tells of a result once, to who listens just then. Where a connection was lost, redis-py makes
+it anew by itself, or Celery does, and looks what is stored before it listens again. What is told in
+between nobody hears: who waits would wait for ever. So who waits looks now and then as well.
+
+Before Celery 5.7: a result that nobody waits for any more is unsubscribed when it is finalized.
+Garbage is collected anywhere: also while its thread subscribes, with the lock of redis-py's
+connection pool held, which it would wait for then, for ever
+(https://github.com/celery/celery/issues/10477); and in another thread than that whose connection
+this is, so that two write to it at a time. Since Celery 5.7 that is left to who has the connection;
+here it is before.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from celery.backends import redis
+from celery.states import READY_STATES
+
+from celery_graceful.store.answers import is_of_redis
+from celery_graceful.store.client import make_client
+from celery_graceful.store.connections import backend_pool
 
 __all__ = ["ResultConsumer"]
 
+#: Seconds from one look to the next, and for an answer: who waits has a limit of his own. And how
+#: many results are asked for at once.
+LOOK, PATIENCE, AT_ONCE = 3.0, 1.0, 1000
 
-class OneAtATime(redis.ResultConsumer):
+
+class LooksAgain(redis.ResultConsumer):
+    """Looks now and then what is stored of the results that somebody waits for."""
+
+    backend: Any
+    _pending_results: Any
+    _looked = 0.0
+
+    def drain_events(self, timeout: float | None = None) -> Any:
+        now = time.monotonic()
+        if not self._looked:
+            self._looked = now  # who begins to wait has looked
+        elif now >= self._looked + LOOK:
+            self._looked = now
+            self._look_again()
+        return super().drain_events(timeout)
+
+    def _look_again(self) -> None:
+        try:
+            keys = [self._get_key_for_task(one) for each in self._pending_results for one in each]
+        except RuntimeError:  # another thread begins to wait
+            return
+        for meta in self._read(keys):
+            if meta["status"] in READY_STATES:
+                self.on_state_change(meta, None)
+
+    def _read(self, keys: list[Any]) -> list[Any]:
+        found: list[Any] = []
+        if keys:
+            pool = backend_pool(self.backend, PATIENCE)
+            try:
+                client = make_client(pool, PATIENCE)
+                for start in range(0, len(keys), AT_ONCE):
+                    found += client.mget(keys[start : start + AT_ONCE])
+            except Exception as exc:
+                if not is_of_redis(exc):
+                    raise
+            finally:
+                pool.disconnect()
+        return [self._decode_result(one) for one in found if one]
+
+
+class OneAtATime(LooksAgain):
     """Who subscribes unsubscribes, afterwards, what others have left to it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -89,5 +145,5 @@ class OneAtATime(redis.ResultConsumer):
 
 _ITSELF = hasattr(redis.ResultConsumer, "_flush_pending_unsubscribe")
 
-#: Celery's own, where that does so itself.
-ResultConsumer: type[redis.ResultConsumer] = redis.ResultConsumer if _ITSELF else OneAtATime
+#: Since Celery 5.7 that does so itself.
+ResultConsumer: type[redis.ResultConsumer] = LooksAgain if _ITSELF else OneAtATime

@@ -237,6 +237,8 @@ NAMES: dict[str, list[str] | None] = {
     "celery.backends.redis:RedisBackend.ResultConsumer": None,
     "celery.backends.redis:ResultConsumer.consume_from": ["task_id"],
     "celery.backends.redis:ResultConsumer.cancel_for": ["task_id"],
+    "celery.backends.redis:ResultConsumer.drain_events": ["timeout"],
+    "celery.backends.redis:ResultConsumer.on_state_change": ["meta", "message"],
     "celery.backends.redis:ResultConsumer._pubsub": None,
     "celery.backends.redis:ResultConsumer._reconnect_pubsub": [],
     "celery.backends.redis:ResultConsumer.reconnect_on_error": [],
@@ -284,19 +286,21 @@ INSTANCE = {
     "_cache",
     "_callbacks",
     "_controlled_termination",
+    "_decode_result",  # as _get_key_for_task
     "_decoded_cache",
     "_decoders",
     "_encoders",
     "_delivered",
     "_error_callback",
     "_fileno_to_inq",
-    "_get_key_for_task",  # of who waits for results: tests/integration/test_results_one_trip.py
+    "_get_key_for_task",  # of who waits for results: tests/integration/test_results_subscriptions.py
     "_in_use_connections",
     "_isatty",
     "_local",  # of an app, with the backend of this thread: tests/unit/testing/test_real_parts.py
     "_maxtasksperchild",
     "_message",
     "_meta",  # documented by Django
+    "_pending_results",  # as _get_key_for_task
     "_parent_pid",
     "_parser",
     "_payload",  # of a job, and ``_quick_put``: tests/unit/pools/test_pipes.py
