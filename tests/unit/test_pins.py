@@ -293,7 +293,7 @@ INSTANCE = {
     "_delivered",
     "_error_callback",
     "_fileno_to_inq",
-    "_get_key_for_task",  # of who waits for results: tests/integration/test_results_subscriptions.py
+    "_get_key_for_task",  # of who waits: tests/integration/test_results_subscriptions.py
     "_in_use_connections",
     "_isatty",
     "_local",  # of an app, with the backend of this thread: tests/unit/testing/test_real_parts.py
