@@ -34,6 +34,9 @@ from celery_graceful.operations.records import utc
 
 __all__ = ["batches", "lines_of"]
 
+#: Missing members that are shown on a terminal.
+MOST = 20
+
 # Or their keys: the id of each is looked up once, before anything is asked.
 ID = click.argument("batch_id", metavar="ID|KEY")
 IDS = click.argument("batch_ids", nargs=-1, required=True, metavar="ID|KEY...")
@@ -270,9 +273,11 @@ def lines_of(found: Standing) -> Iterator[str]:
         yield f"  producer: {_producer(found)}"
     if status.properties:
         yield f"  properties: {status.properties}"
-    for one in found.missing:
+    for one in found.missing[:MOST]:
         task = f"  {one.task}" if one.task else ""
         yield f"  missing: {one.member}{task}  {one.why}{'' if one.sure else ' (unsure)'}"
+    if len(found.missing) > MOST:
+        yield f"  and {len(found.missing) - MOST:,} more that are missing: --json names them"
     for failed in found.failed:
         what = failed.task or ("a batch" if failed.batch else "")
         yield "  ".join(filter(None, (f"  failed: {failed.member}", what, failed.description)))
@@ -282,7 +287,7 @@ def lines_of(found: Standing) -> Iterator[str]:
         yield f"  pending: {other.id}  {other.sentences[0]}"
     more = status.pending - sum(not one.is_callback for one in found.missing) - len(found.others)
     if found.others and more > 0:
-        yield f"  and {more} more that are pending"
+        yield f"  and {more:,} more that are pending"
 
 
 def _producer(found: Standing) -> str:

@@ -86,6 +86,10 @@ def test_batches() -> None:
       and no worker holds it (unsure)
   failed: 0f1c29c6-4a0b-4bd1-9e5c-d7f2e8a90b10  shop.export"""
     )
+    many = Standing(status, tuple(missing) * 1_234)
+    lines = [line for line in batches.lines_of(many) if "missing" in line]
+    assert len(lines) == 1 + 20 + 1  # and its own line
+    assert lines[-1] == "  and 1,214 more that are missing: --json names them"
     assert output.folded("x " * 99) == ["x " * 99], "who reads a pipe gets a line each"
 
 
