@@ -18,7 +18,7 @@ from celery_graceful.batches.chord_groups import counts_itself, counts_nothing
 from celery_graceful.batches.chord_ledger import ChordLedger
 from celery_graceful.batches.model import Callback, Due
 
-__all__ = ["all_counted", "gathered", "let_go"]
+__all__ = ["all_counted", "are_gone", "gathered", "let_go"]
 
 logger = get_logger(__name__)
 
@@ -110,6 +110,17 @@ def all_counted(backend: Any, group_id: str) -> bool:
     except _Gone:
         return True
     return len(parts) >= size
+
+
+def are_gone(backend: Any, group_id: str) -> bool:
+    """Whether the results of a header are not there any more: its body can be given nothing."""
+    if not counts_itself(backend):
+        return False
+    try:
+        _counted(backend, group_id)
+    except _Gone:
+        return True
+    return False
 
 
 def _counted(backend: Any, group_id: str) -> tuple[int, list[Any]]:

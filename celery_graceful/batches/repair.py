@@ -16,6 +16,7 @@ from celery.utils.log import get_logger
 from celery_graceful.batches.brief_status import Standing, still_open
 from celery_graceful.batches.callbacks import kept_signature
 from celery_graceful.batches.chord_counter import return_part
+from celery_graceful.batches.chord_gathering import are_gone
 from celery_graceful.batches.chord_groups import counts_nothing
 from celery_graceful.batches.chord_ledger import ChordLedger
 from celery_graceful.batches.expiry import has_expired, moment
@@ -56,7 +57,7 @@ class Repaired(NamedTuple):
     Attributes:
         ended: Members that had ended unseen, by their results or in quarantine.
         resent: Members that were sent again.
-        failed: Members that were given up.
+        failed: Members that were given up, and bodies of chords, the results for which have gone.
         called: Callbacks that were sent again.
         left: Of the others, why nothing was done.
     """
@@ -292,10 +293,13 @@ class Repair:
         if refusal:
             done.left[callback_member(name)] = refusal
             return
+        given_up = False
         if callback.gathers and is_lost:  # not merely sent by one who died before saying so
             ChordLedger(self.ledger.store).are_gone(batch)
+            with fork_gate:
+                given_up = are_gone(self.app.backend, batch)  # its errbacks run
         self.publish(self.ledger.fire(batch, name))
-        done.called.append(callback_member(name))
+        (done.failed if given_up else done.called).append(callback_member(name))
 
 
 def _refusal(sig: Any, may_resend: Callable[[str], bool]) -> str:

@@ -122,7 +122,7 @@ class Resent(Record):
         id: Of the batch.
         ended: Members that had ended unseen, by their results or in quarantine.
         resent: Members that were sent again.
-        failed: Members that were given up.
+        failed: Members that were given up, and bodies of chords, the results for which have gone.
         called: Callbacks that were sent again.
         left: Of the others, why nothing was done.
         sending: It has not got all of its members yet: its producer is at it, or dead.

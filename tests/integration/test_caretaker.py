@@ -607,8 +607,10 @@ def test_a_callback_that_has_expired_has_ended(shop: Shop) -> None:
 
 
 def test_the_lost_body_of_a_chord(shop: Shop) -> None:
-    """It is not kept as other callbacks are."""
-    for batch, task in (("b", shop.graceful), ("c", shop.plain)):
+    """It is not kept as other callbacks are; what it is given may have gone by now."""
+    backend: Any = shop.app.backend
+    backend.set_chord_size("kept", 1)
+    for batch, task in (("b", shop.graceful), ("c", shop.plain), ("kept", shop.graceful)):
         packed = base64.b64encode(pack(shop.app, task.s())).decode()
         body = Callback(f"body of {batch}", {"packed": packed}, False, gathers=True)
         shop.ledger.create(batch, ttl=60, linger=60, callbacks={"on_complete": body})
@@ -616,7 +618,11 @@ def test_the_lost_body_of_a_chord(shop: Shop) -> None:
         shop.ledger.sent(batch)
         assert shop.ledger.published(Due(batch, "on_complete"))
     shop.look()
-    assert shop.published == [Due("b", "on_complete")]
+    told = dict(shop.told)
+    assert told["b"].failed == told["kept"].called == ["callback:on_complete"]
+    assert told["b"].called == told["kept"].failed == []
+    assert "c" not in told or list(told["c"].left) == ["callback:on_complete"]
+    assert {*shop.published} == {Due("b", "on_complete"), Due("kept", "on_complete")}
 
 
 @pytest.mark.parametrize("how", [None, "off"])
