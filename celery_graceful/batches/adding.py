@@ -18,7 +18,7 @@ from uuid import uuid4
 from celery import current_task
 
 from celery_graceful.batches.eager import EagerLedger
-from celery_graceful.batches.ledger import CHUNK, BatchLedger
+from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import Adds, Opened
 from celery_graceful.claims.fence import DELIVERY, holds_claim
 from celery_graceful.exceptions import BatchFinished
@@ -75,22 +75,18 @@ def opened(
 
 
 @contextmanager
-def at_it(
-    ledger: BatchLedger | EagerLedger, batch: str, sender: str, size: int | None = None
-) -> Iterator[None]:
+def at_it(ledger: BatchLedger | EagerLedger, batch: str, sender: str) -> Iterator[None]:
     """Says that a batch is being sent, as long as the block takes; and when it is not any more.
 
     Args:
         ledger: That knows of it.
         batch: Its id.
         sender: Who sends it.
-        size: How many members there are; ``None`` where that is not known. What is there and goes
-            out in one chunk is over before anything has to be said.
     """
     say = partial(ledger.still_sends, batch, sender)
-    is_brief = isinstance(ledger, EagerLedger) or (size is not None and size <= CHUNK)
+    is_eager = isinstance(ledger, EagerLedger)
     try:
-        with nullcontext() if is_brief else meanwhile(say, SAY_EVERY, "graceful-sending"):
+        with nullcontext() if is_eager else meanwhile(say, SAY_EVERY, "graceful-sending"):
             yield
     except BaseException:
         with suppress(StoreAway):  # said there; it is taken for dead, a while later

@@ -184,7 +184,7 @@ class Batch(Unsent):
                 self._waiting.clear()
                 return self
             again = was is not None
-            with at_it(self._ledger, self.id, sender, size):
+            with at_it(self._ledger, self.id, sender):
                 self._send_all(given, sender, progress=progress, size=size, again=again, alone=True)
             if again:
                 self._say_left()

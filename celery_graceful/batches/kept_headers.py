@@ -31,6 +31,7 @@ __all__ = ["are_kept", "check_function", "headers_here", "keep"]
 _SETTING = f"{PREFIX}batch_headers"
 
 _UID = "graceful_kept_headers"
+_AGAIN = f"{_UID}_again"
 
 Function = Callable[[], "Mapping[str, Any] | None"]
 
@@ -120,8 +121,11 @@ def are_kept() -> None:
     """See to it that they are put over what others add: who comes last has the last word."""
     last = before_task_publish.receivers[-1:]
     if not (last and last[0][1] is _put):
+        # Twice for a moment, and never not at all: another thread may be sending.
+        before_task_publish.connect(_put, weak=False, dispatch_uid=_AGAIN)
         before_task_publish.disconnect(dispatch_uid=_UID)
         before_task_publish.connect(_put, weak=False, dispatch_uid=_UID)
+        before_task_publish.disconnect(dispatch_uid=_AGAIN)
 
 
 def _put(headers: Any = None, **_: Any) -> None:

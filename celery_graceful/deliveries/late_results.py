@@ -10,6 +10,7 @@ that holds its messages for that long takes no new ones.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Collection
 from copy import copy
@@ -27,8 +28,9 @@ from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.stage import Stage
 from celery_graceful.deliveries.untold_ends import takes_no_writes
 from celery_graceful.results.outlasting import is_outage
-from celery_graceful.runs.unstored import HERE, Unstored
+from celery_graceful.runs.unstored import HERE, Here, Unstored
 from celery_graceful.store.app_stores import results_store
+from celery_graceful.store.connections import has_celerys_client
 from celery_graceful.store.rights import why_no_writes
 from celery_graceful.store.store import Store, StoreAway, StoreIsReplica, fork_gate
 from celery_graceful.system import native
@@ -91,7 +93,8 @@ class LateResults:
         self._count = 0  # of what was stored
         self._looking = Repeating(self._look, LOOK_AGAIN, "graceful-late-results")
         self._store: Store | None = None
-        self._refuses: bool | None = None  # as it was when it was asked last
+        self._refuses: bool | None = None  # as it was when it was asked last, and when that was
+        self._asked_at = 0.0
         self._ends = False
 
     def keep(self, request: HeldMessage, unstored: Unstored, end: Callable[[], None]) -> bool:
@@ -112,10 +115,11 @@ class LateResults:
 
         Where it does not, whether the server itself says so: else it is away.
         """
-        if self._kept and self._refuses is not None:
-            return self._refuses  # known until the next look
-        store = self._find(app)
-        return None if store is None else self._ask(store)
+        is_known = self._kept or time.monotonic() < self._asked_at + LOOK_AGAIN
+        if is_known and self._refuses is not None:
+            return self._refuses  # until the next look
+        self._takes_writes(app)
+        return self._refuses
 
     def keep_if(
         self,
@@ -190,27 +194,40 @@ class LateResults:
         """Store it; what is to be tried again."""
         with fork_gate:
             why = _store(kept)
-        if why is None:
-            self._count += 1
-        else:
-            if self._store is not None or self._count > kept.after:  # the backend is there
-                kept = kept._replace(tries=kept.tries + 1, after=self._count)
-            if kept.tries < TRIES:
-                return kept
-            with fork_gate:
-                _store_instead(kept, why)
+            if why is None:
+                self._count += 1
+            elif (left := self._left(kept, why)) is not None:
+                return left
         self._stored.append(kept)
         self._ring_loop()
+        return None
+
+    def _left(self, kept: _Kept, why: str) -> _Kept | None:
+        """What is to be tried again of what could not be stored."""
+        takes_others = self._store is not None or self._count > kept.after
+        if takes_others or _state_of(kept.request) is not None:  # the backend is there
+            kept = kept._replace(tries=kept.tries + 1, after=self._count)
+        if kept.tries < TRIES:
+            return kept
+        if not takes_others and _store(kept) is None:
+            return None
+        if _store_instead(kept, why):
+            return None
+        if not takes_others:  # what can be read may be a copy, that takes nothing
+            return kept._replace(tries=0)
+        _say_lost(kept, why)
         return None
 
     def _takes_writes(self, app: Any) -> bool:
         """Whether it is worth trying: Celery would wait for 19 s, and log twenty lines."""
         store = self._find(app)
         self._refuses = None if store is None else self._ask(store)
+        self._asked_at = time.monotonic()
         return self._refuses is None
 
     def _find(self, app: Any) -> Store | None:
-        self._store = self._store or results_store(app)
+        if self._store is None and has_celerys_client(app.backend):
+            self._store = results_store(app)
         return self._store
 
     def _ask(self, store: Store) -> bool | None:
@@ -230,11 +247,14 @@ def _store(kept: _Kept) -> str | None:
     """Why it could not be stored; ``None`` where it is, or never will be."""
     request, unstored = kept.request, kept.unstored
     backend = request.task.backend
+    here: Here | None = getattr(request.context, HERE, None)
     try:
         context = _context(request)
         context.children[:] = [
             result_from_tuple(one, request.task.app) for one in unstored.children
         ]
+        if here is not None:
+            here.is_stored()  # as far as is known
         if isinstance(unstored.result, WorkerLostError) and request.has_succeeded():
             return None  # the child had stored that before it died
         if unstored.state == states.REVOKED:
@@ -252,38 +272,46 @@ def _store(kept: _Kept) -> str | None:
             )
     except Exception as exc:
         if is_outage(backend, exc):
+            if here is not None:
+                here.is_kept_for_later()
             return describe(exc)
-        _store_instead(kept, describe(exc))
+        if not _store_instead(kept, describe(exc)):
+            _say_lost(kept, describe(exc))
     else:
         text = "What %s[%s] came to (%s) is stored: the result backend is there again"
         log(logger, logging.WARNING, text, request.name, request.id, unstored.state)
     return None
 
 
-def _store_instead(kept: _Kept, why: str) -> None:
-    """It cannot be stored: that is, once, so that errbacks and those who wait hear of it."""
+def _store_instead(kept: _Kept, why: str) -> bool:
+    """It cannot be stored: that is, once, so that errbacks and those who wait hear of it.
+
+    Returns:
+        Whether something is stored.
+    """
     request, unstored = kept.request, kept.unstored
-    if _is_stored(request, unstored.state):
+    if _state_of(request) == unstored.state:
         text = "What %s[%s] came to (%s) is stored, and what follows that could not be sent: %s"
         log(logger, logging.ERROR, text, request.name, request.id, unstored.state, why)
-        return
+        return True
     instead = BackendStoreError(why, state=unstored.state, task_id=request.id)
     backend, stores = request.task.backend, unstored.stores
     try:
         backend.mark_as_failure(request.id, instead, request=_context(request), store_result=stores)
     except Exception:
-        if not _is_stored(request, states.FAILURE):
-            _say_lost(kept, why)
-            return
+        if _state_of(request) != states.FAILURE:
+            return False
     text = "What %s[%s] came to (%s) cannot be stored, a FAILURE is in its place: %s"
     log(logger, logging.ERROR, text, request.name, request.id, unstored.state, why)
+    return True
 
 
-def _is_stored(request: HeldMessage, state: str) -> bool:
+def _state_of(request: HeldMessage) -> str | None:
+    """What is stored of it; ``None`` where that cannot be read."""
     try:
-        return bool(request.task.backend.get_task_meta(request.id, cache=False)["status"] == state)
+        return str(request.task.backend.get_task_meta(request.id, cache=False)["status"])
     except Exception:
-        return False
+        return None
 
 
 def _context(request: HeldMessage) -> Any:

@@ -128,9 +128,12 @@ class GracefulRequest(StoredHere):
     def _end_revoked(self, *args: Any, only: Iterable[Stage], dying: bool = False) -> None:
         again = partial(self._end_revoked, *args, only=OPEN, dying=dying)
         with self.ledger.leaving:
-            if self.stage in only and self.keeps_end(TaskRevokedError(args[0]), again, only):
+            came_to, has_expired = TaskRevokedError(args[0]), args[3]
+            # It expires once more where it comes again; a revoke may be forgotten there.
+            if has_expired and self.stage in only and self.keeps_end(came_to, again, only):
                 return
             if self.ledger.close(self, Stage.FINISHED, only=only):
+                self.keeps_end(came_to, _nothing)  # not its message
                 self._say_revoked(*args, dying=dying)
 
     def drop_cancelled(self) -> None:

@@ -14,6 +14,7 @@ here it is before.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -24,56 +25,76 @@ from typing import Any
 from celery.backends import redis
 from celery.states import READY_STATES
 
-from celery_graceful.store.answers import is_of_redis
 from celery_graceful.store.client import make_client
-from celery_graceful.store.connections import backend_pool
+from celery_graceful.store.connections import backend_pool, disconnect, has_celerys_client
+from celery_graceful.system.describe import describe
 
 __all__ = ["ResultConsumer"]
+
+logger = logging.getLogger(__name__)
 
 #: Seconds from one look to the next, and for an answer: who waits has a limit of his own. And how
 #: many results are asked for at once.
 LOOK, PATIENCE, AT_ONCE = 3.0, 1.0, 1000
 
+#: Seconds without a question after which somebody begins to wait: who waits asks each second.
+IDLE = 2.5
+
 
 class LooksAgain(redis.ResultConsumer):
     """Looks now and then what is stored of the results that somebody waits for."""
 
-    backend: Any
+    subscribed_to: set[Any]
     _pending_results: Any
-    _looked = 0.0
+    _drained = _looked = 0.0
 
     def drain_events(self, timeout: float | None = None) -> Any:
         now = time.monotonic()
-        if not self._looked:
+        if now >= self._drained + IDLE:
             self._looked = now  # who begins to wait has looked
         elif now >= self._looked + LOOK:
             self._looked = now
-            self._look_again()
+            try:
+                self._look_again()
+            except Exception as exc:  # of the results of others, too
+                logger.debug("Results are not looked for: %s", describe(exc))
+        self._drained = time.monotonic()
         return super().drain_events(timeout)
 
+    def on_state_change(self, meta: Any, message: Any) -> Any:
+        # What a look has found comes by the subscription as well: it would be kept for who asks
+        # later, as if nobody had waited for it.
+        is_late = message is not None and meta["status"] in READY_STATES
+        if not is_late or self._get_key_for_task(meta["task_id"]) in self.subscribed_to:
+            super().on_state_change(meta, message)
+
     def _look_again(self) -> None:
-        try:
-            keys = [self._get_key_for_task(one) for each in self._pending_results for one in each]
-        except RuntimeError:  # another thread begins to wait
+        if not has_celerys_client(self.backend):
             return
-        for meta in self._read(keys):
-            if meta["status"] in READY_STATES:
-                self.on_state_change(meta, None)
+        waited_for = [one for each in self._pending_results for one in list(each) if one]
+        for start in range(0, len(waited_for), AT_ONCE):
+            some = waited_for[start : start + AT_ONCE]
+            found = self._read([self._get_key_for_task(one) for one in some])
+            for stored in filter(None, found):
+                self._find(stored)
 
     def _read(self, keys: list[Any]) -> list[Any]:
-        found: list[Any] = []
-        if keys:
-            pool = backend_pool(self.backend, PATIENCE)
-            try:
-                client = make_client(pool, PATIENCE)
-                for start in range(0, len(keys), AT_ONCE):
-                    found += client.mget(keys[start : start + AT_ONCE])
-            except Exception as exc:
-                if not is_of_redis(exc):
-                    raise
-            finally:
-                pool.disconnect()
-        return [self._decode_result(one) for one in found if one]
+        pool = backend_pool(self.backend, PATIENCE)
+        try:
+            return list(make_client(pool, PATIENCE).mget(keys))
+        finally:
+            disconnect(pool)
+
+    def _find(self, stored: Any) -> None:
+        try:
+            meta = self._decode_result(stored)
+        except Exception as exc:  # who waits for that one hears of it, as ever
+            logger.debug("A result cannot be read: %s", describe(exc))
+            return
+        if meta["status"] in READY_STATES:
+            with self._locked():
+                if any(meta["task_id"] in each for each in self._pending_results):
+                    self.on_state_change(meta, None)
 
 
 class OneAtATime(LooksAgain):
@@ -94,11 +115,11 @@ class OneAtATime(LooksAgain):
         super().on_after_fork()
 
     def consume_from(self, task_id: Any) -> Any:
-        with self._operation():
+        with self._locked():
             return super().consume_from(task_id)
 
     def _reconnect_pubsub(self) -> Any:
-        with self._operation():
+        with self._locked():
             return super()._reconnect_pubsub()
 
     def cancel_for(self, task_id: Any) -> None:
@@ -109,7 +130,7 @@ class OneAtATime(LooksAgain):
             self._unsubscribe()
 
     @contextmanager
-    def _operation(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         try:
             with self._turn:
                 self._depth += 1

@@ -9,6 +9,7 @@ __all__ = [
     "is_answer",
     "is_demoted",
     "is_forbidden",
+    "is_goodbye",
     "is_of_a_replica",
     "is_of_redis",
     "is_timeout",
@@ -23,6 +24,11 @@ def is_answer(exc: BaseException) -> bool:
     from redis.exceptions import ResponseError
 
     return isinstance(exc, ResponseError)
+
+
+def is_goodbye(exc: BaseException) -> bool:
+    """Whether the server closes the connection after this answer: it was sent too much at once."""
+    return is_answer(exc) and "Protocol error" in str(exc)
 
 
 def is_of_redis(exc: BaseException) -> bool:

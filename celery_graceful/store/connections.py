@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 __all__ = [
     "backend_pool",
     "backend_prefix",
+    "disconnect",
+    "has_celerys_client",
     "kombu_pool",
     "take_connection",
     "timeouts",
@@ -51,6 +54,29 @@ def backend_pool(backend: Any, timeout: float) -> Any:
     if "socket_connect_timeout" in params:
         params["socket_connect_timeout"] = timeout
     return backend._get_pool(**params)
+
+
+def has_celerys_client(backend: Any) -> bool:
+    """Whether a result backend in Redis reaches it in Celery's way, by its parameters.
+
+    A subclass may make its client by itself, of a cluster, or of what a discovery says: then they
+    may lead elsewhere.
+    """
+    from celery.backends.redis import RedisBackend, SentinelBackend
+
+    ways = ("client", "_create_client", "_get_client", "_get_pool")
+    kinds = [kind for kind in (SentinelBackend, RedisBackend) if isinstance(backend, kind)]
+    return bool(kinds) and all(
+        inspect.getattr_static(type(backend), way) is inspect.getattr_static(kinds[0], way)
+        for way in ways
+    )
+
+
+def disconnect(pool: Any) -> None:
+    """Close the connections of a pool, and those to the Sentinels that it has asked."""
+    pool.disconnect()
+    for sentinel in getattr(getattr(pool, "sentinel_manager", None), "sentinels", ()):
+        sentinel.connection_pool.disconnect()
 
 
 def backend_prefix(options: dict[str, Any]) -> str:

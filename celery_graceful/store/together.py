@@ -22,7 +22,7 @@ from contextlib import suppress
 from itertools import repeat
 from typing import Any
 
-from celery_graceful.store.answers import is_answer, is_timeout, no_answer, once_more
+from celery_graceful.store.answers import is_answer, is_goodbye, is_timeout, no_answer, once_more
 from celery_graceful.store.connections import take_connection
 from celery_graceful.system.native import Latch, is_green, thread_ident
 
@@ -218,6 +218,7 @@ class Together:
             for part in _parts([one.command for one in asked]):
                 connection.send_packed_command([part])
                 self._moved_at = time.monotonic()
+            is_over = False
             for one in asked:
                 try:
                     one.answer = connection.read_response()
@@ -225,8 +226,9 @@ class Together:
                     if not is_answer(exc):
                         raise
                     one.answer = exc
+                    is_over = is_goodbye(exc)
                 self._moved_at = time.monotonic()
-            self._clean = True
+            self._clean = not is_over
         finally:
             if not self._clean:
                 self._give_back()

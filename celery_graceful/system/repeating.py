@@ -37,8 +37,9 @@ class Repeating:
             begins = not (self._runs or self._ended)
             self._runs = self._runs or begins
         if begins:  # not under the lock: a greenlet lets others run meanwhile
-            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            thread.start()
+            self._thread = thread  # which can be waited for now
 
     def end(self, seconds: float) -> None:
         """Do it a last time if there is something to do; wait for that for up to ``seconds``."""

@@ -54,11 +54,12 @@ def test_what_ends_in_the_main_process_is_stored_later(site: Site) -> None:
         expires = {"countdown": 0.5, "expires": 0.1, "task_id": "expired"}
         site.sent.append(app.send_task("late", [path], **expires))
         worker.wait_line("dies.* cannot be stored: it is stored later, if")
-        worker.wait_line(KEPT, 3 + len(REJECTED))
+        worker.wait_line("revoked.* cannot be stored: it is stored later, if")
+        worker.wait_line(KEPT, 2 + len(REJECTED))
         assert worker.count(STRUCK) == 1
         assert app.control.ping(timeout=10)
         assert worker.count("Connection to Redis lost") == 0
-        assert worker.count(">> .* told of") == 1, "of what had been acknowledged"
+        assert worker.count(">> .* told of") == 2, "of what had been acknowledged, or was revoked"
         site.results.start()
         ends = dict.fromkeys(("killed", "dies", *REJECTED), "FAILURE")
         site.all_end(**ends, revoked="REVOKED", expired="REVOKED")
@@ -84,19 +85,43 @@ def test_what_ends_in_the_main_process_is_stored_later(site: Site) -> None:
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_graceful_task_that_is_revoked(pool: str, site: Site) -> None:
+    """It ends at once: where it came again, nobody may know of that any more."""
     with site.worker(pool, TELLS="1") as worker:
         worker.ready()
         site.send("steady")
         worker.wait_line(">> .* started")
         site.results.kill()
         site.app.control.revoke("steady", terminate=True)
-        worker.wait_line(KEPT)
+        worker.wait_line(">> .* told of revoked steady")
         site.results.start()
         site.all_end(steady="REVOKED")
-        worker.wait_line(">> .* told of revoked steady")
         worker.term()
         assert worker.wait() == 0
     assert worker.count(">> .* told of") == 1
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_what_was_revoked_before_a_stop_does_not_come_again(pool: str, site: Site) -> None:
+    with site.worker(pool, TELLS="1") as worker:
+        worker.ready()
+        names = ("late", "steady") if pool == "prefork" else ("steady",)
+        for name in names:
+            site.send(name)
+        worker.wait_line(">> .* started", len(names))
+        site.results.kill()
+        for name in names:
+            site.app.control.revoke(name, terminate=True)
+            worker.wait_line(f">> .* told of revoked {name}")
+        site.gate.touch()
+        worker.term()
+        worker.wait()
+    site.results.start()
+    with site.worker(pool) as worker:
+        site.send("follows")
+        worker.wait_line(">> .* follows")
+        assert worker.count(">> .* started") == 0
+        worker.term()
+        assert worker.wait() == 0
 
 
 def test_a_worker_that_stops_meanwhile(site: Site) -> None:

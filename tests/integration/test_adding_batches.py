@@ -264,8 +264,8 @@ def test_one_that_is_sent_by_another_run(
 ) -> None:
     """Which lives, and says so: it is left to it, and this one adds its own after a while."""
     monkeypatch.setattr(adding, "SAY_EVERY", 0.05)
-    monkeypatch.setattr(adding, "SILENT", 1.0)
-    monkeypatch.setattr(adding, "PATIENCE", 2.0)
+    monkeypatch.setattr(adding, "SILENT", TIMEOUT)
+    monkeypatch.setattr(adding, "PATIENCE", 0.5)
     other = stands_still(app, outer)
     with other as (first, caught), run(app, outer, graceful_delivery="the second"):
         second = inner(app, works(app, range(3)))

@@ -467,5 +467,6 @@ def test_what_is_acknowledged_early_is_not_gathered_for_long(
     early.is_early = True
     claims.ack(early)
     wait_until(lambda: left(redis_db) == {"4"}, "it is sent, with those that wait")
+    wait_until(lambda: not claims._sending._is_urgent, "nothing is urgent any more")
     claims.ack(Tag("me", 4))
     assert left(redis_db) == {"4"}, "gathered again"

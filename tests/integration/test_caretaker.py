@@ -115,7 +115,8 @@ class Shop:
 
 @pytest.fixture
 def shop(redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    monkeypatch.setattr(caretaker_module, "AT_WORK", TIMEOUT)  # however long it stands still
+    for name in ("AT_WORK", "SILENT"):  # however long it stands still
+        monkeypatch.setattr(caretaker_module, name, TIMEOUT)
     one = Shop(redis_db)
     yield one
     one.app.close()

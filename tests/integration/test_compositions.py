@@ -24,7 +24,7 @@ from tests.support.workers import TIMEOUT, Worker, wait_until
 
 APP = "tests.apps.compositions"
 #: Seconds. Much room behind the soft deadline: the machine may be slow.
-GRACE, SOFT, HARD = "25", "1.5", "20"
+GRACE, SOFT, HARD = "90", "1.5", "80"
 POOLS = ("prefork", "threads")
 
 COMPOSED = [

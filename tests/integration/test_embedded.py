@@ -31,6 +31,14 @@ def celery_worker_pool():
     return {pool!r}
 
 
+PATIENCE = {{"ping_task_timeout": 60, "shutdown_timeout": 60}}
+
+
+@pytest.fixture(scope="session")
+def celery_worker_parameters():
+    return PATIENCE
+
+
 @pytest.fixture(scope="session")
 def celery_session_app(celery_session_app):
     Graceful(celery_session_app)
@@ -56,7 +64,7 @@ def add_to(app):
 def test_with_a_worker_of_its_own(celery_app, celery_worker, number):
     add = add_to(celery_app)
     celery_worker.reload()
-    assert add.delay(number, 1).get(timeout=30) == number + 1
+    assert add.delay(number, 1).get(timeout=60) == number + 1
 
 
 def test_the_next_starts_where_nothing_is_left():
@@ -67,7 +75,7 @@ def test_the_next_starts_where_nothing_is_left():
 def test_with_that_of_the_session(celery_session_app, celery_session_worker, number):
     add = add_to(celery_session_app)
     celery_session_worker.reload()
-    assert add.delay(number, 1).get(timeout=30) == number + 1
+    assert add.delay(number, 1).get(timeout=60) == number + 1
 """
 
 #: Solo has no way to end what keeps its thread; a prefork worker has no other than its own loop.

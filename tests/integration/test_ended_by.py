@@ -39,7 +39,7 @@ OTHERS = {"handling": "SUCCESS", "failing": "FAILURE", "child_that_fails": "FAIL
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
 def test_all_ways_out_of_an_interrupted_task(pool: str, redis_db: RedisDB, tmp_path: Path) -> None:
     broker = Broker("redis", redis_db.url, redis_db.backend_url, redis_db.client)
-    env = {**broker.env, "GRACE": "30"}
+    env = {**broker.env, "GRACE": "90"}
     env["DB"] = str(tmp_path / "db.sqlite3")
     children = CHILDREN if pool == "gevent" else [*CHILDREN, "child_of_asyncio"]
     names = [*LIMITED, *children, *OTHERS]

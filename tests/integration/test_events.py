@@ -30,12 +30,13 @@ def worker_of(broker: str, groups: Sequence[str] = ()) -> Any:
 def test_a_broker_that_hangs_holds_up_nobody(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(events, "TIMEOUT", 3.0)
+    monkeypatch.setattr(events, "TIMEOUT", TIMEOUT)
     with socket.create_server(("127.0.0.1", 0)) as hangs:
         worker = worker_of(f"redis://127.0.0.1:{hangs.getsockname()[1]}")
         with events.soon(worker, "task") as tell:
             tell(SOME)
         assert NOT_SENT not in caplog.text, "nobody has waited for it"
+        hangs.accept()[0].close()
         wait_until(lambda: NOT_SENT in caplog.text, "given up")
 
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, signals
 
 from celery_graceful import Batch, BatchFinished
 from celery_graceful.batches import adding
@@ -208,13 +208,53 @@ def test_one_that_lives_says_so(app: Celery, monkeypatch: pytest.MonkeyPatch, ke
     )
 
 
-def test_one_that_is_brief_has_nothing_to_say(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adding, "meanwhile", None)
-    Batch(app=app).apply_async([app.tasks["sending.work"].s(1)])
+def test_many_that_are_sent_say_so_by_one_thread(app: Celery) -> None:
+    def send(number: int) -> str:
+        return Batch(app=app).apply_async(works(app, [number])).id
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(send, range(40)))) == 40
+    saying = [one for one in threading.enumerate() if one.name == "graceful-sending"]
+    assert len(saying) <= 1
+    wait_until(lambda: not any(one.is_alive() for one in saying), "it ends with what it says")
 
 
-def test_one_that_lives_is_left_alone(app: Celery, redis_db: RedisDB) -> None:
+def test_a_small_one_that_its_broker_holds_up_says_that_it_lives(
+    app: Celery, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else another producer would send it, too."""
+    monkeypatch.setattr(adding, "SAY_EVERY", 0.01)
+    goes_on, is_at_it = threading.Event(), threading.Event()
+
+    def holds_up(**_: object) -> None:
+        is_at_it.set()
+        assert goes_on.wait(TIMEOUT)
+
+    signals.before_task_publish.connect(holds_up)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            batch = keyed(app)
+            sending = pool.submit(batch.apply_async, list(works(app, range(2))))
+            try:
+                assert is_at_it.wait(TIMEOUT)
+                heard = batch.status().heard
+                wait_until(lambda: batch.status().heard != heard, "it is heard of again")
+            finally:
+                goes_on.set()
+            sending.result(TIMEOUT)
+    finally:
+        signals.before_task_publish.disconnect(holds_up)
+    assert (batch.status().state, batch.status().total) == (State.SENT, 2)
+    assert len(ids(sent(redis_db))) == 2
+
+
+def test_one_that_lives_is_left_alone(
+    app: Celery, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However long it takes."""
+    monkeypatch.setattr(adding, "SILENT", TIMEOUT)
+    monkeypatch.setattr(adding, "SAY_EVERY", 0.05)
+    monkeypatch.setattr(adding, "PATIENCE", 0.5)
     goes_on, is_at_it = threading.Event(), threading.Event()
 
     def slow() -> Iterator[Any]:
@@ -228,7 +268,7 @@ def test_one_that_lives_is_left_alone(app: Celery, redis_db: RedisDB) -> None:
         sending = pool.submit(first.apply_async, slow())
         try:
             assert is_at_it.wait(TIMEOUT)
-            for _ in range(2):  # longer than anybody is taken for alive without a word
+            for _ in range(2):
                 with pytest.raises(BatchFinished, match="another producer is sending") as refused:
                     keyed(app).apply_async(nothing())
                 assert refused.value.state == "sending"
@@ -256,7 +296,9 @@ def test_one_that_only_stood_still(app: Celery, redis_db: RedisDB) -> None:
     assert (first.status().state, first.status().total) == (State.SENT, CHUNK + 1)
 
 
-def test_two_at_once(app: Celery, redis_db: RedisDB) -> None:
+def test_two_at_once(app: Celery, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adding, "SILENT", TIMEOUT)
+    monkeypatch.setattr(adding, "PATIENCE", TIMEOUT)
     both = threading.Barrier(4, timeout=TIMEOUT)
 
     def send(_: int) -> str:

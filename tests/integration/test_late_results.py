@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import WorkerLostError
+from celery import Celery
 from celery.backends.base import Backend
 from celery.backends.database import DatabaseBackend
+from celery.backends.redis import RedisBackend
 from celery.exceptions import BackendStoreError, TaskRevokedError
 from celery.states import FAILURE, REVOKED, SUCCESS
+from celery.worker.request import Request
 
+from celery_graceful import Graceful
 from celery_graceful.deliveries import late_results as module
 from celery_graceful.deliveries.late_results import LateResults
 from celery_graceful.deliveries.stage import UNBEGUN
 from celery_graceful.runs.unstored import Unstored
 from tests.servers import RedisServer
 from tests.support.held import Held, held
+from tests.support.processes import free_port
 from tests.support.workers import TIMEOUT, wait_until
 
 UNSTORED = Unstored(SUCCESS, 7, None, [], True, False)
 LOST = "[odd] came to (SUCCESS) could not be stored, and is lost: "
+
+
+class OwnClient(RedisBackend):
+    """It is told by a discovery where its server is."""
+
+    @cached_property
+    def client(self) -> Any:
+        raise NotImplementedError
 
 
 class Keeper:
@@ -175,6 +190,84 @@ def test_what_follows_one_that_is_stored_cannot_be_sent(
     text = f"[one] came to ({state}) is stored, and what follows that could not be sent: "
     assert caplog.text.count(text) == 1
     assert "is lost" not in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(Request, "_success_was_stored"), reason="Celery before 5.7")
+@pytest.mark.usefixtures("patient")
+def test_what_a_child_had_stored_before_it_died(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor do its errbacks run then."""
+    bench, app = keeper.bench, keeper.bench.app
+    app.conf.result_backend_transport_options = {"retry_policy": {"max_retries": 0}}
+    object.__setattr__(bench.host, "late_results", keeper.late)  # it is frozen
+    bench.host.untold.keep.return_value = bench.ledger.post_mortems.child_died.return_value = False
+    request = bench.deliver("one", acks_late=True, base=None)
+    failed: list[object] = []
+    monkeypatch.setattr(type(app.backend), "mark_as_failure", lambda *a, **_: failed.append(a))
+    app.backend.mark_as_done("one", 7)
+    monkeypatch.setattr(keeper.late, "refuses", lambda app: False)
+    try:
+        raise WorkerLostError("Worker exited prematurely")
+    except WorkerLostError:
+        request.on_failure(ExceptionInfo())
+    assert request.tells_later
+    wait_until(lambda: keeper.late.on_loop() or not request.tells_later, "it is told")
+    assert failed == []
+    assert app.AsyncResult("one").result == 7
+
+
+@pytest.mark.parametrize("takes_others", [True, False])
+@pytest.mark.usefixtures("patient")
+def test_one_that_a_database_never_takes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    takes_others: bool,
+) -> None:
+    """It is a failure where that is taken; a copy of the database takes nothing for a while."""
+    url = database_where_one_is_refused(None, tmp_path)  # type: ignore[arg-type]
+    if DatabaseBackend.exception_safe_to_retry is Backend.exception_safe_to_retry:
+        pytest.skip("Celery before 5.7")
+    if takes_others:
+        with sqlite3.connect(tmp_path / "results.db") as db:
+            db.execute("DROP TRIGGER t")
+            db.execute(
+                "CREATE TRIGGER t BEFORE UPDATE ON celery_taskmeta WHEN NEW.status = 'SUCCESS' "
+                "BEGIN SELECT json(NEW.task_id); END"
+            )
+    monkeypatch.setattr(module, "LOOK_AGAIN", 0.01)
+    monkeypatch.setattr(module, "TRIES", 3)
+    tried: list[object] = []
+    store = module._store
+    monkeypatch.setattr(module, "_store", lambda kept: tried.append(kept) or store(kept))
+    with held(url) as bench:
+        keeper = Keeper(bench)
+        keeper.keep("odd")
+        if takes_others:
+            wait_until(lambda: keeper.have_ended("odd"), "it has ended")
+            assert isinstance(bench.app.AsyncResult("odd").result, BackendStoreError)
+        else:
+            wait_until(lambda: len(tried) > 12, "it is tried again and again")
+            assert not keeper.have_ended("odd")
+            with sqlite3.connect(tmp_path / "results.db") as db:
+                db.execute("DROP TRIGGER t")
+            wait_until(lambda: keeper.have_ended("odd"), "it has ended")
+            assert bench.app.AsyncResult("odd").result == 7
+
+
+def test_a_backend_with_a_client_of_its_own_is_not_asked(
+    start_server: Callable[..., RedisServer],
+) -> None:
+    """Its parameters may lead elsewhere, to where nothing answers."""
+    late = LateResults(None, lambda: None)  # type: ignore[arg-type]
+    app = Celery(broker="memory://", set_as_current=False)
+    app.conf.result_backend = f"{__name__}:OwnClient+redis://127.0.0.1:{free_port()}/0"
+    Graceful(app)
+    assert late.refuses(app) is None
+    app = Celery(broker="memory://", set_as_current=False)
+    app.conf.result_backend = f"redis://127.0.0.1:{free_port()}/0"
+    Graceful(app)
+    assert late.refuses(app) is False
 
 
 @pytest.mark.usefixtures("patient")

@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.backends.base import DisabledBackend
+from celery.backends.redis import RedisBackend, SentinelBackend
 from celery.exceptions import TimeoutError
 from celery.result import GroupResult
 
 from celery_graceful import Graceful
 from celery_graceful.results import subscriptions
 from celery_graceful.results.subscriptions import LooksAgain
+from celery_graceful.store.connections import has_celerys_client
 from tests.conftest import RedisDB
 from tests.servers import RedisServer
 from tests.support.workers import wait_until
@@ -30,6 +33,13 @@ def app(redis_db: RedisDB) -> Iterator[Celery]:
     Graceful(app)
     yield app
     app.close()
+
+
+class Own(RedisBackend):
+    """It knows by itself how its server is reached."""
+
+    def _create_client(self, **params: Any) -> Any:
+        raise NotImplementedError
 
 
 class Waiting:
@@ -93,14 +103,75 @@ def test_many(app: Celery, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch) -
     assert waiting.end() == list(range(35))
 
 
+def test_one_that_cannot_be_read_is_nothing_to_those_who_wait_for_others(
+    app: Celery, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Celery never forgets one that somebody failed to read."""
+    monkeypatch.setattr(subscriptions, "LOOK", 0.01)
+    waiting = Waiting(app, redis_db, ids := new_ids(2))
+    key = app.backend.get_key_for_task(ids[0])
+    redis_db.client.set(key, '{"status": "SUCCESS", "result": [')
+    before = looks(redis_db)
+    wait_until(lambda: looks(redis_db) > before + 1, "it has looked")
+    assert not waiting.got
+    for number, one in enumerate(ids):
+        store(app, redis_db, one, number, "SUCCESS")
+    assert waiting.end() == [0, 1]
+
+
+def test_a_look_that_fails_is_nothing_to_who_waits(
+    app: Celery, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parameters are taken by the client of a subclass only, for instance."""
+    monkeypatch.setattr(subscriptions, "LOOK", 0.01)
+    failed: list[object] = []
+
+    def fails(*args: object) -> None:
+        failed.append(args)
+        raise TypeError("unexpected argument")
+
+    monkeypatch.setattr(subscriptions, "backend_pool", fails)
+    waiting = Waiting(app, redis_db, ids := new_ids())
+    wait_until(lambda: len(failed) > 1, "it was tried to look")
+    app.backend.store_result(ids[0], 7, "SUCCESS")
+    assert waiting.end() == [7]
+
+
+def test_what_is_told_after_it_was_found_is_not_kept(
+    app: Celery, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A result of that id that somebody asks for later would be that one."""
+    told: list[Any] = []
+    consumer: Any = app.backend.result_consumer
+    result = app.AsyncResult(new_ids()[0])
+    app.backend.add_pending_result(result)
+    store(app, redis_db, result.id, 7, "SUCCESS")
+    consumer.on_message = told.append
+    consumer._look_again()
+    assert result.result == 7
+    meta = app.backend.get_task_meta(result.id, cache=False)
+    for late in ({**meta}, {**meta, "task_id": "of another"}):
+        consumer.on_state_change(late, {"type": "message"})
+    assert len(told) == 1
+    assert len(app.backend._pending_messages) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "plain"), [(RedisBackend, True), (SentinelBackend, True), (Own, False)]
+)
+def test_whose_client_it_is(kind: type, plain: bool) -> None:
+    assert has_celerys_client(object.__new__(kind)) is plain
+    assert not has_celerys_client(DisabledBackend)
+
+
 def test_a_server_that_is_silent_holds_nobody_up(
     app: Celery, redis_db: RedisDB, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subscriptions, "LOOK", 0.01)
     monkeypatch.setattr(subscriptions, "PATIENCE", 0.1)
-    waiting = Waiting(app, redis_db, new_ids(), 2.0)
+    waiting = Waiting(app, redis_db, new_ids(), 3.0)
     before = looks(redis_db)
-    wait_until(lambda: looks(redis_db) > before, "it has looked")
+    wait_until(lambda: waiting.got or looks(redis_db) > before, "it has looked")
     began = time.monotonic()
     redis_server.pause()
     try:

@@ -19,6 +19,7 @@ from celery import Celery, states
 from celery.backends.redis import RedisBackend as CelerysBackend
 from kombu.exceptions import EncodeError
 from redis import ConnectionPool, CredentialProvider
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from celery_graceful import Graceful
@@ -55,7 +56,7 @@ def app(redis_db: RedisDB) -> Iterator[Celery]:
 @pytest.fixture
 def asking(redis_db: RedisDB) -> Iterator[Together]:
     pool = ConnectionPool.from_url(redis_db.url, socket_timeout=TIMEOUT)
-    yield Together(pool)
+    yield Together(pool, patience=TIMEOUT)
     pool.disconnect()
 
 
@@ -291,21 +292,43 @@ def test_only_who_has_asked_waits_for_a_connection_that_is_dead(
     with half_open(redis_server.port) as way:
         url = redis_db.url.replace(f":{redis_server.port}/", f":{way.port}/")
         app = Celery("results", broker=url, backend=url, set_as_current=False)
-        app.conf.redis_socket_timeout = 10
+        app.conf.redis_socket_timeout = 20
         Graceful(app)
         storing = Storing(app)
         app.backend.store_result("first", 1, states.SUCCESS)
         way.swallow()
-        opened, began = way.opened, time.monotonic()
+        opened = way.opened
         with storing.running():  # the one, as it is stored again when it was told
             wait_until(lambda: len(storing.alive) <= 1)
-            assert time.monotonic() - began < 8
-            assert storing.alive
+            assert storing.alive, "which waits for as long as Redis may take"
             assert way.opened == opened + 1
         app.close()
 
 
-def test_a_server_that_is_busy_for_a_moment(app: Celery, redis_db: RedisDB) -> None:
+def test_who_sent_too_much_leaves_no_connection_that_is_closed(
+    start_server: Callable[..., RedisServer],
+) -> None:
+    """The server says so and closes it, or closes it while it is still sent to."""
+    server = start_server(RedisServer)
+    with server.client() as client:
+        client.config_set("proto-max-bulk-len", "1mb")
+    pool = ConnectionPool.from_url(server.url(), socket_timeout=TIMEOUT)
+    asking = Together(pool, patience=TIMEOUT)
+    for _ in range(20):
+        with pytest.raises((ResponseError, RedisConnectionError)):
+            asking.ask(echo("x" * 3_000_000))
+        assert asking.ask(echo("on")) == b"on"
+    # Read before it is closed.
+    with pytest.raises(ResponseError, match="Protocol error"):
+        asking.ask(b"*2\r\n$4\r\nECHO\r\n$3000000\r\n")
+    assert asking.ask(echo("on")) == b"on"
+    pool.disconnect()
+
+
+def test_a_server_that_is_busy_for_a_moment(
+    app: Celery, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(together, "PATIENCE", TIMEOUT)
     app.backend.store_result("first", 1, states.SUCCESS)
     before = redis_db.client.info("stats")["total_connections_received"]
     redis_db.client.client_pause(700)

@@ -16,9 +16,9 @@ GRACE = 60.0
 
 #: Much time between the deadlines, where a task has something to do after the soft one.
 ROOM = {
-    "CONF_graceful_grace_period": "20.0",
+    "CONF_graceful_grace_period": "60.0",
     "CONF_graceful_soft_deadline": "1.5",
-    "CONF_graceful_hard_deadline": "15.0",
+    "CONF_graceful_hard_deadline": "50.0",
 }
 
 #: Tasks that apply others, and look at no result.

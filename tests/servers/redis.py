@@ -27,7 +27,7 @@ class RedisServer(Server):
         super().__init__()
         self.appendonly = appendonly
         self.options = dict(options or {})
-        self._numbers = itertools.count()
+        self._numbers = itertools.count(1)  # 0 is that of whoever names none
 
     def url(self, db: int = 0) -> str:
         """The URL of one of its databases."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celery_graceful.operations import why
-from celery_graceful.poison import quarantine
+from celery_graceful.batches import caretaker_rounds, queues, sending
+from celery_graceful.membership import events
+from celery_graceful.operations import asking, why
+from celery_graceful.poison import deaths, quarantine
 from celery_graceful.store.store import Store
 from tests.support.workers import TIMEOUT
 
@@ -15,10 +17,23 @@ if TYPE_CHECKING:
 __all__ = ["has_patience"]
 
 
+#: How long whoever sends, or asks, waits.
+LIMITS = [
+    (asking, "BROKER_TIMEOUT"),
+    (caretaker_rounds, "EVENT_TIMEOUT"),
+    (deaths, "EVENT_TIMEOUT"),
+    (events, "TIMEOUT"),
+    (quarantine, "SEND_TIMEOUT"),
+    (queues, "TIMEOUT"),
+    (sending, "PATIENCE"),
+    (why, "RESULT_TIMEOUT"),
+]
+
+
 def has_patience(patch: pytest.MonkeyPatch, *, away: int = 0) -> None:
     """In this process Redis has time to answer; but for that at the port ``away``.
 
-    And RabbitMQ has, to take what is sent again, and whoever keeps results.
+    And RabbitMQ has, to answer and to take what is sent, and whoever keeps results.
     """
     own_client = Store.own_client
 
@@ -30,5 +45,5 @@ def has_patience(patch: pytest.MonkeyPatch, *, away: int = 0) -> None:
 
     patch.setattr(Store, "own_client", waits)
     if not away:
-        patch.setattr(quarantine, "SEND_TIMEOUT", TIMEOUT)
-        patch.setattr(why, "RESULT_TIMEOUT", TIMEOUT)
+        for module, name in LIMITS:
+            patch.setattr(module, name, TIMEOUT)

@@ -94,6 +94,7 @@ def ends() -> Ends:
 def with_ends(store: Mock, ends: Ends, monkeypatch: pytest.MonkeyPatch) -> Acks:
     monkeypatch.setattr(acks_module, "RIPE_ENDS", 2)
     monkeypatch.setattr(acks_module, "RIPE", 600.0)
+    monkeypatch.setattr(acks_module, "LATE", 600.0)
     ends.acks = Acks(store, Lock(), lambda worker, numbers: None, ends.write, ends.along)
     return ends.acks
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from celery import Celery, chain, chord
+from kombu import Queue
 from kombu.message import Message
 
 from celery_graceful.messages.validation import flaw_of, has_text
@@ -31,11 +32,14 @@ def sent() -> list[Message]:
     add = app.signature("known", args=(1,))
     found = []
     with app.connection_for_write() as connection:
+        channel = connection.default_channel
+        queue = Queue("celery")(channel)  # of memory://, which is one for all tests of a process
+        queue.declare()
+        queue.purge()
         add.apply_async(link=[add, add], link_error=add, connection=connection)
         add.apply_async(countdown=5, expires=60, time_limit=5, soft_time_limit=2.5, shadow="x")
         add.apply_async(stamped_headers=["a"], a="1", connection=connection)
         (chain(add, add) | chord([add, add], add)).apply_async(connection=connection)
-        channel = connection.default_channel
         while (one := channel.basic_get("celery", no_ack=True)) is not None:
             found.append(one)
     return found

@@ -19,6 +19,8 @@ class Work:
         self.on_last: Callable[[], None] = lambda: None
 
     def __call__(self) -> bool:
+        if not self.answers:  # it was asked for once more than it has to be done
+            return False
         answer = self.answers.pop(0)
         if not self.answers:
             self.on_last()
