@@ -69,7 +69,7 @@ DOING = {
 
 #: Seconds until a command has said that a server is away: five times what the slowest takes where
 #: nothing else runs. On a busy machine it is no fault of a command's.
-AWAY = 18.0
+AWAY = 45.0
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import os
@@ -246,6 +247,9 @@ def leaves_nothing() -> None:
             running.stop()
             state.should_terminate = 0 if plain else None
             thread.join(TIMEOUT)
+            if thread.is_alive():
+                faulthandler.dump_traceback()
+                raise AssertionError(f"no end; plain: {plain}")
             state.should_terminate = None
         else:
             with worker(app) as running:

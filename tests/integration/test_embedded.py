@@ -89,16 +89,20 @@ WHAT = {
 def run(redis_db: RedisDB, *args: str, timeout: float = 5 * TIMEOUT) -> str:
     env = {**os.environ, "BROKER_URL": redis_db.url, "RESULT_URL": redis_db.backend_url}
     env["PYTHONPATH"] = str(ROOT)
-    done = subprocess.run(
-        [sys.executable, *args],
-        env=env,
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=timeout,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, *args],
+            env=env,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+        )
+    except subprocess.TimeoutExpired as exc:
+        print(exc.stdout)
+        raise
     print(done.stdout)
     assert done.returncode == 0
     return done.stdout
