@@ -21,6 +21,7 @@ from urllib.parse import quote
 import hypothesis
 import pytest
 import redis
+from celery.result import AsyncResult
 
 from tests.servers import (
     AnyServer,
@@ -58,6 +59,35 @@ def fork_server() -> ForkServer:
 
 if hasattr(os, "pidfd_open") and "TEST_FRESH" not in os.environ:
     WatchedProcess.server = fork_server
+
+#: Tests that are over.
+_over: list[str] = []
+
+
+def pytest_runtest_logfinish(nodeid: str) -> None:
+    _over.append(nodeid)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def results_of_tests_that_are_over() -> None:
+    """They ask nobody for anything: collected late, they unsubscribe from servers that are gone.
+
+    Celery would try that for 20 s each, in the middle of another test.
+    """
+    begin, end = AsyncResult.__init__, AsyncResult.__del__
+
+    @functools.wraps(begin)
+    def noted(self: Any, *args: Any, **kwargs: Any) -> None:
+        self._of_test = len(_over)
+        begin(self, *args, **kwargs)
+
+    @functools.wraps(end)
+    def ends(self: Any) -> None:
+        if getattr(self, "_of_test", None) == len(_over):
+            end(self)
+
+    AsyncResult.__init__, AsyncResult.__del__ = noted, ends
+
 
 MARKERS = {"redis_server": "redis", "sentinels": "redis", "rabbit_server": "rabbitmq"}
 MARKERS["own_rabbit_server"] = "rabbitmq"

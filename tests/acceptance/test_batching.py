@@ -72,7 +72,7 @@ def test_a_batch_that_does_not_end(broker: Broker, name: str, app: Celery, tmp_p
     """It is given up whole."""
     hold = tmp_path / "hold"
     hold.touch()
-    env = {**broker.env, "GRACE": "12", "CONF_graceful_hard_deadline": "2.0"}
+    env = {**broker.env, "GRACE": "60", "CONF_graceful_hard_deadline": "2.0"}
     env |= {"HOLD": str(hold), "FLUSH": str(tmp_path / "flush")}
     with Worker("tests.apps.batching", env=env) as worker:
         worker.ready()

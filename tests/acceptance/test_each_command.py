@@ -230,7 +230,7 @@ def test_while_rabbitmq_says_nothing(redis_db: RedisDB, monkeypatch: pytest.Monk
         app.conf.graceful_store = redis_db.url
         has_lease(app, redis_db, "one@test:1")
         shell = Shell(app, batch.id)
-        for line in {*READING, *DOING, *NEEDS_BROKER, "rescue"}:
+        for line in sorted({*READING, *DOING, *NEEDS_BROKER, "rescue"}):
             began = time.monotonic()
             status = shell.run(line.replace("MEMBER", member), "")
             assert time.monotonic() - began < AWAY, line

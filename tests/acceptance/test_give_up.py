@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 def start(broker: Broker, pool: str, write_url: str, hard: float = 2.0) -> Worker:
     env = {"RESULT_URL": broker.backend_url, "CONF_worker_send_task_events": "True"}
     # Much room after it: the machine may be slow.
-    env["GRACE"] = str(hard + 10)
+    env["GRACE"] = str(hard + 60)
     env["CONF_graceful_hard_deadline"] = str(hard)
     env |= {"CONF_broker_read_url": repr(broker.url), "CONF_broker_write_url": repr(write_url)}
     return Worker("tests.apps.hard_times", pool=pool, env=env)

@@ -9,13 +9,13 @@ from celery import chord
 from celery.worker.request import Request
 
 from tests.support.results_away import KEPT, Site
-from tests.support.workers import wait_until
+from tests.support.workers import wait_until, wait_until_heard
 
 #: Celery stores since 5.7 that a message was rejected for good.
 REJECTED = ["rejects", "member"] if hasattr(Request, "_success_was_stored") else []
 
 #: Seconds until a hard time limit, of what begins when Redis is away.
-LIMIT = 2
+LIMIT = 4
 KILLED = {"task_id": "killed", "time_limit": LIMIT, "queue": "later"}
 
 #: Of what such a limit has struck.
@@ -24,6 +24,7 @@ STRUCK = rf"killed\] has ended \(FAILURE: TimeLimitExceeded\({LIMIT},?\)\), and 
 
 def begin_later(site: Site) -> None:
     """What was sent before the result backend went away, and must not begin before."""
+    wait_until_heard(site.app)
     site.app.control.add_consumer("later")
 
 
@@ -57,7 +58,7 @@ def test_what_ends_in_the_main_process_is_stored_later(site: Site) -> None:
         worker.wait_line("revoked.* cannot be stored: it is stored later, if")
         worker.wait_line(KEPT, 2 + len(REJECTED))
         assert worker.count(STRUCK) == 1
-        assert app.control.ping(timeout=10)
+        wait_until_heard(app)
         assert worker.count("Connection to Redis lost") == 0
         assert worker.count(">> .* told of") == 2, "of what had been acknowledged, or was revoked"
         site.results.start()

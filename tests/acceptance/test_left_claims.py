@@ -12,7 +12,12 @@ from tests.servers import RedisServer
 from tests.support.workers import Worker, wait_until
 
 #: By the time that a worker has ended here, its lease has nearly run out.
-ENV = {"GRACE": "8", "CONF_graceful_lease_ttl": "4", "CONF_graceful_heartbeat_interval": "0.5"}
+ENV = {
+    "GRACE": "60",
+    "CONF_graceful_hard_deadline": "5",
+    "CONF_graceful_lease_ttl": "4",
+    "CONF_graceful_heartbeat_interval": "0.5",
+}
 
 
 def test_a_stop_that_leaves_claims_says_so(start_server):

@@ -20,6 +20,6 @@ def test_no_task_waits_for_a_timer(pool: str, broker: Broker, app: Celery) -> No
     with Worker("tests.apps.members", pool=pool, env=env) as worker:
         worker.ready()
         sent = [app.send_task("late", ["succeed"]) for _ in range(TASKS)]
-        assert ResultSet(sent, app=app).join(timeout=TIMEOUT) == ["done"] * TASKS
+        assert ResultSet(sent, app=app).join(timeout=5 * TIMEOUT) == ["done"] * TASKS
         worker.term()
         worker.wait()

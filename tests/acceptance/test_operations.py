@@ -420,8 +420,11 @@ def test_rabbitmq_with_a_store(rabbit_vhost: Any, redis_db: RedisDB) -> None:
 
 @pytest.mark.rabbitmq
 @pytest.mark.slow
-def test_while_rabbitmq_is_away(start_server: Callable[..., Any], redis_db: RedisDB) -> None:
+def test_while_rabbitmq_is_away(
+    start_server: Callable[..., Any], redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Frozen, and gone: what is known is shown, and the server is named, without its password."""
+    has_patience(monkeypatch, away=1)  # with Redis
     server = start_server(RabbitServer)
     with counting_on_rabbitmq(server.url(), redis_db) as (app, _):
         for how in (server.pause, server.kill):

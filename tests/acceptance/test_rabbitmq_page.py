@@ -108,8 +108,9 @@ def test_the_doctor_finds_no_errors(page: Page) -> None:
 def test_a_countdown_waits_in_rabbitmq(page: Page, task: tuple[Any, ...]) -> None:
     """In the default queue, and in one that routes alone name."""
     with page.worker() as worker:
-        task_id = page.send(*task, countdown=8)
-        wait_until(lambda: "in queues celery_delayed_N" in said(page.app, task_id), "it waits")
+        waits = page.send(*task, countdown=600)
+        wait_until(lambda: "in queues celery_delayed_N" in said(page.app, waits), "it waits")
+        task_id = page.send(*task, countdown=2)
         worker.wait_line(rf"{task_id}\] succeeded")
         assert worker.count(rf"{task_id}\] received") == 1
 

@@ -240,7 +240,7 @@ def test_a_body_that_was_looked_for(tracked: ByHand) -> None:
     assert now is not None
     lost = Missing(f"callback:{ON_COMPLETE}", "in no queue")
     repair = Repair(tracked.app, tracked.ledger, tracked.publish)
-    assert repair.mend(group_id, now, [lost], lambda task: True).called == [lost.member]
+    assert repair.mend(group_id, now, [lost], lambda task: True).failed == [lost.member]
     assert len(tracked.failed) == 1
     assert tracked.app.backend.get_state(body) == states.FAILURE
     stands = tracked.status(group_id)

@@ -51,7 +51,7 @@ class Server(ABC):
     """
 
     programs: ClassVar[Sequence[str]]
-    start_timeout: ClassVar[float] = 120.0
+    start_timeout: ClassVar[float] = 300.0
 
     def __init__(self) -> None:
         self.port = free_port()

@@ -90,12 +90,11 @@ class Door:
     async def take(self, writer: asyncio.StreamWriter, back: asyncio.StreamWriter) -> bool:
         """Whether these are let through."""
         self._loop = asyncio.get_running_loop()
+        self._writers |= {writer, back}
         if self._is_shut:
             writer.transport.abort()
             back.transport.abort()
-            return False
-        self._writers |= {writer, back}
-        return True
+        return not self._is_shut
 
 
 @contextmanager
