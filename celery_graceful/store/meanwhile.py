@@ -47,7 +47,8 @@ def meanwhile(call: Callable[[], object], every: float, name: str) -> Iterator[N
     block = object()
     try:
         found.calls[block] = call
-        found.calling.begin()
+        with suppress(RuntimeError):  # at the end of an interpreter, where nothing takes long
+            found.calling.begin()
         yield
     finally:
         found.calls.pop(block, None)

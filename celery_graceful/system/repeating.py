@@ -31,14 +31,22 @@ class Repeating:
         self._runs = self._again = self._ended = False
 
     def begin(self) -> None:
-        """There is something to do. From any thread."""
+        """There is something to do. From any thread.
+
+        Raises:
+            RuntimeError: No thread can be started; the interpreter ends, for one.
+        """
         with self._lock:
             self._again = True
             begins = not (self._runs or self._ended)
             self._runs = self._runs or begins
         if begins:  # not under the lock: a greenlet lets others run meanwhile
             thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            thread.start()
+            try:
+                thread.start()
+            except BaseException:
+                self._runs = False
+                raise
             self._thread = thread  # which can be waited for now
 
     def end(self, seconds: float) -> None:

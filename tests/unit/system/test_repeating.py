@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 
+import pytest
+
 from celery_graceful.system.repeating import Repeating
 from tests.support.workers import TIMEOUT, wait_until
 
@@ -47,6 +49,23 @@ def test_it_is_done_while_there_is_a_reason_and_begins_again() -> None:
         one.begin()
         one.begin()
         is_done(work)
+
+
+def test_where_no_thread_can_be_started_the_next_one_is_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    work = Work(False)
+    one = Repeating(work, 0.001, NAME)
+
+    def fails(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fails)
+        with pytest.raises(RuntimeError):
+            one.begin()
+    one.begin()
+    is_done(work)
 
 
 def test_what_comes_meanwhile_is_done_as_well() -> None:
