@@ -110,9 +110,11 @@ def test_one_that_cannot_be_read_is_nothing_to_those_who_wait_for_others(
     monkeypatch.setattr(subscriptions, "LOOK", 0.01)
     waiting = Waiting(app, redis_db, ids := new_ids(2))
     key = app.backend.get_key_for_task(ids[0])
+    before = looks(redis_db)
+    wait_until(lambda: looks(redis_db) > before + 1, "it looks, and was told nothing at first")
     redis_db.client.set(key, '{"status": "SUCCESS", "result": [')
     before = looks(redis_db)
-    wait_until(lambda: looks(redis_db) > before + 1, "it has looked")
+    wait_until(lambda: looks(redis_db) > before + 1, "it has looked again")
     assert not waiting.got
     for number, one in enumerate(ids):
         store(app, redis_db, one, number, "SUCCESS")
