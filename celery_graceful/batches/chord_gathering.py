@@ -18,7 +18,7 @@ from celery_graceful.batches.chord_groups import counts_itself, counts_nothing
 from celery_graceful.batches.chord_ledger import ChordLedger
 from celery_graceful.batches.model import Callback, Due
 
-__all__ = ["all_counted", "are_gone", "gathered", "let_go"]
+__all__ = ["all_counted", "gathered", "has_no_results", "let_go"]
 
 logger = get_logger(__name__)
 
@@ -112,7 +112,7 @@ def all_counted(backend: Any, group_id: str) -> bool:
     return len(parts) >= size
 
 
-def are_gone(backend: Any, group_id: str) -> bool:
+def has_no_results(backend: Any, group_id: str) -> bool:
     """Whether the results of a header are not there any more: its body can be given nothing."""
     if not counts_itself(backend):
         return False

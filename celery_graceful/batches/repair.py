@@ -16,7 +16,7 @@ from celery.utils.log import get_logger
 from celery_graceful.batches.brief_status import Standing, still_open
 from celery_graceful.batches.callbacks import kept_signature
 from celery_graceful.batches.chord_counter import return_part
-from celery_graceful.batches.chord_gathering import are_gone
+from celery_graceful.batches.chord_gathering import has_no_results
 from celery_graceful.batches.chord_groups import counts_nothing
 from celery_graceful.batches.chord_ledger import ChordLedger
 from celery_graceful.batches.expiry import has_expired, moment
@@ -297,7 +297,7 @@ class Repair:
         if callback.gathers and is_lost:  # not merely sent by one who died before saying so
             ChordLedger(self.ledger.store).are_gone(batch)
             with fork_gate:
-                given_up = are_gone(self.app.backend, batch)  # its errbacks run
+                given_up = has_no_results(self.app.backend, batch)  # its errbacks run
         self.publish(self.ledger.fire(batch, name))
         (done.failed if given_up else done.called).append(callback_member(name))
 

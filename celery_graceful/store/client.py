@@ -16,7 +16,7 @@ from inspect import signature
 from typing import Any
 
 from celery_graceful.store.answers import is_answer, is_demoted
-from celery_graceful.store.connections import take_connection
+from celery_graceful.store.connections import sentinel_pools, take_connection
 from celery_graceful.store.together import Together, TornAway, ask
 from celery_graceful.system.native import Lock
 
@@ -165,8 +165,8 @@ def make_client(pool: Any, timeout: float, **parameters: Any) -> Any:
     pool.connection_kwargs.update(limits, retry_on_timeout=False, **parameters)
     pool.connection_class = dropping(pool.connection_class)
     # Who names the master gets no more time, and no rests between several tries.
-    for sentinel in getattr(getattr(pool, "sentinel_manager", None), "sentinels", ()):
-        sentinel.connection_pool.connection_kwargs.update(limits)
+    for asked in sentinel_pools(pool):
+        asked.connection_kwargs.update(limits)
     return _client_class()(pool, timeout)
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "disconnect",
     "has_celerys_client",
     "kombu_pool",
+    "sentinel_pools",
     "take_connection",
     "timeouts",
     "unconnected_channel",
@@ -74,9 +75,14 @@ def has_celerys_client(backend: Any) -> bool:
 
 def disconnect(pool: Any) -> None:
     """Close the connections of a pool, and those to the Sentinels that it has asked."""
-    pool.disconnect()
-    for sentinel in getattr(getattr(pool, "sentinel_manager", None), "sentinels", ()):
-        sentinel.connection_pool.disconnect()
+    for one in (pool, *sentinel_pools(pool)):
+        one.disconnect()
+
+
+def sentinel_pools(pool: Any) -> list[Any]:
+    """Those over which a pool asks Sentinels who the master is; none where there are no such."""
+    manager = getattr(pool, "sentinel_manager", None)
+    return [one.connection_pool for one in getattr(manager, "sentinels", ())]
 
 
 def backend_prefix(options: dict[str, Any]) -> str:
