@@ -66,8 +66,12 @@ def decoded(body: Any, content_type: Any, encoding: Any, accept: Any) -> Any:
     return None
 
 
-def payload_of(message: Any) -> Any:
-    """As ``message.payload``, which it is from then on; ``unseen_of`` may have a copy of it.
+def payload_of(message: Any, *, twice: bool = False) -> Any:
+    """As ``message.payload``, which it is from then on.
+
+    Args:
+        message: kombu's.
+        twice: Its body will be decoded again in this process: keep a copy for ``unseen_of``.
 
     Raises:
         Exception: As that does.
@@ -77,7 +81,8 @@ def payload_of(message: Any) -> Any:
         payload = decoded(message.body, content_type, encoding, message.accept)
         if payload is not None:
             message._decoded_cache = payload
-            message._unseen = _own_copy(payload)
+            if twice:
+                message._unseen = _own_copy(payload)
     return message.payload
 
 

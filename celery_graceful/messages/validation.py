@@ -54,16 +54,20 @@ def has_text(value: Any) -> bool:
     return "\0" not in value
 
 
-def flaw_of(message: Any) -> str | None:
+def flaw_of(message: Any, *, runs_here: bool = False) -> str | None:
     """Why no task can be made of a message that names one; ``None`` if nothing is wrong.
 
     For each message: it looks at what Celery is about to use anyway.
+
+    Args:
+        message: kombu's.
+        runs_here: Its task will run in this process.
     """
     fields = message.headers
     if not isinstance(message.delivery_info, dict) or not isinstance(message.properties, dict):
         return "where it was delivered to is nowhere"
     try:
-        payload = payload_of(message)
+        payload = payload_of(message, twice=runs_here)
         if "task" not in fields:
             fields = payload  # protocol 1
     except Exception as exc:

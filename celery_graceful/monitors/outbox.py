@@ -35,8 +35,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 LAST_WAIT = 1.5
 
 #: Seconds that the thread waits for the next report, before it ends: to start one costs more than
-#: to wake it.
-LINGER = 1.0
+#: to wake it. And between two looks whether one has come that can wait, for which nobody wakes it:
+#: it would be in the way of the task that has just begun.
+LINGER, LOOK = 1.0, 0.02
 
 
 class _Job(NamedTuple):
@@ -103,7 +104,8 @@ class Outbox:
                 return
             self._due = min(self._due, due)
             self._idle.clear()
-            self._bell.set()
+            if self._thread is None or due <= time.monotonic():
+                self._bell.set()
             if self._thread is None:
                 self._hurry.clear()
                 thread = threading.Thread(
@@ -153,20 +155,27 @@ class Outbox:
     # -- the thread ------------------------------------------------------------------
 
     def _work(self) -> None:
-        pause = FIRST_PAUSE
+        pause, until = FIRST_PAUSE, time.monotonic() + LINGER
         while True:
             with self._lock:
                 self._bell.clear()
+                now = time.monotonic()
                 if not self._jobs:
-                    self._due, left = inf, 0.0 if self._hurry.is_set() else LINGER
+                    self._due = inf
+                    left = 0.0 if self._hurry.is_set() else min(until - now, LOOK)
                     self._idle.set()
-                elif self._due == inf:  # put there by another thread than ours
-                    left = 0.0
                 else:
-                    left = self._due - time.monotonic()
-            if not self._jobs or left > 0:
-                if not self._bell.wait(left) and self._ends():
+                    # Where it is not known, another thread than ours has put it there.
+                    left = 0.0 if self._due == inf else self._due - now
+            if not self._jobs:
+                if left > 0:
+                    self._bell.wait(left)
+                elif self._ends():
                     return
+                continue
+            until = now + LINGER
+            if left > 0:
+                self._bell.wait(left)
                 continue
             if self._send_first():
                 pause = FIRST_PAUSE

@@ -22,6 +22,7 @@ from celery.concurrency.asynpool import AsynPool, _get_job_writer
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.pools import inherited_locks
 from celery_graceful.pools.child import REFUSED, graceful_worker
+from celery_graceful.pools.jobs import MakesJobs, can_make_jobs
 from celery_graceful.pools.pipes import WritesAtOnce, reads_ahead
 from celery_graceful.system.garbage import freeze_once
 from celery_graceful.timeline import worker_state
@@ -44,7 +45,8 @@ def graceful(cls: Any) -> Any:
     if not issubclass(cls, AsynPool):
         return type(cls.__name__, (_GracefulPool, cls), own)
     own["ResultHandler"] = reads_ahead(cls.ResultHandler)
-    return type(cls.__name__, (_GracefulAsynPool, cls), own)
+    jobs = (MakesJobs,) if can_make_jobs(cls) else ()
+    return type(cls.__name__, (_GracefulAsynPool, *jobs, cls), own)
 
 
 def _nobody() -> None:

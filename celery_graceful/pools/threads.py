@@ -5,8 +5,6 @@ from __future__ import annotations
 import ctypes
 import inspect
 import sys
-import threading
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.thread import _WorkItem
@@ -14,9 +12,7 @@ from typing import Any
 
 from celery.concurrency import thread
 from celery.concurrency.base import BasePool
-from celery.utils.collections import LimitedSet
 from celery.utils.log import get_logger
-from celery.worker import state
 from celery.worker.request import Request
 
 from celery_graceful.pools.base import Handed, InProcessAdapter
@@ -38,7 +34,6 @@ class ThreadsAdapter(InProcessAdapter):
         if _is_celerys(pool) and _is_pythons(type(pool.executor)):
             self._executor, self._submit = pool.executor, type(pool.executor).submit
         super().prepare(owner)
-        _one_at_a_time(state.successful_requests)
 
     def hand_over(
         self, apply_async: Callable[..., Any], handed: Handed, args: Any, kwargs: Any, options: Any
@@ -136,23 +131,6 @@ def _is_pythons(executor: type) -> bool:
 
 def _parameters_of(function: Callable[..., Any]) -> list[str]:
     return list(inspect.signature(function).parameters)
-
-
-def _one_at_a_time(ids: LimitedSet) -> None:
-    """Each thread adds what has succeeded to one set of Celery's, which may not be shared."""
-    lock, waiting = threading.Lock(), deque[Any]()
-
-    def add(item: Any, now: float | None = None) -> None:
-        waiting.append((item, now))
-        # Nobody waits for the lock: who has it adds what others have left here meanwhile.
-        while waiting and lock.acquire(False):
-            try:
-                while waiting:
-                    type(ids).add(ids, *waiting.popleft())
-            finally:
-                lock.release()
-
-    ids.add = add
 
 
 def set_async_exc(ident: int, exc: Any) -> None:

@@ -62,6 +62,7 @@ class UnusableMessages:
         ends: Has to know of members of batches that nobody will run.
         queue_of: The queue that a consumer tag of the worker stands for.
         ring_loop: Makes the loop call ``on_loop``.
+        tasks_run_here: In this process, not in children.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class UnusableMessages:
         *,
         queue_of: Callable[[Any], str | None],
         ring_loop: Callable[[], None],
+        tasks_run_here: bool,
     ) -> None:
         self.app = app
         self.settings = settings
@@ -82,6 +84,7 @@ class UnusableMessages:
         self.ends = ends
         self.queue_of = queue_of
         self.ring_loop = ring_loop
+        self.tasks_run_here = tasks_run_here
         self.patience = settings.unknown_task_patience
         self.set_aside: SetAside | None = None
         #: Celery's consumer, or the last one: it may still bring something as it ends.
@@ -181,6 +184,8 @@ class UnusableMessages:
     def _guarded(self, handle: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Celery's handler of a message; none is so bad that it takes the worker down."""
 
+        runs_here = self.tasks_run_here
+
         def on_task_received(message: Any) -> Any:
             try:
                 headers = message.headers
@@ -188,7 +193,7 @@ class UnusableMessages:
                 if not isinstance(name, str):
                     return self._hold(message, "the name of its task is none")
                 if name in self._usual:
-                    flaw = flaw_of(message)
+                    flaw = flaw_of(message, runs_here=runs_here)
                     if flaw is not None:
                         return self._hold(message, flaw)
                 return handle(message)

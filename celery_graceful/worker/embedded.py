@@ -24,6 +24,7 @@ from celery_graceful.system import native
 from celery_graceful.task.trace_log import remove_filter
 from celery_graceful.worker.drain import Drain
 from celery_graceful.worker.giving_up import GivingUp
+from celery_graceful.worker.successes import is_gathered, scatter
 
 __all__ = ["EmbeddedWorker"]
 
@@ -59,7 +60,8 @@ class EmbeddedWorker:
         self._left = threading.Event()
         self._put_back = ExitStack()
         later = self._put_back.callback
-        later(_put_back, state.successful_requests, "add", None)
+        if not is_gathered(state.successful_requests):  # by another one, which may stay
+            later(scatter, state.successful_requests)
         later(setattr, TraceInfo, "__init__", TraceInfo.__init__)
 
     def note(self, task: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery.utils.log import get_logger
+from celery.worker import state
 
 from celery_graceful.batches.caretaker_rounds import Rounds
 from celery_graceful.batches.ends import Ends
@@ -58,6 +59,7 @@ from celery_graceful.worker.report import Report
 from celery_graceful.worker.restart import Restart
 from celery_graceful.worker.revocation import Revocations
 from celery_graceful.worker.signal_pipe import SignalPipe
+from celery_graceful.worker.successes import gather
 from celery_graceful.worker.task_adoption import TaskAdoption
 from celery_graceful.worker.watch import Watch
 
@@ -147,6 +149,7 @@ class Parts(ControlledWorker):
             ends,
             queue_of=loop.queue_of,
             ring_loop=loop.ring,
+            tasks_run_here=kind.in_process,
         )
         self.places = places = Servers(
             WorkerView(
@@ -310,6 +313,7 @@ class Parts(ControlledWorker):
             raise
         scripts.read_all()
         self.owner.fill(make_lock, native.lock_maker())
+        gather(state.successful_requests)
         self.adapter.prepare(self.owner)
         self.adapter.keep_jobs()
         if not self.embedded:

@@ -13,6 +13,7 @@ import time
 from celery.events.dispatcher import EventDispatcher
 from celery.exceptions import Reject
 from celery.utils.collections import LimitedSet
+from celery.worker import state
 from celery.worker.request import Request
 
 from celery_graceful import Graceful, GracefulTask
@@ -151,13 +152,16 @@ class Filter(logging.Filter):
 
 logging.getLogger("celery.worker.request").addFilter(Filter())
 
-_add, _send, _mark = LimitedSet.add, EventDispatcher.send, app.backend.mark_as_revoked
+_send = EventDispatcher.send
 
 
-def add(self, item, now=None):
-    if str(item).startswith("books"):
-        raise RuntimeError("dictionary changed size during iteration")
-    _add(self, item, now)
+class Books(LimitedSet):
+    """Somebody's own."""
+
+    def add(self, item, now=None):
+        if str(item).startswith("books"):
+            raise RuntimeError("dictionary changed size during iteration")
+        super().add(item, now)
 
 
 def send(self, type, *args, **fields):
@@ -170,5 +174,6 @@ def mark_as_revoked(*args, **kwargs):
     raise Mishap
 
 
-LimitedSet.add, EventDispatcher.send = add, send
+EventDispatcher.send = send
+state.successful_requests.__class__ = Books
 app.backend.mark_as_revoked = mark_as_revoked

@@ -102,6 +102,37 @@ def test_a_life(bench):
     assert bench.redis.keys("*") == ["p:graceful:batch:b"]
 
 
+def test_its_keys_live_on_with_each_end(bench):
+    """But for a moment, in which many members end."""
+    bench.sent("x", "y", "z")
+    keys = sorted(bench.redis.keys("p:graceful:batch:b*"))
+    lives = [bench.redis.pttl(key) for key in keys]
+    for key in keys:
+        bench.redis.pexpire(key, bench.redis.pttl(key) - 20_000)
+    assert bench.end(SUCCEEDED, "x") == []
+    succeeded = "p:graceful:batch:b:succeeded"
+    assert succeeded not in keys
+    assert sorted(bench.redis.keys("p:graceful:batch:b*")) == sorted([*keys, succeeded])
+    for key, life in zip(keys, lives, strict=True):
+        assert bench.redis.pttl(key) > life - 15_000
+    assert bench.redis.pttl(succeeded) > bench.redis.pttl("p:graceful:batch:b")
+    bench.redis.pexpire("p:graceful:batch:b", bench.redis.pttl("p:graceful:batch:b") - 20_000)
+    assert bench.end(SUCCEEDED, "y") == []
+    assert bench.redis.pttl("p:graceful:batch:b") > lives[0] - 15_000
+
+
+def test_members_that_end_together_are_told_apart(bench):
+    bench.sent("a", "b", "c", "d", "e")
+    bench.end(FAILED, "a", "b")
+    bench.end(REVOKED, "c", "a")
+    assert bench.counts() == (2, 0, 2, 1)
+    bench.end(SUCCEEDED, "a", "c", "d", "nobody")
+    assert bench.counts() == (1, 3, 1, 0)
+    assert bench.redis.smembers("p:graceful:batch:b:succeeded") == {"a", "c", "d"}
+    bench.end(FAILED, "nobody", "d", "e")
+    assert bench.counts() == (0, 3, 2, 0)
+
+
 def test_a_member_that_failed_and_succeeded_later(bench):
     bench.sent("x", "y")
     assert bench.end(FAILED, "x") == ["on_failure"]

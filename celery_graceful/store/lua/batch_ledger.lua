@@ -3,15 +3,17 @@
 -- KEYS     graceful:batches; graceful:batches:outbox
 -- ARGV[1]  key prefix; the rest is told in each script
 --
--- The keys of a batch, and of those around it, follow from its id. A member is in one of four sets
--- and changes it by one command. What follows is worked out from how the batch stands, by `settle`,
--- not from what the script has just done: so a script that an error broke off can be run again.
+-- The keys of a batch, and of those around it, follow from its id. A member is in one of four sets, and
+-- is put into the next one before it is taken off the last. What follows is worked out from how the
+-- batch stands, by `settle`, not from what the script has just done: so a script that an error broke off
+-- can be run again.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local stamp = string.format('%.0f', now)
 
--- By which a parent outlives what is inside of it, and its sets a batch: milliseconds.
-local MARGIN, LATER = 60000, 600000
+-- By which a parent outlives what is inside of it, and its sets a batch; and what may be missing to the
+-- full span of one that has only had members that end: milliseconds.
+local MARGIN, LATER, SPENT = 60000, 600000, 1000
 local CALLBACKS = { 'on_success', 'on_complete', 'on_failure' }
 local PARTS = { 'pending', 'succeeded', 'failed', 'revoked', 'kids', 'messages', 'places' }
 -- What an outcome takes the place of: success of all, failure of what was revoked.
@@ -51,18 +53,35 @@ end
 -- Batches to which something has happened.
 local moved = {}
 
--- Members end; once more, they do not.
+-- Whether a batch need not live on yet: all of its keys live already, and its members only end.
+local may_wait = {}
+
+-- Members end; once more, they do not. Most often all of them were pending, and each command costs.
 local function finish_members(id, members, outcome)
-  local before, after = {}, key(id, outcome)
-  for i, was in ipairs(INSTEAD[outcome]) do
-    before[i] = key(id, was)
-  end
-  for _, member in ipairs(members) do
-    for _, was in ipairs(before) do
-      if redis.call('SMOVE', was, after, member) == 1 then
-        moved[id] = true
-        break
+  local after, rest = key(id, outcome), members
+  for _, was in ipairs(INSTEAD[outcome]) do
+    if #rest > 0 then
+      local before, there, others, all = key(id, was), {}, {}, 0
+      local flags = redis.call('SMISMEMBER', before, unpack(rest))
+      for i = 1, #rest do
+        all = all + flags[i]
       end
+      if all == #rest then
+        there = rest
+      else
+        for i = 1, #rest do
+          local list = flags[i] == 1 and there or others
+          list[#list + 1] = rest[i]
+        end
+      end
+      if #there > 0 then
+        if redis.call('SADD', after, unpack(there)) == redis.call('SCARD', after) then
+          may_wait[id] = false -- a key that is new
+        end
+        redis.call('SREM', before, unpack(there))
+        moved[id] = true
+      end
+      rest = others
     end
   end
   if outcome == 'succeeded' and #members > 0 then
@@ -107,6 +126,9 @@ local function renew(id)
       return
     end
     local span = of[3] and of[2] or of[1]
+    if may_wait[id] and redis.call('PTTL', key(id)) > span - math.min(SPENT, span / 10) then
+      return -- what it is inside of has been renewed with it
+    end
     redis.call('PEXPIRE', key(id), span)
     for _, part in ipairs(PARTS) do
       redis.call('PEXPIRE', key(id, part), span + LATER)
@@ -150,6 +172,7 @@ local function finish(id, state, parent, outcome)
   local hopes = not over and ((parent and exists(parent)) or
     redis.call('HEXISTS', key(id), 'callback:on_success') == 1 or
     redis.call('HEXISTS', key(id), 'hopes') == 1)
+  may_wait[id] = false
   if parent and exists(parent) then
     redis.call('SREM', key(parent, 'kids'), id)
     finish_members(parent, { id }, outcome)
@@ -175,7 +198,9 @@ end
 
 -- It has not ended after all, and nor has what it is inside of.
 local function reopen(id, state, parent)
+  may_wait[id] = false
   if parent and exists(parent) then
+    may_wait[parent] = false
     redis.call('SADD', key(parent, 'kids'), id)
     look_at(parent)
   end

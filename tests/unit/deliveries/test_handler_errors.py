@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Ignore, Reject, Retry
-from celery.utils.collections import LimitedSet
 from celery.worker import state
 
 from celery_graceful.deliveries.handler_errors import let_go, requeues
-from celery_graceful.pools.threads import _one_at_a_time
 
 
 class Held:
@@ -78,29 +74,3 @@ def test_its_message_is_answered_by_its_outcome(
 def test_what_had_ended_before_its_process_was_lost_does_not_come_again() -> None:
     request: Any = SimpleNamespace(task=SimpleNamespace(**OPTIONS | BOTH), is_settled=True)
     assert requeues(request, WorkerLostError()) is None
-
-
-def test_threads_add_ids_that_end_again() -> None:
-    """Celery's set iterates over itself when an id is added a second time."""
-    ids = LimitedSet(maxlen=100)
-    _one_at_a_time(ids)
-    errors: list[BaseException] = []
-
-    def end_again() -> None:
-        try:
-            for number in range(3000):
-                ids.add(number % 150)
-        except BaseException as exc:
-            errors.append(exc)
-
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        threads = [threading.Thread(target=end_again) for _ in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
-    assert not errors

@@ -95,3 +95,42 @@ print("done")
 def test_what_another_thread_puts_there_is_sent(how: str) -> None:
     """Where it cannot wake a greenlet, that looks before it ends."""
     assert run(how, FOREIGN) == "done\n"
+
+
+WAITS = """
+import threading, time
+from celery_graceful.monitors import outbox as module
+from celery_graceful.monitors.outbox import Outbox
+
+module.LINGER = {timeout}
+sent = []
+outbox = Outbox("a server")
+outbox.put(lambda: sent.append("first"))
+assert outbox.flush({timeout})
+rung = []
+
+class Bell:
+    def __init__(self, bell):
+        self.wait, self.clear, self.is_set, self.ring = bell.wait, bell.clear, bell.is_set, bell.set
+
+    def set(self):
+        rung.append(None)
+        self.ring()
+
+outbox._bell = Bell(outbox._bell)
+outbox.put(lambda: sent.append("begins"), after=0.05)
+assert not rung, "it would be in the way of what begins"
+assert outbox._idle.wait({timeout})
+assert sent == ["first", "begins"]
+outbox.put(lambda: sent.append("begins"), after=10 * {timeout})
+outbox.put(lambda: sent.append("ends"))
+assert len(rung) == 1
+assert outbox._idle.wait({timeout})
+assert sent[2:] == ["begins", "ends"]
+print("done")
+"""
+
+
+@pytest.mark.parametrize("how", PATCH)
+def test_nobody_is_woken_for_what_can_wait(how: str) -> None:
+    assert run(how, WAITS) == "done\n"

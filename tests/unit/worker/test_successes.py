@@ -1,0 +1,108 @@
+"""Celery's set of what has succeeded lately, with what was added last beside it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+from celery.app import trace
+from celery.utils.collections import LimitedSet
+from celery.worker import state
+from celery.worker.consumer import consumer
+
+from celery_graceful.worker.successes import gather, is_gathered, scatter
+
+
+@pytest.fixture
+def ids() -> Iterator[LimitedSet]:
+    ids = LimitedSet(maxlen=100, expires=3600)
+    ids.add("before")
+    gather(ids)
+    yield ids
+    assert is_gathered(ids)
+
+
+def test_who_asks_finds_what_was_added(ids: LimitedSet) -> None:
+    ids.add("one")
+    ids.add("two")
+    assert "one" in ids
+    assert {*ids} == {"before", "one", "two"}
+    ids.add("three")
+    ids.add("one")
+    assert len(ids) == 4
+    ids.discard("one")
+    assert "one" not in ids
+    assert "three" in ids.as_dict()
+    ids.add("four")
+    ids.clear()
+    assert not ids
+
+
+def test_it_keeps_the_last_ones_as_ever(ids: LimitedSet) -> None:
+    plain = LimitedSet(maxlen=100, expires=3600)
+    for number in range(350):
+        for each in ids, plain:
+            each.add(number)
+    assert {*ids} == {*plain}
+    ids.add("old", now=1.0)
+    ids.purge()
+    assert "old" not in ids
+
+
+def test_threads_add_ids_that_end_again(ids: LimitedSet) -> None:
+    """Celery's set iterates over itself when an id is added a second time."""
+    errors: list[BaseException] = []
+
+    def end_again() -> None:
+        try:
+            for number in range(3000):
+                ids.add(number % 150)
+                assert number % 7 or number not in ids or len(ids) <= 101
+        except BaseException as exc:
+            errors.append(exc)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=end_again) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not errors
+    assert 0 < len(ids) <= 100
+
+
+def test_it_is_a_set_as_ever_afterwards() -> None:
+    ids = LimitedSet(maxlen=100)
+    gather(ids)
+    gather(ids)
+    ids.add("one")
+    scatter(ids)
+    scatter(ids)
+    assert type(ids) is LimitedSet
+    assert {*ids} == {"one"}
+    ids.add("two")
+    assert "two" in ids
+
+
+def test_somebody_elses_set_is_left_alone() -> None:
+    class Own(LimitedSet):  # type: ignore[misc]
+        pass
+
+    ids = Own(maxlen=100)
+    gather(ids)
+    assert type(ids) is Own
+
+
+def test_where_celery_asks_and_adds() -> None:
+    """It is one set for all of them, and nobody looks into it without asking."""
+    assert trace.successful_requests is consumer.successful_requests is state.successful_requests
+    assert "successful_requests" in state.task_ready.__code__.co_names
+    known = {"_data", "_heap", "_seq", "_heap_overload", "_refresh_heap", "_maybe_refresh_heap"}
+    own = {name for name in [*vars(LimitedSet()), *vars(LimitedSet)] if name.startswith("_")}
+    assert {n for n in own if not n.startswith("__")} - known - {"_is_current"} == set()
