@@ -35,9 +35,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 LAST_WAIT = 1.5
 
 #: Seconds that the thread waits for the next report, before it ends: to start one costs more than
-#: to wake it. And between two looks whether one has come that can wait, for which nobody wakes it:
-#: it would be in the way of the task that has just begun.
-LINGER, LOOK = 1.0, 0.02
+#: to wake it. And in the first of these: between looks whether one has come that can wait, for
+#: which nobody wakes it: it would be in the way of the task that has just begun.
+LINGER, LOOK, LOOKS = 1.0, 0.02, 0.1
 
 
 class _Job(NamedTuple):
@@ -73,6 +73,8 @@ class Outbox:
         self._jobs: deque[_Job] = deque()
         #: From when on they are sent.
         self._due = inf
+        #: The thread will look by itself, soon.
+        self._looks = False
         self._thread: Any = None
         self.away = False
 
@@ -102,9 +104,10 @@ class Outbox:
         with self._lock:
             if not self._jobs:
                 return
-            self._due = min(self._due, due)
+            sooner, self._due = due < self._due, min(self._due, due)
             self._idle.clear()
-            if self._thread is None or due <= time.monotonic():
+            looks = self._looks and due > time.monotonic()
+            if self._thread is None or (sooner and not looks):
                 self._bell.set()
             if self._thread is None:
                 self._hurry.clear()
@@ -160,9 +163,11 @@ class Outbox:
             with self._lock:
                 self._bell.clear()
                 now = time.monotonic()
+                self._looks = not self._jobs and until - now > LINGER - LOOKS
                 if not self._jobs:
-                    self._due = inf
-                    left = 0.0 if self._hurry.is_set() else min(until - now, LOOK)
+                    self._due, left = inf, LOOK if self._looks else until - now
+                    if self._hurry.is_set():
+                        left = 0.0
                     self._idle.set()
                 else:
                     # Where it is not known, another thread than ours has put it there.
@@ -173,11 +178,12 @@ class Outbox:
                 elif self._ends():
                     return
                 continue
-            until = now + LINGER
             if left > 0:
                 self._bell.wait(left)
                 continue
-            if self._send_first():
+            is_done = self._send_first()
+            until = time.monotonic() + LINGER
+            if is_done:
                 pause = FIRST_PAUSE
             elif self._hurry.is_set():
                 with self._lock:

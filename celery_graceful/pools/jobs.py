@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 from typing import Any
 
 from billiard import pool as billiard_pool
@@ -34,13 +35,25 @@ _making = threading.Lock()
 
 
 def can_make_jobs(cls: Any) -> bool:
-    """Whether jobs of a pool like ``cls`` are billiard's own, and such as are known here."""
+    """Whether jobs of a pool like ``cls`` are billiard's own, and such as are known here.
+
+    Others watch how they are made, or make their own: tracers, for one.
+    """
+    makes, result = Pool.apply_async, billiard_pool.ApplyResult
     return (
-        cls.apply_async is Pool.apply_async
-        and billiard_pool.ApplyResult is ApplyResult
-        and tuple(inspect.signature(Pool.apply_async).parameters)
+        cls.apply_async is makes
+        and result is ApplyResult
+        and result.__module__ == billiard_pool.__name__
+        and all(map(_is_billiards, (makes, result.__init__)))
+        and tuple(inspect.signature(makes).parameters)
         == ("self", "func", "args", "kwds", *_OPTIONS)
+        and all(hasattr(Job(_NO_POOL), name) for name in vars(result({}, None)))
     )
+
+
+def _is_billiards(function: Any) -> bool:
+    own = vars(billiard_pool)
+    return getattr(function, "__globals__", None) is own and not hasattr(function, "__wrapped__")
 
 
 class _Flag:
@@ -111,6 +124,9 @@ class Job(ApplyResult):
             self._on_timeout_set = pool.on_timeout_set
             self._on_timeout_cancel = pool.on_timeout_cancel
         self._cache[self._job] = self
+
+
+_NO_POOL = SimpleNamespace(_cache={}, soft_timeout=None, timeout=None, lost_worker_timeout=None)
 
 
 class MakesJobs:

@@ -54,6 +54,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "SISMEMBER": ("KEY", "x"),
     "SMEMBERS": ("KEY",),
     "SMISMEMBER": ("KEY", "x"),
+    "SMOVE": ("KEY", "KEY", "x"),
     "SRANDMEMBER": ("KEY", "1"),
     "SREM": ("KEY", "x"),
     "SSCAN": ("KEY", "0"),

@@ -14,14 +14,26 @@ from typing import Any
 
 from celery.utils.collections import LimitedSet
 
+from celery_graceful.system.process import Slot, emptied
+
 __all__ = ["gather", "is_gathered", "scatter"]
+
+
+class _Sorting:
+    """Who puts them in order, one at a time; who asks meanwhile waits, and finds all of them."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()  # Celery's own methods ask, too
+        self.is_under_way = False
+
+
+_sorting = Slot("sorting of successes", _Sorting, in_fork=emptied)
 
 
 class _Gathered(LimitedSet):
     """As Celery's, with what was added last beside it."""
 
     added: deque[tuple[Any, float]]
-    sorting: Any
 
     def add(self, item: Any, now: float | None = None) -> None:
         """From any thread."""
@@ -29,21 +41,25 @@ class _Gathered(LimitedSet):
 
     @property
     def _data(self) -> Any:
-        # Nobody waits: who sorts them in asks for it himself, and so may others meanwhile.
-        if self.added and self.sorting.acquire(False):
-            try:
-                while self.added:
-                    super().add(*self.added.popleft())
-            finally:
-                self.sorting.release()
-        return vars(self)["_data"]
+        sorting = _sorting.value
+        with sorting.lock:
+            if self.added and not sorting.is_under_way:
+                sorting.is_under_way = True
+                try:
+                    while self.added:
+                        LimitedSet.add(self, *self.added.popleft())
+                finally:
+                    sorting.is_under_way = False
+            return vars(self)["_data"]
+
+    def __reduce__(self) -> Any:
+        return LimitedSet, super().__reduce__()[1]
 
 
 def gather(ids: LimitedSet) -> None:
     """Let a set of Celery's keep what is added beside it, until somebody asks."""
     if type(ids) is LimitedSet:
         ids.added = deque(maxlen=ids.maxlen or None)  # older ones would have no room in it either
-        ids.sorting = threading.Lock()
         ids.__class__ = _Gathered
 
 
@@ -55,5 +71,6 @@ def is_gathered(ids: LimitedSet) -> bool:
 def scatter(ids: LimitedSet) -> None:
     """It is a set as ever again."""
     if is_gathered(ids):
-        assert ids._data is not None  # sorts in what has been added
-        ids.__class__ = LimitedSet
+        with _sorting.value.lock:
+            assert ids._data is not None  # puts in order what has been added
+            ids.__class__ = LimitedSet

@@ -6,6 +6,7 @@ import json
 import uuid
 
 import pytest
+import redis
 from celery import Celery
 
 from celery_graceful import BatchFinished, UnknownBatch
@@ -119,6 +120,22 @@ def test_its_keys_live_on_with_each_end(bench):
     bench.redis.pexpire("p:graceful:batch:b", bench.redis.pttl("p:graceful:batch:b") - 20_000)
     assert bench.end(SUCCEEDED, "y") == []
     assert bench.redis.pttl("p:graceful:batch:b") > lives[0] - 15_000
+
+
+@pytest.mark.parametrize("members", [["x"], ["x", "y"]])
+def test_members_end_in_a_redis_that_is_full(bench, members):
+    """What makes room there is tasks that end."""
+    bench.sent("x", "y", "z")
+    bench.redis.config_set("maxmemory-policy", "noeviction")
+    bench.redis.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(redis.exceptions.OutOfMemoryError):
+            bench.redis.set("p:graceful:any", "x")
+        bench.end(SUCCEEDED, *members)
+        assert bench.end(FAILED, "z") == ["on_failure"] + ["on_complete"] * (len(members) > 1)
+    finally:
+        bench.redis.config_set("maxmemory", "0")
+    assert bench.counts() == (2 - len(members), len(members), 1, 0)
 
 
 def test_members_that_end_together_are_told_apart(bench):

@@ -75,10 +75,15 @@ local function finish_members(id, members, outcome)
         end
       end
       if #there > 0 then
-        if redis.call('SADD', after, unpack(there)) == redis.call('SCARD', after) then
+        -- Also a Redis that is full does this, and then all that follows in a script.
+        redis.call('SMOVE', before, after, there[1])
+        if #there > 1 then
+          redis.call('SADD', after, unpack(there))
+          redis.call('SREM', before, unpack(there))
+        end
+        if redis.call('SCARD', after) <= #there then
           may_wait[id] = false -- a key that is new
         end
-        redis.call('SREM', before, unpack(there))
         moved[id] = true
       end
       rest = others

@@ -102,7 +102,7 @@ import threading, time
 from celery_graceful.monitors import outbox as module
 from celery_graceful.monitors.outbox import Outbox
 
-module.LINGER = {timeout}
+module.LINGER = module.LOOKS = {timeout}
 sent = []
 outbox = Outbox("a server")
 outbox.put(lambda: sent.append("first"))
@@ -127,6 +127,17 @@ outbox.put(lambda: sent.append("ends"))
 assert len(rung) == 1
 assert outbox._idle.wait({timeout})
 assert sent[2:] == ["begins", "ends"]
+outbox.put(lambda: sent.append("later"), after=20 * {timeout})
+outbox.put(lambda: sent.append("sooner"), after=0.1)
+assert outbox._idle.wait({timeout}), "the first one decides"
+del rung[:]
+module.LOOKS = 0.0
+outbox.put(lambda: sent.append("rings"))
+assert outbox._idle.wait({timeout})
+outbox.put(lambda: sent.append("begins"), after=0.05)
+assert len(rung) == 2, "it does not look any more"
+assert outbox._idle.wait({timeout})
+assert sent[4:] == ["later", "sooner", "rings", "begins"]
 print("done")
 """
 

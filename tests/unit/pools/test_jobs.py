@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -69,6 +70,24 @@ def test_other_jobs_than_billiards_are_made_by_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(billiard_pool, "ApplyResult", Traced)
     assert not can_make_jobs(AsynPool)
     assert graceful(AsynPool).apply_async is Pool.apply_async
+
+
+def test_who_watches_how_they_are_made_goes_on_to_do_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    @wraps(Pool.apply_async)
+    def traced(*args: Any, **kwargs: Any) -> Any: ...
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Pool, "apply_async", traced)
+        assert not can_make_jobs(AsynPool)
+    with monkeypatch.context() as patched:
+        patched.setattr(ApplyResult, "__init__", lambda *args, **kwargs: None)
+        assert not can_make_jobs(AsynPool)
+    assert can_make_jobs(AsynPool)
+
+
+def test_a_later_billiard_whose_jobs_have_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Job, "__init__", lambda self, pool: None)
+    assert not can_make_jobs(AsynPool)
 
 
 def test_it_ends_as_billiards(pool: OfAPool) -> None:

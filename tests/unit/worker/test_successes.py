@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import os
+import pickle
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,6 +16,7 @@ from celery.worker import state
 from celery.worker.consumer import consumer
 
 from celery_graceful.worker.successes import gather, is_gathered, scatter
+from tests.support.workers import TIMEOUT
 
 
 @pytest.fixture
@@ -75,6 +79,67 @@ def test_threads_add_ids_that_end_again(ids: LimitedSet) -> None:
         sys.setswitchinterval(interval)
     assert not errors
     assert 0 < len(ids) <= 100
+
+
+def test_who_asks_while_another_one_sorts_finds_all(ids: LimitedSet) -> None:
+    """Else a task that has succeeded, and comes again, would run again."""
+    missed: list[int] = []
+    start = threading.Barrier(4)
+
+    def ask() -> None:
+        for turn in range(100):
+            start.wait(TIMEOUT)
+            if 99 * turn not in ids:
+                missed.append(turn)
+            start.wait(TIMEOUT)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for turn in range(100):
+            for number in range(99):
+                ids.add(99 * turn - number)
+            start.wait(TIMEOUT)
+            start.wait(TIMEOUT)
+        for thread in threads:
+            thread.join(TIMEOUT)
+    finally:
+        sys.setswitchinterval(interval)
+    assert not missed
+
+
+def test_a_fork_beside_who_sorts(ids: LimitedSet) -> None:
+    within, go_on = threading.Event(), threading.Event()
+
+    class Slow(str):
+        __slots__ = ()
+
+        def __hash__(self) -> int:
+            within.set()
+            assert go_on.wait(TIMEOUT)
+            return super().__hash__()
+
+    ids.add(Slow("slow"))
+    asking = threading.Thread(target=lambda: "slow" in ids)
+    asking.start()
+    assert within.wait(TIMEOUT)
+    pid = os.fork()
+    if not pid:
+        ids.add("mine")
+        os._exit(0 if "mine" in ids else 1)
+    go_on.set()
+    asking.join(TIMEOUT)
+    assert os.waitpid(pid, 0) == (pid, 0)
+
+
+def test_copies_are_celerys(ids: LimitedSet) -> None:
+    ids.add("one")
+    for made in copy.copy(ids), copy.deepcopy(ids), pickle.loads(pickle.dumps(ids)):
+        assert type(made) is LimitedSet
+        assert {*made} == {"before", "one"}
 
 
 def test_it_is_a_set_as_ever_afterwards() -> None:
