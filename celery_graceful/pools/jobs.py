@@ -40,6 +40,7 @@ def can_make_jobs(cls: Any) -> bool:
     Others watch how they are made, or make their own: tracers, for one.
     """
     makes, result = Pool.apply_async, billiard_pool.ApplyResult
+    none = SimpleNamespace(_cache={}, soft_timeout=None, timeout=None, lost_worker_timeout=None)
     return (
         cls.apply_async is makes
         and result is ApplyResult
@@ -47,7 +48,7 @@ def can_make_jobs(cls: Any) -> bool:
         and all(map(_is_billiards, (makes, result.__init__)))
         and tuple(inspect.signature(makes).parameters)
         == ("self", "func", "args", "kwds", *_OPTIONS)
-        and all(hasattr(Job(_NO_POOL), name) for name in vars(result({}, None)))
+        and all(hasattr(Job(none), name) for name in vars(result({}, None)))
     )
 
 
@@ -124,9 +125,6 @@ class Job(ApplyResult):
             self._on_timeout_set = pool.on_timeout_set
             self._on_timeout_cancel = pool.on_timeout_cancel
         self._cache[self._job] = self
-
-
-_NO_POOL = SimpleNamespace(_cache={}, soft_timeout=None, timeout=None, lost_worker_timeout=None)
 
 
 class MakesJobs:

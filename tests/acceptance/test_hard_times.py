@@ -540,9 +540,9 @@ def test_the_broker_is_far_away(pool: str, rabbit_vhost, redis_db) -> None:
     It begins 2 s before the hard deadline.
     """
     broker = Broker("rabbitmq", rabbit_vhost.url, redis_db.backend_url, redis_db.client)
-    with far_away(rabbit_vhost.server.port, seconds=0.11) as port, broker.app() as app:
+    with far_away(rabbit_vhost.server.port, seconds=0.11) as way, broker.app() as app:
         events = Events(app)
-        url = rabbit_vhost.server.url(rabbit_vhost.name, port)
+        url = rabbit_vhost.server.url(rabbit_vhost.name, way.port)
         env = {"BROKER_URL": url, "CONF_worker_send_task_events": "1", "GRACE": "60"}
         env["CONF_graceful_hard_deadline"] = "5.0"
         with start(pool, broker, concurrency=2, **env) as worker:

@@ -23,8 +23,11 @@ def test_all_that_stop_at_once_are_saved(pool: str, redis_db: RedisDB) -> None:
             options = {"task_id": f"{number}", "producer": producer, "ignore_result": True}
             app.send_task("tests.apps.resuming.rows", [1000], **options)
     there = redis_db.client.connection_pool.connection_kwargs["port"]
-    with far_away(there, DISTANCE) as here:
-        env = {"BROKER_URL": redis_db.url.replace(f":{there}/", f":{here}/"), "GRACE": str(GRACE)}
+    with far_away(there, DISTANCE) as way:
+        env = {
+            "BROKER_URL": redis_db.url.replace(f":{there}/", f":{way.port}/"),
+            "GRACE": str(GRACE),
+        }
         with Worker("tests.apps.resuming", pool=pool, concurrency=TASKS, env=env) as worker:
             worker.wait_line(">> .* rows", count=TASKS)
             worker.term()

@@ -19,8 +19,8 @@ CLAIMED, FEW = 40, 4
 
 POOLS = ["gevent", "eventlet", "solo", "threads", "prefork"]
 ENV = {"GRACE": "60", "CONF_graceful_lease_ttl": "30"}
-#: Seconds that a packet is on its way to a server that is far away.
-FAR = 0.1
+#: Seconds that a packet is on its way to a server that is far away: a stop is asked for meanwhile.
+FAR = 0.3
 
 
 @pytest.fixture
@@ -95,10 +95,11 @@ def test_that_is_on_its_way_when_the_stop_is_asked_for(pool, server, app):
     """It is not delivered any more: nobody may be left who takes it."""
     with (
         server.client(0) as client,
-        far_away(server.port, FAR) as port,
-        worker_of(f"redis://127.0.0.1:{port}/0", server, pool) as worker,
+        far_away(server.port, 0.0) as way,
+        worker_of(f"redis://127.0.0.1:{way.port}/0", server, pool) as worker,
     ):
         worker.ready()
+        way.seconds = FAR
         ids = [app.send_task("hold", [0]).id for _ in range(CLAIMED)]
         wait_until(lambda: claims_of(client), "claimed", pause=0.001)
         worker.term()

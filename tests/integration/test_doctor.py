@@ -109,8 +109,10 @@ def test_cg205_persistence(
 def test_cg206_distance(
     redis_db: RedisDB, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with far_away(redis_server.port, 0.02) as port:
-        away = RedisDB(redis_db.url.replace(str(redis_server.port), str(port)), "", redis_db.client)
+    with far_away(redis_server.port, 0.02) as way:
+        away = RedisDB(
+            redis_db.url.replace(str(redis_server.port), str(way.port)), "", redis_db.client
+        )
         (finding,) = found(graceful_app(away.url), "CG206")
     assert float(finding.value.removesuffix(" ms")) >= 40
     monkeypatch.setattr(Examined, "round_trip", 0.0009)  # the machine that tests run on is busy

@@ -6,16 +6,26 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from tests.support.processes import LOOPBACK
 
-__all__ = ["Door", "HalfOpen", "door", "far_away", "half_open"]
+__all__ = ["Door", "FarAway", "HalfOpen", "door", "far_away", "half_open"]
+
+
+@dataclass
+class FarAway:
+    """A proxy that hands each packet on after so many seconds, either way."""
+
+    seconds: float
+    port: int = 0
 
 
 @contextmanager
-def far_away(port: int, seconds: float) -> Iterator[int]:
-    """The port of a proxy to `port` that hands each packet on after `seconds`, either way."""
+def far_away(port: int, seconds: float) -> Iterator[FarAway]:
+    """A proxy to `port`."""
+    way = FarAway(seconds)
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection(LOOPBACK, port)
@@ -25,13 +35,13 @@ def far_away(port: int, seconds: float) -> Iterator[int]:
         loop = asyncio.get_running_loop()
         try:
             while data := await reader.read(1 << 16):
-                loop.call_later(seconds, writer.write, data)
+                loop.call_later(way.seconds, writer.write, data)
         except ConnectionError:
             pass
-        loop.call_later(seconds, writer.close)
+        loop.call_later(way.seconds, writer.close)
 
-    with _served(accept) as own:
-        yield own
+    with _served(accept) as way.port:
+        yield way
 
 
 class HalfOpen:
