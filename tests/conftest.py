@@ -12,6 +12,7 @@ import json
 import os
 import re
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -173,6 +174,15 @@ def start_server() -> Iterator[Callable[..., Any]]:
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Redis of the test's own is away when it is stopped, and not when it takes its time."""
     has_patience(monkeypatch)
+
+
+@pytest.fixture
+def quick_switches() -> Iterator[None]:
+    """The interpreter goes from thread to thread as often as it can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
 
 
 @pytest.fixture(scope="session")

@@ -17,20 +17,6 @@ from billiard.pool import RUN, TASK, ApplyResult, Pool
 
 __all__ = ["MakesJobs", "can_make_jobs"]
 
-#: What billiard's ``apply_async`` takes for a job, and hands on to it.
-_OPTIONS = (
-    "callback",
-    "error_callback",
-    "accept_callback",
-    "timeout_callback",
-    "waitforslot",
-    "soft_timeout",
-    "timeout",
-    "lost_worker_timeout",
-    "callbacks_propagate",
-    "correlation_id",
-)
-
 _making = threading.Lock()
 
 
@@ -40,16 +26,29 @@ def can_make_jobs(cls: Any) -> bool:
     Others watch how they are made, or make their own: tracers, for one.
     """
     makes, result = Pool.apply_async, billiard_pool.ApplyResult
-    none = SimpleNamespace(_cache={}, soft_timeout=None, timeout=None, lost_worker_timeout=None)
     return (
         cls.apply_async is makes
         and result is ApplyResult
         and result.__module__ == billiard_pool.__name__
         and all(map(_is_billiards, (makes, result.__init__)))
-        and tuple(inspect.signature(makes).parameters)
-        == ("self", "func", "args", "kwds", *_OPTIONS)
-        and all(hasattr(Job(none), name) for name in vars(result({}, None)))
+        and _takes_what(makes)
+        and _has_what(result({}, None))
     )
+
+
+def _takes_what(makes: Callable[..., Any]) -> bool:
+    """Whether a ``Job`` knows all that billiard's ``apply_async`` hands on to one."""
+    _, func, args, kwds, *options = inspect.signature(makes).parameters
+    return [func, args, kwds] == ["func", "args", "kwds"] and options == [
+        *inspect.signature(Job).parameters
+    ][1:]
+
+
+def _has_what(result: ApplyResult) -> bool:
+    """Whether a ``Job`` has all that one of billiard's has."""
+    none = SimpleNamespace(_cache={}, soft_timeout=None, timeout=None, lost_worker_timeout=None)
+    mine = Job(none)
+    return all(hasattr(mine, name) for name in vars(result))
 
 
 def _is_billiards(function: Any) -> bool:

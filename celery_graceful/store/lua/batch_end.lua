@@ -9,11 +9,10 @@
 -- of the time of many. One whose claim is gone has been dealt with by somebody else, or by this script
 -- before. Claims go last: what an error breaks off is asked for again. Returns what has become due,
 -- and which batches are not cancelled.
-local call = redis.call
 local going, claims, ends = {}, ARGV[1] .. 'graceful:claims:', cjson.decode(ARGV[2])
 for _, of in ipairs(ends) do
   local id, outcome, worker, members, numbers = unpack(of)
-  local state = call('HGET', key(id), 'state')
+  local state = redis.call('HGET', key(id), 'state')
   if state then
     if state ~= 'cancelled' then
       going[#going + 1] = id
@@ -22,7 +21,7 @@ for _, of in ipairs(ends) do
     if worker ~= '' then
       local mine = claims .. worker
       for i, number in ipairs(numbers) do
-        if call('HEXISTS', mine, number) == 1 then
+        if redis.call('HEXISTS', mine, number) == 1 then
           ended[#ended + 1] = members[i]
         end
       end
@@ -42,7 +41,7 @@ end
 settle_all()
 for _, of in ipairs(ends) do
   if of[3] ~= '' then
-    call('HDEL', claims .. of[3], unpack(of[5]))
+    redis.call('HDEL', claims .. of[3], unpack(of[5]))
   end
 end
 return { due, going }

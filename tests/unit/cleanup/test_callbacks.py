@@ -29,6 +29,7 @@ from celery_graceful.system.process import itself
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.board import Board
 from celery_graceful.timeline.grace_period import Deadlines
+from tests.support.threads import in_threads
 
 TIMEOUT = 60.0
 
@@ -571,34 +572,6 @@ def test_a_fork_while_another_thread_opens():
 
 
 # -- threads ---------------------------------------------------------------------------
-
-
-def in_threads(count, call):
-    """Call `call(number)` in so many threads at once."""
-    barrier = threading.Barrier(count)
-    failures = []
-
-    def run(number):
-        barrier.wait(TIMEOUT)
-        try:
-            call(number)
-        except BaseException as exc:
-            failures.append(exc)
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(TIMEOUT)
-    assert failures == []
-
-
-@pytest.fixture
-def quick_switches():
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
 
 
 @pytest.mark.parametrize("round", range(5))

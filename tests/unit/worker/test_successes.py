@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import pickle
-import sys
 import threading
 from collections.abc import Iterator
 
@@ -16,6 +15,7 @@ from celery.worker import state
 from celery.worker.consumer import consumer
 
 from celery_graceful.worker.successes import gather, is_gathered, scatter
+from tests.support.threads import in_threads
 from tests.support.workers import TIMEOUT
 
 
@@ -55,59 +55,34 @@ def test_it_keeps_the_last_ones_as_ever(ids: LimitedSet) -> None:
     assert "old" not in ids
 
 
-def test_threads_add_ids_that_end_again(ids: LimitedSet) -> None:
+def test_threads_add_ids_that_end_again(ids: LimitedSet, quick_switches: None) -> None:
     """Celery's set iterates over itself when an id is added a second time."""
-    errors: list[BaseException] = []
 
-    def end_again() -> None:
-        try:
-            for number in range(3000):
-                ids.add(number % 150)
-                assert number % 7 or number not in ids or len(ids) <= 101
-        except BaseException as exc:
-            errors.append(exc)
+    def end_again(_: int) -> None:
+        for number in range(3000):
+            ids.add(number % 150)
+            assert number % 7 or number not in ids or len(ids) <= 101
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        threads = [threading.Thread(target=end_again) for _ in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
-    assert not errors
+    in_threads(6, end_again)
     assert 0 < len(ids) <= 100
 
 
-def test_who_asks_while_another_one_sorts_finds_all(ids: LimitedSet) -> None:
+def test_who_asks_while_another_one_sorts_finds_all(ids: LimitedSet, quick_switches: None) -> None:
     """Else a task that has succeeded, and comes again, would run again."""
     missed: list[int] = []
-    start = threading.Barrier(4)
+    turns = threading.Barrier(4)
 
-    def ask() -> None:
+    def take_part(who: int) -> None:
         for turn in range(100):
-            start.wait(TIMEOUT)
-            if 99 * turn not in ids:
+            if who == 0:
+                for number in range(99):
+                    ids.add(99 * turn - number)
+            turns.wait(TIMEOUT)
+            if who and 99 * turn not in ids:
                 missed.append(turn)
-            start.wait(TIMEOUT)
+            turns.wait(TIMEOUT)
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        threads = [threading.Thread(target=ask) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for turn in range(100):
-            for number in range(99):
-                ids.add(99 * turn - number)
-            start.wait(TIMEOUT)
-            start.wait(TIMEOUT)
-        for thread in threads:
-            thread.join(TIMEOUT)
-    finally:
-        sys.setswitchinterval(interval)
+    in_threads(4, take_part)
     assert not missed
 
 
