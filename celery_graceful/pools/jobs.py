@@ -38,10 +38,8 @@ def can_make_jobs(cls: Any) -> bool:
 
 def _takes_what(makes: Callable[..., Any]) -> bool:
     """Whether a ``Job`` knows all that billiard's ``apply_async`` hands on to one."""
-    _, func, args, kwds, *options = inspect.signature(makes).parameters
-    return [func, args, kwds] == ["func", "args", "kwds"] and options == [
-        *inspect.signature(Job).parameters
-    ][1:]
+    _, *options = inspect.signature(Job).parameters
+    return [*inspect.signature(makes).parameters] == ["self", "func", "args", "kwds", *options]
 
 
 def _has_what(result: ApplyResult) -> bool:
