@@ -26,7 +26,7 @@ from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
 from celery_graceful.claims.fence import CLAIM, DELIVERY
-from celery_graceful.runs.unstored import HERE, TRACER, Here, Unstored, is_tracers, unstored
+from celery_graceful.runs.unstored import HERE, TRACER, Here, Unstored, is_tracers, leave
 from celery_graceful.store.answers import is_answer, is_demoted, is_of_redis
 from celery_graceful.system.describe import describe
 from celery_graceful.system.exception_chain import chain
@@ -285,7 +285,7 @@ def _is_kept(kept: Unstored, task_id: str) -> bool:
     except Exception as exc:
         logger.error("What %s came to cannot be kept: %s", task_id, describe(exc))
         return False
-    unstored[task_id] = kept
+    leave(task_id, kept)
     return True
 
 

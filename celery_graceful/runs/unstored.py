@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,8 +22,8 @@ from kombu.exceptions import OperationalError
 from celery_graceful.system.describe import describe
 from celery_graceful.system.log_thread import log
 
-__all__ = ["HERE", "TRACER", "Here", "Unstored", "is_tracers", "is_unsent", "sealed", "take"]
-__all__ += ["unstored"]
+__all__ = ["HERE", "TRACER", "Here", "Unstored", "is_tracers", "is_unsent", "leave", "sealed"]
+__all__ += ["take", "unstored"]
 
 
 logger = get_logger(__name__)
@@ -46,8 +47,9 @@ class Unstored(NamedTuple):
 #: Module and name of the function that runs Celery's tracer, and takes it along.
 TRACER = "celery_graceful.monitors.tracer", "traced"
 
-#: By the ids of tasks, until their runs are over.
-unstored: dict[str, Unstored] = {}
+#: By the identities of threads (or greenlets) and of tasks, until their runs are over: a task that
+#: is tried again may run again before the run that has sent it is over.
+unstored: dict[tuple[int, str], Unstored] = {}
 
 
 @dataclass
@@ -87,6 +89,16 @@ class _Pickled(bytes):
     """A result on its way: who reads the pipe of a child ends the worker if it cannot read it."""
 
 
+def leave(task_id: str, kept: Unstored) -> None:
+    """Leave what a task came to for the end of its run, in this thread or greenlet.
+
+    Args:
+        task_id: Whose run it is.
+        kept: What could not be stored.
+    """
+    unstored[threading.get_ident(), task_id] = kept
+
+
 def sealed(done: Any, task_id: str) -> Any:
     """What Celery's tracer says of a run, and with it what could not be stored, or sent.
 
@@ -96,7 +108,7 @@ def sealed(done: Any, task_id: str) -> Any:
     """
     if done.info is not None:
         _note_unsent(done)
-    found = unstored.pop(task_id, None)
+    found = unstored.pop((threading.get_ident(), task_id), None)
     if found is None or found.state != (SUCCESS if done.info is None else done.info.state):
         return done
     found = found._replace(result=_Pickled(pickle.dumps(found.result)))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, signals
 from celery.app.trace import build_tracer
 from celery.backends.base import Backend
 from celery.backends.cache import CacheBackend
@@ -69,6 +70,32 @@ def test_a_result_goes_along_with_the_end(app: Celery) -> None:
     assert found is not None
     assert (found.state, found.result, found.stores, found.refused) == ("SUCCESS", 7, True, False)
     assert take(text, "id") is None
+    assert not unstored
+
+
+def test_two_runs_of_one_task_at_once(app: Celery) -> None:
+    """As on threads, where a task that is tried again begins before its last run is over."""
+    both_left = threading.Barrier(2)
+
+    def seven_once() -> int:
+        if threading.current_thread() is threading.main_thread():
+            raise LookupError
+        return seven()
+
+    def on_end(**_: Any) -> None:
+        both_left.wait(20)
+
+    signals.task_postrun.connect(on_end)
+    try:
+        with ThreadPoolExecutor() as pool:
+            other = pool.submit(run, app, seven_once)
+            failed = take(run(app, seven_once).retval, "id")
+            succeeded = take(other.result().retstr, "id")
+    finally:
+        signals.task_postrun.disconnect(on_end)
+    assert failed is not None
+    assert succeeded is not None
+    assert (failed.state, succeeded.result) == ("FAILURE", 7)
     assert not unstored
 
 
