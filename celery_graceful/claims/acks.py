@@ -258,8 +258,11 @@ class Acks:
         for some in ends:
             del some[:count]
         for worker in set(workers):
-            pairs = zip(workers, numbers, strict=True)
-            self._on_sent(worker, [number for of, number in pairs if of == worker])
+            if workers.count(worker) < len(workers):
+                pairs = zip(workers, numbers, strict=True)
+                self._on_sent(worker, [number for of, number in pairs if of == worker])
+            else:  # most often
+                self._on_sent(worker, numbers)
 
     # -- in the thread -----------------------------------------------------------------
 
