@@ -26,7 +26,7 @@ from celery_graceful.runs.interrupt import sleep
 from celery_graceful.store.meanwhile import meanwhile
 from celery_graceful.store.store import StoreAway
 
-__all__ = ["SILENT", "at_it", "check_is_ours", "new_sender", "opened", "who_adds"]
+__all__ = ["SAY_EVERY", "SILENT", "at_it", "check_is_ours", "new_sender", "opened", "who_adds"]
 
 #: Seconds after which who sends a batch, and is not heard of, is dead; and between two times that
 #: one says so.

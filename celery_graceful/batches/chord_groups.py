@@ -24,6 +24,7 @@ from celery.result import GroupResult
 from celery.utils.log import get_logger
 from kombu.exceptions import EncodeError
 
+from celery_graceful.batches.adding import SAY_EVERY, new_sender
 from celery_graceful.batches.chord_ledger import ChordLedger
 from celery_graceful.batches.kept_headers import headers_here, keep
 from celery_graceful.batches.ledger import CHUNK
@@ -45,6 +46,7 @@ from celery_graceful.batches.packing import pack
 from celery_graceful.batches.whereabouts import broker_of
 from celery_graceful.exceptions import BatchFinished, UnknownBatch
 from celery_graceful.store.app_stores import find_store, settings_of
+from celery_graceful.store.meanwhile import meanwhile
 from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.system.log_thread import log
 from celery_graceful.system.per_app import PerApp
@@ -191,7 +193,9 @@ def _apply(
         yield from plain(of, tasks, producer, app, *args, **given)
         return
     is_there = type(of.tasks) in (list, tuple)  # what Celery makes of a generator is a list, too
-    yield from plain(of, entry.members(tasks, is_there=is_there), producer, app, *args, **options)
+    members = entry.members(tasks, is_there=is_there)
+    with meanwhile(entry.say_sending, SAY_EVERY, "graceful-sending"):
+        yield from plain(of, members, producer, app, *args, **options)
     entry.sent()
     if entry.lost is not None and not isinstance(entry.lost, BatchFinished):
         poll()
@@ -232,6 +236,7 @@ class _Entry:
         self, app: Any, ledger: ChordLedger, entry_id: str, options: dict[str, Any]
     ) -> None:
         self.app, self.ledger, self.id = app, ledger, entry_id
+        self.sender = new_sender()
         self.headers = options.pop("headers", None) or {}
         self.options = options
         more = {name: options[name] for name in options.keys() - FROZEN}
@@ -294,7 +299,7 @@ class _Entry:
                     broker=broker_of(self.app),
                 )
                 try:
-                    self.ledger.begin_sending(self.id)
+                    self.ledger.begin_sending(self.id, self.sender)
                 except BatchFinished:  # one that is frozen can be sent again, under its id
                     if not self._is_over():
                         return False
@@ -304,6 +309,11 @@ class _Entry:
         except StoreAway as exc:
             self._lose(exc)
         return True
+
+    def say_sending(self) -> None:
+        """It is being sent, still: who dies meanwhile leaves it as it is."""
+        if self.lost is None:
+            self.ledger.still_sends(self.id, self.sender)
 
     def _is_over(self) -> bool:
         """Whether it has ended that was sent before under the same ids; waits for that a little.

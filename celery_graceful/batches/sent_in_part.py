@@ -30,6 +30,7 @@ logger = get_logger(__name__)
 RESUME = "Go on with Batch.load(id).resume(members)"
 RESUME_KEYED = "Go on with apply_async(members) of one with the same key"
 RESUME_OUTER = "Go on with resume() of the one that it is inside of, or of itself"
+SEND_ANEW = "Send another one like it"
 RUN_AGAIN = "This task goes on with it if it is run again, and adds one like it; resume it by hand"
 
 #: Batches that are named in one message.
@@ -79,9 +80,12 @@ def say_unsent(status: Status, now: float) -> str:
         else f"was last heard of {now - status.heard:.0f} s ago"
     )
     mend = f"Run it again with the key {status.key!r}" if status.key else f"{RESUME} of that id"
+    if status.kind == "chord":
+        mend = SEND_ANEW
     return (
-        f"Batch {status.id}{named and f' ({named})'} is not complete, and no callback of it comes: "
-        f"its producer {who}, with {status.total} members sent, {status.pending} of them pending. "
+        f"{status.kind.capitalize()} {status.id}{named and f' ({named})'} is not complete, "
+        f"and no callback of it comes: its producer {who}, with {status.total} members sent, "
+        f"{status.pending} of them pending. "
         f"{mend}, or cancel or drop it; if those are all of its members: "
         f"celery graceful batches resend {status.id} --close"
     )

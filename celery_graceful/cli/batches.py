@@ -121,6 +121,8 @@ def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> int:
         dead = "" if found.left else "if its producer is dead: "
         key = shown(found.status.key)
         again = f"run it again with the key {key!r}" if key else "Batch.load(id).resume(members)"
+        if found.status.kind == "chord":
+            again = "send another one like it"
         command = f"{command_of(ctx)}batches resend {quoted} --close"
         click.echo(f"  -> {dead}{again}, or, if it has all of its members: {command}", err=True)
     elif status == FOUND:

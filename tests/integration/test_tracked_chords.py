@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from celery import chain, chord, group, states
+from celery.canvas import Signature
 from celery.result import GroupResult
 
 from celery_graceful.batches.brief_status import standing_of
@@ -17,11 +18,13 @@ from celery_graceful.batches.marks import CHORD, Mark, mark
 from celery_graceful.batches.member_part import part_of
 from celery_graceful.batches.model import ON_COMPLETE, Due, Outcome, State
 from celery_graceful.batches.packing import unpack
+from celery_graceful.batches.producers import LEFT_AFTER
 from celery_graceful.batches.repair import Repair
+from celery_graceful.batches.sent_in_part import say_unsent
 from celery_graceful.batches.whereabouts import broker_of
 from tests.conftest import RedisDB
 from tests.support.chords import ByHand, Killed, by_hand, dies, stands_still
-from tests.support.workers import TIMEOUT
+from tests.support.workers import TIMEOUT, wait_until
 
 
 @pytest.fixture
@@ -68,6 +71,40 @@ def test_a_header_that_takes_its_time(tracked: ByHand, monkeypatch: pytest.Monke
     for context in tracked.take():
         tracked.ends(context, context.args[0])
     ended(tracked, body, *range(8))
+
+
+def test_a_sender_that_dies(tracked: ByHand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says that it lives, however slowly it sends; then it is not heard of any more."""
+    for name in ("MOMENT", "SAY_EVERY"):
+        monkeypatch.setattr(f"celery_graceful.batches.chord_groups.{name}", 0.01)
+
+    def heard() -> float:
+        (status,) = tracked.ledger.statuses(tracked.ledger.stood_still(0.0))
+        return status.heard or 0.0
+
+    sends = Signature.apply_async
+
+    def stops(signature: Any, *args: Any, **options: Any) -> Any:
+        if tracked.client.llen("celery") == 0:
+            return sends(signature, *args, **options)
+        first = heard()
+        wait_until(lambda: heard() > first, "it says so again")
+        raise LookupError("killed")
+
+    monkeypatch.setattr(Signature, "apply_async", stops)
+    with pytest.raises(LookupError):
+        tracked.apply(chord([tracked.add.s(1), tracked.add.s(2)], tracked.add.s()))
+    (status,) = tracked.ledger.statuses(tracked.ledger.stood_still(0.0))
+    assert status.state == "sending"
+    assert status.heard is not None
+    assert not status.is_left(status.heard + LEFT_AFTER - 1)
+    assert status.is_left(status.heard + LEFT_AFTER)
+    said = say_unsent(status, status.heard + LEFT_AFTER)
+    assert said.startswith(f"Chord {status.id} is not complete, and no callback of it comes: its ")
+    assert "Send another one like it" in said
+    tracked.client.hdel(f"graceful:batch:{status.id}", "sender")  # as older versions
+    (status,) = tracked.ledger.statuses(tracked.ledger.stood_still(0.0))
+    assert not status.is_left(status.moved + 10 * LEFT_AFTER)
 
 
 def test_a_store_beside_the_broker(redis_db: RedisDB) -> None:
