@@ -21,7 +21,7 @@ from celery_graceful.checkpoints.place import CURSOR, OWN_CURSOR, STEP, place_of
 from celery_graceful.checkpoints.watch import Keeper, watch_of
 from celery_graceful.claims.fence import DELIVERY
 from celery_graceful.exceptions import Interrupted
-from celery_graceful.messages.comebacks import came_back, may_resume
+from celery_graceful.messages.comebacks import came_back, may_resume, replaced_by
 from celery_graceful.phases import InterruptReason
 from celery_graceful.runs.interrupt import current_interrupt
 from celery_graceful.runs.run import Run, current
@@ -76,6 +76,7 @@ class Checkpoint:
         worker: Name of the node that runs it.
         came_back: The delivery has come back: that it goes on is for the history.
         may_resume: There may be a checkpoint of an earlier delivery.
+        replaced: How many tasks this one has replaced: it has their id, and goes on from none.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Checkpoint:
         worker: str = "",
         came_back: bool = False,
         may_resume: bool = False,
+        replaced: int = 0,
     ) -> None:
         self.name, self.task_id = name, task_id
         self.store = store
@@ -117,6 +119,7 @@ class Checkpoint:
         self._began_there = ""
         self._is_loaded = began is None
         self._may_resume, self._came_back = may_resume, came_back
+        self._replaced = replaced
         self._fields: dict[str, str] = {}
         self._unsaved: dict[str, str] = {}
         self._obsolete: set[str] = set()
@@ -153,6 +156,7 @@ class Checkpoint:
             worker=request.hostname or "",
             came_back=came_back(request),
             may_resume=may_resume(request),
+            replaced=replaced_by(request),
         )
 
     @staticmethod
@@ -370,7 +374,7 @@ class Checkpoint:
         answer = self.store.run(
             "checkpoint",
             [key_of(self.name, self.task_id)],
-            [self.token, age, ttl, *counts, *changes, *self._obsolete],
+            [self.token, age, ttl, *counts, self._replaced, *changes, *self._obsolete],
             timeout=timeout,
             insist=insist,
         )

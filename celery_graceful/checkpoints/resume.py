@@ -15,7 +15,7 @@ from celery_graceful.checkpoints.safe_point import bounded_timeout
 from celery_graceful.checkpoints.steps import step
 from celery_graceful.checkpoints.watch import UNWATCHED, watch_of
 from celery_graceful.exceptions import CheckpointError, SettingsError, TooManyInterruptions
-from celery_graceful.messages.comebacks import may_resume
+from celery_graceful.messages.comebacks import may_resume, replaced_by
 from celery_graceful.phases import Interrupt, InterruptReason
 from celery_graceful.runs.frames import hidden
 from celery_graceful.runs.run import Run
@@ -313,4 +313,5 @@ def count_given_up(task: Any, request: Any, began: float) -> None:
             store=find_store(task.app),  # type: ignore[attr-defined]
             settings=settings_of(task.app),  # type: ignore[attr-defined]
             token=getattr(request, DELIVERY, ""),
+            replaced=replaced_by(request),
         ).save(interrupted=1)

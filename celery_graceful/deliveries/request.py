@@ -27,6 +27,7 @@ from celery_graceful.deliveries.stored_here import StoredHere
 from celery_graceful.deliveries.worker_services import WorkerServices
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.history.entry import What
+from celery_graceful.messages.comebacks import replaced_by
 from celery_graceful.monitors import outcome
 from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.phases import InterruptReason
@@ -332,7 +333,10 @@ class GracefulRequest(StoredHere):
 
     def settle(self) -> None:
         """It has ended; if that was for good, its checkpoint is of no use any more."""
-        if not self.goes_on and (self.take_mark() or self.came_before):
+        if self.goes_on:
+            return
+        # What it has replaced may have taken its mark.
+        if self.take_mark() or self.came_before or replaced_by(self.request_dict):
             token = self.request_dict[DELIVERY]
             self.host.discard(self.task.name, self.id, token, self.started_at, self.is_off_hands)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from celery_graceful.messages.own_headers import SENT_AGAIN
 
-__all__ = ["SENT_AGAIN", "came_back", "may_resume"]
+__all__ = ["SENT_AGAIN", "came_back", "may_resume", "replaced_by"]
 
 
 def may_resume(request: Any) -> bool:
@@ -22,3 +22,13 @@ def came_back(request: Any) -> bool:
     """Whether a delivery has come back to its queue, as it does when it is interrupted."""
     info = request.get("delivery_info") or {}
     return bool(info.get("redelivered") or request.get(SENT_AGAIN))
+
+
+def replaced_by(request: Any) -> int:
+    """How many tasks one has replaced, each by ``self.replace``: it has their id.
+
+    Args:
+        request: The context of a task, or what it is made of.
+    """
+    nesting = request.get("replaced_task_nesting")
+    return nesting if isinstance(nesting, int) and nesting > 0 else 0

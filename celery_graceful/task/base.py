@@ -191,23 +191,36 @@ class GracefulTask(resume.Resumable, celery.Task):
                     if not run.graceful:  # applied by a plain task, which is told of its limit
                         raise reason
                     raise Interrupted(interrupt) from reason
-        if not holds_claim(self):
-            lost = WorkerInterrupt(InterruptReason.LEASE_LOST, math.inf)
-            raise Interrupted(lost) from exc
+        self._check_claim(exc)
         resume.failed(self.request)  # before the message for the next try can be delivered
         return successor.send(self, super().retry, *args, **kwargs)
 
     @hidden
     def replace(self, *args: Any, **kwargs: Any) -> Any:
-        """As ``celery.Task.replace``: what was replaced is not interrupted any more."""
+        """As ``celery.Task.replace``: what was replaced is not interrupted any more.
+
+        Raises:
+            Interrupted: Others took the worker for dead, and the task runs there.
+        """
         __tracebackhide__ = True
+        self._check_claim()
+        resume.failed(self.request)  # before what replaces it can begin
         return successor.send(self, super().replace, *args, **kwargs)
 
     @hidden
     def add_to_chord(self, *args: Any, **kwargs: Any) -> Any:
-        """As ``celery.Task.add_to_chord``: what the chord waits for is sent."""
+        """As ``celery.Task.add_to_chord``: what the chord waits for is sent.
+
+        Raises:
+            Interrupted: As ``replace``.
+        """
         __tracebackhide__ = True
+        self._check_claim()
         return successor.send(self, super().add_to_chord, *args, **kwargs)
+
+    def _check_claim(self, cause: BaseException | None = None) -> None:
+        if not holds_claim(self):
+            raise Interrupted(WorkerInterrupt(InterruptReason.LEASE_LOST, math.inf)) from cause
 
 
 def _boundary(call: Callable[..., Any]) -> Callable[..., Any]:

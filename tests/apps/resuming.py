@@ -31,6 +31,16 @@ def ending(self, how):
     return self.resumed
 
 
+@task
+def pages(self, page, last):
+    """One after the other, each in the place of the one before."""
+    for item in self.iterate(range(3)):
+        say("item", page, item)
+    if page < last:
+        raise self.replace(self.si(page + 1, last))
+    return self.resumed
+
+
 @app.task(base=GracefulTask, bind=True, max_run_time=0.05)
 def long(self, seconds):
     """Counts milliseconds."""

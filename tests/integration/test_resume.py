@@ -7,9 +7,9 @@ import random
 import uuid
 from itertools import count
 from time import monotonic
-from types import SimpleNamespace
 
 import pytest
+from celery.app.task import Context
 
 from celery_graceful import (
     CheckpointError,
@@ -243,7 +243,7 @@ def test_a_task_with_an_own_cursor_is_not_said_to_start_over(b, own):
     assert (saved.interruptions, saved.own_cursor, saved.is_empty) == (1, own, False)
     assert bool(saved.loops) is not own
     b.client.delete(key_of(made.name, "t"))
-    count_given_up(made, SimpleNamespace(id="t"), monotonic())
+    count_given_up(made, Context(id="t"), monotonic())
     seen.append("further")
     b.new_worker()
     with pytest.raises(Kill):
@@ -720,7 +720,7 @@ def test_interruptions_at_the_hard_deadline_count(b):
 
     made = b.task(task, max_interruptions=1)
     for expected in [("SUCCESS", 1), "FAILURE"]:
-        request = SimpleNamespace(id="t", graceful_delivery=uuid.uuid4().hex)
+        request = Context(id="t", graceful_delivery=uuid.uuid4().hex)
         count_given_up(made, request, monotonic())
         outcome = b.deliver(made, id="t", redelivered=True)
         assert expected in (outcome, outcome[0])
@@ -803,7 +803,8 @@ def test_the_store_of_users_tests_does_what_redis_does(b):
             changed = fields[: 0 if first else chance.randrange(3)]
             pairs = [item for name in changed for item in (name, str(chance.random()))]
             interrupted = 0 if first else chance.choice([0, 0, 1])
-            args = [token, 0, 60_000, 1, interrupted, len(changed), *pairs, *fields[len(changed) :]]
+            counts = [1, interrupted, len(changed), 0]
+            args = [token, 0, 60_000, *counts, *pairs, *fields[len(changed) :]]
             there = store.run("checkpoint", ["graceful:checkpoint:t"], args)
             here = ours.run("checkpoint", ["graceful:checkpoint:t"], args)
             assert there[0] == here[0]

@@ -178,6 +178,48 @@ def test_a_run_that_lost_its_claim_overwrites_nothing(b, caplog):
     assert sum("delivered again while it runs here" in m for m in caplog.messages) == 1
 
 
+def test_what_replaces_a_task_goes_on_from_nothing_of_it(b, caplog):
+    """It has its id, and may begin before that has ended, which saves nothing from then on."""
+
+    def task(self, saves):
+        resumed = self.resumed
+        self.checkpoint(saves)
+        if saves == "replaced":
+            later.start()
+            later.join()
+            self.checkpoint("replaced, too late")
+        return resumed
+
+    made = b.task(task)
+    later = threading.Thread(
+        target=b.deliver,
+        args=(made, "by this"),
+        kwargs={"id": "t", "replaced_task_nesting": 1},
+    )
+    assert b.deliver(made, "replaced", id="t") == ("SUCCESS", False)
+    assert "only the later run saves its checkpoint" in caplog.text
+    again = {"redelivered": True, "replaced_task_nesting": 1}
+    assert b.saved(made, "t")["state"] == '"by this"'
+    assert b.deliver(made, "once more", id="t", **again) == ("SUCCESS", True)
+    assert b.deliver(made, "replaced twice", id="t", replaced_task_nesting=2) == ("SUCCESS", False)
+    began = ["of the first one", 60_000_000]
+    assert find_store(b.app).run("forget", [key_of(made.name, "t")], began) == 0
+    assert b.saved(made, "t")["state"] == '"replaced twice"'
+
+
+@pytest.mark.parametrize("how", ["replace", "add_to_chord"])
+def test_who_has_lost_the_claim_sends_nothing_in_its_place(how, b, monkeypatch):
+    monkeypatch.setattr("celery_graceful.task.base.holds_claim", lambda task: False)
+    sent = []
+    monkeypatch.setattr(f"celery.Task.{how}", lambda task, sig, *_: sent.append(sig))
+
+    def task(self):
+        getattr(self, how)(self.si())
+
+    state, exc = b.deliver(b.task(task))
+    assert (state, exc.reason, sent) == ("IGNORED", "lease_lost", [])
+
+
 def test_a_save_that_is_under_way_for_long_comes_too_late(b, monkeypatch):
     """As of a process that is frozen just before it sends: it began no later for that."""
     store, calls, took = find_store(b.app), [], []

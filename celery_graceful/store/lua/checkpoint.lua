@@ -4,7 +4,11 @@
 -- ARGV     token of the delivery; microseconds since it began, or `@` and when that was, as an
 --          earlier call has said; milliseconds to live;
 --          '1' to get all fields back; how often it was interrupted since the last call;
---          how many fields to set; their names and values; names of fields to delete
+--          how many fields to set; how many tasks that one has replaced; names and values of
+--          fields to set; names of fields to delete
+--
+-- What has replaced a task has its id, and begins anew, when that one may not have ended yet; which
+-- then has lost its fence.
 --
 -- A run that began before the one that holds the fence has lost its claim: nothing is done
 -- and nothing returned. The server's clock decides, so the clocks of workers do not matter. Asked
@@ -16,12 +20,19 @@ if not began then
   local time = redis.call('TIME')
   began = time[1] * 1000000 + time[2] - tonumber(ARGV[2])
 end
-local fence = redis.call('HMGET', key, 'fence', 'began')
+local fence = redis.call('HMGET', key, 'fence', 'began', 'replaced')
+local replaced, there = tonumber(ARGV[7]), tonumber(fence[3] or '0')
+if there > replaced then
+  return false
+elseif there < replaced then
+  redis.call('UNLINK', key)
+  fence = {}
+end
 if fence[1] and fence[1] ~= token and tonumber(fence[2]) > began then
   return false
 end
-local last = 6 + 2 * tonumber(ARGV[6])
-for i = 7, last, 2 do
+local last = 7 + 2 * tonumber(ARGV[6])
+for i = 8, last, 2 do
   redis.call('HSET', key, ARGV[i], ARGV[i + 1])
 end
 for i = last + 1, #ARGV do
@@ -37,6 +48,9 @@ end
 if redis.call('EXISTS', key) == 1 then
   if fence[1] ~= token then
     redis.call('HSET', key, 'fence', token, 'began', string.format('%.0f', began))
+    if replaced > 0 then
+      redis.call('HSET', key, 'replaced', replaced)
+    end
   end
   redis.call('PEXPIRE', key, ARGV[3])
 end
