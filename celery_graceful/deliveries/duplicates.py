@@ -83,7 +83,8 @@ class Duplicates:
         with self._lock:
             if not request.orphaned:
                 return False
-            self._orphans.pop(fingerprint(request), None)
+            if self._orphans.get(fingerprint(request)) is request:
+                del self._orphans[fingerprint(request)]
         self._owes(fingerprint(request), request.note)
         return True
 
@@ -100,12 +101,12 @@ class Duplicates:
             return False
         key = fingerprint(copy)
         with self._lock:
-            ended = self._owed.pop(key, 0.0) > monotonic()
             run = self._orphans.pop(key, None)
             if run is not None and id(run) not in self.ledger.held:
                 run = None
-            if run is not None:
+            if run is not None:  # first: one like it, sent under the same id, may have ended
                 run.take_over(copy)
+            ended = run is None and self._owed.pop(key, 0.0) > monotonic()
         if ended:
             logger.info("%s has ended here already: acknowledged", copy.humaninfo())
             self.ledger.drop(copy)
