@@ -56,7 +56,7 @@ def gathered(app: Any, ledger: ChordLedger, due: Due, callback: Callback) -> Any
     try:
         with allow_join_result():
             if counts_itself(backend):
-                results = _of_redis(backend, app, due.batch)
+                results = _of_redis(backend, app, ledger, due.batch)
             else:
                 results = _of_group(app, ledger, due.batch)
     except _NotYet as exc:
@@ -105,39 +105,37 @@ def all_counted(backend: Any, group_id: str) -> bool:
     """Whether a backend that keeps the results of a header has all of them, or had."""
     if not counts_itself(backend):
         return False
-    try:
-        size, parts = _counted(backend, group_id)
-    except _Gone:
-        return True
-    return len(parts) >= size
+    size, parts = _counted(backend, group_id)
+    return size is None or len(parts) >= size
 
 
 def has_no_results(backend: Any, group_id: str) -> bool:
     """Whether the results of a header are not there any more: its body can be given nothing."""
     if not counts_itself(backend):
         return False
-    try:
-        _counted(backend, group_id)
-    except _Gone:
-        return True
-    return False
+    return _counted(backend, group_id) == (None, [])
 
 
-def _counted(backend: Any, group_id: str) -> tuple[int, list[Any]]:
-    """How many parts there are to be, and those that there are."""
+def _counted(backend: Any, group_id: str) -> tuple[int | None, list[Any]]:
+    """How many parts there are to be, and those that there are.
+
+    Celery says how many only when it has sent all of them, and forgets it with the parts.
+    """
     key = backend.get_key_for_group
     with backend.client.pipeline() as pipe:
         pipe.get(key(group_id, ".s")).get(key(group_id, ".t"))
         parts_key = key(group_id, ".j")
         (pipe.zrange if backend._chord_zset else pipe.lrange)(parts_key, 0, -1)
         size, more, parts = pipe.execute()
-    if size is None:
-        raise _Gone
-    return int(size) + int(more or 0), parts
+    return None if size is None else int(size) + int(more or 0), parts
 
 
-def _of_redis(backend: Any, app: Any, group_id: str) -> list[Any]:
+def _of_redis(backend: Any, app: Any, ledger: ChordLedger, group_id: str) -> list[Any]:
     size, parts = _counted(backend, group_id)
+    if size is None:
+        size = ledger.status(group_id).total  # its sender died, and it was said to be complete
+        if len(parts) != size:
+            raise _Gone
     results = [backend._unpack_chord_result(part, backend.decode) for part in parts]
     if len(results) < size:
         raise _NotYet(f"{size - len(results)} of {size} tasks have ended without a result")

@@ -92,8 +92,10 @@ def test_a_sender_that_dies(tracked: ByHand, monkeypatch: pytest.MonkeyPatch) ->
         raise LookupError("killed")
 
     monkeypatch.setattr(Signature, "apply_async", stops)
+    header = [tracked.add.s(number) for number in range(3)]
+    sent = chord(header, tracked.add.s().set(task_id="body"))
     with pytest.raises(LookupError):
-        tracked.apply(chord([tracked.add.s(1), tracked.add.s(2)], tracked.add.s()))
+        tracked.apply(sent)
     (status,) = tracked.ledger.statuses(tracked.ledger.stood_still(0.0))
     assert status.state == "sending"
     assert status.heard is not None
@@ -105,6 +107,15 @@ def test_a_sender_that_dies(tracked: ByHand, monkeypatch: pytest.MonkeyPatch) ->
     tracked.client.hdel(f"graceful:batch:{status.id}", "sender")  # as older versions
     (status,) = tracked.ledger.statuses(tracked.ledger.stood_still(0.0))
     assert not status.is_left(status.moved + 10 * LEFT_AFTER)
+    # Said to be complete, it is gone on with: what was registered, and the body.
+    monkeypatch.undo()
+    remedies = Remedies(tracked.app, tracked.ledger, tracked.publish)
+    (first,) = tracked.take()
+    tracked.ends(first, 0)
+    remedies.resend(status.id, tracked.ledger.members_pending(status.id), close=True)
+    for context in tracked.take():
+        tracked.ends(context, context.args[0])
+    ended(tracked, "body", 0, 1, 2)
 
 
 def test_a_store_beside_the_broker(redis_db: RedisDB) -> None:
