@@ -333,10 +333,8 @@ class GracefulRequest(StoredHere):
 
     def settle(self) -> None:
         """It has ended; if that was for good, its checkpoint is of no use any more."""
-        if self.goes_on:
-            return
-        # What it has replaced may have taken its mark.
-        if self.take_mark() or self.came_before or replaced_by(self.request_dict):
+        unmarked = self.came_before or replaced_by(self.request_dict)  # that may take its mark
+        if not self.goes_on and (self.take_mark() or unmarked):
             token = self.request_dict[DELIVERY]
             self.host.discard(self.task.name, self.id, token, self.started_at, self.is_off_hands)
 
