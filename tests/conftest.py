@@ -33,6 +33,7 @@ from tests.servers import (
     SharedRabbit,
     Startable,
 )
+from tests.support import whole_file
 from tests.support.forkserver import ForkServer
 from tests.support.patience import has_patience
 from tests.support.peers import KentServer, Project
@@ -183,6 +184,12 @@ def quick_switches() -> Iterator[None]:
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(interval)
+
+
+@pytest.fixture
+def whole_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this process sends by kombu's file transport is there as a whole."""
+    monkeypatch.setattr("kombu.transport.filesystem.Channel._put", whole_file.put)
 
 
 @pytest.fixture(scope="session")

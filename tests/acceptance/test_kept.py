@@ -41,6 +41,7 @@ def start(url: str, options: dict[str, str], pool: str, **env: str) -> Worker:
     return Worker("tests.apps.hard_times", pool=pool, concurrency=3, env=env)
 
 
+@pytest.mark.usefixtures("whole_files")
 @pytest.mark.parametrize(("kind", "pool"), [("sqla", "prefork"), ("filesystem", "threads")])
 def test_a_stop_sends_it_back(kind: str, pool: str, tmp_path: Path) -> None:
     """However a task ends: interrupted, given up, acknowledged at its start, or not started."""

@@ -86,6 +86,7 @@ def test_what_waits_behind_long_tasks_does_not_wait_for_them(
         assert worker.count(">> .* started short") == 0
 
 
+@pytest.mark.usefixtures("whole_files")
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
 def test_what_no_child_has_read_is_not_given_up(broker: Broker, tmp_path: Path) -> None:
     """Without an event loop all children read one pipe: what lies in there has not begun."""

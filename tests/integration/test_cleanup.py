@@ -206,6 +206,7 @@ def test_children_that_are_too_many(redis_db, client):
     story.check()
 
 
+@pytest.mark.usefixtures("whole_files")
 def test_the_pool_of_brokers_without_an_event_loop(tmp_path):
     folders = ("data_folder_in", "data_folder_out", "control_folder")
     options = dict.fromkeys(folders, str(tmp_path))
