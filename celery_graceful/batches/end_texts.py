@@ -52,19 +52,15 @@ def first_text(
             return _encode([(*key, member_ids, [*map(str, numbers)])]), len(ends)
     alike: dict[tuple[str, str, str], tuple[list[str], list[str]]] = {}
     batches: set[str] = set()
-    count, last = 0, ("", "", "")
-    members: list[str] = []
-    claims: list[str] = []
+    count = 0
     for end, worker, number in zip(ends, workers, numbers, strict=True):
         if len(end) != 4:  # of a callback
             break
         batch, member, outcome, _ = end
-        key = batch, outcome, worker
-        if key != last:  # most often they are of one batch
-            batches.add(batch)
-            if len(batches) > BATCHES:
-                break
-            last, (members, claims) = key, alike.setdefault(key, ([], []))
+        batches.add(batch)
+        if len(batches) > BATCHES:
+            break
+        members, claims = alike.setdefault((batch, outcome, worker), ([], []))
         members.append(member)
         claims.append(str(number))
         count += 1

@@ -80,12 +80,13 @@ class Duplicates:
 
     def owe(self, request: HeldMessage) -> bool:
         """An orphan has ended; its copy, when it comes, is acknowledged. False: it has come."""
+        key = fingerprint(request)
         with self._lock:
             if not request.orphaned:
                 return False
-            if self._orphans.get(fingerprint(request)) is request:
-                del self._orphans[fingerprint(request)]
-        self._owes(fingerprint(request), request.note)
+            if self._orphans.get(key) is request:
+                del self._orphans[key]
+        self._owes(key, request.note)
         return True
 
     def _owes(self, key: Fingerprint, note: str | None) -> None:

@@ -333,9 +333,9 @@ class GracefulRequest(StoredHere):
 
     def settle(self) -> None:
         """It has ended; if that was for good, its checkpoint is of no use any more."""
-        unmarked = self.came_before or replaced_by(self.request_dict)  # that may take its mark
-        if not self.goes_on and (self.take_mark() or unmarked):
-            token = self.request_dict[DELIVERY]
+        fields = self.request_dict
+        if not self.goes_on and (self.take_mark() or self.came_before or replaced_by(fields)):
+            token = fields[DELIVERY]
             self.host.discard(self.task.name, self.id, token, self.started_at, self.is_off_hands)
 
     def _lost_to_the_stop(self, exc: BaseException) -> bool:

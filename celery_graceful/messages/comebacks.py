@@ -25,7 +25,10 @@ def came_back(request: Any) -> bool:
 
 
 def replaced_by(request: Any) -> int:
-    """How many tasks one has replaced, each by ``self.replace``: it has their id.
+    """How many tasks one has replaced, each by ``self.replace``.
+
+    It has their id, and may begin before the last of them has ended: what is kept by ids is not its
+    own alone.
 
     Args:
         request: The context of a task, or what it is made of.

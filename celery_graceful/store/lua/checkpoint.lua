@@ -4,11 +4,11 @@
 -- ARGV     token of the delivery; microseconds since it began, or `@` and when that was, as an
 --          earlier call has said; milliseconds to live;
 --          '1' to get all fields back; how often it was interrupted since the last call;
---          how many fields to set; how many tasks that one has replaced; names and values of
---          fields to set; names of fields to delete
+--          how many fields to set; how many tasks the task has replaced (`self.replace`); names
+--          and values of fields to set; names of fields to delete
 --
--- What has replaced a task has its id, and begins anew, when that one may not have ended yet; which
--- then has lost its fence.
+-- What replaces a task has its id, so this hash, and begins anew: what the replaced one has saved
+-- goes, and so does its fence, for it may not have ended yet.
 --
 -- A run that began before the one that holds the fence has lost its claim: nothing is done
 -- and nothing returned. The server's clock decides, so the clocks of workers do not matter. Asked
