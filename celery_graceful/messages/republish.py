@@ -10,7 +10,7 @@ from amqp.exceptions import MessageNacked
 from celery_graceful.messages.redelivered_flag import has_begun
 from celery_graceful.system.loaded import is_instance
 
-__all__ = ["COUNT", "Refused", "Sender"]
+__all__ = ["COUNT", "OF_ONE_DELIVERY", "Refused", "Sender", "without"]
 
 #: Header in which a quorum queue counts what was given back to it, a drain no less than a crash.
 COUNT = "x-delivery-count"
@@ -60,13 +60,13 @@ class Sender:
             Exception: What the broker's client raised.
         """
         info = message.delivery_info or {}
-        properties = _without(message.properties, _SET_BY_PUBLISH)
+        properties = without(message.properties, _SET_BY_PUBLISH)
         if self._routed and has_begun(more_headers or {}):
             properties.pop("expiration", None)
         elif "expiration" in properties:  # milliseconds there, cut off; seconds here
             properties["expiration"] = (int(properties["expiration"]) + 0.5) / 1000
         # kombu has decompressed the body already.
-        headers = _without(message.headers, _OF_ONE_DELIVERY)
+        headers = without(message.headers, OF_ONE_DELIVERY)
         headers.update(more_headers or {})
         self._returned.clear()
         try:
@@ -93,7 +93,7 @@ class Sender:
 
 
 #: Headers that belong to one delivery, or no longer hold.
-_OF_ONE_DELIVERY = ("redelivered", "compression", COUNT, "x-acquired-count")
+OF_ONE_DELIVERY = ("redelivered", "compression", COUNT, "x-acquired-count")
 
 #: Properties that a publish sets by itself, or that belong to one delivery. RabbitMQ refuses a
 #: ``user_id`` that is not ours.
@@ -108,5 +108,6 @@ _SET_BY_PUBLISH = (
 )
 
 
-def _without(mapping: dict[str, Any] | None, names: Iterable[str]) -> dict[str, Any]:
+def without(mapping: dict[str, Any] | None, names: Iterable[str]) -> dict[str, Any]:
+    """A copy without these keys."""
     return {key: value for key, value in (mapping or {}).items() if key not in names}

@@ -6,6 +6,7 @@ Their keys are in the legend of ``store/store.py``.
 from __future__ import annotations
 
 import base64
+import hashlib
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ from celery_graceful.messages.bounded_connections import bounded_connection
 from celery_graceful.messages.comebacks import SENT_AGAIN
 from celery_graceful.messages.fields import fields_of, parse
 from celery_graceful.messages.redelivered_flag import BEGUN, mark_redelivered
-from celery_graceful.messages.republish import Sender
+from celery_graceful.messages.republish import OF_ONE_DELIVERY, Sender, without
 from celery_graceful.store.app_stores import settings_of
 from celery_graceful.store.scan import hash_pages
 from celery_graceful.store.store import Store, StoreAway
@@ -107,6 +108,13 @@ class Kept:
         """What was stored, maybe by a later version."""
         return cls(**known_fields(cls, loads(text)))
 
+    @property
+    def fingerprint(self) -> str:
+        """Tells the message from others, and is the same when it is delivered again."""
+        kept = self.message
+        parts = [kept.get("raw"), without(kept.get("headers"), OF_ONE_DELIVERY), kept.get("body")]
+        return hashlib.sha1(str(dumps(parts)).encode()).hexdigest()
+
     def to_message(self) -> Message:
         """The message, as kombu would deliver it."""
         kept = self.message
@@ -173,7 +181,7 @@ def keep(
         kept: The message; it gets another id if there is one of its own in quarantine.
         claim: As for ``put``.
         tell: Its failure is to be told: see ``poison.tell_untold``.
-        again: It may be there already, since it was delivered before.
+        again: It was delivered before, so it may be there already.
 
     Returns:
         The id under which it can be found; ``None`` if the claim was gone.
@@ -189,10 +197,13 @@ def keep(
             keys.append(claims_key(claim[0]))
             args[2] = claim[1]
         done = store.run("keep", keys, args, insist=True)
-        if done == 1 or (done == 2 and again):
+        if done == 1:
             return kept.id
         if done == 0:
             return None
+        there = find(store, kept.id)
+        if there == kept or (again and there and there.fingerprint == kept.fingerprint):
+            return kept.id
         kept = replace(kept, id=str(uuid.uuid4()))
 
 

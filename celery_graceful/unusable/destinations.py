@@ -8,9 +8,10 @@
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from celery.utils.log import get_logger
@@ -64,6 +65,9 @@ class Case:
         freed: It does not count as prefetched any more.
         kept: It is in quarantine.
         stuck: It can be put nowhere, and stays where it is.
+        delivery: Tells it from all others, also in other processes.
+        at: When it was delivered, seconds since the epoch. What is kept of it is the same when it
+            is kept again for want of an answer.
     """
 
     message: Any
@@ -76,6 +80,8 @@ class Case:
     freed: bool = False
     kept: bool = False
     stuck: bool = False
+    delivery: str = field(default_factory=lambda: str(uuid.uuid4()))
+    at: float = field(default_factory=time.time)
 
     def put_away(self) -> None:
         """It is in quarantine."""
@@ -104,7 +110,7 @@ class Case:
             task_id = ""
         name = self.name if isinstance(self.name, str) else ""
         return {
-            "id": task_id or str(uuid.uuid4()),
+            "id": task_id or self.delivery,
             "task": name[:_LONGEST_ID].encode(errors="replace").decode() or "?",
         }
 
@@ -174,9 +180,18 @@ class ClaimsDestination:
             groups.setdefault(key, []).append(case)
         for (_, worker), group in groups.items():
             room = self._room(None if group[0].tag is None else group[0].tag.book)
-            answers = room.wait(worker, self.patience, [_stray(case) for case in group])
+            answers = room.wait(worker, self.patience, [self._stray(case) for case in group])
             over += [c for c, answer in zip(group, answers, strict=True) if answer == "over"]
         return over
+
+    def _stray(self, case: Case) -> Stray:
+        if case.tag is not None:
+            return Stray(case.id, Kind("", case.name), str(case.tag.number))
+        # kombu's own fetch: as a claim of it would be.
+        channel, payload = case.message.channel, case.message.serializable()
+        priority = channel._get_message_priority(payload, reverse=False)
+        key = (channel.global_keyprefix or "") + channel._q_for_pri(case.queue, priority)
+        return _stray(self.app, case, f"{key}\0{dumps(payload)}")
 
     def keep(self, case: Case, why: str, tell: bool) -> str | None:
         tag = case.tag
@@ -235,11 +250,7 @@ class StoreDestination:
         self.room = WaitingRoom(store, self.broker)
 
     def wait(self, cases: Sequence[Case]) -> list[Case]:
-        strays = []
-        for case in cases:
-            kept = _copy(self.app, case, "it waits for a worker that knows its task")
-            kind = Kind(case.queue, case.name)
-            strays.append(Stray(case.id, kind, "", kept.to_json(), case.redelivered))
+        strays = [_stray(self.app, case) for case in cases]
         answers = self.room.wait("", self.patience, strays)
         return [case for case, answer in zip(cases, answers, strict=True) if answer == "over"]
 
@@ -346,7 +357,19 @@ def _copy(app: Any, case: Case, why: str) -> Kept:
     rest = {"why": _why(case, why), "deaths": 0, "worker": ""}
     kept = Kept.of_message(case.message, **case.label(), **rest, **origin_of(app))
     kept.message["queue"] = case.queue
-    return kept
+    return replace(kept, at=case.at)
+
+
+def _stray(app: Any, case: Case, text: str = "") -> Stray:
+    kept = _copy(app, case, "it waits for a worker that knows its task")
+    return Stray(
+        case.id,
+        Kind(case.queue, case.name),
+        text=text or kept.to_json(),
+        fingerprint=kept.fingerprint,
+        again=case.redelivered,
+        delivery=case.delivery,
+    )
 
 
 def _keep_copy(app: Any, store: Store, case: Case, why: str, tell: bool) -> str | None:
@@ -360,14 +383,3 @@ def _enter(app: Any, store: Store, kept: Kept, kept_as: str | None, why: str) ->
     if kept_as is not None:
         entry = Entry(What.QUARANTINED, kept_as, kept.task, node_of(kept.worker), why)
         record(store, settings_of(app), entry)
-
-
-def _stray(case: Case) -> Stray:
-    if case.tag is not None:
-        return Stray(case.id, Kind("", case.name), str(case.tag.number))
-    # kombu's own fetch: as a claim of it would be.
-    channel, payload = case.message.channel, case.message.serializable()
-    priority = channel._get_message_priority(payload, reverse=False)
-    key = (channel.global_keyprefix or "") + channel._q_for_pri(case.queue, priority)
-    text = f"{key}\0{dumps(payload)}"
-    return Stray(case.id, Kind(case.queue, case.name), "", text, case.redelivered)

@@ -100,10 +100,9 @@ class UnusableMessages:
         """Messages that wait, for tasks that are not known here."""
         return 0 if self.set_aside is None else self.set_aside.waiting
 
-    @property
-    def busy(self) -> bool:
-        """Whether a drain has to wait."""
-        return self.set_aside is not None and self.set_aside.busy
+    def finish(self) -> bool:
+        """Begin nothing more, since the worker has nothing else to do; whether it can go."""
+        return self.set_aside is None or self.set_aside.finish()
 
     def on_change(self) -> None:
         """A delivery has ended: there may be room. From any thread."""

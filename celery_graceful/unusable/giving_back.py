@@ -76,13 +76,13 @@ def send_back(sender: Sender, room: WaitingRoom, lent: Sequence[tuple[str, Kept]
     """
     sent = []
     try:
-        for entry, kept in lent:
+        for loan, kept in lent:
             try:
                 sender.send(kept.to_message(), queue=kept.message["queue"])
             except Refused as exc:  # its queue is gone: later, perhaps
                 log(logger, logging.WARNING, "A message that waits was not taken back: %s", exc)
             else:
-                sent.append(entry)
+                sent.append(loan)
     finally:
         room.drop(sent)
     return len(sent)

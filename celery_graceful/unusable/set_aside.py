@@ -36,9 +36,9 @@ WINDOW = 64
 #: Messages in hand, from which on they count against what is prefetched.
 MOST = 1000
 
-#: Seconds until a destination that was away is tried again; and that a drain waits for what is
-#: in hand.
-AGAIN, LAST = 0.5, 0.5
+#: Seconds until a destination that was away is tried again; and that a worker which has nothing
+#: else to do waits for what has been begun: for an answer that is late, and another try.
+AGAIN, LAST = 0.5, 2.0
 
 #: Share of its last seconds in which it begins to give back some more.
 LEAVING = 0.8
@@ -86,11 +86,13 @@ class SetAside:
         #: More waits that is known here than there is room for: look when something has ended.
         self.hungry = False
         self._cases: deque[Case] = deque()
+        #: The first of them, which are being copied, or may have been.
+        self._begun: list[Case] = []
         #: Names of tasks whose messages waited too long, as far as they were told.
         self._given_up: set[str] = set()
         self._bell, self._gone = native.Doorbell(), native.Doorbell()
         self._ended = False
-        self._look_at = self._leave_by = 0.0
+        self._look_at = self._leave_by = self._finished_at = 0.0
         #: For how many seconds it is believed that nothing waits.
         self._age = 0.0
         native.start_thread(self._run, "graceful-set-aside")
@@ -111,7 +113,7 @@ class SetAside:
     def detach(self) -> None:
         """The connection is gone: what came over it is given back, or comes again, by itself."""
         self.consumer = None
-        self._cases, self.done = deque(), deque()
+        self._cases, self._begun, self.done = deque(), [], deque()
         books = {id(tag.book): tag.book for *_, tag in self.arrived}
         self.arrived.clear()
         for book in books.values():  # as all that no request answers for
@@ -122,12 +124,17 @@ class SetAside:
         self._look_at = self._age = 0.0
         self._bell.ring()
 
-    @property
-    def busy(self) -> bool:
-        """Whether a drain has to wait: what is copied has to be acknowledged."""
-        if self.ledger.claims is not None or not (self._cases or self.done):
-            return False
-        return time.monotonic() < self.board.requested_at + LAST
+    def finish(self) -> bool:
+        """Begin nothing more, since the worker has nothing else to do: it comes again elsewhere.
+
+        Returns:
+            Whether it can go. What was copied has to be acknowledged, or it is there twice.
+        """
+        if self.ledger.claims is not None:
+            return True
+        now = time.monotonic()
+        self._finished_at = self._finished_at or now
+        return not (self._begun or self.done) or now >= self._finished_at + LAST
 
     def end(self, seconds: float) -> None:
         """The worker has ended: what waits goes back if nobody is left to give it back."""
@@ -141,11 +148,10 @@ class SetAside:
         while not self._ended:
             pause = AGAIN
             try:
-                if self._cases:
-                    self._set_aside()
+                more = self._set_aside()
                 if time.monotonic() >= self._look_at:
                     self._look()
-                pause = 0.0 if self._cases else self._look_at - time.monotonic()
+                pause = 0.0 if more else self._look_at - time.monotonic()
             except StoreAway:
                 self.ring_loop()  # said there; all is where it was. A drain may have waited
             except Exception as exc:  # it must not end, and not say what a message says
@@ -159,9 +165,17 @@ class SetAside:
             log(logger, logging.WARNING, "What waits stays in Redis: %s", where(exc))
         self._gone.ring()
 
-    def _set_aside(self) -> None:
+    def _set_aside(self) -> bool:
+        """Set some aside; whether there is more to do."""
         cases, done = self._cases, self.done
-        batch = [cases[index] for index in range(min(len(cases), self.destination.at_once))]
+        if not self._begun:  # else the same again: how much of it has been done is not known
+            most = min(len(cases), self.destination.at_once)
+            self._begun = [cases[index] for index in range(most)]
+            if self._finished_at:  # asked last: whoever finished before has not seen what is begun
+                self._begun = []
+        batch = self._begun
+        if not batch:
+            return False
         unknown = [case for case in batch if not case.why]
         over = self.destination.wait(unknown) if unknown else []
         for case in [*over, *(case for case in batch if case.why)]:
@@ -172,13 +186,15 @@ class SetAside:
             except Exception as exc:  # it stays where it is, and holds up nobody else
                 case.leave_there()
                 log(logger, logging.ERROR, "A message stays where it is: %s", where(exc))
-        for case in batch:  # at each moment in one of them, or a drain would not wait for it
+        for case in batch:
             if not case.stuck:
                 done.append(case)
             cases.popleft()
+        self._begun = []  # last, or a drain would not wait for what has to be acknowledged
         if unknown:
             self._look_at, self._age = min(self._look_at, time.monotonic() + UNKNOWN), 0.0
         self.ring_loop()
+        return bool(cases)
 
     def _keep(self, case: Case) -> None:
         if case.kept:

@@ -15,7 +15,6 @@ not the broker: some may share it):
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -53,20 +52,25 @@ class Stray(NamedTuple):
         kind: Its queue and its task. Of a claim, the queue is known by the claim.
         number: Of its claim; ``""`` where there are no claims.
         text: What is kept of it; ``""`` of a claim.
+        fingerprint: Of those without a claim: tells it from others, and is the same when it is
+            delivered again.
         again: It was delivered before, so it may wait already.
+        delivery: Of those without a claim: the same when it is set aside again for want of an
+            answer, and of no other one.
     """
 
     id: str
     kind: Kind
     number: str = ""
     text: str = ""
+    fingerprint: str = ""
     again: bool = False
+    delivery: str = ""
 
     @property
     def entry(self) -> str:
-        """Tells it from others, and is the same when it is delivered again."""
-        text = self.number or hashlib.sha1(self.text.encode()).hexdigest()
-        return f"{self.id}/{text}"
+        """Under which it is kept."""
+        return f"{self.id}/{self.number or self.fingerprint}"
 
 
 class WaitingRoom:
@@ -81,6 +85,8 @@ class WaitingRoom:
         self.store = store
         self.broker = broker
         self._kinds = f"graceful:waiting:{broker}" if broker else "graceful:waiting"
+        #: Loans of what has been sent, as far as the store has not said that it knows.
+        self._sent: list[str] = []
 
     def _run(self, command: str, args: Iterable[Any], *keys: str, insist: bool = True) -> Any:
         base = [self._kinds, f"{self._kinds}:messages", f"{self._kinds}:due", *keys]
@@ -105,6 +111,7 @@ class WaitingRoom:
         for stray in strays:
             again = "1" if stray.again else ""
             args += [stray.number, stray.entry, *stray.kind, stray.id, stray.text, again]
+            args.append(stray.delivery)
         return list(self._run("wait", args, claims_key(worker)))
 
     def kinds(self, age: float = 0.0) -> dict[Kind, int]:
@@ -181,19 +188,25 @@ class WaitingRoom:
             kind: Which; ``None`` for those that are due.
             most: How many.
 
+        Returns:
+            Of each the loan, and what is kept of it.
+
         Raises:
             StoreAway: The store does not answer.
         """
+        self.drop(())
         wanted = "" if kind is None else "\0".join(kind)
         args = (ROUND if kind is None else 0, most, LENT, wanted)
         found = self._run("lend", args)
-        return [(entry, Kept.from_json(text)) for entry, text in pairs_of(found).items()]
+        return [(loan, Kept.from_json(text)) for loan, text in pairs_of(found).items()]
 
-    def drop(self, entries: Sequence[str]) -> None:
+    def drop(self, loans: Sequence[str]) -> None:
         """They have been sent.
 
         Raises:
-            StoreAway: They may be sent again.
+            StoreAway: They are dropped before more is lent, or sent again after a while.
         """
-        if entries:
-            self._run("drop", entries)
+        self._sent += loans
+        if self._sent:
+            self._run("drop", self._sent)
+            self._sent = []

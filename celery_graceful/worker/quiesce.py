@@ -171,13 +171,12 @@ class Quiesce:
             logger.error("Could not give back what was not started: %s", describe(exc))
 
     def _stop_when_idle(self) -> None:
-        deferred = self.ledger.requeue.deferred or self.unusable.busy
-        if self.ledger.held or self.ledger.leaving.out or deferred:
+        if self.ledger.held or self.ledger.leaving.out or self.ledger.requeue.deferred:
             self._idle_seen = False
         elif self.others.held or strangers(state.active_requests):
             self._idle_seen = False
             self.worker.timer.call_after(LOOK_AT_OTHERS, self.loop.ring)
-        elif self._batches_wait():
+        elif not self.unusable.finish() or self._batches_wait():
             self._idle_seen = False
             self.worker.timer.call_after(LOOK_AGAIN, self.loop.ring)
         elif not self._idle_seen:

@@ -16,6 +16,7 @@ from celery.exceptions import NotRegistered
 from kombu import Queue
 
 from celery_graceful.unusable.waiting import RETURNED, ROUND
+from tests.conftest import RedisServer
 from tests.support.broker import Broker, graceful_command
 from tests.support.operators import command_or, document, make_app
 from tests.support.raw import LOSES_EVENTS, Events
@@ -144,6 +145,32 @@ def test_killed_while_it_sets_aside(broker: Broker, app: Celery) -> None:
         assert new.wait() == 0
     if broker.name == "redis":
         assert len(ran_on(new)) == len(sent)
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+def test_a_store_that_answers_too_late_has_none_of_them_twice(
+    broker: Broker, app: Celery, redis_server: RedisServer
+) -> None:
+    """It does what it was asked all the same, when it goes on; and is asked again."""
+    with start(broker) as old:
+        old.ready()
+        sent = [app.send_task("new", ignore_result=True).id]
+        wait_until(lambda: waiting(broker) == 1, "it has a connection, and its script")
+        redis_server.pause()
+        try:
+            sent += [app.send_task("new", ignore_result=True).id for _ in range(5)]
+            old.wait_line("does not answer|Timeout")
+        finally:
+            redis_server.resume()
+        wait_until(lambda: waiting(broker) >= len(sent), "all set aside")
+        with start(broker, knows=True) as new:
+            new.wait_line(">> .* ran", len(sent))
+            old.term()
+            assert old.wait() == 0
+            wait_until(lambda: (waiting(broker), queued(broker, app)) == (0, 0))
+            new.term()
+            assert new.wait() == 0
+    assert sorted(ran_on(new)) == sorted(sent)
 
 
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"], indirect=True)

@@ -10,6 +10,7 @@
 -- without claims, JSON. Each kind has a sorted set: entry -> from when on somebody may take it.
 -- When a message came here for the first time is kept beside it, by the id of its task, also while
 -- it is back in its queue: its age makes the pause until it goes back, and ends its patience.
+-- With it stands which delivery set it aside last: whoever got no answer asks again.
 local prefix, command = ARGV[1], ARGV[2]
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -57,13 +58,15 @@ local function turn(milliseconds)
 end
 
 -- wait: seconds that one may wait; milliseconds that its age is kept; of each: number of its
--- claim, or ''; entry; queue; name; task id; message, if there is no claim; '1' if it may be here.
--- Answers for each 'waits', 'over' (it has waited for long enough: nothing is done) or 'gone'.
+-- claim, or ''; entry; queue; name; task id; message, if there is no claim; '1' if it may be here;
+-- the delivery. Answers for each 'waits', 'over' (it has waited for long enough: nothing is done)
+-- or 'gone'.
 if command == 'wait' then
   local answers = {}
-  for i = 5, #ARGV, 7 do
+  for i = 5, #ARGV, 8 do
     local number, entry, queue = ARGV[i], ARGV[i + 1], ARGV[i + 2]
     local name, id, message = ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
+    local delivery = ARGV[i + 7]
     if number ~= '' then
       message = redis.call('HGET', KEYS[4], number)
       if message then
@@ -71,16 +74,25 @@ if command == 'wait' then
         queue = string.match(list, '^(.-)\6\22') or list
       end
     end
-    local first = tonumber(redis.call('GET', since(id)) or now)
+    local seen = redis.call('GET', since(id)) or ''
+    local first = tonumber(string.match(seen, '^[^ ]+')) or now
     local answer = 'waits'
     if not message then
       answer = 'gone'
+    elseif number == '' and string.match(seen, ' (.*)$') == delivery then
+      answer = 'waits'  -- it was set aside when it was asked first, and may have gone by now
     elseif now - first >= tonumber(ARGV[3]) then
       answer = 'over'
-    elseif ARGV[i + 6] ~= '1' or redis.call('HEXISTS', KEYS[2], entry) == 0 then
+    else
       local kind = queue .. '\0' .. name
       if redis.call('HEXISTS', KEYS[2], entry) == 1 then
-        entry = entry .. '/' .. stamp(now) .. '/' .. i
+        if ARGV[i + 6] == '1' then
+          -- Set aside by a worker that had no time to acknowledge it; or lent, and what was sent
+          -- is this.
+          take(entry)
+        else
+          entry = entry .. '/' .. stamp(now) .. '/' .. i
+        end
       end
       if number ~= '' then
         redis.call('HDEL', KEYS[4], number)
@@ -92,7 +104,7 @@ if command == 'wait' then
       redis.call('ZADD', KEYS[3], stamp(math.min(now + pause, first + ARGV[3]) + turn), entry)
       redis.call('ZADD', of(kind), stamp(now + turn), entry)
       redis.call('HINCRBY', KEYS[1], kind, 1)
-      redis.call('SET', since(id), stamp(first), 'PX', ARGV[4])
+      redis.call('SET', since(id), stamp(first) .. ' ' .. delivery, 'PX', ARGV[4])
     end
     answers[#answers + 1] = answer
   end
@@ -145,13 +157,13 @@ if command == 'back' then
 end
 
 -- lend: milliseconds of a round; how many; seconds for which nobody else gets them; kind, or ''
--- for those that are due. Answers with pairs of entry and message, to be sent and then dropped.
+-- for those that are due. Answers with pairs of a loan and a message, to be sent and then dropped.
 if command == 'lend' then
   local found = {}
   if not turn(ARGV[3]) then
     return found
   end
-  local key = ARGV[6] == '' and KEYS[3] or of(ARGV[6])
+  local key, until_ = ARGV[6] == '' and KEYS[3] or of(ARGV[6]), stamp(now + ARGV[5])
   for _, entry in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', stamp(now), 'LIMIT', 0, ARGV[4])) do
     local value = redis.call('HGET', KEYS[2], entry)
     if value then
@@ -159,9 +171,9 @@ if command == 'lend' then
       queue, rest = cut(value)
       name, rest = cut(rest)
       local _, message = cut(rest)
-      redis.call('ZADD', KEYS[3], stamp(now + ARGV[5]), entry)
-      redis.call('ZADD', of(queue .. '\0' .. name), stamp(now + ARGV[5]), entry)
-      found[#found + 1] = entry
+      redis.call('ZADD', KEYS[3], until_, entry)
+      redis.call('ZADD', of(queue .. '\0' .. name), until_, entry)
+      found[#found + 1] = until_ .. ' ' .. entry
       found[#found + 1] = message
     else
       redis.call('ZREM', key, entry)
@@ -170,8 +182,12 @@ if command == 'lend' then
   return found
 end
 
--- drop: entries that have been sent.
+-- drop: loans of what has been sent. Another one of its name may be there by now, and that it was
+-- asked to do so before is not to be seen.
 for i = 3, #ARGV do
-  take(ARGV[i])
+  local until_, entry = string.match(ARGV[i], '^([^ ]+) (.*)$')
+  if tonumber(redis.call('ZSCORE', KEYS[3], entry) or '') == tonumber(until_) then
+    take(entry)
+  end
 end
 return #ARGV - 2
