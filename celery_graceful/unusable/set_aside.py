@@ -11,6 +11,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from celery.utils.log import get_logger
@@ -48,6 +49,21 @@ LEAVING = 0.8
 KNOWN, UNKNOWN, IDLE = 0.5, 1.0, 6.0
 
 
+@dataclass
+class _Hand:
+    """What came over one connection.
+
+    Attributes:
+        cases: What is to be set aside.
+        begun: The first of them, which are being copied, or may have been.
+        done: What is safe elsewhere and has to be acknowledged, in the loop.
+    """
+
+    cases: deque[Case] = field(default_factory=deque)
+    begun: list[Case] = field(default_factory=list)
+    done: deque[Case] = field(default_factory=deque)
+
+
 class SetAside:
     """Of one worker.
 
@@ -77,17 +93,13 @@ class SetAside:
         self.ring_loop = ring_loop
         #: Celery's consumer, while it is connected.
         self.consumer: Any = None
-        #: What is safe elsewhere and has to be acknowledged, in the loop.
-        self.done: deque[Case] = deque()
         #: What waited and is known here: queue, message and claim, to be delivered in the loop.
         self.arrived: deque[tuple[str, str, Tag]] = deque()
         #: Messages that wait, for tasks that are not known here.
         self.waiting = 0
         #: More waits that is known here than there is room for: look when something has ended.
         self.hungry = False
-        self._cases: deque[Case] = deque()
-        #: The first of them, which are being copied, or may have been.
-        self._begun: list[Case] = []
+        self._hand = _Hand()
         #: Names of tasks whose messages waited too long, as far as they were told.
         self._given_up: set[str] = set()
         self._bell, self._gone = native.Doorbell(), native.Doorbell()
@@ -99,10 +111,15 @@ class SetAside:
 
     def put(self, case: Case) -> None:
         """Set a message aside. In the loop."""
-        if case.tag is not None and len(self._cases) < MOST:
+        if case.tag is not None and len(self._hand.cases) < MOST:
             case.free()
-        self._cases.append(case)
+        self._hand.cases.append(case)
         self._bell.ring()
+
+    @property
+    def done(self) -> deque[Case]:
+        """What is safe elsewhere and has to be acknowledged, in the loop."""
+        return self._hand.done
 
     def attach(self, destination: Destination, consumer: Any) -> None:
         """Celery's consumer is connected: from now on messages go to ``destination``."""
@@ -113,7 +130,7 @@ class SetAside:
     def detach(self) -> None:
         """The connection is gone: what came over it is given back, or comes again, by itself."""
         self.consumer = None
-        self._cases, self._begun, self.done = deque(), [], deque()
+        self._hand = _Hand()
         books = {id(tag.book): tag.book for *_, tag in self.arrived}
         self.arrived.clear()
         for book in books.values():  # as all that no request answers for
@@ -134,7 +151,7 @@ class SetAside:
             return True
         now = time.monotonic()
         self._finished_at = self._finished_at or now
-        return not (self._begun or self.done) or now >= self._finished_at + LAST
+        return not (self._hand.begun or self._hand.done) or now >= self._finished_at + LAST
 
     def end(self, seconds: float) -> None:
         """The worker has ended: what waits goes back if nobody is left to give it back."""
@@ -167,13 +184,14 @@ class SetAside:
 
     def _set_aside(self) -> bool:
         """Set some aside; whether there is more to do."""
-        cases, done = self._cases, self.done
-        if not self._begun:  # else the same again: how much of it has been done is not known
+        hand = self._hand
+        cases = hand.cases
+        if not hand.begun:  # else the same again: how much of it has been done is not known
             most = min(len(cases), self.destination.at_once)
-            self._begun = [cases[index] for index in range(most)]
+            hand.begun = [cases[index] for index in range(most)]
             if self._finished_at:  # asked last: whoever finished before has not seen what is begun
-                self._begun = []
-        batch = self._begun
+                hand.begun = []
+        batch = hand.begun
         if not batch:
             return False
         unknown = [case for case in batch if not case.why]
@@ -188,9 +206,9 @@ class SetAside:
                 log(logger, logging.ERROR, "A message stays where it is: %s", where(exc))
         for case in batch:
             if not case.stuck:
-                done.append(case)
+                hand.done.append(case)
             cases.popleft()
-        self._begun = []  # last, or a drain would not wait for what has to be acknowledged
+        hand.begun = []  # last, or a drain would not wait for what has to be acknowledged
         if unknown:
             self._look_at, self._age = min(self._look_at, time.monotonic() + UNKNOWN), 0.0
         self.ring_loop()

@@ -184,3 +184,18 @@ def test_what_may_have_been_done_is_asked_for_again_alone(slow: Any) -> None:
     place.fails = False
     wait_until(lambda: aside.done, "it is done")
     assert [case.delivery for case in aside.done] == place.asked[0]
+
+
+def test_what_was_begun_over_a_lost_connection_is_let_go(slow: Any) -> None:
+    """It comes again; and what comes over the new one is not taken for it."""
+    place, aside = slow
+    place.fails = True
+    aside.put(Case(message(), None, "celery", "new", "1"))
+    assert place.begun.wait(TIMEOUT)
+    aside.detach()
+    case = Case(message(), None, "celery", "new", "2")
+    aside.put(case)
+    place.fails = False
+    place.goes_on.set()
+    wait_until(lambda: aside.done, "the new one is done")
+    assert [one.delivery for one in aside.done] == [case.delivery]
