@@ -190,12 +190,12 @@ def test_what_was_begun_over_a_lost_connection_is_let_go(slow: Any) -> None:
     """It comes again; and what comes over the new one is not taken for it."""
     place, aside = slow
     place.fails = True
+    place.goes_on.set()
     aside.put(Case(message(), None, "celery", "new", "1"))
-    assert place.begun.wait(TIMEOUT)
+    wait_until(lambda: len(place.asked) > 1, "asked again")
     aside.detach()
     case = Case(message(), None, "celery", "new", "2")
     aside.put(case)
     place.fails = False
-    place.goes_on.set()
     wait_until(lambda: aside.done, "the new one is done")
     assert [one.delivery for one in aside.done] == [case.delivery]
