@@ -14,13 +14,14 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from celery.utils.log import get_logger
+from celery.worker import state
 
 from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.request import GracefulRequest
 from celery_graceful.deliveries.stage import Stage
 
-__all__ = ["Cancelling", "drop_revoked"]
+__all__ = ["Cancelling", "drop_revoked", "name_running"]
 
 logger = get_logger(__name__)
 
@@ -102,6 +103,17 @@ class Cancelling:
         except NotImplementedError:
             return False
         return True
+
+
+def name_running(ledger: Ledger) -> None:
+    """All that runs here can be found by its id. In the loop.
+
+    Celery takes away whoever has the id of what has ended; of a task that is tried again at once
+    that is the next run, which has begun meanwhile.
+    """
+    for request in ledger.open_requests():
+        if request in state.active_requests:
+            state.requests.setdefault(request.id, request)
 
 
 def drop_revoked(ledger: Ledger) -> None:

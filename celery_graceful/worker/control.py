@@ -22,6 +22,9 @@ __all__ = ["ControlledWorker", "install"]
 #: Celery's commands by which something that waits may be revoked.
 REVOKING = {"revoke", "terminate", "revoke_by_stamped_headers", "terminate_by_stamped_headers"}
 
+#: Those that look for what runs by its id.
+BY_ID = {"revoke", "terminate", "query_task"}
+
 
 NOT_GRACEFUL = {"error": "this worker's app is not graceful"}
 
@@ -42,6 +45,10 @@ class ControlledWorker(ABC):
     @abstractmethod
     def cancel(self, batches: set[str]) -> int:
         """Revoke what runs of these; how many members that are."""
+
+    @abstractmethod
+    def name_running(self) -> None:
+        """All that runs can be found by its id."""
 
     @abstractmethod
     def drop_revoked(self) -> None:
@@ -107,10 +114,25 @@ def install() -> None:
         worker = _worker(state)
         return NOT_GRACEFUL if worker is None else {"ok": f"{worker.cancel({*batches})} members"}
 
+    for name in BY_ID & Panel.data.keys():
+        Panel.data[name] = _by_id(Panel.data[name])
     for name in REVOKING & Panel.data.keys():
         Panel.data[name] = _and_drop(Panel.data[name])
     shutdown._is_graceful = True
     _be_in_help()
+
+
+def _by_id(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Celery's command, which finds all that runs."""
+
+    @wraps(command)
+    def by_id(state: Any, *args: Any, **kwargs: Any) -> Any:
+        worker = _worker(state)
+        if worker is not None:
+            worker.name_running()
+        return command(state, *args, **kwargs)
+
+    return by_id
 
 
 def _and_drop(revoke: Callable[..., Any]) -> Callable[..., Any]:

@@ -44,7 +44,7 @@ from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.board import Board
 from celery_graceful.timeline.grace_period import Deadlines
 from celery_graceful.unusable.detection import UnusableMessages
-from celery_graceful.worker.cancelling import Cancelling, drop_revoked
+from celery_graceful.worker.cancelling import Cancelling, drop_revoked, name_running
 from celery_graceful.worker.control import ControlledWorker
 from celery_graceful.worker.drain import LIMIT, STOPPED, Drain
 from celery_graceful.worker.giving_up import GivingUp
@@ -294,6 +294,9 @@ class Parts(ControlledWorker):
     def cancel(self, batches: set[str]) -> int:
         self.board.count_cancellation()  # what begins in place of what is revoked asks anew
         return self.cancelling.cancel(batches)
+
+    def name_running(self) -> None:
+        name_running(self.ledger)
 
     def drop_revoked(self) -> None:
         drop_revoked(self.ledger)

@@ -105,6 +105,27 @@ def test_running_tasks_are_revoked(pool: str, broker: Broker, app: Celery, tmp_p
     assert broker.client.keys("graceful:checkpoint:*") == []
 
 
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+@pytest.mark.parametrize("pool", POOLS)
+def test_what_is_tried_again_at_once_is_found(
+    pool: str, broker: Broker, app: Celery, tmp_path: Path
+) -> None:
+    """Celery forgets, with the run that has ended, the other one of its id."""
+    with start(pool, broker) as worker:
+        worker.ready()
+        wait_until_heard(app)
+        send(app, "overtaken", str(tmp_path / "gate"))
+        worker.wait_line(">> .* started overtaken", 2)
+        wait_until(lambda: broker.held() == 1, "the first run has ended")
+        (found,) = app.control.inspect(timeout=TIMEOUT, limit=1).query_task("overtaken").values()
+        assert [what for what, _ in found.values()] == ["active"]
+        app.control.revoke("overtaken", terminate=True)
+        worker.wait_line(">> .* revoked overtaken True 15 False")
+        is_revoked(app, "overtaken")
+        worker.term()
+        assert worker.wait() == 0
+
+
 @EACH
 def test_revoked_while_the_worker_stops(
     pool: str, broker: Broker, app: Celery, tmp_path: Path

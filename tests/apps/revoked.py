@@ -9,7 +9,7 @@ from functools import partial
 from celery import signals
 
 from celery_graceful import Graceful, GracefulTask, Interrupted
-from tests.apps import make_app, say, swallow, work
+from tests.apps import make_app, say, swallow, wait_for_file, work
 
 app = make_app("revoked")
 Graceful(app)
@@ -120,6 +120,22 @@ def bystander(self, gate):
             say("NOT REACHED", self.request.id)
     self.checkpoint("done")
     return "finished"
+
+
+class Overtaken(Reporting):
+    """Its next try runs before this one has ended."""
+
+    def on_retry(self, exc, task_id, args, kwargs, einfo):
+        wait_for_file(args[0])
+
+
+@app.task(base=Overtaken, bind=True, max_retries=1)
+def overtaken(self, gate):
+    begin(self)
+    if not self.request.retries:
+        raise self.retry(countdown=0)
+    open(gate, "w").close()
+    self.sleep(LONG)
 
 
 @app.task(bind=True)
