@@ -30,10 +30,11 @@ logger = get_logger(__name__)
 class GoesOn(StoredHere):
     """A delivery that may have sent what goes on in its place."""
 
-    _is_left = False
+    #: It has ended by that, and what its run or its pool has still to say changes nothing.
+    is_left = False
 
     def leave_to_successor(self, why: str) -> bool:
-        if self._is_left:  # a hard time limit is told twice
+        if self.is_left:
             return True
         sent = self.successor
         if sent is None or self.lost:
@@ -41,7 +42,7 @@ class GoesOn(StoredHere):
         with self.ledger.leaving:
             if not self.ledger.close(self, Stage.FINISHED, only=OPEN):
                 return False
-            self._is_left, self.goes_on = True, sent is Sent.RETRY
+            self.is_left, self.goes_on = True, sent is Sent.RETRY
             text = "%s[%s] has sent its %s, and ends by that: %s"
             log(logger, logging.WARNING, text, self.name, self.id, sent.name.lower(), why)
             let_go(self)

@@ -233,7 +233,7 @@ class GracefulRequest(GoesOn):
             self._also = partial(self.on_failure, exc_info, send_failed_event, return_ok)
         elif self.told_to_end and isinstance(exc, (TaskInterrupted, *_DEATHS)):
             self._end_revoked(*_TERMINATED, only=OPEN)
-        elif self._was_cut_off(exc) and self.leave_to_successor(describe(exc)):
+        elif self.is_left or (self._was_cut_off(exc) and self.leave_to_successor(describe(exc))):
             self.settle()
         elif isinstance(exc, TaskInterrupted):
             tail = exc.reason in _TO_THE_TAIL

@@ -183,6 +183,7 @@ def test_what_is_sent_is_its_end(
     ]
     for end in ends if ends_first == "time limit" else reversed(ends):
         assert not end()
+    request.on_failure(SimpleNamespace(exception=ValueError("of its thread, afterwards")))
     assert request.said == ["acknowledged"]
     assert (request.stage, request.goes_on) == (Stage.FINISHED, not closed)
     assert closes == closed
