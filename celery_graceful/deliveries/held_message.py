@@ -22,6 +22,7 @@ from celery_graceful.messages.redelivered_flag import has_begun
 from celery_graceful.monitors import outcome
 from celery_graceful.monitors.check_in import CheckIn
 from celery_graceful.timeline import worker_state
+from celery_graceful.timeline.successors import Sent
 
 __all__ = ["HeldMessage"]
 
@@ -156,8 +157,22 @@ class HeldMessage(Request):
             self._check_in = outcome.find_check_in(self)
         return self._check_in
 
+    @property
+    def successor(self) -> Sent | None:
+        """What it has sent in its place, as far as that is known."""
+        board = worker_state.board.value
+        return None if board is None else board.successors.find(self.request_dict[DELIVERY])
+
     def has_succeeded(self) -> bool:
         """Whether the child stored the result of its task before it died."""
+        return False
+
+    def leave_to_successor(self, why: str) -> bool:
+        """Whether it goes on as what it has sent in its place: then it has ended, by that.
+
+        Args:
+            why: It does not get to say so.
+        """
         return False
 
     def take_check_in(self) -> CheckIn | None:

@@ -31,6 +31,9 @@ __all__ = ["Ledger", "strangers"]
 
 logger = get_logger(__name__)
 
+#: What ends some that have sent what goes on in their place.
+_DEADLINE = "hard deadline"
+
 
 class _Leaving:
     """Deliveries on their way out: ended, and perhaps not acknowledged yet."""
@@ -72,6 +75,8 @@ class Ledger:
         self.failed = False
         #: Give back what has not been started instead of starting it.
         self.releasing = False
+        #: The hard deadline has its own thread, and sends what it has to say of ends itself.
+        self.at_deadline = False
         #: The worker is stopping: lost children are no failures of their tasks.
         self.stopping = False
         self.counts = dict.fromkeys(Stage, 0)
@@ -200,9 +205,8 @@ class Ledger:
         if request.told_to_end and worker_state.board.value is not None:
             worker_state.board.value.forget_revoked(request.id)
         if request.note is not None:
-            # The hard deadline has its own thread, and sends what it has to say itself.
             ran = request.running_for if stage is Stage.FINISHED else 0.0
-            self.post_mortems.ends(request.id, request.note, ran, wake=stage is not Stage.GIVEN_UP)
+            self.post_mortems.ends(request.id, request.note, ran, wake=not self.at_deadline)
         if not self.leaving.out:  # else who is on the way out says so at the end of it
             self.changed()
         return True
@@ -234,18 +238,31 @@ class Ledger:
                 request.claim.book.on_room()
             let_go(request)
 
+    def leave_to_successors(self) -> list[HeldMessage]:
+        """The hard deadline has come: those end that have sent a retry, or what replaces them.
+
+        Returns:
+            What else a pool has taken over.
+        """
+        self.at_deadline = True
+        return [r for r in self.active() if not r.leave_to_successor(_DEADLINE)]
+
     def give_up(self, *, heard: bool) -> list[HeldMessage]:
         """The hard deadline takes away what has not ended; returns it.
 
         Args:
             heard: The loop goes round, so that what has begun was heard to have begun.
         """
+        self.at_deadline = True
         unbegun = UNBEGUN if heard else (Stage.RECEIVED,)
         return [
             request
             for request in self.open_requests()
-            if self.close(request, Stage.RELEASED, only=unbegun)
-            or self.close(request, Stage.GIVEN_UP, only=OPEN)
+            if not request.leave_to_successor(_DEADLINE)
+            and (
+                self.close(request, Stage.RELEASED, only=unbegun)
+                or self.close(request, Stage.GIVEN_UP, only=OPEN)
+            )
         ]
 
     def release_unstarted(self) -> None:

@@ -18,12 +18,12 @@ from celery_graceful.batches.skipped_or_replaced import LeftOut, Why
 from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.deliveries.custom_strategies import has_own_strategy
 from celery_graceful.deliveries.exc_info import as_failure, as_lost, how_it_died, raised
+from celery_graceful.deliveries.goes_on import GoesOn
 from celery_graceful.deliveries.handler_errors import LOST, let_go, put_right, requeues, say
 from celery_graceful.deliveries.member_end import outcome_of
 from celery_graceful.deliveries.moments import enter
 from celery_graceful.deliveries.requeue import NotTaken
 from celery_graceful.deliveries.stage import LEFT, OPEN, UNBEGUN, Stage
-from celery_graceful.deliveries.stored_here import StoredHere
 from celery_graceful.deliveries.worker_services import WorkerServices
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.history.entry import What
@@ -50,7 +50,7 @@ _DEATHS = (*LOST, Terminated)
 _TERMINATED = ("terminated", True, _signal.SIGTERM, False)
 
 
-class GracefulRequest(StoredHere):
+class GracefulRequest(GoesOn):
     """A delivery that can be given back at any time and ends once.
 
     Celery derives a class from this one for each task; ``__init_subclass__`` puts the checks
@@ -184,6 +184,8 @@ class GracefulRequest(StoredHere):
             super().on_timeout(soft, timeout)
         elif self.tells_later:
             self._also = partial(self.on_timeout, soft, timeout)
+        elif self.leave_to_successor(f"hard time limit ({timeout} s) exceeded"):
+            self.settle()
         elif self.keeps_end(TimeLimitExceeded(timeout), partial(self.on_timeout, soft, timeout)):
             pass
         elif self.has_ended():
@@ -204,10 +206,6 @@ class GracefulRequest(StoredHere):
         return self.ledger.finish(self) or self.stage is Stage.FINISHED
 
     # -- ended by itself ---------------------------------------------------------------
-
-    def on_retry(self, exc_info: Any) -> None:
-        self.goes_on = True
-        super().on_retry(exc_info)
 
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
@@ -235,6 +233,8 @@ class GracefulRequest(StoredHere):
             self._also = partial(self.on_failure, exc_info, send_failed_event, return_ok)
         elif self.told_to_end and isinstance(exc, (TaskInterrupted, *_DEATHS)):
             self._end_revoked(*_TERMINATED, only=OPEN)
+        elif self.is_left or (self._was_cut_off(exc) and self.leave_to_successor(describe(exc))):
+            self.settle()
         elif isinstance(exc, TaskInterrupted):
             tail = exc.reason in _TO_THE_TAIL
             self._on_interrupted(exc.started, exc.reason, exc.where, tail=tail)
@@ -299,18 +299,6 @@ class GracefulRequest(StoredHere):
             self.has_succeeded_whole()
         return stored
 
-    def _retry_worker_lost(self, *args: Any) -> Any:
-        """Celery tries a task again since 5.7, where it is told to, when its child is lost."""
-        self.comes_to(None)
-        try:
-            sent = super()._retry_worker_lost(*args)
-        except BaseException:  # where it could not be sent, nothing is raised
-            self.is_settled = self.goes_on = True
-            raise
-        self.goes_on = self.goes_on or sent
-        self.comes_to(Outcome.FAILED)
-        return sent
-
     def _is_death(self, exc: BaseException) -> bool:
         """Whether the child died with the task, and the message would go back for it."""
         task = self.task
@@ -338,14 +326,15 @@ class GracefulRequest(StoredHere):
             token = fields[DELIVERY]
             self.host.discard(self.task.name, self.id, token, self.started_at, self.is_off_hands)
 
+    def _was_cut_off(self, exc: BaseException) -> bool:
+        """Whether its process has not lived to say how it ended, and not since it was revoked."""
+        is_cut = isinstance(exc, (*_DEATHS, TimeLimitExceeded))
+        return is_cut and not (self._already_revoked or self._already_cancelled)
+
     def _lost_to_the_stop(self, exc: BaseException) -> bool:
         """Whether the child was taken down with the worker, and not by a revoke or a limit."""
-        return (
-            self.ledger.stopping
-            and isinstance(exc, _DEATHS)
-            and not self._already_revoked
-            and not self._already_cancelled
-        )
+        is_death = not isinstance(exc, TimeLimitExceeded)
+        return self.ledger.stopping and is_death and self._was_cut_off(exc)
 
     def _on_interrupted(
         self, started: bool, reason: str, where: str = "", *, tail: bool = False

@@ -233,10 +233,17 @@ class PostMortems:
         if self.start_notes is not None:
             self.start_notes.end(task_id, note, later=ran >= LONG, wake=wake)
 
-    def remember(self, task_id: str, note: str | None, message: str) -> None:
-        """A run has ended whose acknowledgement may be lost: tell the other workers."""
+    def remember(self, task_id: str, note: str | None, message: str, *, wake: bool = True) -> None:
+        """A run has ended whose acknowledgement may be lost: tell the other workers.
+
+        Args:
+            task_id: Of the task.
+            note: Of the run.
+            message: What its message is known by.
+            wake: As for ``ends``.
+        """
         if self.start_notes is not None and note is not None:
-            self.start_notes.remember(task_id, note, message)
+            self.start_notes.remember(task_id, note, message, wake=wake)
 
     def on_loop(self) -> None:
         """Carry out what was decided; in the loop."""

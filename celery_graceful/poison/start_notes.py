@@ -108,17 +108,19 @@ class StartNotes:
         if wake:
             self._news.set()
 
-    def remember(self, task_id: str, run: str, message: str) -> None:
+    def remember(self, task_id: str, run: str, message: str, *, wake: bool = True) -> None:
         """Note that a task has ended for good, and that its acknowledgement may be lost.
 
         Args:
             task_id: Of the task.
             run: ``<worker>|<delivery>``.
             message: What its message is known by.
+            wake: As for ``end``.
         """
         with self._lock:
             self._waiting[run] = (task_id, f"{int(REMEMBERED * 1000)}={message}")
-        self._news.set()
+        if wake:
+            self._news.set()
 
     def flush(self, timeout: float | None = None, *, every: bool = True) -> None:
         """Send what has been gathered, here and now. From any thread.

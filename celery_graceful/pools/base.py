@@ -355,5 +355,5 @@ def watch_plain_task(task: Any) -> bool:
     watched._watched = True  # type: ignore[attr-defined]
     task.run = watched
     for name in ("retry", "replace", "add_to_chord"):
-        setattr(task, name, partial(successor.send, task, getattr(task, name)))
+        setattr(task, name, partial(getattr(successor, name), task, getattr(task, name)))
     return True

@@ -193,7 +193,7 @@ class GracefulTask(resume.Resumable, celery.Task):
                     raise Interrupted(interrupt) from reason
         self._check_claim(exc)
         resume.failed(self.request)  # before the message for the next try can be delivered
-        return successor.send(self, super().retry, *args, **kwargs)
+        return successor.retry(self, super().retry, *args, **kwargs)
 
     @hidden
     def replace(self, *args: Any, **kwargs: Any) -> Any:
@@ -205,7 +205,7 @@ class GracefulTask(resume.Resumable, celery.Task):
         __tracebackhide__ = True
         self._check_claim()
         resume.failed(self.request)  # before what replaces it can begin
-        return successor.send(self, super().replace, *args, **kwargs)
+        return successor.replace(self, super().replace, *args, **kwargs)
 
     @hidden
     def add_to_chord(self, *args: Any, **kwargs: Any) -> Any:
@@ -216,7 +216,7 @@ class GracefulTask(resume.Resumable, celery.Task):
         """
         __tracebackhide__ = True
         self._check_claim()
-        return successor.send(self, super().add_to_chord, *args, **kwargs)
+        return successor.add_to_chord(self, super().add_to_chord, *args, **kwargs)
 
     def _check_claim(self, cause: BaseException | None = None) -> None:
         if not holds_claim(self):

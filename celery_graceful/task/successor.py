@@ -7,18 +7,46 @@ from typing import Any
 
 from celery.exceptions import Ignore, Reject, Retry
 
+from celery_graceful.claims.fence import DELIVERY
 from celery_graceful.runs.frames import hidden
 from celery_graceful.runs.run import current
+from celery_graceful.timeline import worker_state
+from celery_graceful.timeline.successors import Sent
 
-__all__ = ["send"]
+__all__ = ["add_to_chord", "replace", "retry"]
+
+#: By what it is told that it was sent; a retry may be left by an ``Ignore`` of the user's.
+_TOLD_BY = {Sent.RETRY: Retry, Sent.REPLACEMENT: Ignore}
 
 
 @hidden
-def send(task: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call ``retry``, ``replace`` or ``add_to_chord`` of a task; nothing is raised in it meanwhile.
+def retry(task: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call ``retry`` of a task."""
+    __tracebackhide__ = True
+    return _send(task, Sent.RETRY, call, args, kwargs)
+
+
+@hidden
+def replace(task: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call ``replace`` of a task."""
+    __tracebackhide__ = True
+    return _send(task, Sent.REPLACEMENT, call, args, kwargs)
+
+
+@hidden
+def add_to_chord(task: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call ``add_to_chord`` of a task, which goes on after that."""
+    __tracebackhide__ = True
+    return _send(task, None, call, args, kwargs)
+
+
+@hidden
+def _send(task: Any, sends: Sent | None, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Call what sends it; nothing is raised in the task meanwhile.
 
     An interrupt between the sending and the exception that tells of it would give the task back
-    as well, and both would run. What comes later comes too late, for the same reason.
+    as well, and both would run. What comes later comes too late, for the same reason; so does the
+    end of its process, or of the worker's grace, of which the main process is told.
     """
     __tracebackhide__ = True
     run = current()
@@ -27,9 +55,18 @@ def send(task: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     with run.undisturbed():
         try:
             sent = call(*args, **kwargs)
-        except (Ignore, Reject, Retry):
+        except (Ignore, Reject, Retry) as exc:
+            if sends is not None and isinstance(exc, _TOLD_BY[sends]):
+                _note(task, sends)
             run.settle()
             raise
         if isinstance(sent, Retry):  # which the task raises by itself, or not
+            _note(task, Sent.RETRY)
             run.settle()
         return sent
+
+
+def _note(task: Any, sent: Sent) -> None:
+    board, delivery = worker_state.board.value, getattr(task.request, DELIVERY, None)
+    if board is not None and delivery is not None:
+        board.successors.note(delivery, sent)

@@ -6,4 +6,4 @@ Come in by `board` (a worker's own), `worker_state` (what this process sees of i
 May not know who runs, or who is told.
 """
 
-__all__ = ["board", "grace_period", "tallies", "worker_state"]
+__all__ = ["board", "grace_period", "successors", "tallies", "worker_state"]

@@ -1,8 +1,8 @@
 """The board: memory that all processes of a worker share.
 
-Four pages, numbers and marks, mapped by the main process before it starts its children. Reading it
-costs a memory access, so a task can ask as often as it likes; waiting is done on a pipe (see
-``interrupt``). The clock is ``time.monotonic``, which all processes of a machine share.
+Four pages, numbers, marks and notes, mapped by the main process before it starts its children.
+Reading it costs a memory access, so a task can ask as often as it likes; waiting is done on a pipe
+(see ``interrupt``). The clock is ``time.monotonic``, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from celery_graceful.phases import InterruptReason, Phase
 from celery_graceful.system import native
 from celery_graceful.timeline.board_file import BoardFile, announced_file
 from celery_graceful.timeline.marks import Marks
+from celery_graceful.timeline.successors import Successors
 from celery_graceful.timeline.tallies import Tallies
 
 if TYPE_CHECKING:  # who runs no worker has none
@@ -54,7 +55,8 @@ _STACK = struct.Struct("=QQQ")
 _STACK_AT = _HEARD_AT + _PAGE
 _TALLIES_AT = _STACK_AT + _PAGE
 _MARKS_AT = _TALLIES_AT + Tallies.SIZE
-_SIZE = _MARKS_AT + Marks.SIZE
+_SUCCESSORS_AT = _MARKS_AT + Marks.SIZE
+_SIZE = _SUCCESSORS_AT + Successors.SIZE
 
 _REASONS: list[InterruptReason] = list(InterruptReason)
 
@@ -63,7 +65,7 @@ class Board:
     """The shared memory.
 
     Args:
-        memory: A writable mapping of four pages, the tallies and the marks.
+        memory: A writable mapping of four pages, the tallies, the marks and the successors.
         file: What is behind it, where that is a file of this process.
     """
 
@@ -74,6 +76,8 @@ class Board:
         self.tallies = Tallies(memory, _TALLIES_AT)
         #: Tasks that have something in the store, by which their end is told to look there.
         self.marks = Marks(memory, _MARKS_AT)
+        #: Deliveries whose runs have sent what goes on in their place.
+        self.successors = Successors(memory, _SUCCESSORS_AT)
         #: Deliveries that the hard deadline took away, and that may still run in this very process.
         self.taken_away: set[str] = set()
 

@@ -142,7 +142,7 @@ class GivingUp:
         enter([r for r in begun if r not in self._points], What.GIVEN_UP, WHY)
         enter([r for r in requests if r not in begun], What.RELEASED, WHY)
         start_notes = self.ledger.post_mortems.start_notes
-        if begun and start_notes is not None:  # before somebody else gets them
+        if start_notes is not None:  # before somebody else gets them
             bounded(lambda: start_notes.flush(STARTS * self.room), STARTS * self.room)
         requeue, left = self.ledger.requeue, list(requests)
         if requests or requeue.deferred or requeue.sending:

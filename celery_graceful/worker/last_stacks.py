@@ -71,7 +71,8 @@ class LastStacks:
         return self._points.get(request.request_dict[DELIVERY], "")
 
     def _write(self, until: float) -> None:
-        running = [r for r in self.ledger.active() if r.stage is Stage.RUNNING and not r.lost]
+        active = [r for r in self.ledger.active() if r.stage is Stage.RUNNING and not r.lost]
+        running = [r for r in active if r.successor is None]  # else it has ended by that
         for request in sorted(running, key=lambda r: -r.running_for)[:MOST]:
             if time.monotonic() >= until:
                 return

@@ -313,8 +313,10 @@ class Watch:
         room = self.deadlines.grace - self.deadlines.hard
         active = self.ledger.active()
         if active:
-            self.log(logging.ERROR, "Hard deadline: giving up %s", listed(active))
-            self.stacks.write_now(room)
+            left = self.ledger.leave_to_successors()
+            if left:
+                self.log(logging.ERROR, "Hard deadline: giving up %s", listed(left))
+                self.stacks.write_now(room)
             self.adapter.take_away(active)
             self.places.settle()  # the loop may be stuck
             native.pause(min(LAST_RESULTS, room / 10))

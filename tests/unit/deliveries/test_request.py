@@ -9,11 +9,17 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+from billiard.exceptions import TimeLimitExceeded
 from celery.worker.request import Request
 
+from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.request import GracefulRequest, _ends_once
 from celery_graceful.deliveries.stage import Stage
+from celery_graceful.monitors import outcome
+from celery_graceful.timeline import worker_state
+from celery_graceful.timeline.board import Board
+from celery_graceful.timeline.successors import Sent
 from tests.support.held import held
 
 
@@ -139,3 +145,53 @@ def test_no_mark_is_left_of_what_has_left(leave: Callable[[GracefulRequest], Non
         leave(request)
         assert request not in bench.ledger.open_requests()
         assert not bench.board.marks.take("one")
+
+
+class Retrying(Waiting):
+    """It has sent what goes on in its place."""
+
+    name = "retrying"
+
+    def __init__(self, sent: Sent | None) -> None:
+        super().__init__()
+        self.stage, self._request_dict = Stage.RUNNING, {DELIVERY: "boot:1"}
+        if sent is not None:
+            assert worker_state.board.value is not None
+            worker_state.board.value.successors.note("boot:1", sent)
+
+    def acknowledge(self) -> None:
+        self.said.append("acknowledged")
+
+
+@pytest.mark.parametrize("ends_first", ["time limit", "deadline"])
+@pytest.mark.parametrize(("sent", "closed"), [(Sent.RETRY, []), (Sent.REPLACEMENT, ["ok"])])
+def test_what_is_sent_is_its_end(
+    sent: Sent, closed: list[str], ends_first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, whatever else ends it; of a retry the check-in stays open."""
+    monkeypatch.setattr(worker_state.board, "value", Board.create())
+    closes: list[str] = []
+    monkeypatch.setattr(
+        outcome, "close", lambda request, status, text, *, dying: closes.append(status)
+    )
+    request = Retrying(sent)
+    ends: list[Callable[[], object]] = [
+        lambda: request.on_timeout(False, 5.0),
+        lambda: request.on_failure(SimpleNamespace(exception=TimeLimitExceeded(5.0))),
+        request.ledger.leave_to_successors,
+        lambda: request.ledger.give_up(heard=True),
+    ]
+    for end in ends if ends_first == "time limit" else reversed(ends):
+        assert not end()
+    request.on_failure(SimpleNamespace(exception=ValueError("of its thread, afterwards")))
+    assert request.said == ["acknowledged"]
+    assert (request.stage, request.goes_on) == (Stage.FINISHED, not closed)
+    assert closes == closed
+
+
+def test_what_has_sent_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_state.board, "value", Board.create())
+    request = Retrying(None)
+    assert request.ledger.leave_to_successors() == [request]
+    assert request.ledger.give_up(heard=True) == [request]
+    assert request.said == []

@@ -380,7 +380,7 @@ class Sent:
         def body() -> None:
             try:
                 with interruptible():
-                    successor.send(self, retry)
+                    successor.retry(self, retry)
             finally:
                 with interruptible(), shield():
                     pause()
