@@ -2,16 +2,16 @@
 
 Such a run has ended, whatever becomes of its process before it can say so: its message must not go
 back. Each delivery has a number, and the note of it a place that follows from that. It stands there
-until another one is written over it, and cannot be taken for that of another delivery: it is a
-digest of its token. Of two whose numbers are a multiple of 4096 apart, and that have both sent
-theirs and not ended, the first one's is lost: that runs again.
+until another one is written over it, and cannot be taken for that of another delivery: it is its
+number, and a sum over its token. Of two whose numbers are a multiple of 4096 apart, and that have
+both sent theirs and not ended, the first one's is lost: that runs again.
 """
 
 from __future__ import annotations
 
 import enum
-import hashlib
 import struct
+import zlib
 from typing import Any
 
 __all__ = ["Sent", "Successors"]
@@ -52,12 +52,14 @@ class Successors:
         return next((sent for sent in Sent if found == _note(delivery, sent)), None)
 
     def _place(self, delivery: str) -> int:
-        number = delivery.rpartition(":")[2]  # of no other form, but a message may say anything
-        place = int(number[-18:]) % _PLACES if number.isdecimal() else 0
-        return self._at + place * _NOTE.size
+        return self._at + _number(delivery) % _PLACES * _NOTE.size
+
+
+def _number(delivery: str) -> int:
+    number = delivery.rpartition(":")[2]  # of no other form, but a message may say anything
+    return int(number[-9:]) if number.isdecimal() else 0
 
 
 def _note(delivery: str, sent: Sent) -> bytes:
-    digest = hashlib.sha256(delivery.encode(errors="replace")).digest()
-    (word,) = _NOTE.unpack_from(digest)
-    return _NOTE.pack(word & ~3 | sent)
+    check = zlib.crc32(delivery.encode(errors="replace"))
+    return _NOTE.pack(check << 32 | _number(delivery) << 2 | sent)
