@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_task_logger
@@ -19,7 +20,7 @@ from celery.utils.log import get_task_logger
 from celery_graceful.checkpoints.codec import decode, encode
 from celery_graceful.checkpoints.place import CURSOR, OWN_CURSOR, STEP, place_of
 from celery_graceful.checkpoints.watch import Keeper, watch_of
-from celery_graceful.claims.fence import DELIVERY
+from celery_graceful.claims.fence import DELIVERY, holds_claim
 from celery_graceful.exceptions import Interrupted
 from celery_graceful.messages.comebacks import came_back, may_resume, replaced_by
 from celery_graceful.phases import InterruptReason
@@ -42,6 +43,9 @@ logger = get_task_logger(__name__)
 _ATTRIBUTE = "_graceful_checkpoint"
 
 _STATE = "state"
+
+#: What a call says of what is in the store; see ``store/lua/checkpoint.lua``.
+_OWN, _WHOLE = "own", "whole"
 
 #: Seconds that a task that may have a checkpoint waits for the store, and between two looks.
 LOAD_PATIENCE, LOAD_PAUSE = 10.0, 0.2
@@ -77,6 +81,7 @@ class Checkpoint:
         came_back: The delivery has come back: that it goes on is for the history.
         may_resume: There may be a checkpoint of an earlier delivery.
         replaced: How many tasks this one has replaced: it has their id, and goes on from none.
+        is_ours: Whether the delivery has not been taken away.
     """
 
     def __init__(
@@ -93,6 +98,7 @@ class Checkpoint:
         came_back: bool = False,
         may_resume: bool = False,
         replaced: int = 0,
+        is_ours: Callable[[], bool] = lambda: True,
     ) -> None:
         self.name, self.task_id = name, task_id
         self.store = store
@@ -120,6 +126,9 @@ class Checkpoint:
         self._is_loaded = began is None
         self._may_resume, self._came_back = may_resume, came_back
         self._replaced = replaced
+        self._is_ours = is_ours
+        #: The store had something of this delivery, or gave it what an earlier one has saved.
+        self._was_there = False
         self._fields: dict[str, str] = {}
         self._unsaved: dict[str, str] = {}
         self._obsolete: set[str] = set()
@@ -157,6 +166,7 @@ class Checkpoint:
             came_back=came_back(request),
             may_resume=may_resume(request),
             replaced=replaced_by(request),
+            is_ours=partial(holds_claim, task),
         )
 
     @staticmethod
@@ -361,23 +371,12 @@ class Checkpoint:
         timeout: float = COMMAND_TIMEOUT,
         insist: bool = False,
     ) -> Any:
-        assert self.store is not None
-        assert self.began is not None
-        fields = self._unsaved
-        # Only along with what is there anyway: it says no more than that the task goes on.
-        if self._own_cursor and (interrupted or self._came_back) and isinstance(self.store, Store):
-            fields = {**fields, OWN_CURSOR: "1"}
-        changes = [item for pair in fields.items() for item in pair]
-        age = self._began_there or int((time.monotonic() - self.began) * 1e6)
-        ttl = int(self.settings.checkpoint_ttl * 1000)
-        counts = [int(want_fields), interrupted, len(fields)]
-        answer = self.store.run(
-            "checkpoint",
-            [key_of(self.name, self.task_id)],
-            [self.token, age, ttl, *counts, self._replaced, *changes, *self._obsolete],
-            timeout=timeout,
-            insist=insist,
-        )
+        kind = _OWN if self._was_there else ""
+        ask = partial(self._ask, want_fields=want_fields, timeout=timeout, insist=insist)
+        answer = ask(kind, self._unsaved, interrupted=interrupted)
+        if answer == 0:  # the end of another run of its id has deleted it, or it has expired
+            count = self.interruption_count + interrupted
+            answer = ask(_WHOLE, self._fields, interrupted=count) if self._is_ours() else None
         if answer is None:
             self.lost = True
             logger.warning(
@@ -389,14 +388,42 @@ class Checkpoint:
             return None
         self.interruption_count = int(answer[0])
         self._began_there = f"@{answer[2]}"
+        self._was_there = self._was_there or bool(self._unsaved or interrupted or answer[1])
         if not want_fields:
             self._mark()
         return answer
 
+    def _ask(
+        self,
+        kind: str,
+        fields: dict[str, str],
+        *,
+        want_fields: bool,
+        interrupted: int,
+        timeout: float,
+        insist: bool,
+    ) -> Any:
+        assert self.store is not None
+        assert self.began is not None
+        # Only along with what is there anyway: it says no more than that the task goes on.
+        if self._own_cursor and (interrupted or self._came_back) and isinstance(self.store, Store):
+            fields = {**fields, OWN_CURSOR: "1"}
+        changes = [item for pair in fields.items() for item in pair]
+        age = self._began_there or int((time.monotonic() - self.began) * 1e6)
+        ttl = int(self.settings.checkpoint_ttl * 1000)
+        counts = [int(want_fields), interrupted, len(fields)]
+        return self.store.run(
+            "checkpoint",
+            [key_of(self.name, self.task_id)],
+            [self.token, age, ttl, *counts, self._replaced, kind, *changes, *self._obsolete],
+            timeout=timeout,
+            insist=insist,
+        )
+
     def _mark(self) -> None:
         """Let the main process know that there is something to delete in the end."""
         if worker_state.board.value is not None:
-            worker_state.board.value.marks.set(self.task_id)
+            worker_state.board.value.marks.set(self.token)
 
     def _undisturbed(self) -> AbstractContextManager[None]:
         """An exception from outside must not land between a command and its answer."""

@@ -15,7 +15,6 @@ from celery.worker.request import Request
 
 from celery_graceful.batches.model import Outcome
 from celery_graceful.batches.skipped_or_replaced import LeftOut, Why
-from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.deliveries.custom_strategies import has_own_strategy
 from celery_graceful.deliveries.exc_info import as_failure, as_lost, how_it_died, raised
 from celery_graceful.deliveries.handler_errors import LOST, let_go, put_right, requeues, say
@@ -27,7 +26,6 @@ from celery_graceful.deliveries.stored_here import StoredHere
 from celery_graceful.deliveries.worker_services import WorkerServices
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.history.entry import What
-from celery_graceful.messages.comebacks import replaced_by
 from celery_graceful.monitors import outcome
 from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.phases import InterruptReason
@@ -173,7 +171,7 @@ class GracefulRequest(StoredHere):
             self.write_end()
             outcome.close(self, "error", "revoked or expired", dying=dying)
             self.take_mark()
-            self.host.discard(self.task.name, self.id, "", None)
+            self.discard_saved()
 
     def _announce_cancelled(self, *args: Any, **kwargs: Any) -> None:
         super()._announce_cancelled(*args, **kwargs)
@@ -333,10 +331,8 @@ class GracefulRequest(StoredHere):
 
     def settle(self) -> None:
         """It has ended; if that was for good, its checkpoint is of no use any more."""
-        fields = self.request_dict
-        if not self.goes_on and (self.take_mark() or self.came_before or replaced_by(fields)):
-            token = fields[DELIVERY]
-            self.host.discard(self.task.name, self.id, token, self.started_at, self.is_off_hands)
+        if not self.goes_on and (self.take_mark() or self.has_predecessors):
+            self.discard_saved(self.is_off_hands)
 
     def _lost_to_the_stop(self, exc: BaseException) -> bool:
         """Whether the child was taken down with the worker, and not by a revoke or a limit."""

@@ -72,7 +72,7 @@ class Board:
         self._file = file
         #: What is counted in any process.
         self.tallies = Tallies(memory, _TALLIES_AT)
-        #: Tasks that have something in the store, by which their end is told to look there.
+        #: Deliveries that have something in the store, by which their end is told to look there.
         self.marks = Marks(memory, _MARKS_AT)
         #: Deliveries that the hard deadline took away, and that may still run in this very process.
         self.taken_away: set[str] = set()

@@ -803,7 +803,7 @@ def test_the_store_of_users_tests_does_what_redis_does(b):
             changed = fields[: 0 if first else chance.randrange(3)]
             pairs = [item for name in changed for item in (name, str(chance.random()))]
             interrupted = 0 if first else chance.choice([0, 0, 1])
-            counts = [1, interrupted, len(changed), 0]
+            counts = [1, interrupted, len(changed), 0, ""]
             args = [token, 0, 60_000, *counts, *pairs, *fields[len(changed) :]]
             there = store.run("checkpoint", ["graceful:checkpoint:t"], args)
             here = ours.run("checkpoint", ["graceful:checkpoint:t"], args)

@@ -75,6 +75,29 @@ def test_a_checkpoint_goes_with_its_task(pool, redis_db):
         assert w.wait() == 0
 
 
+def test_the_end_of_one_leaves_the_other_of_its_id_all_that_it_has_saved(broker_url, redis_db):
+    app, client_ = client(broker_url, redis_db), redis_db.client
+
+    def send(how):
+        return app.send_task("tests.apps.resuming.twin", [how], task_id="one")
+
+    with worker(broker_url, redis_db, "threads", 2) as w:
+        w.ready()
+        result = send("stays")
+        w.wait_line("stays")
+        send("goes")  # goes on from what that has saved, and deletes it
+        wait_until(lambda: not client_.keys(PATTERN))
+        assert w.count("charged") == 1
+        w.term()
+        assert w.wait() == 0
+    assert client_.keys(PATTERN)
+    with worker(broker_url, redis_db, "threads", 2) as w:
+        w.wait_line(r"twin\[one\] succeeded")
+        assert result.get(timeout=TIMEOUT) is None
+        assert not w.count("charged")
+        wait_until(lambda: not client_.keys(PATTERN))
+
+
 @pytest.mark.parametrize(
     ("pool", "broker_url"),
     [

@@ -283,13 +283,72 @@ def test_it_stays_until_the_message_is_acknowledged(b, monkeypatch):
     assert not b.saved(made, "t")
 
 
-def test_a_revoked_task_loses_it_whoever_wrote_it(b):
+def test_many_are_deleted(b):
     made, forget = saver(b), Discard(b.app)
     for number in range(250):
         b.client.hset(key_of(made.name, str(number)), "state", "1")
-        forget(made.name, str(number), "", None)
+        forget(made.name, str(number), "token", None)
     forget.flush(60)
     assert b.client.dbsize() == 0
+
+
+# -- two messages of one id ------------------------------------------------------------
+
+
+def test_a_first_delivery_deletes_its_own_alone(b):
+    """Another message of that id may be running; of its own task nobody was there before it."""
+    made, discard = saver(b), Discard(b.app)
+    b.deliver(made, 1, id="t", **{DELIVERY: "running"})
+    discard(made.name, "t", "expired", None)
+    discard.flush(60)
+    assert b.saved(made, "t")["fence"] == "running"
+    discard(made.name, "t", "running", None)
+    discard.flush(60)
+    assert not b.saved(made, "t")
+
+
+@pytest.mark.parametrize("left", ["nothing", "what began before"])
+def test_what_another_message_has_deleted_is_saved_again_as_a_whole(b, left):
+    """Else it would go on from what is new since then: a cursor without its steps."""
+    calls = []
+
+    def task(self, who):
+        self.step("charge", lambda: calls.append(who))
+        self.state = f"of {who}"
+        for row in self.iterate(range(4), every=1):
+            if row == 2 and calls == [who]:
+                b.client.delete(key)
+                if left != "nothing":
+                    b.client.hset(key, mapping={"fence": "older", "began": 1, "s:other": "[0,1]"})
+                b.interrupt()
+                self.sleep(0)
+        return self.state, self.interruptions
+
+    made = b.task(task)
+    key = key_of(made.name, "t")
+    b.client.hset(key, mapping={"interruptions": 2, "c:elsewhere": '["sequence",1,false]'})
+    assert b.deliver(made, "first", id="t", redelivered=True)[0] == "IGNORED"
+    fields = b.saved(made, "t")
+    assert {f for f in fields if f[1] == ":"} == {"s:charge", "c:loop", "c:elsewhere"}
+    assert fields["c:loop"] == '["sequence",2,false]'
+    b.new_worker()
+    again = b.deliver(made, "second", id="t", redelivered=True)
+    assert (again, calls) == (("SUCCESS", ("of second", 3)), ["first"])
+
+
+def test_who_has_lost_the_claim_saves_nothing_again(b, caplog, monkeypatch):
+    """Its task has ended by then: what it saves, nobody would delete."""
+    monkeypatch.setattr("celery_graceful.checkpoints.checkpoint.holds_claim", lambda task: False)
+
+    def task(self):
+        self.checkpoint(1)
+        b.client.delete(key_of(made.name, "t"))
+        self.checkpoint(2)
+
+    made = b.task(task)
+    assert b.deliver(made, id="t")[0] == "SUCCESS"
+    assert b.client.dbsize() == 0
+    assert "delivered again while it runs here" in caplog.text
 
 
 # -- away ----------------------------------------------------------------------------
@@ -339,7 +398,7 @@ def test_what_is_asked_over_a_shared_connection(redis_db):
         store.execute("HSET", ["hash"], ["ключ", 7, b"\xff", 0.5])
         assert store.execute("HGETALL", ["hash"]) == {"ключ": "7", "\udcff": "0.5"}
         assert client.execute_command("CLIENT SETNAME", "shared") is True
-        assert store.run("forget", ["nothing"], ["", 0]) == 0
+        assert store.run("forget", ["nothing"], ["token", 0]) == 0
         with pytest.raises(StoreRefused, match="WRONGTYPE"):
             store.execute("LLEN", ["hash"], quiet=True)
         redis_db.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")

@@ -11,6 +11,7 @@ from unittest.mock import MagicMock
 import pytest
 from celery.worker.request import Request
 
+from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.request import GracefulRequest, _ends_once
 from celery_graceful.deliveries.stage import Stage
@@ -135,7 +136,19 @@ def test_no_mark_is_left_of_what_has_left(leave: Callable[[GracefulRequest], Non
     """There are few places for them: what is full costs needless looks from then on."""
     with held() as bench:
         request = bench.deliver("one")
-        bench.board.marks.set("one")
+        bench.board.marks.set(request.request_dict[DELIVERY])
         leave(request)
         assert request not in bench.ledger.open_requests()
-        assert not bench.board.marks.take("one")
+        assert not bench.board.marks.take(request.request_dict[DELIVERY])
+
+
+@pytest.mark.parametrize("came_before", [True, False])
+def test_what_is_revoked_deletes_no_checkpoint_of_another_message(came_before: bool) -> None:
+    """Of its id, that runs; what deliveries of itself have left may stand under any token."""
+    with held() as bench:
+        request = bench.deliver("one")
+        request.came_before = came_before
+        be_revoked(request)
+        (_, task_id, token, began, _), _ = bench.host.discard.call_args  # type: ignore[attr-defined]
+        assert (task_id, token) == ("one", request.request_dict[DELIVERY])
+        assert began == (request.started_at if came_before else None)
