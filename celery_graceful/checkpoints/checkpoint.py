@@ -45,10 +45,15 @@ _ATTRIBUTE = "_graceful_checkpoint"
 _STATE = "state"
 
 #: What a call says of what is in the store; see ``store/lua/checkpoint.lua``.
-_OWN, _WHOLE = "own", "whole"
+_OWN, _WHOLE, _FIRST = "own", "whole", "first"
 
 #: Seconds that a task that may have a checkpoint waits for the store, and between two looks.
 LOAD_PATIENCE, LOAD_PAUSE = 10.0, 0.2
+
+#: Seconds that one waits, and between two looks, which does not seem to have been delivered before,
+#: where another delivery has saved something. Most often that one was of an earlier message, which
+#: is acknowledged: it is deleted within a tenth of a second. Else it is one's own after all.
+YIELD, YIELD_PAUSE = 5.0, 0.02
 
 _told: set[str] = set()
 
@@ -276,18 +281,23 @@ class Checkpoint:
         if self.store is None:
             self._warn_no_store()
         else:
-            end = time.monotonic() + LOAD_PATIENCE
+            began = time.monotonic()
             while not self._is_loaded:
                 try:
                     with self._undisturbed():
-                        self._take(self._call(want_fields=True, insist=True))
-                        self._is_loaded = True
+                        answer = self._call(want_fields=True, insist=True)
+                        if answer != 0:
+                            self._take(answer)
+                            self._is_loaded = True
+                            break
+                    self._may_resume = time.monotonic() > began + YIELD
+                    time.sleep(YIELD_PAUSE)
                 except StoreForbidden:  # said in the log; it would not change while we wait
                     break
                 except StoreAway as exc:
                     if not self._may_resume:
                         break
-                    if time.monotonic() > end or current_interrupt() is not None:
+                    if time.monotonic() > began + LOAD_PATIENCE or current_interrupt() is not None:
                         waiting = WorkerInterrupt(InterruptReason.STORE_AWAY, math.inf)
                         raise Interrupted(current_interrupt() or waiting) from exc
                     time.sleep(LOAD_PAUSE)
@@ -371,12 +381,13 @@ class Checkpoint:
         timeout: float = COMMAND_TIMEOUT,
         insist: bool = False,
     ) -> Any:
-        kind = _OWN if self._was_there else ""
+        is_first = not (self._is_loaded or self._may_resume)
+        kind = _OWN if self._was_there else _FIRST if is_first else ""
         ask = partial(self._ask, want_fields=want_fields, timeout=timeout, insist=insist)
-        answer = ask(kind, self._unsaved, interrupted=interrupted)
-        if answer == 0:  # the end of another run of its id has deleted it, or it has expired
+        answer = ask(kind, self._unsaved, interrupted)
+        if answer == 0 and kind == _OWN:  # another run's end has deleted it, or it has expired
             count = self.interruption_count + interrupted
-            answer = ask(_WHOLE, self._fields, interrupted=count) if self._is_ours() else None
+            answer = ask(_WHOLE, self._fields, count) if self._is_ours() else None
         if answer is None:
             self.lost = True
             logger.warning(
@@ -386,6 +397,8 @@ class Checkpoint:
                 self.task_id,
             )
             return None
+        if answer == 0:
+            return answer
         self.interruption_count = int(answer[0])
         self._began_there = f"@{answer[2]}"
         self._was_there = self._was_there or bool(self._unsaved or interrupted or answer[1])
@@ -394,14 +407,7 @@ class Checkpoint:
         return answer
 
     def _ask(
-        self,
-        kind: str,
-        fields: dict[str, str],
-        *,
-        want_fields: bool,
-        interrupted: int,
-        timeout: float,
-        insist: bool,
+        self, kind: str, fields: dict[str, str], interrupted: int, want_fields: bool, **options: Any
     ) -> Any:
         assert self.store is not None
         assert self.began is not None
@@ -416,8 +422,7 @@ class Checkpoint:
             "checkpoint",
             [key_of(self.name, self.task_id)],
             [self.token, age, ttl, *counts, self._replaced, kind, *changes, *self._obsolete],
-            timeout=timeout,
-            insist=insist,
+            **options,
         )
 
     def _mark(self) -> None:

@@ -41,6 +41,13 @@ def twin(self, how):
 
 
 @task
+def again(self):
+    resumed = self.resumed
+    self.checkpoint("saved")
+    say("again, resumed:", resumed)
+
+
+@task
 def pages(self, page, last):
     """One after the other, each in the place of the one before."""
     for item in self.iterate(range(3)):

@@ -11,11 +11,13 @@ from functools import partial
 import pytest
 import redis
 from celery import Celery
+from celery.app.task import Context
 
 from celery_graceful import SettingsError
 from celery_graceful.checkpoints import checkpoint
 from celery_graceful.checkpoints.checkpoint import DELIVERY, key_of
 from celery_graceful.checkpoints.discard import Discard
+from celery_graceful.checkpoints.resume import count_given_up
 from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.store import StoreAway, StoreRefused
 from tests.servers import RedisServer
@@ -140,6 +142,15 @@ def b(redis_db):
 def saver(b):
     def task(self, state):
         self.checkpoint(state)
+
+    return b.task(task)
+
+
+def resumes(b):
+    def task(self):
+        resumed = self.resumed
+        self.checkpoint(1)
+        return resumed
 
     return b.task(task)
 
@@ -305,6 +316,50 @@ def test_a_first_delivery_deletes_its_own_alone(b):
     discard(made.name, "t", "running", None)
     discard.flush(60)
     assert not b.saved(made, "t")
+
+
+def test_a_first_delivery_waits_until_what_has_ended_is_deleted(b, monkeypatch):
+    made, discard = resumes(b), Discard(b.app)
+    looked, store = threading.Event(), find_store(b.app)
+    run = store.run
+
+    def watched(script, *args, **options):
+        answer = run(script, *args, **options)
+        if answer == 0:
+            looked.set()
+        return answer
+
+    monkeypatch.setattr("celery_graceful.checkpoints.checkpoint.YIELD", 60.0)
+    monkeypatch.setattr(store, "run", watched)
+    assert b.deliver(made, id="t", **{DELIVERY: "ended"}) == ("SUCCESS", False)
+    discard(made.name, "t", "ended", None, looked.is_set)
+    assert b.deliver(made, id="t") == ("SUCCESS", False)
+    assert looked.is_set()
+
+
+@pytest.mark.parametrize("came_before", [True, False])
+def test_what_stays_is_gone_on_from(came_before, b, monkeypatch):
+    """By one that came before at once; by one of which nobody says so, after a while."""
+    patience = 1e9 if came_before else 0.0
+    monkeypatch.setattr("celery_graceful.checkpoints.checkpoint.YIELD", patience)
+    made = resumes(b)
+    assert b.deliver(made, id="t") == ("SUCCESS", False)
+    assert b.deliver(made, id="t", redelivered=came_before) == ("SUCCESS", True)
+
+
+def test_the_interruption_of_a_first_delivery_is_none_of_another(b):
+    def task(self, ends):
+        if not ends:
+            b.interrupt()
+            self.sleep(0)
+        self.checkpoint(1)
+
+    made = b.task(task)
+    b.deliver(made, True, id="t", **{DELIVERY: "ended"})
+    before = b.saved(made, "t")
+    assert b.deliver(made, False, id="t")[0] == "IGNORED"
+    count_given_up(made, Context(id="t", **{DELIVERY: "another"}), time.monotonic())
+    assert b.saved(made, "t") == before
 
 
 @pytest.mark.parametrize("left", ["nothing", "what began before"])

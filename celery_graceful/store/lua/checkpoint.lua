@@ -6,10 +6,12 @@
 --          '1' to get all fields back; how often it was interrupted since the last call;
 --          how many fields to set; how many tasks the task has replaced (`self.replace`); 'own' of
 --          a delivery that has saved, or taken over, what is there; 'whole' if it gives all of it
---          again; or ''; names and values of fields to set; names of fields to delete
+--          again; 'first' of one that none seems to have come before; or ''; names and values of
+--          fields to set; names of fields to delete
 --
 -- Two deliveries of one id may run at once, and the end of one deletes what the other has saved. So
--- if 'own' is not there, nothing is done, and 0 returned: what is set would be all that there is.
+-- if 'own' is not there, nothing is done, and 0 returned: what is set would be all that there is. To
+-- a 'first' one that is said of what another has saved: most often it has ended, and that goes soon.
 --
 -- What replaces a task has its id, so this hash, and begins anew: what the replaced one has saved
 -- goes, and so does its fence, for it may not have ended yet.
@@ -35,7 +37,7 @@ end
 if fence[1] and fence[1] ~= token and tonumber(fence[2]) > began then
   return false
 end
-if fence[1] ~= token and ARGV[8] == 'own' then
+if fence[1] ~= token and (ARGV[8] == 'own' or (fence[1] and ARGV[8] == 'first')) then
   return 0
 end
 if ARGV[8] == 'whole' then
