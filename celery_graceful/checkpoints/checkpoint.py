@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_task_logger
@@ -19,7 +20,7 @@ from celery.utils.log import get_task_logger
 from celery_graceful.checkpoints.codec import decode, encode
 from celery_graceful.checkpoints.place import CURSOR, OWN_CURSOR, STEP, place_of
 from celery_graceful.checkpoints.watch import Keeper, watch_of
-from celery_graceful.claims.fence import DELIVERY
+from celery_graceful.claims.fence import DELIVERY, holds_claim
 from celery_graceful.exceptions import Interrupted
 from celery_graceful.messages.comebacks import came_back, may_resume, replaced_by
 from celery_graceful.phases import InterruptReason
@@ -43,8 +44,16 @@ _ATTRIBUTE = "_graceful_checkpoint"
 
 _STATE = "state"
 
+#: What a call says of what is in the store; see ``store/lua/checkpoint.lua``.
+_OWN, _WHOLE, _FIRST = "own", "whole", "first"
+
 #: Seconds that a task that may have a checkpoint waits for the store, and between two looks.
 LOAD_PATIENCE, LOAD_PAUSE = 10.0, 0.2
+
+#: Seconds that one waits, and between two looks, which does not seem to have been delivered before,
+#: where another delivery has saved something. Most often that one was of an earlier message, which
+#: is acknowledged: it is deleted within a tenth of a second. Else it is one's own after all.
+YIELD, YIELD_PAUSE = 2.0, 0.02
 
 _told: set[str] = set()
 
@@ -77,6 +86,7 @@ class Checkpoint:
         came_back: The delivery has come back: that it goes on is for the history.
         may_resume: There may be a checkpoint of an earlier delivery.
         replaced: How many tasks this one has replaced: it has their id, and goes on from none.
+        is_ours: Whether the delivery has not been taken away.
     """
 
     def __init__(
@@ -93,6 +103,7 @@ class Checkpoint:
         came_back: bool = False,
         may_resume: bool = False,
         replaced: int = 0,
+        is_ours: Callable[[], bool] = lambda: True,
     ) -> None:
         self.name, self.task_id = name, task_id
         self.store = store
@@ -120,6 +131,9 @@ class Checkpoint:
         self._is_loaded = began is None
         self._may_resume, self._came_back = may_resume, came_back
         self._replaced = replaced
+        self._is_ours = is_ours
+        #: The store had something of this delivery, or gave it what an earlier one has saved.
+        self._was_there = False
         self._fields: dict[str, str] = {}
         self._unsaved: dict[str, str] = {}
         self._obsolete: set[str] = set()
@@ -157,6 +171,7 @@ class Checkpoint:
             came_back=came_back(request),
             may_resume=may_resume(request),
             replaced=replaced_by(request),
+            is_ours=partial(holds_claim, task),
         )
 
     @staticmethod
@@ -266,18 +281,23 @@ class Checkpoint:
         if self.store is None:
             self._warn_no_store()
         else:
-            end = time.monotonic() + LOAD_PATIENCE
+            began = time.monotonic()
             while not self._is_loaded:
                 try:
                     with self._undisturbed():
-                        self._take(self._call(want_fields=True, insist=True))
-                        self._is_loaded = True
+                        answer = self._call(want_fields=True, insist=True)
+                        if answer != 0:
+                            self._take(answer)
+                            self._is_loaded = True
+                            break
+                    self._may_resume = time.monotonic() > began + YIELD
+                    time.sleep(YIELD_PAUSE)
                 except StoreForbidden:  # said in the log; it would not change while we wait
                     break
                 except StoreAway as exc:
                     if not self._may_resume:
                         break
-                    if time.monotonic() > end or current_interrupt() is not None:
+                    if time.monotonic() > began + LOAD_PATIENCE or current_interrupt() is not None:
                         waiting = WorkerInterrupt(InterruptReason.STORE_AWAY, math.inf)
                         raise Interrupted(current_interrupt() or waiting) from exc
                     time.sleep(LOAD_PAUSE)
@@ -361,23 +381,13 @@ class Checkpoint:
         timeout: float = COMMAND_TIMEOUT,
         insist: bool = False,
     ) -> Any:
-        assert self.store is not None
-        assert self.began is not None
-        fields = self._unsaved
-        # Only along with what is there anyway: it says no more than that the task goes on.
-        if self._own_cursor and (interrupted or self._came_back) and isinstance(self.store, Store):
-            fields = {**fields, OWN_CURSOR: "1"}
-        changes = [item for pair in fields.items() for item in pair]
-        age = self._began_there or int((time.monotonic() - self.began) * 1e6)
-        ttl = int(self.settings.checkpoint_ttl * 1000)
-        counts = [int(want_fields), interrupted, len(fields)]
-        answer = self.store.run(
-            "checkpoint",
-            [key_of(self.name, self.task_id)],
-            [self.token, age, ttl, *counts, self._replaced, *changes, *self._obsolete],
-            timeout=timeout,
-            insist=insist,
-        )
+        is_first = not (self._is_loaded or self._may_resume)
+        kind = _OWN if self._was_there else _FIRST if is_first else ""
+        ask = partial(self._ask, want_fields=want_fields, timeout=timeout, insist=insist)
+        answer = ask(kind, self._unsaved, interrupted)
+        if answer == 0 and kind == _OWN:  # another run's end has deleted it, or it has expired
+            count = self.interruption_count + interrupted
+            answer = ask(_WHOLE, self._fields, count) if self._is_ours() else None
         if answer is None:
             self.lost = True
             logger.warning(
@@ -387,16 +397,38 @@ class Checkpoint:
                 self.task_id,
             )
             return None
+        if answer == 0:
+            return answer
         self.interruption_count = int(answer[0])
         self._began_there = f"@{answer[2]}"
+        self._was_there = self._was_there or bool(self._unsaved or interrupted or answer[1])
         if not want_fields:
             self._mark()
         return answer
 
+    def _ask(
+        self, kind: str, fields: dict[str, str], interrupted: int, want_fields: bool, **options: Any
+    ) -> Any:
+        assert self.store is not None
+        assert self.began is not None
+        # Only along with what is there anyway: it says no more than that the task goes on.
+        if self._own_cursor and (interrupted or self._came_back) and isinstance(self.store, Store):
+            fields = {**fields, OWN_CURSOR: "1"}
+        changes = [item for pair in fields.items() for item in pair]
+        age = self._began_there or int((time.monotonic() - self.began) * 1e6)
+        ttl = int(self.settings.checkpoint_ttl * 1000)
+        counts = [int(want_fields), interrupted, len(fields)]
+        return self.store.run(
+            "checkpoint",
+            [key_of(self.name, self.task_id)],
+            [self.token, age, ttl, *counts, self._replaced, kind, *changes, *self._obsolete],
+            **options,
+        )
+
     def _mark(self) -> None:
         """Let the main process know that there is something to delete in the end."""
         if worker_state.board.value is not None:
-            worker_state.board.value.marks.set(self.task_id)
+            worker_state.board.value.marks.set(self.token)
 
     def _undisturbed(self) -> AbstractContextManager[None]:
         """An exception from outside must not land between a command and its answer."""

@@ -30,11 +30,14 @@ ON_ITS_WAY, LOOK_AGAIN, PATIENCE = 0.05, 0.02, 10.0
 
 
 class _Ended(NamedTuple):
-    """A task that has ended: its key, the delivery that ended it, and when that began."""
+    """A task that has ended: its key, the delivery that ended it, and when that began.
+
+    ``None``: none came before it, and only what is its own is deleted.
+    """
 
     key: str
     token: str
-    began: float
+    began: float | None
     #: When it was said to have ended.
     at: float
     is_acknowledged: Callable[[], bool]
@@ -69,16 +72,16 @@ class Discard:
         Args:
             name: Of the task.
             task_id: Of the task.
-            token: Of the delivery that ended it. Empty: delete it whoever wrote it.
-            began: When that delivery began, on the monotonic clock.
+            token: Of the delivery that ended it.
+            began: When that delivery began, on the monotonic clock: what those before it have
+                left is deleted as well. ``None``: there were none.
             is_acknowledged: Whether its message is done with; asked until it is.
         """
         if find_store(self.app) is None:
             return
         with self._lock:
-            now = time.monotonic()
-            began = now if began is None else began
-            ended = _Ended(key_of(name, task_id), token, began, now, is_acknowledged)
+            at = time.monotonic()
+            ended = _Ended(key_of(name, task_id), token, began, at, is_acknowledged)
             self._waiting.append(ended)
             if self._idle.is_set():
                 self._idle.clear()
@@ -102,7 +105,8 @@ class Discard:
                 time.sleep(LOOK_AGAIN)
                 continue
             now = time.monotonic()
-            args = [arg for e in batch for arg in (e.token, int((now - e.began) * 1e6))]
+            ages = ("" if e.began is None else int((now - e.began) * 1e6) for e in batch)
+            args = [arg for e, age in zip(batch, ages, strict=True) for arg in (e.token, age)]
             try:
                 store.run("forget", [ended.key for ended in batch], args)
             except StoreAway:

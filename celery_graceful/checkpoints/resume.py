@@ -313,5 +313,6 @@ def count_given_up(task: Any, request: Any, began: float) -> None:
             store=find_store(task.app),  # type: ignore[attr-defined]
             settings=settings_of(task.app),  # type: ignore[attr-defined]
             token=getattr(request, DELIVERY, ""),
+            may_resume=may_resume(request),
             replaced=replaced_by(request),
         ).save(interrupted=1)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from celery import states
 from celery.worker.request import Request
 
 from celery_graceful.batches.model import Outcome
+from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.deliveries.handler_errors import say
 from celery_graceful.deliveries.member_end import MemberEnd
 from celery_graceful.deliveries.stage import LEFT, UNBEGUN, Stage
@@ -145,6 +147,16 @@ class Delivery(MemberEnd):
         elif self.claim is not None:  # a lost connection may come first: then it goes back by that
             self.claim.book.let_go_of(self.claim)
         super().reject(requeue=requeue)
+
+    def discard_saved(self, is_acknowledged: Callable[[], bool] = lambda: True) -> None:
+        """It has ended for good: its checkpoint is of no use any more.
+
+        Args:
+            is_acknowledged: Whether its message is done with.
+        """
+        began = (self.started_at or time.monotonic()) if self.has_predecessors else None
+        token = self.request_dict[DELIVERY]
+        self.host.discard(self.task.name, self.id, token, began, is_acknowledged)
 
     def cancel(self, pool: Any, signal: Any = None, **options: Any) -> None:
         """Celery does so where a message cannot be acknowledged any more; a claim always can."""

@@ -17,7 +17,7 @@ from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.claims.fence import CLAIM
 from celery_graceful.claims.held_claims import Tag
 from celery_graceful.deliveries.stage import LEFT, Stage
-from celery_graceful.messages.comebacks import may_resume
+from celery_graceful.messages.comebacks import may_resume, replaced_by
 from celery_graceful.messages.redelivered_flag import has_begun
 from celery_graceful.monitors import outcome
 from celery_graceful.monitors.check_in import CheckIn
@@ -114,6 +114,11 @@ class HeldMessage(Request):
         return self.tells_later and self.started_at is not None
 
     @property
+    def has_predecessors(self) -> bool:
+        """Whether others of its task may have left something under its id."""
+        return bool(self.came_before or replaced_by(self.request_dict))
+
+    @property
     def has_left(self) -> bool:
         """Whether it is not ours any more."""
         return self.stage in LEFT
@@ -181,9 +186,9 @@ class HeldMessage(Request):
         return found
 
     def take_mark(self) -> bool:
-        """Whether its task may have something in the store; asking takes the note of it away."""
+        """Whether it may have something in the store; asking takes the note of that away."""
         board = worker_state.board.value
-        return board is not None and board.marks.take(self.id)
+        return board is not None and board.marks.take(self.request_dict[DELIVERY])
 
     # -- what happens to it ------------------------------------------------------------
 

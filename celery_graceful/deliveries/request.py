@@ -15,7 +15,6 @@ from celery.worker.request import Request
 
 from celery_graceful.batches.model import Outcome
 from celery_graceful.batches.skipped_or_replaced import LeftOut, Why
-from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.deliveries.custom_strategies import has_own_strategy
 from celery_graceful.deliveries.exc_info import as_failure, as_lost, how_it_died, raised
 from celery_graceful.deliveries.goes_on import GoesOn
@@ -27,7 +26,6 @@ from celery_graceful.deliveries.stage import LEFT, OPEN, UNBEGUN, Stage
 from celery_graceful.deliveries.worker_services import WorkerServices
 from celery_graceful.exceptions import TaskInterrupted
 from celery_graceful.history.entry import What
-from celery_graceful.messages.comebacks import replaced_by
 from celery_graceful.monitors import outcome
 from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.phases import InterruptReason
@@ -173,7 +171,7 @@ class GracefulRequest(GoesOn):
             self.write_end()
             outcome.close(self, "error", "revoked or expired", dying=dying)
             self.take_mark()
-            self.host.discard(self.task.name, self.id, "", None)
+            self.discard_saved()
 
     def _announce_cancelled(self, *args: Any, **kwargs: Any) -> None:
         super()._announce_cancelled(*args, **kwargs)
@@ -321,10 +319,9 @@ class GracefulRequest(GoesOn):
 
     def settle(self) -> None:
         """It has ended; if that was for good, its checkpoint is of no use any more."""
-        fields = self.request_dict
-        if not self.goes_on and (self.take_mark() or self.came_before or replaced_by(fields)):
-            token = fields[DELIVERY]
-            self.host.discard(self.task.name, self.id, token, self.started_at, self.is_off_hands)
+        is_marked = self.take_mark()  # also of a retry: its next run knows that it is one
+        if not self.goes_on and (is_marked or self.has_predecessors):
+            self.discard_saved(self.is_off_hands)
 
     def _was_cut_off(self, exc: BaseException) -> bool:
         """Whether its process has not lived to say how it ended, and not since it was revoked."""

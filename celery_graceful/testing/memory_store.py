@@ -44,7 +44,7 @@ class MemoryStore:
         if script != "checkpoint":
             raise NotImplementedError(script)
         want_fields, interrupted, changes = args[3], args[4], args[5]
-        pairs, obsolete = args[7 : 7 + 2 * changes], args[7 + 2 * changes :]
+        pairs, obsolete = args[8 : 8 + 2 * changes], args[8 + 2 * changes :]
         if not self._is_cut_off:
             changed = dict(zip(pairs[::2], pairs[1::2], strict=True))
             self.fields.update(changed)

@@ -74,7 +74,7 @@ class Board:
         self._file = file
         #: What is counted in any process.
         self.tallies = Tallies(memory, _TALLIES_AT)
-        #: Tasks that have something in the store, by which their end is told to look there.
+        #: Deliveries that have something in the store, by which their end is told to look there.
         self.marks = Marks(memory, _MARKS_AT)
         #: Deliveries whose runs have sent what goes on in their place.
         self.successors = Successors(memory, _SUCCESSORS_AT)

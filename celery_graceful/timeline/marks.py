@@ -1,9 +1,9 @@
-"""Marks: of which running tasks there is something in the store, in memory that processes share.
+"""Marks: of which deliveries there is something in the store, in memory that processes share.
 
-A mark is eight bytes that tell its task from others, in one of few places that follow from it. It
-is taken away by the end of that task alone: by another one's, what is in the store would stay
-there, and a task that is sent again under the same id would go on behind its end. Where all places
-are taken, each task that shares them may have something there: that costs needless looks.
+A mark is eight bytes that tell its delivery from others, in one of few places that follow from it.
+It is taken away by the end of that one alone: by another one's, of the same id too, what is in the
+store would stay there, and a task that is sent again under that id would go on behind its end.
+Where all places are taken, each that shares them may have something there: needless looks.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Marks:
     def __init__(self, memory: Any, at: int) -> None:
         self._memory, self._at = memory, at
 
-    def set(self, task_id: str) -> None:
-        """Note that a task has something in the store."""
-        text = task_id.encode()
+    def set(self, delivery: str) -> None:
+        """Note that a delivery, known by its token, has something in the store."""
+        text = delivery.encode()
         start, mark = self._start(text), _mark(text)
         # There is no lock between processes: they begin to look at different places.
         first = os.getpid() % _EACH
@@ -60,9 +60,9 @@ class Marks:
                     return
             self._memory[start + _FULL] = 1
 
-    def take(self, task_id: str) -> bool:
-        """Whether a task may have something in the store; asking takes its mark away."""
-        text = task_id.encode()
+    def take(self, delivery: str) -> bool:
+        """Whether a delivery may have something in the store; asking takes its mark away."""
+        text = delivery.encode()
         start = self._start(text)
         if self._memory[start : start + _GROUP] == _NONE:  # nearly always
             return False

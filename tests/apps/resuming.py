@@ -32,6 +32,22 @@ def ending(self, how):
 
 
 @task
+def twin(self, how):
+    """One of two of the same id."""
+    self.step("charge", say, "charged")
+    if how == "stays" and not self.interruptions:
+        say("stays")
+        self.sleep(120)
+
+
+@task
+def again(self):
+    resumed = self.resumed
+    self.checkpoint("saved")
+    say("again, resumed:", resumed)
+
+
+@task
 def pages(self, page, last):
     """One after the other, each in the place of the one before."""
     for item in self.iterate(range(3)):

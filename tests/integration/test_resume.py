@@ -274,7 +274,7 @@ def test_another_kind_of_source(b, tmp_path):
     made = b.task(task)
     assert b.deliver(made, id="t")[0] == "IGNORED"
     b.new_worker()
-    state, exc = b.deliver(made, id="t")
+    state, exc = b.deliver(made, id="t", redelivered=True)
     assert state == "FAILURE"
     assert "was saved over a sequence and now runs over a lines" in str(exc)
 
@@ -425,7 +425,7 @@ def two_versions(b, caplog, old, new):
     with pytest.raises(Kill):
         b.deliver(made, id="t")
     steps["now"] = new
-    assert b.deliver(made, id="t")[0] == "SUCCESS"
+    assert b.deliver(made, id="t", redelivered=True)[0] == "SUCCESS"
     return "\n".join(message for message in caplog.messages if "step" in message)
 
 
@@ -719,8 +719,9 @@ def test_interruptions_at_the_hard_deadline_count(b):
         return self.interruptions
 
     made = b.task(task, max_interruptions=1)
-    for expected in [("SUCCESS", 1), "FAILURE"]:
-        request = Context(id="t", graceful_delivery=uuid.uuid4().hex)
+    for again, expected in enumerate([("SUCCESS", 1), "FAILURE"]):
+        info = {"redelivered": bool(again)}
+        request = Context(id="t", graceful_delivery=uuid.uuid4().hex, delivery_info=info)
         count_given_up(made, request, monotonic())
         outcome = b.deliver(made, id="t", redelivered=True)
         assert expected in (outcome, outcome[0])
@@ -735,7 +736,7 @@ def test_max_run_time(b):
         return self.interruptions
 
     made = b.task(task, max_run_time=1e-9)
-    outcomes = [b.deliver(made, id="t")[1] for _ in range(5)]
+    outcomes = [b.deliver(made, id="t", redelivered=n > 0)[1] for n in range(5)]
     # Three items and the end of the loop, one a run: it stops only where it got further.
     assert [getattr(outcome, "reason", outcome) for outcome in outcomes] == ["run_time"] * 4 + [0]
     assert log == [0, 1, 2]
@@ -803,7 +804,7 @@ def test_the_store_of_users_tests_does_what_redis_does(b):
             changed = fields[: 0 if first else chance.randrange(3)]
             pairs = [item for name in changed for item in (name, str(chance.random()))]
             interrupted = 0 if first else chance.choice([0, 0, 1])
-            counts = [1, interrupted, len(changed), 0]
+            counts = [1, interrupted, len(changed), 0, ""]
             args = [token, 0, 60_000, *counts, *pairs, *fields[len(changed) :]]
             there = store.run("checkpoint", ["graceful:checkpoint:t"], args)
             here = ours.run("checkpoint", ["graceful:checkpoint:t"], args)

@@ -75,7 +75,30 @@ def test_a_checkpoint_goes_with_its_task(pool, redis_db):
         assert w.wait() == 0
 
 
-@pytest.mark.parametrize(
+def test_the_end_of_one_leaves_the_other_of_its_id_all_that_it_has_saved(broker_url, redis_db):
+    app, client_ = client(broker_url, redis_db), redis_db.client
+
+    def send(how):
+        return app.send_task("tests.apps.resuming.twin", [how], task_id="one")
+
+    with worker(broker_url, redis_db, "threads", 2) as w:
+        w.ready()
+        result = send("stays")
+        w.wait_line("stays")
+        send("goes")  # goes on from what that has saved, and deletes it
+        wait_until(lambda: not client_.keys(PATTERN))
+        assert w.count("charged") == 1
+        w.term()
+        assert w.wait() == 0
+    assert client_.keys(PATTERN)
+    with worker(broker_url, redis_db, "threads", 2) as w:
+        w.wait_line(r"twin\[one\] succeeded")
+        assert result.get(timeout=TIMEOUT) is None
+        assert not w.count("charged")
+        wait_until(lambda: not client_.keys(PATTERN))
+
+
+EACH_POOL = pytest.mark.parametrize(
     ("pool", "broker_url"),
     [
         *((pool, "redis") for pool in ("prefork", "threads", "solo")),
@@ -84,6 +107,23 @@ def test_a_checkpoint_goes_with_its_task(pool, redis_db):
     ],
     indirect=["broker_url"],
 )
+
+
+@EACH_POOL
+def test_what_is_sent_again_under_its_id_begins_anew(pool, broker_url, redis_db):
+    """Also where it has waited behind the first one: the checkpoint of that is still there."""
+    app = client(broker_url, redis_db)
+    for _ in range(4):
+        app.send_task("tests.apps.resuming.again", task_id="one")
+    with worker(broker_url, redis_db, pool) as w:
+        w.wait_line("again, resumed", count=4)
+        assert w.count("again, resumed: False") == 4
+        wait_until(lambda: not redis_db.client.keys(PATTERN))
+        w.term()
+        assert w.wait() == 0
+
+
+@EACH_POOL
 def test_max_run_time_lets_others_run(pool, broker_url, redis_db):
     app = client(broker_url, redis_db)
     long = app.send_task("tests.apps.resuming.long", [2.0])

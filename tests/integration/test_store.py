@@ -11,11 +11,13 @@ from functools import partial
 import pytest
 import redis
 from celery import Celery
+from celery.app.task import Context
 
 from celery_graceful import SettingsError
 from celery_graceful.checkpoints import checkpoint
 from celery_graceful.checkpoints.checkpoint import DELIVERY, key_of
 from celery_graceful.checkpoints.discard import Discard
+from celery_graceful.checkpoints.resume import count_given_up
 from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.store import StoreAway, StoreRefused
 from tests.servers import RedisServer
@@ -140,6 +142,15 @@ def b(redis_db):
 def saver(b):
     def task(self, state):
         self.checkpoint(state)
+
+    return b.task(task)
+
+
+def resumes(b):
+    def task(self):
+        resumed = self.resumed
+        self.checkpoint(1)
+        return resumed
 
     return b.task(task)
 
@@ -283,13 +294,116 @@ def test_it_stays_until_the_message_is_acknowledged(b, monkeypatch):
     assert not b.saved(made, "t")
 
 
-def test_a_revoked_task_loses_it_whoever_wrote_it(b):
+def test_many_are_deleted(b):
     made, forget = saver(b), Discard(b.app)
     for number in range(250):
         b.client.hset(key_of(made.name, str(number)), "state", "1")
-        forget(made.name, str(number), "", None)
+        forget(made.name, str(number), "token", None)
     forget.flush(60)
     assert b.client.dbsize() == 0
+
+
+# -- two messages of one id ------------------------------------------------------------
+
+
+def test_a_first_delivery_deletes_its_own_alone(b):
+    """Another message of that id may be running; of its own task nobody was there before it."""
+    made, discard = saver(b), Discard(b.app)
+    b.deliver(made, 1, id="t", **{DELIVERY: "running"})
+    discard(made.name, "t", "expired", None)
+    discard.flush(60)
+    assert b.saved(made, "t")["fence"] == "running"
+    discard(made.name, "t", "running", None)
+    discard.flush(60)
+    assert not b.saved(made, "t")
+
+
+def test_a_first_delivery_waits_until_what_has_ended_is_deleted(b, monkeypatch):
+    made, discard = resumes(b), Discard(b.app)
+    looked, store = threading.Event(), find_store(b.app)
+    run = store.run
+
+    def watched(script, *args, **options):
+        answer = run(script, *args, **options)
+        if answer == 0:
+            looked.set()
+        return answer
+
+    monkeypatch.setattr("celery_graceful.checkpoints.checkpoint.YIELD", 60.0)
+    monkeypatch.setattr(store, "run", watched)
+    assert b.deliver(made, id="t", **{DELIVERY: "ended"}) == ("SUCCESS", False)
+    discard(made.name, "t", "ended", None, looked.is_set)
+    assert b.deliver(made, id="t") == ("SUCCESS", False)
+    assert looked.is_set()
+
+
+@pytest.mark.parametrize("came_before", [True, False])
+def test_what_stays_is_gone_on_from(came_before, b, monkeypatch):
+    """By one that came before at once; by one of which nobody says so, after a while."""
+    patience = 1e9 if came_before else 0.0
+    monkeypatch.setattr("celery_graceful.checkpoints.checkpoint.YIELD", patience)
+    made = resumes(b)
+    assert b.deliver(made, id="t") == ("SUCCESS", False)
+    assert b.deliver(made, id="t", redelivered=came_before) == ("SUCCESS", True)
+
+
+def test_the_interruption_of_a_first_delivery_is_none_of_another(b):
+    def task(self, ends):
+        if not ends:
+            b.interrupt()
+            self.sleep(0)
+        self.checkpoint(1)
+
+    made = b.task(task)
+    b.deliver(made, True, id="t", **{DELIVERY: "ended"})
+    before = b.saved(made, "t")
+    assert b.deliver(made, False, id="t")[0] == "IGNORED"
+    count_given_up(made, Context(id="t", **{DELIVERY: "another"}), time.monotonic())
+    assert b.saved(made, "t") == before
+
+
+@pytest.mark.parametrize("left", ["nothing", "what began before"])
+def test_what_another_message_has_deleted_is_saved_again_as_a_whole(b, left):
+    """Else it would go on from what is new since then: a cursor without its steps."""
+    calls = []
+
+    def task(self, who):
+        self.step("charge", lambda: calls.append(who))
+        self.state = f"of {who}"
+        for row in self.iterate(range(4), every=1):
+            if row == 2 and calls == [who]:
+                b.client.delete(key)
+                if left != "nothing":
+                    b.client.hset(key, mapping={"fence": "older", "began": 1, "s:other": "[0,1]"})
+                b.interrupt()
+                self.sleep(0)
+        return self.state, self.interruptions
+
+    made = b.task(task)
+    key = key_of(made.name, "t")
+    b.client.hset(key, mapping={"interruptions": 2, "c:elsewhere": '["sequence",1,false]'})
+    assert b.deliver(made, "first", id="t", redelivered=True)[0] == "IGNORED"
+    fields = b.saved(made, "t")
+    assert {f for f in fields if f[1] == ":"} == {"s:charge", "c:loop", "c:elsewhere"}
+    assert fields["c:loop"] == '["sequence",2,false]'
+    b.new_worker()
+    again = b.deliver(made, "second", id="t", redelivered=True)
+    assert (again, calls) == (("SUCCESS", ("of second", 3)), ["first"])
+
+
+def test_who_has_lost_the_claim_saves_nothing_again(b, caplog, monkeypatch):
+    """Its task has ended by then: what it saves, nobody would delete."""
+    monkeypatch.setattr("celery_graceful.checkpoints.checkpoint.holds_claim", lambda task: False)
+
+    def task(self):
+        self.checkpoint(1)
+        b.client.delete(key_of(made.name, "t"))
+        self.checkpoint(2)
+
+    made = b.task(task)
+    assert b.deliver(made, id="t")[0] == "SUCCESS"
+    assert b.client.dbsize() == 0
+    assert "delivered again while it runs here" in caplog.text
 
 
 # -- away ----------------------------------------------------------------------------
@@ -339,7 +453,7 @@ def test_what_is_asked_over_a_shared_connection(redis_db):
         store.execute("HSET", ["hash"], ["ключ", 7, b"\xff", 0.5])
         assert store.execute("HGETALL", ["hash"]) == {"ключ": "7", "\udcff": "0.5"}
         assert client.execute_command("CLIENT SETNAME", "shared") is True
-        assert store.run("forget", ["nothing"], ["", 0]) == 0
+        assert store.run("forget", ["nothing"], ["token", 0]) == 0
         with pytest.raises(StoreRefused, match="WRONGTYPE"):
             store.execute("LLEN", ["hash"], quiet=True)
         redis_db.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")

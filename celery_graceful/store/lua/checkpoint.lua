@@ -4,8 +4,14 @@
 -- ARGV     token of the delivery; microseconds since it began, or `@` and when that was, as an
 --          earlier call has said; milliseconds to live;
 --          '1' to get all fields back; how often it was interrupted since the last call;
---          how many fields to set; how many tasks the task has replaced (`self.replace`); names
---          and values of fields to set; names of fields to delete
+--          how many fields to set; how many tasks the task has replaced (`self.replace`); 'own' of
+--          a delivery that has saved, or taken over, what is there; 'whole' if it gives all of it
+--          again; 'first' of one that none seems to have come before; or ''; names and values of
+--          fields to set; names of fields to delete
+--
+-- Two deliveries of one id may run at once, and the end of one deletes what the other has saved. So
+-- if 'own' is not there, nothing is done, and 0 returned: what is set would be all that there is. To
+-- a 'first' one that is said of what another has saved: most often it has ended, and that goes soon.
 --
 -- What replaces a task has its id, so this hash, and begins anew: what the replaced one has saved
 -- goes, and so does its fence, for it may not have ended yet.
@@ -31,8 +37,15 @@ end
 if fence[1] and fence[1] ~= token and tonumber(fence[2]) > began then
   return false
 end
-local last = 7 + 2 * tonumber(ARGV[6])
-for i = 8, last, 2 do
+if fence[1] ~= token and (ARGV[8] == 'own' or (fence[1] and ARGV[8] == 'first')) then
+  return 0
+end
+if ARGV[8] == 'whole' then
+  redis.call('UNLINK', key)
+  fence = {}
+end
+local last = 8 + 2 * tonumber(ARGV[6])
+for i = 9, last, 2 do
   redis.call('HSET', key, ARGV[i], ARGV[i + 1])
 end
 for i = last + 1, #ARGV do

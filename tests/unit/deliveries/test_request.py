@@ -136,15 +136,21 @@ def be_dropped(request: GracefulRequest) -> None:
     request.ledger.drop(request)
 
 
-@pytest.mark.parametrize("leave", [be_revoked, be_lost, be_dropped])
+def be_tried_again(request: GracefulRequest) -> None:
+    request.goes_on = True
+    request.ledger.finish(request)
+    request.settle()
+
+
+@pytest.mark.parametrize("leave", [be_revoked, be_lost, be_dropped, be_tried_again])
 def test_no_mark_is_left_of_what_has_left(leave: Callable[[GracefulRequest], None]) -> None:
     """There are few places for them: what is full costs needless looks from then on."""
     with held() as bench:
         request = bench.deliver("one")
-        bench.board.marks.set("one")
+        bench.board.marks.set(request.request_dict[DELIVERY])
         leave(request)
         assert request not in bench.ledger.open_requests()
-        assert not bench.board.marks.take("one")
+        assert not bench.board.marks.take(request.request_dict[DELIVERY])
 
 
 class Retrying(Waiting):
@@ -195,3 +201,15 @@ def test_what_has_sent_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
     assert request.ledger.leave_to_successors() == [request]
     assert request.ledger.give_up(heard=True) == [request]
     assert request.said == []
+
+
+@pytest.mark.parametrize("came_before", [True, False])
+def test_what_is_revoked_deletes_no_checkpoint_of_another_message(came_before: bool) -> None:
+    """Of its id, that runs; what deliveries of itself have left may stand under any token."""
+    with held() as bench:
+        request = bench.deliver("one")
+        request.came_before = came_before
+        be_revoked(request)
+        (_, task_id, token, began, _), _ = bench.host.discard.call_args  # type: ignore[attr-defined]
+        assert (task_id, token) == ("one", request.request_dict[DELIVERY])
+        assert began == (request.started_at if came_before else None)
