@@ -7,7 +7,10 @@ import os
 from celery.exceptions import Ignore
 
 from celery_graceful import Graceful, GracefulTask
+from celery_graceful.checkpoints import checkpoint
 from tests.apps import make_app, say
+
+checkpoint.YIELD = float(os.environ.get("YIELD", checkpoint.YIELD))
 
 app = make_app("resuming")
 Graceful(app)

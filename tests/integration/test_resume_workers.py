@@ -115,7 +115,7 @@ def test_what_is_sent_again_under_its_id_begins_anew(pool, broker_url, redis_db)
     app = client(broker_url, redis_db)
     for _ in range(4):
         app.send_task("tests.apps.resuming.again", task_id="one")
-    with worker(broker_url, redis_db, pool) as w:
+    with worker(broker_url, redis_db, pool, YIELD="60") as w:
         w.wait_line("again, resumed", count=4)
         assert w.count("again, resumed: False") == 4
         wait_until(lambda: not redis_db.client.keys(PATTERN))
