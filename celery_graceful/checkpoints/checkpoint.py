@@ -401,7 +401,8 @@ class Checkpoint:
             return answer
         self.interruption_count = int(answer[0])
         self._began_there = f"@{answer[2]}"
-        self._was_there = self._was_there or bool(self._unsaved or interrupted or answer[1])
+        if kind != _FIRST:
+            self._was_there = self._was_there or bool(self._unsaved or interrupted or answer[1])
         if not want_fields:
             self._mark()
         return answer

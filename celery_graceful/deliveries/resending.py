@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from celery_graceful.deliveries.held_message import HeldMessage
+from celery_graceful.deliveries.stage import Stage
 from celery_graceful.messages import brokers_without_acks
 from celery_graceful.messages.bounded_connections import SpareConnections, use
+from celery_graceful.messages.comebacks import SENT_AGAIN
 from celery_graceful.messages.redelivered_flag import BEGUN
 from celery_graceful.messages.republish import Refused, Sender
 from celery_graceful.system import native
@@ -85,4 +87,9 @@ class Resender:
 
 def _headers_of(request: HeldMessage, more: dict[str, Any] | None) -> dict[str, Any]:
     """What the copy of a message says beside what it said."""
-    return {**(more or {}), **({"redelivered": BEGUN} if request.has_begun else {})}
+    headers = dict(more or {})
+    if request.started_at is not None or request.stage is Stage.GIVEN_UP:
+        headers[SENT_AGAIN] = True  # it may have left something to go on from
+    if request.has_begun:
+        headers["redelivered"] = BEGUN
+    return headers

@@ -28,7 +28,7 @@ CLAIM = "graceful_claim"
 #: Under this one the main process hands a delivery's token to the child.
 DELIVERY = "graceful_delivery"
 
-#: Of messages that were sent again to the tail of their queue.
+#: Of messages that were sent again, and have been delivered before.
 SENT_AGAIN = "graceful_sent_again"
 
 #: What a task is to a batch; see ``batches/marks.py``.

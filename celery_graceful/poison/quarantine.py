@@ -112,7 +112,8 @@ class Kept:
     def fingerprint(self) -> str:
         """Tells the message from others, and is the same when it is delivered again."""
         kept = self.message
-        parts = [kept.get("raw"), without(kept.get("headers"), OF_ONE_DELIVERY), kept.get("body")]
+        headers = without(kept.get("headers"), (*OF_ONE_DELIVERY, SENT_AGAIN))
+        parts = [kept.get("raw"), headers, kept.get("body")]
         return hashlib.sha1(str(dumps(parts)).encode()).hexdigest()
 
     def to_message(self) -> Message:

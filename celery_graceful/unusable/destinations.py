@@ -25,6 +25,7 @@ from celery_graceful.history.entry import Entry, What
 from celery_graceful.history.journal import record
 from celery_graceful.messages.bounded_connections import bounded_connection
 from celery_graceful.messages.brokers_without_acks import ends_here
+from celery_graceful.messages.comebacks import SENT_AGAIN
 from celery_graceful.messages.republish import Sender
 from celery_graceful.messages.side_queues import send_aside, send_later, waited
 from celery_graceful.poison.owning_app import origin_of
@@ -357,6 +358,8 @@ def _copy(app: Any, case: Case, why: str) -> Kept:
     rest = {"why": _why(case, why), "deaths": 0, "worker": ""}
     kept = Kept.of_message(case.message, **case.label(), **rest, **origin_of(app))
     kept.message["queue"] = case.queue
+    if case.redelivered:  # the broker does not say so of a copy
+        kept.message["headers"][SENT_AGAIN] = True
     return replace(kept, at=case.at)
 
 

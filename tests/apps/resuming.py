@@ -70,6 +70,13 @@ def long(self, seconds):
     say("long ended", self.interruptions)
 
 
+@app.task(base=GracefulTask, bind=True, max_run_time=0.05, acks_late=False)
+def early(self, most):
+    """What is sent again is a copy: its broker does not say that it was delivered before."""
+    for _ in self.iterate(range(most), every=1):
+        self.wait_for_interrupt(0.02)
+
+
 @task
 def count(self, most):
     """Saves each number, fifty a second."""

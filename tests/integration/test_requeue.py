@@ -13,6 +13,7 @@ from celery import Celery
 from kombu import Queue
 
 from celery_graceful.deliveries.requeue import COPY_AFTER, NotTaken, Requeue
+from celery_graceful.deliveries.stage import Stage
 from celery_graceful.messages.republish import COUNT
 from tests.servers import RedisServer
 from tests.support.raw import raw_messages
@@ -21,6 +22,11 @@ from tests.support.workers import TIMEOUT, wait_until
 
 def a_loop(ring: Callable[[], object] = lambda: None) -> Any:
     return SimpleNamespace(ring=ring, fetching=lambda: False, queue_of=lambda tag: None)
+
+
+def held(message: Any) -> Any:
+    rest = {"has_begun": False, "started_at": None, "stage": Stage.RELEASED}
+    return SimpleNamespace(acknowledged=True, message=message, **rest)
 
 
 def test_a_broker_that_cannot_be_reached_is_tried_again(
@@ -32,7 +38,7 @@ def test_a_broker_that_cannot_be_reached_is_tried_again(
     with app.connection_for_read() as connection:
         message: Any = connection.default_channel.basic_get("celery", no_ack=True)
     assert message.headers["id"] == task_id
-    early = SimpleNamespace(acknowledged=True, message=message, has_begun=False)
+    early = held(message)
     rings: list[None] = []
     requeue = Requeue(app, a_loop(lambda: rings.append(None)))
 
@@ -77,8 +83,8 @@ def test_what_a_broker_refuses_is_named_and_the_rest_is_sent(rabbit_vhost: Any) 
             channel.queue_declare(name, arguments=arguments, durable=True, auto_delete=False)
             send(name, arguments)
             message = channel.basic_get(name, no_ack=True)
-            requests.append(SimpleNamespace(acknowledged=True, message=message, has_begun=False))
-        again = SimpleNamespace(acknowledged=True, message=copy(message), has_begun=False)
+            requests.append(held(message))
+        again = held(copy(message))
         requests.insert(1, again)
         requests[1].message.delivery_info = {"exchange": "no such exchange", "routing_key": "x"}
         send("full", full)

@@ -144,6 +144,18 @@ def test_max_run_time_lets_others_run(pool, broker_url, redis_db):
     assert not redis_db.client.llen("celery")
 
 
+def test_what_is_acknowledged_at_its_start_goes_on_at_once(broker_url, redis_db):
+    """It waits for no other one of its id to be over with."""
+    app = client(broker_url, redis_db)
+    result = app.send_task("tests.apps.resuming.early", [30])
+    with worker(broker_url, redis_db, "threads", YIELD=str(10 * TIMEOUT)) as w:
+        assert result.get(timeout=TIMEOUT) is None
+        assert w.count("interrupted: it goes back") >= 3
+        wait_until(lambda: not redis_db.client.keys(PATTERN))
+        w.term()
+        assert w.wait() == 0
+
+
 def test_too_many_interruptions_is_a_failure(broker_url, redis_db):
     app = client(broker_url, redis_db)
     with worker(broker_url, redis_db) as w:

@@ -347,7 +347,9 @@ def test_what_stays_is_gone_on_from(came_before, b, monkeypatch):
     assert b.deliver(made, id="t", redelivered=came_before) == ("SUCCESS", True)
 
 
-def test_the_interruption_of_a_first_delivery_is_none_of_another(b):
+def test_the_interruption_of_a_first_delivery_is_counted_and_no_more(b):
+    """It may be of another message; or of its own, where nobody says that it came back."""
+
     def task(self, ends):
         if not ends:
             b.interrupt()
@@ -359,7 +361,7 @@ def test_the_interruption_of_a_first_delivery_is_none_of_another(b):
     before = b.saved(made, "t")
     assert b.deliver(made, False, id="t")[0] == "IGNORED"
     count_given_up(made, Context(id="t", **{DELIVERY: "another"}), time.monotonic())
-    assert b.saved(made, "t") == before
+    assert b.saved(made, "t") == {**before, "interruptions": "2"}
 
 
 @pytest.mark.parametrize("left", ["nothing", "what began before"])

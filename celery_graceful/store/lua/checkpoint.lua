@@ -12,6 +12,7 @@
 -- Two deliveries of one id may run at once, and the end of one deletes what the other has saved. So
 -- if 'own' is not there, nothing is done, and 0 returned: what is set would be all that there is. To
 -- a 'first' one that is said of what another has saved: most often it has ended, and that goes soon.
+-- Its interruption is counted there all the same, and no more: nobody may have said that it came back.
 --
 -- What replaces a task has its id, so this hash, and begins anew: what the replaced one has saved
 -- goes, and so does its fence, for it may not have ended yet.
@@ -38,6 +39,9 @@ if fence[1] and fence[1] ~= token and tonumber(fence[2]) > began then
   return false
 end
 if fence[1] ~= token and (ARGV[8] == 'own' or (fence[1] and ARGV[8] == 'first')) then
+  if ARGV[8] == 'first' and ARGV[5] ~= '0' then
+    return { redis.call('HINCRBY', key, 'interruptions', ARGV[5]), {}, began }
+  end
   return 0
 end
 if ARGV[8] == 'whole' then
