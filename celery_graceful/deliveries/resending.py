@@ -14,6 +14,7 @@ from celery_graceful.messages.comebacks import SENT_AGAIN
 from celery_graceful.messages.redelivered_flag import BEGUN
 from celery_graceful.messages.republish import Refused, Sender
 from celery_graceful.system import native
+from celery_graceful.task.base import GracefulTask
 
 __all__ = ["Resender"]
 
@@ -88,8 +89,9 @@ class Resender:
 def _headers_of(request: HeldMessage, more: dict[str, Any] | None) -> dict[str, Any]:
     """What the copy of a message says beside what it said."""
     headers = dict(more or {})
-    if request.started_at is not None or request.stage is Stage.GIVEN_UP:
-        headers[SENT_AGAIN] = True  # it may have left something to go on from
+    began = request.started_at is not None or request.stage is Stage.GIVEN_UP
+    if began and isinstance(request.task, GracefulTask):  # there may be something to go on from
+        headers[SENT_AGAIN] = True
     if request.has_begun:
         headers["redelivered"] = BEGUN
     return headers
