@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from celery.exceptions import Ignore, Reject, Retry
@@ -20,28 +21,9 @@ _TOLD_BY = {Sent.RETRY: Retry, Sent.REPLACEMENT: Ignore}
 
 
 @hidden
-def retry(task: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call ``retry`` of a task."""
-    __tracebackhide__ = True
-    return _send(task, Sent.RETRY, call, args, kwargs)
-
-
-@hidden
-def replace(task: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call ``replace`` of a task."""
-    __tracebackhide__ = True
-    return _send(task, Sent.REPLACEMENT, call, args, kwargs)
-
-
-@hidden
-def add_to_chord(task: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call ``add_to_chord`` of a task, which goes on after that."""
-    __tracebackhide__ = True
-    return _send(task, None, call, args, kwargs)
-
-
-@hidden
-def _send(task: Any, sends: Sent | None, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+def _send(
+    sends: Sent | None, task: Any, call: Callable[..., Any], /, *args: Any, **kwargs: Any
+) -> Any:
     """Call what sends it; nothing is raised in the task meanwhile.
 
     An interrupt between the sending and the exception that tells of it would give the task back
@@ -64,6 +46,12 @@ def _send(task: Any, sends: Sent | None, call: Callable[..., Any], args: Any, kw
             _note(task, Sent.RETRY)
             run.settle()
         return sent
+
+
+#: Each calls the method of that name of a task; ``add_to_chord`` does not end the run.
+retry = partial(_send, Sent.RETRY)
+replace = partial(_send, Sent.REPLACEMENT)
+add_to_chord = partial(_send, None)
 
 
 def _note(task: Any, sent: Sent) -> None:

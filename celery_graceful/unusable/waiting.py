@@ -10,7 +10,8 @@ not the broker: some may share it):
     Hash: queue, zero byte, task name -> how many. ``...:messages``, ``...:due``, ``...:of:<kind>``:
     see ``store/lua/waiting.lua``.
 ``graceful:waited:<task id>``
-    When it came here for the first time; as long as it may wait, and an hour.
+    When it came here for the first time, and which delivery was set aside last; as long as it may
+    wait, and an hour.
 """
 
 from __future__ import annotations

@@ -29,6 +29,13 @@ def start(broker: Broker, pool: str, gate: Path, *args: str, **env: str) -> Work
     return Worker("tests.apps.gone_on", pool=pool, args=args, env=env)
 
 
+def hold_up(worker: Worker, app: Celery, name: str) -> str:
+    """Have a task send its successor, and wait there; what it says then."""
+    worker.ready()
+    app.send_task(name, task_id="id")
+    return worker.wait_line(">> .* held up")
+
+
 def goes_on_once(broker: Broker, gate: Path, pool: str, name: str) -> None:
     """Of what is in the queues when the worker has gone."""
     gate.touch()
@@ -53,9 +60,7 @@ def goes_on_once(broker: Broker, gate: Path, pool: str, name: str) -> None:
 )
 def test_the_hard_deadline(pool: str, broker: Broker, app: Celery, gate: Path) -> None:
     with start(broker, pool, gate) as worker:
-        worker.ready()
-        app.send_task("again", task_id="id")
-        worker.wait_line(">> .* held up")
+        hold_up(worker, app, "again")
         worker.term()
         worker.wait_line(r"again\[id\] has sent its retry, and ends by that: hard deadline")
         assert worker.wait() == 0
@@ -70,9 +75,7 @@ def test_a_loop_that_is_stuck(broker: Broker, app: Celery, gate: Path) -> None:
     """It cannot acknowledge: the next worker does, which finds in the store that it has ended."""
     store = {"CONF_graceful_store": repr(broker.backend_url)}
     with start(broker, "solo", gate, LAST_RESORT="3", **store) as worker:
-        worker.ready()
-        app.send_task("again", task_id="id")
-        worker.wait_line(">> .* held up")
+        hold_up(worker, app, "again")
         worker.term()
         worker.wait_line(r"again\[id\] has sent its retry, and ends by that: hard deadline")
         assert worker.wait() == 0
@@ -87,9 +90,7 @@ def test_a_loop_that_is_stuck(broker: Broker, app: Celery, gate: Path) -> None:
 @pytest.mark.parametrize("pool", ["prefork", "solo"])
 def test_what_is_replaced(pool: str, broker: Broker, app: Celery, gate: Path) -> None:
     with start(broker, pool, gate) as worker:
-        worker.ready()
-        app.send_task("replaced", task_id="id")
-        worker.wait_line(">> .* held up")
+        hold_up(worker, app, "replaced")
         worker.term()
         worker.wait_line(r"replaced\[id\] has sent its replacement, and ends by that")
         assert worker.wait() == 0
@@ -101,9 +102,7 @@ def test_what_is_replaced(pool: str, broker: Broker, app: Celery, gate: Path) ->
 def test_what_could_not_be_sent(pool: str, broker: Broker, app: Celery, gate: Path) -> None:
     """It comes again."""
     with start(broker, pool, gate) as worker:
-        worker.ready()
-        app.send_task("unsent", task_id="id")
-        worker.wait_line(">> .* held up")
+        hold_up(worker, app, "unsent")
         worker.term()
         worker.wait_line(r"Stopped: 0 finished, 0 interrupted, 1 given up, 0 released")
         assert worker.wait() == 0
@@ -113,9 +112,7 @@ def test_what_could_not_be_sent(pool: str, broker: Broker, app: Celery, gate: Pa
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"], indirect=True)
 def test_a_child_that_is_killed(broker: Broker, app: Celery, gate: Path) -> None:
     with start(broker, "prefork", gate) as worker:
-        worker.ready()
-        app.send_task("again", task_id="id")
-        held_up = re.search(r"held up (\d+)", worker.wait_line(">> .* held up"))
+        held_up = re.search(r"held up (\d+)", hold_up(worker, app, "again"))
         assert held_up is not None
         os.kill(int(held_up[1]), signal.SIGKILL)
         worker.wait_line(r"again\[id\] has sent its retry, and ends by that: WorkerLostError")
