@@ -25,6 +25,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from celery.exceptions import (
@@ -208,13 +209,25 @@ class SettingsError(ImproperlyConfigured):
         name: The setting or environment variable.
         value: What was found there.
         mend: What to do about it, one sentence without a full stop.
+        others: What is wrong with others that were read along with it.
     """
 
-    def __init__(self, name: str, value: Any, mend: str) -> None:
-        super().__init__(f"{name} = {value!r} cannot be used: {mend}.")
+    def __init__(
+        self, name: str, value: Any, mend: str, others: Sequence[SettingsError] = ()
+    ) -> None:
+        said = f"{name} = {value!r} cannot be used: {mend}."
+        super().__init__(" ".join([said, *map(str, others)]))
         self.name = name
         self.value = value
         self.mend = mend
+        self.others = tuple(others)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.name, self.value, self.mend)
+        return type(self), (self.name, self.value, self.mend, self.others)
+
+    @classmethod
+    def raise_all(cls, wrong: Sequence[SettingsError]) -> None:
+        """Raise them as one, if there are any."""
+        if wrong:
+            first, *others = wrong
+            raise cls(first.name, first.value, first.mend, others)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
@@ -352,35 +352,40 @@ class Settings:
             conf: ``app.conf``, with or without a namespace such as ``CELERY``.
 
         Raises:
-            SettingsError: A name is unknown, or a value has the wrong type or range. It
-                names the setting, the value and the mend.
+            SettingsError: Names are unknown, or values have the wrong type or range. It
+                names each setting, its value and the mend.
         """
         conf = getattr(conf, "data", conf)  # one that Celery has not read yet reads itself now
-        known = {one.name for one in fields(cls)}
+        known = [one.name for one in fields(cls)]
+        wrong = []
         for key, name in _names_set(conf):
             if name not in known:
-                raise SettingsError(key, conf[key], _nearest(conf, name, known))
-            if key not in (PREFIX + name, _spelled(conf, name)):
+                wrong.append(SettingsError(key, conf[key], _nearest(conf, name, known)))
+            elif key not in (PREFIX + name, _spelled(conf, name)):
                 mend = f"Celery does not read it, write {_spelled(conf, name)}"
-                raise SettingsError(key, conf[key], mend)
+                wrong.append(SettingsError(key, conf[key], mend))
         values = {}
         for name in known:
             value = conf.get(PREFIX + name)
             if value is not None:
-                values[name] = _CHECKS[name](_spelled(conf, name), value)
+                try:
+                    values[name] = _CHECKS[name](_spelled(conf, name), value)
+                except SettingsError as exc:
+                    wrong.append(exc)
+        SettingsError.raise_all(wrong)
         if "lease_ttl" in values:
             for name, share in (("rescue_interval", 5), ("heartbeat_interval", 4)):
                 values.setdefault(name, min(getattr(cls, name), values["lease_ttl"] / share))
         settings = cls(**values)
-        settings._check_together(conf)
+        SettingsError.raise_all([*settings._unfit_together(conf)])
         return settings
 
-    def _check_together(self, conf: Mapping[str, Any]) -> None:
+    def _unfit_together(self, conf: Mapping[str, Any]) -> Iterator[SettingsError]:
         nowhere = self.probe_port is None and self.prometheus_registry is None
         if "prometheus" in self.metrics and nowhere:
             port, registry = (_spelled(conf, n) for n in ("probe_port", "prometheus_registry"))
             mend = f"set {port} as well, where /metrics is, or {registry} if you serve that"
-            raise SettingsError(_spelled(conf, "metrics"), self.metrics, mend)
+            yield SettingsError(_spelled(conf, "metrics"), self.metrics, mend)
         beat, lease, rescue = (
             _spelled(conf, name) for name in ("heartbeat_interval", "lease_ttl", "rescue_interval")
         )
@@ -394,7 +399,7 @@ class Settings:
         ):
             if getattr(self, name) < least:
                 mend = f"give at least {least:g} s: {why}"
-                raise SettingsError(_spelled(conf, name), getattr(self, name), mend)
+                yield SettingsError(_spelled(conf, name), getattr(self, name), mend)
 
 
 def _namespace(conf: Mapping[str, Any]) -> str:
@@ -423,7 +428,7 @@ def _names_set(conf: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield key, name
 
 
-def _nearest(conf: Mapping[str, Any], name: str, known: set[str]) -> str:
+def _nearest(conf: Mapping[str, Any], name: str, known: Collection[str]) -> str:
     near = _near(name, known)
     if near:
         return f"there is no such setting, did you mean {_spelled(conf, near)}"
@@ -431,7 +436,7 @@ def _nearest(conf: Mapping[str, Any], name: str, known: set[str]) -> str:
     return f"there is no such setting; known are {names}"
 
 
-def _near(name: str, known: set[str]) -> str:
+def _near(name: str, known: Collection[str]) -> str:
     """The one of ``known`` that was meant; empty if none is like it."""
     import difflib  # only for those who have mistyped
 

@@ -174,10 +174,9 @@ def check_options(tasks: Iterable[Any]) -> None:
         tasks: All of an app.
 
     Raises:
-        SettingsError: One of them cannot be used. It names the task and the option.
+        SettingsError: Some cannot be used. It names each with its task.
     """
-    for unfit in unfit_options(tasks):
-        raise unfit
+    SettingsError.raise_all([*unfit_options(tasks)])
 
 
 def unfit_options(tasks: Iterable[Any]) -> Iterator[SettingsError]:

@@ -31,7 +31,7 @@ def unfit_settings(exam: Examination) -> Iterator[Trouble]:
         check_function(settings)
         deadlines_of(settings, exam.detect)
     except SettingsError as exc:
-        yield _unfit(exc)
+        yield from map(_unfit, (exc, *exc.others))
     for unfit in unfit_options(exam.tasks):
         yield _unfit(unfit)
 

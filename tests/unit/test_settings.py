@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -43,6 +44,17 @@ def refused(read: Any, *args: Any, **conf: Any) -> SettingsError:
     with pytest.raises(SettingsError) as caught:
         read(*args, **conf)
     return caught.value
+
+
+def test_all_that_is_wrong_is_named_at_once() -> None:
+    wrong = {"graceful_lease_ttl": -1, "graceful_probe_port": "x", "graceful_gracee_period": 3}
+    error = refused(settings, **wrong, graceful_batch_ttl=60)
+    assert {error.name, *(other.name for other in error.others)} == wrong.keys()
+    assert all(
+        f"{name} = {value!r} cannot be used: " in str(error) for name, value in wrong.items()
+    )
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.name) == (str(error), error.name)
 
 
 def test_nothing_set() -> None:
