@@ -188,16 +188,28 @@ class GracefulRequest(GoesOn):
             pass
         elif self.has_ended():
             self.comes_to(Outcome.FAILED)
+            tell = partial(super().on_timeout, soft, timeout)
+            self._tell_end(tell, TimeLimitExceeded(timeout), self._after_timeout)
+
+    def _after_timeout(self) -> None:
+        if not self.goes_on:
+            outcome.close(self, "error", "hard time limit", dying=True)
+        if self.acknowledged:
+            self.settle()
+
+    def _tell_end(
+        self, tell: Callable[[], None], by: BaseException, then: Callable[[], None]
+    ) -> None:
+        """Have Celery tell all that it has ended by an exception; ``then`` is done in any case."""
+        try:
             try:
-                super().on_timeout(soft, timeout)
-                if not self.goes_on:
-                    outcome.close(self, "error", "hard time limit", dying=True)
-                if self.acknowledged:
-                    self.settle()
+                tell()
             except BaseException as exc:
-                put_right(self, exc, requeues(self, TimeLimitExceeded(timeout)))
+                put_right(self, exc, requeues(self, by))
             finally:
-                self.write_end()
+                then()
+        finally:
+            self.write_end()
 
     def has_ended(self) -> bool:
         """It has ended by itself; a hard time limit is told twice, as time-out and as failure."""
@@ -263,17 +275,15 @@ class GracefulRequest(GoesOn):
         if not self.has_ended():
             return
         self.comes_to(None if self._already_cancelled else outcome_of(exc))
-        try:
-            if not self._already_revoked and not self._already_cancelled:
-                exc_info = as_lost(exc_info)
-            super().on_failure(exc_info, send_failed_event, return_ok)
-            if not (self.goes_on or self._already_cancelled):
-                outcome.close_failed(self, raised(exc_info), succeeded=self.is_settled)
-            self.settle()
-        except BaseException as exc_after:
-            put_right(self, exc_after, requeues(self, exc))
-        finally:
-            self.write_end()
+        if not self._already_revoked and not self._already_cancelled:
+            exc_info = as_lost(exc_info)
+        tell = partial(super().on_failure, exc_info, send_failed_event, return_ok)
+        self._tell_end(tell, exc, partial(self._after_failure, raised(exc_info)))
+
+    def _after_failure(self, exc: BaseException) -> None:
+        if not (self.goes_on or self._already_cancelled):
+            outcome.close_failed(self, exc, succeeded=self.is_settled)
+        self.settle()
 
     def _fail_later(self, *args: Any) -> None:
         with self.ledger.leaving:
@@ -386,10 +396,10 @@ def _ends_once(on_success: Callable[..., Any]) -> Callable[..., Any]:
                     self.has_succeeded_whole()
                 try:
                     on_success(self, failed__retval__runtime, **kwargs)
-                    self.settle()
                 except BaseException as exc:
                     put_right(self, exc)
                 finally:
+                    self.settle()
                     if self.part is not None and not self._is_written:
                         self.write_end()
             elif self.lost:

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 from celery import Celery
+from redis import Redis
 
 from tests.support.broker import Broker
 from tests.support.workers import TIMEOUT, Worker, wait_until, wait_until_heard
@@ -65,3 +66,5 @@ def test_what_is_raised_at_the_end_of_a_task(pool: str, broker: Broker, app: Cel
     twice = {"event": 2, "limited": 2}
     assert said == {name: twice.get(name, 1) for name in runs}
     assert broker.drain_queue(app) == []
+    with Redis.from_url(broker.backend_url if broker.name == "rabbitmq" else broker.url) as store:
+        assert store.keys("graceful:checkpoint:*") == []

@@ -60,86 +60,91 @@ def task(name, **options):
     return app.task(bind=True, base=Base, name=name, **options)
 
 
+def begin(self):
+    say(f"ran {self.name}")
+    self.checkpoint("begun")
+
+
 @task("books")
 def books(self):
-    say("ran books")
+    begin(self)
 
 
 @task("event")
 def event(self):
-    say("ran event")
+    begin(self)
 
 
 @task("accepted")
 def accepted(self):
-    say("ran accepted")
+    begin(self)
 
 
 @task("fails")
 def fails(self):
-    say("ran fails")
+    begin(self)
     raise LookupError
 
 
 @task("after")
 def after(self):
-    say("ran after")
+    begin(self)
     raise LookupError
 
 
 @task("memory")
 def memory(self):
-    say("ran memory")
+    begin(self)
     raise MemoryError
 
 
 @task("retried")
 def retried(self):
-    say("ran retried")
+    begin(self)
     if not self.request.retries:
         raise self.retry(countdown=0)
 
 
 @task("rejected")
 def rejected(self):
-    say("ran rejected")
+    begin(self)
     raise Reject("for good", requeue=False)
 
 
 @task("goes_back")
 def goes_back(self):
-    say("ran goes_back")
+    begin(self)
     if not self.request.delivery_info["redelivered"]:
         raise Reject("once more", requeue=True)
 
 
 @task("early", acks_late=False)
 def early(self):
-    say("ran early")
+    begin(self)
     raise LookupError
 
 
 @task("revoked")
 def revoked(self):
-    say("ran revoked")
+    begin(self)
 
 
 @task("dies")
 def dies(self):
-    say("ran dies")
+    begin(self)
     if not self.request.delivery_info["redelivered"]:
         os.kill(os.getpid(), 9)
 
 
 @task("limited", time_limit=LIMIT)
 def limited(self):
-    say("ran limited")
+    begin(self)
     time.sleep(60)
 
 
-@app.task(base=GracefulTask, name="filtered", time_limit=LIMIT)
-def filtered():
-    say("ran filtered")
+@app.task(bind=True, base=GracefulTask, name="filtered", time_limit=LIMIT)
+def filtered(self):
+    begin(self)
     time.sleep(60)
 
 
