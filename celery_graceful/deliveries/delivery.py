@@ -130,6 +130,7 @@ class Delivery(MemberEnd):
         if self.orphaned and (requeue or self.host.duplicates.owe(self)):
             self.acknowledged = True
             return
+        requeue = requeue and not self.acknowledged  # what was, at its start, does not come back
         self.goes_on = self.goes_on or requeue
         means_nothing = self.stage is Stage.RECEIVED  # an ETA, for one
         if means_nothing and not requeue:

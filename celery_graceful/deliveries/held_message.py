@@ -131,7 +131,9 @@ class HeldMessage(Request):
 
     @property
     def has_expired(self) -> bool:
-        """Whether its queue would drop its message now (RabbitMQ)."""
+        """Whether its queue would drop its message now (RabbitMQ): a copy that has begun stays."""
+        if "expiration" not in (self.message.properties or {}):
+            return False
         now = datetime.now(timezone.utc if self.expires and self.expires.tzinfo else None)
         return bool(self.expires and now > self.expires)
 

@@ -25,9 +25,15 @@ from celery_graceful.exceptions import BatchFinished
 __all__ = ["MemberEnd", "outcome_of"]
 
 
-def outcome_of(exc: BaseException) -> Outcome | None:
-    """What a task comes to that was left by ``exc``; ``None`` if it goes on."""
-    if isinstance(exc, (Retry, Replaced, LeftOut)) or (isinstance(exc, Reject) and exc.requeue):
+def outcome_of(exc: BaseException, *, acknowledged: bool) -> Outcome | None:
+    """What a task comes to that was left by ``exc``; ``None`` if it goes on.
+
+    Args:
+        exc: What it was.
+        acknowledged: At its start: then it does not come back, whatever it asks for.
+    """
+    comes_back = isinstance(exc, Reject) and exc.requeue and not acknowledged
+    if isinstance(exc, (Retry, Replaced, LeftOut)) or comes_back:
         return None
     if isinstance(exc, BatchFinished) and exc.state == State.SENDING:
         return None  # another run of it goes on

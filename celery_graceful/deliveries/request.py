@@ -274,7 +274,9 @@ class GracefulRequest(GoesOn):
             return
         if not self.has_ended():
             return
-        self.comes_to(None if self._already_cancelled else outcome_of(exc))
+        self.comes_to(
+            None if self._already_cancelled else outcome_of(exc, acknowledged=self.acknowledged)
+        )
         if not self._already_revoked and not self._already_cancelled:
             exc_info = as_lost(exc_info)
         tell = partial(super().on_failure, exc_info, send_failed_event, return_ok)

@@ -28,7 +28,7 @@ from celery_graceful.pools import wake_signal
 from celery_graceful.pools.base import watch_plain_task
 from celery_graceful.pools.handlers import Handlers
 from celery_graceful.pools.pipes import quick_put, unfolded
-from celery_graceful.runs import frames, interrupt
+from celery_graceful.runs import frames, interrupt, log_locks
 from celery_graceful.runs.run import current
 from celery_graceful.runs.stacks import stack_of
 from celery_graceful.store import scripts
@@ -80,10 +80,15 @@ class _GracefulChild:
 
     def after_fork(self) -> None:
         super().after_fork()  # type: ignore[misc]
-        self.on_exit = partial(_leave, self.on_exit)
+        self.on_exit = partial(_leave, self.on_exit, self._holds_results)
         # Billiard has set its own handlers in the line above; ours come after them.
         _install_child(*self.initargs)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+    def _holds_results(self) -> bool:
+        """Whether this thread is just writing to the pipe that all children may share."""
+        lock = getattr(self.outq, "_wlock", None)
+        return lock is not None and lock._semlock._is_mine()
 
     def _make_child_methods(self, *args: Any) -> None:
         super()._make_child_methods(*args)  # type: ignore[misc]
@@ -143,6 +148,7 @@ def _install_child(app: Any, hostname: str) -> None:
         scripts.read_all()
         _load_now(app)
     interrupt.begin()
+    log_locks.install()
     install_filter()
     frames.install()
     context.install()
@@ -172,7 +178,12 @@ def _load_now(app: Any) -> None:
         logger.debug("Could not load it yet: %r", exc)
 
 
-def _leave(on_exit: Callable[[int, int], Any] | None, pid: int, exitcode: int) -> None:
+def _leave(
+    on_exit: Callable[[int, int], Any] | None,
+    holds_results: Callable[[], bool],
+    pid: int,
+    exitcode: int,
+) -> None:
     """The child leaves; billiard's ``on_exit`` sends ``worker_process_shutdown``."""
     board = worker_state.board.value
     with _deaf():
@@ -189,9 +200,15 @@ def _leave(on_exit: Callable[[int, int], Any] | None, pid: int, exitcode: int) -
             if telemetry.others_may_send():
                 native.pause(min(telemetry.PATIENCE, callbacks.time_left()))
             os._exit(exitcode)
+
     # There is nothing left to protect: billiard says that it is gone, waits a second, and is told
-    # to end as soon as that was heard.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(exitcode))
+    # to end as soon as that was heard, which may be before it has let go of the pipe. It keeps the
+    # signal from its own thread meanwhile, which the kernel gives to any other one then.
+    def end(*_: Any) -> None:
+        if not holds_results():
+            os._exit(exitcode)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 @contextmanager
@@ -216,7 +233,7 @@ def _on_wake(signum: int, frame: Any) -> None:
         _shutdown_cleanup(signal.SIGTERM, frame)
     if board.wants_stack(pid):
         board.give_stack(pid, stack_of(frame))
-    wake_signal.look()
+    wake_signal.look(signum, frame)
 
 
 def _on_term(signum: int, frame: Any) -> None:
@@ -242,4 +259,4 @@ def _on_soft_limit(signum: int, frame: Any) -> None:
     if run is None:
         raise SoftTimeLimitExceeded
     run.soft_limit_hit = True
-    wake_signal.look()
+    wake_signal.look(signum, frame)

@@ -11,7 +11,8 @@ from typing import Any
 from celery_graceful.pools import wake_signal
 from celery_graceful.pools.base import InProcessAdapter
 from celery_graceful.pools.handlers import Handlers
-from celery_graceful.pools.threads import set_async_exc
+from celery_graceful.pools.threads import send_to
+from celery_graceful.runs import log_locks
 from celery_graceful.runs.run import runs
 from celery_graceful.system import native
 from celery_graceful.system.process import Owner
@@ -29,6 +30,7 @@ class SoloAdapter(InProcessAdapter):
 
     def prepare(self, owner: Owner) -> None:
         super().prepare(owner)
+        log_locks.install()
         self._main = threading.get_ident()
         self._in_body = False
         #: Who uses the broker connection: the main thread outside of tasks, or the watch.
@@ -44,10 +46,9 @@ class SoloAdapter(InProcessAdapter):
             board.set_heard(os.getpid(), False)
             signal.pthread_kill(self._main, wake_signal.SIGNAL)
             self._listen()
-        for run in list(runs.values()):
-            # Embedded, or of a pool that waits here for what it runs elsewhere.
-            if not self._has_signals or run.ident != self._main:
-                run.send_async(set_async_exc)
+        # Embedded, or of a pool that waits here for what it runs elsewhere.
+        here = self._main if self._has_signals else None
+        send_to([run for run in list(runs.values()) if run.ident != here])
 
     def tell_deaf(self) -> bool:
         board = worker_state.board.value

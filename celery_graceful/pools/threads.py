@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.thread import _WorkItem
+from functools import partial
 from typing import Any
 
 from celery.concurrency import thread
@@ -16,12 +17,17 @@ from celery.utils.log import get_logger
 from celery.worker.request import Request
 
 from celery_graceful.pools.base import Handed, InProcessAdapter
-from celery_graceful.runs.run import runs
+from celery_graceful.runs import log_locks
+from celery_graceful.runs.run import Run, runs
+from celery_graceful.system import native
 from celery_graceful.system.process import Owner
 
-__all__ = ["ThreadsAdapter", "set_async_exc"]
+__all__ = ["ThreadsAdapter", "send_to", "set_async_exc"]
 
 logger = get_logger(__name__)
+
+#: Seconds between two looks at a thread that stands at a lock.
+SOON = 0.002
 
 
 class ThreadsAdapter(InProcessAdapter):
@@ -30,6 +36,7 @@ class ThreadsAdapter(InProcessAdapter):
     _submit: Any = None
 
     def prepare(self, owner: Owner) -> None:
+        log_locks.install()
         pool = self.worker.pool
         if _is_celerys(pool) and _is_pythons(type(pool.executor)):
             self._executor, self._submit = pool.executor, type(pool.executor).submit
@@ -51,8 +58,7 @@ class ThreadsAdapter(InProcessAdapter):
 
     def notify(self) -> None:
         super().notify()
-        for run in list(runs.values()):
-            run.send_async(set_async_exc)
+        send_to(list(runs.values()))
 
 
 class _Item:
@@ -131,6 +137,19 @@ def _is_pythons(executor: type) -> bool:
 
 def _parameters_of(function: Callable[..., Any]) -> list[str]:
     return list(inspect.signature(function).parameters)
+
+
+def send_to(some: list[Run]) -> None:
+    """Raise in their threads what is due there; where one stands at a lock, when it has left it."""
+    late = [run for run in some if not run.send_async(set_async_exc)]
+    if late:
+        native.start_thread(partial(_send_later, late), "graceful-send-later")
+
+
+def _send_later(late: list[Run]) -> None:
+    while late:
+        native.pause(SOON)
+        late = [run for run in late if not run.send_async(set_async_exc)]
 
 
 def set_async_exc(ident: int, exc: Any) -> None:

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any
+import threading
+from types import FrameType
 
 from celery_graceful.runs import interrupt
+from celery_graceful.runs.lock_steps import is_at_lock
 from celery_graceful.runs.run import current, make
 from celery_graceful.system import native
 from celery_graceful.timeline import worker_state
@@ -26,20 +28,33 @@ SIGNAL = signal.SIGURG
 #: Seconds until those who have not heard are signalled again; each time that many times as long.
 AGAIN, LONGER = 0.02, 4.0
 
+#: The one of ``threading`` waits until the other one runs: another signal may be handled there.
+_start_thread = native.original("_thread", "start_new_thread")
 
-def look(*_: Any) -> None:
+#: Seconds until one is signalled again that stood at a lock, where nothing may be raised.
+SOON = 0.002
+
+
+def look(_: int, frame: FrameType | None) -> None:
     """Signal handler: raise what is due in the run that was interrupted, if any."""
     board, pid = worker_state.board.value, os.getpid()
     if board is not None:
         board.set_heard(pid, True)  # first: what is sent after this look shall count as unheard
     interrupt.wake()
     run = current()
-    if run is not None:
+    if run is not None and is_at_lock(frame):
+        _start_thread(_again, (threading.get_ident(),))
+    elif run is not None:
         due = run.take_due(blocking=False)
         if run.looks_later and board is not None:
             board.set_heard(pid, False)
         if due is not None:
             raise make(due, run)
+
+
+def _again(main: int) -> None:
+    native.pause(SOON)
+    signal.pthread_kill(main, SIGNAL)
 
 
 def install() -> bool:

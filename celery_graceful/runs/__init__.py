@@ -6,4 +6,13 @@ Come in by `run.execute` (who runs a task), `run.current` (who is inside of one)
 May not know of messages, or of where checkpoints are kept.
 """
 
-__all__ = ["frames", "interrupt", "interruption", "run", "stacks", "unstored"]
+__all__ = [
+    "frames",
+    "interrupt",
+    "interruption",
+    "lock_steps",
+    "log_locks",
+    "run",
+    "stacks",
+    "unstored",
+]

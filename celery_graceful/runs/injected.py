@@ -9,7 +9,17 @@ from celery_graceful.exceptions import Interrupted
 from celery_graceful.phases import Interrupt
 from celery_graceful.timeline import worker_state
 
-__all__ = ["landing", "make"]
+__all__ = ["Tie", "landing", "make"]
+
+
+class Tie(Protocol):
+    """A coroutine of a run that is cancelled, instead of an exception raised wherever it stands."""
+
+    #: It was rung, and has not looked yet.
+    asked: bool
+
+    def ring(self) -> bool:
+        """Make it look, soon; whether there is a loop that can. From anywhere."""
 
 
 class _Run(Protocol):

@@ -9,6 +9,7 @@ lock. So no exception lands after the task has ended or in the worker's own code
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 import weakref
@@ -17,21 +18,22 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from itertools import starmap
-from typing import Any, Protocol
+from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
 from celery_graceful.phases import Interrupt, InterruptReason, Phase
 from celery_graceful.runs.frames import hidden
-from celery_graceful.runs.injected import landing, make
+from celery_graceful.runs.injected import Tie, landing, make
+from celery_graceful.runs.lock_steps import is_at_lock
 from celery_graceful.system import native
 from celery_graceful.system.exception_chain import is_in_hand
 from celery_graceful.system.process import Slot, emptied, kept
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.worker_state import WorkerInterrupt
 
-__all__ = ["Run", "Tie", "current", "execute", "make", "of_context", "runs"]
+__all__ = ["Run", "current", "execute", "make", "of_context", "runs"]
 
 #: What is raised from outside.
 FROM_OUTSIDE = (Interrupted, SoftTimeLimitExceeded)
@@ -55,16 +57,6 @@ on_limited: Slot[Callable[[], None]] = Slot("limits", lambda: lambda: None, in_f
 def current() -> Run | None:
     """The run that the caller is part of, ``None`` outside of a task and in its helpers."""
     return runs.get(threading.get_ident())
-
-
-class Tie(Protocol):
-    """A coroutine of a run that is cancelled, instead of an exception raised wherever it stands."""
-
-    #: It was rung, and has not looked yet.
-    asked: bool
-
-    def ring(self) -> bool:
-        """Make it look, soon; whether there is a loop that can. From anywhere."""
 
 
 class Run:
@@ -146,15 +138,23 @@ class Run:
             return self.take_due() or due
         return due
 
-    def send_async(self, send: Callable[[int, Any], None]) -> None:
-        """Raise what is due through ``send(ident, exception class)``, from another thread."""
+    def send_async(self, send: Callable[[int, Any], None]) -> bool:
+        """Raise what is due through ``send(ident, exception class)``, from another thread.
+
+        False: its thread stands where nothing may land, and leaves that soon.
+        """
         with self._lock:
-            due = self._take() if self._may_raise() else None
+            due = None
+            if self._may_raise():
+                if is_at_lock(sys._current_frames().get(self.ident)):
+                    return False
+                due = self._take()
             if due is not None:
                 # In place of one that is still on its way, if any: that was the weaker one.
                 self._sent = {due}
                 self._clear_async = lambda: send(self.ident, None)
                 send(self.ident, landing(due, current))
+        return True
 
     def _may_raise(self) -> bool:
         ties = self.ties if self._window else ()

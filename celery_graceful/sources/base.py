@@ -12,6 +12,9 @@ __all__ = ["IterableSource", "SequenceSource", "Source", "as_source", "pages"]
 
 T = TypeVar("T")
 
+#: Sets by their interface, in the order of their dict.
+_ORDERED: tuple[type, ...] = (type({}.keys()), type({}.items()))
+
 
 class Source(Generic[T]):
     """Base of all sources; derive from it for your own."""
@@ -80,7 +83,7 @@ def as_source(given: Iterable[T] | Source[T]) -> Source[T]:
     """
     if isinstance(given, Source):
         return given
-    if isinstance(given, Set):
+    if isinstance(given, Set) and not isinstance(given, _ORDERED):
         raise CheckpointError(
             f"a {type(given).__name__} has another order in another process: iterate over "
             "sorted(...) of it."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv as _csv
 import os
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 from celery_graceful.exceptions import CheckpointError
@@ -72,8 +73,9 @@ class csv(_File[Any]):
     Args:
         path: The file.
         encoding: As in ``lines``.
-        header: The first record names the fields, and the others come as dicts; without, all
-            come as lists.
+        header: The first record names the fields, and the others come as dicts, as of
+            ``csv.DictReader``: fields that a record has not are ``None``, and those it has
+            beyond the names are a list under the key ``None``. Without, all come as lists.
         fmtparams: Passed to ``csv.reader``: ``delimiter``, ``dialect``, ...
     """
 
@@ -97,7 +99,7 @@ class csv(_File[Any]):
             return
         for offset, names in self._records(0):
             for after, record in self._records(max(offset, cursor or 0)):
-                yield after, dict(zip(names, record, strict=False))
+                yield after, _named(names, record)
             return
 
     def _records(self, offset: int) -> Iterator[tuple[int, list[str]]]:
@@ -113,3 +115,10 @@ class csv(_File[Any]):
         for record in _csv.reader(text(), **self.fmtparams):
             if record:
                 yield reached, record
+
+
+def _named(names: list[str], record: list[str]) -> dict[str | None, Any]:
+    row: dict[str | None, Any] = dict(zip_longest(names, record[: len(names)]))
+    if len(record) > len(names):
+        row[None] = record[len(names) :]
+    return row

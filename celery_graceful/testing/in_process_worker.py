@@ -89,5 +89,4 @@ class InProcessWorker:
                 pause *= wake_signal.LONGER
                 signal.pthread_kill(self._thread, wake_signal.SIGNAL)
         else:
-            for run in list(runs.values()):
-                run.send_async(threads.set_async_exc)
+            threads.send_to(list(runs.values()))

@@ -15,6 +15,8 @@ from collections.abc import (
 )
 from typing import Any
 
+from celery.exceptions import Ignore
+
 from celery_graceful.testing.difference import difference
 from celery_graceful.testing.events import (
     Event,
@@ -136,7 +138,7 @@ class _Trial:
             self._reset()
         run = GracefulRun(*self._given, self.process.begin, tuple(self._world))
         run.follow(*(schedule or ()))
-        if schedule is None and run.outcome is not Outcome.SUCCEEDED:
+        if schedule is None and not _has_its_end(run):
             raise AssertionError(
                 f"{self.name} has {run.outcome} although nobody disturbed it: {run.error!r}"
             ) from run.error
@@ -169,6 +171,12 @@ def _all(run: GracefulRun, kills: bool) -> Iterator[list[Event]]:
         yield [kill_at(end=True)]
 
 
+def _has_its_end(run: GracefulRun) -> bool:
+    """Whether the task chose its end: by a return, or by ``Ignore``, which ``replace`` raises."""
+    ignored = run.outcome is Outcome.IGNORED and isinstance(run.error, Ignore)
+    return ignored or run.outcome is Outcome.SUCCEEDED
+
+
 def _report(
     trial: _Trial,
     schedule: list[Event],
@@ -189,7 +197,7 @@ def _report(
                 "catch BaseException, or Interrupted?"
             ]
         )
-    if run.outcome is not Outcome.SUCCEEDED:
+    if not _has_its_end(run):
         lines += _indented([f"it has {run.outcome} in the end: {run.error!r}"])
     lines += _indented(_hints(trial, run, undisturbed))
     lines += [

@@ -120,8 +120,9 @@ def test_ends(pool: str, broker: Broker, app: Celery, store: redis.Redis) -> Non
             }
         for kind in KINDS:
             members.update(ended_by_themselves(app, made, kind))
-            if kind != "plain":  # which is acknowledged at its start
-                members[f"succeeded {kind} requeued"] = made.send(do(app, kind, "requeue"))
+            # A plain one is acknowledged at its start: it does not come again.
+            becomes = "failed" if kind == "plain" else "succeeded"
+            members[f"{becomes} {kind} requeued"] = made.send(do(app, kind, "requeue"))
         made.sent()
         check(made, members)
         wait_until(lambda: made.status.finished, "its end")
@@ -202,6 +203,23 @@ def test_revoked(pool: str, broker: Broker, app: Celery, tmp_path: Path) -> None
         wait_until(has_ended, "that runs", pause=1.0)
         gate.touch()
         check(made, {**running, **later, **waiting})
+
+
+@EACH
+def test_groups_of_one(pool: str, broker: Broker, app: Celery, store: redis.Redis) -> None:
+    """Their task ends a member, or a callback, as one does that is in none."""
+    with start(broker, pool).ready():
+        last = [group(do(app, kind, "succeed").set(immutable=True)) for kind in KINDS]
+        effect = app.signature("effect", args=["on_complete"])
+        batch = Batch(
+            on_success=chord([do(app, "late", "succeed").set(immutable=True)], last[0]),
+            on_complete=group([group([effect])]),
+            app=app,
+        )
+        batch.apply_async(chord([do(app, "late", "succeed")], body) for body in last)
+        wait_until(lambda: batch.status().finished, "its end")
+        assert batch.status().succeeded == len(KINDS)
+        assert store.lrange(f"effects:{batch.id}:on_complete", 0, -1) == ["0 0 0"]
 
 
 def _held(app: Celery) -> int:

@@ -80,3 +80,28 @@ def test_what_has_begun_goes_on(
         assert worker.wait() == 0
     assert broker.drain_queue(app) == []
     assert not late.successful()
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+def test_what_is_given_up_again_and_again_is_one_message(
+    broker: Broker, app: Celery, tmp_path: Path
+) -> None:
+    """Its queue would have dropped the first; a copy has no expiry, and goes back by itself."""
+    gate = tmp_path / "go"
+    with start(broker, "prefork", **lease()).ready() as worker:
+        long, expires_at = begin(worker, app, "gated", str(gate))
+        wait_until(lambda: time.monotonic() > expires_at, "it has expired")
+        worker.signal(signal.SIGQUIT)
+        worker.wait()
+    for _ in range(2):
+        with start(broker, "prefork", **lease()) as worker:
+            worker.wait_line(f"started {long.id}")
+            worker.signal(signal.SIGQUIT)
+            worker.wait()
+    gate.touch()
+    with start(broker, "prefork", **lease()) as worker:
+        assert long.get(timeout=TIMEOUT) == long.id
+        worker.term()
+        assert worker.wait() == 0
+        assert worker.count(f"started {long.id}") == 1
+    assert broker.drain_queue(app) == []

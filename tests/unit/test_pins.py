@@ -266,6 +266,12 @@ NAMES: dict[str, list[str] | None] = {
     "celery.app.trace:trace_ok_t.info": None,
     "celery.beat:Scheduler.apply_async": ["entry"],
     "celery.beat:Service.scheduler": None,
+    # Python: locks of imports
+    "importlib:_bootstrap": None,
+    "importlib._bootstrap:_ModuleLock": None,
+    "importlib._bootstrap:_ModuleLock.acquire": [],
+    "importlib._bootstrap:_ModuleLockManager": None,
+    "importlib._bootstrap:_ModuleLockManager.__enter__": [],
 }
 
 #: Private names that are set on instances only: the tests below this table have them.
@@ -295,6 +301,7 @@ INSTANCE = {
     "_fileno_to_inq",
     "_get_key_for_task",  # of who waits: tests/integration/test_results_subscriptions.py
     "_in_use_connections",
+    "_is_mine",
     "_isatty",
     "_local",  # of an app, with the backend of this thread: tests/unit/testing/test_real_parts.py
     "_maxtasksperchild",
@@ -312,6 +319,7 @@ INSTANCE = {
     "_quick_put",
     "_ready",  # of a hub: tests/acceptance/test_loop_turns.py
     "_semaphore",
+    "_semlock",  # and ``_is_mine``, of billiard's locks: tests/unit/pools/test_leaving.py
     "_sock",
     "_stackprotected",
     "_timeout_handler",

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import collections
 import gc
+import io
 import itertools
+import logging
 import random
 import signal
 import sys
@@ -30,7 +32,8 @@ from celery_graceful import interruptible, shield
 from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
 from celery_graceful.phases import InterruptReason, Phase
 from celery_graceful.pools import wake_signal
-from celery_graceful.pools.threads import set_async_exc
+from celery_graceful.pools.threads import send_to
+from celery_graceful.runs import log_locks
 from celery_graceful.runs.run import Run, current, execute, runs
 from celery_graceful.task import successor
 from celery_graceful.timeline import worker_state
@@ -65,8 +68,7 @@ def all_over() -> None:
 
 
 def notify_async() -> None:
-    for run in list(runs.values()):
-        run.send_async(set_async_exc)
+    send_to(list(runs.values()))
 
 
 def notify_signal() -> None:
@@ -395,8 +397,40 @@ class Sent:
             seen["retry"] += 1
 
 
+class Logged:
+    """Who is interrupted while it writes a line of the log keeps nobody else from doing so."""
+
+    def __init__(self) -> None:
+        # Where a thread stands is looked at first: as in a worker, nothing else runs in between.
+        sys.setswitchinterval(0.005)
+        log_locks.install()
+        logging.raiseExceptions = False  # a limit that lands in there is one of the handler
+        self.handler = logging.StreamHandler(io.StringIO())
+        self.log = logging.getLogger("stress")
+        self.log.propagate = False
+        self.log.handlers = [self.handler]
+
+    def attack(self, notify: Callable[[], None]) -> None:
+        Ended.attack(self, notify)  # type: ignore[arg-type]
+
+    def task(self, number: int) -> None:
+        def body() -> None:
+            for _ in range(20):
+                self.log.warning("a line")
+
+        try:
+            execute(Run("id", "name", graceful=False), body, (), {})
+        except ShutdownTimeLimit:
+            seen["limit"] += 1
+        else:
+            seen["returned"] += 1
+        expect(not self.handler.lock._is_owned(), "the lock of a handler is held for ever")
+        self.handler.setStream(io.StringIO())
+
+
 SCENARIOS = {
-    cls.__name__.lower(): cls for cls in (Ended, Failed, Once, Both, Shielded, Blocks, Plain, Sent)
+    cls.__name__.lower(): cls
+    for cls in (Ended, Failed, Once, Both, Shielded, Blocks, Plain, Sent, Logged)
 }
 DELIVERIES = {"async": notify_async, "signal": notify_signal, "timer": notify_timer}
 

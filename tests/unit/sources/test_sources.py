@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv as stdlib_csv
 import datetime as dt
 import uuid
+from collections import OrderedDict
+from types import MappingProxyType
 
 import django
 import pytest
@@ -55,6 +58,19 @@ def test_sequence(items):
 
 def test_a_sequence_that_has_shrunk():
     assert list(base.as_source([1, 2]).pairs(5)) == []
+
+
+@pytest.mark.parametrize("kind", [dict, OrderedDict, MappingProxyType])
+@pytest.mark.parametrize("view", ["keys", "items", "values"])
+def test_views_of_a_dict_have_its_order(kind, view):
+    found = getattr(kind({"b": 1, "a": 2, "c": 3}), view)
+    assert list(base.as_source(found()).pairs(None)) == list(enumerate(found(), 1))
+
+
+@pytest.mark.parametrize("items", [{1, 2}, frozenset("ab"), {1: 2}.keys() | {3}])
+def test_a_set_is_refused(items):
+    with pytest.raises(CheckpointError, match="another order in another process"):
+        base.as_source(items)
 
 
 # -- pages ---------------------------------------------------------------------------
@@ -131,6 +147,18 @@ def test_csv(tmp_path):
     dicts = [{"id": number, "text": text} for number, text in records]
     goes_on_everywhere(lambda: csv(path, delimiter=";"), dicts)
     goes_on_everywhere(lambda: csv(path, header=False, delimiter=";"), [["id", "text"], *records])
+
+
+@pytest.mark.parametrize(
+    "text", ["a,b\n1\n1,2\n1,2,3\n1,2,3,4\n", "a,b,a\n1\n1,2\n1,2,3\n1,2,3,4\n"]
+)
+def test_csv_of_short_and_long_records(tmp_path, text):
+    path = tmp_path / "file.csv"
+    path.write_text(text)
+    expected = list(stdlib_csv.DictReader(text.splitlines()))
+    assert None in expected[0].values()
+    assert "4" in expected[-1][None]
+    goes_on_everywhere(lambda: csv(path), expected)
 
 
 @pytest.mark.parametrize("text", ["", "id,text\n"])

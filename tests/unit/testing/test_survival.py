@@ -8,6 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from celery.exceptions import Ignore, Reject
 
 from celery_graceful import testing
 from celery_graceful.testing import assert_survives_interruptions, interrupt_at, kill_at
@@ -85,6 +86,54 @@ def test_who_fails_anyway_is_told_so() -> None:
     task = planted.app.tasks["planted.loop"]
     with pytest.raises(AssertionError, match="although nobody disturbed it: TypeError"):
         assert_survives_interruptions(task, effects=books)
+
+
+@planted.app.task(name="planted.successor")
+def _successor(rows: list[str]) -> None:
+    books["successor"] = len(rows)
+
+
+@planted.app.task(base=planted.GracefulTask, bind=True, name="planted.replaced")
+def _replaced(self: Any, rows: list[str]) -> None:
+    for name in self.iterate(rows):
+        books[name] = True
+    self.replace(_successor.s(rows))
+
+
+@planted.app.task(base=planted.GracefulTask, bind=True, name="planted.ends_by")
+def _ends_by(self: Any, rows: list[str], error: type[Exception], *, on_resume: bool) -> None:
+    for name in self.iterate(rows):
+        if self.resumed:
+            books["resumed"] = True
+        books[name] = True
+    if self.resumed or not on_resume:
+        raise error("enough")
+
+
+def test_a_task_may_end_by_a_successor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(planted.app.conf, "task_always_eager", True)
+    assert_survives_interruptions(_replaced, planted.ROWS, **WORLD)
+    assert books["successor"] == len(planted.ROWS)
+
+
+def test_a_task_may_end_by_ignore() -> None:
+    with pytest.raises(AssertionError, match="too much: 'resumed'") as failed:
+        assert_survives_interruptions(
+            _ends_by, planted.ROWS, Ignore, on_resume=False, effects=books
+        )
+    assert "in the end" not in str(failed.value)
+    keys = lambda: sorted(books.keys() - {"resumed"})  # noqa: E731
+    assert_survives_interruptions(
+        _ends_by, planted.ROWS, Ignore, on_resume=False, effects=keys, reset=books.clear
+    )
+
+
+@pytest.mark.parametrize(("error", "how"), [(Reject, "ignored"), (ValueError, "failed")])
+def test_a_task_may_not_end_by_another_error(error: type[Exception], how: str) -> None:
+    with pytest.raises(AssertionError, match=f"has {how} although nobody disturbed it"):
+        assert_survives_interruptions(_ends_by, planted.ROWS, error, on_resume=False, effects=books)
+    with pytest.raises(AssertionError, match=f"it has {how} in the end: "):
+        assert_survives_interruptions(_ends_by, planted.ROWS, error, on_resume=True, effects=books)
 
 
 def test_effects_may_be_lazy() -> None:
