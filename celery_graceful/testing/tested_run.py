@@ -295,7 +295,8 @@ class GracefulRun:
                 f"{self.task.name} returned {self._ended!r}, which no worker runs: the task itself "
                 "is a coroutine, or a generator"
             )
-        if state == states.SUCCESS:
+        left_out = state == states.IGNORED and not isinstance(self._ended, TaskInterrupted)
+        if state == states.SUCCESS or left_out:
             self.observer.task_returned()
         if self.observer.was_killed:  # also where that was swallowed
             self.outcome = Outcome.KILLED

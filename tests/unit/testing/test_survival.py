@@ -136,6 +136,19 @@ def test_a_task_may_not_end_by_another_error(error: type[Exception], how: str) -
         assert_survives_interruptions(_ends_by, planted.ROWS, error, on_resume=True, effects=books)
 
 
+def test_what_is_left_out_is_done_again_as_well() -> None:
+    """A worker may die between that end and its acknowledgement."""
+    done: list[str] = []
+
+    @planted.app.task(base=planted.GracefulTask, name="planted.left_out", shared=False)
+    def left_out() -> None:
+        done.append("sent")
+        raise Ignore
+
+    with pytest.raises(AssertionError, match="2 times instead of 1"):
+        assert_survives_interruptions(left_out, effects=lambda: done, reset=done.clear)
+
+
 def test_effects_may_be_lazy() -> None:
     """As a query set: looked at later, it would say what the next run has done."""
     task = planted.app.tasks["planted.rows_removed_while_it_runs"]
