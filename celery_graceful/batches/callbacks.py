@@ -12,7 +12,7 @@ from kombu.utils.json import dumps, loads
 
 from celery_graceful.batches.kept_headers import headers_here, keep
 from celery_graceful.batches.marks import CALLBACK, Mark, all_of, callback_id, first_of, parts_of
-from celery_graceful.batches.members import last_of
+from celery_graceful.batches.members import last_of, unwrapped
 from celery_graceful.batches.model import Callback
 from celery_graceful.batches.packing import bind, load
 from celery_graceful.batches.signatures import named
@@ -36,7 +36,7 @@ def check(name: str, sig: Any) -> Any:
     if not isinstance(sig, Signature):
         mend = "give a signature, such as report.s(), or report.si() for one without the summary"
         raise TypeError(f"{name}: {named(sig)} is no signature: {mend}")
-    sig = sig.clone()
+    sig = unwrapped(sig.clone())
     last_of(sig, f"{name}:")
     try:
         loads(dumps(dict(sig)))

@@ -7,11 +7,16 @@ the prefix of the store; ``<broker>`` is where the messages of the app are: some
     Who looks now; kept until it is time for the next look.
 ``graceful:batches:looked``
     Sorted set: batch -> before when it need not be looked at again, seconds of the server's clock.
-    It expires when nobody looks any more.
+    It expires when nobody looks any more. With what is missing of tasks that some do not know, a
+    space and the digest of those that they know follow the batch: others look at it meanwhile.
+``graceful:batches:look:<broker>:<digest>``
+    Of those who know these tasks somebody has looked, and left something to others, who may look
+    before it is time for the next look here.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import secrets
 import threading
@@ -30,7 +35,7 @@ from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.missing import MOST, Scan
 from celery_graceful.batches.model import State
 from celery_graceful.batches.producers import is_left
-from celery_graceful.batches.repair import Repair, Repaired
+from celery_graceful.batches.repair import Repair, Repaired, strange_of
 from celery_graceful.batches.routes import Routes
 from celery_graceful.batches.sent_in_part import say_unsent
 from celery_graceful.batches.whereabouts import broker_of, whereabouts_of
@@ -99,6 +104,8 @@ class Caretaker:
         self._is_fenced, self._tell = is_fenced, tell
         self.broker = broker_of(app)
         self._name = secrets.token_hex(8)
+        #: Digest of the tasks that are known here; whether something was left to who knows others.
+        self._tasks, self._leaves = "", False
         self._lock_at = self._idle = 0.0
         #: There was no batch: until then none can have stood still.
         self._none_until = 0.0
@@ -130,19 +137,22 @@ class Caretaker:
             self._none_until = time.monotonic() + after * STILL - age
             return
         still = self.ledger.stood_still(after * STILL)
-        if not still or not self._lock():
+        if not still:
+            return
+        self._tasks = hashlib.sha256(" ".join(sorted(self.app.tasks)).encode()).hexdigest()[:16]
+        if not self._lock():
             return
         self._said = {batch: self._said[batch] for batch in self._said.keys() & still}
         self._unsent = {batch: self._unsent[batch] for batch in self._unsent.keys() & still}
         self._left.intersection_update(still)
-        began, self._idle = time.monotonic(), 0.0
+        began, self._idle, self._leaves = time.monotonic(), 0.0, False
         try:
             for batches in self._portions(self._due(still)):
                 if not self._look_at(batches):
                     return
         finally:
             busy = time.monotonic() - began - self._idle
-            self._keep_lock(max(after * PAUSE * 0.8, busy * SELDOM))
+            self._rest_from_looks(max(after * PAUSE * 0.8, busy * SELDOM))
 
     def _look_at(self, batches: Sequence[str]) -> bool:
         """Look at some; whether to go on."""
@@ -158,10 +168,14 @@ class Caretaker:
             if self._over.is_set() or not self._keep_lock(AT_WORK):
                 return False
             self._note(batch, missing)
-            pause = patience(self.settings) * STILL
+            pause, looked = patience(self.settings) * STILL, batch
             if missing:
-                pause = self._mend(batch, missing, pause)
-            self.store.execute("ZADD", [LOOKED], [now + pause, batch])
+                members = [one.member for one in missing]
+                strange = strange_of(self.app, self.ledger, batch, members)
+                pause = self._mend(batch, missing, strange, pause)
+                if strange:
+                    looked, self._leaves = self._left_to_others(batch), True
+            self.store.execute("ZADD", [LOOKED], [now + pause, looked])
         self.store.execute("ZREMRANGEBYSCORE", [LOOKED], ["-inf", now - LONGEST])
         # No pause is longer than that: after the last worker it is gone some time.
         seconds = max(LONGEST, patience(self.settings) * STILL)
@@ -197,7 +211,13 @@ class Caretaker:
             if self.ledger.may_say_left(batch):
                 log(logger, logging.WARNING, "%s", say_unsent(self.ledger.status(batch), now))
 
-    def _mend(self, batch: str, missing: Sequence[Missing], pause: float) -> float:
+    def _left_to_others(self, batch: str) -> str:
+        """How a batch is called that workers which know the same tasks need not look at."""
+        return f"{batch} {self._tasks}"
+
+    def _mend(
+        self, batch: str, missing: Sequence[Missing], strange: set[str], pause: float
+    ) -> float:
         """Repair, or say that it is to be repaired; seconds until it is looked at again."""
         now, how = standing_of(self.ledger, batch), self.settings.batch_repair
         sure = [one for one in missing if one.sure]
@@ -207,7 +227,7 @@ class Caretaker:
             return pause
         may_resend = self._is_fenced if how is None else lambda name: True
         found_at = time.time()  # before what is done about it
-        done = self.repair.mend(batch, now, sure, may_resend, fail=how == "fail")
+        done = self.repair.mend(batch, now, sure, may_resend, fail=how == "fail", strange=strange)
         self._say(batch, missing, done, found_at)
         if not done:
             return pause
@@ -249,7 +269,11 @@ class Caretaker:
         now = self.ledger.now()
         looked = set(self.store.execute("ZRANGEBYSCORE", [LOOKED], [f"({now}", "+inf"]))
         for batch in still:
-            if batch not in looked:
+            if batch in looked:
+                continue
+            if self._left_to_others(batch) in looked:
+                self._leaves = True
+            else:
                 stands = standing_of(self.ledger, batch)
                 if stands is None or stands.state is State.OPEN:
                     continue
@@ -286,7 +310,12 @@ class Caretaker:
     def _key(self) -> list[str]:
         return [f"graceful:batches:look:{self.broker}"]
 
+    def _rest_key(self) -> list[str]:
+        return [f"graceful:batches:look:{self.broker}:{self._tasks}"]
+
     def _lock(self) -> bool:
+        if self.store.execute("EXISTS", self._rest_key()):
+            return False
         args = [self._name, "NX", "PX", int(AT_WORK * 1000)]
         self._lock_at = time.monotonic()
         return bool(self.store.execute("SET", self._key(), args))
@@ -297,6 +326,15 @@ class Caretaker:
             return False
         self._lock_at = time.monotonic()
         return bool(self.store.execute("PEXPIRE", self._key(), [int(seconds * 1000)], insist=True))
+
+    def _rest_from_looks(self, seconds: float) -> None:
+        """Keep all from looking; where something is left to others only those who leave it."""
+        if self._leaves and self._keep_lock(AT_WORK):
+            args = [self._name, "PX", int(seconds * 1000)]
+            self.store.execute("SET", self._rest_key(), args, insist=True)
+            self.store.execute("UNLINK", self._key(), insist=True)
+        else:
+            self._keep_lock(seconds)
 
     def _rest(self, seconds: float) -> None:
         if time.monotonic() - self._lock_at > AT_WORK / 3:

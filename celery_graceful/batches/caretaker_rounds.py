@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from celery.utils.log import get_logger
@@ -13,7 +13,8 @@ from celery.utils.log import get_logger
 from celery_graceful.batches.caretaker import PAUSE, Caretaker, patience
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import Due
-from celery_graceful.batches.repair import Repair, Repaired
+from celery_graceful.batches.repair import Repair, Repaired, strange_of
+from celery_graceful.batches.search_state import callback_member
 from celery_graceful.messages.bounded_connections import (
     BrokerAway,
     bounded_connection,
@@ -89,7 +90,7 @@ class Rounds:
             repair = Repair(
                 self.app,
                 BatchLedger(store),
-                lambda due: self._on_due(store, [*due]),
+                lambda due: self._publish(store, due),
                 worker=self.hostname,
             )
             caretaker = Caretaker(
@@ -97,6 +98,16 @@ class Rounds:
             )
             self._caretaker = caretaker
         return caretaker
+
+    def _publish(self, store: Store, due: Sequence[Due]) -> None:
+        """Those of tasks that are not known here stay in the outbox, for workers that know them."""
+        ledger = BatchLedger(store)
+        ours = [
+            one
+            for one in due
+            if not strange_of(self.app, ledger, one.batch, [callback_member(one.name)])
+        ]
+        self._on_due(store, ours)
 
     def _tell(self, batch: str, done: Repaired) -> None:
         counts = {name: len(some) for name, some in done._asdict().items()}

@@ -21,10 +21,11 @@ from celery_graceful.batches.kept_headers import headers_here, keep
 from celery_graceful.batches.marks import BATCH, Mark, all_of, parts_of
 from celery_graceful.batches.packing import bind, pack
 from celery_graceful.batches.search_state import callback_name
-from celery_graceful.batches.signatures import named
+from celery_graceful.batches.signatures import named, options_in
+from celery_graceful.messages.validation import LONGEST, has_text
 from celery_graceful.system.describe import describe
 
-__all__ = ["Member", "Members", "check_member", "last_of"]
+__all__ = ["Member", "Members", "check_member", "last_of", "unwrapped"]
 
 
 class Member(NamedTuple):
@@ -69,6 +70,25 @@ def last_of(sig: Any, what: str) -> Any:
     return last
 
 
+def unwrapped(sig: Any) -> Any:
+    """A signature whose last task is in no group of one: Celery keeps an id for the group then.
+
+    Args:
+        sig: The signature, a copy: what it is made of is changed.
+
+    Returns:
+        That one; in place of a group of one its task, with the options of the group.
+    """
+    parts = parts_of(sig)
+    if isinstance(sig, group) and parts and len(parts) == 1:
+        return unwrapped(parts[0].clone(**options_in(sig)))
+    if isinstance(sig, chord) and sig.body is not None:
+        sig.kwargs["body"] = unwrapped(sig.body)
+    elif isinstance(sig, _chain) and parts:
+        sig.kwargs["tasks"] = [*parts[:-1], unwrapped(parts[-1])]
+    return sig
+
+
 def _sent_of(sig: Any) -> Iterator[Any]:
     """The tasks that are sent with a signature, with all of their arguments."""
     inner = parts_of(sig)
@@ -97,7 +117,8 @@ def check_member(app: Any, sig: Any, what: str) -> str | None:
 
     Raises:
         TypeError: Its task does not take its arguments.
-        ValueError: It has no last task, there is no such queue, or its id means something else.
+        ValueError: It has no last task, there is no such queue, or its id cannot be used, or means
+            something else.
         NotImplementedError: It needs a result backend, and there is none.
     """
     last = last_of(sig, what)
@@ -109,7 +130,9 @@ def check_member(app: Any, sig: Any, what: str) -> str | None:
     if last is not sig and has_chord(sig) and not app.conf.task_always_eager:
         app.backend.ensure_chords_allowed()
     own = last.options.get("task_id") or sig.options.get("task_id")
-    if own and callback_name(str(own)) is not None:
+    if own and not has_text(own):
+        raise ValueError(f"{what} has the id {own!r}: give text of up to {LONGEST} characters")
+    if own and callback_name(own) is not None:
         raise ValueError(f"{what} has the id {own}, which means a callback: give it another")
     return own  # type: ignore[no-any-return]
 
@@ -165,7 +188,7 @@ class Members:
             Exception: As ``check_member``.
         """
         self.count += 1
-        sig = maybe_signature(given, app=self.app, clone=True)
+        sig = unwrapped(maybe_signature(given, app=self.app, clone=True))
         own = check_member(self.app, sig, what)
         for one in (last_of(sig, what), sig):
             one.options.pop("task_id", None)

@@ -10,7 +10,7 @@ from kombu.utils.json import dumps, loads
 from celery_graceful.batches.signatures import named
 from celery_graceful.system.describe import describe
 
-__all__ = ["checked", "checked_key"]
+__all__ = ["checked", "checked_description", "checked_key"]
 
 #: Characters that they may take as JSON: each callback is given them.
 MOST = 16 * 1024
@@ -44,6 +44,22 @@ def checked(properties: Mapping[str, Any] | None) -> dict[str, Any]:
             f"keep them elsewhere, and give no more than {MOST}"
         )
     return found
+
+
+def checked_description(description: str) -> str:
+    """What people are told of a batch.
+
+    Raises:
+        TypeError: It is no text.
+        ValueError: It cannot be encoded: half of a pair of surrogates.
+    """
+    if not isinstance(description, str):
+        raise TypeError(f"description: {named(description)} is no text")
+    try:
+        description.encode()
+    except UnicodeEncodeError as exc:
+        raise ValueError(f"description: {description!r} cannot be encoded: {exc.reason}") from exc
+    return description
 
 
 def checked_key(key: str | None) -> str:

@@ -9,12 +9,15 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from typing import Any
 
+from celery import states
+from celery.result import AsyncResult, EagerResult
 from kombu import exceptions
 from kombu.exceptions import OperationalError
 from kombu.messaging import Producer
 
 from celery_graceful.batches.kept_headers import are_kept
 from celery_graceful.batches.marks import parts_of
+from celery_graceful.batches.model import Outcome
 from celery_graceful.system.describe import describe
 from celery_graceful.system.loaded import is_instance, loaded
 
@@ -29,7 +32,7 @@ BatchPublishError: Any = getattr(exceptions, "BatchPublishError", OperationalErr
 PIPELINE, PATIENCE = 100, 30.0
 
 
-def publish(app: Any, signatures: Sequence[Any]) -> None:
+def publish(app: Any, signatures: Sequence[Any]) -> dict[str, Outcome]:
     """Send signatures. Once this returns the broker has all of them; in no certain order.
 
     Where the connection is lost on the way they are sent once more: some may then be there twice.
@@ -37,6 +40,10 @@ def publish(app: Any, signatures: Sequence[Any]) -> None:
     Args:
         app: The Celery app.
         signatures: With their ids.
+
+    Returns:
+        Of single tasks those that their own ``apply_async`` did not send, by id, and what they
+        came to: left out as duplicates (celery-once, celery-singleton), or run there.
 
     Raises:
         kombu.exceptions.OperationalError: The broker could not be reached.
@@ -49,9 +56,10 @@ def publish(app: Any, signatures: Sequence[Any]) -> None:
             alone.append(sig)
         else:  # Celery takes a producer of its own for each, and the pool may have no more than one
             sig.apply_async()
+    not_sent: dict[str, Outcome] = {}
     if not alone:
-        return
-    send = _sender(app)
+        return not_sent
+    send = _sender(app, not_sent)
     with app.producer_or_acquire() as pooled:
         connection = pooled.connection
         lost = (*connection.connection_errors, OperationalError, BatchPublishError)
@@ -67,6 +75,7 @@ def publish(app: Any, signatures: Sequence[Any]) -> None:
             if isinstance(exc, OperationalError):
                 raise
             raise OperationalError(describe(exc, connection.as_uri())) from exc
+    return not_sent
 
 
 def _policy(app: Any) -> dict[str, Any]:
@@ -140,11 +149,20 @@ class _Confirmed(Producer):
         self._on_ack(tag, multiple)
 
 
-def _sender(app: Any) -> Send:
-    """Sends the signature of one task. Nobody waits for the results of members, one by one."""
+def _sender(app: Any, not_sent: dict[str, Outcome]) -> Send:
+    """Sends the signature of one task, or notes that it was not sent.
+
+    Nobody waits for the results of members, one by one.
+    """
     subscribes = _subscribes(app)
+    tried: set[str] = set()
 
     def send(sig: Any, producer: Any, **options: Any) -> None:
+        member = sig.options["task_id"]
+        if member in not_sent:
+            return
+        is_first = member not in tried
+        tried.add(member)
         if subscribes:
             ignored = sig.options.get("ignore_result")
             if ignored is None:
@@ -153,9 +171,21 @@ def _sender(app: Any) -> Send:
                 # To the backend here, which would subscribe to each; the message says what is.
                 headers = {**sig.options["headers"], "ignore_result": ignored}
                 options |= {"ignore_result": True, "headers": headers}
-        sig.apply_async(producer=producer, add_to_parent=False, **options)
+        result = sig.apply_async(producer=producer, add_to_parent=False, **options)
+        # The second time it may be its own first one that it is a duplicate of.
+        if is_first and (outcome := _outcome_of_none(result, member)) is not None:
+            not_sent[member] = outcome
 
     return send
+
+
+def _outcome_of_none(result: Any, member: str) -> Outcome | None:
+    """What one came to that was not sent, by what its ``apply_async`` returned."""
+    if isinstance(result, EagerResult):
+        ended = {states.FAILURE: Outcome.FAILED, states.REVOKED: Outcome.REVOKED}
+        return ended.get(result.state, Outcome.SUCCEEDED)
+    of_another = isinstance(result, AsyncResult) and result.id != member
+    return Outcome.SUCCEEDED if of_another else None
 
 
 def _subscribes(app: Any) -> bool:

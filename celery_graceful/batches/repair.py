@@ -7,7 +7,7 @@ its result says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from celery import chord, states
@@ -23,9 +23,9 @@ from celery_graceful.batches.expiry import has_expired, moment
 from celery_graceful.batches.findings import LostBatch, Missing, Named
 from celery_graceful.batches.kept_headers import are_kept
 from celery_graceful.batches.ledger import BatchLedger
-from celery_graceful.batches.marks import Mark, all_of, mark, parts_of
+from celery_graceful.batches.marks import Mark, all_of, first_of, mark, parts_of
 from celery_graceful.batches.model import Due, End, Outcome, State
-from celery_graceful.batches.packing import unpack
+from celery_graceful.batches.packing import load, unpack
 from celery_graceful.batches.redis_scan import Walk
 from celery_graceful.batches.search_state import callback_member, callback_name
 from celery_graceful.exceptions import UnknownBatch
@@ -33,11 +33,11 @@ from celery_graceful.history.entry import Entry, What
 from celery_graceful.history.journal import record
 from celery_graceful.messages.comebacks import SENT_AGAIN
 from celery_graceful.store.app_stores import find_workers_store, settings_of
-from celery_graceful.store.store import fork_gate
+from celery_graceful.store.store import StoreAway, fork_gate
 from celery_graceful.system.describe import describe
 from celery_graceful.system.loaded import is_instance
 
-__all__ = ["Repair", "Repaired"]
+__all__ = ["Repair", "Repaired", "strange_of"]
 
 logger = get_logger(__name__)
 
@@ -47,6 +47,9 @@ ENDED = {
     states.FAILURE: Outcome.FAILED,
     states.REVOKED: Outcome.REVOKED,
 }
+
+#: Why one is left alone whose task this app does not know.
+STRANGE = "its task is not known here: left to workers that know it"
 
 Publish = Callable[[Sequence[Due]], None]
 
@@ -91,6 +94,36 @@ class Repaired(NamedTuple):
         return ", ".join(f"{len(some)} {what}" for some, what in words if some) or "nothing done"
 
 
+def strange_of(app: Any, ledger: BatchLedger, batch: str, members: Sequence[str]) -> set[str]:
+    """Members and callbacks of a batch that begin with a task which this app does not know.
+
+    Several apps may share a store. One that does not know the task would send it by its own routes.
+    What cannot be read here is of another app as well.
+    """
+    kept = ledger.messages(batch, [one for one in members if callback_name(one) is None])
+    found = set()
+    for member in members:
+        name, packed = callback_name(member), kept.get(member)
+        try:
+            if name is not None:
+                sig = kept_signature(app, ledger.callback(Due(batch, name)))
+            elif packed:
+                sig = load(app, packed)
+            else:
+                continue
+            is_known = all(one.task in app.tasks for one in all_of(first_of(sig)))
+        except UnknownBatch:  # it was dropped meanwhile
+            continue
+        except StoreAway:
+            raise
+        except Exception as exc:
+            logger.debug("%s of batch %s: %s", member, batch, describe(exc))
+            is_known = False
+        if not is_known:
+            found.add(member)
+    return found
+
+
 class Repair:
     """Repairs of one app's batches.
 
@@ -115,6 +148,7 @@ class Repair:
         may_resend: Callable[[str], bool],
         *,
         fail: bool = False,
+        strange: Collection[str] = (),
     ) -> Repaired:
         """Do for missing members what has to be done.
 
@@ -124,6 +158,7 @@ class Repair:
             missing: What was found missing.
             may_resend: Whether a task of that name may be sent again.
             fail: Give up who cannot be said to have ended, instead of sending it again.
+            strange: Those that are left to others, unless they have ended; see ``strange_of``.
 
         Raises:
             StoreAway: The store does not answer; some of it may have been done.
@@ -140,17 +175,21 @@ class Repair:
         self._end_unseen(batch, now, members, done)
         ended = set(done.ended)
         rest = [member for member in members if member not in ended]
-        if fail or now.state is State.CANCELLED:
-            outcome = Outcome.FAILED if now.state is not State.CANCELLED else Outcome.REVOKED
-            self._end(batch, dict.fromkeys(rest, outcome))
+        if now.state is State.CANCELLED:
+            self._end(batch, dict.fromkeys(rest, Outcome.REVOKED))
+            done.failed.extend(rest)
+        elif fail:
+            done.left.update((member, STRANGE) for member in rest if member in strange)
+            rest = [member for member in rest if member not in strange]
+            self._end(batch, dict.fromkeys(rest, Outcome.FAILED))
             done.failed.extend(rest)
         else:
-            self._resend(batch, rest, may_resend, done)
+            self._resend(batch, rest, may_resend, done, strange)
         for one in missing:
             name = callback_name(one.member)
             if name is not None:
                 is_lost = not isinstance(one, Named)
-                self._call(batch, name, now, may_resend, done, is_lost=is_lost)
+                self._call(batch, name, now, may_resend, done, strange, is_lost=is_lost)
         return done
 
     # -- what has ended unseen --------------------------------------------------------
@@ -212,6 +251,7 @@ class Repair:
         members: Sequence[str],
         may_resend: Callable[[str], bool],
         done: Repaired,
+        strange: Collection[str],
     ) -> None:
         kept, expired = self.ledger.messages(batch, members), []
         sent: list[Entry] = []
@@ -227,7 +267,10 @@ class Repair:
                     if has_expired(sig):  # RabbitMQ drops it by itself, before any worker sees it
                         expired.append(member)
                         continue
-                    why = "" if member in unsent else self._why_not(sig, may_resend)
+                    if member in strange:
+                        why = STRANGE
+                    elif member not in unsent:
+                        why = self._why_not(sig, may_resend)
                     if not why:
                         self._send(sig)
                 except Exception as exc:
@@ -271,6 +314,7 @@ class Repair:
         now: Standing,
         may_resend: Callable[[str], bool],
         done: Repaired,
+        strange: Collection[str],
         *,
         is_lost: bool,
     ) -> None:
@@ -289,7 +333,8 @@ class Repair:
             self.publish(self.ledger.callback_ended(batch, name))
             done.ended.append(callback_member(name))
             return
-        refusal = _refusal(sig, may_resend)
+        is_strange = callback_member(name) in strange
+        refusal = STRANGE if is_strange else _refusal(sig, may_resend)
         if refusal:
             done.left[callback_member(name)] = refusal
             return

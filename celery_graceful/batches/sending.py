@@ -12,10 +12,12 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
+from celery_graceful.batches.callback_publishing import publish_all
 from celery_graceful.batches.eager import EagerLedger
 from celery_graceful.batches.ledger import CHUNK, CHUNK_BYTES, BatchLedger
 from celery_graceful.batches.marks import first_of, parts_of
 from celery_graceful.batches.members import Member, Members
+from celery_graceful.batches.model import End
 from celery_graceful.batches.publishing import publish
 from celery_graceful.batches.sent_in_part import say_changed
 from celery_graceful.batches.signatures import NoMember
@@ -79,6 +81,8 @@ class Sending:
         self._before = self._known = self._new = 0
         #: Registered before, and perhaps not published.
         self._doubtful: list[Member] = []
+        #: Tasks of which it is said that members were not sent.
+        self._said: set[str] = set()
 
     def all(
         self, given: Iterable[Any], nested: type, send_nested: Callable[[Any, str, int], None]
@@ -146,7 +150,7 @@ class Sending:
                 self._go_on(chunk)
             else:
                 self._register(chunk)
-                self._publish(chunk)
+                self._publish(chunk, first=True)
         self.sent += len(chunk)
         self.on_sent(self.sent)
 
@@ -169,7 +173,7 @@ class Sending:
             self._publish_again(self._doubtful)
             self._doubtful = []
         if self._register(chunk) == len(chunk):
-            self._publish(chunk)
+            self._publish(chunk, first=True)
         elif len(known) < len(chunk):
             self._publish_again(chunk)
         else:
@@ -197,15 +201,31 @@ class Sending:
         if members and isinstance(self.ledger, BatchLedger):
             self.ledger.note_unsent(self.batch, [one.id for one in members], False)
 
-    def _publish(self, members: Sequence[Member]) -> None:
+    def _publish(self, members: Sequence[Member], *, first: bool = False) -> None:
         if isinstance(self.ledger, EagerLedger):
             self.ledger.run(self.batch, members)
         elif members:
             try:
-                publish(self.app, [member.signature for member in members])
+                not_sent = publish(self.app, [member.signature for member in members])
             except Exception:
                 self._note_unsent(self.ledger, [member.id for member in members])
                 raise
+            # Sent again, it may be its own message, lost or not, that it is a duplicate of.
+            if not_sent and first:
+                self._say_not_sent([one for one in members if one.id in not_sent])
+                ends = [End(self.batch, *end) for end in not_sent.items()]
+                publish_all(self.app, self.ledger.end(ends))
+
+    def _say_not_sent(self, members: Sequence[Member]) -> None:
+        names = {member.signature.task for member in members} - self._said
+        self._said |= names
+        for name in sorted(names):
+            logger.info(
+                "Batch %s: %s has an apply_async of its own that sent nothing for a member, such "
+                "as a duplicate: those have ended",
+                self.batch,
+                name,
+            )
 
     def _note_unsent(self, ledger: BatchLedger, members: Sequence[str]) -> None:
         try:

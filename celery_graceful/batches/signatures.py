@@ -11,7 +11,17 @@ from typing import Any, Final
 from celery import Signature, Task, chunks, group
 from celery.result import ResultBase
 
-__all__ = ["LATER", "NoMember", "Recalled", "flatten", "is_used_up", "named", "size_of", "visible"]
+__all__ = [
+    "LATER",
+    "NoMember",
+    "Recalled",
+    "flatten",
+    "is_used_up",
+    "named",
+    "options_in",
+    "size_of",
+    "visible",
+]
 
 #: Of an argument or signature that a message quotes.
 SHOWN = 100
@@ -44,7 +54,7 @@ def flatten(given: Any, nested: type) -> Iterator[Any]:
     elif isinstance(given, chunks):
         yield from flatten(given.group(), nested)
     elif isinstance(given, group):
-        more = {name: value for name, value in given.options.items() if name not in _OF_A_GROUP}
+        more = options_in(given)
         for one in given.tasks:
             for sig in flatten(one, nested):
                 yield sig.clone(**more) if more else sig
@@ -59,6 +69,11 @@ def flatten(given: Any, nested: type) -> Iterator[Any]:
             yield from flatten(one, nested)
     else:
         raise NoMember(_no_member(given))
+
+
+def options_in(given: group) -> dict[str, Any]:
+    """The options of a group that each of its tasks is sent with."""
+    return {name: value for name, value in given.options.items() if name not in _OF_A_GROUP}
 
 
 #: What can be iterated over all the same.

@@ -12,8 +12,8 @@ from kombu.utils.json import dumps
 from celery_graceful.batches import callbacks
 from celery_graceful.batches.members import check_member
 from celery_graceful.batches.model import CALLBACKS, Callback
-from celery_graceful.batches.properties import checked, checked_key
-from celery_graceful.batches.signatures import LATER, NoMember, is_used_up, named, visible
+from celery_graceful.batches.properties import checked, checked_description, checked_key
+from celery_graceful.batches.signatures import LATER, NoMember, is_used_up, visible
 
 __all__ = ["ANOTHER", "Unsent", "app_of"]
 
@@ -38,10 +38,8 @@ class Unsent:
     ) -> None:
         given = zip(CALLBACKS, (on_success, on_complete, on_failure), strict=True)
         self._callbacks = {n: callbacks.check(n, sig) for n, sig in given if sig is not None}
-        if not isinstance(description, str):
-            raise TypeError(f"description: {named(description)} is no text")
         self.id = str(uuid4())
-        self.description = description
+        self.description = checked_description(description)
         self.properties = checked(properties)
         self.key = checked_key(key)
         self._app = app or next((sig.app for sig in self._callbacks.values()), None)

@@ -25,11 +25,25 @@ from celery_graceful.store.app_stores import (
     find_workers_store,
     is_kombus_redis,
 )
-from celery_graceful.store.store import Store, StoreAway
+from celery_graceful.store.store import Store, StoreAway, StoreForbidden
 
 __all__ = ["Whereabouts", "broker_of", "not_found", "whereabouts_of"]
 
 logger = logging.getLogger(__name__)
+
+#: What the user of a Redis needs who looks, beside its queues; as ``ACL SETUSER`` takes it.
+RIGHTS = (
+    "~graceful:workers ~graceful:fallen ~graceful:lease:* ~graceful:worker:* ~graceful:aboard:* "
+    "~graceful:claims:* ~graceful:waiting:* ~unacked* +@read +evalsha"
+)
+
+FORBIDDEN = (
+    "Batch %s: Redis does not let its user look where members are, so those that may have been "
+    "sent already are sent again: %s. Mend: ACL SETUSER <user> %s (docs/reliable-fetch.md, Rights)"
+)
+
+#: What was said of that.
+_refused: set[str] = set()
 
 
 class Whereabouts(Protocol):
@@ -77,6 +91,7 @@ class _OnRedis:
                 self._find(walk, sought, key, "hash")
             if turn == "after":  # a claim may have gone back to its queue, and been claimed again
                 break
+            refused: StoreForbidden | None = None
             for key in queue_lists(self.store) if again else list(self._known):
                 if not sought:
                     break
@@ -86,6 +101,10 @@ class _OnRedis:
                 except TooLong as exc:
                     for batch, _ in sought:
                         sought.doubt(batch, Doubt(str(exc), AGE))
+                except StoreForbidden as exc:  # it may be of another app, and no queue
+                    refused = exc
+            if refused is not None and sought:
+                raise refused
 
     def _find(self, walk: Walk, sought: Sought, key: str, kind: str) -> int:
         count = 0
@@ -157,6 +176,10 @@ def not_found(app: Any, batch: str, members: Iterable[str], patience: float) -> 
     sought = Sought({batch: left})
     try:
         whereabouts_of(app, rest, lambda *_: ()).look(sought, again=True)
+    except StoreForbidden as exc:
+        if str(exc) not in _refused:
+            _refused.add(str(exc))
+            logger.warning(FORBIDDEN, batch, exc, RIGHTS)
     except (_OutOfTime, StoreAway) as exc:
         logger.debug("Batch %s is not looked for: %s", batch, exc)
         return left

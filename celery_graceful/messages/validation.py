@@ -17,7 +17,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 
 from celery_graceful.messages.decoding import payload_of
 
-__all__ = ["flaw_of", "has_text", "reason_of"]
+__all__ = ["LONGEST", "flaw_of", "has_text", "reason_of"]
 
 #: Longest id and name of a task that can be used.
 LONGEST = 1000

@@ -17,7 +17,8 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from celery import Celery, chain, chord, group
+from celery import Celery, Task, chain, chord, group
+from celery.result import AsyncResult, EagerResult
 from kombu.exceptions import OperationalError
 
 from celery_graceful import Batch, BatchFinished, Graceful, StoreAway
@@ -209,6 +210,76 @@ def test_the_connection_is_lost_meanwhile(app: Celery, redis_db: RedisDB) -> Non
     assert batch.status().total == 3 * CHUNK
 
 
+# -- tasks that do not send each call ---------------------------------------------------
+
+
+@pytest.fixture
+def alone(app: Celery) -> Any:
+    """A task of which each argument is sent once, as by celery-once and celery-singleton."""
+
+    class Alone(Task):
+        abstract = True
+        rejects, locks = True, dict[Any, str]()
+
+        def apply_async(self, args: Any = None, *more: Any, **options: Any) -> Any:
+            is_new = args[0] not in self.locks
+            held_by = self.locks.setdefault(args[0], options["task_id"])
+            if is_new:
+                return self.sends(args, *more, **options)
+            return EagerResult(None, None, "REJECTED") if self.rejects else AsyncResult(held_by)
+
+        sends = Task.apply_async
+
+    @app.task(name="sending.alone", base=Alone, shared=False)
+    def alone(*args: Any) -> None: ...
+
+    return alone
+
+
+@pytest.mark.parametrize("rejects", [True, False])
+def test_duplicates_that_are_not_sent_have_ended(
+    app: Celery, redis_db: RedisDB, alone: Any, rejects: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    alone.rejects = rejects
+    caplog.set_level("INFO")
+    work = app.tasks["sending.work"]
+    batch = Batch(app=app, on_success=work.si("success"), on_failure=work.si("failure"))
+    batch.apply_async([alone.s(1), work.s(2), alone.s(1), alone.s(1)])
+    assert [json.loads(_body(m))[0] for m in sent(redis_db)] == [[1], [2]]
+    status = batch.status()
+    assert (status.total, status.pending, status.succeeded) == (4, 2, 2)
+    assert caplog.text.count("sending.alone has an apply_async of its own that sent nothing") == 1
+    again = Batch(app=app, on_success=work.si("success")).apply_async([alone.s(1)])
+    assert again.status().pending == 0
+    assert json.loads(_body(sent(redis_db)[-1]))[0] == ["success"]
+
+
+def test_a_task_that_is_run_where_it_is_sent(app: Celery, redis_db: RedisDB, alone: Any) -> None:
+    work = app.tasks["sending.work"]
+    alone.apply_async = lambda *_, **__: EagerResult(None, ValueError("no"), "FAILURE")
+    batch = Batch(app=app, on_failure=work.si("failure"), on_success=work.si("success"))
+    status = batch.apply_async([alone.s(1)]).status()
+    assert (status.pending, status.failed) == (0, 1)
+    assert [json.loads(_body(m))[0] for m in sent(redis_db)] == [["failure"]]
+
+
+@pytest.mark.parametrize("rejects", [True, False])
+def test_who_is_the_duplicate_of_itself_has_not_ended(
+    app: Celery, redis_db: RedisDB, alone: Any, rejects: bool
+) -> None:
+    """It holds the lock of a message that the broker does not have."""
+    alone.rejects = rejects
+    alone.sends = Mock(side_effect=OperationalError("lost"))
+    batch = Batch(app=app).apply_async([alone.s(1)])
+    assert batch.status().pending == 1
+    other = Batch(app=app)
+    alone.sends = Mock(side_effect=LookupError("gone"))
+    with pytest.raises(LookupError):
+        other.apply_async([alone.s(2)])
+    other.resume([alone.s(2)])
+    assert other.status().pending == 1
+
+
 # -- a producer that does not come to its end ------------------------------------------
 
 
@@ -303,11 +374,11 @@ def test_resumed_without_the_batch_that_was_inside(
     kid.add(app.tasks["sending.work"].s("kid"))
     real, calls = sending.publish, []
 
-    def dies(*args: Any) -> None:
+    def dies(*args: Any) -> Any:
         calls.append(1)
         if len(calls) == 3:  # registered, and then nothing more was done
             raise KeyboardInterrupt
-        real(*args)
+        return real(*args)
 
     monkeypatch.setattr(sending, "publish", dies)
     with pytest.raises(KeyboardInterrupt):
@@ -330,11 +401,11 @@ def test_a_chunk_that_ended_by_its_bytes(
 
     for at in (1, 2):
 
-        def dies(*args: Any, at: int = at) -> None:
+        def dies(*args: Any, at: int = at) -> Any:
             calls.append(1)
             if len(calls) == at:
                 raise KeyboardInterrupt
-            real(*args)
+            return real(*args)
 
         calls.clear()
         redis_db.client.delete("celery")

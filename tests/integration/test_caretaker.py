@@ -21,8 +21,9 @@ from celery_graceful.batches import caretaker as caretaker_module
 from celery_graceful.batches import producers, sending
 from celery_graceful.batches.callbacks import made
 from celery_graceful.batches.caretaker import Caretaker
+from celery_graceful.batches.caretaker_rounds import Rounds
 from celery_graceful.batches.findings import noted
-from celery_graceful.batches.keys import key_of
+from celery_graceful.batches.keys import INDEX, key_of
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.manual_remedies import CallbackRuns, Remedies
 from celery_graceful.batches.marks import CALLBACK, callback_id
@@ -144,6 +145,80 @@ def test_as_it_is_set(shop: Shop, how: str, sent: int) -> None:
     assert status.failed == (2 if how == "fail" else 0)
     assert status.missing == (2 if how == "off" else 0)
     assert shop.published == ([Due("b", "on_complete")] if how == "fail" else [])
+
+
+@pytest.fixture
+def other(shop: Shop) -> Iterator[Shop]:
+    """Another app on the same Redis, which knows other tasks."""
+    app = Celery("other", broker=shop.app.conf.broker_url, set_as_current=False)
+    app.conf.update(result_backend=shop.app.conf.result_backend, task_default_queue="others")
+    Graceful(app)
+
+    @app.task(name="theirs", shared=False)
+    def theirs() -> None: ...
+
+    one = Shop.__new__(Shop)
+    one.__dict__.update(vars(shop), app=app, plain=theirs, published=[], told=[])
+    yield one
+    app.close()
+
+
+@pytest.mark.parametrize("how", [None, "resend", "fail", "off"])
+def test_what_another_app_sends_is_left_to_it(shop: Shop, other: Shop, how: str | None) -> None:
+    """Whatever is set there: it sends by its own routes. And it may look first."""
+    shop.batch("b", one=shop.graceful.s(), two=chain(shop.plain.s(), other.plain.si()))
+    shop.batch("unsent", one=shop.plain.s())
+    shop.ledger.note_unsent("unsent", ["one"])
+    settings = {"lease_ttl": 60, "batch_missing_after": 60}
+    stranger = other.caretaker(batch_repair=how, **settings)
+    caretaker = shop.caretaker(batch_repair="resend", **settings)
+    shop.ledger.store.execute("ZADD", [INDEX], [0, "b", 0, "unsent"])
+    stranger.look()
+    assert set(shop.missing("b")) == {"one", "two"}, "it is listed all the same"
+    assert not other.client.exists("others", "celery")
+    assert (shop.ledger.status("b").pending, other.published) == (2, [])
+    before = other.client.zrange("graceful:batches:looked", 0, -1, withscores=True)
+    other.caretaker(batch_repair=how, **settings).look()
+    after = other.client.zrange("graceful:batches:looked", 0, -1, withscores=True)
+    assert before == after, "nobody looks again who knows no more"
+    caretaker.look()
+    sent = sorted(headers["graceful_batch"] for headers in shop.sent())
+    assert sent == ["b/one", "b/two", "unsent/one"]
+    assert not shop.missing("b")
+    assert not other.client.exists("others")
+
+
+def test_what_it_knows_of_a_batch_it_sends(shop: Shop, other: Shop) -> None:
+    shop.batch("b", one=shop.plain.s(), two=other.plain.si())
+    settings = {"batch_missing_after": 60, "batch_repair": "resend"}
+    shop.ledger.store.execute("ZADD", [INDEX], [0, "b"])
+    other.caretaker(**settings).look()
+    assert [json.loads(raw)["headers"]["id"] for raw in other.client.lrange("others", 0, -1)] == [
+        "two"
+    ]
+    shop.caretaker(**settings).look()
+    assert [headers["id"] for headers in shop.sent()] == ["one"]
+    assert other.client.llen("others") == 1
+
+
+def test_callbacks_of_another_app(shop: Shop, other: Shop) -> None:
+    """Also those that become due by what is found there: they stay in the outbox."""
+    shop.batch("b", one=shop.plain.s())
+    shop.ledger.end([End("b", "one", Outcome.SUCCEEDED)])
+    due = [Due("b", "on_complete"), Due("b", "on_success")]
+    told: list[Due] = []
+    for app, expected in ((other.app, []), (shop.app, due)):
+        rounds = Rounds(app, Settings(), "w", lambda store, some: told.extend(some), bool)
+        rounds._publish(shop.ledger.store, due)
+        assert told == expected
+    assert {*shop.ledger.outbox(-1)} == {*due}
+    for one in due:
+        assert shop.ledger.published(one)
+    other.look(batch_repair="resend")
+    assert set(shop.missing("b")) == {"callback:on_complete", "callback:on_success"}
+    assert not other.published
+    shop.look(batch_repair="resend")
+    assert {*shop.published} == {*due}
 
 
 def test_what_ended_unseen_ends_as_its_result_says(shop: Shop) -> None:

@@ -12,7 +12,8 @@ import pytest
 from celery import Celery
 
 from celery_graceful import Batch, Graceful
-from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches import whereabouts
+from celery_graceful.batches.ledger import CHUNK, BatchLedger
 from celery_graceful.batches.model import Callback, Due, End, Outcome
 from celery_graceful.claims import ringing
 from celery_graceful.doctor.examination import Examination
@@ -125,10 +126,14 @@ def users_of_the_docs():
     return {line.split()[2]: line.split()[3:] for line in re.findall("^ACL SETUSER .*", text, re.M)}
 
 
-def test_a_producer_that_makes_batches(server, user):
+def producers_rights():
     text = Path(__file__).parents[2].joinpath("docs/reliable-fetch.md").read_text()
-    more = re.search("makes batches, .* needs `(.*?)` beside what `web` has", text)
-    ledger = BatchLedger(store_of(user(" ".join([*users_of_the_docs()["web"], more[1]]), 8)))
+    return re.search("makes batches, .* needs `(.*?)` beside what `web` has", text)[1]
+
+
+def test_a_producer_that_makes_batches(server, user):
+    rights = " ".join([*users_of_the_docs()["web"], producers_rights()])
+    ledger = BatchLedger(store_of(user(rights, 8)))
     options = {"ttl": 1000, "linger": 30, "callbacks": {"on_complete": Callback("id", {})}}
     ledger.create("b", **options)
     ledger.create("kid", parent="b", **options)
@@ -147,6 +152,57 @@ def test_a_producer_that_makes_batches(server, user):
     ledger.drop("b")
     assert ledger.stood_still(-1) == ["kid"]
     ledger.complete("kid")
+
+
+#: What only who goes on with a batch needs.
+TO_LOOK = "graceful:(workers|fallen|lease|worker|aboard|claims|waiting)|unacked"
+
+
+@pytest.mark.parametrize("way", ["key", "resume"])
+@pytest.mark.parametrize("lacks", [False, True])
+def test_a_producer_that_goes_on_with_a_batch(server, user, caplog, monkeypatch, way, lacks):
+    """What is in a queue is not sent again; where that may not be looked up it is said, once."""
+    monkeypatch.setattr(whereabouts, "_refused", set())
+    rights = [*users_of_the_docs()["web"], *producers_rights().split()]
+    if lacks:
+        rights = [one for one in rights if not re.match(f"~({TO_LOOK})", one)]
+    url = user(" ".join(rights), 9)
+    with server.client(9) as client, Celery("web", broker=url, set_as_current=False) as app:
+        client.flushdb()
+        for key in ("graceful:workers", "graceful:fallen", "graceful:aboard:w:1"):
+            client.sadd(key, "w:1")
+        client.set("graceful:lease:w:1", "{}")
+        for key in ("graceful:claims:w:1", "unacked", "graceful:waiting:messages"):
+            client.hset(key, "1", "{}")
+        client.lpush("elsewhere", "of another app")
+        client.acl_log_reset()
+        Graceful(app)
+
+        def members(stop):
+            for number in range(CHUNK + 9):
+                if number == stop:
+                    raise RuntimeError
+                yield app.signature("task", [number])
+
+        for turn in (1, 2):
+            batch = Batch(key=f"k{turn}", app=app)
+            with pytest.raises(RuntimeError):
+                batch.apply_async(members(CHUNK + 5))
+            assert client.llen("celery") == CHUNK
+            if way == "key":
+                Batch(key=f"k{turn}", app=app).apply_async(members(-1))
+            else:
+                Batch.load(batch.id, app=app).resume(members(-1))
+            assert client.llen("celery") == CHUNK + 9 + lacks * CHUNK
+            client.delete("celery")
+        refused = {one["object"] for one in client.acl_log() if one["username"] in url}
+    said = [one.getMessage() for one in own_records(caplog) if "Mend" in one.getMessage()]
+    assert (len(said), bool(refused - {"elsewhere"})) == (lacks, lacks)
+    if lacks:
+        assert "sent already are sent again" in said[0]
+        asked = [one for one in producers_rights().split() if re.match(f"~({TO_LOOK})", one)]
+        assert asked
+        assert all(one in said[0] for one in asked), "it names what the docs name"
 
 
 @pytest.mark.parametrize("rights", ["as documented", "no info", "no keys of ours"])

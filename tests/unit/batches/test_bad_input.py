@@ -239,6 +239,12 @@ def test_ids_given_twice(app: Celery) -> None:
         Batch(app=app).apply_async([app.tasks["bad.work"].s(n).set(task_id="one") for n in (1, 2)])
 
 
+@pytest.mark.parametrize("given", [7, "a\0b", "\udc80", "x" * 1001])
+def test_ids_that_no_worker_takes(app: Celery, given: Any) -> None:
+    with pytest.raises(ValueError, match=r"has the id .*: give text of up to 1000 characters"):
+        Batch(app=app).apply_async([app.tasks["bad.work"].s(1).set(task_id=given)])
+
+
 @pytest.mark.parametrize("name", ["on_success", "on_complete", "on_failure"])
 def test_callbacks(app: Celery, name: str) -> None:
     work = app.tasks["bad.work"]
@@ -318,6 +324,8 @@ def test_the_rest_of_the_arguments(app: Celery) -> None:
         Batch(on_sucess=None)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="description: 7 is no text"):
         Batch(description=7, app=app)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"description: 'half \\udc80' cannot be encoded"):
+        Batch(description="half \udc80", app=app)
     with pytest.raises(TypeError, match="key: 7 is no text"):
         Batch(key=7, app=app)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="key: 201 characters are too many, give 200 at most"):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timezone
+from typing import Any
 from uuid import UUID
 
 import pytest
-from celery import Celery, chain, chord, group
+from celery import Celery, Signature, chain, chord, group
 from kombu.exceptions import ContentDisallowed, EncodeError
 
-from celery_graceful.batches.marks import Mark
+from celery_graceful.batches.callbacks import check, made
+from celery_graceful.batches.marks import Mark, callback_id
+from celery_graceful.batches.members import Members, last_of
 from celery_graceful.batches.packing import pack, unpack
 
 MEMBER = Mark("b", "m")
@@ -63,6 +67,64 @@ def test_the_last_task_of_a_canvas_has_the_id(app: Celery) -> None:
     assert all(step.options["headers"] == {"graceful_batch": "b/m"} for step in steps)
     sent = unpack(app, pack(app, chord([one(1), one(2)], chain(one(3), one(4)))), MEMBER)
     assert sent.body.freeze().id == "m"
+
+
+def of_one(app: Celery) -> list[Any]:
+    """Signatures whose last task, the ninth, is in a group of one."""
+    one, last = app.tasks["add"].s, app.tasks["add"].si(9)
+    return [
+        chord([one(1), one(2)], group(last)),
+        chord([one(1), one(2)], group(sig for sig in [last])),
+        chord([one(1), one(2)], group([group([last])])),
+        chord([one(1), one(2)], group(chain(one(3), last))),
+        chord([one(1), one(2)], group(chord([one(3), one(4)], group(last)))),
+        chain(one(1), group([group([last])])),
+        chain(one(1), chord([one(2), one(3)], group(last))),
+    ]
+
+
+def test_the_last_task_has_the_id_in_a_group_of_one(app: Celery) -> None:
+    """Where Celery keeps it for the group, the task gets a random one, and never ends it."""
+    members = Members(app, "b", counted=True)
+    for given in of_one(app):
+        before = repr(given)
+        member = members.make(given, "a member")
+        assert repr(given) == before
+        for sig in (member.signature, unpack(app, member.packed, Mark("b", member.id))):
+            assert sig.freeze().id == member.id
+            assert [*last_of(sig, "").args] == [9]
+            assert not any(isinstance(each, group) for each in lasts_of(sig))
+
+
+def lasts_of(sig: Any) -> Iterator[Any]:
+    while sig.get("subtask_type"):
+        sig = sig.body if isinstance(sig, chord) else sig.tasks[-1]
+        yield sig
+
+
+def test_a_callback_in_a_group_of_one(app: Celery) -> None:
+    last = app.tasks["add"].si(9)
+    for given in (group(last), group([group([last])]), group(chain(last, last)), *of_one(app)):
+        kept = made(app, "b", "on_complete", check("on_complete", given))
+        sig = Signature.from_dict(kept.signature, app=app)
+        assert not isinstance(sig, group)
+        assert not any(isinstance(each, group) for each in lasts_of(sig))
+        assert sig.freeze().id == kept.id == callback_id("b", "on_complete")
+    assert not made(app, "b", "on_complete", check("on_complete", group(last))).takes_summary
+    with_summary = check("on_complete", group(app.tasks["add"].s()))
+    assert made(app, "b", "on_complete", with_summary).takes_summary
+
+
+def test_options_of_a_group_of_one_are_those_of_its_task(app: Celery) -> None:
+    last = app.tasks["add"].si(9).set(priority=1)
+    of = group(last).set(queue="of-the-group", priority=3)
+    of.link_error(app.tasks["add"].s("errback"))
+    of.freeze()
+    found = check("on_complete", chord([last], of)).body
+    assert (found.task, found.args) == ("add", (9,))
+    assert (found.options["queue"], found.options["priority"]) == ("of-the-group", 3)
+    assert [one["args"] for one in found.options["link_error"]] == [("errback",)]
+    assert "queue" not in last.options
 
 
 def test_the_serializer_is_that_of_the_task(app: Celery) -> None:
