@@ -342,7 +342,7 @@ def test_pytest(tmp_path, options):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=TIMEOUT,
+        timeout=5 * TIMEOUT,
     )
     assert process.returncode == 0, process.stdout
     opened = [line.split()[-1] for line in process.stderr.splitlines() if "OPEN db" in line]
