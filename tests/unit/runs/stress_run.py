@@ -136,6 +136,16 @@ def interruptibles() -> None:
 WORK = (nothing, shields, nested_shields, interruptibles)
 
 
+def run_plain(body: Callable[[], None]) -> None:
+    """As a task that is not graceful."""
+    try:
+        execute(Run("id", "name", graceful=False), body, (), {})
+    except ShutdownTimeLimit:
+        seen["limit"] += 1
+    else:
+        seen["returned"] += 1
+
+
 class Ended:
     """A task that has returned is not interrupted any more; what it returned comes back."""
 
@@ -353,12 +363,7 @@ class Plain:
                     nothing()
                 pause()
 
-        try:
-            execute(Run("id", "name", graceful=False), body, (), {})
-        except ShutdownTimeLimit:
-            seen["limit"] += 1
-        else:
-            seen["returned"] += 1
+        run_plain(body)
 
 
 class Sent:
@@ -418,12 +423,7 @@ class Logged:
             for _ in range(20):
                 self.log.warning("a line")
 
-        try:
-            execute(Run("id", "name", graceful=False), body, (), {})
-        except ShutdownTimeLimit:
-            seen["limit"] += 1
-        else:
-            seen["returned"] += 1
+        run_plain(body)
         expect(not self.handler.lock._is_owned(), "the lock of a handler is held for ever")
         self.handler.setStream(io.StringIO())
 
