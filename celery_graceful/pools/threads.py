@@ -18,6 +18,7 @@ from celery.worker.request import Request
 
 from celery_graceful.pools.base import Handed, InProcessAdapter
 from celery_graceful.runs import log_locks
+from celery_graceful.runs.lock_steps import SOON
 from celery_graceful.runs.run import Run, runs
 from celery_graceful.system import native
 from celery_graceful.system.process import Owner
@@ -25,9 +26,6 @@ from celery_graceful.system.process import Owner
 __all__ = ["ThreadsAdapter", "send_to", "set_async_exc"]
 
 logger = get_logger(__name__)
-
-#: Seconds between two looks at a thread that stands at a lock.
-SOON = 0.002
 
 
 class ThreadsAdapter(InProcessAdapter):

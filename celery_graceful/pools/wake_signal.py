@@ -16,7 +16,7 @@ import threading
 from types import FrameType
 
 from celery_graceful.runs import interrupt
-from celery_graceful.runs.lock_steps import is_at_lock
+from celery_graceful.runs.lock_steps import SOON, is_at_lock
 from celery_graceful.runs.run import current, make
 from celery_graceful.system import native
 from celery_graceful.timeline import worker_state
@@ -30,9 +30,6 @@ AGAIN, LONGER = 0.02, 4.0
 
 #: The one of ``threading`` waits until the other one runs: another signal may be handled there.
 _start_thread = native.original("_thread", "start_new_thread")
-
-#: Seconds until one is signalled again that stood at a lock, where nothing may be raised.
-SOON = 0.002
 
 
 def look(_: int, frame: FrameType | None) -> None:

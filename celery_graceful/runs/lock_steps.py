@@ -12,27 +12,18 @@ import importlib
 import logging
 import threading
 from collections.abc import Iterator
-from functools import cache
 from types import CodeType, FrameType, FunctionType
 from typing import Any
 
-__all__ = ["is_at_lock"]
+__all__ = ["SOON", "is_at_lock"]
+
+#: Seconds until one that stands there is looked at again.
+SOON = 0.002
 
 _OURS = "celery_graceful."
 _TAKES = {"acquire", "release", "_acquireLock", "_releaseLock"}
 
 
-def is_at_lock(frame: FrameType | None) -> bool:
-    """Whether the innermost frame of a thread stands in one of those.
-
-    Below a handler of signals of ours, that is: another signal may come while one runs.
-    """
-    while frame is not None and str(frame.f_globals.get("__name__")).startswith(_OURS):
-        frame = frame.f_back
-    return frame is not None and frame.f_code in _steps()
-
-
-@cache
 def _steps() -> frozenset[CodeType]:
     imports: Any = importlib._bootstrap
     held = (threading.Condition, imports._ModuleLockManager)  # by ``with``, of queues for one
@@ -50,3 +41,17 @@ def _functions(module: Any) -> Iterator[FunctionType]:
         for one in vars(thing).values() if isinstance(thing, type) else (thing,):
             if isinstance(one, FunctionType) and one.__module__ == module.__name__:
                 yield one
+
+
+#: Made here: a handler of signals that takes long is interrupted by the next one.
+_STEPS = _steps()
+
+
+def is_at_lock(frame: FrameType | None) -> bool:
+    """Whether the innermost frame of a thread stands in one of those.
+
+    Below a handler of signals of ours, that is: another signal may come while one runs.
+    """
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith(_OURS):
+        frame = frame.f_back
+    return frame is not None and frame.f_code in _STEPS

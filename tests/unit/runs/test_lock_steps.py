@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from celery_graceful.runs.lock_steps import is_at_lock
+from celery_graceful.runs.lock_steps import _STEPS, is_at_lock
 from tests.support.workers import wait_until
 
 IMPORTS: Any = importlib._bootstrap
@@ -69,7 +69,7 @@ def test_conditions_and_imports() -> None:
     lock.acquire()
     assert stands(lambda: condition.__enter__(), lock.release)
     for function in (IMPORTS._ModuleLockManager.__enter__, IMPORTS._ModuleLock.acquire):
-        assert function.__code__ in is_at_lock.__globals__["_steps"]()
+        assert function.__code__ in _STEPS
 
 
 def test_who_waits_can_be_interrupted() -> None:
