@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from urllib.parse import quote
 import hypothesis
 import pytest
 import redis
+from celery import _state
+from celery.app import builtins  # noqa: F401  what all apps have, before the first test
 from celery.result import AsyncResult
 
 from tests.servers import (
@@ -59,8 +62,19 @@ def fork_server() -> ForkServer:
     return ForkServer(environment({}), ROOT)
 
 
-if hasattr(os, "pidfd_open") and "TEST_FRESH" not in os.environ:
-    WatchedProcess.server = fork_server
+#: Of how many tests one starts its workers as users do, which takes twice as long; 0: none does.
+FRESH = int(os.environ.get("TEST_FRESH", 0))
+
+
+def fork_server_of_this_test() -> ForkServer | None:
+    """None where it starts them as users do: always the same tests, whoever runs them."""
+    test, _, _ = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")
+    is_fresh = FRESH and zlib.crc32(test.encode()) % FRESH == 0
+    return None if is_fresh else fork_server()
+
+
+if hasattr(os, "pidfd_open"):
+    WatchedProcess.server = fork_server_of_this_test
 
 #: Tests that are over.
 _over: list[str] = []
@@ -89,6 +103,19 @@ def results_of_tests_that_are_over() -> None:
             end(self)
 
     AsyncResult.__init__, AsyncResult.__del__ = noted, ends
+
+
+@pytest.fixture(autouse=True)
+def apps_of_this_test() -> Iterator[None]:
+    """Its apps are not those of the next one.
+
+    Celery keeps the last that was made for the current one, and gives the tasks of each to all
+    that are made later.
+    """
+    tasks, app = _state._on_app_finalizers.copy(), _state._tls.current_app
+    yield
+    _state._on_app_finalizers.intersection_update(tasks)
+    _state._tls.current_app = app
 
 
 MARKERS = {"redis_server": "redis", "sentinels": "redis", "rabbit_server": "rabbitmq"}

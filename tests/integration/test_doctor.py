@@ -298,7 +298,6 @@ def test_nothing_is_found_in_the_app_of_the_readme(
     code = code.replace("redis://localhost/0", redis_db.url)
     code = code.replace("redis://localhost/1", redis_db.backend_url)
     monkeypatch.setattr(celery, "Celery", Alone)
-    monkeypatch.setattr("celery.app.base.connect_on_app_finalize", lambda make: None)
     module: dict[str, Any] = {"__name__": "shop"}
     exec(code, module)
     configured("save", "3600 1")  # as Redis comes

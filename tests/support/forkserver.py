@@ -5,8 +5,9 @@ Each is a process of its own as ever, with its own session, environment, output 
 what it has in common with the others is what Celery's command line imports before it has read its
 arguments. No app is imported, nor is a thread or a connection there.
 
-`TEST_FRESH=1` starts all of them as users do; so do chaos, soak, suites and the benchmarks. Those
-that patch what was imported, with gevent or eventlet, are always started like that.
+`TEST_FRESH=1` starts all of them as users do, `TEST_FRESH=3` those of every third test; chaos,
+soak, suites and the benchmarks start all of theirs like that. So are those always that patch what
+was imported, with gevent or eventlet.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class WatchedProcess(ProcessGroup):
     """
 
     #: Starts what is a `celery` command, where tests have one.
-    server: ClassVar[Callable[[], ForkServer] | None] = None
+    server: ClassVar[Callable[[], ForkServer | None]] = staticmethod(lambda: None)
 
     def __init__(self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path = ROOT) -> None:
         self._lines: list[str] = []
@@ -104,7 +104,8 @@ class WatchedProcess(ProcessGroup):
 
     @classmethod
     def _start(cls, argv: Sequence[str], **options: Any) -> Any:
-        if cls.server is not None and (server := cls.server()).may_start(argv, **options):
+        server = cls.server()
+        if server is not None and server.may_start(argv, **options):
             return server.start(argv, options["env"])
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return super()._start(argv, **options, **output)

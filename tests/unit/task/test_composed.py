@@ -74,8 +74,7 @@ def test_a_base_that_was_put_in_the_place_of_the_app_s() -> None:
     assert app.task(base=GracefulTask, shared=False)(is_in_context)()
 
 
-def test_a_shared_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_state, "_on_app_finalizers", set())
+def test_a_shared_task() -> None:
     task = shared_task(base=GracefulTask, name="composed.shared")(is_in_context)
     app = make_app()
     app.finalize()
@@ -127,7 +126,7 @@ def put_in_its_place() -> Celery:
 def test_tasks_that_were_made_before_it_are_named(
     make: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_state, "_on_app_finalizers", set())  # tasks that other tests share
+    monkeypatch.setattr(_state, "_on_app_finalizers", set())  # those of modules of tests
     app = make()
     for name in ("shop.export", "shop.mail"):
         app.task(name=name, shared=False)(is_in_context)
