@@ -33,6 +33,7 @@ from celery_graceful.runs.unstored import is_unsent, take
 from celery_graceful.store.store import StoreAway
 from celery_graceful.system.describe import describe
 from celery_graceful.task.base import GracefulTask
+from celery_graceful.timeline.successors import Sent
 
 __all__ = ["GracefulRequest", "adopt", "is_adopted"]
 
@@ -332,7 +333,8 @@ class GracefulRequest(GoesOn):
     def settle(self) -> None:
         """It has ended; if that was for good, its checkpoint is of no use any more."""
         is_marked = self.take_mark()  # also of a retry: its next run knows that it is one
-        if not self.goes_on and (is_marked or self.has_predecessors):
+        may_be_there = not self.goes_on and (is_marked or self.has_predecessors)
+        if may_be_there and self.successor is not Sent.RETRY:  # sent, and it ended all the same
             self.discard_saved(self.is_off_hands)
 
     def _was_cut_off(self, exc: BaseException) -> bool:

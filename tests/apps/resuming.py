@@ -28,6 +28,8 @@ def ending(self, how):
         raise Ignore
     if how == "retry" and not self.request.retries:
         raise self.retry(countdown=0)
+    if how == "retry, and return" and not self.request.retries:
+        self.retry(countdown=1, throw=False)
     if how in ("terminate", "time limit"):
         with self.shield():
             self.wait_for_interrupt(120)

@@ -53,6 +53,9 @@ def test_a_checkpoint_goes_with_its_task(pool, redis_db):
         # Kept over the retry.
         assert send("retry").get(timeout=TIMEOUT) is True
         wait_until(gone)
+        send("retry, and return")
+        w.wait_line("retry, and return.*succeeded.*True")
+        wait_until(gone)
         # What replaces a task has its id, and work of its own.
         pages = app.send_task("tests.apps.resuming.pages", [1, 4])
         assert pages.get(timeout=TIMEOUT) is False
