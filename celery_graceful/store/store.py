@@ -53,7 +53,7 @@ from celery.utils.log import get_logger
 
 from celery_graceful.store.answers import is_answer, is_forbidden, is_of_a_replica
 from celery_graceful.store.client import address_of, make_client
-from celery_graceful.store.connections import take_connection
+from celery_graceful.store.connections import disconnect, take_connection
 from celery_graceful.store.presence import Presence
 from celery_graceful.store.scripts import script as script_of
 from celery_graceful.system import native
@@ -217,9 +217,9 @@ class Store:
         return self._away_since is not None or self._back_at > moment
 
     def disconnect(self) -> None:
-        """Close all connections. Who asks again connects again."""
+        """Close all connections, to Sentinels as well. Who asks again connects again."""
         for client in list(self._clients.values()):
-            client.connection_pool.disconnect()
+            disconnect(client.connection_pool)
 
     def _ask(
         self,

@@ -10,6 +10,7 @@ import pytest
 from celery import Celery
 
 from celery_graceful.store.app_stores import find_store
+from celery_graceful.store.connections import sentinel_pools
 from celery_graceful.store.store import StoreAway
 from tests.servers import RedisServer, SentinelServers
 from tests.support.processes import free_port
@@ -110,6 +111,18 @@ def wait_for(seconds, connection):
 
 def raise_interrupt(*args, **options):
     raise KeyboardInterrupt
+
+
+def test_a_store_that_is_closed_leaves_no_connection_to_a_sentinel(sentinels):
+    with Celery("closed", broker=sentinels.url(), set_as_current=False) as app:
+        app.conf.broker_transport_options = sentinels.options
+        store = find_store(app)
+        assert store.execute("PING", [])
+        pools = [sentinel_pools(client.connection_pool) for client in store._clients.values()]
+        asked = [one for some in pools for pool in some for one in pool._available_connections]
+        assert any(one._sock for one in asked)
+        store.disconnect()
+        assert not any(one._sock for one in asked)
 
 
 def test_the_store_follows_to_the_new_master(sentinels):
