@@ -11,6 +11,7 @@ from typing import Any
 from celery import Celery, Task
 from celery.signals import worker_ready, worker_shutting_down
 
+from benchmarks import calls
 from benchmarks.brokers import Broker
 from celery_graceful import Graceful, GracefulTask, Interrupted
 
@@ -43,6 +44,8 @@ if os.environ.get("BENCH_PROFILE"):
     from benchmarks.profiled import watch
 
     watch(os.environ["BENCH_PROFILE"])
+if os.environ.get("BENCH_CALLS"):
+    calls.watch()
 if os.environ.get("BENCH_SENTRY"):
     import sentry_sdk
     from sentry_sdk.crons import monitor as sentry_monitor
@@ -181,6 +184,12 @@ def checkpointed(self: GracefulTask, times: float = 1.0) -> None:
 def done(*_: Any) -> None:
     """Follow what has ended."""
     say("done")
+
+
+@app.task
+def counted() -> None:
+    """Say how many calls were counted."""
+    say("calls", calls.so_far())
 
 
 @app.task

@@ -80,6 +80,7 @@ def _beside_chords(redis: RedisServer, members: int, rounds: int) -> str:
                 env=env,
             )
             workers[name] = stack.enter_context(worker)
+            worker.wait("ready")
         for turn in range(-1, rounds):  # the first one warms up
             for name in list(contenders)[:: -1 if turn % 2 else 1]:
                 graceful, results, send = contenders[name]
@@ -130,7 +131,8 @@ def _many(redis: RedisServer, members: int) -> str:
         store = sum(client.memory_usage(key, samples=0) or 0 for key in keys)
         queue = client.memory_usage("many", samples=0)
         while_sent = slow()
-        with Worker("many", pool="threads", concurrency=10, prefetch=10):
+        with Worker("many", pool="threads", concurrency=10, prefetch=10) as worker:
+            worker.wait("ready")
             wait_until(
                 lambda: not (client.llen("many") or held(client)),
                 "all members have ended",
@@ -220,6 +222,7 @@ def _throughput(redis: RedisServer, tasks: int, rounds: int) -> str:
             queue = f"batches-{pool}"
             worker = Worker(queue, pool=pool, concurrency=concurrency)
             stack.enter_context(worker)
+            worker.wait("ready")
             stages = [_Stage(redis, client, task, count, in_batch=b) for b in (False, True)]
             found: tuple[list[tuple[float, float, float]], ...] = ([], [])
             for turn in range(-1, rounds):  # the first one warms up

@@ -40,6 +40,7 @@ def pool(redis: RedisServer, *, quick: bool) -> str:
             found[name] = []
             options = {"pool": "prefork", "concurrency": PROCESSES, "plain": contender.plain}
             with Worker(queue, **options) as worker:
+                worker.wait("ready")
                 for number in range(rounds + 1):
                     before = _cpu(worker.process.pid)
                     took = play(client, f"stage-{contender.task}", queue)

@@ -40,6 +40,7 @@ def shares(redis: RedisServer, *, quick: bool) -> str:
             prepare(client, contender.task, tasks)
             file = Path(folder) / f"{number}.json"
             with Worker(f"shares-{number}", plain=contender.plain, **options) as worker:
+                worker.wait("ready")
                 used = [
                     cpu_of_round(client, worker, contender.task, tasks) for _ in range(rounds + 1)
                 ]

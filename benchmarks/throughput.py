@@ -60,6 +60,7 @@ def throughput(redis: RedisServer, *, quick: bool) -> str:
                     )
                 )
             for contender, worker in workers.items():
+                worker.wait("ready")
                 round_of(client, worker, contender.task, tasks)  # the first one warms up
             rates: dict[Contender, list[tuple[float, float]]] = {c: [] for c in CONTENDERS}
             for number in range(rounds):

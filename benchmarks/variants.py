@@ -88,6 +88,7 @@ def _row(redis: RedisServer, variant: Variant, tasks: int, rounds: int) -> tuple
             for number in range(2)
         ]
         for worker in workers:
+            worker.wait("ready")
             _round(client, worker, tasks, 0)  # the first one warms up
         for turn in range(rounds):
             for number in (0, 1) if turn % 2 else (1, 0):
