@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from celery.utils.log import get_task_logger
 
 from celery_graceful.checkpoints.codec import decode, encode
-from celery_graceful.checkpoints.place import CURSOR, OWN_CURSOR, STEP, place_of
+from celery_graceful.checkpoints.place import CURSOR, OWN_CURSOR, STEP, key_of, place_of
 from celery_graceful.checkpoints.watch import Keeper, watch_of
 from celery_graceful.claims.fence import DELIVERY, holds_claim
 from celery_graceful.exceptions import Interrupted
@@ -58,11 +58,6 @@ YIELD, YIELD_PAUSE = 2.0, 0.02
 _told: set[str] = set()
 
 
-def key_of(name: str, task_id: str) -> str:
-    """The key of a task's checkpoint."""
-    return f"graceful:checkpoint:{name}:{task_id}"
-
-
 def _defaults() -> Settings:
     """Of a task that is called directly."""
     from celery_graceful.settings import Settings
@@ -78,7 +73,6 @@ class Checkpoint:
         task_id: Of the task.
         began: When the delivery began, on the monotonic clock; ``None`` where nothing is
             saved (direct calls, eager tasks).
-        run: The run whose code calls, if there is one.
         store: Where to save; ``None`` for nowhere.
         settings: What the user set.
         token: Names the delivery.
@@ -95,7 +89,6 @@ class Checkpoint:
         task_id: str,
         *,
         began: float | None = None,
-        run: Run | None = None,
         store: Keeper | None = None,
         settings: Settings | None = None,
         token: str = "",
@@ -106,9 +99,7 @@ class Checkpoint:
         is_ours: Callable[[], bool] = lambda: True,
     ) -> None:
         self.name, self.task_id = name, task_id
-        self.store = store
-        self.began = began
-        self.run = run
+        self.store, self.began = store, began
         self.settings = settings or _defaults()
         self.token = token
         self.worker = worker
@@ -120,6 +111,8 @@ class Checkpoint:
         self.advanced = False
         #: The state as of the item in hand: it counts when that item is done.
         self.state_in_hand: str | None = None
+        #: Whose item that is; ``None`` of one that was left, which comes again.
+        self._in_hand_of: Any = None
         #: A later delivery has taken over.
         self.lost = False
         #: The task keeps the cursor of a loop itself.
@@ -157,13 +150,14 @@ class Checkpoint:
 
     @classmethod
     def _open(cls, task: Any, request: Any, run: Run | None) -> Checkpoint:
-        if run is None or run.task_id != request.id or request.called_directly:
+        # In ``before_start``, and in receivers of ``task_prerun``, its run has not begun.
+        in_worker = run.task_id == request.id if run else worker_state.board.value is not None
+        if not in_worker or request.called_directly or request.is_eager:
             return cls(task.name, request.id or "")
         return cls(
             task.name,
             request.id,
-            began=run.started_at,
-            run=run,
+            began=run.started_at if run else time.monotonic(),
             store=watch_of(request.__dict__).keeper or find_store(task.app),
             settings=settings_of(task.app),
             token=getattr(request, DELIVERY, None) or uuid.uuid4().hex,
@@ -205,19 +199,29 @@ class Checkpoint:
         """
         self.load()
         text = encode(state, "state", self.settings.checkpoint_max_bytes)
-        loop = next((loop for loop in reversed(self.loops) if loop.saves_cursor), None)
+        loop = self._innermost()
         if at_once or loop is None:
             self.state_in_hand = None
             self.put(_STATE, text)
         else:
-            self.state_in_hand = text
+            self.state_in_hand, self._in_hand_of = text, loop
             loop.look_after_item()
 
-    def item_done(self) -> None:
-        """What was in hand is done."""
-        if self.state_in_hand is not None:
+    def item_done(self, loop: Any = None) -> None:
+        """What was in hand is done; with ``loop`` an item of that one."""
+        if self.state_in_hand is not None and loop in (None, self._in_hand_of):
             self.put(_STATE, self.state_in_hand)
             self.state_in_hand = None
+
+    def loop_left(self, loop: Any) -> None:
+        """Its item in hand is part of one of the loop around it, if there is one."""
+        if self._in_hand_of is loop:
+            self._in_hand_of = around = self._innermost()
+            if around is not None:
+                around.look_after_item()
+
+    def _innermost(self) -> Any:
+        return next((loop for loop in reversed(self.loops) if loop.saves_cursor), None)
 
     def body_left(self) -> None:
         """The task's code has been left: what was in hand has not been done."""
@@ -407,6 +411,11 @@ class Checkpoint:
             self._mark()
         return answer
 
+    def _mark(self) -> None:
+        """Let the main process know that there is something to delete in the end."""
+        if worker_state.board.value is not None:
+            worker_state.board.value.marks.set(self.token)
+
     def _ask(
         self, kind: str, fields: dict[str, str], interrupted: int, want_fields: bool, **options: Any
     ) -> Any:
@@ -426,16 +435,10 @@ class Checkpoint:
             **options,
         )
 
-    def _mark(self) -> None:
-        """Let the main process know that there is something to delete in the end."""
-        if worker_state.board.value is not None:
-            worker_state.board.value.marks.set(self.token)
-
     def _undisturbed(self) -> AbstractContextManager[None]:
         """An exception from outside must not land between a command and its answer."""
-        if self.run is None or self.run is not current():
-            return nullcontext()
-        return self.run.undisturbed()
+        run = current()
+        return run.undisturbed() if run and run.task_id == self.task_id else nullcontext()
 
     @staticmethod
     def _warn_no_store() -> None:

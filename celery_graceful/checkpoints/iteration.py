@@ -219,6 +219,7 @@ class Loop(Generic[T]):
             if self in self._progress.loops:  # else the task's code was left before
                 self.deposit(ended)
                 self._progress.loops.remove(self)
+                self._checkpoint.loop_left(self)
         self._end()
 
     def _begin(self) -> tuple[Any, bool]:
@@ -253,7 +254,7 @@ class Loop(Generic[T]):
     def _pause(self) -> None:
         progress = self._progress
         if self.saves_cursor:
-            self._checkpoint.item_done()
+            self._checkpoint.item_done(self)
         if self._scope is not None:
             self._leave_item()
             self._enter_item()

@@ -1,4 +1,4 @@
-"""Where a task stands, as it has saved it, in few words."""
+"""Where a checkpoint is, and where its task stands by what it has saved, in few words."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from urllib.parse import unquote
 
 from celery_graceful.checkpoints.codec import decode
 
-__all__ = ["CURSOR", "OWN_CURSOR", "STEP", "place", "place_of"]
+__all__ = ["CURSOR", "OWN_CURSOR", "STEP", "key_of", "place", "place_of"]
 
 #: In front of the paths of loops and steps, in the names of their fields.
 CURSOR, STEP = "c:", "s:"
 
 #: The field of a task that keeps the cursor of a loop itself: where it stands is not known here.
 OWN_CURSOR = "own_cursor"
+
+
+def key_of(name: str, task_id: str) -> str:
+    """The key of a task's checkpoint."""
+    return f"graceful:checkpoint:{name}:{task_id}"
 
 
 def place(loops: Iterable[tuple[str, Any, bool]], steps: Sequence[str]) -> str:

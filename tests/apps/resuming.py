@@ -36,6 +36,25 @@ def ending(self, how):
     return self.resumed
 
 
+class AsksEarly(GracefulTask):
+    """Looks at what was saved before its run begins."""
+
+    def before_start(self, *_):
+        say("before", self.state, self.resumed, self.interruptions)
+        self.state = (self.state or 0) + 10
+
+
+@app.task(base=AsksEarly, bind=True)
+def asks_early(self):
+    """Fails once in the middle of a loop."""
+    for item in self.iterate(range(3), every=1):
+        say("item", item)
+        self.state += 1
+        if item == 1 and not self.request.retries:
+            raise self.retry(countdown=0)
+    return self.state
+
+
 @task
 def twin(self, how):
     """One of two of the same id."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import random
 import uuid
+from contextlib import suppress
 from itertools import count
 from time import monotonic
 
@@ -577,6 +578,57 @@ def test_a_state_in_loops_that_nest(b):
     expected = []
     for outer in range(3):
         expected += [*((outer, inner) for inner in range(4)), outer]
+    assert b.run(b.task(task)) == ("SUCCESS", expected)
+
+
+@pytest.mark.parametrize("how", ["break", "exception", "outer body"])
+def test_a_state_of_an_item_that_is_left_is_not_saved_by_another_loop(b, how):
+    once = Once()
+
+    def add(self, number):
+        self.state = (self.state or 0) + number
+
+    def left_early(self):
+        for number in self.iterate([1, 10, 100, 1000]):
+            add(self, number)
+            if number == 100:
+                if how == "break":
+                    break
+                raise LookupError
+
+    def task(self):
+        if how == "outer body":
+            for number in self.iterate([1, 10, 100]):
+                add(self, number)
+                for inner in self.iterate(range(3), name="inner", every=1):
+                    if (number, inner) == (100, 1) and once("inner"):
+                        raise Kill
+        else:
+            with suppress(LookupError):
+                left_early(self)
+            assert self.state == 111, "the task sees what it has assigned"
+        for item in self.iterate(range(3), name="after", every=1):
+            if item == 1 and once("after"):
+                raise Kill
+        return self.state
+
+    assert b.run(b.task(task)) == ("SUCCESS", 111)
+
+
+def test_a_state_of_an_inner_loop_that_is_left_is_that_of_the_outer_item(b):
+    once = Once()
+
+    def task(self):
+        for outer in self.iterate(range(3), every=1):
+            for inner in self.iterate(range(4), name="inner"):
+                self.state = [*(self.state or []), (outer, inner)]
+                if inner == outer:
+                    break
+            if outer and once(outer):
+                raise Kill
+        return self.state
+
+    expected = [(outer, inner) for outer in range(3) for inner in range(outer + 1)]
     assert b.run(b.task(task)) == ("SUCCESS", expected)
 
 

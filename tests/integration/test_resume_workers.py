@@ -56,10 +56,16 @@ def test_a_checkpoint_goes_with_its_task(pool, redis_db):
         send("retry, and return")
         w.wait_line("retry, and return.*succeeded.*True")
         wait_until(gone)
+        # Asked for before its run begins, it is the same.
+        asked = app.send_task("tests.apps.resuming.asks_early")
+        assert asked.get(timeout=TIMEOUT) == 23
+        assert w.count(">> .* item") == 4
+        assert w.count(">> .* before None False 0") == w.count(">> .* before 11 True 0") == 1
+        wait_until(gone)
         # What replaces a task has its id, and work of its own.
         pages = app.send_task("tests.apps.resuming.pages", [1, 4])
         assert pages.get(timeout=TIMEOUT) is False
-        assert w.count(">> .* item") == 12
+        assert w.count(">> .* item") == 16
         wait_until(gone)
         if pool == "prefork":
             send("time limit", time_limit=3)
