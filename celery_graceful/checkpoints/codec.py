@@ -21,6 +21,9 @@ __all__ = ["decode", "encode"]
 
 _TAG = "$"
 
+#: Beside a tag, where ISO's text cannot say it; earlier versions pass over it.
+_FOLD = "fold"
+
 #: type -> (tag, to text)
 _WRITE: dict[type, tuple[str, Callable[[Any], Any]]] = {
     dt.datetime: ("datetime", dt.datetime.isoformat),
@@ -103,7 +106,15 @@ def _plain(value: Any, path: str) -> Any:
         return {_TAG: ["dict", pairs]}
     if kind in _WRITE:
         tag, write = _WRITE[kind]
-        return {_TAG: [tag, write(value)]}
+        if getattr(value, "tzinfo", None) is not None and value.utcoffset() is None:
+            raise CheckpointError(
+                f"{path} is a {kind.__module__}.{kind.__qualname__} in a time zone that has no "
+                f"UTC offset of its own: save it without {value.tzinfo}, and that name beside it."
+            )
+        plain = {_TAG: [tag, write(value)]}
+        if getattr(value, "fold", 0):
+            plain[_FOLD] = value.fold
+        return plain
     raise CheckpointError(
         f"{path} is a {kind.__module__}.{kind.__qualname__}, which JSON cannot give back: "
         f"{_mend(value)}."
@@ -113,7 +124,8 @@ def _plain(value: Any, path: str) -> Any:
 def _revive(mapping: dict[str, Any]) -> Any:
     if _TAG in mapping:
         tag, content = mapping[_TAG]
-        return _READ[tag](content)
+        value = _READ[tag](content)
+        return value.replace(fold=mapping[_FOLD]) if _FOLD in mapping else value
     return mapping
 
 

@@ -229,10 +229,7 @@ class GracefulRequest(GoesOn):
 
         Celery stumbles over it in a pool of threads or greenlets, and the task stays open.
         """
-        failure = as_failure(exc_info)
-        self.on_failure(failure)
-        if self.stage is Stage.FINISHED:
-            outcome.close(self, "error", str(failure.exception))
+        self.on_failure(as_failure(exc_info))
 
     def _on_failure(self, exc_info: Any, send_failed_event: bool, return_ok: bool) -> None:
         exc = raised(exc_info)
@@ -281,11 +278,11 @@ class GracefulRequest(GoesOn):
         if not self._already_revoked and not self._already_cancelled:
             exc_info = as_lost(exc_info)
         tell = partial(super().on_failure, exc_info, send_failed_event, return_ok)
-        self._tell_end(tell, exc, partial(self._after_failure, raised(exc_info)))
+        self._tell_end(tell, exc, partial(self._after_failure, raised(exc_info), return_ok))
 
-    def _after_failure(self, exc: BaseException) -> None:
-        if not (self.goes_on or self._already_cancelled):
-            outcome.close_failed(self, exc, succeeded=self.is_settled)
+    def _after_failure(self, exc: BaseException, return_ok: bool) -> None:
+        if not (self.goes_on or self._already_cancelled or self.successor is Sent.RETRY):
+            outcome.close_failed(self, exc, succeeded=self.is_settled, said=return_ok)
         self.settle()
 
     def _fail_later(self, *args: Any) -> None:

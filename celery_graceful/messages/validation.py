@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 from celery.exceptions import InvalidTaskError
 from celery.utils.time import maybe_iso8601, timezone
@@ -75,7 +76,7 @@ def flaw_of(message: Any, *, runs_here: bool = False) -> str | None:
     if not isinstance(fields, dict):
         return "it names no task"
     get = fields.get
-    if not has_text(get("id")):
+    if not has_text(get("id")) and not _has_uuid(fields):
         return "its id is none"
     limits = get("timelimit")
     if limits and limits != _NO_LIMITS and not _are_limits(limits):
@@ -89,6 +90,17 @@ def flaw_of(message: Any, *, runs_here: bool = False) -> str | None:
     if eta and isinstance(eta, str) and eta.startswith(_EDGES) and not _is_time(eta):
         return "its ETA is beyond all time"
     return _flaw_of_payload(payload)
+
+
+def _has_uuid(fields: dict[str, Any]) -> bool:
+    """Whether an id is one as an object (``task_id=uuid4()``): then it is the text of that.
+
+    kombu sends it as such. All that looks for a task by its id has text.
+    """
+    for name in ("id", "root_id", "parent_id", "group"):
+        if isinstance(fields.get(name), UUID):
+            fields[name] = str(fields[name])
+    return has_text(fields.get("id"))
 
 
 def _flaw_of_payload(payload: Any) -> str | None:

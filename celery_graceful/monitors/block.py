@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import wraps
 from types import TracebackType
 from typing import Any, TypeVar
 
 from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
+from celery_graceful.monitors.check_in import CheckIn
 from celery_graceful.monitors.monitor import Monitor
 from celery_graceful.timeline import worker_state
 
@@ -20,8 +23,17 @@ logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: What is open in this context, the innermost last, each with the block that opened it.
-_open: ContextVar[tuple[tuple[checkin, Any], ...]] = ContextVar("graceful_checkins", default=())
+
+@dataclass(eq=False)
+class _Entry:
+    """One time that a block was entered, and has not been left."""
+
+    block: checkin
+    check_in: CheckIn | None
+
+
+#: What was opened in this context, the innermost last.
+_open: ContextVar[tuple[_Entry, ...]] = ContextVar("graceful_checkins", default=())
 
 
 class checkin:
@@ -43,6 +55,8 @@ class checkin:
     def __init__(self, monitor: str | Monitor, *, app: Any = None) -> None:
         self._monitor = monitor if isinstance(monitor, Monitor) else Monitor(monitor)
         self._app = app
+        #: What is open in all contexts.
+        self._entries: list[_Entry] = []
 
     def __enter__(self) -> checkin:
         opened = None
@@ -52,7 +66,9 @@ class checkin:
             monitors.dispatch.start(opened)
         except Exception:
             logger.exception("Check-in of %s", self._monitor.slug)
-        _open.set((*_open.get(), (self, opened)))
+        entry = _Entry(self, opened)
+        self._entries.append(entry)
+        _open.set((*_still_open(), entry))
         return self
 
     def __exit__(
@@ -61,16 +77,27 @@ class checkin:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        entries = _open.get()
-        index = max(i for i, (block, _) in enumerate(entries) if block is self)
-        opened = entries[index][1]
-        _open.set(entries[:index] + entries[index + 1 :])
+        opened = self._take()
         if opened is not None:
             try:
                 status = _status(exc, opened.on_interrupt)
-                self._monitors().dispatch.finish(opened, status, "" if exc is None else repr(exc))
+                self._monitors().dispatch.finish(opened, status, _text(exc))
             except Exception:
                 logger.exception("Check-in of %s", self._monitor.slug)
+
+    def _take(self) -> CheckIn | None:
+        """The check-in to close: of this context, else the last one of any.
+
+        A generator may be stepped, and so the block be left, in another context than it was
+        entered in: by another thread or asyncio task.
+        """
+        entries = [entry for entry in _still_open() if entry.block is self]
+        for entry in (*reversed(entries), *reversed(self._entries)):
+            with suppress(ValueError):  # another thread was faster
+                self._entries.remove(entry)
+                _open.set(_still_open())
+                return entry.check_in
+        return None
 
     def __call__(self, fn: F) -> F:
         if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
@@ -79,14 +106,14 @@ class checkin:
 
             @wraps(fn)
             async def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with self:
+                with checkin(self._monitor, app=self._app):
                     return await fn(*args, **kwargs)
 
         else:
 
             @wraps(fn)
             def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with self:
+                with checkin(self._monitor, app=self._app):
                     return fn(*args, **kwargs)
 
         return wrapper  # type: ignore[return-value]
@@ -97,6 +124,18 @@ class checkin:
         from celery_graceful.monitors.registry import monitors_of
 
         return monitors_of(app_or_default(self._app))
+
+
+def _still_open() -> tuple[_Entry, ...]:
+    """What of this context was not closed in another one."""
+    return tuple(entry for entry in _open.get() if entry in entry.block._entries)
+
+
+def _text(exc: BaseException | None) -> str:
+    try:
+        return "" if exc is None else repr(exc)
+    except Exception:
+        return type(exc).__name__
 
 
 def _status(exc: BaseException | None, on_interrupt: str | None) -> str:

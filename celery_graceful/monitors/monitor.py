@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from celery_graceful.exceptions import SettingsError
 from celery_graceful.monitors import schedule as schedules
@@ -72,7 +71,7 @@ class Monitor:
                 raise _unfit(name, value, f"give a whole number of{unit or ''} {low} to {high}")
         if self.on_interrupt not in (None, *STATUSES):
             raise _unfit("on_interrupt", self.on_interrupt, "give 'ok', 'error' or None")
-        if self.timezone is not None and not is_zone(self.timezone):
+        if self.timezone is not None and not schedules.is_zone(self.timezone):
             raise _unfit("timezone", self.timezone, "give a name such as 'Europe/Vienna'")
         if self.ping_url is not None and not is_url(self.ping_url):
             raise _unfit("ping_url", self.ping_url, "give a URL that begins with http or https")
@@ -81,6 +80,9 @@ class Monitor:
                 schedules.read_text(self.schedule)
             except ValueError as exc:
                 raise _unfit("schedule", self.schedule, str(exc)) from None
+        elif schedules.is_no_time(self.schedule):
+            mend = "give more than 0 seconds, and no more than a timedelta can hold"
+            raise _unfit("schedule", self.schedule, mend)
         elif self.schedule is not None and not schedules.is_known(self.schedule):
             raise _unfit(
                 "schedule",
@@ -105,24 +107,19 @@ class Monitor:
         if schedule is None:
             return None, reason
         zone = self.timezone or schedules.zone_of(self.schedule) or timezone
+        name = None if zone is None else schedules.zone_name(zone)
+        if schedule["type"] == "crontab" and zone is not None and name is None:
+            reason = f"servers know time zones by name, as 'Europe/Vienna', not {zone!r}"
+            return None, f"{reason}: set timezone to such a name, in app.conf or the Monitor"
         fields = {
             "schedule": schedule,
-            "timezone": zone if zone is not None and is_zone(zone) else None,
+            "timezone": name,
             "checkin_margin": self.margin,
             "max_runtime": self.max_runtime,
             "failure_issue_threshold": self.failure_issue_threshold,
             "recovery_threshold": self.recovery_threshold,
         }
         return {name: value for name, value in fields.items() if value is not None}, ""
-
-
-def is_zone(name: Any) -> bool:
-    """Whether it names a time zone."""
-    try:
-        ZoneInfo(name)
-    except (ValueError, LookupError, OSError, TypeError):
-        return False
-    return True
 
 
 def is_url(value: Any) -> bool:

@@ -74,13 +74,14 @@ def close(run: Run, status: str, text: str, *, dying: bool = False) -> None:
             logger.exception("The check-in of %s could not be closed", run.humaninfo())
 
 
-def close_failed(run: Run, exc: BaseException, *, succeeded: bool) -> None:
+def close_failed(run: Run, exc: BaseException, *, succeeded: bool, said: bool) -> None:
     """It has ended by ``exc`` and will not come again; close it if nobody else has.
 
     Args:
         run: The run.
         exc: What it ended by.
         succeeded: Its success was stored before its process was lost.
+        said: Where it ran, it was said how it ended; else what is called at its end has raised.
     """
     if isinstance(exc, _LOST):
         close(run, "ok" if succeeded else "error", f"lost: {exc}")
@@ -88,6 +89,8 @@ def close_failed(run: Run, exc: BaseException, *, succeeded: bool) -> None:
         close(run, "error", "rejected")
     elif isinstance(exc, Ignore):
         close(run, "ok", "ignored")
+    elif not said:
+        close(run, "error", f"failed: {exc!r}")
 
 
 def interrupted(runs: Iterable[Run], timeout: float = SHORT) -> None:

@@ -11,8 +11,9 @@ import re
 from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
-__all__ = ["convert", "is_known", "read_text", "zone_of"]
+__all__ = ["convert", "is_known", "is_no_time", "is_zone", "read_text", "zone_name", "zone_of"]
 
 #: Lowest and highest value of each field.
 _FIELDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
@@ -36,12 +37,23 @@ _UNITS = (("week", 10080), ("day", 1440), ("hour", 60), ("minute", 1))
 
 
 def is_known(schedule: Any) -> bool:
-    """Whether it is a schedule at all."""
+    """Whether it is a schedule at all, one that may come true."""
     from celery.schedules import BaseSchedule
 
-    return isinstance(schedule, (BaseSchedule, timedelta, int, float, str)) and not isinstance(
-        schedule, bool
-    )
+    if isinstance(schedule, bool) or is_no_time(schedule):
+        return False
+    return isinstance(schedule, (BaseSchedule, timedelta, int, float, str))
+
+
+def is_no_time(schedule: Any) -> bool:
+    """Whether it is a number or ``timedelta`` that no two runs can be apart."""
+    if isinstance(schedule, bool) or not isinstance(schedule, (timedelta, int, float)):
+        return False
+    try:
+        every = schedule if isinstance(schedule, timedelta) else timedelta(seconds=schedule)
+    except (ValueError, OverflowError):
+        return True
+    return every <= timedelta(0)
 
 
 def convert(schedule: Any) -> tuple[Mapping[str, Any] | None, str]:
@@ -70,6 +82,24 @@ def zone_of(schedule: Any) -> str | None:
     """The time zone that the schedule itself was given."""
     zone = getattr(schedule, "tz", None)
     return None if zone is None else str(zone)
+
+
+def is_zone(name: Any) -> bool:
+    """Whether it names a time zone."""
+    try:
+        ZoneInfo(name)
+    except (ValueError, LookupError, OSError, TypeError):
+        return False
+    return True
+
+
+def zone_name(zone: str) -> str | None:
+    """The name by which servers know a time zone; of ``UTC+02:00`` it is ``Etc/GMT-2``."""
+    hours = re.fullmatch(r"UTC([+-])(\d\d):00", zone)
+    if hours is not None:
+        sign, number = hours.groups()
+        zone = f"Etc/GMT{'-' if sign == '+' else '+'}{int(number)}"
+    return zone if is_zone(zone) else None
 
 
 def _interval(every: timedelta) -> tuple[Mapping[str, Any] | None, str]:
@@ -130,7 +160,7 @@ def read_text(text: str) -> str:
     )
 
 
-_PART = re.compile(r"(?:(\*)|(\w+)(?:-(\w+))?)(?:/(\d+))?$")
+_PART = re.compile(r"(?:(\*)|(\w+)(?:-(\w+))?)(?:/(\d+))?$", re.ASCII)
 
 
 def _read_part(part: str, index: int) -> str:

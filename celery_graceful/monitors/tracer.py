@@ -19,6 +19,7 @@ from celery.exceptions import Ignore, Reject
 from celery.utils import uuid
 
 from celery_graceful.exceptions import Interrupted, TaskInterrupted
+from celery_graceful.messages.own_headers import DELIVERY
 from celery_graceful.monitors.check_in import CheckIn
 from celery_graceful.monitors.registry import Monitors, monitors_of
 from celery_graceful.phases import InterruptReason
@@ -26,6 +27,7 @@ from celery_graceful.runs.unstored import is_unsent, sealed, unstored
 from celery_graceful.system.loaded import loaded
 from celery_graceful.system.process import Slot, kept
 from celery_graceful.timeline import worker_state
+from celery_graceful.timeline.successors import Sent
 
 __all__ = ["eager", "silence_sentry", "trace_with_check_in"]
 
@@ -62,7 +64,7 @@ def trace_with_check_in(task: Any) -> None:
             done = trace(task_id, args, kwargs, request)
             return sealed(done, task_id) if unstored or done.info is not None else done
         finally:
-            _quietly(_ended, monitors, check_in, done)
+            _quietly(_ended, monitors, check_in, done, request or {})
 
     traced._checks_in = True  # type: ignore[attr-defined]
     task.__trace__ = traced
@@ -84,12 +86,14 @@ def _find(monitors: Monitors, task: Any, task_id: str, request: Any) -> CheckIn 
         return None
 
 
-def _ended(monitors: Monitors, check_in: CheckIn, done: Any) -> None:
-    if done is None:
-        return  # a BaseException: the main process knows why
-    state, exc = (
-        (states.SUCCESS, None) if done.info is None else (done.info.state, done.info.retval)
-    )
+def _ended(monitors: Monitors, check_in: CheckIn, done: Any, request: dict[str, Any]) -> None:
+    state, exc = states.SUCCESS, None
+    if _has_sent_retry(request):  # whatever it has come to besides: the last try closes it
+        state = states.RETRY
+    elif done is None:
+        return  # something was raised by others than the task: the main process knows why
+    elif done.info is not None:
+        state, exc = done.info.state, done.info.retval
     if state == states.SUCCESS:
         monitors.dispatch.finish(check_in, "ok", "succeeded")
     elif state == states.FAILURE and not is_unsent(done.retval):  # else it may run again
@@ -100,6 +104,11 @@ def _ended(monitors: Monitors, check_in: CheckIn, done: Any) -> None:
         monitors.dispatch.goes_on(check_in, f"interrupted: {exc.reason}")
     if reports_first.value:
         monitors.dispatch.wait(_patience(monitors))
+
+
+def _has_sent_retry(request: dict[str, Any]) -> bool:
+    board, delivery = worker_state.board.value, request.get(DELIVERY)
+    return bool(board and delivery and board.successors.find(delivery) is Sent.RETRY)
 
 
 def _before_retry(headers: Any = None, **_: Any) -> None:

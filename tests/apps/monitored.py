@@ -107,6 +107,32 @@ def plain_retry(self):
         raise self.retry(countdown=0)
 
 
+@task(max_retries=1)
+def retry_and_return(self):
+    if not self.request.retries:
+        self.retry(countdown=0.5, throw=False)
+
+
+class Raising(GracefulTask):
+    """Its handlers are of no use."""
+
+    def on_failure(self, *_):
+        raise RuntimeError("on purpose, too")
+
+    on_retry = on_failure
+
+
+@task(base=Raising)
+def failure_hook_raises(self):
+    raise ValueError("on purpose")
+
+
+@task(base=Raising, max_retries=1)
+def retry_hook_raises(self):
+    if not self.request.retries:
+        raise self.retry(countdown=0.5)
+
+
 @task(soft_time_limit=3)  # which begins when the pool takes it
 def soft_limit(self):
     nap()

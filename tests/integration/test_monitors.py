@@ -13,8 +13,9 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from contextvars import Context, copy_context
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,7 +42,7 @@ from celery_graceful import (
     SettingsError,
     checkin,
 )
-from celery_graceful.monitors import beat, dispatch, named_monitors
+from celery_graceful.monitors import beat, block, dispatch, named_monitors
 from celery_graceful.monitors.heartbeat import Heartbeats, interval_of
 from celery_graceful.monitors.outcome import close_dead
 from celery_graceful.monitors.registry import STAMP, Monitors, monitors_of
@@ -571,6 +572,80 @@ def test_checkin_nested_and_in_threads(pinged: Celery, pings: HealthchecksServer
     seen = pings.wait(8)
     assert sorted(what for _, what, _ in seen) == ["start"] * 4 + ["success"] * 4
     assert len({rid for _, _, rid in seen}) == 4
+
+
+def test_checkin_left_in_another_context(pinged: Celery, pings: HealthchecksServer) -> None:
+    def stepped() -> Iterator[int]:
+        with checkin("stepped", app=pinged):
+            yield 1
+
+    async def failing() -> AsyncIterator[int]:
+        with checkin("failing", app=pinged):
+            yield 1
+            raise KeyError("the real one")
+
+    async def drive() -> None:
+        numbers = stepped()
+        while await asyncio.to_thread(next, numbers, None):
+            pass
+        others = failing()
+        await asyncio.create_task(anext(others))  # type: ignore[arg-type]
+        with pytest.raises(KeyError, match="the real one"):
+            await asyncio.create_task(anext(others))  # type: ignore[arg-type]
+
+    asyncio.run(drive())
+    seen = pings.wait(4)
+    assert len({rid for _, _, rid in seen}) == 2
+    assert sorted((slug, what) for slug, what, _ in seen) == [
+        ("failing", "fail"),
+        ("failing", "start"),
+        ("stepped", "start"),
+        ("stepped", "success"),
+    ]
+
+
+def test_checkin_shared_with_another_context(pinged: Celery, pings: HealthchecksServer) -> None:
+    """Each is closed once, whichever of them is left first."""
+    shared = checkin("shared", app=pinged)
+    contexts = [copy_context() for _ in range(3)]
+    with shared:
+        for context in contexts:
+            context.run(shared.__enter__)
+        copy_context().run(shared.__exit__, None, None, None)
+        contexts[1].run(shared.__exit__, None, None, None)
+        contexts[0].run(shared.__exit__, None, None, None)
+    contexts[2].run(shared.__exit__, None, None, None)
+    seen = pings.wait(8)
+    assert len({rid for _, what, rid in seen if what == "success"}) == 4
+    shared.__exit__(None, None, None)  # once too often
+
+
+def test_checkin_forgets_what_was_left_elsewhere(pinged: Celery) -> None:
+    """In a context that lives for as long as the process, they would add up."""
+
+    def steps() -> Iterator[None]:
+        with checkin("steps", app=pinged):
+            yield
+
+    def all_of_them() -> None:
+        for _ in range(3):
+            some = steps()
+            next(some)
+            Context().run(next, some, None)
+        assert len(block._open.get()) == 1
+
+    Context().run(all_of_them)
+
+
+class Unspeakable(Exception):
+    def __repr__(self) -> str:
+        raise ValueError("no words for it")
+
+
+def test_checkin_of_what_has_no_words(pinged: Celery, pings: HealthchecksServer) -> None:
+    with pytest.raises(Unspeakable), checkin("end", app=pinged):
+        raise Unspeakable
+    assert [what for _, what, _ in pings.wait(2)] == ["start", "fail"]
 
 
 def test_checkin_on_functions(pinged: Celery, pings: HealthchecksServer) -> None:

@@ -7,6 +7,7 @@ import datetime as dt
 import decimal
 import enum
 import uuid
+import zoneinfo
 
 import pytest
 from hypothesis import given
@@ -49,7 +50,7 @@ def same(one, other):
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, dict):
         return same(list(one), list(other)) and same(list(one.values()), list(other.values()))
-    return one == other
+    return one == other and getattr(one, "fold", 0) == getattr(other, "fold", 0)
 
 
 @given(VALUES)
@@ -58,11 +59,22 @@ def test_round_trip(value):
 
 
 def test_a_zone_becomes_its_offset():
-    zoneinfo = pytest.importorskip("zoneinfo")
     moment = dt.datetime(2024, 7, 1, 12, tzinfo=zoneinfo.ZoneInfo("Europe/Vienna"))
     back = decode(encode(moment, "state"))
     assert back == moment
     assert back.utcoffset() == dt.timedelta(hours=2)
+
+
+@pytest.mark.parametrize(
+    "value", [dt.datetime(2026, 10, 25, 2, 30, fold=1), dt.time(2, 30, fold=1)]
+)
+def test_the_second_of_an_hour_that_comes_twice(value):
+    assert decode(encode([value], "state"))[0].fold == 1
+
+
+def test_values_of_earlier_versions():
+    assert decode('{"$":["datetime","2026-10-25T02:30:00"]}') == dt.datetime(2026, 10, 25, 2, 30)
+    assert decode('{"$":["time","10:00:00"]}') == dt.time(10)
 
 
 class Colour(str, enum.Enum):
@@ -85,6 +97,10 @@ Point = collections.namedtuple("Point", "x y")
         ([Point(1, 2)], r"^state\[0\] is a .*Point.*convert it to tuple"),
         (collections.OrderedDict(a=1), r"^state is a collections\.OrderedDict.*convert it to dict"),
         (iter([1]), r"^state is a .*pass list"),
+        (
+            [dt.time(10, tzinfo=zoneinfo.ZoneInfo("Europe/Vienna"))],
+            r"^state\[0\] is a datetime\.time.*save it without Europe/Vienna, and that name",
+        ),
         ({(1, object()): 1}, r"^a key of state\[1\] is a builtins\.object"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from celery import Celery, chain, chord
@@ -43,6 +44,14 @@ def sent() -> list[Message]:
         while (one := channel.basic_get("celery", no_ack=True)) is not None:
             found.append(one)
     return found
+
+
+def test_an_id_that_is_a_uuid_is_its_text() -> None:
+    """As kombu reads it where ``task_id=uuid4()`` was sent."""
+    task_id = uuid4()
+    one = message({"headers": headers_of(id=task_id, root_id=task_id)})
+    assert flaw_of(one) is None
+    assert (one.headers["id"], one.headers["root_id"]) == (str(task_id), str(task_id))
 
 
 def test_what_celery_sends_has_no_flaw(sent: list[Message]) -> None:

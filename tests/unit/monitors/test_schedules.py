@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone, tzinfo
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from celery import Celery
@@ -12,6 +13,7 @@ from celery.schedules import BaseSchedule, crontab, schedule
 from cronsim import CronSim
 
 from celery_graceful import Monitor, SettingsError
+from celery_graceful.monitors.registry import monitors_of
 from celery_graceful.monitors.schedule import convert, read_text
 
 MINUTES = ["*", "0", "*/5", "*/7", "3-57/6", "1,2,30", "10-20", "59", "*/15,7", "0-58/2", [0, 30]]
@@ -141,7 +143,8 @@ def test_sent_without_a_schedule(given: Any, reason: str) -> None:
 
 @pytest.mark.parametrize(
     "text", ["", "* * * *", "60 * * * *", "* 24 * * *", "* * 0 * *", "* * * 13 *", "* * * * 8",
-             "*/0 * * * *", "5/10 * * * *", "9-5 * * * *", "* * * foo *", "a * * * *", "@never"]
+             "*/0 * * * *", "5/10 * * * *", "9-5 * * * *", "* * * foo *", "a * * * *", "@never",
+             "0 0 * * \u00b2", "*/\u0663 * * * *"]
 )  # fmt: skip
 def test_text_that_is_no_crontab(text: str) -> None:
     with pytest.raises(ValueError, match=r"give|ends before"):
@@ -168,12 +171,26 @@ def test_text_that_is_no_crontab(text: str) -> None:
         ({"on_interrupt": "fine"}, r"Monitor\.on_interrupt = 'fine'"),
         ({"schedule": "often"}, r"Monitor\.schedule = 'often'"),
         ({"schedule": object}, r"Monitor\.schedule"),
+        ({"schedule": float("nan")}, r"Monitor\.schedule = nan .* more than 0"),
+        ({"schedule": float("inf")}, r"Monitor\.schedule = inf .* more than 0"),
+        ({"schedule": 1e20}, r"Monitor\.schedule = 1e\+20 .* a timedelta can hold"),
+        ({"schedule": 0}, r"Monitor\.schedule = 0 .* more than 0"),
+        ({"schedule": -60}, r"Monitor\.schedule = -60 .* more than 0"),
+        ({"schedule": timedelta(0)}, r"Monitor\.schedule = datetime\.timedelta\(0\) .*than 0"),
         ({"ping_url": "hc-ping.com/x"}, r"Monitor\.ping_url"),
     ],
 )
 def test_refused_where_it_is_written(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         Monitor(**{"slug": "nightly", **fields})
+
+
+@pytest.mark.parametrize("given", [0, float("nan"), timedelta(0)])
+def test_a_beat_entry_is_no_error(given: Any) -> None:
+    with Celery("beat", broker="memory://", set_as_current=False) as app:
+        app.conf.graceful_monitor_beat = True
+        monitor = monitors_of(app).of_entry("often", given, None)
+    assert monitor == Monitor("often")
 
 
 def test_the_whole_config() -> None:
@@ -197,6 +214,43 @@ def test_the_whole_config() -> None:
         },
         "",
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (timezone(timedelta(hours=2)), "Etc/GMT-2"),
+        (timezone(timedelta(hours=-11)), "Etc/GMT+11"),
+        (timezone(timedelta(hours=14)), "Etc/GMT-14"),
+        (ZoneInfo("Asia/Tokyo"), "Asia/Tokyo"),
+        (timezone.utc, "UTC"),
+    ],
+)
+def test_the_name_of_a_zone(given: tzinfo, named: str) -> None:
+    config, _ = Monitor("nightly", "0 4 * * *").config(str(given))
+    assert config is not None
+    assert config["timezone"] == named
+    with Celery("zone", broker="memory://", set_as_current=False, timezone=given) as app:
+        one = crontab(minute=0, hour=4, app=app)
+        assert Monitor("nightly", one).config("Europe/Vienna") == (config, "")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        timezone(timedelta(hours=5, minutes=30)),
+        timezone(timedelta(hours=-13)),
+        timezone(timedelta(hours=2), "here"),
+    ],
+)
+def test_a_zone_without_a_name(given: tzinfo) -> None:
+    """Sentry would take the hours of a crontab for UTC's."""
+    config, reason = Monitor("nightly", "0 4 * * *").config(str(given))
+    assert config is None
+    assert f"not {str(given)!r}" in reason
+    assert "Europe/Vienna" in reason, "the mend"
+    config, _ = Monitor("hourly", timedelta(hours=1)).config(str(given))
+    assert config == {"schedule": {"type": "interval", "value": 1, "unit": "hour"}}
 
 
 def test_a_config_needs_a_schedule() -> None:

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from django.conf import settings
 from django.db import connection, models
 from sqlalchemy import orm
+from sqlalchemy.dialects import postgresql
 
 from celery_graceful import CheckpointError
 from celery_graceful.checkpoints.codec import decode, encode
@@ -223,6 +224,45 @@ def test_queryset_sliced(books):
         queryset(books[:3])
 
 
+@pytest.mark.parametrize("batch", [2, 7])
+def test_queryset_reversed(books, batch):
+    for given in (books.reverse(), models.QuerySet(Book).reverse(), books.reverse().reverse()):
+        goes_on_everywhere(
+            lambda given=given: queryset(given, batch=batch), list(books.order_by("pk"))
+        )
+
+
+@pytest.mark.parametrize("how", ["union", "intersection", "difference"])
+def test_queryset_combined(books, how):
+    with pytest.raises(CheckpointError, match=rf"{how}\(\) cannot be filtered"):
+        queryset(getattr(books.filter(pk__lt=3), how)(books.filter(pk__gt=5)))
+
+
+def test_queryset_distinct_on(books):
+    with pytest.raises(CheckpointError, match=r"distinct\('title', 'id'\) needs an order"):
+        queryset(books.distinct("title", "id"))
+    goes_on_everywhere(lambda: queryset(books.distinct()), list(books.order_by("pk")))
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+def test_queryset_with_a_window(books, filtered):
+    rank = models.Window(models.Count("pk"), order_by="pk")
+    with pytest.raises(CheckpointError, match="a window function"):
+        queryset(books.alias(n=rank).filter(n__lt=3) if filtered else books.annotate(n=rank))
+
+
+def test_queryset_with_an_aggregate(books):
+    goes_on_everywhere(
+        lambda: queryset(books.annotate(n=models.Count("title")).filter(n=1), batch=2),
+        list(books.order_by("pk")),
+    )
+
+
+def test_queryset_of_raw_sql(books):
+    with pytest.raises(CheckpointError, match="is no QuerySet"):
+        queryset(Book.objects.raw("SELECT * FROM tests_book"))
+
+
 def test_queryset_of_named_rows(books):
     rows = books.values_list("id", "pk", named=True)
     goes_on_everywhere(lambda: queryset(rows), list(rows.order_by("pk")))
@@ -314,3 +354,93 @@ def test_rows_empty(engine):
 def test_rows_without_its_key(engine):
     with pytest.raises(CheckpointError, match="has to hold its key"):
         list(rows(sa.select(Song.title), Song.id, engine).pairs(None))
+
+
+@pytest.mark.parametrize(
+    ("cut", "name"),
+    [
+        (lambda select: select.limit(3), "limit"),
+        (lambda select: select.limit(0), "limit"),
+        (lambda select: select.offset(3), "offset"),
+        (lambda select: select.fetch(3), "fetch"),
+        (lambda select: select.slice(1, 3), "limit"),
+    ],
+)
+def test_rows_cut(engine, cut, name):
+    with pytest.raises(CheckpointError, match=rf"a select with {name}\(\) .*: cut it by a where"):
+        rows(cut(sa.select(Song)), Song.id, engine)
+
+
+@pytest.mark.parametrize(
+    "by", [Song.id.desc(), Song.id.asc(), Song.id + 1, sa.func.abs(Song.id), "id", Song]
+)
+def test_rows_by_no_column(engine, by):
+    with pytest.raises(CheckpointError, match=r"is no column: .* ascending"):
+        rows(sa.select(Song), by, engine)
+
+
+def distinct_on(column):
+    if hasattr(postgresql, "distinct_on"):  # SQLAlchemy 2.1
+        return sa.select(Song).ext(postgresql.distinct_on(column))
+    return sa.select(Song).distinct(column)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (lambda: sa.select(Song.id).union(sa.select(Song.id)), "CompoundSelect is no select"),
+        (lambda: orm.Session().query(Song), "Query is no select"),
+        (lambda: sa.select(Song).from_statement(sa.text("x")), "is no select: give one, such as"),
+        (lambda: distinct_on(Song.title), "DISTINCT ON"),
+        (
+            lambda: sa.select(sa.func.max(Song.id).label("id")).group_by(Song.title),
+            r"not grouped by its key, Song\.id",
+        ),
+        (
+            lambda: sa.select(Song.id, sa.func.count().over(order_by=Song.id) + 1),
+            "a window function",
+        ),
+        (lambda: sa.select(sa.func.max(Song.id).label("id")), "column id of the select is not"),
+        (lambda: sa.select(orm.aliased(Song).id, Song.title), "column id of the select is not"),
+    ],
+)
+def test_rows_that_batches_would_change(engine, given, why):
+    with pytest.raises(CheckpointError, match=why):
+        rows(given(), Song.id, engine)
+
+
+def test_rows_of_a_subquery(engine):
+    first, last = (sa.select(Song.id).where(cut) for cut in (Song.id < 5, Song.id > 14))
+    for given in (
+        first.union(last),
+        sa.select(Song.id).where(Song.id.in_([0, 3, 15, 18])).limit(9),
+    ):
+        sub = given.subquery()
+        goes_on_everywhere(
+            lambda sub=sub: rows(sa.select(sub), sub.c.id, engine, 2), [(0,), (3,), (15,), (18,)]
+        )
+
+
+@pytest.mark.parametrize("group", [Song.id, "id", Song.__table__.c.id])
+def test_rows_of_groups(engine, group):
+    select = sa.select(Song.id, sa.func.count()).group_by(group)
+    goes_on_everywhere(lambda: rows(select, Song.id, engine, 2), [(n * 3, 1) for n in range(7)])
+
+
+def test_rows_by_a_label(engine):
+    by = Song.id.label("number")
+    for group in (Song.id, by, "number"):
+        select = sa.select(by, Song.title).group_by(group)
+        assert len(list(rows(select, by, engine, 2).pairs(None))) == 7
+
+
+@pytest.mark.parametrize("by", [sa.null().label("key"), sa.literal(1).label("key")])
+def test_rows_with_a_key_that_is_none(engine, by):
+    with pytest.raises(CheckpointError, match=r"is null|have the key 1: .* skipped"):
+        list(rows(sa.select(by, Song.title), by, engine, 3).pairs(None))
+
+
+def test_rows_with_keys_that_are_equal(engine):
+    twice = sa.select(Song).join(orm.aliased(Song), sa.true())
+    with pytest.raises(CheckpointError, match="two items have the key 0"):
+        next(rows(twice, Song.id, engine, 3).pairs(None))
