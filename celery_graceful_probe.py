@@ -57,9 +57,9 @@ def look(question: str, path: str) -> "tuple[int, str]":
 def main(argv: "list[str]") -> int:
     """Answer the command line."""
     path = os.environ.get(ENVIRON, "")
-    if len(argv) == 3 and argv[1] == "--file":
-        path = argv.pop()
-        argv.pop()
+    if len(argv) == 3 and "--file" in argv[:2]:
+        at = argv.index("--file")
+        _, path = argv.pop(at), argv.pop(at)
     if len(argv) != 1 or argv[0] not in _QUESTIONS or not path or "%" in path:
         print(f"celery_graceful_probe live|ready [--file FILE, else ${ENVIRON}]", file=sys.stderr)
         return USAGE

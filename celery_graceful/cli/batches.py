@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from celery_graceful.batches.model import CALLBACKS, State
-from celery_graceful.cli.app import app_of, command_of
+from celery_graceful.cli.app import command_of, operations_of
 from celery_graceful.cli.output import (
     FINE,
     FOUND,
@@ -28,7 +28,6 @@ from celery_graceful.cli.output import (
 from celery_graceful.cli.progress import Working
 from celery_graceful.cli.writing import Group
 from celery_graceful.exceptions import UnknownBatch
-from celery_graceful.operations import Operations
 from celery_graceful.operations.batches import Batches, NotSent, Resent, Standing
 from celery_graceful.operations.records import utc
 
@@ -44,9 +43,9 @@ IDS = click.argument("batch_ids", nargs=-1, required=True, metavar="ID|KEY...")
 
 @click.group(cls=Group)
 def batches() -> None:
-    """Batches, what they wait for, and three remedies for one that does not end.
+    """Batches, what they wait for, and four remedies for one that does not end.
 
-    Send again what is missing, run the callback now, or complete it by force.
+    Send again what is missing, run the callback now, complete it by force, or drop it.
     """
 
 
@@ -65,8 +64,9 @@ def list_(
     Exits with 1 if one of them misses members, or its producer has left it (died, failed) before
     all of it was sent, or it has failed members that were asked for.
     """
+    batches = _batches(ctx)
     with Working("looks for batches"):
-        known = _batches(ctx).with_failures() if failed else _batches(ctx).unfinished()
+        known = batches.with_failures() if failed else batches.unfinished()
     found = [
         one
         for one in known
@@ -106,8 +106,9 @@ def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> int:
     Exits with 1 if some are missing, its producer has left it (died, failed) before all of it was
     sent, or there is no such batch.
     """
+    batches = _batches(ctx)
     with _errors(), Working("looks for its members"):
-        found = _batches(ctx).batch(_batches(ctx).find(batch_id), look=look)
+        found = batches.batch(batches.find(batch_id), look=look)
     inside = [other for other in found.others if other.state == "batch"]
     is_stuck = found.missing or found.left or any(batch.stuck for batch in inside)
     status = FOUND if is_stuck else FINE
@@ -187,7 +188,7 @@ def callback(ctx: click.Context, batch_id: str, name: str, as_json: bool, force:
     """
     with _errors():
         found = _batches(ctx).find(batch_id)
-        return say_done([_batches(ctx).callback(found, name, force=force)], as_json)
+        return say_done([_batches(ctx).callback(found, name, force=force)], as_json, error=": ")
 
 
 @batches.command(cls=Command)
@@ -200,7 +201,7 @@ def complete(ctx: click.Context, batch_ids: Sequence[str], yes: bool, as_json: b
     batch_ids = _ids(ctx, batch_ids)
     _ask(ctx, batch_ids, "End {batches} by force, {members} of which have failed then?", yes)
     with _errors():
-        return say_done(map(_batches(ctx).complete, batch_ids), as_json)
+        return say_done(map(_batches(ctx).complete, batch_ids), as_json, error=": ")
 
 
 @batches.command(cls=Command)
@@ -213,7 +214,7 @@ def drop(ctx: click.Context, batch_ids: Sequence[str], yes: bool, as_json: bool)
     batch_ids = _ids(ctx, batch_ids)
     _ask(ctx, batch_ids, "Forget {batches} with {members} pending, and send no callback?", yes)
     with _errors():
-        return say_done(map(_batches(ctx).drop, batch_ids), as_json)
+        return say_done(map(_batches(ctx).drop, batch_ids), as_json, error=": ")
 
 
 def _ask(ctx: click.Context, batch_ids: Sequence[str], question: str, yes: bool) -> None:
@@ -233,7 +234,7 @@ def _ids(ctx: click.Context, named: Sequence[str]) -> list[str]:
 
 
 def _batches(ctx: click.Context) -> Batches:
-    return Operations(app_of(ctx)).batches
+    return operations_of(ctx).batches
 
 
 @contextmanager
@@ -246,7 +247,7 @@ def _errors() -> Iterator[None]:
 
 def _resent(done: Resent, *, failed: bool, alone: bool = True) -> Iterator[str]:
     done = shown(done)
-    yield f"{done.id} {done.said}"
+    yield f"{done.id} {done.said}" if done.ok else f"{done.id}: {done.said}"
     for member, why in done.left.items():
         yield f"  {member} left alone: {why}"
     if alone and done.ok and done.found_nothing and not (done.sending or done.closed):

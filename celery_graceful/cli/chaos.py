@@ -7,7 +7,7 @@ from textwrap import wrap
 
 import click
 
-from celery_graceful.cli.app import app_of, command_of
+from celery_graceful.cli.app import command_of, operations_of
 from celery_graceful.cli.output import (
     FINE,
     FOUND,
@@ -24,7 +24,6 @@ from celery_graceful.cli.output import (
 )
 from celery_graceful.cli.progress import Working
 from celery_graceful.cli.writing import Group
-from celery_graceful.operations import Operations
 from celery_graceful.operations.killing import CannotKill
 from celery_graceful.operations.records import Kill, KilledTask, Worker
 
@@ -56,7 +55,7 @@ def kill_worker(ctx: click.Context, worker: str, yes: bool, as_json: bool, timeo
     The processes of its pool end with it. Of each task that runs there a death is counted. Exits
     with 1 if one does not run again within the timeout.
     """
-    operations = Operations(app_of(ctx))
+    operations = operations_of(ctx)
     width = terminal_width()
     try:
         victim, others = operations.to_kill(worker)

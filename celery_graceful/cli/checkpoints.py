@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import click
 
-from celery_graceful.cli.app import app_of
+from celery_graceful.cli.app import operations_of
 from celery_graceful.cli.output import (
     FINE,
     FOUND,
@@ -23,7 +23,6 @@ from celery_graceful.cli.output import (
 )
 from celery_graceful.cli.progress import Working
 from celery_graceful.cli.writing import Group
-from celery_graceful.operations import Operations
 from celery_graceful.operations.records import Checkpoint, Done
 
 __all__ = ["checkpoints", "lines_of"]
@@ -41,8 +40,9 @@ def checkpoints() -> None:
 @click.pass_context
 def list_(ctx: click.Context, as_json: bool) -> int:
     """All of them. This walks through all keys of the store."""
+    operations = operations_of(ctx)
     with Working("looks at all keys of the store"):
-        found = sorted(Operations(app_of(ctx)).checkpoints(), key=lambda one: (one.task, one.id))
+        found = sorted(operations.checkpoints(), key=lambda one: (one.task, one.id))
     if as_json:
         say_json([one.to_dict() for one in found])
         return FINE
@@ -59,8 +59,9 @@ def list_(ctx: click.Context, as_json: bool) -> int:
 @click.pass_context
 def show(ctx: click.Context, task_id: str, as_json: bool) -> int:
     """One of them: loops, steps, state. Exits with 1 if there is none."""
+    operations = operations_of(ctx)
     with Working("looks for it"):
-        found = Operations(app_of(ctx)).checkpoint(task_id)
+        found = operations.checkpoint(task_id)
     if as_json:
         say_json(None if found is None else found.to_dict())
     if found is None:
@@ -91,7 +92,7 @@ def show(ctx: click.Context, task_id: str, as_json: bool) -> int:
 @click.pass_context
 def clear(ctx: click.Context, task_id: str, yes: bool, as_json: bool) -> int:
     """Delete one: the task's next run starts over."""
-    operations = Operations(app_of(ctx))
+    operations = operations_of(ctx)
     found = operations.checkpoint(task_id)
     if found is not None:
         where = found.where or "what it has done"

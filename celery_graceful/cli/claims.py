@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from celery_graceful.cli.app import app_of, command_of
+from celery_graceful.cli.app import command_of, operations_of
 from celery_graceful.cli.output import (
     FINE,
     FOUND,
@@ -21,7 +21,6 @@ from celery_graceful.cli.output import (
     terminal_width,
 )
 from celery_graceful.cli.progress import Working
-from celery_graceful.operations import Operations
 from celery_graceful.operations.records import Claim
 
 __all__ = ["claims", "lines_of"]
@@ -37,8 +36,8 @@ def claims(ctx: click.Context, worker: str | None, as_json: bool) -> int:
     Of the dead, too, until others have given them back to their queues: exits with 1 if there are
     such.
     """
+    operations = operations_of(ctx)
     with Working("reads claims"):
-        operations = Operations(app_of(ctx))
         found = list(operations.claims(worker))
         of_dead = any(not claim.worker_lives for claim in found)
         doubted = of_dead and bool(operations.no_writes())

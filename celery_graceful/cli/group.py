@@ -24,7 +24,7 @@ class _Place(NamedTuple):
 
 
 _COMMANDS = {
-    "batches": _Place("batches", "Batches, what they wait for, and three remedies."),
+    "batches": _Place("batches", "Batches, what they wait for, and four remedies."),
     "chaos": _Place("chaos", "Break something on purpose, and see what becomes of it."),
     "checkpoints": _Place("checkpoints", "What tasks have saved, to go on from."),
     "claims": _Place("claims", "Messages that workers hold, or one WORKER."),

@@ -7,7 +7,7 @@ from textwrap import wrap
 
 import click
 
-from celery_graceful.cli.app import app_of
+from celery_graceful.cli.app import operations_of
 from celery_graceful.cli.output import (
     FINE,
     FOUND,
@@ -21,7 +21,6 @@ from celery_graceful.cli.output import (
 )
 from celery_graceful.cli.progress import Working
 from celery_graceful.cli.writing import Group
-from celery_graceful.operations import Operations
 from celery_graceful.operations.records import History, Moment
 
 __all__ = ["deploy", "history", "lines_of"]
@@ -45,8 +44,9 @@ def history(ctx: click.Context, task_id: str | None, last: int, as_json: bool) -
 
     Exits with 1 if nothing is known of a task that was named.
     """
+    operations = operations_of(ctx)
     with Working("reads the history"):
-        found = Operations(app_of(ctx)).history(task_id)
+        found = operations.history(task_id)
     if as_json:
         say_json(found.to_dict())
     else:
@@ -70,7 +70,7 @@ def deploy() -> None:
 @click.pass_context
 def mark(ctx: click.Context, text: str, as_json: bool) -> int:
     """Enter a deploy: what happens from now on, ``history`` shows as what it did."""
-    entered = Operations(app_of(ctx)).mark_deploy(text)
+    entered = operations_of(ctx).mark_deploy(text)
     if as_json:
         say_json(entered.to_dict())
     else:

@@ -184,13 +184,19 @@ def say_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2, default=str))
 
 
-def say_done(done: Iterable[Done], as_json: bool) -> int:
-    """Print what became of each, as it comes, or one document; what to exit with."""
+def say_done(done: Iterable[Done], as_json: bool, *, error: str = " ") -> int:
+    """Print what became of each, as it comes, or one document; what to exit with.
+
+    Args:
+        done: What became of them.
+        as_json: As a document.
+        error: Between an id and why nothing was done.
+    """
     said = []
     for one in done:
         said.append(one)
         if not as_json:
-            click.echo(shown(f"{one.id} {one.said}"), err=not one.ok)
+            click.echo(shown(f"{one.id}{' ' if one.ok else error}{one.said}"), err=not one.ok)
     if as_json:
         say_json([one.to_dict() for one in said])
     return FINE if all(one.ok for one in said) else FOUND

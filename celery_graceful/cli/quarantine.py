@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from celery_graceful.cli.app import app_of, command_of
+from celery_graceful.cli.app import command_of, operations_of
 from celery_graceful.cli.output import (
     FINE,
     FOUND,
@@ -23,7 +23,6 @@ from celery_graceful.cli.output import (
     shown,
 )
 from celery_graceful.cli.writing import Group
-from celery_graceful.operations import Operations
 from celery_graceful.operations.quarantine import Quarantine, QuarantinedTask
 
 __all__ = ["line_of", "quarantine"]
@@ -44,7 +43,7 @@ def quarantine() -> None:
 @click.pass_context
 def list_(ctx: click.Context, as_json: bool) -> int:
     """What is in quarantine, oldest first. Exits with 1 if something is."""
-    found = Operations(app_of(ctx)).quarantine.tasks()
+    found = operations_of(ctx).quarantine.tasks()
     status = FOUND if found else FINE
     if as_json:
         say_json([task.to_dict() for task in found])
@@ -67,7 +66,7 @@ def list_(ctx: click.Context, as_json: bool) -> int:
 @click.pass_context
 def show(ctx: click.Context, task_id: str, as_json: bool) -> int:
     """One task with its message. Exits with 1 if it is not there."""
-    found = Operations(app_of(ctx)).quarantine.task(task_id)
+    found = operations_of(ctx).quarantine.task(task_id)
     if found is None:
         if as_json:
             say_json(None)
@@ -84,7 +83,7 @@ def show(ctx: click.Context, task_id: str, as_json: bool) -> int:
 @click.pass_context
 def retry(ctx: click.Context, task_ids: tuple[str, ...], everything: bool, as_json: bool) -> int:
     """Send tasks again, to the tail of their queues; their deaths are forgotten."""
-    tasks = Operations(app_of(ctx)).quarantine
+    tasks = operations_of(ctx).quarantine
     return say_done(map(tasks.retry, _chosen(tasks, task_ids, everything)), as_json)
 
 
@@ -98,7 +97,7 @@ def delete_(
     ctx: click.Context, task_ids: tuple[str, ...], everything: bool, yes: bool, as_json: bool
 ) -> int:
     """Drop tasks and their messages, for good."""
-    tasks = Operations(app_of(ctx)).quarantine
+    tasks = operations_of(ctx).quarantine
     chosen = _chosen(tasks, task_ids, everything)
     there = {task.id for task in tasks.tasks()}.intersection(chosen)
     if there:

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 import click
 
-from celery_graceful.cli.app import app_of
+from celery_graceful.cli.app import operations_of
 from celery_graceful.cli.output import AWAY, FINE, FOUND, JSON, Command, folded, say_json, shown
 from celery_graceful.cli.progress import Working
-from celery_graceful.operations import Operations
 from celery_graceful.operations.rescue import Rescued
 from celery_graceful.operations.waiting import say_waiting
 from celery_graceful.store.app_stores import settings_of
@@ -28,9 +27,10 @@ def rescue(ctx: click.Context, dry_run: bool, as_json: bool) -> int:
     runs, what waits for a worker that knows its task goes back as well. Exits with 1 if something
     is left to rescue, as with --dry-run, or one of several servers does not answer.
     """
-    app = app_of(ctx)
+    operations = operations_of(ctx)
+    lease = settings_of(operations.app).lease_ttl
     with Working("gives back"):
-        found = Operations(app).rescue(dry_run=dry_run)
+        found = operations.rescue(dry_run=dry_run)
     if as_json:
         say_json([one.to_dict() for one in found])
     elif not found:
@@ -39,7 +39,7 @@ def rescue(ctx: click.Context, dry_run: bool, as_json: bool) -> int:
     for one in found:
         if one.error:
             click.echo(shown(f"Error: {one.error}"), err=True)
-        for text, is_note in () if as_json else lines_of(one, settings_of(app).lease_ttl, dry_run):
+        for text, is_note in () if as_json else lines_of(one, lease, dry_run):
             for line in folded(shown(text)):
                 click.echo(line, err=is_note)
     if found and all(one.error for one in found):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import click
 
-from celery_graceful.cli.app import app_of, command_of
+from celery_graceful.cli.app import command_of, operations_of
 from celery_graceful.cli.output import (
     FINE,
     FOUND,
@@ -24,7 +24,6 @@ from celery_graceful.cli.output import (
     terminal_width,
 )
 from celery_graceful.cli.progress import Working
-from celery_graceful.operations import Operations
 from celery_graceful.operations.records import RunningTask, Status, Worker
 from celery_graceful.store.store import StoreAway
 
@@ -57,7 +56,7 @@ def status(ctx: click.Context, as_json: bool, watch: bool, every: float) -> int:
     """
     if watch and as_json:
         raise click.UsageError("--watch is for people: ask for --json as often as you like")
-    operations = Operations(app_of(ctx))
+    operations = operations_of(ctx)
     command = command_of(ctx)
     while watch:
         try:

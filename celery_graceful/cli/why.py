@@ -7,7 +7,7 @@ from textwrap import wrap
 
 import click
 
-from celery_graceful.cli.app import app_of, command_of
+from celery_graceful.cli.app import command_of, operations_of
 from celery_graceful.cli.output import (
     FINE,
     FOUND,
@@ -19,7 +19,6 @@ from celery_graceful.cli.output import (
     terminal_width,
 )
 from celery_graceful.cli.progress import Working
-from celery_graceful.operations import Operations
 from celery_graceful.operations.records import Why
 
 __all__ = ["lines_of", "why"]
@@ -34,8 +33,9 @@ def why(ctx: click.Context, task_id: str, as_json: bool) -> int:
 
     Exits with 1 if it does not run until somebody does something, or nobody has heard of it.
     """
+    operations = operations_of(ctx)
     with Working("looks for it"):
-        found = Operations(app_of(ctx)).why(task_id)
+        found = operations.why(task_id)
     if as_json:
         say_json(found.to_dict())
     else:

@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 
 import click
 
-from celery_graceful.cli.app import app_of
+from celery_graceful.cli.app import operations_of
 from celery_graceful.cli.output import FINE, FOUND, JSON, YES, Command, ask, say_json, shown
 from celery_graceful.cli.progress import Working
-from celery_graceful.operations import Operations
 from celery_graceful.operations.records import Answer
 
 __all__ = ["quiet", "resume", "stop"]
@@ -36,7 +35,7 @@ def quiet(ctx: click.Context, worker: str | None, yes: bool, as_json: bool, wait
     """
     if worker is None:
         ask("Nothing new is started until you resume them. Have all workers be quiet?", yes)
-    return _told(Operations(app_of(ctx), wait=wait).quiet, [worker], as_json)
+    return _told(operations_of(ctx, wait=wait).quiet, [worker], as_json)
 
 
 @click.command(cls=Command)
@@ -46,7 +45,7 @@ def quiet(ctx: click.Context, worker: str | None, yes: bool, as_json: bool, wait
 @click.pass_context
 def resume(ctx: click.Context, worker: str | None, as_json: bool, wait: float) -> int:
     """Have WORKER, or all workers, that are quiet fetch again."""
-    return _told(Operations(app_of(ctx), wait=wait).resume, [worker], as_json)
+    return _told(operations_of(ctx, wait=wait).resume, [worker], as_json)
 
 
 @click.command(cls=Command)
@@ -58,7 +57,7 @@ def resume(ctx: click.Context, worker: str | None, as_json: bool, wait: float) -
 def stop(ctx: click.Context, worker: str, yes: bool, as_json: bool, wait: float) -> int:
     """Drain WORKER: its tasks finish or are interrupted within its grace, then it ends."""
     ask(f"Have {worker} drain, and end?", yes)
-    return _told(Operations(app_of(ctx), wait=wait).stop, [worker], as_json)
+    return _told(operations_of(ctx, wait=wait).stop, [worker], as_json)
 
 
 def _told(tell: Callable[..., Sequence[Answer]], args: Sequence[str | None], as_json: bool) -> int:

@@ -296,7 +296,8 @@ class Batches:
         try:
             has = remedies.ledger.status(batch_id).callbacks
             if name not in has:
-                return Done(batch_id, False, f"has no {name}; it has {', '.join(has) or 'none'}")
+                there = ", ".join(has) or "none"
+                return Done(batch_id, False, f"there is no {name}; it has {there}")
             if has[name] == "ended":
                 return Done(batch_id, False, f"{name} has ended, and is not sent once more")
             check_rabbit(self.app)

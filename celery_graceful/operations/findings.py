@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,10 @@ SILENT = 2.5
 
 #: Seconds that a loop may take to go round.
 LAG = 5.0
+
+#: Seconds after the start of a broker in which its workers are back: Celery pauses for up to 30
+#: between two tries, and asks its neighbours then.
+RECONNECTED = 60.0
 
 #: So many deaths within so many seconds are no accident: what dies is often another task each time.
 DEATHS, RECENT = 3, 600.0
@@ -66,6 +71,7 @@ def findings_of(
     late: Late = _NOTHING,
     unknown: Unknown = _NOBODY,
     rabbit_away: str = "",
+    broker_up: float = math.inf,
 ) -> Iterator[Finding]:
     """What is wrong with workers, and what waits for somebody.
 
@@ -84,6 +90,7 @@ def findings_of(
         late: What has died, or was cut off, within the last minutes.
         unknown: Who answers, where that was asked: no worker is known, or some are without claims.
         rabbit_away: Why RabbitMQ does not answer, where workers are known.
+        broker_up: Seconds since the Redis that is the broker has started.
     """
     for server in away:
         mend = "look at it: what workers claimed there waits for it"
@@ -100,8 +107,9 @@ def findings_of(
         workers, dead, waiting = (), (), _NONE
     elif not workers:
         yield _of_nobody(unknown, sum(unconsumed.values()))
+    reconnects = bool(rabbit_away) or broker_up < RECONNECTED
     for worker in workers:
-        yield from _of(worker, rabbit_away=bool(rabbit_away))
+        yield from _of(worker, reconnects=reconnects)
     for one in dead:
         if one.claims:
             held = _count(one.claims, "message")
@@ -166,14 +174,13 @@ def _names(nodes: Sequence[str]) -> str:
     return shortened(nodes, 3)
 
 
-def _of(worker: Worker, *, rabbit_away: bool) -> Iterator[Finding]:
+def _of(worker: Worker, *, reconnects: bool) -> Iterator[Finding]:
     process = f"look at process {worker.pid} on {worker.host}"
     if worker.heard > SILENT * worker.heartbeat:
         what = f"{worker.name} was not heard for {worker.heard:.0f} s"
         yield Finding(what, f"{process}: it is frozen, cut off, or dead", is_command=False)
     elif worker.loop_lag > LAG and not (
-        rabbit_away  # it tries to reconnect
-        or (worker.tasks_keep_loop and worker.running_count)
+        reconnects or (worker.tasks_keep_loop and worker.running_count)
     ):
         what = f"the loop of {worker.name} has not gone round for {worker.loop_lag:.0f} s"
         yield Finding(what, f"{process}: something holds it", is_command=False)

@@ -37,7 +37,7 @@ from celery_graceful.operations.records import (
 )
 from celery_graceful.operations.reruns import Reruns
 from celery_graceful.operations.rescue import Rescued, rescue
-from celery_graceful.operations.stores import NoStore, Stores, stores_of, writable
+from celery_graceful.operations.stores import NoStore, Stores, broker_up, stores_of, writable
 from celery_graceful.operations.waiting import waiting_of
 from celery_graceful.operations.why import Search
 from celery_graceful.operations.workers import dead_of, ids_of, workers_of
@@ -110,6 +110,7 @@ class Operations:
             late=of_late(stores, RECENT),
             unknown=unknown,
             rabbit_away=why_rabbit_away(self.app) if workers else "",
+            broker_up=broker_up(stores),
         )
         tasks = dict(waiting.seen + waiting.unseen)
         at = utc(time.time())

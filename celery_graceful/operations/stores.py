@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from celery_graceful.store.app_stores import (
 from celery_graceful.store.rights import why_no_writes
 from celery_graceful.store.store import Store, StoreAway, StoreIsReplica
 
-__all__ = ["NoStore", "Stores", "stores_of", "writable"]
+__all__ = ["NoStore", "Stores", "broker_up", "stores_of", "writable"]
 
 
 class NoStore(StoreAway):
@@ -91,6 +92,17 @@ def writable(stores: Stores) -> tuple[list[str], list[str]]:
         elif why is not None:
             no_writes.append(str(why))
     return replicas, no_writes
+
+
+def broker_up(stores: Stores) -> float:
+    """Seconds since the Redis that is the broker has started, of several the last.
+
+    Raises:
+        StoreAway: One does not answer.
+    """
+    servers = stores.workers if stores.with_claims else ()
+    found = (server_info(store, "server").get("uptime_in_seconds") for store in servers)
+    return min((float(up) for up in found if up is not None), default=math.inf)
 
 
 def _answers(store: Store) -> bool:

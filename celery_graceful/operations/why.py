@@ -213,11 +213,11 @@ class Search:
 
     def _result(self) -> dict[str, Any]:
         """What the result backend says; nothing where it cannot."""
-        backend = self.app.backend
-        if isinstance(backend, (DisabledBackend, RPCBackend)):
-            self._no_result = "results are kept for nobody, or for who has sent the task alone"
-            return {}
         try:
+            backend = self.app.backend
+            if isinstance(backend, (DisabledBackend, RPCBackend)):
+                self._no_result = "results are kept for nobody, or for who has sent the task alone"
+                return {}
             return dict(backend.get_task_meta(self.id))
         except Exception as exc:  # each backend has errors of its own
             self._no_result = f"the result backend has not answered: {describe(exc)}"

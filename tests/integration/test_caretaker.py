@@ -584,7 +584,7 @@ class TestFromAShell:
         assert json.loads(command("show", "May 5", "--json"))["id"] == "b"
         assert json.loads(command("show", "b", "--json"))["id"] == "b", "an id goes before a key"
         assert command("show", "May 5").splitlines()[-1].endswith("batches show b --look")
-        assert "b has no on_success" in command("callback", "May 5", "on_success", status=1)
+        assert "b: there is no on_success" in command("callback", "May 5", "on_success", status=1)
         assert "b 1 sent again" in command("resend", "May 5", "b", "--member", "one")
         assert command("complete", "May 5", "--yes") == "b completed\n"
         assert command("drop", "May 5", "b", "--yes") == "b dropped\n"

@@ -125,7 +125,7 @@ def test_batches(app: Celery, run: Callable[..., str]) -> None:
         f"{first.id} 1 left alone\n  callback:on_success left alone: it has no such callback\n"
     )
     said = run("batches", "callback", first.id, "on_success", status=1)
-    assert said == f"{first.id} has no on_success; it has on_complete\n"
+    assert said == f"{first.id}: there is no on_success; it has on_complete\n"
     assert run("batches", "callback", first.id, "on_complete") == f"{first.id} on_complete sent\n"
     assert run("batches", "complete", second.id, "--yes") == f"{second.id} completed\n"
     assert run("batches", "drop", first.id, "--yes") == f"{first.id} dropped\n"
@@ -168,10 +168,16 @@ def test_several_of_which_one_is_unknown(app: Celery) -> None:
     batch = Batch(app=app).apply_async([app.tasks["shop.mail"].si().set(task_id="one")])
     argv = ["batches", "resend", "nope", batch.id, "--member", "one"]
     said = command(app, *argv, status=1).splitlines()
-    assert said[0].startswith("nope there is no batch 'nope'")
+    assert said[0].startswith("nope: there is no batch 'nope'")
     assert said[1:] == [f"{batch.id} 1 sent again"]
     found = json.loads(command(app, *argv, "--json", status=1))
     assert [(one["ok"], one["resent"]) for one in found] == [(False, []), (True, ["one"])]
+
+
+@pytest.mark.parametrize("remedy", ["callback nope on_success", "complete nope", "drop nope"])
+def test_a_wrong_id_is_set_off_from_what_is_said_of_it(app: Celery, remedy: str) -> None:
+    said = command(app, "batches", *remedy.split(), *["--yes"] * (remedy[1] != "a"), status=1)
+    assert said.startswith("nope: there is no batch 'nope'")
 
 
 def test_a_batch_that_waits_for_one_inside(app: Celery) -> None:

@@ -166,6 +166,13 @@ def test_rabbitmq_is_away_and_workers_live() -> None:
     assert found.mend == "look at it: workers run what they hold, and get nothing more"
 
 
+def test_workers_reconnect_after_a_start_of_redis() -> None:
+    waits = worker("w1@a", loop_lag=13.0)
+    assert [*findings_of((waits,), (), 0, (), broker_up=8.0)] == []
+    (found,) = findings_of((waits,), (), 0, (), broker_up=90.0)
+    assert found.what == "the loop of w1@a has not gone round for 13 s"
+
+
 def test_a_task_may_keep_the_loop_of_solo() -> None:
     busy = worker("w1@a", loop_lag=60.0, running_count=1, tasks_keep_loop=True)
     assert [*findings_of((busy,), (), 0, ())] == []

@@ -178,7 +178,8 @@ def test_the_command_imports_next_to_nothing(tmp_path: Path) -> None:
     file.write("", "it is quiet")
     code = (
         "import sys, os, time; before = {*sys.modules}; import celery_graceful_probe as p;"
-        "print(p.main(['live']), p.main(['ready']), p.main(['ready', '--file', '/none']));"
+        "print(p.main(['live']), p.main(['ready']), p.main(['ready', '--file', '/none']),"
+        "p.main(['--file', '/none', 'ready']), p.main(['--file', 'ready']));"
         "print(p.main(['alive']), sorted({*sys.modules} - before))"
     )
     done = subprocess.run(
@@ -191,7 +192,7 @@ def test_the_command_imports_next_to_nothing(tmp_path: Path) -> None:
     )
     *said, statuses, last = done.stdout.splitlines()
     assert said[:2] == ["live", "not ready: it is quiet"]
-    assert statuses == "0 1 3"
+    assert statuses == "0 1 3 3 2"
     assert last == "2 ['celery_graceful_probe']"
     assert "GRACEFUL_PROBE_FILE" in done.stderr
     file.remove()
