@@ -24,6 +24,7 @@ came from: the broker that the worker consumes from.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -53,7 +54,7 @@ COMMAND_TIMEOUT = 2.0
 #: in RabbitMQ 4 if nobody sets it, the queue would drop the message.
 COPY_AFTER = 10
 
-#: Seconds after which a broker that could not be reached is tried again.
+#: Seconds after which a broker that could not be reached, or has refused, is tried again.
 RETRY = 1.0
 
 
@@ -100,6 +101,8 @@ class Requeue:
         self._defers = True
         self._lock = native.Lock()
         self._deferred: list[HeldMessage] = []
+        #: Until when what the broker has not taken is left alone, on the monotonic clock.
+        self._rests_until = 0.0
         self._again = Resender(app, loop.queue_of)
 
     def connected(self, connection: Any) -> None:
@@ -134,7 +137,8 @@ class Requeue:
             spare_connections: A connection to send again with, what has to be.
 
         Raises:
-            NotTaken: Some were acknowledged early, and are at no broker now.
+            NotTaken: Some were acknowledged early, and are at no broker now. Without
+                ``own_thread`` these are tried again instead, at ``flush``.
             Exception: What the broker's client raised. Messages that were not given back
                 are still unacknowledged at the broker.
         """
@@ -159,13 +163,11 @@ class Requeue:
         unsent = self._again.send(
             requests, self.broker, timeout, spare_connections=spare_connections
         )
-        lost = [(r, exc) for r, exc in unsent if insist or isinstance(exc, Refused)]
-        later = [r for r, exc in unsent if not (insist or isinstance(exc, Refused))]
-        if later:
-            logger.warning("Could not reach the broker to send messages again: %r", unsent[-1][1])
-            self._try_later(later)
-        if lost:
-            raise NotTaken([r for r, _ in lost], lost[0][1])
+        if unsent and insist:
+            raise NotTaken([r for r, _ in unsent], unsent[0][1])
+        if unsent:  # refused, too: there may be room in the queue soon
+            logger.warning("Could not send messages again yet: %s", describe(unsent[-1][1]))
+            self._try_later([r for r, _ in unsent])
 
     def _give_back_late(
         self,
@@ -214,15 +216,19 @@ class Requeue:
         return bool(self._deferred)
 
     def flush(self, **options: Any) -> None:
-        """Give back what was deferred. Takes the options of ``give_back``."""
+        """Give back what was deferred, when it is time. Takes the options of ``give_back``."""
+        if time.monotonic() < self._rests_until and not options.get("own_thread"):
+            return  # it will ring
         with self._lock:
             deferred, self._deferred = self._deferred, []
         if deferred:
             try:
                 self.give_back(deferred, **options)
-            except Exception:
-                with self._lock:
-                    self._deferred = deferred + self._deferred
+            except Exception as exc:
+                lost = exc.requests if isinstance(exc, NotTaken) else ()
+                with self._lock:  # not what was sent meanwhile
+                    left = [r for r in deferred if r in lost or not r.acknowledged]
+                    self._deferred = left + self._deferred
                 raise
 
     def defer_no_more(self) -> None:
@@ -327,6 +333,7 @@ class Requeue:
     def _try_later(self, requests: list[HeldMessage]) -> None:
         with self._lock:
             self._deferred += requests
+            self._rests_until = time.monotonic() + RETRY
         timer = threading.Timer(RETRY, self._loop.ring)
         timer.daemon = True
         timer.start()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import celery
 import celery.app.task
+from celery.states import READY_STATES
 from celery.utils.log import get_logger
 
 from celery_graceful import signals
@@ -325,7 +326,8 @@ def record(task: celery.Task, request: Any, reason: str, *, given_up: bool) -> N
         reason: Value of the ``InterruptReason``.
         given_up: Whether the hard deadline took the task away.
     """
-    _store(task, request, reason)
+    if not (given_up and _has_ended(task, request)):
+        _store(task, request, reason)
     with named_if_slow(f"task_interrupted receivers for {task.name}[{request.id}]"):
         signals.task_interrupted.send(
             sender=task,
@@ -349,6 +351,16 @@ def _store(task: celery.Task, request: Any, reason: str) -> None:
                 request.id,
                 describe(exc),
             )
+
+
+def _has_ended(task: celery.Task, request: Any) -> bool:
+    """Whether its result is there, though the worker has not heard that it has one."""
+    if _ignores_result(task, request):
+        return False
+    try:
+        return task.backend.get_task_meta(request.id, cache=False)["status"] in READY_STATES
+    except Exception:  # of one that is away, or cannot be asked: what is stored then says it
+        return False
 
 
 def _ignores_result(task: celery.Task, request: Any) -> bool:

@@ -82,7 +82,7 @@ class Loop:
         if not _is_woken_by_calls(consumer.hub):
             _go_round_for_calls(consumer, self.turn)
         _acknowledge_at_once(consumer)
-        _stay_lost(getattr(consumer.event_dispatcher, "connection", None))
+        _stay_lost(consumer, getattr(consumer.event_dispatcher, "connection", None))
         if consumer.hub is None:
             self._attach_synloop(consumer)
             self._begins()
@@ -346,23 +346,47 @@ def _read_what_is_there(events: Any) -> None:
         events.drain_events = lambda **_: drain_events(events, timeout=0)
 
 
-def _stay_lost(events: Any) -> None:
-    """Who looks after heartbeats (since Celery 5.7) does not make a lost connection of events anew.
+def _stay_lost(consumer: Any, events: Any) -> None:
+    """A lost connection of events is made anew at once, or never: then it ends the loop.
 
-    Its dispatcher would keep the channel that is gone, on which kombu then declares the exchange of
-    events, for ever, and makes a connection each time: the loop never came back from that. The
-    error ends the loop, and the consumer connects again, with a dispatcher of its own.
+    Celery sends heartbeats from its loop, and would try until the broker is back: nothing else was
+    done meanwhile, a drain least of all. What is not sent waits for the next dispatcher.
+
+    Nor is it made anew by who looks after heartbeats (since Celery 5.7), or later: its dispatcher
+    would keep the channel that is gone, on which kombu then declares the exchange of events, for
+    ever, and makes a connection each time: the loop never came back from that.
     """
-    if events is None or not _is_amqp(events):
+    if events is None:
         return
-    check = type(events).heartbeat_check
+    ensure, check, is_lost = type(events)._ensure_connection, type(events).heartbeat_check, False
+
+    def connect_once(*_: Any, reraise_as_library_errors: bool = True, **__: Any) -> Any:
+        nonlocal is_lost
+        if is_lost:
+            _raise_lost()
+        how = {"reraise_as_library_errors": reraise_as_library_errors}
+        try:
+            return ensure(events, max_retries=max(0, len(events.alt) - 1), **how)
+        except Exception:
+            is_lost = True
+            if consumer.hub is not None:
+                consumer.call_soon(_raise_lost)
+            elif consumer.connection is not None:
+                consumer.connection.drain_events = _raise_lost
+            raise
 
     def heartbeat_check(*args: Any, **kwargs: Any) -> Any:
         if not events.connected:
-            raise ConnectionResetError("the connection of events is lost")
+            _raise_lost()
         return check(events, *args, **kwargs)
 
-    events.heartbeat_check = heartbeat_check
+    events._ensure_connection = connect_once
+    if _is_amqp(events):
+        events.heartbeat_check = heartbeat_check
+
+
+def _raise_lost(**_: Any) -> None:
+    raise ConnectionResetError("the connection of events is lost")
 
 
 def _restore_in_loop(consumer: Any) -> None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery
+from kombu.asynchronous import Hub
 
 from celery_graceful.worker.loop import Loop
 from tests.acceptance.test_poison import start, task
 from tests.conftest import RabbitVhost, RedisDB, require
 from tests.servers import RabbitServer
 from tests.support.broker import Broker
+from tests.support.distance import door
 from tests.support.workers import TIMEOUT, Worker, end_leases, wait_until
 from tests.unit.worker.test_loop import LoopsConsumer
 
@@ -124,6 +128,47 @@ def test_a_lost_connection_of_events_is_not_made_anew_by_its_heartbeats(
         events.send("worker-heartbeat", retry=True)
         assert connection.connected
         connection.heartbeat_check(2)
+
+
+@pytest.mark.parametrize("hub", [True, False])
+@pytest.mark.parametrize("kind", ["rabbit", "redis"])
+def test_a_broker_that_is_away_does_not_hold_up_who_sends_events(
+    kind: str, hub: bool, request: pytest.FixtureRequest
+) -> None:
+    """The loop that sends them ends as it does by a lost connection, and they are kept."""
+    server, left = request.getfixturevalue(f"{kind}_server"), list[Any]()
+    with door(server.port) as way:
+        url = server.url().replace(str(server.port), str(way.port))
+        app = Celery("events", broker=url, set_as_current=False)
+        with app.connection_for_write() as connection, app.connection_for_read() as read:
+            consumer = LoopsConsumer(left)
+            consumer.hub, consumer.connection = Hub() if hub else None, read
+            events = consumer.event_dispatcher = app.events.Dispatcher(connection, hostname="w")
+            loop = Loop(None, green=False)
+            loop.attach(consumer)
+            events.send("worker-online", retry=True)
+
+            def kept() -> int:
+                in_time(events.send, "worker-heartbeat", retry=True)
+                return len(events._outbound_buffer)
+
+            way.shut()
+            wait_until(kept, "its socket knows")
+            assert kept() == 2
+            way.open()
+            assert kept() == 3, "its channel is gone for good"
+            end = left[-1] if hub else partial(read.drain_events, timeout=TIMEOUT)
+            with pytest.raises(ConnectionResetError, match="events is lost"):
+                end()
+            loop.end(TIMEOUT)
+
+
+def in_time(call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """Else it waits for a broker."""
+    thread = threading.Thread(target=call, args=args, kwargs=kwargs, daemon=True)
+    thread.start()
+    thread.join(TIMEOUT)
+    assert not thread.is_alive()
 
 
 def broker_store(broker: Broker) -> Any:

@@ -68,7 +68,7 @@ def test_nothing_is_acknowledged_whose_copy_was_not_sent(tail: bool) -> None:
     request.on_reject.assert_called_once()
 
 
-def test_what_a_broker_refuses_is_named_and_the_rest_is_sent(rabbit_vhost: Any) -> None:
+def test_what_a_broker_refuses_is_tried_again_and_the_rest_is_sent_once(rabbit_vhost: Any) -> None:
     app = Celery(broker=rabbit_vhost.url)
     full = {"x-max-length": 1, "x-overflow": "reject-publish"}
     requests = []
@@ -89,8 +89,26 @@ def test_what_a_broker_refuses_is_named_and_the_rest_is_sent(rabbit_vhost: Any) 
         requests[1].message.delivery_info = {"exchange": "no such exchange", "routing_key": "x"}
         send("full", full)
         channel.queue_delete("gone")
-        with pytest.raises(NotTaken) as raised:
-            Requeue(app, a_loop()).give_back(requests, timeout=TIMEOUT)  # type: ignore[arg-type]
-        assert raised.value.requests == requests[:3]
+        rings: list[None] = []
+        requeue = Requeue(app, a_loop(lambda: rings.append(None)))
+        requeue.give_back(requests, timeout=TIMEOUT)  # type: ignore[arg-type]
         sent = channel.basic_get("there", no_ack=True)
         assert sent.headers["id"] == requests[3].message.headers["id"]
+
+        wait_until(lambda: len(rings) == 2, "it is time to try again")
+        with pytest.raises(NotTaken) as raised:  # it was the last time
+            requeue.flush(timeout=TIMEOUT, own_thread=True)
+        assert raised.value.requests == requests[:3]
+
+        channel.queue_purge("full")
+        channel.queue_declare("gone", durable=True, auto_delete=False)
+        with pytest.raises(NotTaken) as raised:
+            requeue.flush(timeout=TIMEOUT, own_thread=True)
+        assert raised.value.requests == requests[1:2]
+        for name, request in (("full", requests[0]), ("gone", requests[2])):
+            sent = channel.basic_get(name, no_ack=True)
+            assert sent.headers["id"] == request.message.headers["id"]
+        requests[1].message.delivery_info = {"exchange": "", "routing_key": "there"}
+        requeue.flush(timeout=TIMEOUT, own_thread=True)
+        assert not requeue.deferred
+        assert rabbit_vhost.queue_length("full") == rabbit_vhost.queue_length("gone") == 0, "once"

@@ -75,6 +75,12 @@ NAMES: dict[str, list[str] | None] = {
     "eventlet.hubs:_threadlocal": None,
     # SQLAlchemy: documented, in spite of its name
     "sqlalchemy.engine:Row._mapping": None,
+    # SQLAlchemy: what of a select batches would change
+    "sqlalchemy:Select._distinct_on": None,
+    "sqlalchemy:Select._fetch_clause": None,
+    "sqlalchemy:Select._group_by_clauses": None,
+    "sqlalchemy:Select._limit_clause": None,
+    "sqlalchemy:Select._offset_clause": None,
     "celery.worker.control:Panel.data": None,
     "celery.worker.control:control_command": None,
     "celery.signals:before_task_publish.receivers": None,
@@ -213,6 +219,7 @@ NAMES: dict[str, list[str] | None] = {
     "kombu.connection:Connection.get_transport_cls": [],
     "kombu.connection:Connection.switch": ["conn_str"],
     "kombu.connection:Connection.__eqhash__": [],
+    "kombu.connection:Connection._ensure_connection": ["max_retries", "reraise_as_library_errors"],
     "kombu.connection:Connection._info": ["resolve"],
     "kombu.connection:ConnectionPool.new": [],
     "celery.app.base:Celery.amqp_cls": None,
@@ -335,6 +342,7 @@ SOME_VERSIONS = {
     "_expires",
     "_flush_brpop_reauth",
     "_flush_pending_unsubscribe",
+    "_pre_columns_clause",
     "_update_brpop_polling",
 }
 
