@@ -207,7 +207,8 @@ if __name__ == "__main__":
 
     command.leave_out()
     for module in IMPORTED:
-        importlib.import_module(module)
+        with suppress(ModuleNotFoundError):  # not each version of Celery has all of those libraries
+            importlib.import_module(module)
     argv = serve(socket.socket(fileno=0))
     sys.argv, sys.orig_argv = [command.__file__, *argv], [*CELERY, *argv]
     command.run()
