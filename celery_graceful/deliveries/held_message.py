@@ -167,8 +167,7 @@ class HeldMessage(Request):
     @property
     def successor(self) -> Sent | None:
         """What it has sent in its place, as far as that is known."""
-        board = worker_state.board.value
-        return None if board is None else board.successors.find(self.request_dict[DELIVERY])
+        return worker_state.successor_of(self.request_dict[DELIVERY])
 
     def has_succeeded(self) -> bool:
         """Whether the child stored the result of its task before it died."""

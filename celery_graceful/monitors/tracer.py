@@ -88,7 +88,8 @@ def _find(monitors: Monitors, task: Any, task_id: str, request: Any) -> CheckIn 
 
 def _ended(monitors: Monitors, check_in: CheckIn, done: Any, request: dict[str, Any]) -> None:
     state, exc = states.SUCCESS, None
-    if _has_sent_retry(request):  # whatever it has come to besides: the last try closes it
+    # Whatever it has come to besides: the last try closes it.
+    if worker_state.successor_of(request.get(DELIVERY)) is Sent.RETRY:
         state = states.RETRY
     elif done is None:
         return  # something was raised by others than the task: the main process knows why
@@ -104,11 +105,6 @@ def _ended(monitors: Monitors, check_in: CheckIn, done: Any, request: dict[str, 
         monitors.dispatch.goes_on(check_in, f"interrupted: {exc.reason}")
     if reports_first.value:
         monitors.dispatch.wait(_patience(monitors))
-
-
-def _has_sent_retry(request: dict[str, Any]) -> bool:
-    board, delivery = worker_state.board.value, request.get(DELIVERY)
-    return bool(board and delivery and board.successors.find(delivery) is Sent.RETRY)
 
 
 def _before_retry(headers: Any = None, **_: Any) -> None:

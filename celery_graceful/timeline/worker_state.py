@@ -9,6 +9,7 @@ from celery_graceful.system.process import Owner, Slot, itself, kept
 
 if TYPE_CHECKING:  # who runs no worker has none
     from celery_graceful.timeline.board import Board
+    from celery_graceful.timeline.successors import Sent
     from celery_graceful.timeline.tallies import Tallies
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "flag",
     "holds",
     "is_stopping",
+    "successor_of",
     "tallies",
     "worker_interrupt",
 ]
@@ -72,6 +74,12 @@ def tallies() -> Tallies | None:
     """Where this process counts; ``None`` where nobody wants to know."""
     here = board.value
     return here.tallies if here is not None and here.tallies.on else None
+
+
+def successor_of(delivery: str | None) -> Sent | None:
+    """What a delivery's run has sent in its place, as far as that is known."""
+    here = board.value
+    return None if here is None or delivery is None else here.successors.find(delivery)
 
 
 def worker_interrupt() -> Interrupt | None:
