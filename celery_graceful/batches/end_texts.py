@@ -9,7 +9,7 @@ from typing import Any
 __all__ = ["AnyEnd", "end_texts", "first_text"]
 
 #: Ends in one script, and of how many batches.
-ENDS, BATCHES = 100, 20
+ENDS, BATCHES = 200, 20
 
 #: An ``End``, or its fields.
 AnyEnd = tuple[str, str, str, tuple[str, int] | None]
@@ -41,7 +41,7 @@ def first_text(
     """A text of the first ends, and of how many: as far as they are those of members.
 
     Args:
-        ends: Up to 100.
+        ends: Up to 200.
         workers: Of their claims; ``""`` where there are none.
         numbers: Of those.
     """

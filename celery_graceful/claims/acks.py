@@ -6,8 +6,9 @@ over nor on the event loop, and is lost with neither.
 
 What has to be written down with an acknowledgement, the end of a member of a batch, goes with it in
 one step: somebody above knows how. Most often the connection that fetches takes those steps along,
-between its claims, while the pool has enough to do: waking a thread for them costs more than all
-else about an end, and a loop that waits for Redis does as well.
+behind a claim, while what that one has brought is handed to the pool, or between claims, while the
+pool has enough to do: waking a thread for them costs more than all else about an end, and a loop
+that waits for Redis does as well.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ __all__ = ["Acks", "Along", "EndsAlong", "WriteEnds"]
 logger = get_logger(__name__)
 
 #: Acknowledgements in one command; ends in one step.
-BATCH, ENDS = 500, 100
+BATCH, ENDS = 500, 200
 
 #: Seconds after which who fetches takes ends along, or of how many, while the pool has enough to
-#: do; and before the next claim, if it never has.
-RIPE, RIPE_ENDS = 0.02, 90
-LATE, LATE_ENDS = 0.025, 120
+#: do; and at a worse moment, if there is never a better one.
+RIPE, RIPE_ENDS = 0.02, 180
+LATE, LATE_ENDS = 0.025, 240
 
 #: When the thread writes them down: when none has come for so many seconds, the first one has
 #: waited for so long, or there are so many.
-QUIET, GATHER_ENDS, MANY_ENDS = 0.01, 0.03, 150
+QUIET, GATHER_ENDS, MANY_ENDS = 0.01, 0.03, 300
 
 #: Seconds for which nobody takes ends along when that has failed: the thread says why, and what
 #: then.
@@ -169,8 +170,8 @@ class Acks:
     def call_back(self) -> None:
         """What ``take`` gave out may never be sent: the thread sends it as well."""
         for worker in list(self._under_way):
-            self._done.setdefault(worker, []).extend(self._under_way.pop(worker))
-        self._ends_not_sent()
+            self.not_sent(worker)
+        self.ends_not_sent()
 
     def forget(self, tags: Sequence[str], *, acked: bool) -> None:
         """They are claims no more, and were acknowledged, or went back."""
@@ -195,10 +196,10 @@ class Acks:
     def take_ends(self, late: bool) -> Along | None:
         """Ends that the connection that fetches is to write down now, if it is time for that.
 
-        ``ends_sent`` or ``not_sent`` has to follow.
+        ``ends_sent``, ``ends_not_sent`` or ``ends_failed`` has to follow.
 
         Args:
-            late: The pool waits for it.
+            late: It is not a good moment.
         """
         ends, workers, numbers = self._ends
         if not ends or self._ends_along is None:
@@ -238,14 +239,14 @@ class Acks:
     def ends_failed(self) -> None:
         """They were taken along, and are not written down. Under the lock."""
         self._along_from = time.monotonic() + NOT_ALONG
-        self._ends_not_sent()
+        self.ends_not_sent()
 
     def not_sent(self, worker: str) -> None:
-        """What ``take`` gave out may not be deleted, nor ends written down. Under the lock."""
+        """What ``take`` gave out may not be deleted. Under the lock."""
         self._done.setdefault(worker, []).extend(self._under_way.pop(worker, ()))
-        self._ends_not_sent()
 
-    def _ends_not_sent(self) -> None:
+    def ends_not_sent(self) -> None:
+        """What ``take_ends`` gave out may not be written down. Under the lock."""
         if self._riding[0]:
             self._ends_since = 0.0
         for riding, some in zip(self._riding, self._ends, strict=True):

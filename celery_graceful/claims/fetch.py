@@ -32,14 +32,15 @@ class Fetch:
         self.lists: Sequence[str] = ()
         self.first = 0
         self.script: Script | None = None
+        #: What the command is told.
+        self.keys: Sequence[str] = ()
+        self.arguments: Sequence[Any] = ()
         #: It waits for as long as ears look into the queues.
         self.long = False
         self._along: Along | None = None
 
-    def claim(
-        self, prefix: str, keys: list[str], room: int, order: str
-    ) -> tuple[list[str], list[Any]]:
-        """What the script of a claim is told: keys, and arguments.
+    def claim(self, prefix: str, keys: list[str], room: int, order: str) -> None:
+        """Claim messages.
 
         Args:
             prefix: Of keys.
@@ -49,14 +50,21 @@ class Fetch:
         """
         worker, self.script = self.who.worker, CLAIM
         self.first = self.who.take_numbers(room)
-        keys = [prefix + WORKERS, prefix + claims_key(worker), *keys]
-        args = [worker, self.first, room, len(self.queues), order, *self.book.take_done(worker)]
-        return keys, args
+        self.keys = [prefix + WORKERS, prefix + claims_key(worker), *keys]
+        done = self.book.take_done(worker)
+        self.arguments = [worker, self.first, room, len(self.queues), order, *done]
 
-    def end(self, prefix: str, along: Along) -> tuple[list[str], Sequence[Any]]:
-        """What the script of ends is told: keys, and arguments."""
+    def end(self, prefix: str, along: Along) -> None:
+        """Write ends down."""
         self.script, self._along = END, along
-        return [prefix + key for key in along.keys], along.arguments
+        self.keys, self.arguments = [prefix + key for key in along.keys], along.arguments
+
+    def lost(self) -> None:
+        """What it should have done may not be done."""
+        if self._along is not None:
+            self.book.ends_not_sent()
+        elif self.script is not None:
+            self.book.not_sent(self.who.worker)
 
     def answered(self, answer: Any) -> None:
         """What the script of a claim, or of ends, answered; of those, text is why it failed."""

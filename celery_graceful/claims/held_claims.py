@@ -76,7 +76,8 @@ class Claims:
         release: Gives back what has not been started, all that is undelivered with it.
         on_refused: Called each time Redis refuses a claim, with the seconds for which it has.
         write_ends: Writes down what goes with acknowledgements.
-        ends_along: The same, between claims, over their connection.
+        ends_along: The same, with claims or between them, over their connection.
+        delivers_at_once: To deliver a message never waits, neither for a task nor for the pool.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Claims:
         on_refused: Callable[[float], None] = lambda seconds: None,
         write_ends: WriteEnds = lambda store, ends: None,
         ends_along: EndsAlong | None = None,
+        delivers_at_once: bool = False,
     ) -> None:
         self.store = store
         #: Under whom it claims now; ``None`` where it must not.
@@ -116,6 +118,7 @@ class Claims:
         self.ear = Ear(store)
         self.on_no_message, self.on_room, self.on_refused = on_no_message, on_room, on_refused
         self.has_enough, self.goes_back, self.release = has_enough, goes_back, release
+        self.delivers_at_once = delivers_at_once
         #: When the last one was acknowledged, on the monotonic clock.
         self.acked_at = 0.0
         #: Since when it does, on the monotonic clock.
@@ -172,19 +175,23 @@ class Claims:
         self._acks.sent(worker)
 
     def not_sent(self, worker: str) -> None:
-        """What ``take_done`` or ``take_ends`` gave out may not be deleted, nor written down."""
-        with self._lock:
-            self._acks.not_sent(worker)
-            self._sending.awaken()
-        self._sending.wake()
+        """What ``take_done`` gave out may not be deleted."""
+        self._send_again(lambda: self._acks.not_sent(worker))
 
     def ends_sent(self, along: Along, answer: Any) -> None:
         """What that step answered: text is why it was not done."""
-        if not isinstance(answer, str):
+        if isinstance(answer, str):
+            self._send_again(self._acks.ends_failed)
+        else:
             self._acks.ends_sent(along, answer)
-            return
+
+    def ends_not_sent(self) -> None:
+        """What ``take_ends`` gave out may not be written down."""
+        self._send_again(self._acks.ends_not_sent)
+
+    def _send_again(self, put_back: Step) -> None:
         with self._lock:
-            self._acks.ends_failed()
+            put_back()
             self._sending.awaken()
         self._sending.wake()
 

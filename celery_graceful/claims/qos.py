@@ -48,6 +48,11 @@ class QoS(kombu_redis.QoS):
             return False
         return book.has_enough(channel._room(), channel._took)
 
+    def can_consume(self) -> bool:
+        # An answer that brings no message is read also where there is no room.
+        fetch = self.channel._fetch
+        return (fetch is not None and fetch.kind == "END") or bool(super().can_consume())
+
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         if not isinstance(delivery_tag, Tag):
             super().reject(delivery_tag, requeue=requeue)

@@ -22,7 +22,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
 from functools import cached_property
 from queue import Empty
 from typing import Any
@@ -33,7 +32,7 @@ from kombu.utils.encoding import bytes_to_str
 from redis.exceptions import NoScriptError
 
 from celery_graceful.claims.arrival import deliver
-from celery_graceful.claims.claimant import bell_key
+from celery_graceful.claims.claimant import Claimant, bell_key
 from celery_graceful.claims.ear import HAND_OVER, SHORT
 from celery_graceful.claims.fetch import Fetch
 from celery_graceful.claims.held_claims import Claims
@@ -160,10 +159,11 @@ class _Claiming(RingingChannel):
             return
         if self._next == "EVALSHA":
             can_wait = self.qos.can_wait
-            along = book.take_ends(not can_wait)
-            if along is not None:
-                fetch = Fetch("END", who, book, [])
-                self._send(fetch, *fetch.end(self.global_keyprefix or "", along))
+            if not self._ends_can_follow(book):
+                sends = self._send_ends(who, book, late=not can_wait)
+            else:  # a claim, for which the pool waits, goes before
+                sends = can_wait and self._send_ends(who, book, late=True)
+            if sends:
                 return
             # A stop is heard of by signal; the loop may come here before its part of that.
             if can_wait or book.goes_back():
@@ -180,21 +180,35 @@ class _Claiming(RingingChannel):
             wait = WAIT_REFUSED if self._refused else self._patience(fetch, keys)
             fetch.long = wait > SHORT
             woken = ((self.global_keyprefix or "") + book.ear.wake_key,) if fetch.long else ()
-            self._send(fetch, (*woken, *keys[:bells]), (wait,))
+            fetch.keys, fetch.arguments = (*woken, *keys[:bells]), (wait,)
         elif fetch.kind == "EXISTS":
-            self._send(fetch, fetch.lists)
+            fetch.keys = fetch.lists
         else:
             order = "in turn" if self.queue_order_strategy == "round_robin" else "in order"
-            prefix = self.global_keyprefix or ""
-            self._send(fetch, *fetch.claim(prefix, keys, self._room(), order))
+            fetch.claim(self.global_keyprefix or "", keys, self._room(), order)
+        self._send(fetch)
 
-    def _send(self: Any, fetch: Fetch, keys: Sequence[str], arguments: Sequence[Any] = ()) -> None:
-        command, name = (*keys, *arguments), fetch.kind
+    def _ends_can_follow(self: Any, book: Claims) -> bool:
+        """Whether ends are sent when a claim is answered, since their answer is read soon."""
+        return book.delivers_at_once and "can_consume" not in vars(self.qos)
+
+    def _send_ends(self: Any, who: Claimant, book: Claims, *, late: bool) -> bool:
+        """Send ends, if it is time for that; whether it was."""
+        along = book.take_ends(late)
+        if along is None:
+            return False
+        fetch = Fetch("END", who, book, [])
+        fetch.end(self.global_keyprefix or "", along)
+        self._send(fetch)
+        return True
+
+    def _send(self: Any, fetch: Fetch) -> None:
+        command, name = (*fetch.keys, *fetch.arguments), fetch.kind
         if fetch.script is not None:
             sha, text = fetch.script
             known = sha in self._known_scripts
             name = "EVALSHA" if known else "EVAL"
-            command = (sha if known else text, len(keys), *command)
+            command = (sha if known else text, len(fetch.keys), *command)
         connection = self._in_poll = self.client.connection
         self._brpop_sent_at = time.monotonic()
         self._fetch = fetch
@@ -214,9 +228,11 @@ class _Claiming(RingingChannel):
 
     def _brpop_read(self: Any, **options: Any) -> Any:
         self._stay_out()
-        fetch = self._fetch
-        if fetch is None:
+        if self._fetch is None:
             return super()._brpop_read(**options)  # type: ignore[misc]
+        return self._read(self._fetch)
+
+    def _read(self: Any, fetch: Fetch) -> bool:
         try:
             answer = self._answer(fetch)
         finally:
@@ -240,7 +256,12 @@ class _Claiming(RingingChannel):
         elif not answer:
             self._next, self._refused = "BRPOP", False
         else:
-            self._deliver_claims(fetch, answer)
+            try:
+                self._follow(fetch)
+            finally:
+                self._deliver_claims(fetch, answer)
+            if self._fetch is not None and self._in_poll.can_read():  # most often
+                self._read(self._fetch)
             return True
         if self._next == "BRPOP" or fetch.kind == "BRPOP":
             raise Empty
@@ -252,7 +273,7 @@ class _Claiming(RingingChannel):
             answer = self.client.parse_response(connection, "EVALSHA")  # no conversions
         except NoScriptError:
             self._known_scripts = frozenset()
-            fetch.book.not_sent(fetch.who.worker)
+            fetch.lost()
             raise Empty from None
         except BaseException as exc:
             if fetch.kind == "END" and is_answer(exc):
@@ -268,6 +289,14 @@ class _Claiming(RingingChannel):
             self._known_scripts |= {fetch.script.sha}
             fetch.answered(answer)
         return answer
+
+    def _follow(self: Any, fetch: Fetch) -> None:
+        """Have Redis write ends down while what has been claimed is delivered."""
+        if self._ends_can_follow(fetch.book):
+            try:
+                self._send_ends(fetch.who, fetch.book, late=False)
+            except self.connection_errors as exc:  # it is heard of when it is used again
+                logger.debug("Could not send ends: %s", describe(exc))
 
     def _deliver_claims(self: Any, fetch: Fetch, answer: list[Any]) -> None:
         queues = fetch.queues
@@ -307,8 +336,7 @@ class _Claiming(RingingChannel):
 
     def _lost(self: Any, fetch: Fetch) -> None:
         self._next = "EVALSHA"
-        if fetch.script is not None:
-            fetch.book.not_sent(fetch.who.worker)
+        fetch.lost()
 
     def _on_connection_disconnect(self: Any, connection: Any) -> None:
         fetch = self._fetch

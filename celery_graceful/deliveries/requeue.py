@@ -103,6 +103,8 @@ class Requeue:
         self._deferred: list[HeldMessage] = []
         #: Until when what the broker has not taken is left alone, on the monotonic clock.
         self._rests_until = 0.0
+        #: What has kept those from the broker that were acknowledged early.
+        self._why_unsent = ""
         self._again = Resender(app, loop.queue_of)
 
     def connected(self, connection: Any) -> None:
@@ -165,8 +167,12 @@ class Requeue:
         )
         if unsent and insist:
             raise NotTaken([r for r, _ in unsent], unsent[0][1])
+        why, self._why_unsent = self._why_unsent, ""
         if unsent:  # refused, too: there may be room in the queue soon
-            logger.warning("Could not send messages again yet: %s", describe(unsent[-1][1]))
+            self._why_unsent = describe(unsent[-1][1])
+            if why != self._why_unsent:  # once, not each second
+                text = "Could not send messages again yet, which is tried each second: %s"
+                logger.warning(text, self._why_unsent)
             self._try_later([r for r, _ in unsent])
 
     def _give_back_late(

@@ -74,6 +74,7 @@ class WorkerView:
         on_no_message: Told of a claim that is no message, and what was raised.
         unknown_tasks: How many messages wait here for tasks that are not known.
         tasks_keep_loop: A task that runs may keep the loop from going round.
+        delivers_at_once: What the loop hands to the pool never waits for that.
         one_at_a_time: Its pool runs one task, whatever its concurrency.
     """
 
@@ -90,6 +91,7 @@ class WorkerView:
     on_no_message: Callable[[Tag, Exception], None]
     unknown_tasks: Callable[[], int]
     tasks_keep_loop: bool
+    delivers_at_once: bool
     one_at_a_time: bool
 
 
@@ -134,6 +136,7 @@ class Member:
                 on_refused=self._on_refused,
                 write_ends=view.ends.write,
                 ends_along=view.ends.along,
+                delivers_at_once=view.delivers_at_once,
             )
             self.rescuer = Rescuer(
                 self.claims,

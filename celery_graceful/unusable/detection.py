@@ -104,6 +104,27 @@ class UnusableMessages:
         """Begin nothing more, since the worker has nothing else to do; whether it can go."""
         return self.set_aside is None or self.set_aside.finish()
 
+    def keep(self, request: HeldMessage, why: str) -> str | None:
+        """Keep a copy of the message of a task that is off its queue, and cannot go back there.
+
+        Args:
+            request: Its delivery.
+            why: For people.
+
+        Returns:
+            Where it is; ``None`` where there is no place.
+
+        Raises:
+            Exception: What the client of that place raised.
+        """
+        if self.set_aside is None:
+            return None
+        message, fields = request.message, request.request_dict
+        case = Case(message, None, self._queue_of(message) or "", request.name, request.id)
+        kept = self.set_aside.destination.keep(case, why, False)
+        self.ends.note_failed(fields)
+        return kept
+
     def on_change(self) -> None:
         """A delivery has ended: there may be room. From any thread."""
         if self.set_aside is not None and self.set_aside.hungry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -36,8 +36,7 @@ LEAD = 2.0
 
 #: Shares of the time from the hard deadline to the end of the grace. Together they last until
 #: about the last resort, which is at 0.6 of it: then nobody answers, and the process leaves.
-STARTS, TELL, GIVE_BACK, COUNT, OTHERS = 0.05, 0.2, 0.25, 0.07, 0.05
-
+STARTS, TELL, GIVE_BACK, RECORD, OTHERS = 0.05, 0.2, 0.25, 0.07, 0.05
 
 #: Why, for the history.
 WHY = "hard deadline"
@@ -59,6 +58,8 @@ class GivingUp:
         deadlines: Seconds after a request to stop.
         others: What it consumes besides its tasks.
         log: Holds up nobody.
+        keep: Keeps the message of one that cannot go back, for people; told why, it says where, or
+            ``None``.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class GivingUp:
         deadlines: Deadlines,
         others: OtherConsumers,
         log: LogThread,
+        keep: Callable[[HeldMessage, str], str | None] = lambda request, why: None,
     ) -> None:
         self.app = worker.app
         self.hostname = worker.hostname
@@ -76,6 +78,7 @@ class GivingUp:
         self.board = board
         self.others = others
         self.log = log
+        self._keep = keep
         self.room = deadlines.grace - deadlines.hard
         #: Seconds before the hard deadline at which ``prepare`` is due.
         self.lead = min(LEAD, deadlines.hard - deadlines.soft)
@@ -92,6 +95,9 @@ class GivingUp:
         self._said_lock = native.Lock()
         #: Of which has been said that they could not be given back.
         self._said: list[HeldMessage] = []
+        #: Those of them that are off their queue, and why; until they are kept, or said to be lost.
+        self._gone: list[tuple[HeldMessage, str]] = []
+        self._keeps = True
 
     def prepare(self) -> None:
         """Connect to the broker, if there will be something to send."""
@@ -150,7 +156,9 @@ class GivingUp:
             if not bounded(lambda: self._give_back(left), GIVE_BACK * self.room):
                 left += [request for request in requeue.sending if request not in left]
                 self._could_not(left, "no answer in time")
-            bounded(lambda: _count(begun), COUNT * self.room)
+            bounded_all([lambda: _count(begun), self._keep_gone], RECORD * self.room)
+            self._keeps = False
+            self._say_lost()
         bounded(self._give_back_others, OTHERS * self.room)
         self.end()
 
@@ -233,20 +241,45 @@ class GivingUp:
             requests = [r for r in requests if r not in self._said]
             self._said += requests
         gone = [r for r in requests if lost or self._is_off_its_queue(r)]
+        self._gone += [(request, why) for request in gone]
         held = [r for r in requests if r not in gone]
-        if gone:
-            self.log(
-                logging.CRITICAL,
-                "Lost: %s, off the queue since it was started, could not be sent again (%s)",
-                listed(gone),
-                why,
-            )
         if held:
             self.log(
                 logging.CRITICAL,
                 "Could not give %s back (%s): the broker delivers again what it has not seen "
                 "acknowledged",
                 listed(held),
+                why,
+            )
+        if not self._keeps:
+            self._say_lost()
+
+    def _keep_gone(self) -> None:
+        for request, why in list(self._gone):
+            try:
+                place = self._keep(request, f"it could not go back to its queue: {why}")
+            except Exception as exc:
+                self.log(logging.ERROR, "Could not keep %s: %s", listed([request]), describe(exc))
+                return
+            if place is None:
+                return
+            with suppress(ValueError):  # it took too long
+                self._gone.remove((request, why))
+            self.log(
+                logging.ERROR,
+                "%s is %s: off its queue since it was started, it could not be sent again (%s)",
+                listed([request]),
+                place,
+                why,
+            )
+
+    def _say_lost(self) -> None:
+        gone, self._gone = self._gone, []
+        for why in dict.fromkeys(why for _, why in gone):
+            self.log(
+                logging.CRITICAL,
+                "Lost: %s, off the queue since it was started, could not be sent again (%s)",
+                listed([request for request, said in gone if said == why]),
                 why,
             )
 

@@ -16,6 +16,7 @@ from celery_graceful.batches.ends import Ends
 from celery_graceful.batches.outbox import Outbox
 from celery_graceful.deliveries.duplicates import Duplicates
 from celery_graceful.deliveries.ledger import Ledger, strangers
+from celery_graceful.deliveries.requeue import NotTaken
 from celery_graceful.membership.broker_servers import Servers
 from celery_graceful.phases import Phase
 from celery_graceful.pools import Adapter
@@ -168,7 +169,8 @@ class Quiesce:
             self.ledger.requeue.flush(**options)
         except Exception as exc:
             self.ledger.note_failure(exc)
-            logger.error("Could not give back what was not started: %s", describe(exc))
+            if not (isinstance(exc, NotTaken) and self.giving_up.has_begun):  # said there
+                logger.error("Could not give back what was not started: %s", describe(exc))
 
     def _stop_when_idle(self) -> None:
         if self.ledger.held or self.ledger.leaving.out or self.ledger.requeue.deferred:

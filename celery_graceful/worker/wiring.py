@@ -168,6 +168,7 @@ class Parts(ControlledWorker):
                 on_no_message=unusable.on_no_message,
                 unknown_tasks=lambda: unusable.waiting,
                 tasks_keep_loop=adapter.may_keep_loop,
+                delivers_at_once=not (adapter.may_keep_loop or kind.is_green),
                 one_at_a_time=adapter.one_at_a_time,
             )
         )
@@ -198,7 +199,9 @@ class Parts(ControlledWorker):
         self.others = others = OtherConsumers()
         self.metrics = metrics = metrics_of(worker, settings, board, ledger, places, self.owner)
         self.report = report = Report(ledger, board, log, metrics.drained)
-        self.giving_up = giving_up = GivingUp(worker, ledger, board, deadlines, others, log)
+        self.giving_up = giving_up = GivingUp(
+            worker, ledger, board, deadlines, others, log, unusable.keep
+        )
         self.quiesce = quiesce = Quiesce(
             worker,
             board,

@@ -7,6 +7,7 @@ import signal
 import pytest
 from celery import Celery
 from kombu import Connection
+from redis import Redis
 
 from tests.conftest import RabbitVhost, RedisDB
 from tests.support.broker import Broker
@@ -80,9 +81,11 @@ def test_where_they_stand_is_said_before(pool: str, redis_db: RedisDB) -> None:
         assert worker.count("nobody's business") == 0
 
 
-def test_what_no_queue_takes_is_an_error(rabbit_vhost: RabbitVhost, redis_db) -> None:
+@pytest.mark.parametrize("store", [True, False])
+def test_what_no_queue_takes_is_kept(store: bool, rabbit_vhost: RabbitVhost, redis_db) -> None:
     """Its queue goes with its last consumer, which a stop cancels."""
-    broker = Broker("rabbitmq", rabbit_vhost.url, redis_db.backend_url, redis_db.client)
+    backend = redis_db.backend_url if store else "cache+memory://"
+    broker = Broker("rabbitmq", rabbit_vhost.url, backend, redis_db.client)
     with broker.app() as app, start(broker, "prefork", broker.url, hard=TIMEOUT) as worker:
         worker.ready()
         task_id, active = send(app, worker), app.control.inspect().active
@@ -95,7 +98,16 @@ def test_what_no_queue_takes_is_an_error(rabbit_vhost: RabbitVhost, redis_db) ->
             connection.default_channel.queue_delete("celery")
         worker.signal(signal.SIGQUIT)  # the hard deadline, as soon as it is gone
         assert worker.wait() == 1
-        assert worker.count("CRITICAL.* Lost: .*early_swallowing.*no queue takes it") == 1
+        place = f"in quarantine as {task_id}" if store else "in the queue graceful.quarantine"
+        assert worker.count(f"ERROR.* .*early_swallowing.*is {place}: .*no queue takes it") == 1
+        assert worker.count("Lost|Could not") == 0
+        if store:
+            with Redis.from_url(backend, decode_responses=True) as client:
+                assert client.hkeys("graceful:quarantine") == [task_id]
+            return
+        with app.connection_for_read() as connection:
+            kept = connection.default_channel.basic_get("graceful.quarantine", no_ack=True)
+        assert kept.headers["id"] == task_id
 
 
 def _has_consumers(connection: Connection) -> int:

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from kombu import Connection
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from celery_graceful import Graceful
 from celery_graceful.batches import ends as ends_module
@@ -23,6 +25,7 @@ from celery_graceful.batches.model import Due, End, Outcome
 from celery_graceful.claims import acks as acks_module
 from celery_graceful.claims import qos as qos_module
 from celery_graceful.claims import sending as sending_module
+from celery_graceful.claims import transport as transport_module
 from celery_graceful.claims.acks import Acks
 from celery_graceful.claims.claimant import Claimant
 from celery_graceful.claims.fetch import END as END_SCRIPT
@@ -210,7 +213,9 @@ def batch_of(store: Store, *members: str) -> BatchLedger:
 
 
 @contextmanager
-def fetching(redis_db: RedisDB, *members: str) -> Iterator[tuple[Any, Claims, BatchLedger]]:
+def fetching(
+    redis_db: RedisDB, *members: str, callback: Callable[..., Any] = print, **kwargs: Any
+) -> Iterator[tuple[Any, Claims, BatchLedger]]:
     """A channel that claims, whose worker knows that these have ended; one message waits."""
     app = app_of(redis_db.url)
     Graceful(app)
@@ -222,13 +227,13 @@ def fetching(redis_db: RedisDB, *members: str) -> Iterator[tuple[Any, Claims, Ba
     claims = {str(number): "celery\0{}" for number, _ in enumerate(members, 1)}
     redis_db.client.hset("graceful:claims:me", mapping=claims)
     ends = Ends(app, lambda: None, lambda store, some: None)
-    book = Claims(store, write_ends=ends.write, ends_along=ends.along)
+    book = Claims(store, write_ends=ends.write, ends_along=ends.along, **kwargs)
     who = Claimant("me")
     assert who.take_numbers(6) == 1
     book.claim_as(who)
     with app.connection() as connection, connection.channel() as channel:
         channel.claim_for(book)
-        channel.basic_consume("celery", False, print, "tag")
+        channel.basic_consume("celery", False, callback, "tag")
         channel.client.connection = channel.client.connection_pool.get_connection("_")  # as kombu
         for number, member in enumerate(members, 1):
             tag = book.tag("me", number)
@@ -283,6 +288,81 @@ def test_ends_go_while_the_pool_has_enough_to_do(
         assert ledger.status("batch").succeeded == 1
         assert step(channel) == ""
         assert redis_db.client.llen("celery") == 1
+
+
+@pytest.fixture
+def behind(monkeypatch: pytest.MonkeyPatch, ripe: None) -> None:
+    """What has ended is ripe behind a claim, but not in its place."""
+    monkeypatch.setattr(acks_module, "LATE", 600.0)
+    monkeypatch.setattr(acks_module, "RIPE", 0.0)
+
+
+@pytest.mark.usefixtures("behind")
+def test_ends_follow_a_claim(redis_db: RedisDB) -> None:
+    """They are on their way while what was claimed is delivered."""
+    seen: list[str] = []
+    with fetching(
+        redis_db,
+        "one",
+        callback=lambda message: seen.append(channel._fetch.kind),
+        delivers_at_once=True,
+    ) as (channel, book, ledger):
+        a_message(redis_db)
+        assert step(channel) == "EVALSHA"
+        assert seen == ["END"]
+        if channel._fetch is not None:  # its answer was not there yet
+            channel._brpop_read()
+        assert ledger.status("batch").succeeded == 1
+        assert not book.has_ends
+        assert left(redis_db) == {"7"}
+
+
+@pytest.mark.usefixtures("behind")
+def test_the_answer_to_ends_is_read_where_there_is_no_room(redis_db: RedisDB) -> None:
+    with fetching(redis_db, "one", delivers_at_once=True) as (channel, _, ledger):
+        a_message(redis_db)
+        channel.basic_qos(0, 1, False)
+        channel._brpop_start()
+        wait_until(channel.client.connection.can_read)
+        redis_db.client.client_pause(60_000, all=False)  # scripts wait
+        channel._brpop_read()
+        assert channel._fetch.kind == "END"
+        assert channel.qos.can_consume()
+        redis_db.client.client_unpause()
+        channel._brpop_read()
+        assert not channel.qos.can_consume()
+        assert ledger.status("batch").succeeded == 1
+
+
+@pytest.mark.usefixtures("behind")
+def test_what_was_claimed_is_delivered_though_ends_cannot_be_sent(
+    redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivered: list[Any] = []
+    hears = {"callback": delivered.append, "delivers_at_once": True}
+    with fetching(redis_db, "one", **hears) as (channel, book, ledger):
+        a_message(redis_db)
+        channel._brpop_start()
+        monkeypatch.setattr(transport_module, "send_quickly", lost)
+        channel._brpop_read()
+        assert len(delivered) == 1
+        assert channel._fetch is None
+        assert book.flush(TIMEOUT)
+        assert ledger.status("batch").succeeded == 1
+        assert left(redis_db) == {"7"}
+
+
+def a_message(redis_db: RedisDB) -> None:
+    """Of kombu's, in place of the other one."""
+    redis_db.client.delete("celery")
+    with Connection(redis_db.url) as connection:
+        connection.SimpleQueue("celery").put({})
+
+
+def lost(connection: Any, *command: Any) -> None:
+    """As redis-py does where nothing can be sent."""
+    connection.disconnect()
+    raise RedisConnectionError("reset by peer")
 
 
 @pytest.mark.usefixtures("ripe")

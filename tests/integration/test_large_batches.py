@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 from celery import Celery
 
+from celery_graceful.batches.end_texts import ENDS
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import CALLBACKS, Callback, End, Outcome
 from celery_graceful.store.app_stores import find_store
@@ -122,8 +123,8 @@ def assert_holds_nothing_up(uses):
 
 def end(ledger, outcome, first, last):
     due = []
-    for number in range(first, last, 100):
-        due += ledger.end([End("b", member(i), outcome) for i in range(number, number + 100)])
+    for number in range(first, last, ENDS):
+        due += ledger.end([End("b", member(i), outcome) for i in range(number, number + ENDS)])
     return due
 
 

@@ -148,7 +148,7 @@ def test_what_there_is_no_room_for_is_written_beside_it(with_ends: Acks, ends: E
 
 def test_ends_that_have_no_answer_are_written_by_the_thread(with_ends: Acks, ends: Ends) -> None:
     """A connection was lost, or somebody does not want to wait for it."""
-    for lose in (lambda: with_ends.not_sent("worker"), with_ends.call_back):
+    for lose in (with_ends.ends_not_sent, with_ends.call_back):
         end(with_ends, 1, 2)
         along = with_ends.take_ends(False)
         assert along is not None

@@ -32,6 +32,7 @@ def test_each_is_named_once() -> None:
     giving_up._could_not([one, two], "no answer in time")
     giving_up._could_not([two], "locked", lost=True)
     giving_up._could_not([two, three], "locked")
+    giving_up._say_lost()
     assert len(failures) == 3
     assert ["one" in text for text in said] == [True, False]
     assert ["two" in text for text in said] == [True, False]
