@@ -15,10 +15,11 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from celery.utils.log import get_task_logger
+from celery.utils.log import get_logger
 
 from celery_graceful.checkpoints.codec import decode, encode
 from celery_graceful.checkpoints.place import CURSOR, OWN_CURSOR, STEP, key_of, place_of
+from celery_graceful.checkpoints.unsaved import say_no_run, say_no_store
 from celery_graceful.checkpoints.watch import Keeper, watch_of
 from celery_graceful.claims.fence import DELIVERY, holds_claim
 from celery_graceful.exceptions import Interrupted
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CURSOR", "DELIVERY", "STEP", "Checkpoint", "key_of"]
 
-logger = get_task_logger(__name__)
+logger = get_logger(__name__)
 
 _ATTRIBUTE = "_graceful_checkpoint"
 
@@ -54,8 +55,6 @@ LOAD_PATIENCE, LOAD_PAUSE = 10.0, 0.2
 #: where another delivery has saved something. Most often that one was of an earlier message, which
 #: is acknowledged: it is deleted within a tenth of a second. Else it is one's own after all.
 YIELD, YIELD_PAUSE = 2.0, 0.02
-
-_told: set[str] = set()
 
 
 def _defaults() -> Settings:
@@ -141,6 +140,8 @@ class Checkpoint:
         """
         request = task.request_stack.top
         if request is None:
+            if worker_state.board.value is not None:
+                say_no_run(task.name)
             return cls(task.name, "")
         found = request.__dict__.get(_ATTRIBUTE)
         if found is None:
@@ -283,7 +284,7 @@ class Checkpoint:
         if self._is_loaded:
             return
         if self.store is None:
-            self._warn_no_store()
+            say_no_store()
         else:
             began = time.monotonic()
             while not self._is_loaded:
@@ -439,12 +440,3 @@ class Checkpoint:
         """An exception from outside must not land between a command and its answer."""
         run = current()
         return run.undisturbed() if run and run.task_id == self.task_id else nullcontext()
-
-    @staticmethod
-    def _warn_no_store() -> None:
-        if "no store" not in _told:
-            _told.add("no store")
-            logger.warning(
-                "There is no store for checkpoints: neither graceful_store is set, nor are the "
-                "broker or the result backend Redis. Tasks that are interrupted start over"
-            )

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
-from celery.utils.log import get_task_logger
+from celery.utils.log import get_logger
 
 from celery_graceful.checkpoints.checkpoint import CURSOR, Checkpoint
 from celery_graceful.checkpoints.codec import decode, encode
@@ -25,7 +25,7 @@ __all__ = ["UNSET", "Loop", "Progress", "Scope"]
 
 T = TypeVar("T")
 
-logger = get_task_logger(__name__)
+logger = get_logger(__name__)
 
 #: Stands for a cursor that was not given; ``None`` is one, that of the beginning.
 UNSET: Any = object()

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
-from celery.utils.log import get_task_logger
+from celery.utils.log import get_logger
 
 from celery_graceful.checkpoints.checkpoint import DELIVERY, Checkpoint
 from celery_graceful.checkpoints.iteration import UNSET, Loop, Progress
@@ -38,7 +38,7 @@ __all__ = [
 T = TypeVar("T")
 P = ParamSpec("P")
 
-logger = get_task_logger(__name__)
+logger = get_logger(__name__)
 
 _PROGRESS = "_graceful_progress"
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import time
 
-from celery.utils.log import get_task_logger
-
 from celery_graceful.checkpoints.checkpoint import Checkpoint
 from celery_graceful.exceptions import Interrupted
 from celery_graceful.phases import Interrupt, InterruptReason
@@ -17,8 +15,6 @@ from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.worker_state import WorkerInterrupt
 
 __all__ = ["bounded_timeout", "pending_interrupt", "stand"]
-
-logger = get_task_logger(__name__)
 
 #: Seconds until a task whose run time is over, and whose state could not be saved, tries again.
 POSTPONED = 1.0

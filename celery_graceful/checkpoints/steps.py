@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from celery.utils.log import get_task_logger
+from celery.utils.log import get_logger
 
 from celery_graceful.checkpoints.checkpoint import STEP
 from celery_graceful.checkpoints.codec import decode, encode
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 _RUN_IT = "give one that runs it to its end, such as lambda: asyncio.run(charge())"
 
-logger = get_task_logger(__name__)
+logger = get_logger(__name__)
 
 
 def step(

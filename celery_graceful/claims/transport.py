@@ -39,6 +39,7 @@ from celery_graceful.claims.held_claims import Claims
 from celery_graceful.claims.listening import ListensOnce
 from celery_graceful.claims.qos import QoS
 from celery_graceful.claims.ringing import RingingChannel
+from celery_graceful.claims.server_checks import say_wrong_types
 from celery_graceful.claims.undelivered import Fetched
 from celery_graceful.store.answers import is_answer
 from celery_graceful.store.client import dropping, send_quickly
@@ -282,6 +283,9 @@ class _Claiming(RingingChannel):
             self._lost(fetch)
             if not is_answer(exc):
                 connection.disconnect()
+            elif "WRONGTYPE" in str(exc):
+                with self.conn_or_acquire() as client:
+                    say_wrong_types(client, fetch.lists)
             raise
         if fetch.script is not None:
             if fetch.kind == "EVALSHA":

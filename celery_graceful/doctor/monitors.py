@@ -78,7 +78,13 @@ def unusable_schedules(exam: Examination) -> Iterator[Trouble]:
 
 
 def _beat_takes(schedule: Any) -> bool:
-    return isinstance(schedule, (int, float, timedelta)) or hasattr(schedule, "is_due")
+    if isinstance(schedule, (int, float)):
+        try:
+            timedelta(seconds=schedule)
+        except (ValueError, OverflowError):  # NaN, infinity
+            return False
+        return True
+    return isinstance(schedule, timedelta) or hasattr(schedule, "is_due")
 
 
 def _entries(exam: Examination) -> Iterator[tuple[str, Any, Any]]:

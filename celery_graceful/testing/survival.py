@@ -68,9 +68,12 @@ def assert_survives_interruptions(
         kwargs: For the task.
 
     Raises:
+        TypeError: ``schedules`` are no lists of events; ``effects`` are no container, nor a
+            function.
         AssertionError: The effects differ, or it goes on although it was told to stop. It names
             the point, the schedule, and the difference.
     """
+    given_schedules = None if schedules is None else _lists(schedules)
     trial = _Trial(task, args, kwargs, effects, reset, outside)
     expected, undisturbed = trial.run()
     again, second = trial.run()
@@ -92,11 +95,24 @@ def assert_survives_interruptions(
                 f"{path!r}. A step is known by its name: one that is called differently each time "
                 "is run again when the task goes on"
             )
-    given = _all(undisturbed, kills) if schedules is None else map(list, schedules)
+    given = _all(undisturbed, kills) if given_schedules is None else given_schedules
     for schedule in given:
         found, run = trial.run(schedule)
         if found != expected or len(run.observer.ran_on) > _MAY_COME_TO:
             raise AssertionError(_report(trial, schedule, run, undisturbed, expected, found))
+
+
+def _lists(schedules: Iterable[Iterable[Event]]) -> list[list[Event]]:
+    found: list[list[Event]] = []
+    for schedule in schedules:
+        events = list(schedule) if isinstance(schedule, Iterable) else [None]
+        if not all(isinstance(event, Event) for event in events):
+            raise TypeError(
+                f"schedules= has {schedule!r}: give a list of schedules, each a list of what "
+                "interrupt_at, kill_at and the others return"
+            )
+        found.append(events)
+    return found
 
 
 class _Trial:

@@ -191,7 +191,9 @@ class GracefulRun:
         """
         self._deliver(event)
         if event.seconds is None and not self.observer.has_come:
-            raise NotReached(f"{event!r} never came: {self._say_end()}")
+            raise NotReached(
+                f"{event!r} never came: {self._say_end()}; it has {self._say_places()}"
+            )
         return self
 
     def follow(self, *schedule: Event) -> GracefulRun:
@@ -265,6 +267,10 @@ class GracefulRun:
     def _say_end(self) -> str:
         how = self.outcome or "not begun"
         return f"{self.task.name} has {how}{f': {self.error!r}' if self.error else ''}"
+
+    def _say_places(self) -> str:
+        steps = ", ".join(map(repr, self.steps)) or "none"
+        return f"{len(self.rows)} rows, {self.observer.checkpoints} checkpoints, and steps: {steps}"
 
     # -- one delivery --------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from celery import Celery
 from celery.app.task import Context
 
 from celery_graceful import SettingsError
-from celery_graceful.checkpoints import checkpoint
+from celery_graceful.checkpoints import unsaved
 from celery_graceful.checkpoints.checkpoint import DELIVERY, key_of
 from celery_graceful.checkpoints.discard import Discard
 from celery_graceful.checkpoints.resume import count_given_up
@@ -621,7 +621,27 @@ def test_no_store(caplog):
                 if len(log) == 2:
                     b.interrupt()
 
-        checkpoint._told.clear()
+        unsaved._said.clear()
         assert b.run(b.task(task))[0] == "SUCCESS"
         assert log == [0, 1, 0, 1, 2]
         assert sum("There is no store for checkpoints" in m for m in caplog.messages) == 1
+
+
+def test_a_thread_of_the_task_has_no_checkpoint(redis_db, caplog, monkeypatch):
+    """And it is said, once."""
+    monkeypatch.setattr(unsaved, "_said", set())
+    with bench(redis_db) as b:
+
+        def task(self):
+            def count():
+                for _ in self.iterate(range(2)):
+                    self.state = "from a thread"
+
+            for _ in range(2):
+                thread = threading.Thread(target=count)
+                thread.start()
+                thread.join()
+            return self.state
+
+        assert b.run(b.task(task))[:2] == ("SUCCESS", None)
+        assert sum("nothing is saved there" in m for m in caplog.messages) == 1

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
+import redis
 from celery import Celery
 from kombu.transport.virtual import Message
 from kombu.utils.json import dumps, loads
@@ -481,6 +482,26 @@ def test_an_answer_that_comes_when_its_identity_is_lost(lost, count, redis_db):
     assert len(delivered) == count
     assert not book.arriving
     assert book.undelivered.next() is None
+
+
+def test_a_queue_that_is_no_list_is_named(redis_db, caplog):
+    """It ends the worker, as a plain one: what nobody can read is not passed over in silence."""
+    app = Celery("wrong", broker=redis_db.url, set_as_current=False)
+    Graceful(app)
+    redis_db.client.sadd("graceful:workers", "me")
+    book = Claims(broker_store(app))
+    book.claim_as(Claimant("me"))
+    with app.connection() as connection, connection.channel() as channel:
+        channel.claim_for(book)
+        for queue in ("q", "r"):
+            channel.basic_consume(queue, False, print, queue)
+        channel.client.connection = channel.client.connection_pool.get_connection("_")  # as kombu
+        redis_db.client.set("r", "is no list")
+        channel._brpop_start()
+        with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+            channel._brpop_read()
+    wait_until(lambda: "The key 'r' of a queue is a string in Redis" in caplog.text)
+    assert "'q'" not in caplog.text
 
 
 def test_a_claim_that_comes_late(store, redis_db):

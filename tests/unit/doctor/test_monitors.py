@@ -90,6 +90,20 @@ CASES = [
         ["the schedule of beat entry 'nightly'"],
         "error",
     ),
+    Case(
+        "CG510",
+        lambda: beat_with("nightly", float("nan")),
+        lambda: beat_with("nightly", 60.5),
+        ["the schedule of beat entry 'nightly'"],
+        "error",
+    ),
+    Case(
+        "CG510",
+        lambda: beat_with("nightly", float("inf")),
+        lambda: beat_with("nightly", 0),
+        ["the schedule of beat entry 'nightly'"],
+        "error",
+    ),
 ]
 
 

@@ -390,7 +390,8 @@ def test_each_delivery_has_its_own_arguments() -> None:
 
 def test_where_it_never_comes() -> None:
     run = graceful_run(export, ["a"])
-    with pytest.raises(NotReached, match=r"interrupt_at\(row=2\) never came: .* has succeeded"):
+    text = r"interrupt_at\(row=2\) never came: .* has succeeded; it has 1 rows, 0 checkpoints, and"
+    with pytest.raises(NotReached, match=text):
         run.interrupt_at(row=2)
 
 

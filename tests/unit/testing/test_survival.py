@@ -157,6 +157,13 @@ def test_effects_may_be_lazy() -> None:
             assert_survives_interruptions(task, effects=effects, reset=WORLD["reset"])
 
 
+@pytest.mark.parametrize("schedules", [[interrupt_at(row=1)], [[interrupt_at]], ["row 1"]])
+def test_schedules_are_lists_of_events(schedules: Any) -> None:
+    task = planted.app.tasks["planted.loop"]
+    with pytest.raises(TypeError, match="give a list of schedules, each a list"):
+        assert_survives_interruptions(task, planted.ROWS, **WORLD, schedules=schedules)
+
+
 def test_effects_have_to_be_seen_somewhere() -> None:
     task = planted.app.tasks["planted.loop"]
     with pytest.raises(TypeError, match="effects=7: give a list"):
