@@ -18,24 +18,26 @@ T = TypeVar("T")
 class _ByKey(Source[T]):
     def pairs(self, cursor: Any) -> Iterator[tuple[Any, T]]:
         while True:
-            batch = self._batch(cursor)
-            for (key, _), (following, _) in pairwise(batch):
+            # One more than are given shows whether the next batch would begin with an equal key.
+            found = self._first(self.batch + 1, cursor)
+            for (key, _), (following, _) in pairwise(found):
                 if key == following:
                     raise CheckpointError(
                         f"two items have the key {key!r}: one of them could be skipped. Give a key "
                         "that is unique, and distinct() if a join repeats it."
                     )
-            yield from batch
-            if len(batch) < self.batch:
+            yield from found[: self.batch]
+            if len(found) <= self.batch:
                 return
-            cursor = batch[-1][0]
+            cursor = found[self.batch - 1][0]
 
     def __init__(self, batch: int) -> None:
         if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
             raise CheckpointError(f"batch={batch!r}: give a number of 1 or more.")
         self.batch = batch
 
-    def _batch(self, cursor: Any) -> list[tuple[Any, T]]:
+    def _first(self, count: int, cursor: Any) -> list[tuple[Any, T]]:
+        """So many, or all that there are, after the cursor, each with its key."""
         raise NotImplementedError
 
 
@@ -67,9 +69,9 @@ class queryset(_ByKey[Any]):
         # What reverse() has set survives order_by().
         self.qs, self.by = qs if qs.query.standard_ordering else qs.reverse(), by
 
-    def _batch(self, cursor: Any) -> list[tuple[Any, Any]]:
+    def _first(self, count: int, cursor: Any) -> list[tuple[Any, Any]]:
         qs = self.qs if cursor is None else self.qs.filter(**{f"{self.by}__gt": cursor})
-        return [(self._key(item), item) for item in qs[: self.batch]]
+        return [(self._key(item), item) for item in qs[:count]]
 
     def _key(self, item: Any) -> Any:
         key = item.get(self.by) if isinstance(item, dict) else getattr(item, self.by, None)
@@ -159,10 +161,10 @@ class rows(_ByKey[Any]):
             return connection
         return nullcontext(self.bind)
 
-    def _batch(self, cursor: Any) -> list[tuple[Any, Any]]:
+    def _first(self, count: int, cursor: Any) -> list[tuple[Any, Any]]:
         select = self.select if cursor is None else self.select.where(self.by > cursor)
         with self._connect() as connection:
-            found = connection.execute(select.limit(self.batch)).all()
+            found = connection.execute(select.limit(count)).all()
         batch = [(self._key(row), row[0] if self._is_entity(row) else row) for row in found]
         if any(key is None for key, _ in batch):  # as a cursor, it is the beginning
             raise CheckpointError(f"the key, {self.by}, is null: give one that never is.")

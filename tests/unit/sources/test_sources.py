@@ -440,7 +440,9 @@ def test_rows_with_a_key_that_is_none(engine, by):
         list(rows(sa.select(by, Song.title), by, engine, 3).pairs(None))
 
 
-def test_rows_with_keys_that_are_equal(engine):
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_rows_with_keys_that_are_equal(engine, batch):
+    """Also where one batch ends with the key that the next one begins with."""
     twice = sa.select(Song).join(orm.aliased(Song), sa.true())
     with pytest.raises(CheckpointError, match="two items have the key 0"):
-        next(rows(twice, Song.id, engine, 3).pairs(None))
+        next(rows(twice, Song.id, engine, batch).pairs(None))
