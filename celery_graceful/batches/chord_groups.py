@@ -11,7 +11,7 @@ import base64
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import wraps
 from itertools import chain, islice
@@ -257,7 +257,7 @@ class _Entry:
         count, tasks = 0, self._with_headers(tasks)
         while chunk := _at_once(tasks, CHUNK if is_there else min(CHUNK, count or 1)):
             count += len(chunk)
-            members = [self._member(sig, result) for sig, result, _ in chunk]
+            members = [one for sig, result, _ in chunk if (one := self._member(sig, result))]
             if self.lost is None:
                 try:
                     self.ledger.add(self.id, members)
@@ -350,7 +350,7 @@ class _Entry:
             mark(first, {CHORD: self.id})
         return sig
 
-    def _member(self, sig: Any, result: Any) -> tuple[str, bytes]:
+    def _member(self, sig: Any, result: Any) -> tuple[str, bytes] | None:
         if self.body is not None:
             sig.options["chord"] = self.body
         if self.results is not None:
@@ -358,12 +358,28 @@ class _Entry:
         several = isinstance(result, GroupResult)
         member = f"{SEVERAL}{uuid4()}" if several else str(result.id)
         mark(sig, {**self.headers, BATCH: str(Mark(self.id, member))})
+        if several and (self.body is None or counts_nothing(self.app.backend)):
+            if self.body is not None:
+                self._leave()
+            return None  # nobody would say that it has ended
         args, kwargs, more = self.given
         whole = sig.clone(args, kwargs, **more) if args or kwargs or more else sig
         try:
             return member, pack(self.app, whole)
         except EncodeError:  # no one serializer takes all that it is made of: it is not kept
             return member, b""
+
+    def _leave(self) -> None:
+        """Leave it to the task that polls. What is marked is of a chord that nobody knows."""
+        if self.lost is None:
+            self.lost = UnknownBatch(self.id)
+            logger.info(
+                "Chord %s is not tracked: a chain in its header ends in a group, and the result "
+                "backend has no counter that knows when",
+                self.id,
+            )
+            with suppress(StoreAway):  # said there
+                self.ledger.drop(self.id)
 
     def sent(self) -> None:
         """All of it has been sent."""

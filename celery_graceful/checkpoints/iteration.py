@@ -253,6 +253,13 @@ class Loop(Generic[T]):
 
     def _pause(self) -> None:
         progress = self._progress
+        last = progress.loops[-1]
+        if last is not self and not last.path.startswith(f"{self.path}@"):
+            raise CheckpointError(
+                f"the loop {self.path!r} goes on while an item of {last.path!r} is in hand: side "
+                "by side (zip) they would not go on from places that belong together. Iterate over "
+                "one of them, or over a list of pairs."
+            )
         if self.saves_cursor:
             self._checkpoint.item_done(self)
         if self._scope is not None:

@@ -222,7 +222,10 @@ class Acks:
                 for riding, waiting in zip(self._riding, self._ends, strict=True):
                     riding += waiting[:count]
                     del waiting[:count]
-                self._ends_since = now
+                if count:
+                    self._ends_since = now
+                else:  # what this way cannot say, the thread can
+                    self._along_from = now + GATHER_ENDS
         return along if count else None
 
     def sent(self, worker: str) -> None:

@@ -282,7 +282,7 @@ def begin() -> None:
 def _wait_bell(timeout: float | None, until: Callable[[], bool]) -> None:
     # What is rung is never read: the bell stays audible for everybody. selectors is what
     # gevent and eventlet patch, so that this wait is theirs there.
-    bell = _get_bell()
+    bell, run = _get_bell(), current()
     fd = os.dup(bell.read_fd)  # eventlet lets only one greenlet wait for a descriptor
     try:
         with selectors.DefaultSelector() as selector:
@@ -294,9 +294,13 @@ def _wait_bell(timeout: float | None, until: Callable[[], bool]) -> None:
                     return
                 if worker_state.flag.value[0]:  # it rang for others
                     time.sleep(OTHERS_PAUSE if left is None else min(left, OTHERS_PAUSE))
-                elif (
-                    selector.select(left and native.capped(left)) and not worker_state.flag.value[0]
-                ):
+                    continue
+                if run is not None and run.soft_limit_at is not None:
+                    # What is raised in a thread from outside comes when that runs again.
+                    soon = max(run.soft_limit_at - time.monotonic(), OTHERS_PAUSE)
+                    run.raise_due()
+                    left = soon if left is None else min(left, soon)
+                if selector.select(left and native.capped(left)) and not worker_state.flag.value[0]:
                     bell.take()  # they are gone
     finally:
         os.close(fd)

@@ -170,6 +170,13 @@ def test_a_backend_that_counts_nothing(backend: str, redis_db: RedisDB, tmp_path
         chord([inner, do(app, "part", 9)], do(app, "total")).apply_async()
         one.wait_line(">> .* total 15 9")
         wait_until(lambda: not unfinished(app), "the end of that one")
+        # Where a chain ends in a group, too: no task says when that has ended.
+        inner = chain(do(app, "part", 7), group(do(app, "part"), do(app, "part")))
+        result = chord([inner, do(app, "part", 9)], do(app, "part")).apply_async()
+        assert result.get(timeout=TIMEOUT) == [[7, 7], 9]
+        assert not unfinished(app)
+        group(inner, do(app, "part", 9)).apply_async().get(timeout=TIMEOUT)
+        wait_until(lambda: not unfinished(app), "the end of a group")
         assert one.count(">> .* total") == 5
         assert one.count(">> .* errback") == 1
         assert one.count("celery.chord_unlock.* received") >= 1

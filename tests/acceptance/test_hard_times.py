@@ -588,7 +588,7 @@ def test_the_main_thread_hangs(broker: Broker, app: Celery) -> None:
 @on_redis
 @pytest.mark.parametrize("pool", POOLS)
 def test_ordinary_soft_time_limits(pool: str, broker: Broker, app: Celery) -> None:
-    ways = ["naps", "computes"] if pool == "threads" else ["sleeps", "naps", "computes"]
+    ways = ["naps", "computes", "waits"] + ["sleeps"] * (pool != "threads")
     with start(pool, broker, concurrency=1) as worker:
         worker.ready()
         for way in ways:

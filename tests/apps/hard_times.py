@@ -228,6 +228,8 @@ def limited(self, how):
         while time.monotonic() < end:
             if how == "computes":
                 continue
+            if how == "waits":
+                self.sleep(LONG)
             time.sleep(0.05 if how == "naps" else LONG)
     except Exception as exc:
         say("limited", how, type(exc).__name__, isinstance(exc, ShutdownTimeLimit))

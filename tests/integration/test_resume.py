@@ -153,6 +153,34 @@ def test_saved_on_an_exception(b):
     assert b.saved(made, "t")["c:loop"] == '["sequence",3,false]'
 
 
+def test_loops_side_by_side(b):
+    """They would go on from places that do not belong together."""
+    given = []
+
+    def task(self):
+        pairs = zip(self.iterate("abc", name="a"), self.iterate("xyz", name="b"))
+        for pair in pairs:
+            given.append(pair)
+
+    state, exc = b.run(b.task(task))[:2]
+    assert (state, type(exc)) == ("FAILURE", CheckpointError)
+    assert "goes on while an item of 'b' is in hand" in str(exc)
+    assert given == [("a", "x")]
+
+
+def test_a_loop_that_is_left_open_within_an_item(b):
+    """It belongs to that item: nothing goes on side by side."""
+    given = []
+
+    def task(self):
+        for one in self.iterate("ab"):
+            within = iter(self.iterate("xyz"))
+            given.append((one, next(within)))
+
+    assert b.run(b.task(task))[0] == "SUCCESS"
+    assert given == [("a", "x"), ("b", "x")]
+
+
 def test_a_finished_loop_does_not_run_again(b):
     log, once = [], Once()
 

@@ -175,6 +175,18 @@ def test_a_group(tracked: ByHand) -> None:
     assert tracked.status(contexts[0].group).state is State.DONE
 
 
+def test_a_group_in_a_chain_of_a_group(tracked: ByHand) -> None:
+    """Nobody would say when it has ended: it is none of the members."""
+    inner = chain(tracked.add.s(3), group(tracked.add.s(), tracked.add.s()))
+    tracked.apply(group(tracked.add.s(1), inner))
+    first, second = tracked.take()
+    assert tracked.status(first.group).total == 1
+    tracked.ends(second)
+    assert len(tracked.take()) == 2
+    tracked.ends(first)
+    assert tracked.status(first.group).state is State.DONE
+
+
 def test_one_that_is_sent_again_while_it_runs(
     tracked: ByHand, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

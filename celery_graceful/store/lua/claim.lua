@@ -5,7 +5,8 @@
 --          first
 -- ARGV     worker, first number, room, q, "in turn" or "in order", numbers of claims that are done
 --
--- Returns false to a worker that may not claim, else pairs of the list's index and the message.
+-- Returns false to a worker that may not claim, else pairs of the list's index and the message. What
+-- cannot be read, as a key is no list, ends it; not what was taken before: that is claimed.
 -- Takes no more of a queue than its share, with as many workers as there are: of a few messages
 -- one worker must not take all while others have nothing to do. How long it takes depends on what
 -- it takes, never on how long a queue is.
@@ -17,12 +18,22 @@ if redis.call('SISMEMBER', KEYS[1], worker) == 0 then
   return false
 end
 
-local workers, more = redis.call('SCARD', KEYS[1]), {}
+redis.call('HLEN', KEYS[2]) -- fails before anything is taken
+
+local workers, more, failure = redis.call('SCARD', KEYS[1]), {}, nil
+local function ask(...)
+  local answer = redis.pcall(...)
+  if type(answer) == 'table' and answer.err then
+    failure, room = answer, 0
+    return false
+  end
+  return answer
+end
 local function share(index)
   if workers < 2 then
     return room
   end
-  local length = redis.call('LLEN', KEYS[index])
+  local length = ask('LLEN', KEYS[index]) or 0
   local fair = math.ceil(length / workers)
   if fair < length then
     more[#more + 1] = KEYS[3 + (index - 3 - q) % q]
@@ -35,7 +46,7 @@ local function take(index, most)
   if most <= 0 then
     return 0
   end
-  local messages = redis.call('RPOP', KEYS[index], most)
+  local messages = ask('RPOP', KEYS[index], most)
   if not messages then
     return 0
   end
@@ -81,6 +92,8 @@ end
 
 if #claims > 0 then
   redis.call('HSET', KEYS[2], unpack(claims))
+elseif failure then
+  return failure
 end
 if room > 0 then
   if #more == 0 then

@@ -7,19 +7,12 @@
 --
 -- Consumers take from the right, so RPUSH is the head and LPUSH the tail. A claim that is not
 -- there is somebody else's by now, or lost with all data of its epoch: then it is only here. Asked
--- for again, or written again in the meantime, it does not go back twice. Returns how many were
--- moved, and how many it got to.
-local moved, bytes, epoch = 0, 0, redis.call('HGET', KEYS[2], 'id')
+-- for again, or written again in the meantime, it does not go back twice. A message whose list is
+-- none stays a claim. Returns how many were moved, and how many it got to.
+redis.call('HDEL', KEYS[1], '') -- it is a hash; and a Redis that is full does what follows as well
+local moved, bytes, failure, epoch = 0, 0, nil, redis.call('HGET', KEYS[2], 'id')
 local function is_lost(of)
   return of ~= '' and of ~= epoch and redis.call('EXISTS', KEYS[3]) == 0
-end
-local function is_first(number, of)
-  if of == '' then
-    return redis.call('SISMEMBER', KEYS[4], number) == 0
-  end
-  local first = redis.call('SADD', KEYS[4], number) == 1
-  redis.call('EXPIRE', KEYS[4], 3600)
-  return first
 end
 -- The message with the body of the claim, where `heads` has cut it.
 local function with_body(number, text)
@@ -33,11 +26,19 @@ local function with_body(number, text)
 end
 for i = 4, #ARGV, 5 do
   local text = ARGV[i + 4] == 'cut' and with_body(ARGV[i], ARGV[i + 2]) or ARGV[i + 2]
-  local goes = redis.call('HDEL', KEYS[1], ARGV[i]) == 1
-  goes = goes or (ARGV[i + 4] ~= 'cut' and is_lost(ARGV[i + 3]))
-  if goes and is_first(ARGV[i], ARGV[i + 3]) then
-    local list = ARGV[i + 1]
-    redis.call(ARGV[2], list, text)
+  local number, list, of = ARGV[i], ARGV[i + 1], ARGV[i + 3]
+  local there = redis.call('HEXISTS', KEYS[1], number) == 1
+  local goes = there or (ARGV[i + 4] ~= 'cut' and is_lost(of))
+  goes = goes and redis.call('SISMEMBER', KEYS[4], number) == 0
+  local pushed = goes and redis.pcall(ARGV[2], list, text)
+  if type(pushed) == 'table' then
+    failure, there, goes = pushed, false, false
+  end
+  if goes then
+    if of ~= '' then
+      redis.call('SADD', KEYS[4], number)
+      redis.call('EXPIRE', KEYS[4], 3600)
+    end
     local queue = string.match(list, '^(.-)\6\22') or list
     local bell = ARGV[1] .. 'graceful:bell:' .. string.sub(queue, #ARGV[1] + 1)
     if redis.call('LPUSH', bell, '') == 1 then
@@ -47,9 +48,12 @@ for i = 4, #ARGV, 5 do
     end
     moved = moved + 1
   end
+  if there then
+    redis.call('HDEL', KEYS[1], number)
+  end
   bytes = bytes + #text
   if bytes >= tonumber(ARGV[3]) then
-    return { moved, (i + 1) / 5 }
+    return failure or { moved, (i + 1) / 5 }
   end
 end
-return { moved, (#ARGV - 3) / 5 }
+return failure or { moved, (#ARGV - 3) / 5 }

@@ -4,11 +4,13 @@
 -- ARGV     task id; the message
 --
 -- To the tail: it was the one that held others up. Returns whether it was there.
-if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then
+redis.call('HDEL', KEYS[1], '') -- a Redis that is full does what follows as well
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
   return 0
 end
-redis.call('ZREM', KEYS[2], ARGV[1])
 if KEYS[3] then
   redis.call('LPUSH', KEYS[3], ARGV[2])
 end
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
 return 1

@@ -32,10 +32,9 @@ local function cut(text)
   return string.sub(text, 1, at - 1), string.sub(text, at + 1)
 end
 
--- Take an entry out; its kind, task id and message, if it was there.
-local function take(entry)
+-- Kind, task id and message of an entry, if it is there.
+local function read(entry)
   local value = redis.call('HGET', KEYS[2], entry)
-  redis.call('ZREM', KEYS[3], entry)
   if not value then
     return nil
   end
@@ -43,13 +42,20 @@ local function take(entry)
   queue, value = cut(value)
   name, value = cut(value)
   id, message = cut(value)
-  local kind = queue .. '\0' .. name
+  return queue .. '\0' .. name, id, message
+end
+
+-- Take an entry out, which `read` has read.
+local function take(entry, kind)
+  redis.call('ZREM', KEYS[3], entry)
+  if not kind then
+    return
+  end
   redis.call('HDEL', KEYS[2], entry)
   redis.call('ZREM', of(kind), entry)
   if redis.call('HINCRBY', KEYS[1], kind, -1) <= 0 then
     redis.call('HDEL', KEYS[1], kind)
   end
-  return kind, id, message
 end
 
 -- One round of going back in a while, whoever asks.
@@ -89,13 +95,13 @@ if command == 'wait' then
         if ARGV[i + 6] == '1' then
           -- Set aside by a worker that had no time to acknowledge it; or lent, and what was sent
           -- is this.
-          take(entry)
+          take(entry, (read(entry)))
         else
           entry = entry .. '/' .. stamp(now) .. '/' .. i
         end
       end
       if number ~= '' then
-        redis.call('HDEL', KEYS[4], number)
+        redis.call('HDEL', KEYS[4], '') -- a Redis that is full does what follows as well
       end
       local value = table.concat({ kind, id, message }, '\0')
       redis.call('HSET', KEYS[2], entry, value)
@@ -105,6 +111,9 @@ if command == 'wait' then
       redis.call('ZADD', of(kind), stamp(now + turn), entry)
       redis.call('HINCRBY', KEYS[1], kind, 1)
       redis.call('SET', since(id), stamp(first) .. ' ' .. delivery, 'PX', ARGV[4])
+      if number ~= '' then -- last: what an error breaks off is asked for again
+        redis.call('HDEL', KEYS[4], number)
+      end
     end
     answers[#answers + 1] = answer
   end
@@ -119,15 +128,18 @@ if command == 'take' then
     return found
   end
   for _, entry in ipairs(redis.call('ZRANGE', of(ARGV[5]), 0, ARGV[6] - 1)) do
-    local kind, id, message = take(entry)
+    local kind, id, message = read(entry)
     if kind then
-      redis.call('DEL', since(id))
+      redis.call('HDEL', KEYS[4], '') -- a Redis that is full does what follows as well
       redis.call('HSET', KEYS[4], number, message)
+      take(entry, kind)
+      redis.call('DEL', since(id))
       number = number + 1
       local list, text = cut(message)
       found[#found + 1] = list
       found[#found + 1] = text
     else
+      redis.call('ZREM', KEYS[3], entry)
       redis.call('ZREM', of(ARGV[5]), entry)
     end
   end
@@ -142,18 +154,30 @@ if command == 'back' then
   end
   local last = ARGV[5] == 'all' and '+inf' or stamp(now)
   local entries = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', last, 'LIMIT', 0, ARGV[4])
+  redis.call('HDEL', KEYS[2], '') -- a Redis that is full does what follows as well
+  local failure
   for i = #entries, 1, -1 do
-    local kind, _, message = take(entries[i])
+    local kind, _, message = read(entries[i])
+    local list, text
     if kind then
-      local list, text = cut(message)
-      redis.call('RPUSH', list, text)
+      list, text = cut(message)
+      local pushed = redis.pcall('RPUSH', list, text)
+      if type(pushed) == 'table' then
+        failure, list = pushed, nil
+        redis.call('ZADD', KEYS[3], stamp(now + 30), entries[i])
+      end
+    end
+    if list or not kind then
+      take(entries[i], kind)
+    end
+    if list then
       local bell = prefix .. 'graceful:bell:' .. cut(kind)
       redis.call('LPUSH', bell, '')
       redis.call('LTRIM', bell, 0, 15)
       redis.call('PEXPIRE', bell, 10000)
     end
   end
-  return #entries
+  return failure or #entries
 end
 
 -- lend: milliseconds of a round; how many; seconds for which nobody else gets them; kind, or ''
@@ -187,7 +211,7 @@ end
 for i = 3, #ARGV do
   local until_, entry = string.match(ARGV[i], '^([^ ]+) (.*)$')
   if tonumber(redis.call('ZSCORE', KEYS[3], entry) or '') == tonumber(until_) then
-    take(entry)
+    take(entry, (read(entry)))
   end
 end
 return #ARGV - 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from threading import Lock
 from typing import Any
 from unittest.mock import Mock
@@ -144,6 +145,21 @@ def test_what_there_is_no_room_for_is_written_beside_it(with_ends: Acks, ends: E
     assert with_ends.take_ends(False) is not None
     with_ends.send_ends(at_once=True)
     assert ends.alone == [["end 2"]]
+
+
+def test_what_cannot_be_taken_along_is_not_put_off_by_that(
+    with_ends: Acks, ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a callback comes first, and others follow all the time: the thread comes to it."""
+    ends.most = 0
+    monkeypatch.setattr(acks_module, "QUIET", 600.0)
+    end(with_ends, 1, 2)
+    began = with_ends._ends_since
+    assert with_ends.take_ends(False) is None
+    assert with_ends._ends_since == began
+    monkeypatch.setattr(acks_module, "GATHER_ENDS", time.monotonic() - began)
+    with_ends.send_ends(at_once=False)
+    assert ends.alone == [["end 1", "end 2"]]
 
 
 def test_ends_that_have_no_answer_are_written_by_the_thread(with_ends: Acks, ends: Ends) -> None:
