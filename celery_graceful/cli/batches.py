@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -29,6 +28,7 @@ from celery_graceful.cli.progress import Working
 from celery_graceful.cli.writing import Group
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.operations.batches import Batches, NotSent, Resent, Standing
+from celery_graceful.operations.pasting import pasted
 from celery_graceful.operations.records import utc
 
 __all__ = ["batches", "lines_of"]
@@ -117,19 +117,20 @@ def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> int:
         return status
     for line in lines_of(found):
         click.echo("\n".join(folded(line)))
-    quoted = shlex.quote(shown(found.status.id))
+    batch = shown(found.status.id)
     if found.status.state is State.SENDING:
         dead = "" if found.left else "if its producer is dead: "
         key = shown(found.status.key)
         again = f"run it again with the key {key!r}" if key else "Batch.load(id).resume(members)"
         if found.status.kind == "chord":
             again = "send another one like it"
-        command = f"{command_of(ctx)}batches resend {quoted} --close"
+        command = f"{command_of(ctx)}{pasted(['batches', 'resend', '--close'], batch)}"
         click.echo(f"  -> {dead}{again}, or, if it has all of its members: {command}", err=True)
     elif status == FOUND:
-        click.echo(f"  -> {command_of(ctx)}batches resend {quoted}", err=True)
+        click.echo(f"  -> {command_of(ctx)}{pasted(['batches', 'resend'], batch)}", err=True)
     elif found.status.finished is None and not look:
-        click.echo(f"  -> {command_of(ctx)}batches show {quoted} --look", err=True)
+        look_again = pasted(["batches", "show", "--look"], batch)
+        click.echo(f"  -> {command_of(ctx)}{look_again}", err=True)
     elif inside:
         click.echo(f"  -> {command_of(ctx)}{inside[0].mend}", err=True)
     return status

@@ -14,6 +14,7 @@ from celery_graceful.cli.output import (
     JSON,
     Command,
     moment,
+    not_empty,
     paint,
     say_json,
     shown,
@@ -65,7 +66,7 @@ def deploy() -> None:
 
 
 @deploy.command(cls=Command)
-@click.argument("text")
+@click.argument("text", callback=not_empty)
 @JSON
 @click.pass_context
 def mark(ctx: click.Context, text: str, as_json: bool) -> int:

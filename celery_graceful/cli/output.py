@@ -52,6 +52,7 @@ __all__ = [
     "frame",
     "is_dumb",
     "moment",
+    "not_empty",
     "paint",
     "say_done",
     "say_json",
@@ -145,6 +146,13 @@ def ask(question: str, yes: bool) -> None:
             raise KeyboardInterrupt from None
         raise Refused("nothing was done; --yes does not ask") from None
     raise Refused("nothing was done")
+
+
+def not_empty(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """An argument is text; for ``click``'s ``callback``."""
+    if value is not None and not value.strip():
+        raise click.BadParameter("it is empty", ctx, param)
+    return value
 
 
 def shown(value: T) -> T:

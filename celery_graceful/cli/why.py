@@ -13,6 +13,7 @@ from celery_graceful.cli.output import (
     FOUND,
     JSON,
     Command,
+    not_empty,
     paint,
     say_json,
     shown,
@@ -25,7 +26,7 @@ __all__ = ["lines_of", "why"]
 
 
 @click.command(cls=Command)
-@click.argument("task_id")
+@click.argument("task_id", callback=not_empty)
 @JSON
 @click.pass_context
 def why(ctx: click.Context, task_id: str, as_json: bool) -> int:

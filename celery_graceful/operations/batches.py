@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -19,6 +18,7 @@ from celery_graceful.batches.search_state import callback_name
 from celery_graceful.batches.status import Status
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.operations.asking import BROKER_TIMEOUT, check_rabbit
+from celery_graceful.operations.pasting import pasted
 from celery_graceful.operations.records import Done, Record, Why
 from celery_graceful.operations.stores import NoStore
 from celery_graceful.store.app_stores import find_store
@@ -387,12 +387,12 @@ def awaited(store: Store, found: Why) -> Why:
     ledger = BatchLedger(store)
     try:
         if ledger.state(found.id) is not None:
-            mend = shlex.join(["batches", "show", found.id])
+            mend = pasted(["batches", "show"], found.id)
             return replace(found, sentences=("it is a batch, and no task",), mend=mend)
         for batch in ledger.stood_still(0)[:SEARCHED]:
             if ledger.pending(batch, [found.id]):
                 said = f"the batch {batch} waits for it"
-                mend = shlex.join(["batches", "show", batch, "--look"])  # it may be on its way
+                mend = pasted(["batches", "show", "--look"], batch)  # it may be on its way
                 return replace(found, sentences=(*found.sentences, said), mend=mend)
     except StoreRefused:  # it allows no batches
         pass
@@ -416,7 +416,7 @@ def _where(status: Status) -> Why:
     if status.description:
         said += f"  {status.description}"
     stuck = bool(status.missing)
-    mend = shlex.join(["batches", "show", status.id])
+    mend = pasted(["batches", "show"], status.id)
     return Why(status.id, "", "batch", (said,), stuck=stuck, mend=mend)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
 from celery_graceful.operations.history import Late
+from celery_graceful.operations.pasting import pasted
 from celery_graceful.operations.records import DeadWorker, Finding, Worker
 from celery_graceful.operations.waiting import Waiting, say_waiting
 from celery_graceful.system.describe import shortened
@@ -186,7 +186,7 @@ def _of(worker: Worker, *, reconnects: bool) -> Iterator[Finding]:
         yield Finding(what, f"{process}: something holds it", is_command=False)
     if worker.phase == "quiet" and worker.seconds_left is None:
         yield Finding(
-            f"{worker.name} is quiet: it fetches nothing", shlex.join(["resume", worker.name])
+            f"{worker.name} is quiet: it fetches nothing", pasted(["resume"], worker.name)
         )
 
 

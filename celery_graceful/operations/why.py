@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import shlex
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -20,6 +19,7 @@ from celery_graceful.operations import checkpoints
 from celery_graceful.operations.asking import ask
 from celery_graceful.operations.claims import claims_of
 from celery_graceful.operations.history import history_of
+from celery_graceful.operations.pasting import pasted
 from celery_graceful.operations.plain_workers import find_taken
 from celery_graceful.operations.queues import Place, Unsure, find_in_queues, lengths
 from celery_graceful.operations.records import Claim, RunningTask, Why, Worker, utc
@@ -142,7 +142,7 @@ class Search:
             kept = find(store, self.id)
             if kept is not None:
                 said = f"in quarantine since {utc(kept.at):%Y-%m-%d %H:%M:%SZ}: {kept.why}"
-                mend = shlex.join(["quarantine", "show", self.id])
+                mend = pasted(["quarantine", "show"], self.id)
                 return self._why(kept.task, "quarantined", said, stuck=True, mend=mend)
         return None
 
@@ -196,7 +196,7 @@ class Search:
         said = "a worker without claims (plain Celery) has taken it, and does not answer"
         mend = ""
         if taken.member is not None:
-            mend = shlex.join(["batches", "resend", taken.member.batch, "--member", self.id])
+            mend = pasted(["batches", "resend", f"--member={self.id}"], taken.member.batch)
         return self._why(task, "claimed", f"{said}; {if_dead}", stuck=True, mend=mend)
 
     def _others_hold(self) -> dict[str, Any]:
@@ -255,7 +255,7 @@ class Search:
         elif consumers:
             who = f"of those that consume it, none fetches: {consumers[0].name} is quiet"
             if consumers[0].seconds_left is None:
-                mend = shlex.join(["resume", consumers[0].name])
+                mend = pasted(["resume"], consumers[0].name)
         else:
             others = self._others(found.queue)
             who = f"consumed by {', '.join(others[:5])}" if others else "nobody consumes it"

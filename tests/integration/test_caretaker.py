@@ -543,7 +543,7 @@ class TestFromAShell:
         assert "sending: 1 of 1 pending" in command("list", status=1)
         for line in (["show", "b"], ["show", "b", "--look"]):
             hint = command(*line, status=1).splitlines()[-1]
-            assert hint.endswith("batches resend b --close"), line
+            assert hint.endswith("batches resend --close b"), line
         assert "--close" in command("resend", "b", status=1)
         assert [headers["id"] for headers in shop.sent()] == ["one"]
         (done,) = json.loads(command("resend", "b", "--close", "--json"))
@@ -583,7 +583,7 @@ class TestFromAShell:
         shop.ledger.add("b", [("one", pack(shop.app, shop.graceful.s()))])
         assert json.loads(command("show", "May 5", "--json"))["id"] == "b"
         assert json.loads(command("show", "b", "--json"))["id"] == "b", "an id goes before a key"
-        assert command("show", "May 5").splitlines()[-1].endswith("batches show b --look")
+        assert command("show", "May 5").splitlines()[-1].endswith("batches show --look b")
         assert "b: there is no on_success" in command("callback", "May 5", "on_success", status=1)
         assert "b 1 sent again" in command("resend", "May 5", "b", "--member", "one")
         assert command("complete", "May 5", "--yes") == "b completed\n"

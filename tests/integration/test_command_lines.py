@@ -417,6 +417,11 @@ def test_what_is_not_there_is_status_1(app: Celery, line: str) -> None:
     command(app, *line.split(), "--json", status=1)
 
 
+@pytest.mark.parametrize("line", ["why", "deploy mark"])
+def test_what_is_empty_is_refused(app: Celery, line: str) -> None:
+    assert "it is empty" in command(app, *line.split(), "", status=2)
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -86,7 +86,7 @@ def test_why_names_the_batch_that_waits_for_what_is_nowhere(app: Celery, redis_d
     found = Operations(app, wait=0.1).why("a b")
     assert found.stuck
     assert f"the batch {batch.id} waits for it" in found.sentences
-    assert found.mend == f"batches show {batch.id} --look"
+    assert found.mend == f"batches show --look {batch.id}"
     assert not Operations(app, wait=0.1).why("b").mend
 
 
