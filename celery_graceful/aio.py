@@ -20,9 +20,13 @@ from types import TracebackType
 from typing import Any, TypeVar
 from weakref import WeakSet
 
+from celery.exceptions import SoftTimeLimitExceeded
+
 from celery_graceful.exceptions import Interrupted
+from celery_graceful.runs.interruption import CANCELLED_FOR, cancelled, is_of_cancellation
 from celery_graceful.runs.run import Run, make, of_context
 from celery_graceful.system.arguments import check_seconds
+from celery_graceful.system.exception_chain import parts
 
 __all__ = ["interruptible", "limited", "run", "shield", "sleep"]
 
@@ -103,7 +107,8 @@ async def shield() -> AsyncIterator[None]:
     ``asyncio.timeout``, is as ever.
 
     Raises:
-        Interrupted, ShutdownTimeLimit: At the exit, when one came while inside.
+        Interrupted, ShutdownTimeLimit, SoftTimeLimitExceeded: At the exit, when one came
+            while inside.
     """
     belongs_to = _run()
     if belongs_to is None:
@@ -112,11 +117,25 @@ async def shield() -> AsyncIterator[None]:
     with belongs_to.undisturbed():
         yield
     task = asyncio.current_task()
-    is_due = belongs_to.graceful and not belongs_to.shielded and belongs_to.interrupt is not None
-    if is_due and task is not None and task not in _told:
-        _told.add(task)
+    if task is None or belongs_to.shielded:
+        return
+    due = belongs_to.due_for(set(belongs_to.was_made), anywhere=False)  # a limit is raised once
+    if due is not None:
+        for tie in belongs_to.ties:
+            if isinstance(tie, _Tied):
+                tie.tell(task, due)
+    elif belongs_to.graceful and belongs_to.interrupt is not None and task not in _told:
+        due = Interrupted
         belongs_to.raised = True
-        raise make(Interrupted, belongs_to)
+    if due is not None:
+        raise _made(due, belongs_to, task)
+
+
+def _made(due: type[BaseException], run: Run, task: asyncio.Task[Any]) -> BaseException:
+    """What is due, to be raised in ``task``."""
+    if due is not SoftTimeLimitExceeded:
+        _told.add(task)
+    return make(due, run)
 
 
 def _run() -> Run | None:
@@ -156,6 +175,8 @@ class _Tied(AbstractAsyncContextManager[None]):
     ) -> None:
         if self._run is None:
             return
+        if not isinstance(exc, GeneratorExit):
+            self._take_over(self._run)
         if exc is None and not self._cancels:
             self._raise_due()  # it came just now
         self._run.untie(self)
@@ -169,12 +190,12 @@ class _Tied(AbstractAsyncContextManager[None]):
         due = self._run.due_for(self._seen, anywhere=self._anywhere)
         if due is not None:
             self._run.untie(self)
-            raise self._made(due)
+            raise _made(due, self._run, self._task)
 
-    def _made(self, due: type[BaseException]) -> BaseException:
-        assert self._run is not None
-        _told.add(self._task)
-        return make(due, self._run)
+    def tell(self, task: asyncio.Task[Any], due: type[BaseException]) -> None:
+        """It is raised in ``task`` elsewhere."""
+        if task is self._task:
+            self._seen.add(due)
 
     # -- from outside ----------------------------------------------------------------
 
@@ -194,24 +215,46 @@ class _Tied(AbstractAsyncContextManager[None]):
             if due is not None:
                 self._due = due
                 self._cancels += 1
-                self._task.cancel()
+                if due is not SoftTimeLimitExceeded:
+                    cancelled.add(self._run)
+                self._task.cancel(CANCELLED_FOR[due])
+
+    def _take_over(self, run: Run) -> None:
+        """What blocks have cancelled that were entered in here, and are not left.
+
+        Those of generators, which whoever iterates has left in the middle.
+        """
+        ties = run.ties
+        for tie in ties[ties.index(self) + 1 :] if self in ties else ():
+            if isinstance(tie, _Tied) and tie._task is self._task and tie._cancels:
+                run.untie(tie)
+                self._cancels, tie._cancels = self._cancels + tie._cancels, 0
+                self._due = self._due or tie._due
 
     async def _take_back(self, exc: BaseException | None) -> None:
         """Our cancellation ends here."""
         for _ in range(self._cancels):
             _uncancel(self._task)
+        assert self._run is not None
         assert self._due is not None
-        if isinstance(exc, asyncio.CancelledError):
+        is_cancelled = isinstance(exc, asyncio.CancelledError)
+        elsewhere = asyncio.current_task() is not self._task
+        is_ours = exc is not None and is_of_cancellation(exc, self._run)
+        if isinstance(exc, GeneratorExit) or (elsewhere and is_cancelled and not is_ours):
+            return  # of a generator's block: what was cancelled stands outside of it
+        if not elsewhere:
+            cancelled.discard(self._run)
+        if is_cancelled:
             if _cancelling(self._task) <= self._before:  # nobody else's
-                raise self._made(self._due) from exc
-        elif exc is None or isinstance(exc, Exception):
+                raise _made(self._due, self._run, self._task) from exc
+        elif exc is None or isinstance(exc, Exception) or parts(exc):
             try:  # it may not have landed yet
                 await asyncio.sleep(0)
             except asyncio.CancelledError:
                 if _cancelling(self._task) > self._before:
                     raise
-            if exc is None:
-                raise self._made(self._due)
+            if exc is None or is_ours:
+                raise _made(self._due, self._run, self._task) from exc
 
 
 def _cancelling(task: asyncio.Task[Any]) -> int:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from celery.utils.log import get_logger
-from kombu.utils.encoding import bytes_to_str
 
 from celery_graceful.claims.lease_validity import server_info
 from celery_graceful.store.store import Store, StoreAway
@@ -17,7 +16,6 @@ __all__ = [
     "Dropping",
     "check_server",
     "may_be_dropped",
-    "say_wrong_types",
     "says_nothing",
     "too_old",
 ]
@@ -64,28 +62,6 @@ def may_be_dropped(memory: Mapping[str, Any]) -> Dropping | None:
     """What a server drops when its memory is full; ``None``: nothing."""
     policy = str(memory.get("maxmemory_policy", "noeviction"))
     return None if policy == "noeviction" else Dropping(policy)
-
-
-def say_wrong_types(client: Any, lists: Sequence[str]) -> None:
-    """Say which of these keys are no lists: a claim cannot read them, nor can plain Celery.
-
-    Args:
-        client: redis-py's, of the broker.
-        lists: Of queues, with the key prefix.
-    """
-    from redis import Redis
-
-    for key in lists:
-        kind = bytes_to_str(Redis.execute_command(client, "TYPE", key))  # past kombu's prefix
-        if kind not in ("list", "none"):
-            log(
-                logger,
-                logging.CRITICAL,
-                "The key %r of a queue is a %s in Redis, and no list of messages: who else writes "
-                "to this database? Mend: DEL or RENAME it, then start the worker anew",
-                key,
-                kind,
-            )
 
 
 def check_server(store: Store) -> None:

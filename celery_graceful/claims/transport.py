@@ -19,9 +19,11 @@ of kombu are used here, and pinned in ``tests/unit/test_pins.py``.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
+from collections.abc import Sequence
 from functools import cached_property
 from queue import Empty
 from typing import Any
@@ -29,6 +31,7 @@ from typing import Any
 from celery.utils.log import get_logger
 from kombu.transport import redis as kombu_redis
 from kombu.utils.encoding import bytes_to_str
+from redis import Redis
 from redis.exceptions import NoScriptError
 
 from celery_graceful.claims.arrival import deliver
@@ -39,11 +42,11 @@ from celery_graceful.claims.held_claims import Claims
 from celery_graceful.claims.listening import ListensOnce
 from celery_graceful.claims.qos import QoS
 from celery_graceful.claims.ringing import RingingChannel
-from celery_graceful.claims.server_checks import say_wrong_types
 from celery_graceful.claims.undelivered import Fetched
 from celery_graceful.store.answers import is_answer
 from celery_graceful.store.client import dropping, send_quickly
 from celery_graceful.system.describe import describe
+from celery_graceful.system.log_thread import log
 
 __all__ = ["Channel", "SentinelChannel", "SentinelTransport", "Transport"]
 
@@ -285,7 +288,7 @@ class _Claiming(RingingChannel):
                 connection.disconnect()
             elif "WRONGTYPE" in str(exc):
                 with self.conn_or_acquire() as client:
-                    say_wrong_types(client, fetch.lists)
+                    _say_wrong_types(client, fetch.lists)
             raise
         if fetch.script is not None:
             if fetch.kind == "EVALSHA":
@@ -368,6 +371,21 @@ class _Claiming(RingingChannel):
         if not any(exchange == name for name, _ in list(self._fanout_queues.values())):
             super()._do_restore_message(  # type: ignore[misc]
                 payload, exchange, routing_key, *args, **kwargs
+            )
+
+
+def _say_wrong_types(client: Any, lists: Sequence[str]) -> None:
+    """Say which of these keys are no lists: a claim cannot read them, nor can plain Celery."""
+    for key in lists:
+        kind = bytes_to_str(Redis.execute_command(client, "TYPE", key))  # past kombu's prefix
+        if kind not in ("list", "none"):
+            log(
+                logger,
+                logging.CRITICAL,
+                "The key %r of a queue is a %s in Redis, and no list of messages: who else writes "
+                "to this database? Mend: DEL or RENAME it, then start the worker anew",
+                key,
+                kind,
             )
 
 

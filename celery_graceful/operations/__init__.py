@@ -15,6 +15,7 @@ __all__ = [
     "batches",
     "killing",
     "operations",
+    "pasting",
     "plain_workers",
     "quarantine",
     "records",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import signal
 from typing import Any
+from weakref import WeakSet
 
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from celery_graceful.exceptions import (
     CheckpointError,
@@ -16,12 +17,22 @@ from celery_graceful.exceptions import (
 )
 from celery_graceful.phases import Interrupt, InterruptReason
 from celery_graceful.runs.interrupt import wait_for_interrupt
-from celery_graceful.runs.run import Run
+from celery_graceful.runs.run import FROM_OUTSIDE, Run
 from celery_graceful.system.exception_chain import chain, parts
-from celery_graceful.system.loaded import loaded
+from celery_graceful.system.loaded import is_instance, loaded
 from celery_graceful.timeline.worker_state import WorkerInterrupt
 
-__all__ = ["interrupt_in"]
+__all__ = ["CANCELLED_FOR", "cancelled", "interrupt_in", "is_of_cancellation"]
+
+#: What our cancellations of coroutines say, by what they are for: others cancel them, too.
+CANCELLED_FOR: dict[type[BaseException], str] = {
+    Interrupted: "the task is interrupted",
+    ShutdownTimeLimit: "the worker's soft deadline has passed",
+    SoftTimeLimitExceeded: "the task's soft time limit has passed",
+}
+
+#: Runs with a coroutine that was cancelled for an interrupt, which no block has raised yet.
+cancelled: WeakSet[Run] = WeakSet()
 
 #: With these a task, or a checkpoint of it, has said how it ends.
 _OUTCOMES = (Ignore, Reject, Retry, CheckpointError, TooManyInterruptions)
@@ -51,17 +62,50 @@ def interrupt_in(exc: BaseException, run: Run) -> Interrupt | None:
     """
     if isinstance(exc, Interrupted):
         return exc.interrupt or run.interrupt or _UNKNOWN
+    if run in cancelled and _is_cancellation(exc):  # past the block, which is left later, or never
+        return run.interrupt or _UNKNOWN
     if isinstance(exc, _OUTCOMES) or not (isinstance(exc, Exception) or parts(exc)):
         return None
     links = list(chain(exc))
     interrupt = run.interrupt
     # One that came as somebody else's result says nothing about this run.
-    if (run.raised or interrupt) and any(_is_raised(one, parts(exc)) for one in links):
+    if (run.raised or interrupt) and any(
+        _is_raised(one, parts(exc)) or _is_cancelled_for(one, interrupt) for one in links
+    ):
         told = [one.interrupt for one in links if isinstance(one, Interrupted) and one.interrupt]
         return told[0] if told else interrupt or _UNKNOWN
     if any(map(_child_was_told_to_end, links)) and (interrupt or wait_for_interrupt(NEWS)):
         return run.interrupt
     return None
+
+
+def is_of_cancellation(exc: BaseException, run: Run) -> bool:
+    """Whether it is what code has made of our cancellation of a coroutine for an interrupt.
+
+    Args:
+        exc: What left the coroutine.
+        run: The run that was cancelled.
+    """
+    if isinstance(exc, (*_OUTCOMES, *FROM_OUTSIDE)):
+        return False
+    interrupt = run.interrupt
+    return any(_is_cancelled_for(one, interrupt) for one in chain(exc))
+
+
+def _is_cancelled_for(exc: BaseException, interrupt: Interrupt | None) -> bool:
+    """Whether it is a cancellation of ours, for an interruption; as of ``_is_raised``."""
+    if not is_instance(exc, "asyncio", "CancelledError"):
+        return False
+    if exc.args == (CANCELLED_FOR[Interrupted],):
+        return interrupt is None or interrupt.reason is not InterruptReason.REVOKED
+    return exc.args == (CANCELLED_FOR[ShutdownTimeLimit],)
+
+
+def _is_cancellation(exc: BaseException) -> bool:
+    """Also that of a coroutine in another thread, which says nothing of its own."""
+    return any(
+        is_instance(exc, module, "CancelledError") for module in ("asyncio", "concurrent.futures")
+    )
 
 
 def _is_raised(exc: BaseException, group: list[BaseException]) -> bool:

@@ -30,7 +30,7 @@ from celery_graceful.phases import Interrupt, InterruptReason
 from celery_graceful.runs import interrupt as _interrupt
 from celery_graceful.runs.frames import hidden, point, spared
 from celery_graceful.runs.interrupt import named_if_slow
-from celery_graceful.runs.interruption import interrupt_in
+from celery_graceful.runs.interruption import cancelled, interrupt_in
 from celery_graceful.runs.run import Run, current, execute, runs
 from celery_graceful.system.describe import describe
 from celery_graceful.system.process import Slot, emptied
@@ -276,6 +276,9 @@ def _deliver(
     run = Run(request.id, task.name, graceful=True, soft_time_limit=soft, claim=claim)
     try:
         result = execute(run, resume.body_of(task, request, run, call), args, kwargs)
+        if run.raised and run in cancelled and not run.shielded:
+            # A coroutine has ended by that, and nobody heard of it; no retry has been sent.
+            raise Interrupted(run.interrupt)
         if not is_ours(task, request, claim):
             raise Interrupted(WorkerInterrupt(InterruptReason.LEASE_LOST, math.inf))
         resume.ended(request)

@@ -12,7 +12,7 @@ from celery_graceful.checkpoints.codec import decode, encode
 from celery_graceful.checkpoints.watch import Watch, Watched
 from celery_graceful.runs.run import current
 from celery_graceful.testing.events import CHECKPOINT, END, ROW, STEP, Event, Moment
-from celery_graceful.testing.killing import Killed, Killing
+from celery_graceful.testing.killing import Killed, Killing, running_loop
 from celery_graceful.testing.memory_store import MemoryStore
 
 __all__ = ["Observer", "Row", "Step"]
@@ -92,6 +92,7 @@ class Observer(Watch):
         #: Its process is dead.
         self.was_killed = False
         self._killing: Killing | None = None
+        self._loop: Any = None
         self._interrupt = interrupt
         self._rows: dict[tuple[str, str], Row] = {}
         self._event: Event | None = None
@@ -117,6 +118,7 @@ class Observer(Watch):
         """A delivery begins, to which that happens."""
         self._event, self.has_come = event, False
         self.was_killed, self._killing = False, None
+        self._loop = running_loop()
         self.checkpoints = 0
         self._after_interrupt = []
         self.store.connect()
@@ -185,7 +187,7 @@ class Observer(Watch):
                 return
             self.store.cut_off()
             self.was_killed = True
-            self._killing = Killing()
+            self._killing = Killing(self._loop)
             self._killing.begin()
             raise Killed
 

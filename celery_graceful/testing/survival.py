@@ -70,6 +70,7 @@ def assert_survives_interruptions(
     Raises:
         TypeError: ``schedules`` are no lists of events; ``effects`` are no container, nor a
             function.
+        ValueError: There is no schedule in ``schedules``.
         AssertionError: The effects differ, or it goes on although it was told to stop. It names
             the point, the schedule, and the difference.
     """
@@ -112,6 +113,11 @@ def _lists(schedules: Iterable[Iterable[Event]]) -> list[list[Event]]:
                 "interrupt_at, kill_at and the others return"
             )
         found.append(events)
+    if not found:
+        raise ValueError(
+            "schedules= is empty: nothing would be tried. Leave it out, for everything in turn, or "
+            "give at least one schedule"
+        )
     return found
 
 

@@ -20,7 +20,7 @@ from celery_graceful.task.base import GracefulTask
 from celery_graceful.testing import events
 from celery_graceful.testing.events import Event
 from celery_graceful.testing.in_process_worker import InProcessWorker
-from celery_graceful.testing.killing import Killed
+from celery_graceful.testing.killing import is_death
 from celery_graceful.testing.observer import Observer, Row, Step
 
 __all__ = ["GracefulRun", "NotReached", "Outcome", "graceful_run"]
@@ -291,7 +291,9 @@ class GracefulRun:
         try:
             with self._worker.running(None if event is None else event.seconds):
                 self._ended, state = self._trace()
-        except Killed:
+        except BaseException as exc:
+            if not (self.observer.was_killed and is_death(exc)):
+                raise
             self._ended, state = None, ""
         finally:
             self.observer.end()

@@ -20,7 +20,3 @@ def main(argv: list[str]) -> None:
     find_app(argv[0]).conf.update(json.loads(os.environ[SETTINGS]))
     sys.argv[:] = ["celery", "-A", *argv]
     celery()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -25,6 +25,16 @@ LIMIT = 60.0
 #: Lines of its log that a failure shows.
 SHOWN = 25
 
+#: Celery patches for gevent and eventlet before anything else is imported. ``-m`` would have
+#: imported the package by then, and with it Celery's app, the threads and the sockets.
+_PROGRAM = """
+import sys
+from celery import maybe_patch_concurrency
+maybe_patch_concurrency(["celery", *sys.argv[1:]])
+from celery_graceful.testing.worker_main import main
+main(sys.argv[1:])
+"""
+
 _STOPPED = re.compile(
     r"Stopped: (?P<finished>\d+) finished, (?P<interrupted>\d+) interrupted, "
     r"(?P<given_up>\d+) given up, (?P<released>\d+) released; took (?P<seconds>[\d.]+) s"
@@ -86,7 +96,7 @@ class GracefulWorker:
         self._news = threading.Condition()
         self._status: int | None = None
         self._frozen = False
-        argv = [sys.executable, "-m", "celery_graceful.testing.worker_main", app, "worker"]
+        argv = [sys.executable, "-c", _PROGRAM, app, "worker"]
         argv += ["-l", "INFO", "-P", pool, "-c", str(concurrency), "-n", name]
         argv += ["--without-mingle", "--without-gossip", *args]
         environ = {

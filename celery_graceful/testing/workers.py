@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from celery import Celery
 from celery.app.utils import find_app
 
 from celery_graceful.testing.leftovers import Broker, queues_of
@@ -59,9 +60,14 @@ class Workers:
             timeout: Seconds that it may take to be ready.
 
         Raises:
+            TypeError: ``app`` is neither.
             LookupError: The app is in no module that can be imported.
             NotInTime: It is not ready.
         """
+        if not isinstance(app, (Celery, str)):
+            raise TypeError(
+                f'graceful_worker({app!r}): give the app, or where it is, such as "shop:app"'
+            )
         path = app if isinstance(app, str) else _path_of(app)
         self._point_here(find_app(path) if isinstance(app, str) else app)
         ours = {"broker_url": self.broker.url, "broker_connection_retry_on_startup": True}

@@ -7,6 +7,7 @@ import threading
 import time
 
 from asgiref.sync import async_to_sync
+from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_graceful import Graceful, GracefulTask, Interrupted, ShutdownTimeLimit, aio
 from tests.apps import make_app, say
@@ -176,6 +177,112 @@ def untied(self):
             await asyncio.sleep(0.01)
 
     asyncio.run(main())
+
+
+class Lost(Exception):
+    """What a library makes of a cancellation."""
+
+
+@task
+def converting(self):
+    async def main():
+        async with aio.interruptible():
+            begin(self)
+            try:
+                await work(self)
+            except asyncio.CancelledError as exc:
+                raise Lost from exc
+
+    asyncio.run(main())
+
+
+@task
+def failing_cleanup(self):
+    async def main():
+        async with aio.interruptible():
+            begin(self)
+            try:
+                await work(self)
+            finally:
+                raise Lost
+
+    async_to_sync(main)()
+
+
+@app.task(base=GracefulTask, bind=True, autoretry_for=(Exception,), max_retries=0)
+def converting_limit(self):
+    async def main():
+        begin(self)
+        try:
+            await work(self)
+        except asyncio.CancelledError as exc:
+            raise Lost from exc
+
+    aio.run(main())
+
+
+async def numbers():
+    async with aio.interruptible():
+        for number in range(1_000_000):
+            yield number
+
+
+async def consume(self):
+    name = self.name.rpartition(".")[2]
+    begin(self)
+    try:
+        async for _ in numbers():
+            await asyncio.sleep(0.01)
+    finally:
+        say("left", name)
+
+
+@task
+def generating(self):
+    """Its generator stands in the block; what waits, and is cancelled, does not."""
+    asyncio.run(consume(self))
+
+
+@task
+def generating_elsewhere(self):
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    asyncio.run_coroutine_threadsafe(consume(self), loop).result()
+
+
+@task
+def left_elsewhere(self):
+    async def main():
+        block = aio.interruptible()
+        await block.__aenter__()
+
+        async def leave():
+            begin(self)
+            await work(self)
+            await block.__aexit__(None, None, None)
+
+        await asyncio.create_task(leave())
+
+    asyncio.run(main())
+
+
+@app.task(base=GracefulTask, bind=True, soft_time_limit=1)
+def soft_limit_in_shield(self):
+    done = []
+
+    async def main():
+        try:
+            async with aio.shield():
+                await asyncio.sleep(1.5)
+                done.append("shielded")
+            done.append("NOT REACHED")
+        except SoftTimeLimitExceeded:
+            done.append("limit")
+        await asyncio.sleep(0.1)
+        done.append("once")
+
+    aio.run(main())
+    return done
 
 
 @task

@@ -11,7 +11,9 @@ from tests.support.workers import TIMEOUT, Worker, wait_until, wait_until_heard
 
 APP = "tests.apps.coroutines"
 INTERRUPTED = ["sleeping", "gathering", "shielded", "to_sync", "process_wide", "own_loop"]
-LIMITED = ["limited", "computing", "untied"]
+INTERRUPTED += ["converting", "failing_cleanup"]
+ASTRAY = ["generating", "generating_elsewhere", "left_elsewhere"]
+LIMITED = ["limited", "computing", "untied", "converting_limit"]
 HANDLED = ["handling", "handling_limit"]
 
 
@@ -24,7 +26,7 @@ def start(pool: str, redis_db: RedisDB, concurrency: int) -> Worker:
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_coroutines_end_as_interruptions(pool: str, redis_db: RedisDB) -> None:
     broker = Broker("redis", redis_db.url, redis_db.backend_url, redis_db.client)
-    names = [*INTERRUPTED, *LIMITED, *HANDLED]
+    names = [*INTERRUPTED, *ASTRAY, *LIMITED, *HANDLED]
     with broker.app() as app, start(pool, redis_db, len(names)) as worker:
         worker.ready()
         done = app.send_task(f"{APP}.ending")
@@ -34,14 +36,14 @@ def test_coroutines_end_as_interruptions(pool: str, redis_db: RedisDB) -> None:
         for name in names:
             worker.wait_line(f">> .* started {name}$")
         worker.term()
-        for name in ("sleeping", "gathering", "to_sync", "process_wide", "own_loop"):
+        for name in {*INTERRUPTED, *ASTRAY} - {"shielded"}:
             wait_until(lambda name=name: app.AsyncResult(name).state == "INTERRUPTED")
         assert not worker.count("Soft deadline"), "at once"
         assert worker.wait() == 0
         states = {name: app.AsyncResult(name).state for name in names}
         expected = dict.fromkeys(names, "INTERRUPTED") | dict.fromkeys(HANDLED, "SUCCESS")
         assert states == expected
-        assert sorted(broker.drain_queue(app)) == sorted([*INTERRUPTED, *LIMITED])
+        assert sorted(broker.drain_queue(app)) == sorted([*INTERRUPTED, *ASTRAY, *LIMITED])
         assert worker.count("NOT REACHED") == 0
         assert worker.count(" 0 given up") == 1
         assert worker.count(">> .* left gathering") == 2
@@ -51,21 +53,34 @@ def test_coroutines_end_as_interruptions(pool: str, redis_db: RedisDB) -> None:
         assert worker.count(">> .* open own_loop 0") == 1
         assert worker.count(">> .* limit limited") == 1
         assert worker.count(">> .* kept ShutdownTimeLimit") == 1
-        assert not worker.count("never awaited|never retrieved")
+        assert not worker.count("never awaited|never retrieved|unhandled exception")
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_soft_time_limit_comes_where_a_shield_ends(pool: str, redis_db: RedisDB) -> None:
+    broker = Broker("redis", redis_db.url, redis_db.backend_url, redis_db.client)
+    with broker.app() as app, start(pool, redis_db, 1) as worker:
+        worker.ready()
+        done = app.send_task(f"{APP}.soft_limit_in_shield")
+        assert done.get(timeout=TIMEOUT) == ["shielded", "limit", "once"]
+        worker.term()
+        assert worker.wait() == 0
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_coroutines_of_revoked_tasks(pool: str, redis_db: RedisDB) -> None:
-    names = ["gathering", "to_sync", "process_wide", "limited"]
+    names = ["gathering", "to_sync", "process_wide", "limited", "left_elsewhere", "generating"]
+    failing = "converting"  # as everywhere, what a revoked task raises is a failure
     broker = Broker("redis", redis_db.url, redis_db.backend_url, redis_db.client)
-    with broker.app() as app, start(pool, redis_db, len(names)) as worker:
+    with broker.app() as app, start(pool, redis_db, len(names) + 1) as worker:
         worker.ready()
         wait_until_heard(app)
-        for name in names:
+        for name in (*names, failing):
             app.send_task(f"{APP}.{name}", task_id=name)
-        for name in names:
+        for name in (*names, failing):
             worker.wait_line(f">> .* started {name}$")
-        app.control.revoke(names, terminate=True)
+        app.control.revoke([*names, failing], terminate=True)
+        wait_until(lambda: app.AsyncResult(failing).state == "FAILURE")
         for name in names:
             worker.wait_line(f">> .* left {name}")  # it does not go on
             with pytest.raises(TaskRevokedError):

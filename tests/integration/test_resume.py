@@ -158,7 +158,7 @@ def test_loops_side_by_side(b):
     given = []
 
     def task(self):
-        pairs = zip(self.iterate("abc", name="a"), self.iterate("xyz", name="b"))
+        pairs = zip(self.iterate("abc", name="a"), self.iterate("xyz", name="b"), strict=True)
         for pair in pairs:
             given.append(pair)
 

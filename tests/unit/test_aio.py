@@ -6,12 +6,12 @@ import asyncio
 import contextvars
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import Reject, SoftTimeLimitExceeded
 
 from celery_graceful import Interrupted, ShutdownTimeLimit, aio
 from celery_graceful.phases import InterruptReason, Phase
@@ -314,3 +314,343 @@ def test_a_loop_in_another_thread(b: Bench) -> None:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+class Lost(Exception):
+    """What a library makes of a cancellation."""
+
+
+async def loses() -> None:
+    try:
+        await asyncio.sleep(TIMEOUT)
+    except asyncio.CancelledError as exc:
+        raise Lost from exc
+
+
+async def hides() -> None:
+    try:
+        await asyncio.sleep(TIMEOUT)
+    except asyncio.CancelledError:
+        raise Lost from None
+
+
+async def fails_to_clean_up() -> None:
+    try:
+        await asyncio.sleep(TIMEOUT)
+    finally:
+        raise Lost
+
+
+async def gathers() -> None:
+    await asyncio.gather(loses(), asyncio.sleep(TIMEOUT))
+
+
+class Group(Exception):
+    """As ``ExceptionGroup``, which Python 3.10 has not."""
+
+    def __init__(self, exceptions: list[BaseException]) -> None:
+        self.exceptions = tuple(exceptions)
+
+
+async def groups() -> None:
+    raise Group([*await asyncio.gather(loses(), loses(), return_exceptions=True)])
+
+
+CONVERTING = [loses, hides, fails_to_clean_up, gathers]
+
+
+@pytest.mark.parametrize("converting", CONVERTING)
+def test_what_a_library_makes_of_the_cancellation_is_the_interruption(
+    b: Bench, converting: Callable[[], Any]
+) -> None:
+    stop, seen = Stop(b), []
+
+    async def main() -> None:
+        try:
+            async with aio.interruptible():
+                stop.soon()
+                await converting()
+        except Interrupted as exc:
+            seen.append(exc)
+            await is_not_cancelled()
+            raise
+
+    assert deliver(b, main)[0] == "IGNORED"
+    assert [type(exc.__cause__) for exc in seen] == [Lost]
+
+
+@pytest.mark.parametrize("converting", CONVERTING)
+def test_what_it_makes_of_the_limit(b: Bench, converting: Callable[[], Any]) -> None:
+    stop = Stop(b)
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_later(0.05, stop, Phase.SOFT)
+        await converting()
+
+    def task(self: Any) -> None:
+        aio.run(main())
+
+    assert b.deliver(b.task(task, autoretry_for=(Exception,)))[0] == "IGNORED"
+
+
+def test_what_it_makes_of_a_soft_time_limit_is_its_own(b: Bench) -> None:
+    async def main() -> None:
+        found = run()
+        found.soft_limit_hit = True
+        assert found.take_due() is None
+        await loses()
+
+    def task(self: Any) -> None:
+        aio.run(main())
+
+    state, outcome = b.deliver(b.task(task))
+    assert (state, type(outcome)) == ("FAILURE", Lost)
+
+
+def test_what_has_nothing_to_do_with_the_cancellation_is_an_error(b: Bench) -> None:
+    """Also that of a limit of its own, which is a cancellation as well."""
+    stop = Stop(b)
+
+    async def main() -> None:
+        async with aio.interruptible():
+            stop.soon()
+            try:
+                await asyncio.sleep(TIMEOUT)
+            except asyncio.CancelledError:
+                pass
+            await asyncio.wait_for(asyncio.sleep(TIMEOUT), 0.01)
+
+    state, outcome = deliver(b, main)
+    assert (state, type(outcome)) == ("FAILURE", asyncio.TimeoutError)
+
+
+def test_what_is_said_in_celerys_words_counts_as_said(b: Bench) -> None:
+    stop = Stop(b)
+
+    async def main() -> None:
+        async with aio.interruptible():
+            stop.soon()
+            try:
+                await asyncio.sleep(TIMEOUT)
+            finally:
+                raise Reject
+
+    assert deliver(b, main)[0] == "REJECTED"
+
+
+@pytest.mark.parametrize("converting", [None, *CONVERTING, groups])
+def test_a_retry_that_is_asked_for_in_the_block(
+    b: Bench, converting: Callable[[], Any] | None
+) -> None:
+    """As ``autoretry_for`` asks for one: no attempt is counted."""
+    stop = Stop(b)
+
+    def task(self: Any) -> None:
+        async def main() -> None:
+            async with aio.interruptible():
+                stop.soon()
+                try:
+                    await (asyncio.sleep(TIMEOUT) if converting is None else converting())
+                except (Exception, asyncio.CancelledError) as exc:
+                    raise self.retry(exc=exc) from exc
+
+        asyncio.run(main())
+
+    assert b.deliver(b.task(task))[0] == "IGNORED"
+
+
+async def numbers() -> AsyncIterator[int]:
+    async with aio.interruptible():
+        for number in range(100000):
+            yield number
+
+
+async def consume() -> None:
+    async for _ in numbers():
+        await asyncio.sleep(0.01)
+
+
+async def consume_and_lose() -> None:
+    async for _ in numbers():
+        await loses()
+
+
+async def consume_in_block() -> None:
+    async with aio.interruptible():
+        await consume()
+
+
+async def leave_elsewhere() -> None:
+    block = aio.interruptible()
+    await block.__aenter__()
+
+    async def leave() -> None:
+        await asyncio.sleep(TIMEOUT)
+        await block.__aexit__(None, None, None)
+
+    await asyncio.ensure_future(leave())
+
+
+ASTRAY = [consume, consume_and_lose, consume_in_block, leave_elsewhere]
+
+
+@pytest.mark.parametrize("way", [asyncio.run, aio.run])
+@pytest.mark.parametrize("astray", ASTRAY)
+def test_a_cancellation_that_comes_past_its_block(
+    b: Bench, astray: Callable[[], Any], way: Callable[[Any], Any]
+) -> None:
+    stop = Stop(b)
+
+    def task(self: Any) -> None:
+        stop.soon()
+        way(astray())
+
+    assert b.deliver(b.task(task))[0] == "IGNORED"
+
+
+@pytest.mark.parametrize("astray", ASTRAY)
+def test_one_that_comes_out_of_another_thread(b: Bench, astray: Callable[[], Any]) -> None:
+    """As that of ``concurrent.futures``, which says nothing."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    stop = Stop(b)
+
+    def task(self: Any) -> None:
+        stop.soon()
+        asyncio.run_coroutine_threadsafe(astray(), loop).result()
+
+    try:
+        assert b.deliver(b.task(task))[0] == "IGNORED"
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
+@pytest.mark.parametrize("astray", [consume, leave_elsewhere])
+def test_one_that_nobody_hears_of(b: Bench, astray: Callable[[], Any]) -> None:
+    """As an ``asyncio.TaskGroup`` makes nothing of a child that was cancelled."""
+    stop = Stop(b)
+
+    async def main() -> str:
+        stop.soon()
+        await asyncio.wait([asyncio.ensure_future(astray())])
+        return "half of it"
+
+    assert deliver(b, main)[0] == "IGNORED"
+
+
+@pytest.mark.parametrize("astray", ASTRAY)
+def test_it_ends_at_a_block_around_it(b: Bench, astray: Callable[[], Any]) -> None:
+    stop = Stop(b)
+
+    async def main() -> str:
+        async with aio.limited():
+            with pytest.raises(Interrupted):  # noqa: PT012
+                async with aio.limited():
+                    stop.soon()
+                    await astray()
+            await is_not_cancelled()
+        return "handled"
+
+    assert deliver(b, main) == ("SUCCESS", "handled")
+
+
+@pytest.mark.parametrize("handles", [False, True])
+def test_a_cancellation_of_the_tasks_own_stays_one(b: Bench, handles: bool) -> None:
+    """Also after an interrupt that it has dealt with."""
+    stop = Stop(b)
+
+    async def main() -> None:
+        if handles:
+            with pytest.raises(Interrupted):  # noqa: PT012
+                async with aio.interruptible():
+                    stop.soon()
+                    await asyncio.sleep(TIMEOUT)
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(TIMEOUT)
+
+    with pytest.raises(asyncio.CancelledError):
+        deliver(b, main)
+
+
+@pytest.mark.parametrize("block", [None, aio.limited, aio.interruptible])
+def test_a_soft_time_limit_is_raised_where_a_shield_ends(b: Bench, block: Any) -> None:
+    """Once, and an interrupt that comes behind it as ever."""
+    handled: list[str] = []
+
+    async def main() -> str:
+        with pytest.raises(SoftTimeLimitExceeded):  # noqa: PT012
+            async with aio.shield():
+                run().soft_limit_hit = True
+                assert run().take_due() is None
+                await is_not_cancelled()
+        await is_not_cancelled()
+        async with aio.shield():
+            await is_not_cancelled()
+        try:
+            async with aio.shield():
+                b.interrupt()
+        except Interrupted:
+            handled.append("interrupt")
+            raise
+        return "not reached"
+
+    async def within() -> str:
+        async with block():
+            return await main()
+
+    assert deliver(b, main if block is None else within)[0] == "IGNORED"
+    assert handled == ["interrupt"]
+
+
+def test_a_deadline_that_comes_in_a_shield(b: Bench) -> None:
+    stop = Stop(b)
+
+    async def main() -> str:
+        async with aio.limited():
+            with pytest.raises(ShutdownTimeLimit):  # noqa: PT012
+                async with aio.shield():
+                    stop(Phase.SOFT)
+                    await is_not_cancelled()
+            await is_not_cancelled()
+            try:
+                return "handled"
+            finally:
+                async with aio.shield():
+                    await is_not_cancelled()
+
+    assert deliver(b, main) == ("SUCCESS", "handled")
+
+
+def test_a_shield_in_what_cleans_up_after_a_limit(b: Bench) -> None:
+    """In a coroutine that the block has not tied itself, too."""
+    cleaned: list[int] = []
+
+    async def clean(number: int) -> None:
+        try:
+            await asyncio.sleep(TIMEOUT)
+        finally:
+            async with aio.shield():
+                await is_not_cancelled()
+            await is_not_cancelled()
+            cleaned.append(number)
+
+    async def main() -> None:
+        found = run()
+        cleaning = asyncio.gather(clean(1), clean(2))
+        await asyncio.sleep(0.01)
+        found.soft_limit_hit = True
+        assert found.take_due() is None
+        await cleaning
+
+    def task(self: Any) -> list[int]:
+        with pytest.raises(SoftTimeLimitExceeded):
+            aio.run(main())
+        return cleaned
+
+    assert b.deliver(b.task(task)) == ("SUCCESS", [1, 2])

@@ -337,11 +337,13 @@ INSTANCE = {
 
 #: Private names that only some versions have: they are asked for by ``getattr`` and ``hasattr``.
 SOME_VERSIONS = {
+    "_children",  # of a ``gather`` alone, as the next one of a task: testing/test_coroutines.py
     "_chord_part_return_script",
     "_create_waker",
     "_expires",
     "_flush_brpop_reauth",
     "_flush_pending_unsubscribe",
+    "_fut_waiter",
     "_pre_columns_clause",
     "_update_brpop_polling",
 }

@@ -83,6 +83,16 @@ def test_an_app_is_found_where_it_is() -> None:
         _path_of(Celery("nowhere", set_as_current=False))
 
 
+@pytest.mark.parametrize("given", [3, None, test_an_app_is_found_where_it_is])
+def test_what_is_no_app_is_refused(given: Any) -> None:
+    workers = Workers("memory://", ours=False)
+    try:
+        with pytest.raises(TypeError, match=r"graceful_worker\(.*\): give the app, or where it is"):
+            workers(given)
+    finally:
+        workers.close()
+
+
 def test_an_app_sends_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     def where() -> list[Any]:
         connections = app.pool.connection, app.amqp.producer_pool.connections.connection

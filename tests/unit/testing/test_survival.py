@@ -164,6 +164,12 @@ def test_schedules_are_lists_of_events(schedules: Any) -> None:
         assert_survives_interruptions(task, planted.ROWS, **WORLD, schedules=schedules)
 
 
+def test_no_schedule_at_all_tries_nothing() -> None:
+    task = planted.app.tasks["planted.effect_before_its_checkpoint"]
+    with pytest.raises(ValueError, match="schedules= is empty: nothing would be tried"):
+        assert_survives_interruptions(task, effects=sent, schedules=[])
+
+
 def test_effects_have_to_be_seen_somewhere() -> None:
     task = planted.app.tasks["planted.loop"]
     with pytest.raises(TypeError, match="effects=7: give a list"):
