@@ -1,9 +1,9 @@
 """What runs at the end of a process: exit callbacks, and the closing of resources.
 
 Whoever ends a process calls ``run``: a pool's child before it leaves, the worker when all of
-its tasks and children are done, the last resort of a drain, ``atexit``. What has run is gone
-from the registry, so it does not matter how many of them come by. What is registered later,
-or opened again, runs at the next of them.
+its tasks and children are done, the last resort of a drain, ``atexit``, multiprocessing in its
+children. What has run is gone from the registry, so it does not matter how many of them come by.
+What is registered later, or opened again, runs at the next of them.
 
 The order in one process: callbacks, the newest first (those of scope ``worker`` after the
 others), then the open resources, the one that was opened last first. So a callback may use
@@ -19,13 +19,17 @@ each, so it can be used from threads, hubs and signal handlers, and no fork find
 from __future__ import annotations
 
 import atexit
+import inspect
 import itertools
 import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial, update_wrapper
+from multiprocessing import get_start_method, parent_process
+from multiprocessing.util import Finalize, register_after_fork
 from numbers import Real
 from typing import Any, Literal, get_args
 
@@ -192,10 +196,21 @@ class Entry:
     def due_here(self) -> bool:
         return self.scope is None or self.scope in _scopes.value
 
+    def call(self) -> None:
+        """Make it.
+
+        Raises:
+            TypeError: It has returned a coroutine, which nobody awaits.
+            Exception: What it raised.
+        """
+        result = self.fn()
+        if inspect.iscoroutine(result):
+            check(result, None)
+
     def run(self, caller: Callable[[Callable[[], Any]], None], limit: float) -> None:
         outer = sys.exc_info()[1]
         try:
-            caller(self.fn)
+            caller(self.call)
         except time_limit.Overrun:
             self.complain(limit)
         except BaseException as exc:
@@ -371,14 +386,21 @@ class ExitHandle:
         return self._entry.take()
 
 
-def check(fn: Any, timeout: float | None) -> None:
+def check(fn: Any, timeout: float | None, *, may_yield: bool = False) -> None:
     """Refuse what cannot be called at exit, or with this time limit.
 
     Raises:
         TypeError: ``fn`` is no plain callable.
         ValueError: ``timeout`` is no finite number of seconds above zero.
     """
-    check_call("at exit", fn, why_not_async="no event loop runs at the end of a process")
+    check_call(
+        "at exit",
+        fn,
+        why_not_async="no event loop runs at the end of a process",
+        why_no_generator=None
+        if may_yield
+        else "its body would not run; what is closed behind a yield is a `graceful.resource`",
+    )
     number = isinstance(timeout, Real) and not isinstance(timeout, bool)
     if timeout is not None and not (number and timeout > 0 and math.isfinite(timeout)):
         raise ValueError(f"timeout {timeout!r} is no finite number of seconds above zero")
@@ -390,4 +412,19 @@ def _at_exit() -> None:
         run()
 
 
+def _before_os_exit(_: object = None) -> None:
+    """Children of multiprocessing and billiard run finalizers, and leave without ``atexit``.
+
+    Called in such a child when those of its parent have been forgotten, once for both: billiard has
+    those of multiprocessing. At 15 the child's pools are ended, at 10 its queues are closed.
+    """
+    if os.getpid() == _imported_in and get_start_method(allow_none=True) == "spawn":
+        return  # it comes to ``atexit``, and its threads have ended then
+    Finalize(None, _at_exit, exitpriority=100)
+
+
+_imported_in = os.getpid()
 atexit.register(_at_exit)
+register_after_fork(_before_os_exit, _before_os_exit)
+if parent_process() is not None:  # it has begun already
+    _before_os_exit()

@@ -96,7 +96,7 @@ class Resource(Generic[T]):
             TypeError: ``fn`` is no generator function.
             ValueError: ``timeout`` cannot be used.
         """
-        check(fn, timeout)
+        check(fn, timeout, may_yield=True)
         if not inspect.isgeneratorfunction(fn):
             raise TypeError(f"{name_of(fn)} is no generator function: it has to yield the resource")
 
@@ -146,7 +146,7 @@ class Resource(Generic[T]):
         """
         held = self._state().held
         if held is not None and held[1].take():
-            held[1].fn()
+            held[1].call()
 
     def _state(self) -> _State:
         pid = os.getpid()
@@ -178,10 +178,10 @@ class Resource(Generic[T]):
         return value
 
     @staticmethod
-    def _closed(state: _State, close: Callable[[], Any]) -> None:
+    def _closed(state: _State, close: Callable[[], Any]) -> Any:
         with state.lock:
             state.held = None
-        close()  # not under the lock: should it hang, others can still open anew
+        return close()  # not under the lock: should it hang, others can still open anew
 
     def _leave_to_parent(self) -> None:
         """In a forked child: forget what the parent has open, and never finalize it here.

@@ -14,6 +14,7 @@ from celery_graceful.cli.output import (
     JSON,
     YES,
     Command,
+    Seconds,
     ask,
     duration,
     moment,
@@ -43,7 +44,7 @@ def chaos() -> None:
 @JSON
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=60.0,
     show_default=True,
     help="Seconds in which its tasks have to run again.",

@@ -9,7 +9,17 @@ from pathlib import Path
 import click
 
 from celery_graceful.cli.app import app_of
-from celery_graceful.cli.output import AWAY, FINE, FOUND, JSON, Command, paint, say_json, shown
+from celery_graceful.cli.output import (
+    AWAY,
+    FINE,
+    FOUND,
+    JSON,
+    Command,
+    Seconds,
+    paint,
+    say_json,
+    shown,
+)
 from celery_graceful.cli.progress import Working
 from celery_graceful.doctor.examination import Examination
 from celery_graceful.doctor.findings import Finding, Severity
@@ -27,7 +37,7 @@ COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cy
 @JSON
 @click.option(
     "--prestop",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=0.0,
     metavar="SECONDS",
     help="What a hook takes before SIGTERM is sent, such as preStop on Kubernetes.",

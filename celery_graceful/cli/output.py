@@ -15,6 +15,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
+import math
 import os
 import shutil
 import sys
@@ -45,6 +46,7 @@ __all__ = [
     "YES",
     "CannotReach",
     "Command",
+    "Seconds",
     "ask",
     "counted",
     "duration",
@@ -146,6 +148,16 @@ def ask(question: str, yes: bool) -> None:
             raise KeyboardInterrupt from None
         raise Refused("nothing was done; --yes does not ask") from None
     raise Refused("nothing was done")
+
+
+class Seconds(click.FloatRange):
+    """A number that a sum of seconds can be made with."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):  # no range keeps NaN out
+            self.fail(f"{value} is no finite number of seconds.", param, ctx)
+        return seconds
 
 
 def not_empty(ctx: click.Context, param: click.Parameter, value: Any) -> Any:

@@ -13,6 +13,7 @@ from celery_graceful.cli.output import (
     FOUND,
     JSON,
     Command,
+    Seconds,
     duration,
     folded,
     frame,
@@ -42,7 +43,7 @@ COLOURS = {"running": "green", "quiet": "yellow", "soft": "yellow"}
 @click.option("--watch", is_flag=True, help="Look again and again, until Ctrl-C.")
 @click.option(
     "--every",
-    type=click.FloatRange(min=0.1),
+    type=Seconds(min=0.1),
     default=2.0,
     show_default=True,
     help="Seconds between looks.",

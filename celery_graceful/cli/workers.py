@@ -7,7 +7,17 @@ from collections.abc import Callable, Sequence
 import click
 
 from celery_graceful.cli.app import operations_of
-from celery_graceful.cli.output import FINE, FOUND, JSON, YES, Command, ask, say_json, shown
+from celery_graceful.cli.output import (
+    FINE,
+    FOUND,
+    JSON,
+    YES,
+    Command,
+    Seconds,
+    ask,
+    say_json,
+    shown,
+)
 from celery_graceful.cli.progress import Working
 from celery_graceful.operations.records import Answer
 
@@ -15,7 +25,7 @@ __all__ = ["quiet", "resume", "stop"]
 
 WAIT = click.option(
     "--wait",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=1.0,
     show_default=True,
     help="Seconds that a worker gets.",

@@ -17,7 +17,13 @@ from celery.worker.request import Request
 
 import celery_graceful_probe
 from celery_graceful.claims.claimant import WORKERS, lease_key, node_of
-from celery_graceful.doctor.entry_point import SHELLS, Started, in_front, read_dockerfile
+from celery_graceful.doctor.entry_point import (
+    SHELLS,
+    Started,
+    for_a_shell,
+    in_front,
+    read_dockerfile,
+)
 from celery_graceful.doctor.examination import CannotCheck, Examination
 from celery_graceful.doctor.findings import Check, Severity, Trouble
 from celery_graceful.exceptions import SettingsError
@@ -31,15 +37,27 @@ from celery_graceful.system.version import VERSION
 
 __all__ = ["CHECKS"]
 
-#: Signals that a worker drains at.
-DRAINS = {"SIGTERM", "15", "SIGINT", "2"}
+#: Signals that a worker drains at, as Docker reads them: by name or number, SIG may be left out.
+DRAINS = {"TERM", "15", "INT", "2"}
+
+COMMAND = "--command"
 
 EXEC = "begin its last command with exec; in a Dockerfile, write ENTRYPOINT and CMD as JSON"
 
 
 def shells_in_front(exam: Examination) -> Iterator[Trouble]:
     """CG601: a shell that keeps the stop signal for itself."""
+    if "DYNO" in exam.environ:
+        return  # Heroku signals all processes, whatever a shell does
     for thing, started in _started(exam):
+        word = for_a_shell(started.argv) if thing == COMMAND else None
+        if word is not None:
+            exam.unchecked[f"what {thing} starts"] = (
+                f"{word!r} is for a shell, and nobody here knows which: where one is the first "
+                "process, say --command \"sh -c '...'\"; where all processes are signalled, as on "
+                "Heroku, it does no harm; where there is none, this starts no worker"
+            )
+            continue
         try:
             found = in_front(started.argv, started.folder)
         except (OSError, ValueError) as exc:
@@ -78,8 +96,8 @@ def _started(exam: Examination) -> Iterator[tuple[str, Started]]:
         try:
             argv = shlex.split(exam.command)
         except ValueError as exc:
-            raise CannotCheck("--command", str(exc)) from exc
-        yield "--command", Started(argv, folder=Path.cwd())
+            raise CannotCheck(COMMAND, str(exc)) from exc
+        yield COMMAND, Started(argv, folder=Path.cwd())
 
 
 def _first_process(exam: Examination) -> str | None:
@@ -108,7 +126,7 @@ def _command_line(exam: Examination, pid: str) -> list[str]:
 def other_signals(exam: Examination) -> Iterator[Trouble]:
     """CG602: containers that are stopped by a signal that does not drain."""
     for thing, started in _started(exam):
-        if started.stop_signal.upper() not in DRAINS:
+        if started.stop_signal is not None and _name(started.stop_signal) not in DRAINS:
             yield Trouble(
                 f"STOPSIGNAL in {thing}",
                 started.stop_signal,
@@ -116,6 +134,10 @@ def other_signals(exam: Examination) -> Iterator[Trouble]:
                 "at once",
                 "take it out",
             )
+
+
+def _name(signal: str) -> str:
+    return str(int(signal)) if signal.isdecimal() else signal.upper().removeprefix("SIG")
 
 
 def unusable_pools(exam: Examination) -> Iterator[Trouble]:

@@ -10,16 +10,19 @@ from typing import Any
 __all__ = ["check_call", "check_seconds", "name_of"]
 
 
-def check_call(what: str, fn: Any, *, why_not_async: str) -> None:
+def check_call(
+    what: str, fn: Any, *, why_not_async: str, why_no_generator: str | None = None
+) -> None:
     """Refuse what is no plain function.
 
     Args:
         what: What it is for, such as ``"on_exit"``.
         fn: What was given.
         why_not_async: What would become of an async function, for people.
+        why_no_generator: What to do with a generator function; ``None``: it can be used.
 
     Raises:
-        TypeError: It cannot be called, or it is async.
+        TypeError: It cannot be called, it is async, or a generator function that cannot be used.
     """
     if inspect.iscoroutine(fn):
         fn.close()  # else Python complains that nobody awaited it
@@ -29,6 +32,8 @@ def check_call(what: str, fn: Any, *, why_not_async: str) -> None:
     call = getattr(fn, "__call__", None)  # noqa: B004 -- of an object with an async one
     if any(inspect.iscoroutinefunction(f) or inspect.isasyncgenfunction(f) for f in (fn, call)):
         raise TypeError(f"{what}: {name_of(fn)} is async: {why_not_async}")
+    if why_no_generator is not None and any(map(inspect.isgeneratorfunction, (fn, call))):
+        raise TypeError(f"{what}: {name_of(fn)} is a generator function: {why_no_generator}")
 
 
 def check_seconds(what: str, value: Any, *, least: float = 0.0) -> None:

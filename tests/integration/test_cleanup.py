@@ -320,6 +320,43 @@ def test_a_worker_is_gone_when_its_exit_handlers_have_run(redis_db, program, poo
     assert words(worker.output) == ["FINALIZED", "ATEXIT second", "ATEXIT first"]
 
 
+FORKS = """
+import os
+import billiard
+from tests.apps import say
+from tests.apps.cleanup import app, db
+
+@app.task
+def forks():
+    process = billiard.Process(target=body)
+    process.start()
+    process.join()
+    say("TASK", "joined", os.getpid())
+
+def body():
+    db.get()
+    say("FORK", "of", os.getpid())
+"""
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+def test_what_a_task_forks_by_billiard(redis_db, program, pool):
+    """It is in the scope of nobody but itself, and the worker's own processes do as ever."""
+    program.write_text(FORKS)
+    env = {"BROKER_URL": redis_db.url, "CONF_graceful_exit_timeout": "15.0"}
+    with Worker("program", pool=pool, concurrency=1, env=env).ready() as worker:
+        Client(redis_db).app.send_task("program.forks")
+        worker.wait_line("TASK joined")
+        worker.term()
+        assert worker.wait() == 0
+    story = Story(worker)
+    (forked,) = (pid for what, _, pid in story.lines if what == "FORK")
+    joined = [line[:2] for line in story.lines].index(("TASK", "joined"))
+    assert story.ends.pop(forked) == [*TROUBLE, *RESOURCES], worker.output
+    assert all(pid == forked for what, _, pid in story.lines[:joined] if what in ("EXIT", "CLOSE"))
+    assert sorted(story.ends.values()) == ([MAIN, CHILD] if pool == "prefork" else [ONLY])
+
+
 def test_a_script_goes_on_after_its_worker(redis_db, program):
     """And ends as it likes: its exit status is not the worker's."""
     _, seen = terminated_at("ready.\n", redis_db, [sys.executable, str(program)], status=3)

@@ -13,6 +13,8 @@ import sys
 import textwrap
 import threading
 import time
+import warnings
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -168,6 +170,15 @@ async def an_async_function():
     pass
 
 
+def a_generator():
+    yield 1
+
+
+class Yields:
+    def __call__(self):
+        yield 1
+
+
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
@@ -176,6 +187,12 @@ async def an_async_function():
         (lambda g: g.on_exit(print, timeout=float("inf")), ValueError, "timeout inf"),
         (lambda g: g.on_exit(3), TypeError, "3 cannot be called"),
         (lambda g: g.on_exit(an_async_function), TypeError, "an_async_function is async"),
+        (lambda g: g.on_exit(a_generator), TypeError, "a_generator is a generator.*`graceful.reso"),
+        (lambda g: g.on_exit(scope="worker")(a_generator), TypeError, "is a generator function"),
+        (lambda g: g.on_exit(partial(a_generator)), TypeError, "is a generator function"),
+        (lambda g: g.on_exit(Yields()), TypeError, "is a generator function"),
+        (lambda g: g.resource(open=a_generator, close=print), TypeError, "a_generator is a gener"),
+        (lambda g: g.resource(open=print, close=a_generator), TypeError, "a_generator is a gener"),
         (lambda g: g.resource(print), TypeError, "no generator function"),
         (lambda g: g.resource(open=print), TypeError, "both open and close"),
         (lambda g: g.resource(print, open=print, close=print), TypeError, "both open and close"),
@@ -276,6 +293,28 @@ def test_a_resource_that_needs_itself(graceful):
 
 class Stop(BaseException):
     pass
+
+
+def test_a_coroutine_that_nobody_awaits_is_said(graceful, caplog):
+    """One that only the call shows: of a lambda, for instance."""
+    log = []
+    graceful.on_exit(log.append, "others")
+    graceful.on_exit(lambda: an_async_function())
+    pool = graceful.resource(open=lambda: "pool", close=lambda _: an_async_function(), name="pool")
+    pool.get()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(TypeError, match="is a coroutine, give a plain function: no event loop"):
+            pool.close()
+        pool.get()
+        callbacks.run()
+        gc.collect()
+    assert log == ["others"]
+    assert [record.getMessage().rpartition(".")[2] for record in caplog.records] == [
+        "<lambda> raised",
+        "Closing pool raised",
+    ]
+    assert caplog.text.count("is a coroutine, give a plain function: no event loop runs") == 2
 
 
 @pytest.mark.parametrize("exc", [ValueError, SystemExit, KeyboardInterrupt, Stop])

@@ -121,6 +121,49 @@ def test_images(tmp_path: Path) -> None:
     assert list(unchecked) == [f"what {tmp_path / 'Dockerfile'} starts"]
 
 
+def test_an_image_that_takes_its_entry_point_back(tmp_path: Path) -> None:
+    options = dockerfile(tmp_path, 'ENTRYPOINT []\nCMD ["celery", "-A", "shop", "worker"]')
+    assert found(graceful_app(), "CG601", **options) == []
+
+
+def test_a_stage_that_is_built_from_another(tmp_path: Path) -> None:
+    text = "FROM a AS b\nSTOPSIGNAL SIGKILL\nCMD a; celery worker\nFROM b"
+    options = dockerfile(tmp_path, text)
+    assert [one.severity.value for one in found(graceful_app(), "CG601", **options)] == ["error"]
+    assert [one.value for one in found(graceful_app(), "CG602", **options)] == ["SIGKILL"]
+
+
+@pytest.mark.parametrize(
+    ("signal", "drains"),
+    [
+        *((name, True) for name in ("SIGTERM", "TERM", "term", "SigInt", "INT", "15", "015", "2")),
+        *((name, False) for name in ("QUIT", "sigkill", "9", "3", "SIGRTMIN+3")),
+        ("$SIGNAL", True),  # nobody knows
+    ],
+)
+def test_signals_as_docker_reads_them(tmp_path: Path, signal: str, drains: bool) -> None:
+    options = dockerfile(tmp_path, f'STOPSIGNAL {signal}\nCMD ["celery"]')
+    values = [one.value for one in found(graceful_app(), "CG602", **options)]
+    assert values == ([] if drains else [signal])
+
+
+def test_a_line_that_a_shell_has_to_run() -> None:
+    """Who runs it, and whom a platform signals then, the line does not say."""
+    line = {"command": "python manage.py migrate && celery -A shop worker"}
+    findings, unchecked = look(graceful_app(), "CG601", **line)
+    assert findings == []
+    assert list(unchecked) == ["what --command starts"]
+    assert unchecked["what --command starts"].startswith("'&&' is for a shell")
+
+
+def test_heroku_signals_all_processes(tmp_path: Path) -> None:
+    heroku = {"environ": {"DYNO": "worker.1"}}
+    for command in ("migrate && celery worker", "bash -c 'celery worker | tee log'"):
+        assert found(graceful_app(), "CG601", command=command, **heroku) == []
+    image = dockerfile(tmp_path, "CMD migrate && celery worker")
+    assert found(graceful_app(), "CG601", **image, **heroku) == []
+
+
 @pytest.mark.parametrize(
     ("first", "child", "expected"),
     [

@@ -105,3 +105,10 @@ def test_servers_that_do_not_say_a_word(monkeypatch: pytest.MonkeyPatch) -> None
         status, output = run(app)
     assert status == 3
     assert output.count(f"127.0.0.1:{port}") >= 2
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1"])
+def test_a_hook_takes_seconds(seconds: str) -> None:
+    status, output = run(graceful_app(), "--prestop", seconds)
+    assert status == 2
+    assert "Invalid value for '--prestop'" in output
