@@ -209,7 +209,7 @@ class TestOurs:
         assert not plain.count("pidbox command error"), "it knows what it was asked"
         os.killpg(plain.pid, signal.SIGKILL)
         plain.wait()
-        assert f"batches show {batch.id} --look" in command("batches", "show", batch.id)
+        assert f"batches show --look {batch.id}" in command("batches", "show", batch.id)
         said = f"{member}  a worker without claims (plain Celery) has taken it"
         assert said in command("batches", "show", batch.id, "--look")
         assert "none of its members is missing" in command("batches", "resend", batch.id)
