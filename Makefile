@@ -2,8 +2,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # A Celery series to test with, such as 5.5; the newest that we support when empty.
 CELERY ?=
-# Six processes a core: a test waits for something most of the time.
-PYTEST_ARGS ?= -n 12 --dist worksteal
+# Five processes a core: a test waits for something most of the time.
+PYTEST_ARGS ?= -n 10 --dist worksteal
 
 BIN := $(VENV)/bin
 USE := $(VENV)/.installed

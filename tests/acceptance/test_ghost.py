@@ -213,7 +213,7 @@ class TestOurs:
         said = f"{member}  a worker without claims (plain Celery) has taken it"
         assert said in command("batches", "show", batch.id, "--look")
         assert "none of its members is missing" in command("batches", "resend", batch.id)
-        resend = f"batches resend {batch.id} --member {member}"
+        resend = f"batches resend --member={member} {batch.id}"
         assert resend in " ".join(command("why", member, status=1).split())
         Path(gate).touch()
         command(*resend.split())
