@@ -6,10 +6,12 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from celery_graceful.claims.acks import ENDS
+
 __all__ = ["AnyEnd", "end_texts", "first_text"]
 
-#: Ends in one script, and of how many batches.
-ENDS, BATCHES = 200, 20
+#: Batches whose ends are in one script.
+BATCHES = 20
 
 #: An ``End``, or its fields.
 AnyEnd = tuple[str, str, str, tuple[str, int] | None]
@@ -41,7 +43,7 @@ def first_text(
     """A text of the first ends, and of how many: as far as they are those of members.
 
     Args:
-        ends: Up to 200.
+        ends: Up to ``ENDS``.
         workers: Of their claims; ``""`` where there are none.
         numbers: Of those.
     """

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import pytest
 from celery import Celery
 
-from celery_graceful.batches.end_texts import ENDS
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import CALLBACKS, Callback, End, Outcome
+from celery_graceful.claims.acks import ENDS
 from celery_graceful.store.app_stores import find_store
 from tests.servers import RedisServer
 from tests.support.patience import has_patience

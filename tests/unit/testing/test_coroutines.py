@@ -14,6 +14,7 @@ from celery import Celery
 
 from celery_graceful import Graceful, GracefulTask, aio
 from celery_graceful.testing import assert_survives_interruptions, graceful_run
+from tests.unit.testing.tracing import assert_sees_each_call_end
 
 app = Celery("coroutines", broker="redis://127.0.0.1:1/0", backend="redis://127.0.0.1:1/0")
 Graceful(app)
@@ -272,15 +273,6 @@ def test_the_loop_of_a_test_is_left_alone() -> None:
 
 def test_who_traces_sees_each_call_end() -> None:
     """Also where a coroutine waits, and goes on, while it is cut off."""
-    depth: list[str] = []
-
-    def tracer(frame: Any, event: str, arg: Any) -> Any:
-        if frame.f_code.co_filename == __file__:
-            if event == "call":
-                depth.append(frame.f_code.co_name)
-            elif event == "return":
-                assert depth.pop() == frame.f_code.co_name
-        return tracer
 
     @task
     def traced(self: Any) -> None:
@@ -293,11 +285,4 @@ def test_who_traces_sees_each_call_end() -> None:
 
         asyncio.run(main())
 
-    before = sys.gettrace()
-    sys.settrace(tracer)
-    try:
-        run = graceful_run(traced).kill_at(checkpoint=1)
-        assert sys.gettrace() is tracer
-    finally:
-        sys.settrace(before)
-    assert (run.outcome, depth) == ("killed", [])
+    assert_sees_each_call_end(traced, __file__)

@@ -36,6 +36,7 @@ from celery_graceful.testing import (
 )
 from celery_graceful.testing.in_process_worker import InProcessWorker
 from celery_graceful.timeline import worker_state
+from tests.unit.testing.tracing import assert_sees_each_call_end
 
 app = Celery("tested", broker="redis://127.0.0.1:1/0", backend="redis://127.0.0.1:1/0")
 Graceful(app)
@@ -167,15 +168,6 @@ def test_a_killed_task_runs_no_line_more() -> None:
 
 def test_who_traces_sees_each_call_end() -> None:
     """As coverage does, which counts: a call without its end, and all that follows is lost."""
-    depth: list[str] = []
-
-    def tracer(frame: Any, event: str, arg: Any) -> Any:
-        if frame.f_code.co_filename == __file__:
-            if event == "call":
-                depth.append(frame.f_code.co_name)
-            elif event == "return":
-                assert depth.pop() == frame.f_code.co_name
-        return tracer
 
     def inner(self: Any) -> None:
         try:
@@ -190,14 +182,7 @@ def test_who_traces_sees_each_call_end() -> None:
         finally:
             time.time()
 
-    before = sys.gettrace()
-    sys.settrace(tracer)
-    try:
-        run = graceful_run(traced).kill_at(checkpoint=1)
-        assert sys.gettrace() is tracer
-    finally:
-        sys.settrace(before)
-    assert (run.outcome, depth) == ("killed", [])
+    assert_sees_each_call_end(traced, __file__)
 
 
 def test_what_was_swallowed_kills_all_the_same() -> None:
