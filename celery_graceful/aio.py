@@ -114,6 +114,7 @@ async def shield() -> AsyncIterator[None]:
     if belongs_to is None:
         yield
         return
+    cleans_up = belongs_to in cancelled  # its block raises, as soon as it is left
     with belongs_to.undisturbed():
         yield
     task = asyncio.current_task()
@@ -124,7 +125,12 @@ async def shield() -> AsyncIterator[None]:
         for tie in belongs_to.ties:
             if isinstance(tie, _Tied):
                 tie.tell(task, due)
-    elif belongs_to.graceful and belongs_to.interrupt is not None and task not in _told:
+    elif (
+        belongs_to.graceful
+        and belongs_to.interrupt is not None
+        and task not in _told
+        and not cleans_up
+    ):
         due = Interrupted
         belongs_to.raised = True
     if due is not None:

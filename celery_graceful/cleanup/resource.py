@@ -66,7 +66,8 @@ class Resource(Generic[T]):
             timeout: Seconds for ``close``; without it what is left of ``graceful_exit_timeout``.
 
         Raises:
-            TypeError: ``open`` or ``close`` is no plain callable.
+            TypeError: ``open`` or ``close`` is no plain callable; at the first use: ``open()``
+                has returned a coroutine.
             ValueError: ``timeout`` cannot be used.
         """
         check(open, timeout)
@@ -74,6 +75,8 @@ class Resource(Generic[T]):
 
         def acquire() -> tuple[T, Callable[[], Any]]:
             value = open()
+            if inspect.iscoroutine(value):
+                check(value, timeout)
             return value, partial(close, value)
 
         return cls(acquire, name or name_of(open), timeout)

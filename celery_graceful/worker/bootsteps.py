@@ -11,7 +11,6 @@ from typing import Any
 from billiard.util import Finalize
 from celery import bootsteps
 from celery.apps.worker import Worker
-from celery.signals import beat_embedded_init
 from celery.utils.log import get_logger
 
 from celery_graceful.batches.kept_headers import check_function
@@ -117,8 +116,8 @@ class WorkerStep(bootsteps.StartStopStep):
             callbacks.enter(*in_process)  # at the end of the process, which comes later
             return
         callbacks.enter(*in_process, "worker")
-        _clean_up_last()
-        beat_embedded_init.connect(_clean_up_last)
+        # Where it cannot start, billiard rules its end: it ends the children at 15.
+        Finalize(None, callbacks.run, exitpriority=-100)
 
     def _check_monitors(self, worker: Any) -> None:
         monitors = monitors_of(worker.app)
@@ -191,14 +190,6 @@ def _said_plainly(worker: Any) -> Iterator[None]:
         if isinstance(worker, Worker):
             fatal.end(exc)
         raise
-
-
-def _clean_up_last(**_: Any) -> None:
-    """In a process of which billiard rules the end: a worker that cannot start, ``-B``'s beat.
-
-    After billiard has ended the children, which it does at 15.
-    """
-    Finalize(None, callbacks.run, exitpriority=-100)
 
 
 def _install_handlers(drain: Drain, watch: Watch) -> None:

@@ -627,6 +627,35 @@ def test_a_deadline_that_comes_in_a_shield(b: Bench) -> None:
     assert deliver(b, main) == ("SUCCESS", "handled")
 
 
+def test_shields_in_what_cleans_up_after_an_interrupt(b: Bench) -> None:
+    """Nothing is raised where they end: the interrupt is on its way to the end of the block."""
+    stop, cleaned = Stop(b), []
+
+    async def close(what: str) -> None:
+        async with aio.shield():
+            await is_not_cancelled()
+        cleaned.append(what)
+
+    async def work(number: int) -> None:
+        try:
+            await asyncio.sleep(TIMEOUT)
+        finally:
+            await close(f"file {number}")
+            await asyncio.create_task(close(f"socket {number}"))
+
+    async def main() -> None:
+        async with aio.interruptible():
+            stop.soon()
+            await asyncio.gather(work(1), work(2))
+
+    def task(self: Any) -> str:
+        with pytest.raises(Interrupted):
+            aio.run(main())
+        return " ".join(sorted(cleaned))
+
+    assert b.deliver(b.task(task)) == ("SUCCESS", "file 1 file 2 socket 1 socket 2")
+
+
 def test_a_shield_in_what_cleans_up_after_a_limit(b: Bench) -> None:
     """In a coroutine that the block has not tied itself, too."""
     cleaned: list[int] = []

@@ -295,6 +295,17 @@ class Stop(BaseException):
     pass
 
 
+def test_a_resource_that_would_be_a_coroutine_is_refused_where_it_is_opened(graceful):
+    async def connect():
+        raise AssertionError("nobody awaits it")
+
+    db = graceful.resource(open=lambda: connect(), close=print)
+    for _ in range(2):
+        with pytest.raises(TypeError, match="is a coroutine, give a plain function: no event loop"):
+            db.get()
+    assert not db.is_open
+
+
 def test_a_coroutine_that_nobody_awaits_is_said(graceful, caplog):
     """One that only the call shows: of a lambda, for instance."""
     log = []
