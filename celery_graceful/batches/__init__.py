@@ -11,6 +11,7 @@ May not know of deliveries, nor of the worker: those note ends here.
 __all__ = [
     "batch",
     "callback_publishing",
+    "cancellations",
     "caretaker_rounds",
     "chord_counter",
     "chord_groups",

@@ -70,8 +70,17 @@ def known_of(app: Any) -> Known:
     return _known.get(app) or _known.setdefault(app, Known())
 
 
-def tell_workers(app: Any, batches: Iterable[str]) -> None:
-    """Have all workers end what runs of batches that were cancelled."""
+def tell_workers(app: Any, batches: Iterable[str], connection: Any = None) -> None:
+    """Have all workers end what they hold of batches that were cancelled; twice is as once.
+
+    Args:
+        app: The Celery app.
+        batches: Their ids.
+        connection: Of kombu's, to the broker; without, the app's own.
+
+    Raises:
+        kombu.exceptions.OperationalError: They could not be told.
+    """
     told = iter(batches)
     while some := list(islice(told, TOLD)):
-        app.control.broadcast("cancel_batches", arguments={"batches": some})
+        app.control.broadcast("cancel_batches", arguments={"batches": some}, connection=connection)

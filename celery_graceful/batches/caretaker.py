@@ -87,6 +87,7 @@ class Caretaker:
         is_fenced: Whether a task of that name is one whose runs are fenced.
         over: Set when the worker ends.
         tell: Tells others of a repair: the batch, and what was done.
+        tell_cancelled: Tells workers once more that batches were cancelled.
     """
 
     def __init__(
@@ -97,11 +98,12 @@ class Caretaker:
         is_fenced: Callable[[str], bool],
         over: threading.Event,
         tell: Callable[[str, Repaired], None] = lambda batch, done: None,
+        tell_cancelled: Callable[[list[str]], None] = lambda batches: None,
     ) -> None:
         self.app, self.settings, self.repair = app, settings, repair
         self.ledger: BatchLedger = repair.ledger
         self.store = self.ledger.store
-        self._is_fenced, self._tell = is_fenced, tell
+        self._is_fenced, self._tell, self._tell_cancelled = is_fenced, tell, tell_cancelled
         self.broker = broker_of(app)
         self._name = secrets.token_hex(8)
         #: Digest of the tasks that are known here; whether something was left to who knows others.
@@ -162,6 +164,9 @@ class Caretaker:
                 self._end_left(batch)
             except UnknownBatch:
                 pass  # it has ended meanwhile, and was forgotten
+        cancelled = [batch for batch in batches if self.ledger.is_cancelled(batch)]
+        if cancelled:  # who was away when they were, or could not be told, goes on with them
+            self._tell_cancelled(cancelled)
         found = self._scanner().look(batches)
         now = self.ledger.now()
         for batch, missing in found.items():

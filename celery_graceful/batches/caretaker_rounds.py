@@ -10,6 +10,7 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
+from celery_graceful.batches.cancellations import tell_workers
 from celery_graceful.batches.caretaker import PAUSE, Caretaker, patience
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import Due
@@ -94,7 +95,13 @@ class Rounds:
                 worker=self.hostname,
             )
             caretaker = Caretaker(
-                self.app, self.settings, repair, self._is_fenced, self._over, self._tell
+                self.app,
+                self.settings,
+                repair,
+                self._is_fenced,
+                self._over,
+                self._tell,
+                self._tell_cancelled,
             )
             self._caretaker = caretaker
         return caretaker
@@ -111,16 +118,23 @@ class Rounds:
 
     def _tell(self, batch: str, done: Repaired) -> None:
         counts = {name: len(some) for name, some in done._asdict().items()}
+        event = "batch-repaired", {"uuid": batch, **counts}
+        self._send(
+            f"No event of the repair of batch {batch}",
+            lambda connection: send_events(connection, self.app, self.hostname, [event]),
+        )
+
+    def _tell_cancelled(self, batches: list[str]) -> None:
+        self._send(
+            f"Workers may not know that {len(batches)} batches were cancelled",
+            lambda connection: tell_workers(self.app, batches, connection),
+        )
+
+    def _send(self, else_: str, send: Callable[[Any], None]) -> None:
+        """What may be lost, for it is said again, or not needed."""
         try:
             broker = self.app.connection_for_write()
             with fork_gate, bounded_connection(broker, EVENT_TIMEOUT) as connection:
-                event = "batch-repaired", {"uuid": batch, **counts}
-                send_events(connection, self.app, self.hostname, [event])
-        except Exception as exc:  # events may be lost
-            log(
-                logger,
-                logging.WARNING,
-                "No event of the repair of batch %s: %s",
-                batch,
-                describe(exc),
-            )
+                send(connection)
+        except Exception as exc:
+            log(logger, logging.WARNING, "%s: %s", else_, describe(exc))

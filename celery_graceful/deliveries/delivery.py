@@ -39,6 +39,8 @@ class Delivery(MemberEnd):
     def arrived(self) -> None:
         """The worker holds it."""
         self.ledger.enter(self)
+        if self.part is not None and (self.eta is not None or self.task.rate_limit):
+            self.host.on_waiting(self.part)
 
     def send_event(self, type: str, **fields: Any) -> None:
         """As ever, and what others have to show from now on.

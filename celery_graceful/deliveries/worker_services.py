@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery_graceful.batches.ends import Ends
+from celery_graceful.batches.member_part import Part
 from celery_graceful.checkpoints.discard import Discard
 from celery_graceful.deliveries.duplicates import Duplicates
 from celery_graceful.deliveries.late_results import LateResults
@@ -32,6 +33,7 @@ class WorkerServices:
         is_connected: Whether its loop goes round.
         revoke: Tells a running task that it was revoked, if it can be told.
         on_check_in: Something with a check-in has begun to run.
+        on_waiting: A part of a batch has come that is not to begin at once.
     """
 
     ledger: Ledger
@@ -45,3 +47,4 @@ class WorkerServices:
     is_connected: Callable[[], bool]
     revoke: Callable[[Any], bool]
     on_check_in: Callable[[], None]
+    on_waiting: Callable[[Part], None]

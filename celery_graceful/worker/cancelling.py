@@ -2,7 +2,8 @@
 
 What has not begun is dropped where it begins, in whatever process; but an ETA may be far away, and
 what runs has begun. A process that has looked a moment ago begins once more, in between: it is
-found at a second look.
+found at a second look. Workers are told when a batch is cancelled: of what comes later, and waits
+for its time, the ledger is asked.
 """
 
 from __future__ import annotations
@@ -12,14 +13,24 @@ from collections import deque
 from collections.abc import Callable, Collection
 from time import monotonic
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 from celery.utils.log import get_logger
 from celery.worker import state
 
+from celery_graceful.batches.cancellations import Moment, known_of
+from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.member_part import Part
+from celery_graceful.batches.model import State
+from celery_graceful.batches.running import FRESH
+from celery_graceful.claims.sending import Sending
 from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.request import GracefulRequest
 from celery_graceful.deliveries.stage import Stage
+from celery_graceful.store.app_stores import find_store
+from celery_graceful.store.store import StoreForbidden
+from celery_graceful.system import native
 
 __all__ = ["Cancelling", "drop_revoked", "name_running"]
 
@@ -37,7 +48,7 @@ class _Ran(NamedTuple):
 
 
 class Cancelling:
-    """What one worker does about batches that were cancelled. In the loop.
+    """What one worker does about batches that were cancelled. In the loop, but for what is asked.
 
     Args:
         worker: Celery's ``WorkController``.
@@ -50,6 +61,15 @@ class Cancelling:
         self._ring_loop = ring_loop
         #: When to look again, at which batches, and what ran of them already.
         self._again: deque[tuple[float, Collection[str], list[_Ran]]] = deque()
+        #: What ran, and was told: workers are told once more of batches that stand still.
+        self._told: WeakSet[HeldMessage] = WeakSet()
+        self._lock = native.Lock()
+        self._sending = Sending(
+            self._lock, self._ask, self._has_more, name="graceful-cancelled", what="ask for batches"
+        )
+        #: Batches of which it is still to be asked whether they were cancelled; and that were.
+        self._unasked: set[str] = set()
+        self._found: deque[str] = deque()
 
     def cancel(self, batches: Collection[str]) -> int:
         """Revoke what runs of the members of some batches, and drop what waits.
@@ -66,8 +86,27 @@ class Cancelling:
         self.worker.timer.call_after(AGAIN, self._ring_loop)
         return count
 
+    def came(self, part: Part) -> None:
+        """A part of a batch has come, and waits for its time. From any thread."""
+        if part.is_callback or known_of(self.worker.app).age(part.batch) < FRESH:
+            return
+        with self._lock:
+            self._unasked.add(part.batch)
+            asleep = self._sending.awaken()
+        if asleep:
+            self._sending.wake()
+
+    def end(self, seconds: float) -> None:
+        """Ask no more; wait for the thread for up to ``seconds``."""
+        self._sending.end(seconds)
+
     def on_loop(self) -> None:
-        """Look a second time, when it is time for that."""
+        """Drop what was found, and look a second time, when it is time for that."""
+        found = set()
+        while self._found:
+            found.add(self._found.popleft())
+        if found:
+            self.cancel(found)
         while self._again and self._again[0][0] <= monotonic():
             _, batches, ran = self._again.popleft()
             self._look(batches, ran, again=True)
@@ -87,8 +126,11 @@ class Cancelling:
             if again and known is None and request.running_for < AGAIN / 2:
                 continue  # it begins just now, when all know of it, and leaves itself out
             if known is None:
+                if request in self._told:
+                    continue
                 known = _Ran(request, self._revoke(request))
                 ran.append(known)
+                self._told.add(request)
             if again and not known.is_ended:  # one that had begun just then has left itself out
                 logger.warning(
                     "%s goes on, though its batch was cancelled: its pool ends no plain task",
@@ -103,6 +145,33 @@ class Cancelling:
         except NotImplementedError:
             return False
         return True
+
+    # -- in the thread -----------------------------------------------------------------
+
+    def _has_more(self) -> bool:
+        return bool(self._unasked)
+
+    def _ask(self, at_once: bool) -> None:
+        while self._unasked:
+            with self._lock:
+                batch = self._unasked.pop()
+            try:
+                self._ask_for(batch)
+            except StoreForbidden:
+                pass  # said there; waiting changes nothing
+            except BaseException:
+                with self._lock:
+                    self._unasked.add(batch)
+                raise
+
+    def _ask_for(self, batch: str) -> None:
+        store, asked = find_store(self.worker.app), Moment.now()
+        state_of_it = None if store is None else BatchLedger(store).state(batch)
+        if state_of_it is State.CANCELLED:
+            self._found.append(batch)
+            self._ring_loop()
+        elif state_of_it is not None:
+            known_of(self.worker.app).not_cancelled((batch,), asked)
 
 
 def name_running(ledger: Ledger) -> None:

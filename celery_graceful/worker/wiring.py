@@ -192,6 +192,7 @@ class Parts(ControlledWorker):
             is_connected=lambda: loop.alive,
             revoke=revocations.begin,
             on_check_in=self.heartbeats.begin,
+            on_waiting=cancelling.came,
         )
 
         # -- the way to a stop, and out
@@ -347,6 +348,7 @@ class Parts(ControlledWorker):
     def _leave(self) -> None:
         last = min(LAST_ENDS, max(MOMENT, callbacks.time_left() / 2))
         self.rounds.end(last)
+        self.cancelling.end(last)
         self.host.late_results.end(last)
         self.ends.end(last)
         self.places.leave()

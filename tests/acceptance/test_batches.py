@@ -265,6 +265,39 @@ def test_cancelled(project: Project, gate: Any, pool: str) -> None:
     assert not project.told("failure")
 
 
+@pytest.mark.parametrize("pool", ["prefork", "gevent"])
+def test_cancelled_before_a_worker_has_them(project: Project, pool: str) -> None:
+    """Nobody tells a worker that starts later, which asks: long before the batch stands still."""
+    members = [
+        project.s("work", "next year").set(countdown=300_000),
+        *(project.s("seldom", n) for n in range(3)),
+    ]
+    batch = project.batch().apply_async(members)
+    batch.cancel()
+    project.worker(pool, 2, CONF_graceful_batch_missing_after="3600")
+    assert batch.wait(timeout=TIMEOUT).revoked == 4
+    assert not project.worked()
+
+
+def test_told_twice_that_it_was_cancelled(project: Project, gate: Any) -> None:
+    """What cleans up meanwhile is not ended by force."""
+    worker = project.worker("prefork", 1)
+    wait_until_heard(project.app)
+    batch = project.batch().apply_async([project.s("ends_slowly", gate, "one")])
+    worker.wait_line("started one")
+    batch.cancel()
+    worker.wait_line("ends one")
+    for _ in range(2):
+        told = project.app.control.broadcast(
+            "cancel_batches", arguments={"batches": [batch.id]}, reply=True, limit=1
+        )
+        assert told
+    gate()
+    worker.wait_line("ended one")
+    assert batch.wait(timeout=TIMEOUT).revoked == 1
+    assert not worker.count("exited prematurely")
+
+
 def test_cancelled_while_plain_tasks_run(project: Project, gate: Any) -> None:
     worker = project.worker("prefork", 1)
     wait_until_heard(project.app)

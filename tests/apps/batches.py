@@ -31,6 +31,22 @@ def late(self: Any, path: str, name: str = "") -> None:
         self.sleep(0.02)
 
 
+@app.task(name="seldom", rate_limit="1/h")
+def seldom(name: str) -> None:
+    client.rpush("worked", name)
+
+
+@app.task(name="ends_slowly", base=GracefulTask, bind=True)
+def ends_slowly(self: Any, path: str, name: str) -> None:
+    say("started", name)
+    try:
+        self.sleep(3600)
+    finally:
+        say("ends", name)
+        wait_for_file(path)
+        say("ended", name)
+
+
 @app.task(name="plain_late", base=Task, acks_late=True)
 def plain_late(path: str, name: str = "") -> None:
     say("started", name)

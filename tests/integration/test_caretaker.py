@@ -60,6 +60,7 @@ class Shop:
         self.ledger = BatchLedger(store)
         self.published: list[Due] = []
         self.told: list[tuple[str, Repaired]] = []
+        self.told_cancelled: list[str] = []
 
     def batch(self, batch: str, _sent: bool = True, **members: Any) -> None:
         """All of whose members are missing."""
@@ -87,6 +88,7 @@ class Shop:
             lambda name: name == "graceful",
             threading.Event(),
             lambda batch, done: self.told.append((batch, done)),
+            self.told_cancelled.extend,
         )
 
     def look(self, caretaker: Caretaker | None = None, **settings: Any) -> None:
@@ -253,6 +255,15 @@ def test_what_is_in_quarantine_has_failed(shop: Shop) -> None:
     shop.look()
     assert shop.ledger.status("b").failed == 1
     assert not shop.sent()
+
+
+def test_of_a_cancelled_batch_that_stands_still_workers_are_told_again(shop: Shop) -> None:
+    """Some were away when they were told, or nobody told them."""
+    for batch in ("a", "b", "c"):
+        shop.batch(batch, **{f"of {batch}": shop.plain.s()})
+    shop.ledger.cancel("b")
+    shop.look()
+    assert shop.told_cancelled == ["b"]
 
 
 def test_a_cancelled_batch(shop: Shop) -> None:

@@ -21,7 +21,7 @@ from celery_graceful.claims.lease import broker_digest
 from celery_graceful.history import reading
 from celery_graceful.history.entry import CUT_OFF, FLEET, Entry, What
 from celery_graceful.history.journal import record, write
-from celery_graceful.operations import Operations, queues
+from celery_graceful.operations import Operations, asking, queues
 from celery_graceful.operations.history import of_late
 from celery_graceful.operations.queues import Unsure
 from celery_graceful.operations.records import RunningTask
@@ -523,8 +523,11 @@ def test_many_findings_are_not_all_shown(app: Celery, redis_db: RedisDB) -> None
     assert sum(line.startswith("  -> ") for line in lines) == 20
 
 
-def test_why_waits_once_for_a_rabbitmq_that_hangs(redis_db: RedisDB) -> None:
+def test_why_waits_once_for_a_rabbitmq_that_hangs(
+    redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It takes connections, and says nothing."""
+    monkeypatch.setattr(asking, "BROKER_TIMEOUT", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as hangs:
         url = f"amqp://127.0.0.1:{hangs.getsockname()[1]}//"
         app = Celery(broker=url, set_as_current=False)
