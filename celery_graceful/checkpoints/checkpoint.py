@@ -24,6 +24,7 @@ from celery_graceful.checkpoints.watch import Keeper, watch_of
 from celery_graceful.claims.fence import DELIVERY, holds_claim
 from celery_graceful.exceptions import Interrupted
 from celery_graceful.messages.comebacks import came_back, may_resume, replaced_by
+from celery_graceful.messages.routing import is_broadcast
 from celery_graceful.phases import InterruptReason
 from celery_graceful.runs.interrupt import current_interrupt
 from celery_graceful.runs.run import Run, current
@@ -71,7 +72,7 @@ class Checkpoint:
         name: Of the task.
         task_id: Of the task.
         began: When the delivery began, on the monotonic clock; ``None`` where nothing is
-            saved (direct calls, eager tasks).
+            saved (direct calls, eager tasks, copies of a broadcast).
         store: Where to save; ``None`` for nowhere.
         settings: What the user set.
         token: Names the delivery.
@@ -155,6 +156,8 @@ class Checkpoint:
         in_worker = run.task_id == request.id if run else worker_state.board.value is not None
         if not in_worker or request.called_directly or request.is_eager:
             return cls(task.name, request.id or "")
+        if is_broadcast(task.app, request.delivery_info):  # others have the same id, and work
+            return cls(task.name, request.id)
         return cls(
             task.name,
             request.id,

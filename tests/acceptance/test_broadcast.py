@@ -70,3 +70,50 @@ def test_a_copy_ends_with_its_worker(pool, redis_db, request, tmp_path):
             kept = [key for key in lists if client.ttl(key) < 0]
             assert [key for key in kept if not key.startswith("graceful:bell:")] == []
             assert not client.exists("unacked", "unacked_index")
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_each_copy_does_all_of_the_work(pool, redis_db, request, tmp_path):
+    """None goes on from the checkpoint of another, whose task has the same id."""
+    amqp = pool == "rabbitmq"
+    url = request.getfixturevalue("rabbit_vhost").url if amqp else redis_db.url
+    env = {
+        "BROKER_URL": url,
+        "RESULT_URL": redis_db.backend_url,
+        "CONF_graceful_store": repr(redis_db.url),
+        "CONF_task_queues": QUEUES,
+    }
+    news, client = Broadcast("news"), redis_db.client
+    with ExitStack() as stack:
+        app = stack.enter_context(
+            Celery(broker=url, backend=redis_db.backend_url, set_as_current=False)
+        )
+        app.conf.task_queues = (Queue("celery"), news)
+        first, second = (
+            stack.enter_context(
+                Worker(
+                    "tests.apps.claims",
+                    pool="prefork" if amqp else pool,
+                    env=env,
+                    hostname=f"{name}@test",
+                ).ready()
+            )
+            for name in ("first", "second")
+        )
+        if not amqp:
+            wait_until(lambda: listeners(client) == 4, "both listen, and to remote control")
+        go = tmp_path / "go"
+        sent = app.send_task(
+            "reload", ["first@test", str(go)], queue="news", declare=[news.exchange]
+        )
+        first.wait_line(f">> .* done {sent.id}")
+        go.touch()
+        second.wait_line(f">> .* ended {sent.id}")
+        (tmp_path / "go-end").touch()
+        first.wait_line(f">> .* ended {sent.id}")
+        for worker in (first, second):
+            worker.term()
+            assert worker.wait() == 0
+            assert [worker.count(f">> .* {what}") for what in ("reloaded", "row")] == [1, 3]
+            assert not worker.count("was delivered again")
+        assert not client.keys("graceful:checkpoint:*")

@@ -47,6 +47,20 @@ def hold_early(self, seconds):
     return _hold(self, seconds)
 
 
+@app.task(base=GracefulTask, bind=True, name="reload")
+def reload(self, first, path):
+    """Of several that have a copy, that on the node ``first`` begins first, and ends last."""
+    if self.request.hostname != first:
+        wait_for_file(path)
+    self.step("cache", say, "reloaded", self.request.hostname)
+    for row in self.iterate(range(3)):
+        say("row", row, self.request.hostname)
+    say("done", self.request.id)
+    if self.request.hostname == first:
+        wait_for_file(f"{path}-end")
+    say("ended", self.request.id)
+
+
 @app.task(base=GracefulTask, bind=True, name="nap")
 def nap(self, seconds):
     """Can be interrupted at any time."""
