@@ -55,11 +55,11 @@ class LostBatch(Missing):
 
 
 class Named(Missing):
-    """What somebody has named who wants it sent again; nobody has looked where it is."""
+    """What somebody wants sent again who has named it, or since it has failed."""
 
-    def __new__(cls, member: str) -> Named:
+    def __new__(cls, member: str, why: str = "", sure: bool = True) -> Named:
         """That member, or callback."""
-        return super().__new__(cls, member, "")
+        return super().__new__(cls, member, why, sure)
 
 
 def note(ledger: BatchLedger, batch: str, found: Sequence[Missing], seconds: float) -> None:

@@ -23,6 +23,7 @@ Keys, ``<id>`` being that of a batch:
     ``description``        the user's; also ``properties``, JSON, and ``key``
     ``broker``             where members are sent, if several brokers share the store
     ``repairs``            how often missing members were dealt with by workers
+    ``resent``             members were sent again: ends look for them in the hash of that name
     ``parent``             the batch that it is a member of
     ``sender``             who sends its members; one who did before is refused
     ``heard``              when who sends them was last heard of; and ``told``, if it was said that
@@ -48,6 +49,9 @@ Keys, ``<id>`` being that of a batch:
     Hash: member -> its message, compressed, until it succeeds.
 ``graceful:batch:<id>:unsent``
     Set: members that a member or callback added, and then could not send. It expires by itself.
+``graceful:batch:<id>:resent``
+    Hash: member, or ``callback:<name>``, that was sent again -> when, and when it has ended since:
+    milliseconds, with a space between them. It expires by itself.
 ``graceful:batch:<id>:places``
     Hash, while it is sent: place of a batch inside of it, and what that is like -> its id.
 ``graceful:batch:<id>:copies``

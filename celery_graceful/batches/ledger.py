@@ -16,6 +16,7 @@ from celery_graceful.batches.end_texts import AnyEnd, end_texts
 from celery_graceful.batches.keys import INDEX, OUTBOX, key_of
 from celery_graceful.batches.ledger_reader import CHUNK, LedgerReader
 from celery_graceful.batches.model import Adds, Callback, Due, End, Opened, Place, State
+from celery_graceful.batches.sent_again import Lately
 from celery_graceful.exceptions import BatchFinished, UnknownBatch
 
 __all__ = ["ANY", "CHUNK", "CHUNK_BYTES", "INDEX", "LEFT", "OUTBOX", "BatchLedger"]
@@ -289,6 +290,24 @@ class BatchLedger(LedgerReader):
         """
         return _dues(batch_id, self._run("batch_look", batch_id))
 
+    def send_again(self, batch_id: str, members: Sequence[str], lately: Lately) -> set[str]:
+        """Members, or callbacks, are about to be sent again, by one of those who would.
+
+        Args:
+            batch_id: The batch.
+            members: Those, 500 at most.
+            lately: Left out is what somebody has sent again since then.
+
+        Returns:
+            Those that are to be sent.
+        """
+        since = [int(seconds * 1000) for seconds in lately]
+        return {*self._run("batch_again", batch_id, *since, *members)}
+
+    def not_sent_again(self, batch_id: str, members: Sequence[str]) -> None:
+        """They could not be sent."""
+        self.store.execute("HDEL", [key_of(batch_id, "resent")], members, insist=True)
+
     def may_say_left(self, batch_id: str) -> bool:
         """Whether it was not said before that who sends it has died; from now on it is."""
         return bool(self.store.run("batch_left", [key_of(batch_id)], [], insist=True))
@@ -348,15 +367,20 @@ class BatchLedger(LedgerReader):
         keys = [key_of(batch_id), key_of(batch_id, "copies")]
         return bool(self.store.run("batch_copy", keys, [name, copy, part], insist=True))
 
-    def fire(self, batch_id: str, name: str) -> list[Due]:
+    def fire(self, batch_id: str, name: str, seen: str = "") -> list[Due]:
         """Have a callback sent now, or again, whatever the batch waits for. Not if it has ended.
 
         See before that it is not on its way: where two are, the first one that asks runs.
 
+        Args:
+            batch_id: The batch.
+            name: Of the callback.
+            seen: What ``copy_of`` said: not if another copy has begun, or was sent by hand, since.
+
         Raises:
             UnknownBatch: There is no such batch.
         """
-        return _dues(batch_id, self._run("batch_fire", batch_id, name))
+        return _dues(batch_id, self._run("batch_fire", batch_id, name, seen))
 
 
 def _milliseconds(seconds: float) -> int:

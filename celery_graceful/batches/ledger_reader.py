@@ -168,6 +168,17 @@ class LedgerReader:
         """Of some members, those of which it is not known that they were sent."""
         return self._those_in(batch_id, "unsent", members)
 
+    def sent_again(self, batch_id: str, members: Sequence[str]) -> dict[str, float]:
+        """Of some members, when those were sent again that have not ended since: its clock."""
+        found: dict[str, float] = {}
+        for start in range(0, len(members), CHUNK):
+            some = members[start : start + CHUNK]
+            at = self.store.execute("HMGET", [key_of(batch_id, "resent")], some, insist=True)
+            sent = zip(some, at, strict=True)
+            # Those that have ended have a second number.
+            found.update((m, int(text) / 1000) for m, text in sent if text and text.isdecimal())
+        return found
+
     def registered(self, batch_id: str, members: Sequence[str]) -> set[str]:
         """Of some members, those that are registered, whatever has become of them."""
         return self._those_in(batch_id, "pending", members).union(self.outcomes(batch_id, members))
@@ -220,6 +231,12 @@ class LedgerReader:
         fields = [f"copy:{due.name}", f"begun:{due.name}", f"fired:{due.name}"]
         *begun, fired = self.store.execute("HMGET", [key_of(due.batch)], fields, insist=True)
         return any(begun) and fired != "ended"
+
+    def copy_of(self, due: Due) -> str:
+        """Which copy of a callback has begun, and how often it was sent by hand."""
+        fields = [f"copy:{due.name}", f"begun:{due.name}", f"round:{due.name}"]
+        found = self.store.execute("HMGET", [key_of(due.batch)], fields, insist=True)
+        return "/".join(text or "" for text in found)
 
     # -- asking ----------------------------------------------------------------------------------
 

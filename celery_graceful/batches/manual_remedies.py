@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any
 
 from celery_graceful.batches.brief_status import standing_of
+from celery_graceful.batches.failed_members import FailedMembers
 from celery_graceful.batches.findings import Missing, Named, note, noted
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.missing import Scan
@@ -20,6 +21,7 @@ from celery_graceful.batches.packing import load
 from celery_graceful.batches.repair import Publish, Repair, Repaired
 from celery_graceful.batches.routes import Routes
 from celery_graceful.batches.search_state import Sought, callback_member
+from celery_graceful.batches.sent_again import lately
 from celery_graceful.batches.status import Status
 from celery_graceful.batches.whereabouts import whereabouts_of
 from celery_graceful.exceptions import UnknownBatch
@@ -82,7 +84,9 @@ class Remedies:
         self._repair = Repair(app, ledger, publish)
         self._where = whereabouts_of(app, time.sleep, Routes(app, ledger).of)
         # Workers say what they hold with each heartbeat.
-        self._scan = Scan(ledger, self._where, _wait, 1.5 * settings_of(app).heartbeat_interval)
+        settings = settings_of(app)
+        self._scan = Scan(ledger, self._where, _wait, 1.5 * settings.heartbeat_interval)
+        self._failed = FailedMembers(ledger, self._where, _wait, self._scan.pause, lately(settings))
 
     def unfinished(self) -> Iterator[Status]:
         """All batches that have not ended, that which has stood still for longest first."""
@@ -102,12 +106,19 @@ class Remedies:
             note(self.ledger, one, missing, KNOWN)
         return found
 
-    def with_failed(self, batch: str) -> Iterator[str]:
-        """A batch, and those inside of it that have failed, at any depth."""
+    def look_failed(self, batch: str) -> dict[str, list[Missing]]:
+        """Members that have failed, of a batch and those inside of it; unsure are those that go on.
+
+        One that was sent again has failed until it succeeds; so has one that was in a queue when
+        its batch was completed by force. Raises as ``look``.
+        """
+        return self._failed.look([*dict.fromkeys(self._with_failed(batch))])
+
+    def _with_failed(self, batch: str) -> Iterator[str]:
         yield batch
         for member in {*self.ledger.members_failed(batch)}:
             if self._is_batch(member):
-                yield from self.with_failed(member)
+                yield from self._with_failed(member)
 
     def _is_batch(self, member: str) -> bool:
         return self.ledger.state(member) is not None
@@ -148,9 +159,9 @@ class Remedies:
             batch: The batch.
             members: Those, wherever they are. Without: what is missing, as it is now.
             failed: Those that have failed, in the place of what is missing; not batches inside.
-            unsure: Also those that may be somewhere all the same.
+            unsure: Also those that may be somewhere all the same, or are.
             close: Its producer is dead: it is complete with the members that it has.
-            found: What is missing, where that was looked for just now.
+            found: What is missing, or has failed, where that was looked for just now.
 
         Raises:
             UnknownBatch: There is no such batch.
@@ -159,17 +170,16 @@ class Remedies:
         now = standing_of(self.ledger, batch)
         if now is None:
             raise UnknownBatch(batch)
+        missing: Sequence[Missing] = [Named(member) for member in members]
         if failed:
-            there = (one for one in self.ledger.members_failed(batch) if not self._is_batch(one))
-            members = [*dict.fromkeys([*members, *there])]
-        missing: Sequence[Missing]
-        if members or failed:
-            missing = [Named(member) for member in members]
-        else:
+            there = self._failed.look([batch])[batch] if found is None else found
+            missing = [*missing, *(one for one in there if one.member not in members)]
+        elif not members:
             missing = self.look(batch)[batch] if found is None else found
         chosen = [one for one in missing if one.sure or unsure]
-        done = self._repair.mend(batch, now, chosen, lambda task: True)
-        done.left.update((one.member, one.why) for one in missing if one not in chosen)
+        seen = self._failed.looked_at if failed else None
+        done = self._repair.mend(batch, now, chosen, lambda task: True, seen=seen)
+        done.left.update((one.member, one.why) for one in missing if not (one.sure or unsure))
         dealt_with = done.dealt_with()
         rest = [one for one in noted(self.ledger, batch) if one.member not in dealt_with]
         note(self.ledger, batch, rest, KNOWN)
@@ -178,12 +188,15 @@ class Remedies:
         return done
 
     def callback(self, batch: str, name: str, *, force: bool = False) -> bool:
-        """Run a callback now, whatever the batch waits for; False if it has ended.
+        """Run a callback now, whatever the batch waits for.
 
         Args:
             batch: The batch.
             name: Of the callback.
             force: Also while it runs: then it runs twice.
+
+        Returns:
+            Not if it has ended, or has begun since it was looked for, or somebody else sends it.
 
         Raises:
             UnknownBatch: There is no such batch, or it has no such callback.
@@ -194,9 +207,10 @@ class Remedies:
         due = Due(batch, name)
         if self.ledger.callback(due).gathers and self.ledger.status(batch).pending:
             raise HeaderRuns(batch)
+        seen = "" if force else self.ledger.copy_of(due)
         if not force and self.ledger.has_begun(due) and self._goes_on(due):
             raise CallbackRuns(batch, name)
-        fired = self.ledger.fire(batch, name)
+        fired = self.ledger.fire(batch, name, seen)
         self.publish(fired)
         return bool(fired)
 

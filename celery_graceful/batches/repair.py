@@ -28,6 +28,7 @@ from celery_graceful.batches.model import Due, End, Outcome, State
 from celery_graceful.batches.packing import load, unpack
 from celery_graceful.batches.redis_scan import Walk
 from celery_graceful.batches.search_state import callback_member, callback_name
+from celery_graceful.batches.sent_again import AT_ONCE, LATELY, Lately, lately
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.history.entry import Entry, What
 from celery_graceful.history.journal import record
@@ -50,6 +51,9 @@ ENDED = {
 
 #: Why one is left alone whose task this app does not know.
 STRANGE = "its task is not known here: left to workers that know it"
+
+#: Why one is that was not sent.
+CANNOT = "it cannot be sent: {}"
 
 Publish = Callable[[Sequence[Due]], None]
 
@@ -78,10 +82,11 @@ class Repaired(NamedTuple):
 
     def dealt_with(self) -> set[str]:
         """Members and callbacks that are not missing any more."""
-        return {*self.ended, *self.resent, *self.failed, *self.called}
+        lately = (member for member, why in self.left.items() if why == LATELY)
+        return {*self.ended, *self.resent, *self.failed, *self.called, *lately}
 
     def __bool__(self) -> bool:
-        return bool(self.dealt_with())
+        return bool(self.ended or self.resent or self.failed or self.called)
 
     def __str__(self) -> str:
         words = (
@@ -149,6 +154,7 @@ class Repair:
         *,
         fail: bool = False,
         strange: Collection[str] = (),
+        seen: float | None = None,
     ) -> Repaired:
         """Do for missing members what has to be done.
 
@@ -159,11 +165,14 @@ class Repair:
             may_resend: Whether a task of that name may be sent again.
             fail: Give up who cannot be said to have ended, instead of sending it again.
             strange: Those that are left to others, unless they have ended; see ``strange_of``.
+            seen: Since when it is known what is missing, seconds of the server's clock; now.
 
         Raises:
             StoreAway: The store does not answer; some of it may have been done.
         """
         done = Repaired.nothing()
+        since = Lately.before(self.ledger.now(), lately(settings_of(self.app)), seen)
+        missing = self._still_missing(batch, missing)
         lost = [one.member for one in missing if isinstance(one, LostBatch)]
         self._end(batch, dict.fromkeys(lost, Outcome.FAILED))
         done.failed.extend(lost)
@@ -180,17 +189,25 @@ class Repair:
             done.failed.extend(rest)
         elif fail:
             done.left.update((member, STRANGE) for member in rest if member in strange)
-            rest = [member for member in rest if member not in strange]
+            sent = self.ledger.sent_again(batch, rest)
+            done.left.update((m, LATELY) for m, at in sent.items() if at >= since.since)
+            rest = [member for member in rest if member not in done.left]
             self._end(batch, dict.fromkeys(rest, Outcome.FAILED))
             done.failed.extend(rest)
         else:
-            self._resend(batch, rest, may_resend, done, strange)
+            self._resend(batch, rest, may_resend, done, strange, since)
         for one in missing:
             name = callback_name(one.member)
             if name is not None:
                 is_lost = not isinstance(one, Named)
-                self._call(batch, name, now, may_resend, done, strange, is_lost=is_lost)
+                self._call(batch, name, now, may_resend, done, strange, since, is_lost=is_lost)
         return done
+
+    def _still_missing(self, batch: str, missing: Sequence[Missing]) -> list[Missing]:
+        """Without what has ended since it was looked for: it was sent by hand, say."""
+        found = [one.member for one in missing if not isinstance(one, (Named, LostBatch))]
+        ended = set(found).difference(still_open(self.ledger, batch, found))
+        return [one for one in missing if isinstance(one, Named) or one.member not in ended]
 
     # -- what has ended unseen --------------------------------------------------------
 
@@ -252,39 +269,62 @@ class Repair:
         may_resend: Callable[[str], bool],
         done: Repaired,
         strange: Collection[str],
+        since: Lately,
     ) -> None:
-        kept, expired = self.ledger.messages(batch, members), []
-        sent: list[Entry] = []
+        expired: list[str] = []
         # They have not begun anywhere: whoever added them could not send them.
         unsent = self.ledger.unsent(batch, members)
-        for member in members:
-            why = ""
-            if not kept.get(member):
-                why = self._why_not_kept(batch, member)
-            else:
-                try:
-                    sig = unpack(self.app, kept[member], Mark(batch, member))
-                    if has_expired(sig):  # RabbitMQ drops it by itself, before any worker sees it
-                        expired.append(member)
-                        continue
-                    if member in strange:
-                        why = STRANGE
-                    elif member not in unsent:
-                        why = self._why_not(sig, may_resend)
-                    if not why:
-                        self._send(sig)
-                except Exception as exc:
-                    why = f"it cannot be sent: {describe(exc)}"
-            if why:
-                done.left[member] = why
+        for start in range(0, len(members), AT_ONCE):
+            some = members[start : start + AT_ONCE]
+            kept, ready = self.ledger.messages(batch, some), {}
+            for member in some:
+                why = ""
+                if not kept.get(member):
+                    why = self._why_not_kept(batch, member)
+                else:
+                    try:
+                        sig = unpack(self.app, kept[member], Mark(batch, member))
+                        if has_expired(sig):  # RabbitMQ drops it before any worker sees it
+                            expired.append(member)
+                            continue
+                        if member in strange:
+                            why = STRANGE
+                        elif member not in unsent:
+                            why = self._why_not(sig, may_resend)
+                    except Exception as exc:
+                        why = CANNOT.format(describe(exc))
+                if why:
+                    done.left[member] = why
+                else:
+                    ready[member] = sig
+            self._send(batch, ready, done, since)
+        self.ledger.note_unsent(batch, sorted(unsent.intersection(done.resent)), False)
+        self._end(batch, dict.fromkeys(expired, Outcome.REVOKED))
+        done.ended.extend(expired)
+
+    def _send(self, batch: str, ready: dict[str, Any], done: Repaired, since: Lately) -> None:
+        """Send those that nobody else has sent again since then."""
+        free = self.ledger.send_again(batch, list(ready), since) if ready else set()
+        sent, not_sent = [], []
+        for member, sig in ready.items():
+            if member not in free:
+                done.left[member] = LATELY
+                continue
+            try:
+                are_kept()
+                mark(sig, {SENT_AGAIN: True})
+                with fork_gate:
+                    sig.apply_async()
+            except Exception as exc:
+                done.left[member] = CANNOT.format(describe(exc))
+                not_sent.append(member)
             else:
                 done.resent.append(member)
                 why = f"of batch {batch}"
                 sent.append(Entry(What.RESENT, member, sig.task, self.worker, why))
+        if not_sent:
+            self.ledger.not_sent_again(batch, not_sent)
         record(self.ledger.store, settings_of(self.app), *sent)
-        self.ledger.note_unsent(batch, sorted(unsent.intersection(done.resent)), False)
-        self._end(batch, dict.fromkeys(expired, Outcome.REVOKED))
-        done.ended.extend(expired)
 
     def _why_not_kept(self, batch: str, member: str) -> str:
         if self.ledger.state(member) is not None:
@@ -301,12 +341,6 @@ class Repair:
             return "its body may wait in a celery.chord_unlock, which says nothing of it"
         return _refusal(sig, may_resend)
 
-    def _send(self, sig: Any) -> None:
-        are_kept()
-        mark(sig, {SENT_AGAIN: True})
-        with fork_gate:
-            sig.apply_async()
-
     def _call(
         self,
         batch: str,
@@ -315,6 +349,7 @@ class Repair:
         may_resend: Callable[[str], bool],
         done: Repaired,
         strange: Collection[str],
+        since: Lately,
         *,
         is_lost: bool,
     ) -> None:
@@ -326,7 +361,7 @@ class Repair:
         try:
             sig = kept_signature(self.app, callback)
         except Exception as exc:
-            done.left[callback_member(name)] = f"it cannot be sent: {describe(exc)}"
+            done.left[callback_member(name)] = CANNOT.format(describe(exc))
             return
         # It has been sent when the batch moved last, or before.
         if self._outcome_of(callback.id, now) is not None or has_expired(sig, now.moved):
@@ -337,6 +372,9 @@ class Repair:
         refusal = STRANGE if is_strange else _refusal(sig, may_resend)
         if refusal:
             done.left[callback_member(name)] = refusal
+            return
+        if not self.ledger.send_again(batch, [callback_member(name)], since):
+            done.left[callback_member(name)] = LATELY
             return
         given_up = False
         if callback.gathers and is_lost:  # not merely sent by one who died before saying so

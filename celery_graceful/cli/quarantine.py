@@ -82,9 +82,13 @@ def show(ctx: click.Context, task_id: str, as_json: bool) -> int:
 @JSON
 @click.pass_context
 def retry(ctx: click.Context, task_ids: tuple[str, ...], everything: bool, as_json: bool) -> int:
-    """Send tasks again, to the tail of their queues; their deaths are forgotten."""
+    """Send tasks again, to the tail of their queues; their deaths are forgotten.
+
+    What somebody else sends at the same time is sent once, and that is no failure.
+    """
     tasks = operations_of(ctx).quarantine
-    return say_done(map(tasks.retry, _chosen(tasks, task_ids, everything)), as_json)
+    chosen = _chosen(tasks, task_ids, everything)
+    return say_done((tasks.retry(one, listed=everything) for one in chosen), as_json)
 
 
 @quarantine.command("delete", cls=Command)
@@ -102,7 +106,7 @@ def delete_(
     there = {task.id for task in tasks.tasks()}.intersection(chosen)
     if there:
         ask(f"Delete {counted(len(there), 'task')}, with all that was sent, for good?", yes)
-    return say_done(map(tasks.delete, chosen), as_json)
+    return say_done((tasks.delete(one, listed=everything) for one in chosen), as_json)
 
 
 def _chosen(tasks: Quarantine, task_ids: Sequence[str], everything: bool) -> Sequence[str]:

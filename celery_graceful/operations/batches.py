@@ -235,7 +235,7 @@ class Batches:
             batch_id: The batch.
             members: Those, wherever they are. Without: what is missing, which is looked for first.
             failed: Those that have failed, in the place of what is missing.
-            unsure: Also those that may be somewhere all the same.
+            unsure: Also those that may be somewhere all the same, or are.
             close: Its producer is dead: it is complete with the members that it has.
 
         Raises:
@@ -247,10 +247,7 @@ class Batches:
         check_rabbit(self.app)
         if members:
             return self._resend(remedies, batch_id, members, failed=failed, close=close)
-        if failed:
-            some: dict[str, Any] = dict.fromkeys(remedies.with_failed(batch_id))
-        else:
-            some = remedies.look(batch_id)
+        some = remedies.look_failed(batch_id) if failed else remedies.look(batch_id)
         options: dict[str, Any] = {"failed": failed, "unsure": unsure}
         first = self._resend(remedies, batch_id, found=some.pop(batch_id), close=close, **options)
         inside = []

@@ -10,7 +10,14 @@ from celery_graceful.messages.bounded_connections import BrokerAway
 from celery_graceful.operations.records import Done, Record, utc
 from celery_graceful.operations.stores import NoStore
 from celery_graceful.poison.owning_app import is_told_here
-from celery_graceful.poison.quarantine import Kept, delete, entries, find, send_again
+from celery_graceful.poison.quarantine import (
+    BeingSent,
+    Kept,
+    delete,
+    entries,
+    find,
+    send_again,
+)
 from celery_graceful.store.app_stores import broker_places, find_workers_store
 from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.system.describe import describe
@@ -18,6 +25,9 @@ from celery_graceful.system.describe import describe
 __all__ = ["Quarantine", "QuarantinedMessage", "QuarantinedTask"]
 
 _GONE = "is not in quarantine"
+
+#: Of what was there a moment ago.
+_TAKEN = "was sent again, or deleted, by somebody else just now"
 
 
 @dataclass(frozen=True)
@@ -91,26 +101,44 @@ class Quarantine:
             body = f"not decoded: {exc!r}"
         return QuarantinedMessage(**vars(self._task(kept)), headers=headers, body=body)
 
-    def retry(self, task_id: str) -> Done:
+    def retry(self, task_id: str, *, listed: bool = False) -> Done:
         """Send it again, to the tail of its queue; its deaths are forgotten.
+
+        Of some who do so at once one sends it, and all have done it.
+
+        Args:
+            task_id: Its id.
+            listed: It was there a moment ago: that somebody else has dealt with it is no failure.
 
         Raises:
             BrokerAway: The broker does not answer. It is still there.
         """
         store = self._store
         kept = find(store, task_id)
+        if kept is None:
+            return _gone(task_id, listed)
         try:
-            sent = kept is not None and send_again(self.app, store, kept)
+            sent = send_again(self.app, store, kept)
         except (StoreAway, BrokerAway):
             raise
+        except BeingSent as exc:
+            return Done(task_id, False, str(exc))
         except Exception as exc:  # brokers have errors of many kinds
             return Done(task_id, False, f"could not be sent: {describe(exc)}")
-        return Done(task_id, sent, "sent again" if sent else _GONE)
+        return Done(task_id, True, "sent again") if sent else _gone(task_id, listed=True)
 
-    def delete(self, task_id: str) -> Done:
-        """Drop it and its message, for good."""
-        deleted = delete(self._store, task_id)
-        return Done(task_id, deleted, "deleted" if deleted else _GONE)
+    def delete(self, task_id: str, *, listed: bool = False) -> Done:
+        """Drop it and its message, for good.
+
+        Args:
+            task_id: Its id.
+            listed: As for ``retry``.
+        """
+        try:
+            deleted = delete(self._store, task_id)
+        except BeingSent as exc:
+            return Done(task_id, False, str(exc))
+        return Done(task_id, True, "deleted") if deleted else _gone(task_id, listed)
 
     def _task(self, kept: Kept) -> QuarantinedTask:
         ours = is_told_here(self.app, kept.task, vars(kept))
@@ -129,6 +157,10 @@ class Quarantine:
                 "backend is one, and graceful_store is not set"
             )
         return store
+
+
+def _gone(task_id: str, listed: bool) -> Done:
+    return Done(task_id, listed, _TAKEN if listed else _GONE)
 
 
 def _answers(store: Store) -> bool:

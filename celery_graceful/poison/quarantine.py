@@ -31,7 +31,18 @@ from celery_graceful.store.store import Store, StoreAway
 from celery_graceful.system.known_fields import known_fields
 from celery_graceful.system.portions import portions
 
-__all__ = ["Kept", "count", "delete", "entries", "find", "keep", "put", "release_key", "send_again"]
+__all__ = [
+    "BeingSent",
+    "Kept",
+    "count",
+    "delete",
+    "entries",
+    "find",
+    "keep",
+    "put",
+    "release_key",
+    "send_again",
+]
 
 QUARANTINE = "graceful:quarantine"
 UNTOLD = "graceful:untold"
@@ -39,8 +50,19 @@ UNTOLD = "graceful:untold"
 #: Seconds that a broker gets to take a message that is sent again.
 SEND_TIMEOUT = 2.0
 
-#: Seconds in which what was sent again is taken out of quarantine, or whoever does so is dead.
-RELEASE_TTL = 300.0
+#: Seconds in which what was sent again is taken out of quarantine, or whoever does so is dead;
+#: between two looks whether somebody else has done so; and for which it is waited for that.
+RELEASE_TTL, PAUSE, PATIENCE = 30.0, 0.05, 2.0
+
+
+class BeingSent(Exception):
+    """Somebody else sends a task again, and has not said yet that it was done."""
+
+    def __str__(self) -> str:
+        return (
+            "is being sent again by somebody else, or who did so has died: "
+            f"ask again in {RELEASE_TTL:.0f} s"
+        )
 
 
 @dataclass(frozen=True)
@@ -233,57 +255,78 @@ def find(store: Store, task_id: str) -> Kept | None:
     Raises:
         StoreAway: The store does not answer.
     """
-    text = store.execute("HGET", [QUARANTINE], [task_id], insist=True)
+    text = _text_of(store, task_id)
     return None if text is None else Kept.from_json(text)
+
+
+def _text_of(store: Store, task_id: str) -> Any:
+    return store.execute("HGET", [QUARANTINE], [task_id], insist=True)
 
 
 def send_again(app: Any, store: Store, kept: Kept) -> bool:
     """Send its message again, as it was, to the tail of the queue that it came from.
 
-    On Redis in one step; with other brokers it is sent, and then taken out of quarantine.
+    On Redis in one step; with other brokers it is sent, and then taken out of quarantine. Of some
+    who do so at once one sends it; the others wait for that for a moment.
 
     Returns:
-        Whether it was still there.
+        Whether it was still there, and was sent here.
 
     Raises:
+        BeingSent: Somebody else does so, for longer than it takes.
         StoreAway: The store does not answer.
         Refused: No queue takes it; it is still in quarantine.
         Exception: What the broker's client raised; it is still in quarantine then.
     """
-    # What has died has begun: its expiry is over.
-    begun = kept.deaths > 0 and bool(fields_of(kept.to_message()).get("expires"))
-    if "raw" in kept.message:
-        sent = _put_back(store, kept, begun)
-    else:
-        sent = _publish(app, store, kept, begun)
+    send = _put_back if "raw" in kept.message else _publish
+    sent = send(app, store, kept)
     if sent:
         again = Entry(What.RESENT, kept.id, kept.task, reason="from quarantine, by hand")
         record(store, settings_of(app), again)
     return sent
 
 
-def _put_back(store: Store, kept: Kept, begun: bool) -> bool:
+def _has_begun(kept: Kept) -> bool:
+    """What has died has begun: its expiry is over."""
+    return kept.deaths > 0 and bool(fields_of(kept.to_message()).get("expires"))
+
+
+def _put_back(app: Any, store: Store, kept: Kept) -> bool:
     key = kept.message["list"]
     if store.prefix and key.startswith(store.prefix):  # the store adds it
         key = key[len(store.prefix) :]
     raw = kept.message["raw"]
-    if begun:
+    if _has_begun(kept):
         raw = mark_redelivered(raw, begun=True)
-    return bool(store.run("release", [QUARANTINE, UNTOLD, key], [kept.id, raw], insist=True))
+    return _release(store, kept.id, raw, key)
 
 
-def _publish(app: Any, store: Store, kept: Kept, begun: bool) -> bool:
+def _publish(app: Any, store: Store, kept: Kept) -> bool:
     # A worker may have it before it is taken out, and would take it for a copy of what is there.
-    released = release_key(kept.id)
-    store.execute("SET", [released], ["", "PX", int(RELEASE_TTL * 1000)], insist=True)
+    released, sender = release_key(kept.id), str(uuid.uuid4())
+    end = time.monotonic() + PATIENCE
+    while not store.execute(
+        "SET", [released], [sender, "NX", "PX", int(RELEASE_TTL * 1000)], insist=True
+    ):
+        if find(store, kept.id) is None:
+            return False
+        if time.monotonic() > end:
+            raise BeingSent
+        time.sleep(PAUSE)
     try:
+        text = _text_of(store, kept.id)  # somebody else may have been first
+        if text is None:
+            return False
+        kept = Kept.from_json(text)
         with bounded_connection(app.connection_for_read(), SEND_TIMEOUT) as connection:
-            more = {SENT_AGAIN: True, **({"redelivered": BEGUN} if begun else {})}
+            more = {SENT_AGAIN: True, **({"redelivered": BEGUN} if _has_begun(kept) else {})}
             Sender(connection).send(kept.to_message(), more)
-        return delete(store, kept.id)
+        with suppress(BeingSent):  # this one was slow: it is not alone any more
+            delete(store, kept.id, sender, text)
+        return True
     finally:
         with suppress(StoreAway):  # it expires
-            store.execute("DEL", [released], insist=True)
+            store.run("released", [released], [sender], insist=True)
 
 
 def release_key(task_id: str) -> str:
@@ -291,13 +334,30 @@ def release_key(task_id: str) -> str:
     return f"graceful:released:{task_id}"
 
 
-def delete(store: Store, task_id: str) -> bool:
+def delete(store: Store, task_id: str, sender: str = "", text: str = "") -> bool:
     """Take it out of quarantine, for good.
+
+    Args:
+        store: Where the workers are known.
+        task_id: Its id.
+        sender: Who has sent it again.
+        text: What that was: what has come in its place since stays.
 
     Returns:
         Whether it was there.
 
     Raises:
+        BeingSent: Somebody else sends it again.
         StoreAway: The store does not answer.
     """
-    return bool(store.run("release", [QUARANTINE, UNTOLD], [task_id, ""], insist=True))
+    return _release(store, task_id, sender=sender, text=text)
+
+
+def _release(
+    store: Store, task_id: str, raw: str = "", *lists: str, sender: str = "", text: str = ""
+) -> bool:
+    keys = [QUARANTINE, UNTOLD, release_key(task_id), *lists]
+    done = store.run("release", keys, [task_id, raw, sender, text], insist=True)
+    if done == 2:
+        raise BeingSent
+    return bool(done)

@@ -22,7 +22,7 @@ from celery_graceful.batches import producers, sending
 from celery_graceful.batches.callbacks import made
 from celery_graceful.batches.caretaker import Caretaker
 from celery_graceful.batches.caretaker_rounds import Rounds
-from celery_graceful.batches.findings import noted
+from celery_graceful.batches.findings import Named, noted
 from celery_graceful.batches.keys import INDEX, key_of
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.manual_remedies import CallbackRuns, Remedies
@@ -39,6 +39,12 @@ from tests.conftest import RedisDB
 from tests.support import operators
 from tests.support.workers import TIMEOUT
 
+TUNED: dict[str, Any] = {
+    "batch_missing_after": 0.1,
+    "heartbeat_interval": 0.05,
+    "lease_ttl": 0.5,
+}
+
 
 class Shop:
     """An app without workers, and a caretaker for its batches."""
@@ -46,6 +52,7 @@ class Shop:
     def __init__(self, db: RedisDB) -> None:
         self.client = db.client
         self.app = Celery("shop", broker=db.url, backend=db.backend_url, set_as_current=False)
+        self.app.conf.update({f"graceful_{name}": value for name, value in TUNED.items()})
         Graceful(self.app)
 
         @self.app.task(base=GracefulTask, name="graceful", shared=False)
@@ -75,15 +82,9 @@ class Shop:
             self.ledger.sent(batch)
 
     def caretaker(self, **settings: Any) -> Caretaker:
-        settings = {
-            "batch_missing_after": 0.1,
-            "heartbeat_interval": 0.05,
-            "lease_ttl": 0.5,
-            **settings,
-        }
         return Caretaker(
             self.app,
-            Settings(**settings),
+            Settings(**{**TUNED, **settings}),
             Repair(self.app, self.ledger, self.published.extend),
             lambda name: name == "graceful",
             threading.Event(),
@@ -475,7 +476,7 @@ def test_a_batch_that_has_failed_in_another(shop: Shop) -> None:
     why = "it is a batch: mend that one (batches show kid)"
     assert remedies.resend("b", ["kid"]).left == {"kid": why}
     assert not remedies.resend("b", failed=True).left
-    assert list(remedies.with_failed("b")) == ["b", "kid"]
+    assert remedies.look_failed("b") == {"b": [], "kid": [Named("two")]}
     assert remedies.resend("kid", failed=True).resent == ["two"]
 
 
@@ -541,7 +542,7 @@ class TestFromAShell:
     @pytest.fixture
     def command(self, redis_db: RedisDB) -> Callable[..., str]:
         app = Celery("ghost", broker=redis_db.url, set_as_current=False)
-        app.conf.update(graceful_heartbeat_interval=0.05, graceful_lease_ttl=0.5)
+        app.conf.update({f"graceful_{name}": value for name, value in TUNED.items()})
         Graceful(app)
 
         def run(*args: str, status: int = 0) -> str:

@@ -18,6 +18,7 @@ from celery import Celery
 
 import celery_graceful_probe
 from celery_graceful import Batch, Graceful
+from celery_graceful.batches.keys import key_of as batch_key
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.model import End, Outcome, State
 from celery_graceful.checkpoints.checkpoint import key_of
@@ -160,7 +161,10 @@ def test_batches_of_which_members_have_failed(app: Celery) -> None:
         may.id: "May 2",
     }
     assert command(app, "batches", "list", "--failed", "--missing") == "nothing is missing\n"
-    assert june.id in command(app, "batches", "resend", "--failed", june.id)
+    said = command(app, "batches", "resend", "--failed", june.id, status=1)
+    assert said.endswith("  June 1 left alone: it is in a queue, or a worker holds it\n")
+    store.execute("DEL", ["celery"])
+    assert command(app, "batches", "resend", "--failed", june.id) == f"{june.id} 1 sent again\n"
 
 
 def test_several_of_which_one_is_unknown(app: Celery) -> None:
@@ -171,7 +175,8 @@ def test_several_of_which_one_is_unknown(app: Celery) -> None:
     assert said[0].startswith("nope: there is no batch 'nope'")
     assert said[1:] == [f"{batch.id} 1 sent again"]
     found = json.loads(command(app, *argv, "--json", status=1))
-    assert [(one["ok"], one["resent"]) for one in found] == [(False, []), (True, ["one"])]
+    left = {"one": "sent again a moment ago"}
+    assert [(one["ok"], one["left"]) for one in found] == [(False, {}), (True, left)]
 
 
 @pytest.mark.parametrize("remedy", ["callback nope on_success", "complete nope", "drop nope"])
@@ -211,6 +216,7 @@ def test_a_batch_that_waits_for_one_inside(app: Celery) -> None:
     assert said.splitlines() == [f"{outer.id} nothing done", f"{kid.id} 1 sent again"]
 
     BatchLedger(store).end([End(kid.id, "one", Outcome.FAILED)])
+    store.execute("DEL", ["celery", batch_key(kid.id, "resent")])  # that was a while ago
     assert f"  failed: {kid.id}  a batch  north\n" in command(app, "batches", "show", outer.id)
     assert command(app, "batches", "resend", outer.id, "--failed").splitlines() == [
         f"{outer.id} nothing done",

@@ -178,18 +178,19 @@ def test_what_cannot_be_kept_is_still_claimed(
 def test_what_cannot_be_sent_again_is_still_kept(
     broken: Callable[[str], None], store: Store, redis_db: RedisDB
 ) -> None:
-    client, keys = redis_db.client, ["graceful:quarantine", "graceful:untold", "a"]
+    client, args = redis_db.client, ["id", "message", "", ""]
+    keys = ["graceful:quarantine", "graceful:untold", "graceful:released:id", "a"]
     client.hset("graceful:quarantine", "id", "kept")
     client.zadd("graceful:untold", {"id": 1})
     broken("a")
     if not is_full(broken):
         with pytest.raises(StoreRefused, match="WRONGTYPE"):
-            store.run("release", keys, ["id", "message"])
+            store.run("release", keys, args)
         assert client.hgetall("graceful:quarantine") == {"id": "kept"}
         client.delete("a")
-    assert store.run("release", keys, ["id", "message"]) == 1
+    assert store.run("release", keys, args) == 1
     assert (client.lrange("a", 0, -1), client.exists(*keys[:2])) == (["message"], 0)
-    assert store.run("release", keys, ["id", "message"]) == 0
+    assert store.run("release", keys, args) == 0
 
 
 # -- tasks that are not known --------------------------------------------------------

@@ -12,7 +12,7 @@
 local going, claims, ends = {}, ARGV[1] .. 'graceful:claims:', cjson.decode(ARGV[2])
 for _, of in ipairs(ends) do
   local id, outcome, worker, members, numbers = unpack(of)
-  local state = redis.call('HGET', key(id), 'state')
+  local state, resent = unpack(redis.call('HMGET', key(id), 'state', 'resent'))
   if state then
     if state ~= 'cancelled' then
       going[#going + 1] = id
@@ -31,6 +31,9 @@ for _, of in ipairs(ends) do
         may_wait[id] = true
       end
       finish_members(id, ended, outcome)
+      if resent then
+        end_again(id, ended)
+      end
       if count(id, 'kids') > 0 then
         leave_kids(id, ended)
       end

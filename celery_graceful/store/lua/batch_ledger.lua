@@ -94,6 +94,20 @@ local function finish_members(id, members, outcome)
   end
 end
 
+-- Some of the members that end were perhaps sent again: that they have ended is said beside it.
+local function end_again(id, members)
+  local name, pairs = key(id, 'resent'), {}
+  for i, said in ipairs(redis.call('HMGET', name, unpack(members))) do
+    if said then
+      pairs[#pairs + 1], pairs[#pairs + 2] = members[i], string.match(said, '^%d+') .. ' ' .. stamp
+    end
+  end
+  if #pairs > 0 then
+    redis.call('HDEL', name, '') -- a Redis that is full does what follows as well
+    redis.call('HSET', name, unpack(pairs))
+  end
+end
+
 -- Members were added, when there were `before` in all sets. More than `total` says were added by a
 -- script that broke off; fewer, Redis has lost.
 local function known(id)
@@ -188,7 +202,8 @@ local function finish(id, state, parent, outcome)
   end
   if over then
     redis.call('HSETNX', key(id), 'cleared', count(id, 'revoked'))
-    redis.call('UNLINK', key(id, 'succeeded'), key(id, 'revoked'), key(id, 'messages'))
+    redis.call('UNLINK', key(id, 'succeeded'), key(id, 'revoked'), key(id, 'messages'),
+      key(id, 'resent'))
   end
   if hopes then
     redis.call('HDEL', key(id), 'lingers')
@@ -271,7 +286,8 @@ local function forget(id)
   if name and redis.call('GET', key_named(name)) == id then
     redis.call('UNLINK', key_named(name))
   end
-  redis.call('UNLINK', key(id), key(id, 'missing'), key(id, 'unsent'), key(id, 'copies'))
+  redis.call('UNLINK', key(id), key(id, 'missing'), key(id, 'unsent'), key(id, 'copies'),
+    key(id, 'resent'))
   for _, part in ipairs(PARTS) do
     redis.call('UNLINK', key(id, part))
   end
