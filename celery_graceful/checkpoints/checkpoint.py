@@ -23,8 +23,8 @@ from celery_graceful.checkpoints.unsaved import say_no_run, say_no_store
 from celery_graceful.checkpoints.watch import Keeper, watch_of
 from celery_graceful.claims.fence import DELIVERY, holds_claim
 from celery_graceful.exceptions import Interrupted
+from celery_graceful.messages.broadcast import is_broadcast
 from celery_graceful.messages.comebacks import came_back, may_resume, replaced_by
-from celery_graceful.messages.routing import is_broadcast
 from celery_graceful.phases import InterruptReason
 from celery_graceful.runs.interrupt import current_interrupt
 from celery_graceful.runs.run import Run, current

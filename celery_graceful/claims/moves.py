@@ -135,6 +135,7 @@ def move(store: Store, worker: str, moves: Sequence[Move], *, tail: bool, timeou
     for portion in portions(moves, lambda one: one.size):
         while portion:
             args: list[object] = [store.prefix, "LPUSH" if tail else "RPUSH", BYTES]
+            args.append(store.separator)
             for one in portion:
                 args += [one.number, one.list, one.text, one.epoch, "cut" if one.cut else ""]
             went, done = store.run("give_back", keys, args, timeout=timeout, insist=True)

@@ -7,12 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from celery_graceful.store.scan import keys
-from celery_graceful.store.store import Store
+from celery_graceful.store.store import SEPARATOR, Store
 
 __all__ = ["lists_of", "queue_lists", "queue_of"]
-
-#: Between the name of a queue and its priority, unless the option ``sep`` says otherwise.
-SEPARATOR = "\x06\x16"
 
 #: Kombu's default.
 PRIORITIES = (0, 3, 6, 9)
@@ -38,7 +35,7 @@ def queue_lists(store: Store) -> Iterator[str]:
     return (key for key in keys(store, "*", "list") if not _NO_QUEUES.match(key))
 
 
-def queue_of(key: str, app: Any = None) -> str:
-    """The queue that a list belongs to, without the prefix."""
-    options = {} if app is None else app.conf.broker_transport_options or {}
-    return key.partition(options.get("sep", SEPARATOR))[0]
+def queue_of(store: Store, key: str) -> str:
+    """The queue that a list belongs to, whose key comes without the prefix."""
+    queue, separator, priority = key.rpartition(store.separator)
+    return queue if separator and priority.isdecimal() else key

@@ -9,7 +9,7 @@ are used here, and pinned in ``tests/unit/test_pins.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import redis
@@ -29,10 +29,10 @@ logger = get_logger(__name__)
 #: Rings that are kept, and milliseconds until they expire.
 RINGS, RINGS_TTL = 16, 10_000
 
-#: What a producer has to be allowed for that.
-TO_RING = "+eval +evalsha +lpush +lpop +ltrim +pexpire ~graceful:bell:*"
+#: What a producer has to be allowed for that, with its key prefix.
+TO_RING = "+eval +evalsha +lpush +lpop +ltrim +pexpire ~%sgraceful:bell:*"
 
-PUT = script("put")
+PUT, RING = script("put"), script("ring")
 
 
 class RingingChannel:
@@ -97,7 +97,7 @@ class RingingChannel:
                 "not ring for them: %s. Mend: ACL SETUSER %s %s; then start this process anew",
                 describe(exc),
                 self.connection.client.userid or "default",
-                TO_RING,
+                TO_RING % (self.global_keyprefix or ""),
             )
 
     def create_publish_batch(self: Any, max_size: int) -> Any:
@@ -107,22 +107,23 @@ class RingingChannel:
 
         def flush_and_ring() -> None:
             flush()
-            while batch.ring_for:
-                queue = batch.ring_for.pop()
-                try:
-                    self._ring(queue)
-                except redis.ResponseError as exc:  # the messages are there
-                    if not is_forbidden(exc):
-                        raise
-                    self._do_not_ring(exc)
+            queues, batch.ring_for = batch.ring_for, set()
+            try:
+                self._ring(queues)
+            except redis.ResponseError as exc:  # the messages are there
+                if not is_forbidden(exc):
+                    raise
+                self._do_not_ring(exc)
 
         batch.flush = flush_and_ring
         return batch
 
-    def _ring(self: Any, queue: str) -> None:
-        bell = bell_key(queue)
-        with self.conn_or_acquire() as client, client.pipeline() as pipe:
-            pipe.lpush(bell, "").ltrim(bell, 0, RINGS - 1).pexpire(bell, RINGS_TTL).execute()
+    def _ring(self: Any, queues: Iterable[str]) -> None:
+        prefix = self.global_keyprefix or ""
+        bells = tuple(prefix + bell_key(queue) for queue in queues)
+        if bells:
+            with self.conn_or_acquire() as client:
+                _run(client, RING, bells, ("", RINGS_TTL))
 
 
 def _run(client: Any, wanted: Script, keys: tuple[str, ...], args: tuple[Any, ...]) -> Any:

@@ -358,8 +358,7 @@ class _Claiming(RingingChannel):
             # kombu would wait for the answer. A ring that comes with it is for somebody else.
             self._in_poll.disconnect()
             try:
-                for queue in fetch.queues:
-                    self._ring(queue)
+                self._ring(fetch.queues)
             except self.connection_errors as exc:
                 logger.debug("Could not ring: %s", describe(exc))
         super().close()  # type: ignore[misc]

@@ -8,6 +8,7 @@ task sees of its message.
 
 __all__ = [
     "bounded_connections",
+    "broadcast",
     "brokers_without_acks",
     "comebacks",
     "context",

@@ -7,7 +7,7 @@ from typing import Any
 
 from celery.app.routes import MapRoute
 
-__all__ = ["DELAYED", "is_broadcast", "known_queues", "routed_to"]
+__all__ = ["DELAYED", "known_queues", "routed_to"]
 
 #: What says where a task is sent, in its options and on its class.
 ROUTING = ("queue", "exchange", "routing_key")
@@ -43,27 +43,6 @@ def routed_to(
     queue = route.get("queue")
     names = [getattr(queue, "name", queue), route.get("routing_key")]
     return [each for each in names if isinstance(each, str)]
-
-
-def is_broadcast(app: Any, delivery_info: Mapping[str, Any] | None) -> bool:
-    """Whether each worker that listened has a copy of a message, which goes nowhere else.
-
-    So it is with kombu's ``Broadcast``, and with all queues of a fanout exchange where that is no
-    exchange of the broker's own; a queue of RabbitMQ's that stays is shared by its workers.
-
-    Args:
-        app: The Celery app.
-        delivery_info: Of the message.
-    """
-    exchange = (delivery_info or {}).get("exchange")
-    if not exchange:
-        return False
-    queues = [queue for queue in list(app.amqp.queues.values()) if queue.exchange is not None]
-    fanout = [q for q in queues if q.exchange.name == exchange and q.exchange.type == "fanout"]
-    if not fanout:
-        return False
-    is_amqp = app.connection_for_read().transport.driver_type == "amqp"
-    return not is_amqp or any(queue.auto_delete for queue in fanout)
 
 
 def known_queues(app: Any) -> list[str]:

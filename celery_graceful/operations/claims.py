@@ -59,7 +59,7 @@ def _of(store: Store, worker: str) -> Iterator[Claim]:
                 number,
                 str(fields.get("id") or ""),
                 str(fields.get("task") or ""),
-                queue_of(key.removeprefix(store.prefix)),
+                queue_of(store, key.removeprefix(store.prefix)),
                 str(number) in begun,
                 _time(fields.get("eta")),
                 redelivered,

@@ -58,7 +58,7 @@ def find_in_queues(app: Any, store: Store, task_id: str) -> Place | None:
     """
     end = time.monotonic() + PATIENCE
     mine = [name for name in app.amqp.queues if name]
-    others = (queue_of(key, app) for key in queue_lists(store))
+    others = (queue_of(store, key) for key in queue_lists(store))
     for queue in _once(mine, others):
         if time.monotonic() > end:
             raise Unsure(f"there are too many queues to look through: it came to {queue}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kombu.connection import Connection
 
 from celery_graceful.store.connections import backend_pool, backend_prefix, kombu_pool, timeouts
-from celery_graceful.store.store import Store
+from celery_graceful.store.store import SEPARATOR, Store
 from celery_graceful.system.loaded import loaded
 from celery_graceful.system.per_app import PerApp
 from celery_graceful.timeline import worker_state
@@ -162,6 +162,7 @@ def _store_of(connect: Callable[..., Any]) -> Store | None:
         "the broker",
         lambda timeout: kombu_pool(connect(transport_options=timeouts(timeout))),
         broker.transport_options.get("global_keyprefix") or "",
+        broker.transport_options.get("sep", SEPARATOR),
     )
 
 

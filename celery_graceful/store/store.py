@@ -62,6 +62,7 @@ from celery_graceful.system.log_thread import log
 
 __all__ = [
     "COMMAND_TIMEOUT",
+    "SEPARATOR",
     "Store",
     "StoreAway",
     "StoreForbidden",
@@ -71,6 +72,9 @@ __all__ = [
 ]
 
 logger = get_logger(__name__)
+
+#: Between the name of a queue and a priority in the keys of its lists: kombu's default of ``sep``.
+SEPARATOR = "\x06\x16"
 
 #: Seconds that a connect, and an answer, may take.
 COMMAND_TIMEOUT = 1.0
@@ -113,11 +117,19 @@ class Store:
         source: Where its address was found, for messages.
         make_pool: Makes a redis connection pool for a time-out in seconds; does not connect.
         prefix: Put in front of every key.
+        separator: Where it is a broker, between the name of a queue and a priority.
     """
 
-    def __init__(self, source: str, make_pool: Callable[[float], Any], prefix: str = "") -> None:
+    def __init__(
+        self,
+        source: str,
+        make_pool: Callable[[float], Any],
+        prefix: str = "",
+        separator: str = SEPARATOR,
+    ) -> None:
         self.source = source
         self.prefix = prefix
+        self.separator = separator
         self._make_pool = make_pool
         self._clients: dict[tuple[float, int], Any] = {}
         self._away_since: float | None = None

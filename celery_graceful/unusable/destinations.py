@@ -203,7 +203,7 @@ class ClaimsDestination:
         if claimed is None:
             return None
         key, _, raw = claimed.partition("\0")
-        case.queue = queue_of(key[len(store.prefix) :])
+        case.queue = queue_of(store, key[len(store.prefix) :])
         rest = {"why": _why(case, why), "deaths": 0, "worker": tag.worker}
         kept = Kept.of_raw(key, raw, **case.label(), **rest, **origin_of(self.app))
         kept_as = keep(store, kept, (tag.worker, str(tag.number)), tell=tell)

@@ -10,8 +10,9 @@ not the broker: some may share it):
     Hash: queue, zero byte, task name -> how many. ``...:messages``, ``...:due``, ``...:of:<kind>``:
     see ``store/lua/waiting.lua``.
 ``graceful:waited:<task id>``
-    When it came here for the first time, and which delivery was set aside last; as long as it may
-    wait, and an hour.
+    When it came here for the first time; as long as it may wait, and an hour.
+``graceful:aside:<task id>``
+    Of those without a claim, which delivery was set aside last; for as long.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ class WaitingRoom:
         Raises:
             StoreAway: It may have been done or not; it can be done again.
         """
-        args: list[Any] = [patience, int((patience + REMEMBERED) * 1000)]
+        args: list[Any] = [patience, int((patience + REMEMBERED) * 1000), self.store.separator]
         for stray in strays:
             again = "1" if stray.again else ""
             args += [stray.number, stray.entry, *stray.kind, stray.id, stray.text, again]

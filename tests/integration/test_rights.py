@@ -121,6 +121,30 @@ def test_a_producer_that_may_only_send_sends(server, user, caplog, monkeypatch):
     assert "+evalsha +lpush +lpop +ltrim +pexpire ~graceful:bell:*" in said
 
 
+@pytest.mark.parametrize("rings", [True, False])
+def test_a_producer_that_may_only_use_keys_with_its_prefix(
+    server, user, caplog, monkeypatch, rings
+):
+    """Messages that are sent together are rung for; what is lacking is named with the prefix."""
+    monkeypatch.setattr(ringing.RingingChannel, "may_ring", True)
+    keys = "~{p}:*" if rings else "~{p}:celery* ~{p}:_kombu*"
+    url = user(f"on >secret &* +@all -@dangerous {keys}", 7)
+    with server.client(7) as client, Celery("web", broker=url, set_as_current=False) as app:
+        client.flushdb()
+        client.acl_log_reset()
+        app.conf.broker_transport_options = {"global_keyprefix": "{p}:"}
+        Graceful(app)
+        with app.amqp.producer_pool.acquire(block=True) as producer, producer.batch():
+            for number in range(3):
+                app.send_task("task", [number], queue="celery", producer=producer)
+        assert client.llen("{p}:celery") == 3
+        assert client.llen("{p}:graceful:bell:celery") == rings
+        refused = [one["object"] for one in client.acl_log() if one["username"] in url]
+    said = [record.getMessage() for record in own_records(caplog)]
+    assert (ringing.RingingChannel.may_ring, bool(refused)) == (rings, not rings)
+    assert ["~{p}:graceful:bell:*" in line for line in said] == [True] * (not rings)
+
+
 def users_of_the_docs():
     text = Path(__file__).parents[2].joinpath("docs/reliable-fetch.md").read_text()
     return {line.split()[2]: line.split()[3:] for line in re.findall("^ACL SETUSER .*", text, re.M)}

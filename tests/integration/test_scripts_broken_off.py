@@ -13,7 +13,7 @@ from celery import Celery
 
 from celery_graceful import Graceful
 from celery_graceful.store.app_stores import broker_store
-from celery_graceful.store.store import Store, StoreRefused
+from celery_graceful.store.store import SEPARATOR, Store, StoreRefused
 from celery_graceful.unusable.waiting import Kind, Stray, WaitingRoom
 from tests.conftest import RedisDB
 
@@ -102,7 +102,7 @@ def test_claims_that_are_no_hash_take_nothing(store: Store, redis_db: RedisDB) -
 def test_what_cannot_go_back_is_still_claimed(
     broken: Callable[[str], None], store: Store, redis_db: RedisDB
 ) -> None:
-    client, args = redis_db.client, ["", "RPUSH", 10**6]
+    client, args = redis_db.client, ["", "RPUSH", 10**6, SEPARATOR]
     claimed(redis_db, "a", "b", "c")
     for number, name in enumerate("abc", 1):
         args += [str(number), name, f"message {number}", "", ""]
@@ -125,7 +125,7 @@ def test_what_cannot_go_back_is_still_claimed(
 def test_what_redis_has_lost_goes_back_when_it_can(store: Store, redis_db: RedisDB) -> None:
     """It is no claim there: what went back is noted when it has."""
     keys = [CLAIMS, "graceful:epoch", "graceful:gone:me", BACK]
-    args = ["", "RPUSH", 10**6, "1", "a", "message 1", "an epoch before", ""]
+    args = ["", "RPUSH", 10**6, SEPARATOR, "1", "a", "message 1", "an epoch before", ""]
     redis_db.client.set("a", "junk")
     with pytest.raises(StoreRefused, match="WRONGTYPE"):
         store.run("give_back", keys, args)

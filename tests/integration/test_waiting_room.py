@@ -62,6 +62,23 @@ def test_what_is_asked_again_is_there_once(room: WaitingRoom) -> None:
     assert room.kinds() == {}
 
 
+def test_older_versions_can_read_how_long_one_waits(
+    room: WaitingRoom, store: Store, redis_db: RedisDB
+) -> None:
+    """They take it for a number, where a deploy is taken back; some wrote the delivery there."""
+    client = redis_db.client
+    key = "graceful:waited:1"
+    room.wait("", 60, [stray("first")])
+    assert float(client.get(key)) > 0
+    assert client.pttl("graceful:aside:1") == pytest.approx(client.pttl(key), abs=1000)
+    client.delete("graceful:aside:1")
+    client.set(key, f"{client.get(key)} first")
+    assert room.wait("", 60, [stray("first")]) == ["waits"]
+    assert room.kinds() == {KIND: 1}
+    client.set(key, "1.5 earlier")
+    assert room.wait("", 60, [stray("second")]) == ["over"]
+
+
 def test_two_of_one_id_are_two(room: WaitingRoom) -> None:
     room.wait("", 60, [stray("first"), stray("second")])
     assert room.kinds() == {KIND: 2}

@@ -1,6 +1,9 @@
--- Ring a bell.
+-- Ring bells, each bounded.
 --
--- KEYS     the bell
+-- KEYS     the bells
 -- ARGV     what with; milliseconds until it expires
-redis.call('LPUSH', KEYS[1], ARGV[1])
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
+for _, bell in ipairs(KEYS) do
+  redis.call('LPUSH', bell, ARGV[1])
+  redis.call('LTRIM', bell, 0, 15)
+  redis.call('PEXPIRE', bell, ARGV[2])
+end

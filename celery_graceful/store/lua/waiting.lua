@@ -10,7 +10,9 @@
 -- without claims, JSON. Each kind has a sorted set: entry -> from when on somebody may take it.
 -- When a message came here for the first time is kept beside it, by the id of its task, also while
 -- it is back in its queue: its age makes the pause until it goes back, and ends its patience.
--- With it stands which delivery set it aside last: whoever got no answer asks again.
+-- It is a number, which is all that the oldest version can read; some wrote the delivery behind it.
+-- Which delivery set it aside last has a key of its own: whoever got no answer asks again.
+-- include queue_of
 local prefix, command = ARGV[1], ARGV[2]
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -25,6 +27,10 @@ end
 
 local function since(id)
   return prefix .. 'graceful:waited:' .. id
+end
+
+local function asked(id)
+  return prefix .. 'graceful:aside:' .. id
 end
 
 local function cut(text)
@@ -63,34 +69,39 @@ local function turn(milliseconds)
   return milliseconds == '0' or redis.call('SET', KEYS[1] .. ':turn', '', 'NX', 'PX', milliseconds)
 end
 
--- wait: seconds that one may wait; milliseconds that its age is kept; of each: number of its
--- claim, or ''; entry; queue; name; task id; message, if there is no claim; '1' if it may be here;
--- the delivery. Answers for each 'waits', 'over' (it has waited for long enough: nothing is done)
--- or 'gone'.
+-- wait: seconds that one may wait; milliseconds that its age is kept; what is between a queue and a
+-- priority; of each: number of its claim, or ''; entry; queue; name; task id; message, if there is no
+-- claim; '1' if it may be here; the delivery. Answers for each 'waits', 'over' (it has waited for
+-- long enough: nothing is done) or 'gone'. Of what a key of another type keeps from it nothing is
+-- done, either.
 if command == 'wait' then
   local answers = {}
-  for i = 5, #ARGV, 8 do
+  redis.call('HLEN', KEYS[1])
+  redis.call('HLEN', KEYS[2])
+  redis.call('ZCARD', KEYS[3])
+  for i = 6, #ARGV, 8 do
     local number, entry, queue = ARGV[i], ARGV[i + 1], ARGV[i + 2]
     local name, id, message = ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
     local delivery = ARGV[i + 7]
     if number ~= '' then
       message = redis.call('HGET', KEYS[4], number)
       if message then
-        local list = string.sub(cut(message), #prefix + 1)
-        queue = string.match(list, '^(.-)\6\22') or list
+        queue = queue_of(string.sub(cut(message), #prefix + 1), ARGV[5])
       end
     end
     local seen = redis.call('GET', since(id)) or ''
     local first = tonumber(string.match(seen, '^[^ ]+')) or now
+    local last = number == '' and (redis.call('GET', asked(id)) or string.match(seen, ' (.*)$'))
     local answer = 'waits'
     if not message then
       answer = 'gone'
-    elseif number == '' and string.match(seen, ' (.*)$') == delivery then
+    elseif last == delivery then
       answer = 'waits'  -- it was set aside when it was asked first, and may have gone by now
     elseif now - first >= tonumber(ARGV[3]) then
       answer = 'over'
     else
       local kind = queue .. '\0' .. name
+      redis.call('ZCARD', of(kind))
       if redis.call('HEXISTS', KEYS[2], entry) == 1 then
         if ARGV[i + 6] == '1' then
           -- Set aside by a worker that had no time to acknowledge it; or lent, and what was sent
@@ -110,8 +121,10 @@ if command == 'wait' then
       redis.call('ZADD', KEYS[3], stamp(math.min(now + pause, first + ARGV[3]) + turn), entry)
       redis.call('ZADD', of(kind), stamp(now + turn), entry)
       redis.call('HINCRBY', KEYS[1], kind, 1)
-      redis.call('SET', since(id), stamp(first) .. ' ' .. delivery, 'PX', ARGV[4])
-      if number ~= '' then -- last: what an error breaks off is asked for again
+      redis.call('SET', since(id), stamp(first), 'PX', ARGV[4])
+      if number == '' then
+        redis.call('SET', asked(id), delivery, 'PX', ARGV[4])
+      else -- last: what an error breaks off is asked for again
         redis.call('HDEL', KEYS[4], number)
       end
     end

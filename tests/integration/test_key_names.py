@@ -1,0 +1,90 @@
+"""Keys of queues and bells, by what the transport is told: ``sep``, ``global_keyprefix``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_graceful import Batch, Graceful
+from celery_graceful.claims import ringing
+from celery_graceful.claims.moves import Move, move
+from celery_graceful.claims.queue_lists import queue_of
+from celery_graceful.store.app_stores import broker_store
+from celery_graceful.store.store import Store
+from celery_graceful.unusable.waiting import Kind, Stray, WaitingRoom
+from tests.conftest import RedisDB
+
+OPTIONS = [
+    {},
+    {"sep": ":"},
+    {"sep": "%.", "global_keyprefix": "{p}:"},
+    {"sep": ":", "global_keyprefix": "p:"},
+]
+
+
+@pytest.fixture(params=OPTIONS, ids=str)
+def store(request: pytest.FixtureRequest, redis_db: RedisDB) -> Store:
+    app = Celery("keys", broker=redis_db.url, set_as_current=False)
+    app.conf.broker_transport_options = request.param
+    Graceful(app)
+    found = broker_store(app)
+    assert found is not None
+    return found
+
+
+def listed(store: Store, queue: str, priority: int) -> str:
+    """The key of a list, with the prefix, as kombu makes it."""
+    return f"{store.prefix}{queue}{store.separator if priority else ''}{priority or ''}"
+
+
+@pytest.mark.parametrize("queue", ["celery", "a:b", "mail.7"])
+@pytest.mark.parametrize("priority", [0, 3])
+def test_what_goes_back_rings_for_its_queue(
+    store: Store, redis_db: RedisDB, queue: str, priority: int
+) -> None:
+    client, name = redis_db.client, listed(store, queue, priority)
+    client.hset(f"{store.prefix}graceful:claims:me", "1", f"{name}\0message")
+    moved = move(store, "me", [Move(1, name, "message")], tail=False, timeout=1.0)
+    assert moved == 1
+    assert client.lrange(name, 0, -1) == ["message"]
+    bells = client.keys(f"{store.prefix}graceful:bell:*")
+    assert bells == [f"{store.prefix}graceful:bell:{queue}"]
+
+
+@pytest.mark.parametrize("priority", [0, 3])
+def test_what_waits_is_of_its_queue(store: Store, redis_db: RedisDB, priority: int) -> None:
+    """Whatever its priority: workers of that queue look for it."""
+    name = listed(store, "celery", priority)
+    redis_db.client.hset(f"{store.prefix}graceful:claims:me", "1", f"{name}\0message")
+    room = WaitingRoom(store)
+    assert room.wait("me", 60, [Stray("id", Kind("", "new"), "1")]) == ["waits"]
+    assert room.kinds() == {Kind("celery", "new"): 1}
+
+
+def test_queues_of_lists(store: Store) -> None:
+    for queue in ("celery", "a:b", "mail.x"):
+        keys = [listed(store, queue, priority).removeprefix(store.prefix) for priority in (0, 3, 9)]
+        assert {queue_of(store, key) for key in keys} == {queue}
+
+
+@pytest.mark.parametrize("prefix", ["", "p:"])
+def test_a_batch_rings_for_its_workers_alone(
+    redis_db: RedisDB, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its user may touch no other key; and its bell is bounded, that of others is not touched."""
+    client: Any = redis_db.client
+    monkeypatch.setattr(ringing.RingingChannel, "may_ring", True)
+    other = "other:graceful:bell:celery" if not prefix else "graceful:bell:celery"
+    client.rpush(other, *range(40))
+    app = Celery("keys", broker=redis_db.url, set_as_current=False)
+    app.conf.broker_transport_options = {"global_keyprefix": prefix}
+    Graceful(app)
+    one = app.signature("one", immutable=True)
+    for _ in range(30):
+        Batch(app=app).apply_async(one.clone() for _ in range(2))
+    app.close()
+    assert client.llen(f"{prefix}graceful:bell:celery") == ringing.RINGS
+    assert client.llen(other) == 40
+    assert client.llen(f"{prefix}celery") == 60
