@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from kombu import Producer
 
 from celery_graceful import Batch, Graceful
 from celery_graceful.claims import ringing
@@ -88,3 +89,21 @@ def test_a_batch_rings_for_its_workers_alone(
     assert client.llen(f"{prefix}graceful:bell:celery") == ringing.RINGS
     assert client.llen(other) == 40
     assert client.llen(f"{prefix}celery") == 60
+
+
+@pytest.mark.skipif(not hasattr(Producer, "batch"), reason="kombu 5.7")
+def test_a_batch_that_is_full_is_sent_and_rung_for(redis_db: RedisDB) -> None:
+    """Of kombu's own test, whose client has no scripts."""
+    client = redis_db.client
+    with Celery("keys", broker=redis_db.url, set_as_current=False) as app:
+        Graceful(app)
+        with (
+            app.amqp.producer_pool.acquire(block=True) as producer,
+            producer.batch(max_size=2),
+        ):
+            seen = []
+            for number in range(3):
+                app.send_task("one", [number], producer=producer, queue="celery")
+                seen.append((client.llen("celery"), client.llen("graceful:bell:celery")))
+    assert seen == [(0, 0), (2, 1), (2, 1)]
+    assert (client.llen("celery"), client.llen("graceful:bell:celery")) == (3, 2)

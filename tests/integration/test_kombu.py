@@ -19,6 +19,8 @@ FAKE_CLIENT = "its fake client knows LPUSH alone; ours sends with a script that 
 COUNTS = "counts the commands on a mock; ours rings the bell after them"
 NOT_OURS = {
     "test_publish_batch_falls_back_when_redis_may_retry_timeouts": FAKE_CLIENT,
+    "test_publish_batch_auto_flushes_at_max_size": FAKE_CLIENT,
+    "test_publish_batch_flushes_before_multi_command_publication": FAKE_CLIENT,
     "test_publish_batch_uses_non_transactional_pipeline": COUNTS,
     "test_publish_batch_preserves_direct_routing_priority_and_order": COUNTS,
     "test_publish_batch_preserves_topic_routing": COUNTS,
