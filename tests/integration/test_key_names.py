@@ -91,7 +91,7 @@ def test_a_batch_rings_for_its_workers_alone(
     assert client.llen(f"{prefix}celery") == 60
 
 
-@pytest.mark.skipif(not hasattr(Producer, "batch"), reason="kombu 5.7")
+@pytest.mark.skipif(not hasattr(Producer, "batch"), reason="this kombu has no batches")
 def test_a_batch_that_is_full_is_sent_and_rung_for(redis_db: RedisDB) -> None:
     """Of kombu's own test, whose client has no scripts."""
     client = redis_db.client

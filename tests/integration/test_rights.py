@@ -122,7 +122,7 @@ def test_a_producer_that_may_only_send_sends(server, user, caplog, monkeypatch):
     assert "+evalsha +lpush +lpop +ltrim +pexpire ~graceful:bell:*" in said
 
 
-@pytest.mark.skipif(not hasattr(Producer, "batch"), reason="kombu 5.7")
+@pytest.mark.skipif(not hasattr(Producer, "batch"), reason="this kombu has no batches")
 @pytest.mark.parametrize("rings", [True, False])
 def test_a_producer_that_may_only_use_keys_with_its_prefix(
     server, user, caplog, monkeypatch, rings
