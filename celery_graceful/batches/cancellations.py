@@ -14,11 +14,14 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any, NamedTuple
 
+from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.model import State
+from celery_graceful.store.store import Store
 from celery_graceful.system.per_app import PerApp
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.board import CANCELLATIONS
 
-__all__ = ["Known", "Moment", "known_of", "tell_workers"]
+__all__ = ["Known", "Moment", "is_cancelled", "known_of", "tell_workers"]
 
 #: Batches that are remembered; and of which workers are told at once.
 MOST, TOLD = 1000, 500
@@ -68,6 +71,25 @@ _known: PerApp[Known] = PerApp()
 def known_of(app: Any) -> Known:
     """What this process knows of the batches of ``app``."""
     return _known.get(app) or _known.setdefault(app, Known())
+
+
+def is_cancelled(app: Any, store: Store, batch: str, *, insist: bool = True) -> bool:
+    """Ask the ledger; that it is not is known from then on.
+
+    Args:
+        app: The Celery app.
+        store: Where the ledger is.
+        batch: Id of the batch.
+        insist: Ask also when the store was away a moment ago.
+
+    Raises:
+        StoreAway: It did not answer.
+    """
+    asked = Moment.now()
+    if BatchLedger(store).state(batch, insist=insist) is State.CANCELLED:
+        return True
+    known_of(app).not_cancelled((batch,), asked)
+    return False
 
 
 def tell_workers(app: Any, batches: Iterable[str], connection: Any = None) -> None:

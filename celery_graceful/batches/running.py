@@ -16,7 +16,7 @@ from billiard.einfo import ExceptionInfo
 from celery.app.trace import TraceInfo, trace_ok_t
 from celery.states import IGNORED
 
-from celery_graceful.batches.cancellations import Known, Moment, known_of
+from celery_graceful.batches.cancellations import Known, is_cancelled, known_of
 from celery_graceful.batches.ledger import ANY, BatchLedger
 from celery_graceful.batches.marks import (
     BATCH,
@@ -28,7 +28,6 @@ from celery_graceful.batches.marks import (
     callback_id,
     callback_of,
 )
-from celery_graceful.batches.model import State
 from celery_graceful.batches.skipped_or_replaced import LeftOut, Why
 from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.store import StoreAway, StoreForbidden
@@ -101,14 +100,10 @@ def _is_cancelled(app: Any, known: Known, batch: str) -> bool:
     if store is None or (known.age(batch) < FRESH and batch in asked):
         return False
     asked.add(batch)
-    moment = Moment.now()
     try:
-        state = BatchLedger(store).state(batch, insist=False)
+        return is_cancelled(app, store, batch, insist=False)
     finally:
         asked.discard(batch)
-    if state is not State.CANCELLED:
-        known.not_cancelled((batch,), moment)
-    return state is State.CANCELLED
 
 
 def _is_another(app: Any, callback: Mark, request: Mapping[str, Any]) -> bool:

@@ -18,10 +18,8 @@ from weakref import WeakSet
 from celery.utils.log import get_logger
 from celery.worker import state
 
-from celery_graceful.batches.cancellations import Moment, known_of
-from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.cancellations import is_cancelled, known_of
 from celery_graceful.batches.member_part import Part
-from celery_graceful.batches.model import State
 from celery_graceful.batches.running import FRESH
 from celery_graceful.claims.sending import Sending
 from celery_graceful.deliveries.held_message import HeldMessage
@@ -31,6 +29,7 @@ from celery_graceful.deliveries.stage import Stage
 from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.store import StoreForbidden
 from celery_graceful.system import native
+from celery_graceful.timeline.board import Board
 
 __all__ = ["Cancelling", "drop_revoked", "name_running"]
 
@@ -53,11 +52,14 @@ class Cancelling:
     Args:
         worker: Celery's ``WorkController``.
         ledger: What the worker holds.
+        board: What its processes see.
         ring_loop: Makes the loop call ``on_loop``.
     """
 
-    def __init__(self, worker: Any, ledger: Ledger, ring_loop: Callable[[], None]) -> None:
-        self.worker, self.ledger = worker, ledger
+    def __init__(
+        self, worker: Any, ledger: Ledger, board: Board, ring_loop: Callable[[], None]
+    ) -> None:
+        self.worker, self.ledger, self.board = worker, ledger, board
         self._ring_loop = ring_loop
         #: When to look again, at which batches, and what ran of them already.
         self._again: deque[tuple[float, Collection[str], list[_Ran]]] = deque()
@@ -80,6 +82,7 @@ class Cancelling:
         Returns:
             How many members that were.
         """
+        self.board.count_cancellation()  # what begins in place of what is revoked asks anew
         ran: list[_Ran] = []
         count = self._look(batches, ran, again=False)
         self._again.append((monotonic() + AGAIN, batches, ran))
@@ -165,13 +168,10 @@ class Cancelling:
                 raise
 
     def _ask_for(self, batch: str) -> None:
-        store, asked = find_store(self.worker.app), Moment.now()
-        state_of_it = None if store is None else BatchLedger(store).state(batch)
-        if state_of_it is State.CANCELLED:
+        store = find_store(self.worker.app)
+        if store is not None and is_cancelled(self.worker.app, store, batch):
             self._found.append(batch)
             self._ring_loop()
-        elif state_of_it is not None:
-            known_of(self.worker.app).not_cancelled((batch,), asked)
 
 
 def name_running(ledger: Ledger) -> None:

@@ -177,7 +177,7 @@ class Parts(ControlledWorker):
         self.revocations = revocations = Revocations(
             ledger, adapter, board, deadlines.hard, ring_watch=drain.ring
         )
-        self.cancelling = cancelling = Cancelling(worker, ledger, loop.ring)
+        self.cancelling = cancelling = Cancelling(worker, ledger, board, loop.ring)
         late_results = LateResults(ledger, loop.ring)
         #: What the worker does for its deliveries.
         self.host = WorkerServices(
@@ -296,7 +296,6 @@ class Parts(ControlledWorker):
         }
 
     def cancel(self, batches: set[str]) -> int:
-        self.board.count_cancellation()  # what begins in place of what is revoked asks anew
         return self.cancelling.cancel(batches)
 
     def name_running(self) -> None:
