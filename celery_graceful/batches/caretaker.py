@@ -32,6 +32,7 @@ from celery_graceful.batches.brief_status import Standing, standing_of
 from celery_graceful.batches.findings import Missing, note
 from celery_graceful.batches.keys import INDEX, key_of
 from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.looks import PAUSE, STILL, between_looks, patience
 from celery_graceful.batches.missing import MOST, Scan
 from celery_graceful.batches.model import State
 from celery_graceful.batches.producers import is_left
@@ -45,15 +46,11 @@ from celery_graceful.history.journal import record
 from celery_graceful.settings import Settings
 from celery_graceful.system.log_thread import log
 
-__all__ = ["PAUSE", "Caretaker", "patience"]
+__all__ = ["Caretaker"]
 
 logger = get_logger(__name__)
 
 LOOKED = "graceful:batches:looked"
-
-#: Shares of ``patience``: how long a batch stands still until it is looked at, how long it is not
-#: looked at again when nothing was missing, and between two questions whether one stands still.
-STILL, PAUSE = 0.4, 0.1
 
 #: Seconds for which who looks keeps the others away, until it says again that it does; and for
 #: which what was found is known, unless it is found again.
@@ -64,17 +61,6 @@ SELDOM = 20.0
 
 #: Seconds for which a batch is left alone that was repaired often, and stands still again.
 LONGEST = 3600.0
-
-
-def patience(settings: Settings) -> float:
-    """Seconds of ``graceful_batch_missing_after`` that are left for what comes before a look."""
-    after = settings.batch_missing_after
-    return max(after - _between_looks(settings), 0.2 * after)
-
-
-def _between_looks(settings: Settings) -> float:
-    """Seconds between the two halves of a look: workers say what they hold with each heartbeat."""
-    return 1.5 * settings.heartbeat_interval
 
 
 class Caretaker:
@@ -356,5 +342,5 @@ class Caretaker:
         if self._scan is None:
             routes = Routes(self.app, self.ledger)
             where = whereabouts_of(self.app, self._rest, routes.of)
-            self._scan = Scan(self.ledger, where, self._wait, _between_looks(self.settings))
+            self._scan = Scan(self.ledger, where, self._wait, between_looks(self.settings))
         return self._scan

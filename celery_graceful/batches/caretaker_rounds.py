@@ -11,8 +11,9 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from celery_graceful.batches.cancellations import tell_workers
-from celery_graceful.batches.caretaker import PAUSE, Caretaker, patience
+from celery_graceful.batches.caretaker import Caretaker
 from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.looks import PAUSE, patience
 from celery_graceful.batches.model import Due
 from celery_graceful.batches.repair import Repair, Repaired, strange_of
 from celery_graceful.batches.search_state import callback_member
@@ -126,15 +127,15 @@ class Rounds:
 
     def _tell_cancelled(self, batches: list[str]) -> None:
         self._send(
-            f"Workers may not know that {len(batches)} batches were cancelled",
+            f"Workers may not know that batches were cancelled ({len(batches)})",
             lambda connection: tell_workers(self.app, batches, connection),
         )
 
-    def _send(self, else_: str, send: Callable[[Any], None]) -> None:
+    def _send(self, what_if_not: str, send: Callable[[Any], None]) -> None:
         """What may be lost, for it is said again, or not needed."""
         try:
             broker = self.app.connection_for_write()
             with fork_gate, bounded_connection(broker, EVENT_TIMEOUT) as connection:
                 send(connection)
         except Exception as exc:
-            log(logger, logging.WARNING, "%s: %s", else_, describe(exc))
+            log(logger, logging.WARNING, "%s: %s", what_if_not, describe(exc))

@@ -15,6 +15,7 @@ from celery_graceful.batches.brief_status import standing_of
 from celery_graceful.batches.failed_members import FailedMembers
 from celery_graceful.batches.findings import Missing, Named, note, noted
 from celery_graceful.batches.ledger import BatchLedger
+from celery_graceful.batches.looks import between_looks
 from celery_graceful.batches.missing import Scan
 from celery_graceful.batches.model import Due
 from celery_graceful.batches.packing import load
@@ -83,10 +84,10 @@ class Remedies:
         self.app, self.ledger, self.publish = app, ledger, publish
         self._repair = Repair(app, ledger, publish)
         self._where = whereabouts_of(app, time.sleep, Routes(app, ledger).of)
-        # Workers say what they hold with each heartbeat.
         settings = settings_of(app)
-        self._scan = Scan(ledger, self._where, _wait, 1.5 * settings.heartbeat_interval)
-        self._failed = FailedMembers(ledger, self._where, _wait, self._scan.pause, lately(settings))
+        pause = between_looks(settings)
+        self._scan = Scan(ledger, self._where, _wait, pause)
+        self._failed = FailedMembers(ledger, self._where, _wait, pause, lately(settings))
 
     def unfinished(self) -> Iterator[Status]:
         """All batches that have not ended, that which has stood still for longest first."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from celery_graceful.batches.looks import STILL, patience
 from celery_graceful.settings import Settings
 
 __all__ = ["AT_ONCE", "LATELY", "Lately", "lately"]
@@ -48,5 +49,4 @@ def lately(settings: Settings) -> float:
 
     Less than between two repairs by workers (``caretaker.py``), which have looked for it since.
     """
-    after = settings.batch_missing_after
-    return 0.4 * max(after - 1.5 * settings.heartbeat_interval, 0.2 * after)
+    return STILL * patience(settings)

@@ -154,10 +154,13 @@ class Checkpoint:
     def _open(cls, task: Any, request: Any, run: Run | None) -> Checkpoint:
         # In ``before_start``, and in receivers of ``task_prerun``, its run has not begun.
         in_worker = run.task_id == request.id if run else worker_state.board.value is not None
-        if not in_worker or request.called_directly or request.is_eager:
+        if (
+            not in_worker
+            or request.called_directly
+            or request.is_eager
+            or is_broadcast(task.app, request.delivery_info)  # others have this id, and work
+        ):
             return cls(task.name, request.id or "")
-        if is_broadcast(task.app, request.delivery_info):  # others have the same id, and work
-            return cls(task.name, request.id)
         return cls(
             task.name,
             request.id,

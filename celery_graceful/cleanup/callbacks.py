@@ -45,6 +45,7 @@ __all__ = [
     "ExitHandle",
     "Scope",
     "check",
+    "check_result",
     "enter",
     "run",
     "time_left",
@@ -203,9 +204,7 @@ class Entry:
             TypeError: It has returned a coroutine, which nobody awaits.
             Exception: What it raised.
         """
-        result = self.fn()
-        if inspect.iscoroutine(result):
-            check(result, None)
+        check_result(self.fn())
 
     def run(self, caller: Callable[[Callable[[], Any]], None], limit: float) -> None:
         outer = sys.exc_info()[1]
@@ -384,6 +383,16 @@ class ExitHandle:
             Whether that was in time: False when it has run, runs, or was cancelled before.
         """
         return self._entry.take()
+
+
+def check_result(result: Any) -> None:
+    """Refuse a coroutine that a plain function, a lambda say, has returned: nobody awaits it.
+
+    Raises:
+        TypeError: It is one.
+    """
+    if inspect.iscoroutine(result):
+        check(result, None)
 
 
 def check(fn: Any, timeout: float | None, *, may_yield: bool = False) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial, update_wrapper
 from typing import Any, Generic, TypeVar
 
-from celery_graceful.cleanup.callbacks import Entry, check
+from celery_graceful.cleanup.callbacks import Entry, check, check_result
 from celery_graceful.system.arguments import name_of
 
 __all__ = ["Resource"]
@@ -75,8 +75,7 @@ class Resource(Generic[T]):
 
         def acquire() -> tuple[T, Callable[[], Any]]:
             value = open()
-            if inspect.iscoroutine(value):
-                check(value, timeout)
+            check_result(value)
             return value, partial(close, value)
 
         return cls(acquire, name or name_of(open), timeout)

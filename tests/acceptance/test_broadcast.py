@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import pytest
 from celery import Celery
@@ -22,38 +23,58 @@ def listeners(client):
     return sum(c["db"] == number and c["psub"] != "0" for c in client.client_list())
 
 
-@pytest.mark.parametrize("pool", POOLS)
-def test_a_copy_ends_with_its_worker(pool, redis_db, request, tmp_path):
-    """That of another one goes on; what waits for its time ends as well; nothing is left behind."""
+@contextmanager
+def listening(pool, redis_db, request, *names, **env):
+    """What sends to each worker that listens, and workers of these names that do."""
     amqp = pool == "rabbitmq"
     url = request.getfixturevalue("rabbit_vhost").url if amqp else redis_db.url
     env = {
         "BROKER_URL": url,
         "RESULT_URL": redis_db.backend_url,
-        "GRACE": "16",
-        "CONF_graceful_hard_deadline": "3",  # much room after it: the machine may be slow
         "CONF_task_queues": QUEUES,
+        **env,
     }
-    news, client = Broadcast("news"), redis_db.client
-    options = {"queue": "news", "declare": [news.exchange]}
+    news = Broadcast("news")
     with ExitStack() as stack:
         app = stack.enter_context(
             Celery(broker=url, backend=redis_db.backend_url, set_as_current=False)
         )
         app.conf.task_queues = (Queue("celery"), news)
-        leaving, staying = (
+        workers = [
             stack.enter_context(
-                Worker("tests.apps.claims", pool="prefork" if amqp else pool, env=env)
+                Worker(
+                    "tests.apps.claims",
+                    pool="prefork" if amqp else pool,
+                    env=env,
+                    hostname=f"{name}@test",
+                )
             )
-            for _ in range(2)
-        )
-        for worker in (leaving, staying):
+            for name in names
+        ]
+        for worker in workers:
             worker.ready()
         if not amqp:
-            wait_until(lambda: listeners(client) == 4, "both listen, and to remote control")
-        running = app.send_task("hold", [str(tmp_path / "go")], **options)
-        app.send_task("hold", [0], countdown=600, **options)
-        for worker in (leaving, staying):
+            heard = 2 * len(workers)
+            wait_until(
+                lambda: listeners(redis_db.client) == heard, "all listen, and to remote control"
+            )
+        send = partial(app.send_task, queue="news", declare=[news.exchange])
+        yield send, *workers
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_copy_ends_with_its_worker(pool, redis_db, request, tmp_path):
+    """That of another one goes on; what waits for its time ends as well; nothing is left behind."""
+    client = redis_db.client
+    env = {
+        "GRACE": "16",
+        "CONF_graceful_hard_deadline": "3",  # much room after it: the machine may be slow
+    }
+    with listening(pool, redis_db, request, "leaving", "staying", **env) as (send, *workers):
+        leaving, staying = workers
+        running = send("hold", [str(tmp_path / "go")])
+        send("hold", [0], countdown=600)
+        for worker in workers:
             worker.wait_line(f">> .* started {running.id}")
             worker.wait_line("received", 2)
         leaving.term()
@@ -64,8 +85,8 @@ def test_a_copy_ends_with_its_worker(pool, redis_db, request, tmp_path):
         staying.term()
         assert staying.wait() == 0
         assert not staying.count("Traceback")
-        assert [worker.count(">> .* started") for worker in (leaving, staying)] == [1, 1]
-        if not amqp:
+        assert [worker.count(">> .* started") for worker in workers] == [1, 1]
+        if pool != "rabbitmq":
             lists = [key for key in client.keys("*") if client.type(key) == "list"]
             kept = [key for key in lists if client.ttl(key) < 0]
             assert [key for key in kept if not key.startswith("graceful:bell:")] == []
@@ -75,37 +96,9 @@ def test_a_copy_ends_with_its_worker(pool, redis_db, request, tmp_path):
 @pytest.mark.parametrize("pool", POOLS)
 def test_each_copy_does_all_of_the_work(pool, redis_db, request, tmp_path):
     """None goes on from the checkpoint of another, whose task has the same id."""
-    amqp = pool == "rabbitmq"
-    url = request.getfixturevalue("rabbit_vhost").url if amqp else redis_db.url
-    env = {
-        "BROKER_URL": url,
-        "RESULT_URL": redis_db.backend_url,
-        "CONF_graceful_store": repr(redis_db.url),
-        "CONF_task_queues": QUEUES,
-    }
-    news, client = Broadcast("news"), redis_db.client
-    with ExitStack() as stack:
-        app = stack.enter_context(
-            Celery(broker=url, backend=redis_db.backend_url, set_as_current=False)
-        )
-        app.conf.task_queues = (Queue("celery"), news)
-        first, second = (
-            stack.enter_context(
-                Worker(
-                    "tests.apps.claims",
-                    pool="prefork" if amqp else pool,
-                    env=env,
-                    hostname=f"{name}@test",
-                ).ready()
-            )
-            for name in ("first", "second")
-        )
-        if not amqp:
-            wait_until(lambda: listeners(client) == 4, "both listen, and to remote control")
-        go = tmp_path / "go"
-        sent = app.send_task(
-            "reload", ["first@test", str(go)], queue="news", declare=[news.exchange]
-        )
+    go, env = tmp_path / "go", {"CONF_graceful_store": repr(redis_db.url)}
+    with listening(pool, redis_db, request, "first", "second", **env) as (send, first, second):
+        sent = send("reload", ["first@test", str(go)])
         first.wait_line(f">> .* done {sent.id}")
         go.touch()
         second.wait_line(f">> .* ended {sent.id}")
@@ -116,4 +109,4 @@ def test_each_copy_does_all_of_the_work(pool, redis_db, request, tmp_path):
             assert worker.wait() == 0
             assert [worker.count(f">> .* {what}") for what in ("reloaded", "row")] == [1, 3]
             assert not worker.count("was delivered again")
-        assert not client.keys("graceful:checkpoint:*")
+        assert not redis_db.client.keys("graceful:checkpoint:*")
