@@ -229,8 +229,8 @@ async def numbers():
 
 async def consume(self):
     name = self.name.rpartition(".")[2]
-    begin(self)
     try:
+        begin(self)  # the block is entered behind it: until then what is revoked ends anywhere
         async for _ in numbers():
             await asyncio.sleep(0.01)
     finally:

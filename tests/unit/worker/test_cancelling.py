@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -42,8 +43,10 @@ def test_what_begins_at_that_moment_is_revoked(monkeypatch: pytest.MonkeyPatch) 
     timer = SimpleNamespace(call_after=lambda seconds, ring: asked.append(seconds))
     worker = SimpleNamespace(timer=timer, consumer=SimpleNamespace(pool=None))
     ledger: Any = SimpleNamespace(open_requests=lambda: list(held))
-    one = Cancelling(worker, ledger, lambda: None)
+    board: Any = Mock()
+    one = Cancelling(worker, ledger, board, lambda: None)
     assert one.cancel({"b"}) == 2
+    board.count_cancellation.assert_called_once_with()
     handed.stage = Stage.RUNNING
     held += [Member("b"), Member("b", running_for=0.01)]
     one.on_loop()
