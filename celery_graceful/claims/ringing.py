@@ -10,6 +10,7 @@ are used here, and pinned in ``tests/unit/test_pins.py``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any
 
 import redis
@@ -34,12 +35,13 @@ TO_RING = "+eval +evalsha +lpush +lpop +ltrim +pexpire ~%sgraceful:bell:*"
 
 PUT, RING = script("put"), script("ring")
 
+#: Brokers, with their user, and key prefixes that this process was refused to ring at.
+_refused: set[tuple[str, str]] = set()
+
 
 class RingingChannel:
     """Mixed into kombu's channels."""
 
-    #: Whether this process may do more than put a message into a list.
-    may_ring = True
     #: Who is given what is sent over this channel, in place of Redis.
     _taker: Callable[[str, str, str], object] | None = None
     #: The client of what is sent, and the pool of its connections.
@@ -54,6 +56,15 @@ class RingingChannel:
             client = super()._create_client()  # type: ignore[misc]
             self._sender = self.pool, client
         return client
+
+    @cached_property
+    def _at(self: Any) -> tuple[str, str]:
+        return self.connection.client.as_uri(), self.global_keyprefix or ""
+
+    @property
+    def may_ring(self) -> bool:
+        """Whether its user of Redis may do more than put a message into a list."""
+        return not _refused or self._at not in _refused
 
     def hand_to(self, taker: Callable[[str, str, str], object]) -> None:
         """Give it what is sent from now on: the keys of list and bell, without the key prefix, and
@@ -91,7 +102,7 @@ class RingingChannel:
     def _do_not_ring(self: Any, exc: Exception) -> None:
         """The user of Redis may send messages, but no more."""
         if self.may_ring:
-            RingingChannel.may_ring = False  # that of this process, whatever the channel
+            _refused.add(self._at)
             logger.warning(
                 "Workers see what this process sends up to a second later: the user of Redis may "
                 "not ring for them: %s. Mend: ACL SETUSER %s %s; then start this process anew",

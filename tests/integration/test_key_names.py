@@ -71,12 +71,9 @@ def test_queues_of_lists(store: Store) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "p:"])
-def test_a_batch_rings_for_its_workers_alone(
-    redis_db: RedisDB, prefix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_rings_for_its_workers_alone(redis_db: RedisDB, prefix: str) -> None:
     """Its user may touch no other key; and its bell is bounded, that of others is not touched."""
     client: Any = redis_db.client
-    monkeypatch.setattr(ringing.RingingChannel, "may_ring", True)
     other = "other:graceful:bell:celery" if not prefix else "graceful:bell:celery"
     client.rpush(other, *range(40))
     app = Celery("keys", broker=redis_db.url, set_as_current=False)

@@ -16,7 +16,6 @@ from celery_graceful import Batch, Graceful
 from celery_graceful.batches import whereabouts
 from celery_graceful.batches.ledger import CHUNK, BatchLedger
 from celery_graceful.batches.model import Callback, Due, End, Outcome
-from celery_graceful.claims import ringing
 from celery_graceful.doctor.examination import Examination
 from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.rights import Needs, missing_rights
@@ -109,14 +108,19 @@ def test_what_is_refused_is_not_away(user, caplog):
     assert "refuses GET on elsewhere: NoPermissionError" in said[1]
 
 
-def test_a_producer_that_may_only_send_sends(server, user, caplog, monkeypatch):
-    monkeypatch.setattr(ringing.RingingChannel, "may_ring", True)
+def test_a_producer_that_may_only_send_sends(server, user, caplog):
+    """Another app of the process, whose user may ring, rings."""
     with server.client(7) as client, Celery("web", broker=user(PLAIN, 7)) as app:
         Graceful(app)
         for number in range(3):
             app.send_task("task", [number], queue="celery")
         assert client.llen("celery") == 3
         assert not client.keys("graceful:*")
+        with Celery("other", broker=server.url(7), set_as_current=False) as other:
+            Graceful(other)
+            other.send_task("task", [3], queue="celery")
+        assert client.llen("celery") == 4
+        assert client.llen("graceful:bell:celery") == 1
     (said,) = [record.getMessage() for record in own_records(caplog)]
     assert "may not ring for them: NoPermissionError" in said
     assert "+evalsha +lpush +lpop +ltrim +pexpire ~graceful:bell:*" in said
@@ -124,11 +128,8 @@ def test_a_producer_that_may_only_send_sends(server, user, caplog, monkeypatch):
 
 @pytest.mark.skipif(not hasattr(Producer, "batch"), reason="this kombu has no batches")
 @pytest.mark.parametrize("rings", [True, False])
-def test_a_producer_that_may_only_use_keys_with_its_prefix(
-    server, user, caplog, monkeypatch, rings
-):
+def test_a_producer_that_may_only_use_keys_with_its_prefix(server, user, caplog, rings):
     """Messages that are sent together are rung for; what is lacking is named with the prefix."""
-    monkeypatch.setattr(ringing.RingingChannel, "may_ring", True)
     keys = "~{p}:*" if rings else "~{p}:celery* ~{p}:_kombu*"
     url = user(f"on >secret &* +@all -@dangerous {keys}", 7)
     with server.client(7) as client, Celery("web", broker=url, set_as_current=False) as app:
@@ -143,7 +144,7 @@ def test_a_producer_that_may_only_use_keys_with_its_prefix(
         assert client.llen("{p}:graceful:bell:celery") == rings
         refused = [one["object"] for one in client.acl_log() if one["username"] in url]
     said = [record.getMessage() for record in own_records(caplog)]
-    assert (ringing.RingingChannel.may_ring, bool(refused)) == (rings, not rings)
+    assert bool(refused) == (not rings)
     assert ["~{p}:graceful:bell:*" in line for line in said] == [True] * (not rings)
 
 
