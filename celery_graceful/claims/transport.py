@@ -39,7 +39,7 @@ from celery_graceful.claims.claimant import Claimant, bell_key
 from celery_graceful.claims.ear import HAND_OVER, SHORT
 from celery_graceful.claims.fetch import Fetch
 from celery_graceful.claims.held_claims import Claims
-from celery_graceful.claims.listening import ListensOnce
+from celery_graceful.claims.listening import Listening
 from celery_graceful.claims.qos import QoS
 from celery_graceful.claims.ringing import RingingChannel
 from celery_graceful.claims.undelivered import Fetched
@@ -402,7 +402,7 @@ class SentinelChannel(kombu_redis.SentinelChannel, Channel):  # type: ignore[mis
     connection_class_ssl = dropping(kombu_redis.SentinelChannel.connection_class_ssl)
 
 
-class Transport(ListensOnce, kombu_redis.Transport):
+class Transport(Listening, kombu_redis.Transport):
     """kombu's Redis transport, with claims."""
 
     Channel = Channel

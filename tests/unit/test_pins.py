@@ -295,6 +295,8 @@ INSTANCE = {
     "_available_connections",
     "_backend_cache",
     "_basic_consume",
+    "_chan_to_sock",  # as the next one: tests/integration/test_listening.py
+    "_fd_to_chan",
     "_busy_workers",
     "_cache",
     "_callbacks",

@@ -16,7 +16,7 @@ from kombu.asynchronous import Hub
 from kombu.message import Message
 
 from celery_graceful.claims.held_claims import Claims, Tag
-from celery_graceful.claims.listening import ListensOnce
+from celery_graceful.claims.listening import Listening
 from celery_graceful.claims.qos import QoS
 from celery_graceful.worker.loop import Loop, _acknowledge_at_once, _go_on_while_there_is_more
 
@@ -231,7 +231,7 @@ def test_kombu_tells_the_loop_once_what_to_listen_to() -> None:
         def register_with_event_loop(self, connection: Any, loop: Any) -> None:
             self.loop = loop
 
-    class Transport(ListensOnce, Listens): ...
+    class Transport(Listening, Listens): ...
 
     transport, hub = Transport(), Hub()
     told: list[Any] = []
