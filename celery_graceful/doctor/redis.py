@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from math import inf
 
 from celery.backends.base import DisabledBackend
+from celery.backends.redis import SentinelBackend
+from kombu.transport.redis import SentinelTransport
 
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.claims.server_checks import may_be_dropped, says_nothing, too_old
@@ -20,6 +22,9 @@ __all__ = ["CHECKS"]
 
 #: Seconds that a round trip may take: each fetch, and each question of a task, waits for one.
 NEAR = 0.001
+
+#: Seconds for which a master that hangs may be waited for.
+QUICKLY = 30.0
 
 #: Batches that are looked at, those first that have stood still for longest.
 BATCHES = 100
@@ -235,6 +240,33 @@ def no_writes(exam: Examination) -> Iterator[Trouble]:
             )
 
 
+def hanging_masters(exam: Examination) -> Iterator[Trouble]:
+    """CG213: a master that hangs is waited for, though Sentinels would name another one."""
+    conf = exam.app.conf
+    if isinstance(exam.connection.transport, SentinelTransport):
+        options = conf.broker_transport_options or {}
+        for name in ("socket_timeout", "health_check_interval"):
+            if not 0 < (options.get(name) or 0) <= QUICKLY:
+                yield Trouble(
+                    f"broker_transport_options[{name!r}]",
+                    options.get(name),
+                    "a master that hangs is waited for, though Sentinels would name another one: "
+                    "nothing is fetched meanwhile",
+                    f"set {name} to 5",
+                )
+    backend = exam.app.backend
+    if isinstance(backend, SentinelBackend):
+        seconds = backend.connparams.get("socket_timeout")
+        if not 0 < (seconds or 0) <= QUICKLY:
+            yield Trouble(
+                "redis_socket_timeout",
+                seconds,
+                "a task whose result goes to a master that hangs waits for so long, and keeps its "
+                "place in the pool, though Sentinels would name another one",
+                "set redis_socket_timeout to 5",
+            )
+
+
 CHECKS = (
     Check("CG201", Severity.WARNING, no_store),
     Check("CG202", Severity.NOTE, another_store),
@@ -248,4 +280,5 @@ CHECKS = (
     Check("CG210", Severity.WARNING, short_results),
     Check("CG211", Severity.WARNING, visibility_timeouts),
     Check("CG212", Severity.ERROR, no_writes),
+    Check("CG213", Severity.WARNING, hanging_masters),
 )

@@ -19,7 +19,7 @@ from celery_graceful.messages.bounded_connections import BrokerAway
 from celery_graceful.operations import asking
 from celery_graceful.operations.asking import ask
 from tests.conftest import RabbitVhost, RedisDB
-from tests.servers import RedisServer
+from tests.servers import RedisServer, SentinelServers
 from tests.support.distance import far_away
 from tests.support.doctor import Alone, add_task, found, graceful_app, look, run
 from tests.support.workers import TIMEOUT, wait_until
@@ -174,6 +174,22 @@ def test_cg212_no_writes(redis_db: RedisDB, configured: Callable[[str, str], Non
     assert "place 1 of 1; workers could not be asked who consumes it" in why.sentences[0]
     with pytest.raises(BrokerAway, match="maxmemory"):
         ask(app, "ping", 0.1)
+
+
+def test_cg213_hanging_masters(sentinels: SentinelServers, redis_db: RedisDB) -> None:
+    names = ["socket_timeout", "health_check_interval"]
+    things = [f"broker_transport_options[{name!r}]" for name in names] + ["redis_socket_timeout"]
+    options = sentinels.options
+    conf: dict[str, Any] = {
+        "broker_transport_options": options,
+        "result_backend_transport_options": options,
+    }
+    app = graceful_app(sentinels.url(0), sentinels.url(1), **conf)
+    assert [one.thing for one in found(app, "CG213")] == things
+    conf["broker_transport_options"] = {**options, **dict.fromkeys(names, 5)}
+    app = graceful_app(sentinels.url(0), sentinels.url(1), redis_socket_timeout=5.0, **conf)
+    assert found(app, "CG213") == []
+    assert found(app_on(redis_db), "CG213") == []
 
 
 def test_cg208_info(redis_db: RedisDB, user: Callable[[str], RedisDB]) -> None:
