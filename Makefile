@@ -118,7 +118,7 @@ $(DIST): setup.cfg pyproject.toml $(DEV)
 $(TYPED)/.installed: setup.cfg pyproject.toml $(shell git ls-files celery_graceful 2> /dev/null)
 	test -x $(TYPED)/bin/pip || $(PYTHON) -m venv --clear $(TYPED)
 	rm -rf $(TYPED)/source && mkdir $(TYPED)/source
-	cp -R celery_graceful celery_graceful_pytest.py setup.cfg pyproject.toml README.md LICENSE $(TYPED)/source
+	cp -R celery_graceful celery_graceful_*.py setup.cfg pyproject.toml README.md LICENSE $(TYPED)/source
 	$(TYPED)/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps $(TYPED)/source
 	$(TYPED)/bin/python -m pip install --quiet --disable-pip-version-check '$(TYPED)/source[lint]' 'basedpyright<1.41'
 	@touch $@

@@ -48,7 +48,14 @@ class RingingChannel:
     _sender: tuple[Any, Any] = (None, None)
 
     def _create_client(self: Any, asynchronous: bool = False) -> Any:
-        """One for all that is sent: kombu makes one each time, which takes longer than to send."""
+        """One for all that is sent: kombu makes one each time, which takes longer than to send.
+
+        Raises:
+            redis.ConnectionError: The channel is closed: its connection was lost while something
+                was being sent over it. kombu sends it over the next one, then.
+        """
+        if self.connection is None:
+            raise redis.ConnectionError("the connection was lost")
         if asynchronous or self.pool.connection_kwargs.get("credential_provider") is not None:
             return super()._create_client(asynchronous)  # type: ignore[misc]
         pool, client = self._sender

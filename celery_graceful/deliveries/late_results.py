@@ -161,6 +161,7 @@ class LateResults:
         """The worker ends: store what can be, in up to ``seconds``."""
         self._ends = True
         self._looking.end(seconds)
+        self.on_loop()  # which does not go round any more
         lost = [kept for kept in list(self._kept) if kept.waits]
         if lost:
             text = "What %d tasks came to could not be stored, and is lost with this worker"

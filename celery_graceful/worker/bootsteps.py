@@ -12,6 +12,7 @@ from billiard.util import Finalize
 from celery import bootsteps
 from celery.apps.worker import Worker
 from celery.utils.log import get_logger
+from kombu.exceptions import OperationalError
 
 from celery_graceful.batches.kept_headers import check_function
 from celery_graceful.checkpoints.resume import check_options
@@ -31,6 +32,7 @@ from celery_graceful.task.misspelt import say_what_is_misspelt
 from celery_graceful.task.trace_log import install_filter
 from celery_graceful.timeline import grace_period
 from celery_graceful.worker import control
+from celery_graceful.worker.consumed_over import consumed_over
 from celery_graceful.worker.drain import Drain
 from celery_graceful.worker.embedded import EmbeddedWorker
 from celery_graceful.worker.mailbox import leave_at_once
@@ -154,6 +156,12 @@ class ConsumerStep(bootsteps.StartStopStep):
     requires = ("celery.worker.consumer.tasks:Tasks",)
     label = "Graceful"
 
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        # What a connection was lost by while something was sent over it, as by ``mingle``: a reason
+        # to connect again. Celery ends the worker by it.
+        consumer.connection_errors = (*consumer.connection_errors, OperationalError)
+
     @staticmethod
     def _parts(consumer: Any) -> Parts | None:
         """None where the consumer was started without its worker: by Celery's own tests."""
@@ -163,6 +171,8 @@ class ConsumerStep(bootsteps.StartStopStep):
         parts = self._parts(consumer)
         if parts is None:
             return
+        if not parts.kind.is_green:
+            parts.owner.fill(consumed_over, consumer.connection)
         parts.loop.attach(consumer)
         parts.places.arrive(consumer)
         # It is a member nowhere where Redis does not let it be.
@@ -178,6 +188,7 @@ class ConsumerStep(bootsteps.StartStopStep):
     def stop(self, consumer: Any) -> None:
         parts = self._parts(consumer)
         if parts is not None:
+            parts.owner.leave(consumed_over)
             parts.quiesce.consumer_lost()
 
 

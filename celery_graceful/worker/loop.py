@@ -16,6 +16,7 @@ from kombu.message import Message
 
 from celery_graceful.claims.held_claims import Tag
 from celery_graceful.system import native
+from celery_graceful.worker import events_connection
 
 __all__ = ["Loop", "consume_again", "innermost_at_work"]
 
@@ -82,7 +83,7 @@ class Loop:
         if not _is_woken_by_calls(consumer.hub):
             _go_round_for_calls(consumer, self.turn)
         _acknowledge_at_once(consumer)
-        _stay_lost(consumer, getattr(consumer.event_dispatcher, "connection", None))
+        events_connection.stay_lost(consumer)
         if consumer.hub is None:
             self._attach_synloop(consumer)
             self._begins()
@@ -151,7 +152,7 @@ class Loop:
             )
             self._listener.start()
         if self._green:
-            _read_what_is_there(getattr(consumer.event_dispatcher, "connection", None))
+            events_connection.read_what_is_there(consumer)
         drain_events = consumer.connection.drain_events
         self.pause = 0.0 if self._green else SYNLOOP
 
@@ -333,60 +334,6 @@ def _go_on_while_there_is_more(hub: Any) -> None:
         return 0 if hub._ready else seconds
 
     hub.fire_timers = until_events
-
-
-def _read_what_is_there(events: Any) -> None:
-    """Never wait for what comes over the connection of events: heartbeats, and nothing else.
-
-    Since 5.7 Celery waits a tenth of a second for them in each turn of a loop without a hub, in
-    which one message is taken.
-    """
-    if events is not None and _is_amqp(events):
-        drain_events = type(events).drain_events
-        events.drain_events = lambda **_: drain_events(events, timeout=0)
-
-
-def _stay_lost(consumer: Any, events: Any) -> None:
-    """A lost connection of events is made anew at once, or never: then it ends the loop.
-
-    Celery sends heartbeats from its loop, and would try until the broker is back: nothing else was
-    done meanwhile, a drain least of all. What is not sent waits for the next dispatcher.
-
-    Nor is it made anew by who looks after heartbeats (since Celery 5.7), or later: its dispatcher
-    would keep the channel that is gone, on which kombu then declares the exchange of events, for
-    ever, and makes a connection each time: the loop never came back from that.
-    """
-    if events is None:
-        return
-    ensure, check, is_lost = type(events)._ensure_connection, type(events).heartbeat_check, False
-
-    def connect_once(*_: Any, reraise_as_library_errors: bool = True, **__: Any) -> Any:
-        nonlocal is_lost
-        if is_lost:
-            _raise_lost()
-        how = {"reraise_as_library_errors": reraise_as_library_errors}
-        try:
-            return ensure(events, max_retries=max(0, len(events.alt) - 1), **how)
-        except Exception:
-            is_lost = True
-            if consumer.hub is not None:
-                consumer.call_soon(_raise_lost)
-            elif consumer.connection is not None:
-                consumer.connection.drain_events = _raise_lost
-            raise
-
-    def heartbeat_check(*args: Any, **kwargs: Any) -> Any:
-        if not events.connected:
-            _raise_lost()
-        return check(events, *args, **kwargs)
-
-    events._ensure_connection = connect_once
-    if _is_amqp(events):
-        events.heartbeat_check = heartbeat_check
-
-
-def _raise_lost(**_: Any) -> None:
-    raise ConnectionResetError("the connection of events is lost")
 
 
 def _restore_in_loop(consumer: Any) -> None:

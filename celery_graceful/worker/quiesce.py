@@ -15,6 +15,7 @@ from celery.worker import state
 from celery_graceful.batches.ends import Ends
 from celery_graceful.batches.outbox import Outbox
 from celery_graceful.deliveries.duplicates import Duplicates
+from celery_graceful.deliveries.late_results import LateResults
 from celery_graceful.deliveries.ledger import Ledger, strangers
 from celery_graceful.deliveries.requeue import NotTaken
 from celery_graceful.membership.broker_servers import Servers
@@ -63,6 +64,7 @@ class Quiesce:
         others: What it consumes besides its tasks.
         revocations: Its running tasks that were revoked.
         giving_up: What becomes of its tasks at the hard deadline.
+        late_results: Results that could not be stored yet.
         ends: What batches have still to hear of what has ended.
         outbox: Callbacks of batches that it publishes.
         request_stop: Begins the drain; takes what asks for it.
@@ -81,6 +83,7 @@ class Quiesce:
         others: OtherConsumers,
         revocations: Revocations,
         giving_up: GivingUp,
+        late_results: LateResults,
         ends: Ends,
         outbox: Outbox,
         request_stop: Callable[[str], None],
@@ -96,6 +99,7 @@ class Quiesce:
         self.others = others
         self.revocations = revocations
         self.giving_up = giving_up
+        self.late_results = late_results
         self.ends = ends
         self.outbox = outbox
         self.request_stop = request_stop
@@ -207,6 +211,8 @@ class Quiesce:
         self.loop.detach()
         self.unusable.detach()
         self.revocations.on_loop()
+        if not self.ledger.requeue.is_amqp:  # else nobody can be answered any more
+            self.late_results.on_loop()
         self.ends.wait_no_more()
         # Acknowledgements that wait for the loop: it may not go round again.
         self.places.settle()

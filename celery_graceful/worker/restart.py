@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
 from celery_graceful.system import native
 
@@ -21,6 +22,10 @@ _STOPS = ("SIGTERM", "SIGINT", "SIGQUIT")
 #: In the environment of a process that was started so.
 _STARTED_ANEW = "_GRACEFUL_STARTED_ANEW"
 
+#: Options by which a worker that root starts becomes somebody else, and where Celery looks for
+#: them besides. It fails if it is told so and is not root any more.
+_BECOMES = {"--uid": "CELERY_WORKER_UID", "--gid": "CELERY_WORKER_GID"}
+
 
 class Restart:
     """How this process was started, so that it can be again. Made before the worker starts."""
@@ -29,6 +34,8 @@ class Restart:
         # A pool that spawns its children tells them things by the environment.
         self._environ = {**os.environ, _STARTED_ANEW: "1"}
         if os.environ.pop(_STARTED_ANEW, None):
+            for name in _BECOMES.values():
+                os.environ.pop(name, None)  # read by now, and not for what tasks start
             _reap()
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self.asked_for = False
@@ -53,7 +60,26 @@ class Restart:
         if self.asked_for:
             # As it was started, options of the interpreter included: `python -m celery` is not
             # the same as running the file.
-            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], self._environ)
+            args, environ = sys.orig_argv[1:], self._environ
+            if os.geteuid():
+                # To Celery a 0 is nobody to become, and stands above the settings `worker_uid`
+                # and `worker_gid`.
+                args, environ = _as_it_is(args), environ | dict.fromkeys(_BECOMES.values(), "0")
+            os.execve(sys.executable, [sys.executable, *args], environ)
+
+
+def _as_it_is(args: Sequence[str]) -> list[str]:
+    """A command line without what changes the user. Before `worker` it is none of Celery's."""
+    kept: list[str] = []
+    words, of_worker = iter(args), False
+    for word in words:
+        name, value_is_in_it, _ = word.partition("=")
+        if not of_worker or name not in _BECOMES:
+            kept.append(word)
+        elif not value_is_in_it:
+            next(words, None)
+        of_worker = of_worker or word == "worker"
+    return kept
 
 
 def _reap() -> None:

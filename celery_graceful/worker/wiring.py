@@ -96,7 +96,7 @@ class Parts(ControlledWorker):
         self.app = worker.app
         self.embedded = embedded
         self._stopped = False
-        kind = kind_of(worker)
+        self.kind = kind = kind_of(worker)
 
         # -- what all stand on
         #: Of what this process has from this worker.
@@ -215,6 +215,7 @@ class Parts(ControlledWorker):
             others,
             revocations,
             giving_up,
+            late_results,
             ends,
             outbox,
             request_stop=drain.request_stop,

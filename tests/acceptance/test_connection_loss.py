@@ -23,6 +23,16 @@ def start(broker: Broker, pool: str) -> Worker:
     return Worker("tests.apps.claims", pool=pool, env=env)
 
 
+def test_while_something_is_sent_at_the_start(broker: Broker, app: Celery) -> None:
+    """As ``mingle`` does: Celery ends the worker by it."""
+    with Worker("tests.apps.lost_at_start", pool="threads", env=broker.env) as worker:
+        worker.wait_line("Connection to broker lost", 2)
+        assert app.send_task("tests.apps.lifecycle.short").get(timeout=TIMEOUT)
+        assert worker.count(">> .* sends") == 3
+        worker.term()
+        assert worker.wait() == 0
+
+
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
 def test_a_claim_outlives_it(pool: str, broker: Broker, app: Celery, tmp_path: Path) -> None:

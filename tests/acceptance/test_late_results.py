@@ -232,6 +232,39 @@ def test_a_connection_that_is_lost_meanwhile(
     assert worker.count(">> .* started") == 1
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_stop_while_the_broker_is_away_too(
+    pool: str, start_server: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    """What was stored meanwhile is acknowledged, though no loop goes round."""
+    broker, results = (start_server(RedisServer, appendonly=True) for _ in range(2))
+    app = make_app(broker.url(0), results.url(0))
+    env = {"BROKER_URL": broker.url(0), "RESULT_URL": results.url(0), "GRACE": "60"}
+    site = Site(app, results, tmp_path / "go", env)
+    with site.worker(pool) as worker:
+        worker.ready()
+        site.send("late")
+        worker.wait_line(">> .* started")
+        results.kill()
+        broker.kill()
+        site.gate.touch()
+        worker.wait_line(r"Trying again in [2-9]\.00 seconds")
+        if pool == "threads":  # of a child it is heard when the loop goes round, or at the stop
+            worker.wait_line(KEPT)
+        results.start()
+        if pool == "threads":
+            worker.wait_line("came to .* is stored")
+        broker.start()
+        worker.term()
+        assert worker.wait() == 0
+    with broker.client(0) as client:
+        assert not client.exists("celery")
+        assert not client.keys("graceful:claims:*")
+    site.all_end(late="SUCCESS")
+    site.sent.clear()
+    app.close()
+
+
 def test_a_database(database: Site, tmp_path: Path) -> None:
     """Another result backend, that says which of its errors are outages."""
     site, folder, away = database, database.results, tmp_path / "away"

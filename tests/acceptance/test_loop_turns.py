@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from celery import Celery
 from celery.result import ResultSet
@@ -11,6 +13,26 @@ from tests.support.workers import TIMEOUT, Worker
 
 #: Acknowledged one by one, each of which would wait for a tenth of a second, or for a whole one.
 TASKS = 1000
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
+def test_no_confirm_is_read_by_the_loop(pool: str, make_broker: Callable[[str], Broker]) -> None:
+    """Since 5.7 it reads the connection of events: who had sent one waited for ever."""
+    broker = make_broker("rabbitmq")
+    env = {**broker.env, "EFFECTS": broker.backend_url, "GRACE": "120"}
+    env["CONF_broker_transport_options"] = "{'confirm_publish': True}"
+    with (
+        broker.app() as app,
+        Worker("tests.apps.members", pool=pool, env=env, args=["-E"]) as worker,
+    ):
+        worker.ready()
+        for _ in range(5):
+            sent = [app.send_task("late", ["succeed"]) for _ in range(TASKS // 10)]
+            assert ResultSet(sent, app=app).join(timeout=TIMEOUT) == ["done"] * len(sent)
+        worker.term()
+        assert worker.wait() == 0
+        assert worker.took < 60, "of 120 s"
 
 
 @pytest.mark.parametrize("pool", ["threads", "gevent", "prefork", "solo"])

@@ -5,6 +5,7 @@ Celery hands more to such a pool than it has children: the end of each makes roo
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from celery import Celery
 
 from tests.support.broker import Broker
-from tests.support.workers import Worker, wait_until, wait_until_heard
+from tests.support.workers import TIMEOUT, Worker, wait_until, wait_until_heard
 
 #: Seconds. What is no test of a deadline does not wait for one.
 GRACE = 60.0
@@ -121,3 +122,24 @@ def test_a_child_is_replaced_as_soon_as_it_has_ended(
         gaps = sorted(b - a for a, b in zip(begun, begun[2:], strict=False))  # two children
         # Of the quickest quarter: what takes longest is for the machine to say.
         assert gaps[len(gaps) // 4] < 4  # 0.4 s
+
+
+def test_what_a_task_forks_does_not_keep_the_connection_of_a_dead_worker(
+    broker: Broker, app: Celery, tmp_path: Path
+) -> None:
+    """The child has it that was started while the worker was connected."""
+    env = {**broker.env, "GRACE": str(GRACE), "CONF_worker_max_tasks_per_child": "1"}
+    with Worker("tests.apps.ended", concurrency=1, env=env) as worker:
+        worker.ready()
+        app.send_task("tests.apps.ended.nothing").get(timeout=TIMEOUT)
+        held = app.send_task("tests.apps.ended.forking_meanwhile", [str(tmp_path / "go")])
+        forked = int(worker.wait_line(">> .* forked").split()[-1])
+        worker.signal(signal.SIGKILL)
+        worker.process.wait(TIMEOUT)
+        os.kill(forked, 0)  # it writes where the worker did: that has not ended
+        if broker.name == "redis":  # what it waited for would go to nobody
+            asked = broker.client.client_list
+            wait_until(lambda: not [one for one in asked() if one["cmd"] == "brpop"], "it is gone")
+        else:
+            assert broker.drain_queue(app, at_least=1) == [held.id]
+        (tmp_path / "go").touch()

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 from celery import Celery
+from kombu.exceptions import OperationalError
 
+from celery_graceful import Graceful
 from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.connections import sentinel_pools
 from celery_graceful.store.store import StoreAway
@@ -173,3 +175,28 @@ def test_a_worker_outlives_a_master_that_is_none_any_more(pool, start_server):
             client.execute_command("REPLICAOF", "NO", "ONE")
             app.send_task("tests.apps.resuming.short", [1])
         worker.wait_line(">> .*short 1")
+
+
+def test_a_channel_that_is_closed_while_something_is_sent(server):
+    """kombu sends it over the next one; who may not wait for that hears of a lost connection."""
+    server.ensure_running()
+    app = Celery("sends", broker=server.url(4), set_as_current=False)
+    Graceful(app)
+    with app, app.connection_for_write() as connection, server.client(4) as client:
+        producer = app.amqp.Producer(connection)
+        declare, losses = producer.maybe_declare, ["once"]
+
+        def declare_and_lose(*args, **kwargs):
+            answer = declare(*args, **kwargs)
+            if losses:
+                losses.pop()
+                connection.collect()
+            return answer
+
+        producer.maybe_declare = declare_and_lose
+        sent = app.send_task("one", producer=producer, queue="celery")
+        assert (losses, client.llen("celery")) == ([], 1)
+        losses.append("again")
+        with pytest.raises(OperationalError, match="the connection was lost"):
+            app.send_task("one", producer=producer, queue="celery", retry=False)
+        assert sent.id in client.lindex("celery", 0)

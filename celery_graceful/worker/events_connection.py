@@ -1,0 +1,78 @@
+"""The connection that a worker's events and heartbeats go over: it never holds up its loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["read_what_is_there", "stay_lost"]
+
+
+def read_what_is_there(consumer: Any) -> None:
+    """Never wait for what comes over it: RabbitMQ's heartbeats, and nothing else.
+
+    Since 5.7 Celery waits a tenth of a second for them in each turn of a loop without a hub, in
+    which one message is taken. Nor is anything read while a greenlet sends: with publisher confirms
+    it waits for an answer, for ever if another one has read that.
+    """
+    dispatcher = consumer.event_dispatcher
+    events = getattr(dispatcher, "connection", None)
+    if events is None or not _is_amqp(events):
+        return
+
+    def drain_events(**_: Any) -> Any:
+        if not dispatcher.mutex.acquire(blocking=False):
+            raise TimeoutError("a greenlet sends, and reads what comes")
+        try:
+            return type(events).drain_events(events, timeout=0)
+        finally:
+            dispatcher.mutex.release()
+
+    events.drain_events = drain_events
+
+
+def stay_lost(consumer: Any) -> None:
+    """Once lost it is made anew at once, or never: then it ends the loop.
+
+    Celery sends heartbeats from its loop, and would try until the broker is back: nothing else was
+    done meanwhile, a drain least of all. What is not sent waits for the next dispatcher.
+
+    Nor is it made anew by who looks after heartbeats (since Celery 5.7), or later: its dispatcher
+    would keep the channel that is gone, on which kombu then declares the exchange of events, for
+    ever, and makes a connection each time: the loop never came back from that.
+    """
+    events = getattr(consumer.event_dispatcher, "connection", None)
+    if events is None:
+        return
+    ensure, check, is_lost = type(events)._ensure_connection, type(events).heartbeat_check, False
+
+    def connect_once(*_: Any, reraise_as_library_errors: bool = True, **__: Any) -> Any:
+        nonlocal is_lost
+        if is_lost:
+            _raise_lost()
+        how = {"reraise_as_library_errors": reraise_as_library_errors}
+        try:
+            return ensure(events, max_retries=max(0, len(events.alt) - 1), **how)
+        except Exception:
+            is_lost = True
+            if consumer.hub is not None:
+                consumer.call_soon(_raise_lost)
+            elif consumer.connection is not None:
+                consumer.connection.drain_events = _raise_lost
+            raise
+
+    def heartbeat_check(*args: Any, **kwargs: Any) -> Any:
+        if not events.connected:
+            _raise_lost()
+        return check(events, *args, **kwargs)
+
+    events._ensure_connection = connect_once
+    if _is_amqp(events):
+        events.heartbeat_check = heartbeat_check
+
+
+def _raise_lost(**_: Any) -> None:
+    raise ConnectionResetError("the connection of events is lost")
+
+
+def _is_amqp(connection: Any) -> bool:
+    return bool(connection.transport.driver_type == "amqp")
