@@ -7,11 +7,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from celery_graceful.batches.brief_status import standing_of
+from celery_graceful.batches.brief_status import standing_of, still_open
 from celery_graceful.batches.failed_members import FailedMembers
 from celery_graceful.batches.findings import Missing, Named, note, noted
 from celery_graceful.batches.ledger import BatchLedger
@@ -21,7 +21,7 @@ from celery_graceful.batches.model import Due
 from celery_graceful.batches.packing import load
 from celery_graceful.batches.repair import Publish, Repair, Repaired
 from celery_graceful.batches.routes import Routes
-from celery_graceful.batches.search_state import Sought, callback_member
+from celery_graceful.batches.search_state import Doubt, Sought, Unknown, callback_member
 from celery_graceful.batches.sent_again import lately
 from celery_graceful.batches.status import Status
 from celery_graceful.batches.whereabouts import whereabouts_of
@@ -58,16 +58,23 @@ class CallbackRuns(Exception):
     Args:
         batch: Id of the batch.
         name: Of the callback.
+        doubt: Why it may be lost all the same.
     """
 
-    def __init__(self, batch: str, name: str) -> None:
-        super().__init__(batch, name)
-        self.batch, self.name = batch, name
+    def __init__(self, batch: str, name: str, doubt: str = "") -> None:
+        super().__init__(batch, name, doubt)
+        self.batch, self.name, self.doubt = batch, name, doubt
 
     def __str__(self) -> str:
+        begun = f"{self.name} of batch {self.batch} has begun, and"
+        if self.doubt:
+            return (
+                f"{begun} whether it is lost cannot be known: {self.doubt}. Sent now it may run "
+                "twice; --force does so"
+            )
         return (
-            f"{self.name} of batch {self.batch} has begun, and is not lost: a worker runs it, or "
-            "it is in a queue and comes again. Sent now it would run twice; --force does so"
+            f"{begun} is not lost: a worker runs it, or it is in a queue and comes again. Sent "
+            "now it would run twice; --force does so"
         )
 
 
@@ -86,7 +93,9 @@ class Remedies:
         self._where = whereabouts_of(app, time.sleep, Routes(app, ledger).of)
         settings = settings_of(app)
         pause = between_looks(settings)
-        self._scan = Scan(ledger, self._where, _wait, pause)
+        self._scan = Scan(ledger, self._where, _wait, pause, self._doubt)
+        #: Batch -> what the last ``look`` could not tell of it.
+        self.unknown: dict[str, Unknown] = {}
         self._failed = FailedMembers(ledger, self._where, _wait, pause, lately(settings))
 
     def unfinished(self) -> Iterator[Status]:
@@ -100,12 +109,18 @@ class Remedies:
             UnknownBatch: There is no such batch.
             Exception: What the broker's client raised.
         """
+        self.unknown = {}
         found = self._scan.look([*dict.fromkeys(self.ledger.with_kids(batch))])
         if batch not in found:
             raise UnknownBatch(batch)
         for one, missing in found.items():
             note(self.ledger, one, missing, KNOWN)
         return found
+
+    def _doubt(self, batch: str, members: Collection[str], doubt: Doubt) -> None:
+        count = len(still_open(self.ledger, batch, sorted(members)))
+        if count:
+            self.unknown[batch] = Unknown(count, doubt)
 
     def look_failed(self, batch: str) -> dict[str, list[Missing]]:
         """Members that have failed, of a batch and those inside of it; unsure are those that go on.
@@ -201,7 +216,8 @@ class Remedies:
 
         Raises:
             UnknownBatch: There is no such batch, or it has no such callback.
-            CallbackRuns: It has begun, and a worker that lives has it, or a queue: it comes again.
+            CallbackRuns: It has begun, and a worker that lives has it, or a queue, as far as
+                anybody can know: it comes again.
             HeaderRuns: It is the body of a chord, whose results are still to come.
             Exception: What the broker's client raised.
         """
@@ -209,21 +225,24 @@ class Remedies:
         if self.ledger.callback(due).gathers and self.ledger.status(batch).pending:
             raise HeaderRuns(batch)
         seen = "" if force else self.ledger.copy_of(due)
-        if not force and self.ledger.has_begun(due) and self._goes_on(due):
-            raise CallbackRuns(batch, name)
+        if not force and self.ledger.has_begun(due):
+            self._check_lost(due)
         fired = self.ledger.fire(batch, name, seen)
         self.publish(fired)
         return bool(fired)
 
-    def _goes_on(self, due: Due) -> bool:
-        """Whether what has begun is somewhere. Workers say what they hold with each heartbeat."""
+    def _check_lost(self, due: Due) -> None:
+        """That what has begun is nowhere. Workers say what they hold with each heartbeat."""
+        doubts = []
         for pause in (self._scan.pause, 0.0):
             sought = Sought({due.batch: [callback_member(due.name)]})
             self._where.look(sought, again=True)
             if not sought:
-                return True
+                raise CallbackRuns(due.batch, due.name)
+            doubts += [doubt.why for doubt in sought.doubts.values()]
             _wait(pause)
-        return False
+        if doubts:
+            raise CallbackRuns(due.batch, due.name, doubts[-1])
 
     def complete(self, batch: str) -> None:
         """End a batch by force: who has not ended has failed.

@@ -7,12 +7,12 @@ between is seen then, or has ended. What is found neither time is missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from celery_graceful.batches.brief_status import Standing, standing_of, still_open
 from celery_graceful.batches.findings import LostBatch, Missing
 from celery_graceful.batches.ledger import BatchLedger
-from celery_graceful.batches.search_state import Sought, callback_member
+from celery_graceful.batches.search_state import Doubt, Sought, callback_member
 from celery_graceful.batches.whereabouts import Whereabouts
 
 __all__ = ["MOST", "Scan"]
@@ -34,6 +34,7 @@ class Scan:
         whereabouts: Where messages can be.
         wait: Waits for so many seconds; whether to go on then.
         pause: Seconds between the two looks: living workers have said again what they hold.
+        on_doubt: Told of a batch, and of those which may be missing or not, so are not listed.
     """
 
     def __init__(
@@ -42,11 +43,13 @@ class Scan:
         whereabouts: Whereabouts,
         wait: Callable[[float], bool],
         pause: float,
+        on_doubt: Callable[[str, Collection[str], Doubt], None] = lambda *_: None,
     ) -> None:
         self.ledger = ledger
         self.whereabouts = whereabouts
         self._wait = wait
         self.pause = pause
+        self._on_doubt = on_doubt
 
     def look(self, batches: Sequence[str]) -> dict[str, list[Missing]]:
         """What is missing of some batches that have not ended.
@@ -91,10 +94,11 @@ class Scan:
         """Who was not found, and may be missing for all that is known."""
         if not sought.doubts:
             return dict(sought)
-        seconds = self.ledger.now()
-        return {
-            batch: members
-            for batch, members in sought
-            if batch not in sought.doubts
-            or seconds - standing[batch].moved >= sought.doubts[batch].age
-        }
+        seconds, believed = self.ledger.now(), {}
+        for batch, members in sought:
+            doubt = sought.doubts.get(batch)
+            if doubt is None or seconds - standing[batch].moved >= doubt.age:
+                believed[batch] = members
+            else:
+                self._on_doubt(batch, members, doubt)
+        return believed

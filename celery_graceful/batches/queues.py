@@ -26,6 +26,10 @@ TIMEOUT = 2.0
 #: and those whose worker is gone: a broker that has not heard of that yet gives them back later.
 AGE, GIVES_BACK = 3600.0, 300.0
 
+#: When it is known what is missing.
+EMPTY = "run it again when the queue is empty"
+GIVEN_BACK = "run it again in some minutes"
+
 #: Keys in one command.
 CHUNK = 500
 
@@ -62,8 +66,7 @@ class Queues:
             for batch, members in sought:
                 queue = lengths.first_not_empty(self._routes(batch, members)) or delayed
                 if queue is not None:
-                    why = f"{queue} is not empty, and RabbitMQ does not say what is in it"
-                    sought.doubt(batch, Doubt(why, AGE))
+                    sought.doubt(batch, Doubt(lengths.said_of(queue), AGE, EMPTY))
         if again and self.store is not None:
             self._ask_notes(self.store, sought)
 
@@ -85,7 +88,7 @@ class Queues:
                         sought.found([f"{batch}/{member}"])
                     elif note.may_come_back:
                         why = "the worker that ran it is gone, and RabbitMQ may give it back"
-                        sought.doubt(batch, Doubt(why, GIVES_BACK))
+                        sought.doubt(batch, Doubt(why, GIVES_BACK, GIVEN_BACK))
 
 
 class _Lengths:
@@ -101,6 +104,12 @@ class _Lengths:
 
     def exists(self, queue: str) -> bool:
         return self._length(queue) is not None
+
+    def said_of(self, queue: str) -> str:
+        """Why nobody knows what is in one that is not empty."""
+        count = self._length(queue) or 0
+        wait = "1 waits" if count == 1 else f"{count:,} wait"
+        return f"{queue} is not empty ({wait} there), and RabbitMQ does not say what is in it"
 
     def _length(self, queue: str) -> int | None:
         if queue not in self._known:

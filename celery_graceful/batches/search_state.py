@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-__all__ = ["Doubt", "Sought", "callback_member", "callback_name"]
+__all__ = ["Doubt", "Sought", "Unknown", "callback_member", "callback_name"]
 
 _CALLBACK = "callback:"
 
@@ -26,10 +26,24 @@ class Doubt(NamedTuple):
     Attributes:
         why: For people.
         age: Seconds; of a batch that has stood still for so long it is listed as missing.
+        mend: When it can be known, for people; empty if nobody can tell.
     """
 
     why: str
     age: float
+    mend: str = ""
+
+
+class Unknown(NamedTuple):
+    """What may be missing of a batch, or be somewhere: it is not listed as missing.
+
+    Attributes:
+        number: How many members and callbacks.
+        doubt: Why nobody knows.
+    """
+
+    number: int
+    doubt: Doubt
 
 
 class Sought:

@@ -42,6 +42,9 @@ FORBIDDEN = (
     "sent already are sent again: %s. Mend: ACL SETUSER <user> %s (docs/reliable-fetch.md, Rights)"
 )
 
+#: When it is known what is in a list that was too long to be looked through.
+SHORTER = "run it again when it is shorter"
+
 #: What was said of that.
 _refused: set[str] = set()
 
@@ -100,7 +103,7 @@ class _OnRedis:
                         self._known[key] = None
                 except TooLong as exc:
                     for batch, _ in sought:
-                        sought.doubt(batch, Doubt(str(exc), AGE))
+                        sought.doubt(batch, Doubt(str(exc), AGE, SHORTER))
                 except StoreForbidden as exc:  # it may be of another app, and no queue
                     refused = exc
             if refused is not None and sought:

@@ -18,6 +18,7 @@ from celery_graceful.cli.output import (
     Command,
     ask,
     counted,
+    duration,
     folded,
     moment,
     say_done,
@@ -27,7 +28,8 @@ from celery_graceful.cli.output import (
 from celery_graceful.cli.progress import Working
 from celery_graceful.cli.writing import Group
 from celery_graceful.exceptions import UnknownBatch
-from celery_graceful.operations.batches import Batches, NotSent, Resent, Standing
+from celery_graceful.operations.batch_records import Resent, Standing, Unknown
+from celery_graceful.operations.batches import Batches, NotSent
 from celery_graceful.operations.pasting import pasted
 from celery_graceful.operations.records import utc
 
@@ -85,7 +87,7 @@ def list_(
     if not found:
         none = "nothing has failed" if failed else "no batch is unfinished"
         none = "no producer has left one" if only_left else none
-        click.echo("nothing is missing" if only_missing else none, err=True)
+        click.echo("nothing is known to be missing" if only_missing else none, err=True)
     elif status == FOUND:
         click.echo(f"  -> {command_of(ctx)}batches show ID", err=True)
     return status
@@ -103,15 +105,15 @@ def list_(
 def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> int:
     """One batch: how it stands, and which members are missing, or have failed.
 
-    Exits with 1 if some are missing, its producer has left it (died, failed) before all of it was
-    sent, or there is no such batch.
+    Exits with 1 if some are missing, or with --look may be for all that can be known, if its
+    producer has left it (died, failed) before all of it was sent, or there is no such batch.
     """
     batches = _batches(ctx)
     with _errors(), Working("looks for its members"):
         found = batches.batch(batches.find(batch_id), look=look)
     inside = [other for other in found.others if other.state == "batch"]
     is_stuck = found.missing or found.left or any(batch.stuck for batch in inside)
-    status = FOUND if is_stuck else FINE
+    status = FOUND if is_stuck or found.unknown else FINE
     if as_json:
         say_json(found.to_dict())
         return status
@@ -126,8 +128,10 @@ def show(ctx: click.Context, batch_id: str, as_json: bool, look: bool) -> int:
             again = "send another one like it"
         command = f"{command_of(ctx)}{pasted(['batches', 'resend', '--close'], batch)}"
         click.echo(f"  -> {dead}{again}, or, if it has all of its members: {command}", err=True)
-    elif status == FOUND:
+    elif is_stuck:
         click.echo(f"  -> {command_of(ctx)}{pasted(['batches', 'resend'], batch)}", err=True)
+    elif found.unknown:
+        click.echo(f"  -> {_mend(found.unknown, 'batches resend ')}", err=True)
     elif found.status.finished is None and not look:
         look_again = pasted(["batches", "show", "--look"], batch)
         click.echo(f"  -> {command_of(ctx)}{look_again}", err=True)
@@ -156,7 +160,8 @@ def resend(
     """Send missing members again, under their old ids.
 
     They are looked for first, which takes some seconds. What has ended in a worker without
-    celery_graceful ends as its result says. Exits with 1 if some were left alone, or given up.
+    celery_graceful ends as its result says. Exits with 1 if some were left alone, or given up, or
+    if it cannot be known whether some are missing: RabbitMQ does not say what is in a queue.
     """
     said: list[Resent] = []
     for batch_id in _ids(ctx, batch_ids):
@@ -258,8 +263,17 @@ def _resent(done: Resent, *, failed: bool, alone: bool = True) -> Iterator[str]:
             else "  none of its members is missing; batches show ID --look says where they are, "
             "resend ID --failed sends those again that have failed"
         )
+    if done.unknown:
+        yield f"  {done.unknown.why}"
+        yield f"  {_mend(done.unknown)}"
     if done.sending:
         yield "  it is being sent; if its producer is dead: Batch.resume(), or --close"
+
+
+def _mend(unknown: Unknown, command: str = "") -> str:
+    one = f"{command}--member M sends one wherever it is"
+    all_ = f"--unsure all of them once the batch has stood still for {duration(unknown.age)}"
+    return "; ".join(filter(None, (unknown.mend, f"{one}, {all_}")))
 
 
 def lines_of(found: Standing) -> Iterator[str]:
@@ -280,6 +294,8 @@ def lines_of(found: Standing) -> Iterator[str]:
     for one in found.missing[:MOST]:
         task = f"  {one.task}" if one.task else ""
         yield f"  missing: {one.member}{task}  {one.why}{'' if one.sure else ' (unsure)'}"
+    if found.unknown:
+        yield f"  unknown: {found.unknown.said}: {found.unknown.why}"
     if len(found.missing) > MOST:
         yield f"  and {len(found.missing) - MOST:,} more that are missing: --json names them"
     for failed in found.failed:

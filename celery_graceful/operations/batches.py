@@ -5,27 +5,34 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+from celery_graceful.batches import search_state
 from celery_graceful.batches.callback_publishing import publish_due
 from celery_graceful.batches.findings import Missing, noted
 from celery_graceful.batches.ledger import BatchLedger
 from celery_graceful.batches.manual_remedies import CallbackRuns, HeaderRuns, Remedies
 from celery_graceful.batches.model import Due, State
-from celery_graceful.batches.search_state import callback_name
 from celery_graceful.batches.status import Status
 from celery_graceful.exceptions import UnknownBatch
 from celery_graceful.operations.asking import BROKER_TIMEOUT, check_rabbit
+from celery_graceful.operations.batch_records import (
+    FailedMember,
+    MissingMember,
+    Resent,
+    Standing,
+    Unknown,
+)
 from celery_graceful.operations.pasting import pasted
-from celery_graceful.operations.records import Done, Record, Why
+from celery_graceful.operations.records import Done, Why
 from celery_graceful.operations.stores import NoStore
 from celery_graceful.store.app_stores import find_store
 from celery_graceful.store.store import Store, StoreAway, StoreRefused
 from celery_graceful.system.describe import describe
 
-__all__ = ["Batches", "FailedMember", "MissingMember", "NotSent", "Resent", "Standing", "awaited"]
+__all__ = ["Batches", "NotSent", "awaited"]
 
 #: Members whose place is told, and seconds for the search: workers are asked for each.
 MOST, PATIENCE = 3, 5.0
@@ -42,123 +49,6 @@ CLOSED = "complete with the members that it has"
 
 class NotSent(Exception):
     """A callback has become due, and the broker does not take it: a worker sends it."""
-
-
-@dataclass(frozen=True)
-class FailedMember(Record):
-    """A member that has failed for good.
-
-    Attributes:
-        member: Its id.
-        task: The name of its task; ``None`` of a batch, and where what was sent is not kept, or
-            cannot be read here.
-        batch: It is a batch itself.
-        description: Of that batch.
-    """
-
-    member: str
-    task: str | None
-    batch: bool = False
-    description: str = ""
-
-
-@dataclass(frozen=True)
-class MissingMember(Record):
-    """A member, or callback, that was found nowhere.
-
-    Attributes:
-        member: Its id; ``callback:<name>`` of a callback.
-        why: What is known of it, for people.
-        sure: It is in no queue and no worker holds it; else it may be somewhere all the same.
-        task: The name of its task, as of a failed member; ``None`` of a callback.
-    """
-
-    member: str
-    why: str
-    sure: bool
-    task: str | None
-
-    @property
-    def is_callback(self) -> bool:
-        """Whether it is a callback of the batch."""
-        return callback_name(self.member) is not None
-
-
-@dataclass(frozen=True)
-class Standing(Record):
-    """How a batch stands.
-
-    Attributes:
-        status: As ``Batch.status`` says it.
-        missing: Its missing members, as of the last look for them.
-        others: Where some of the other pending ones are, where they were looked for; else batches
-            inside of it that miss something.
-        failed: Members that have failed: twenty of them at most, in no order.
-        left: Nobody sends the rest of it: its producer has died, or failed.
-    """
-
-    status: Status
-    missing: tuple[MissingMember, ...]
-    others: tuple[Why, ...] = ()
-    failed: tuple[FailedMember, ...] = ()
-    left: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """The names of the status, and ``missing_``, ``other_`` and ``failed_members``."""
-        return {
-            **self.status.summary(),
-            "left": self.left,
-            "missing_members": [one.to_dict() for one in self.missing],
-            "other_members": [one.to_dict() for one in self.others],
-            "failed_members": [one.to_dict() for one in self.failed],
-        }
-
-
-@dataclass(frozen=True)
-class Resent(Record):
-    """What was done about the missing members of a batch.
-
-    Attributes:
-        id: Of the batch.
-        ended: Members that had ended unseen, by their results or in quarantine.
-        resent: Members that were sent again.
-        failed: Members that were given up, and bodies of chords, the results for which have gone.
-        called: Callbacks that were sent again.
-        left: Of the others, why nothing was done.
-        sending: It has not got all of its members yet: its producer is at it, or dead.
-        closed: Its producer was given up: it is complete with the members that it has.
-        said: All that in a sentence; or why nothing was tried.
-        ok: It was tried.
-        inside: Of batches inside of it, in which something was found.
-    """
-
-    id: str
-    ended: tuple[str, ...]
-    resent: tuple[str, ...]
-    failed: tuple[str, ...]
-    called: tuple[str, ...]
-    left: dict[str, str]
-    sending: bool
-    closed: bool
-    said: str
-    ok: bool = True
-    inside: tuple[Resent, ...] = ()
-
-    @classmethod
-    def refused(cls, batch_id: str, why: str) -> Resent:
-        """Nothing was tried."""
-        return cls(batch_id, (), (), (), (), {}, False, False, why, ok=False)
-
-    @property
-    def is_well(self) -> bool:
-        """Nothing of it is left to be looked at."""
-        is_left = self.failed or self.left or (self.sending and not self.closed)
-        return self.ok and not is_left and all(one.is_well for one in self.inside)
-
-    @property
-    def found_nothing(self) -> bool:
-        """There was nothing that anything could be done about."""
-        return not (self.ended or self.resent or self.failed or self.called or self.left)
 
 
 class Batches:
@@ -212,7 +102,8 @@ class Batches:
             status = remedies.ledger.status(batch_id)
             named = _missing(remedies, batch_id, missing)
             left = status.is_left(remedies.ledger.now())
-            return Standing(status, named, others, _failed(remedies, status), left)
+            unknown = _unknown(remedies.unknown.values())
+            return Standing(status, named, others, _failed(remedies, status), left, unknown)
         status = remedies.ledger.status(batch_id)
         found = self._standing(remedies, status, remedies.ledger.now())
         kids = _in_need_first(remedies.ledger, {*remedies.ledger.kids(batch_id)})
@@ -264,7 +155,9 @@ class Batches:
         done = remedies.resend(batch_id, members, **options)
         is_sending = remedies.ledger.state(batch_id) is State.SENDING
         closed = was_sending and not is_sending
+        unknown = _unknown(some for some in [remedies.unknown.get(batch_id)] if some)
         said = [str(done)] if done or done.left or not closed else []
+        said += [f"{unknown.said} cannot be known"] if unknown else []
         said += [CLOSED] if closed else []
         return Resent(
             batch_id,
@@ -276,6 +169,7 @@ class Batches:
             is_sending,
             closed,
             ", ".join(said),
+            unknown=unknown,
         )
 
     def callback(self, batch_id: str, name: str, *, force: bool = False) -> Done:
@@ -422,6 +316,15 @@ def _missing(
 ) -> tuple[MissingMember, ...]:
     tasks = remedies.tasks_of(batch_id, [one.member for one in missing])
     return tuple(MissingMember(*one, tasks[one.member]) for one in missing)
+
+
+def _unknown(some: Iterable[search_state.Unknown]) -> Unknown | None:
+    """All of it in one; the doubt that lasts longest counts."""
+    every = list(some)
+    if not every:
+        return None
+    why, age, mend = max((one.doubt for one in every), key=lambda doubt: doubt.age)
+    return Unknown(sum(one.number for one in every), why, mend, age)
 
 
 def _failed(remedies: Remedies, status: Status) -> tuple[FailedMember, ...]:

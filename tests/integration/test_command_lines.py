@@ -160,7 +160,10 @@ def test_batches_of_which_members_have_failed(app: Celery) -> None:
         june.id: "June 1",
         may.id: "May 2",
     }
-    assert command(app, "batches", "list", "--failed", "--missing") == "nothing is missing\n"
+    assert (
+        command(app, "batches", "list", "--failed", "--missing")
+        == "nothing is known to be missing\n"
+    )
     said = command(app, "batches", "resend", "--failed", june.id, status=1)
     assert said.endswith("  June 1 left alone: it is in a queue, or a worker holds it\n")
     store.execute("DEL", ["celery"])

@@ -14,7 +14,13 @@ from celery_graceful.batches.model import State
 from celery_graceful.batches.status import Status
 from celery_graceful.cli import batches, history, output, quarantine, workers
 from celery_graceful.cli.group import graceful
-from celery_graceful.operations.batches import FailedMember, MissingMember, Resent, Standing
+from celery_graceful.operations.batch_records import (
+    FailedMember,
+    MissingMember,
+    Resent,
+    Standing,
+    Unknown,
+)
 from celery_graceful.operations.quarantine import QuarantinedTask
 from celery_graceful.operations.records import Answer, Deploy, History, Moment
 from tests.support.operators import SCHEMAS
@@ -102,6 +108,12 @@ def test_batches() -> None:
             "resend ID --failed sends those again that have failed",
         ),
         ({"left": {"one": "why"}}, "  one left alone: why"),
+        (
+            {"unknown": Unknown(2, "others cannot be looked into", "", 300.0)},
+            "  others cannot be looked into\n"
+            "  --member M sends one wherever it is, --unsure all of them once the "
+            "batch has stood still for 5 min",
+        ),
         ({"closed": True}, ""),
         (
             {"sending": True},
@@ -117,7 +129,7 @@ def test_what_was_sent_again(done: dict[str, Any], more: str) -> None:
     resent = Resent(id="b", said="in whatever words", **{**none, **done})
     conforms(resent.to_dict(), SCHEMAS["Resent"], SCHEMAS)
     lines = [*batches._resent(resent, failed=False)]
-    assert lines == ["b in whatever words", *filter(None, [more])]
+    assert lines == ["b in whatever words", *more.splitlines()]
 
 
 def test_answers(capsys: pytest.CaptureFixture[str]) -> None:
