@@ -1,4 +1,4 @@
-"""RabbitMQ takes back what runs, and what has ended: neither is run a second time."""
+"""RabbitMQ takes back what runs, and what has ended: a worker that had it knows it again."""
 
 from __future__ import annotations
 
