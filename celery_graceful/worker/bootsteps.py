@@ -158,9 +158,10 @@ class ConsumerStep(bootsteps.StartStopStep):
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
-        # What a connection was lost by while something was sent over it, as by ``mingle``: a reason
-        # to connect again. Celery ends the worker by it.
-        consumer.connection_errors = (*consumer.connection_errors, OperationalError)
+        if self._parts(consumer) is not None:
+            # What a connection was lost by while something was sent over it, as by ``mingle``: a
+            # reason to connect again. Celery ends the worker by it.
+            consumer.connection_errors = (*consumer.connection_errors, OperationalError)
 
     @staticmethod
     def _parts(consumer: Any) -> Parts | None:
