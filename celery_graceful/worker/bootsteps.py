@@ -166,7 +166,8 @@ class ConsumerStep(bootsteps.StartStopStep):
     @staticmethod
     def _parts(consumer: Any) -> Parts | None:
         """None where the consumer was started without its worker: by Celery's own tests."""
-        return getattr(consumer.controller, "graceful", None)
+        parts = getattr(consumer.controller, "graceful", None)
+        return parts if isinstance(parts, Parts) else None
 
     def start(self, consumer: Any) -> None:
         parts = self._parts(consumer)
