@@ -96,6 +96,7 @@ class WorkerStep(bootsteps.StartStopStep):
         self._check_monitors(worker)
         parts.others.adopt(worker.consumer)
         leave_at_once(worker.consumer)
+        _connect_again(worker.consumer)
         with _said_plainly(worker):
             parts.start()
         if not parts.embedded:
@@ -156,18 +157,10 @@ class ConsumerStep(bootsteps.StartStopStep):
     requires = ("celery.worker.consumer.tasks:Tasks",)
     label = "Graceful"
 
-    def __init__(self, consumer: Any, **kwargs: Any) -> None:
-        super().__init__(consumer, **kwargs)
-        if self._parts(consumer) is not None:
-            # What a connection was lost by while something was sent over it, as by ``mingle``: a
-            # reason to connect again. Celery ends the worker by it.
-            consumer.connection_errors = (*consumer.connection_errors, OperationalError)
-
     @staticmethod
     def _parts(consumer: Any) -> Parts | None:
         """None where the consumer was started without its worker: by Celery's own tests."""
-        parts = getattr(consumer.controller, "graceful", None)
-        return parts if isinstance(parts, Parts) else None
+        return getattr(consumer.controller, "graceful", None)
 
     def start(self, consumer: Any) -> None:
         parts = self._parts(consumer)
@@ -229,6 +222,14 @@ def _handle(number: int, request: Callable[[], object]) -> None:
             os.kill(os.getpid(), signum)
 
     signal.signal(number, on_signal)
+
+
+def _connect_again(consumer: Any) -> None:
+    """Also where its connection was lost while something was sent over it, as by ``mingle``.
+
+    Celery ends the worker by that.
+    """
+    consumer.connection_errors = (*consumer.connection_errors, OperationalError)
 
 
 def _warn_superseded(conf: Any) -> None:
