@@ -27,7 +27,7 @@ WAITS = [
 ]
 
 FUNCTIONS = """
-exec > log 2>&1
+exec >> log 2>&1  # appended: `cat` and a worker write to it at the same time
 set -m  # a job is the worker with its children, as at a terminal
 trap 'kill -9 %celery' EXIT
 trap 'exit 9' TERM
