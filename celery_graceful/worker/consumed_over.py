@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from celery_graceful.system.process import Slot, emptied
+from celery_graceful.worker.events_connection import is_amqp
 
 __all__ = ["consumed_over"]
 
@@ -27,10 +28,9 @@ def _close(slot: Slot[Any]) -> None:
 
 
 def _sockets(connection: Any) -> Iterable[Any]:
-    transport = connection.transport
-    if transport.driver_type == "amqp":
+    if is_amqp(connection):
         return [connection.connection.transport.sock] if connection.connected else []
-    return list(getattr(getattr(transport, "cycle", None), "_chan_to_sock", {}).values())
+    return list(getattr(getattr(connection.transport, "cycle", None), "_chan_to_sock", {}).values())
 
 
 #: kombu's connection, while the consumer has one. Not that of a worker whose tasks are greenlets:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["read_what_is_there", "stay_lost"]
+__all__ = ["is_amqp", "read_what_is_there", "stay_lost"]
 
 
 def read_what_is_there(consumer: Any) -> None:
@@ -16,7 +16,7 @@ def read_what_is_there(consumer: Any) -> None:
     """
     dispatcher = consumer.event_dispatcher
     events = getattr(dispatcher, "connection", None)
-    if events is None or not _is_amqp(events):
+    if events is None or not is_amqp(events):
         return
 
     def drain_events(**_: Any) -> Any:
@@ -66,7 +66,7 @@ def stay_lost(consumer: Any) -> None:
         return check(events, *args, **kwargs)
 
     events._ensure_connection = connect_once
-    if _is_amqp(events):
+    if is_amqp(events):
         events.heartbeat_check = heartbeat_check
 
 
@@ -74,5 +74,6 @@ def _raise_lost(**_: Any) -> None:
     raise ConnectionResetError("the connection of events is lost")
 
 
-def _is_amqp(connection: Any) -> bool:
+def is_amqp(connection: Any) -> bool:
+    """Whether a connection of kombu's leads to RabbitMQ, or what speaks like it."""
     return bool(connection.transport.driver_type == "amqp")

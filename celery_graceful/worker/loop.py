@@ -87,7 +87,7 @@ class Loop:
         if consumer.hub is None:
             self._attach_synloop(consumer)
             self._begins()
-        elif _is_amqp(consumer.connection):
+        elif events_connection.is_amqp(consumer.connection):
             _go_on_while_there_is_more(consumer.hub)
 
     def register(self, hub: Any) -> None:
@@ -232,7 +232,7 @@ class Loop:
         self.queue_of("")  # asked for when the tags are gone
         tags = list(tasks._active_tags.values())
         tasks._active_tags.clear()
-        if _is_amqp(consumer.connection):
+        if events_connection.is_amqp(consumer.connection):
             for tag in tags:
                 tasks.channel.basic_cancel(tag, nowait=True)
             return
@@ -277,7 +277,7 @@ class Loop:
 
         Other traffic, as of a large fleet, keeps it for ``READ_PENDING`` seconds at most.
         """
-        if not _is_amqp(self.worker.consumer.connection):
+        if not events_connection.is_amqp(self.worker.consumer.connection):
             return  # a Redis list gives one message at a time
         end = time.monotonic() + READ_PENDING
         try:
@@ -390,7 +390,3 @@ def _acknowledge_at_once(consumer: Any) -> None:
 
     at_once._later = later  # type: ignore[attr-defined]
     setattr(consumer, name, at_once)
-
-
-def _is_amqp(connection: Any) -> bool:
-    return bool(connection.transport.driver_type == "amqp")

@@ -71,15 +71,13 @@ def site(
         broker = start_server(RedisServer).url(0)
     else:
         broker = request.getfixturevalue("rabbit_vhost").url
-    app = make_app(broker, results.url(0))
-    env = {"BROKER_URL": broker, "RESULT_URL": results.url(0), "GRACE": "60"}
+    site = Site.of(broker, results, tmp_path / "go")
     if request.param == "rabbitmq":
-        app.conf.graceful_store = results.url(1)
-        env["CONF_graceful_store"] = repr(results.url(1))
-    site = Site(app, results, tmp_path / "go", env)
+        site.app.conf.graceful_store = results.url(1)
+        site.env["CONF_graceful_store"] = repr(results.url(1))
     yield site
     site.sent.clear()
-    app.close()
+    site.app.close()
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from celery_graceful import Batch
 from celery_graceful.testing.fake_monitor import FakeMonitor
 from tests.conftest import RabbitVhost
 from tests.servers import RedisServer
-from tests.support.operators import make_app
 from tests.support.results_away import KEPT, Site
 from tests.support.workers import wait_until
 
@@ -105,9 +104,8 @@ def test_too_many_that_nobody_holds(
 ) -> None:
     """No message limits the number of those that were acknowledged early."""
     broker, results = start_server(RedisServer), start_server(RedisServer, appendonly=True)
-    app = make_app(broker.url(0), results.url(0))
-    env = {"BROKER_URL": broker.url(0), "RESULT_URL": results.url(0), "GRACE": "60", "MOST": "0"}
-    site = Site(app, results, tmp_path / "go", env)
+    site = Site.of(broker.url(0), results, tmp_path / "go")
+    site.env["MOST"] = "0"
     with site.worker("threads") as worker:
         worker.ready()
         site.send("early")
@@ -211,9 +209,7 @@ def test_a_connection_that_is_lost_meanwhile(
 ) -> None:
     """RabbitMQ delivers again what is held: it is recognised."""
     results = start_server(RedisServer, appendonly=True)
-    app = make_app(rabbit_vhost.url, results.url(0))
-    env = {"BROKER_URL": rabbit_vhost.url, "RESULT_URL": results.url(0), "GRACE": "60"}
-    site = Site(app, results, tmp_path / "go", env)
+    site = Site.of(rabbit_vhost.url, results, tmp_path / "go")
     with site.worker(pool) as worker:
         worker.ready()
         site.send("late")
@@ -238,9 +234,7 @@ def test_a_stop_while_the_broker_is_away_too(
 ) -> None:
     """What was stored meanwhile is acknowledged, though no loop goes round."""
     broker, results = (start_server(RedisServer, appendonly=True) for _ in range(2))
-    app = make_app(broker.url(0), results.url(0))
-    env = {"BROKER_URL": broker.url(0), "RESULT_URL": results.url(0), "GRACE": "60"}
-    site = Site(app, results, tmp_path / "go", env)
+    site = Site.of(broker.url(0), results, tmp_path / "go")
     with site.worker(pool) as worker:
         worker.ready()
         site.send("late")
@@ -262,7 +256,7 @@ def test_a_stop_while_the_broker_is_away_too(
         assert not client.keys("graceful:claims:*")
     site.all_end(late="SUCCESS")
     site.sent.clear()
-    app.close()
+    site.app.close()
 
 
 def test_a_database(database: Site, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from celery import Celery
 
+from tests.support.operators import make_app
 from tests.support.workers import Worker, wait_until
 
 __all__ = ["KEPT", "Site"]
@@ -28,6 +29,13 @@ class Site:
     env: dict[str, str]
     #: While Redis is away none is forgotten: Celery would ask it.
     sent: list[Any] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, broker: str, results: Any, gate: Path) -> Site:
+        """One whose broker has this URL."""
+        app = make_app(broker, results.url(0))
+        env = {"BROKER_URL": broker, "RESULT_URL": results.url(0), "GRACE": "60"}
+        return cls(app, results, gate, env)
 
     def worker(self, pool: str, **env: str) -> Worker:
         # One at a time: nothing that waits is handed over while what has ended is held.
