@@ -244,12 +244,13 @@ def hanging_masters(exam: Examination) -> Iterator[Trouble]:
     """CG213: a master that hangs is waited for, though Sentinels would name another one."""
     conf = exam.app.conf
     if isinstance(exam.connection.transport, SentinelTransport):
-        options = conf.broker_transport_options or {}
+        options, channel = conf.broker_transport_options or {}, exam.connection.transport.Channel
         for name in ("socket_timeout", "health_check_interval"):
-            if not 0 < (options.get(name) or 0) <= QUICKLY:
+            seconds = options.get(name, getattr(channel, name))
+            if not 0 < (seconds or 0) <= QUICKLY:
                 yield Trouble(
                     f"broker_transport_options[{name!r}]",
-                    options.get(name),
+                    seconds,
                     "a master that hangs is waited for, though Sentinels would name another one: "
                     "nothing is fetched meanwhile",
                     f"set {name} to 5",
