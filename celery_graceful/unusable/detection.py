@@ -28,6 +28,7 @@ from celery_graceful.claims.arrival import deliver
 from celery_graceful.claims.held_claims import Tag
 from celery_graceful.deliveries.ledger import Ledger
 from celery_graceful.deliveries.stage import Stage
+from celery_graceful.messages.broadcast import is_broadcast
 from celery_graceful.messages.fields import fields_of
 from celery_graceful.messages.validation import flaw_of, has_text, reason_of
 from celery_graceful.settings import Settings
@@ -276,7 +277,7 @@ class UnusableMessages:
             self._hold(message, "its id is none")
         elif not has_text(name):
             self._hold(message, "the name of its task is none")
-        elif queue is None or self._is_fanout(queue):
+        elif queue is None or is_broadcast(self._consumer.app, message.delivery_info):
             self._discard(body, message, exc)  # a copy for this worker: nobody else waits for it
         else:
             self._say_once(name)
@@ -342,11 +343,6 @@ class UnusableMessages:
             active = getattr(channel, "active_queues", found)
             queue = next((one for one in found if one in active), None)
         return queue
-
-    def _is_fanout(self, queue: str) -> bool:
-        queues = {one.name: one for one in self._consumer.task_consumer.queues}
-        exchange = getattr(queues.get(queue), "exchange", None)
-        return getattr(exchange, "type", None) == "fanout"
 
     # -- in the loop -----------------------------------------------------------------
 

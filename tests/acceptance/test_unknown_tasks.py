@@ -304,6 +304,18 @@ def test_patience_ends_in_quarantine(broker: Broker, app: Celery) -> None:
             wait_until(lambda: waiting(broker) == 0)
 
 
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+def test_a_queue_that_stays_is_no_copy_whatever_its_exchange(broker: Broker, app: Celery) -> None:
+    """Many exchanges of RabbitMQ's fan out, to queues that their workers share."""
+    queues = '(Queue("celery", __import__("kombu").Exchange("news", type="fanout")),)'
+    with start(broker, CONF_task_queues=queues) as old:
+        old.ready()
+        sent = app.send_task("new", exchange="news", routing_key="")
+        old.wait_line("is not known here")
+        with start(broker, knows=True, CONF_task_queues=queues):
+            assert sent.get(timeout=TIMEOUT) == sent.id
+
+
 def test_a_plain_worker_that_knows_it_gets_it(broker: Broker, app: Celery) -> None:
     with start(broker) as old:
         old.ready()
