@@ -12,6 +12,7 @@ from typing import Any
 
 from celery_graceful.batches.search_state import Doubt, Sought
 from celery_graceful.claims.claimant import WORKERS, lease_key
+from celery_graceful.messages.amqp import is_amqp
 from celery_graceful.messages.bounded_connections import bounded_connection
 from celery_graceful.messages.routing import DELAYED
 from celery_graceful.store.start_note import StartNote
@@ -55,7 +56,7 @@ class Queues:
     def look(self, sought: Sought, *, again: bool) -> None:
         """As that of ``Whereabouts``."""
         broker = self.app.connection_for_read()
-        if broker.transport.driver_type != "amqp":
+        if not is_amqp(broker):
             for batch, _ in sought:
                 why = f"the queues of {broker.transport.driver_type} cannot be looked into"
                 sought.doubt(batch, Doubt(why, AGE))

@@ -35,6 +35,7 @@ from celery_graceful.claims.held_claims import Claims, Tag
 from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.deliveries.resending import Resender
 from celery_graceful.deliveries.unacked import Unacked, is_fanout
+from celery_graceful.messages.amqp import is_amqp
 from celery_graceful.messages.bounded_connections import SpareConnections
 from celery_graceful.messages.brokers_without_acks import ends_here, is_kept_here
 from celery_graceful.messages.comebacks import SENT_AGAIN
@@ -114,7 +115,7 @@ class Requeue:
         self._unacked = Unacked()
         self._is_redis = is_kombus_redis(connection.transport)
         #: What is not acknowledged goes back when the connection ends.
-        self.is_amqp = connection.transport.driver_type == "amqp"
+        self.is_amqp = is_amqp(connection)
 
     def give_back(
         self,

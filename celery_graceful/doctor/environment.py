@@ -27,6 +27,7 @@ from celery_graceful.doctor.entry_point import (
 from celery_graceful.doctor.examination import CannotCheck, Examination
 from celery_graceful.doctor.findings import Check, Severity, Trouble
 from celery_graceful.exceptions import SettingsError
+from celery_graceful.messages.amqp import is_amqp
 from celery_graceful.operations.plain_workers import count_unacked
 from celery_graceful.pools import what_keeps_from_cutting
 from celery_graceful.probes.endpoint import Endpoint, PortTaken
@@ -185,7 +186,7 @@ def foreign_pools(exam: Examination) -> Iterator[Trouble]:
 def transports_without_claims(exam: Examination) -> Iterator[Trouble]:
     """CG604: brokers that lose what a killed worker held, or give it back late."""
     transport = exam.connection.transport
-    if transport.driver_type == "amqp" or not exam.settings.reliable_fetch or exam.claims:
+    if is_amqp(exam.connection) or not exam.settings.reliable_fetch or exam.claims:
         return
     from celery_graceful.claims.claiming_transports import what_keeps_from_claiming
 

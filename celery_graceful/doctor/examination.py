@@ -12,6 +12,7 @@ from typing import Any
 from celery_graceful.doctor.needs import lacking_rights
 from celery_graceful.doctor.servers import RedisServer
 from celery_graceful.exceptions import SettingsError
+from celery_graceful.messages.amqp import is_amqp
 from celery_graceful.messages.bounded_connections import bounded_connection
 from celery_graceful.monitors.registry import Monitors
 from celery_graceful.operations.asking import patience
@@ -289,7 +290,7 @@ class Examination:
     @cached_property
     def rabbit_answers(self) -> bool:
         """Whether RabbitMQ is the broker and answers; if it does not, it is told as unchecked."""
-        if self.connection.transport.driver_type != "amqp":
+        if not is_amqp(self.connection):
             return False
         try:
             with bounded_connection(self.connection, patience(self.connection)):

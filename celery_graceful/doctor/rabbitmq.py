@@ -9,6 +9,7 @@ from typing import Any
 from celery_graceful.deliveries.requeue import COPY_AFTER
 from celery_graceful.doctor.examination import Examination
 from celery_graceful.doctor.findings import Check, Severity, Trouble
+from celery_graceful.messages.amqp import is_amqp
 
 __all__ = ["CHECKS"]
 
@@ -18,7 +19,7 @@ CONSUMER_TIMEOUT = 1800.0
 
 def _queues(exam: Examination) -> Iterator[tuple[str, dict[str, Any]]]:
     """The queues that workers consume from, each with its arguments; of RabbitMQ alone."""
-    if exam.connection.transport.driver_type == "amqp":
+    if is_amqp(exam.connection):
         for name, queue in exam.app.amqp.queues.consume_from.items():
             yield name, queue.queue_arguments or {}
 

@@ -16,6 +16,7 @@ from celery.utils.log import get_logger
 
 from celery_graceful.cleanup import callbacks
 from celery_graceful.membership.member import MOMENT, Member, WorkerView
+from celery_graceful.messages.amqp import is_amqp
 from celery_graceful.messages.brokers_without_acks import promise
 from celery_graceful.store.app_stores import broker_store, find_store, find_workers_store
 from celery_graceful.store.rights import Needs, lists_of, missing_rights
@@ -81,7 +82,7 @@ class Servers:
         if not self._move_to(place):
             claims = getattr(channel, "may_claim", False)
             if not claims:
-                self._say_why_not(consumer.connection.transport, channel)
+                self._say_why_not(consumer.connection, channel)
             new = self._make_member(place, consumer.task_consumer, claims=claims)
             self._move_to(place, new)
             if new is not None:
@@ -127,11 +128,12 @@ class Servers:
             return None
         return Member(self.view, known, place, claims=store is not None, losing=self.losing)
 
-    def _say_why_not(self, transport: Any, channel: Any) -> None:
-        if transport.driver_type == "amqp" or not self.view.settings.reliable_fetch:
+    def _say_why_not(self, connection: Any, channel: Any) -> None:
+        if is_amqp(connection) or not self.view.settings.reliable_fetch:
             return  # the broker itself gives back; or nobody asked for it
         from celery_graceful.claims.claiming_transports import what_keeps_from_claiming
 
+        transport = connection.transport
         cls = type(transport)
         logger.warning(
             "Reliable fetch is off for the transport %s.%s: %s. %s. Use redis://, or set "

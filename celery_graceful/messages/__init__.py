@@ -7,6 +7,7 @@ task sees of its message.
 """
 
 __all__ = [
+    "amqp",
     "bounded_connections",
     "broadcast",
     "brokers_without_acks",

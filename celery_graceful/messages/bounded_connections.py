@@ -13,6 +13,7 @@ from typing import Any
 
 from kombu.exceptions import OperationalError
 
+from celery_graceful.messages.amqp import is_amqp
 from celery_graceful.system import native
 from celery_graceful.system.describe import describe
 
@@ -47,7 +48,7 @@ def bounded_connection(broker: Any, timeout: float) -> Iterator[Any]:
     options = dict(broker.transport_options or {})
     if broker.transport.driver_type == "redis":
         options.update(socket_timeout=timeout, socket_connect_timeout=timeout)
-    elif broker.transport.driver_type == "amqp":
+    elif is_amqp(broker):
         options.setdefault("read_timeout", timeout)
         options.setdefault("write_timeout", timeout)
         options["confirm_publish"] = True  # nobody else has the message

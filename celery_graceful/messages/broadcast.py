@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from celery_graceful.messages.amqp import is_amqp
+
 __all__ = ["is_broadcast"]
 
 
@@ -25,5 +27,5 @@ def is_broadcast(app: Any, delivery_info: Mapping[str, Any] | None) -> bool:
     fanout = [q for q in queues if q.exchange.name == exchange and q.exchange.type == "fanout"]
     if not fanout:
         return False
-    is_amqp = app.connection_for_read().transport.driver_type == "amqp"
-    return not is_amqp or any(queue.auto_delete for queue in fanout)
+    shares_queues = is_amqp(app.connection_for_read())
+    return not shares_queues or any(queue.auto_delete for queue in fanout)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from celery_graceful.claims.claimant import node_of
+from celery_graceful.messages.amqp import is_amqp
 from celery_graceful.messages.bounded_connections import BrokerAway, bounded_connection
 from celery_graceful.operations.records import Answer
 from celery_graceful.system.describe import describe
@@ -69,7 +70,7 @@ def check_rabbit(app: Any) -> None:
         BrokerAway: It does not.
     """
     broker = app.connection_for_read()
-    if broker.transport.driver_type == "amqp":
+    if is_amqp(broker):
         with bounded_connection(broker, patience(broker)):
             pass
 

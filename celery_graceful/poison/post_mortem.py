@@ -20,6 +20,7 @@ from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.claims.begun import note_now
 from celery_graceful.claims.claimant import claims_key
 from celery_graceful.claims.fence import CLAIM
+from celery_graceful.messages.amqp import is_amqp
 from celery_graceful.messages.comebacks import SENT_AGAIN
 from celery_graceful.messages.fingerprint import fingerprint, fingerprint_as_text
 from celery_graceful.poison.deaths import (
@@ -105,7 +106,7 @@ class PostMortems:
         self._has_run = False  # here, in this process
         #: Brokers that give back by themselves what a dead worker held.
         self.start_notes: StartNotes | None = None
-        if self.store and app.connection_for_read().transport.driver_type == "amqp":
+        if self.store and is_amqp(app.connection_for_read()):
             self.start_notes = StartNotes(self.store, self.settings.poison_window)
         self._cases: deque[Callable[[], None]] = deque()
         #: What was delivered again: as it comes, and until it is known whether it may run.

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from celery_graceful.messages.amqp import is_amqp
 from celery_graceful.system.process import Slot, emptied
-from celery_graceful.worker.events_connection import is_amqp
 
 __all__ = ["consumed_over"]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["is_amqp", "read_what_is_there", "stay_lost"]
+from celery_graceful.messages.amqp import is_amqp
+
+__all__ = ["read_what_is_there", "stay_lost"]
 
 
 def read_what_is_there(consumer: Any) -> None:
@@ -72,8 +74,3 @@ def stay_lost(consumer: Any) -> None:
 
 def _raise_lost(**_: Any) -> None:
     raise ConnectionResetError("the connection of events is lost")
-
-
-def is_amqp(connection: Any) -> bool:
-    """Whether a connection of kombu's leads to RabbitMQ, or what speaks like it."""
-    return bool(connection.transport.driver_type == "amqp")

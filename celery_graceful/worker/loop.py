@@ -15,6 +15,7 @@ from celery.worker import state
 from kombu.message import Message
 
 from celery_graceful.claims.held_claims import Tag
+from celery_graceful.messages.amqp import is_amqp
 from celery_graceful.system import native
 from celery_graceful.worker import events_connection
 
@@ -87,7 +88,7 @@ class Loop:
         if consumer.hub is None:
             self._attach_synloop(consumer)
             self._begins()
-        elif events_connection.is_amqp(consumer.connection):
+        elif is_amqp(consumer.connection):
             _go_on_while_there_is_more(consumer.hub)
 
     def register(self, hub: Any) -> None:
@@ -232,7 +233,7 @@ class Loop:
         self.queue_of("")  # asked for when the tags are gone
         tags = list(tasks._active_tags.values())
         tasks._active_tags.clear()
-        if events_connection.is_amqp(consumer.connection):
+        if is_amqp(consumer.connection):
             for tag in tags:
                 tasks.channel.basic_cancel(tag, nowait=True)
             return
@@ -277,7 +278,7 @@ class Loop:
 
         Other traffic, as of a large fleet, keeps it for ``READ_PENDING`` seconds at most.
         """
-        if not events_connection.is_amqp(self.worker.consumer.connection):
+        if not is_amqp(self.worker.consumer.connection):
             return  # a Redis list gives one message at a time
         end = time.monotonic() + READ_PENDING
         try:
