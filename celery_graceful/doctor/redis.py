@@ -16,7 +16,7 @@ from celery_graceful.claims.server_checks import may_be_dropped, says_nothing, t
 from celery_graceful.doctor.examination import Examination
 from celery_graceful.doctor.findings import Check, Severity, Trouble
 from celery_graceful.exceptions import UnknownBatch
-from celery_graceful.store.store import StoreIsReplica
+from celery_graceful.store.store import StoreInCluster, StoreIsReplica
 
 __all__ = ["CHECKS"]
 
@@ -268,6 +268,23 @@ def hanging_masters(exam: Examination) -> Iterator[Trouble]:
             )
 
 
+def clusters(exam: Examination) -> Iterator[Trouble]:
+    """CG214: a Redis Cluster whose slots keep apart what belongs together."""
+    for server in exam.servers:
+        if server.is_results:
+            continue
+        try:
+            server.store.check_slots()
+        except StoreInCluster as exc:
+            yield Trouble(
+                server.name,
+                exc.said.removeprefix(f"{server.store.source}: "),
+                "nothing that takes more than one key works there: no claims, no leases, no "
+                "checkpoints, no batches",
+                exc.mend,
+            )
+
+
 CHECKS = (
     Check("CG201", Severity.WARNING, no_store),
     Check("CG202", Severity.NOTE, another_store),
@@ -282,4 +299,5 @@ CHECKS = (
     Check("CG211", Severity.WARNING, visibility_timeouts),
     Check("CG212", Severity.ERROR, no_writes),
     Check("CG213", Severity.WARNING, hanging_masters),
+    Check("CG214", Severity.ERROR, clusters),
 )

@@ -20,7 +20,7 @@ from celery_graceful.messages.amqp import is_amqp
 from celery_graceful.messages.brokers_without_acks import promise
 from celery_graceful.store.app_stores import broker_store, find_store, find_workers_store
 from celery_graceful.store.rights import Needs, lists_of, missing_rights
-from celery_graceful.store.store import Store, StoreAway
+from celery_graceful.store.store import Store, StoreAway, StoreInCluster
 from celery_graceful.system import native
 from celery_graceful.timeline.board import PLACES
 
@@ -38,7 +38,11 @@ def is_allowed(store: Store, off: str, lists: Mapping[str, str] | None = None) -
         lists: Those that we want to claim from, as ``Needs`` has them.
     """
     try:
+        store.check_slots()
         lacking = " ".join(missing_rights(store, Needs(keys=lists or {})))
+    except StoreInCluster as exc:
+        logger.error("%s: %s", off, exc)
+        return False
     except StoreAway:
         return True  # it has refused nothing yet
     if lacking:

@@ -10,6 +10,7 @@ __all__ = [
     "is_demoted",
     "is_forbidden",
     "is_goodbye",
+    "is_of_a_cluster",
     "is_of_a_replica",
     "is_of_redis",
     "is_timeout",
@@ -36,6 +37,18 @@ def is_of_redis(exc: BaseException) -> bool:
     from redis.exceptions import RedisError
 
     return isinstance(exc, RedisError)
+
+
+def is_of_a_cluster(exc: BaseException) -> bool:
+    """Whether a server of a Redis Cluster says that it does not have all of these keys together."""
+    from redis.exceptions import AskError, ClusterCrossSlotError
+
+    text = str(exc)
+    return isinstance(exc, (AskError, ClusterCrossSlotError)) or (
+        # Of another database, of a script, and of one before Redis 7.
+        is_answer(exc)
+        and ("in cluster mode" in text or "to the same slot" in text or "non local key" in text)
+    )
 
 
 def is_unknown_script(exc: BaseException) -> bool:

@@ -51,8 +51,14 @@ from weakref import WeakSet
 
 from celery.utils.log import get_logger
 
-from celery_graceful.store.answers import is_answer, is_forbidden, is_of_a_replica
+from celery_graceful.store.answers import (
+    is_answer,
+    is_forbidden,
+    is_of_a_cluster,
+    is_of_a_replica,
+)
 from celery_graceful.store.client import address_of, make_client
+from celery_graceful.store.cluster import place_in_cluster
 from celery_graceful.store.connections import disconnect, take_connection
 from celery_graceful.store.presence import Presence
 from celery_graceful.store.scripts import script as script_of
@@ -66,6 +72,7 @@ __all__ = [
     "Store",
     "StoreAway",
     "StoreForbidden",
+    "StoreInCluster",
     "StoreIsReplica",
     "StoreRefused",
     "fork_gate",
@@ -104,6 +111,22 @@ class StoreRefused(StoreAway):
 
 class StoreForbidden(StoreRefused):
     """The store does not allow it to its user: waiting changes nothing."""
+
+
+class StoreInCluster(StoreRefused):
+    """It is a server of a Redis Cluster, which has not all of our keys together.
+
+    Args:
+        said: As of the others.
+        mend: What to do.
+    """
+
+    def __init__(self, said: str, mend: str) -> None:
+        super().__init__(said, mend)
+        self.said, self.mend = said, mend
+
+    def __str__(self) -> str:
+        return f"{self.said}. Mend: {self.mend}"
 
 
 class StoreIsReplica(StoreRefused):
@@ -217,6 +240,15 @@ class Store:
 
         return self._ask("a question", [], use, COMMAND_TIMEOUT, insist=True, quiet=True)
 
+    def check_slots(self) -> None:
+        """Ask for two keys together.
+
+        Raises:
+            StoreInCluster: Its slots keep apart what belongs together.
+            StoreAway: As ``run``.
+        """
+        self.execute("EXISTS", ["graceful:workers", "graceful:batches"], insist=True, quiet=True)
+
     def any_exists(self, *keys: str, age: float) -> bool:
         """Whether one of the keys is there, or was up to ``age`` seconds ago. Raises as ``run``.
 
@@ -254,10 +286,10 @@ class Store:
             why = describe(exc, address)
             if is_answer(exc):
                 self._answered(asked_at)
+                refusal = self._refusal(exc, f"{self.source}: {why}")
                 if not quiet:
-                    self._refuses(what, keys, why)
-                kind = StoreForbidden if is_forbidden(exc) else StoreRefused
-                raise kind(f"{self.source}: {why}") from exc
+                    self._refuses(what, keys, str(refusal).removeprefix(f"{self.source}: "))
+                raise refusal from exc
             if quiet and is_of_a_replica(exc):  # to others it is away until another one is master
                 self._answered(asked_at)
                 raise StoreIsReplica(f"{self.source}: {why}") from exc
@@ -279,6 +311,11 @@ class Store:
         away = self._back_at - since
         self._pause = FIRST_PAUSE
         log(logger, logging.WARNING, "The store (%s) is back after %.1f s", self.source, away)
+
+    def _refusal(self, exc: Exception, said: str) -> StoreRefused:
+        if is_of_a_cluster(exc):
+            return StoreInCluster(said, place_in_cluster(self.source, self.prefix, str(exc)))
+        return StoreForbidden(said) if is_forbidden(exc) else StoreRefused(said)
 
     def _refuses(self, what: str, keys: Sequence[str], why: str) -> None:
         if _kind(what, keys) not in self._refused:

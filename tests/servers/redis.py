@@ -9,7 +9,7 @@ from typing import ClassVar
 import redis
 
 from tests.servers.base import Server
-from tests.support.processes import LOOPBACK
+from tests.support.processes import LOOPBACK, free_port
 
 
 class RedisServer(Server):
@@ -64,3 +64,17 @@ class RedisServer(Server):
     def _ping(self) -> None:
         with self.client(timeout=1.0) as client:
             client.ping()
+
+
+class RedisCluster(RedisServer):
+    """A Redis Cluster of one server, which has all slots."""
+
+    def __init__(self) -> None:
+        super().__init__(options={"cluster-enabled": "yes", "cluster-port": str(free_port())})
+
+    def _ping(self) -> None:
+        with self.client(timeout=1.0) as client:
+            if not client.cluster("slots"):
+                client.cluster("addslots", *range(16384))
+            if client.cluster("info")["cluster_state"] != "ok":
+                raise redis.ConnectionError("the cluster is not up yet")
