@@ -2,12 +2,14 @@ PYTHON ?= python3
 VENV ?= .venv
 # A Celery series to test with, such as 5.5; the newest that we support when empty.
 CELERY ?=
+# 1: redis-py reads answers by hiredis, in C, as on many machines.
+HIREDIS ?=
 # Five processes a core: a test waits for something most of the time.
 PYTEST_ARGS ?= -n 10 --dist worksteal
 
 BIN := $(VENV)/bin
 USE := $(VENV)/.installed
-DEV := $(VENV)/.installed-dev$(CELERY)
+DEV := $(VENV)/.installed-dev$(CELERY)$(if $(HIREDIS),-hiredis)
 DOCS := $(VENV)/.installed-docs
 DIST := $(VENV)/.installed-dist
 TYPED := $(VENV)-typed
@@ -100,7 +102,7 @@ $(USE): setup.cfg pyproject.toml
 
 $(DEV): setup.cfg pyproject.toml
 	$(make_venv)
-	$(pip_install) --editable '.[test,lint]' $(if $(CELERY),'celery[redis]==$(CELERY).*')
+	$(pip_install) --editable '.[test,lint]' $(if $(CELERY),'celery[redis]==$(CELERY).*') $(if $(HIREDIS),hiredis)
 	$(pip_install) --no-deps celery-batches  # it would bring Celery 5.6 along, and works with 5.7
 	@touch $@ $(USE)
 

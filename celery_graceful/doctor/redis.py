@@ -16,7 +16,7 @@ from celery_graceful.claims.server_checks import may_be_dropped, says_nothing, t
 from celery_graceful.doctor.examination import Examination
 from celery_graceful.doctor.findings import Check, Severity, Trouble
 from celery_graceful.exceptions import UnknownBatch
-from celery_graceful.store.store import StoreInCluster, StoreIsReplica
+from celery_graceful.store.store import StoreForbidden, StoreInCluster, StoreIsReplica
 
 __all__ = ["CHECKS"]
 
@@ -275,6 +275,8 @@ def clusters(exam: Examination) -> Iterator[Trouble]:
             continue
         try:
             server.store.check_slots()
+        except StoreForbidden:
+            continue  # CG207
         except StoreInCluster as exc:
             yield Trouble(
                 server.name,

@@ -38,8 +38,9 @@ def is_allowed(store: Store, off: str, lists: Mapping[str, str] | None = None) -
         lists: Those that we want to claim from, as ``Needs`` has them.
     """
     try:
-        store.check_slots()
         lacking = " ".join(missing_rights(store, Needs(keys=lists or {})))
+        if not lacking:
+            store.check_slots()
     except StoreInCluster as exc:
         logger.error("%s: %s", off, exc)
         return False
