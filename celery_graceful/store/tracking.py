@@ -43,8 +43,10 @@ class Tracking:
                 pool = store.own_client(COMMAND_TIMEOUT).connection_pool
                 self._told, self._asks = (take_connection(pool) for _ in range(2))
                 (me,) = self._ask(self._told, [("CLIENT", "ID")])
-                if listening(self._told):  # redis-py would throw away what it says
-                    self._told._parser.set_invalidation_push_handler(lambda said: said)
+                parser = self._told._parser
+                # redis-py would throw away what it says, but for hiredis before 5.3.
+                if listening(self._told) and hasattr(parser, "set_invalidation_push_handler"):
+                    parser.set_invalidation_push_handler(lambda said: said)
                 self._told.send_command("SUBSCRIBE", CHANNEL)
                 self._hear()
                 self._ask(self._asks, [("CLIENT", "TRACKING", "ON", "REDIRECT", me)])
