@@ -14,7 +14,7 @@ from celery_graceful.exceptions import (
     TooManyInterruptions,
     UnknownBatch,
 )
-from celery_graceful.phases import Interrupt, InterruptReason, Phase
+from celery_graceful.phases import INTERRUPTED, Interrupt, InterruptReason, Phase
 from celery_graceful.plugin import Graceful
 from celery_graceful.runs.interrupt import (
     current_interrupt,
@@ -27,7 +27,7 @@ from celery_graceful.runs.interrupt import (
 )
 from celery_graceful.system import version as _version
 from celery_graceful.system.on_demand import on_demand as _on_demand
-from celery_graceful.task.base import INTERRUPTED, GracefulTask
+from celery_graceful.task.base import GracefulTask
 
 if _TYPE_CHECKING:
     from celery_graceful.batches.batch import Batch, current_batch

@@ -7,7 +7,11 @@ import math
 import time
 from dataclasses import dataclass
 
-__all__ = ["Interrupt", "InterruptReason", "Phase"]
+__all__ = ["INTERRUPTED", "Interrupt", "InterruptReason", "Phase"]
+
+#: State of an interrupted task in the result backend. It is not a ready state: whoever waits
+#: for the result goes on waiting.
+INTERRUPTED = "INTERRUPTED"
 
 
 class Phase(enum.IntEnum):

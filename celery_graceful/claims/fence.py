@@ -23,6 +23,8 @@ __all__ = [
     "claim_of",
     "holds_claim",
     "is_ours",
+    "leave",
+    "may_store",
     "still_mine",
     "was_taken_away",
 ]
@@ -31,6 +33,9 @@ logger = get_task_logger(__name__)
 
 #: Seconds that Redis gets to answer.
 TIMEOUT = 1.0
+
+#: Under this name the context of a run keeps that it was interrupted.
+_LEFT = "graceful_left"
 
 
 def still_mine(task: Any, claim: str) -> bool:
@@ -91,6 +96,25 @@ def holds_claim(task: Any) -> bool:
     """``is_ours``, of what ``task`` runs now."""
     request = task.request
     return is_ours(task, request, claim_of(task, request))
+
+
+def leave(request: Any) -> None:
+    """The run of this context has been interrupted: what it comes to has been said."""
+    setattr(request, _LEFT, True)
+
+
+def may_store(task: Any, request: Any) -> bool:
+    """Whether a state that a run stores of itself is that of its task.
+
+    Not when it has been interrupted, nor when it has lost its claim: another run counts then.
+
+    Args:
+        task: The task that runs.
+        request: Its context.
+    """
+    if getattr(request, DELIVERY, None) is None or request.is_eager:
+        return True
+    return not getattr(request, _LEFT, False) and is_ours(task, request, claim_of(task, request))
 
 
 def was_taken_away(request: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
+from collections.abc import Set as AbstractSet
 from functools import partial, wraps
 from typing import Any
 
@@ -42,11 +43,14 @@ def install(sender: Any = None, signal: Any = None, **_: Any) -> None:
 
 def _stamping(apply_async: Any, monitors: Monitors) -> Any:
     failed: set[str] = set()
+    #: Names of entries that have fired, by their task.
+    fired: dict[str, set[str]] = {}
 
     def stamp(entry: Any, headers: dict[str, Any]) -> None:
         try:
+            fired.setdefault(entry.task, set()).add(str(entry.name))
             opened = monitors.closes_sentrys and SENTRY_SLUG in headers
-            found = stamp_of(entry, monitors, say=not opened)
+            found = stamp_of(entry, monitors, fired[entry.task], say=not opened)
         except Exception as exc:
             if entry.name not in failed:  # it fires again and again
                 failed.add(entry.name)
@@ -74,12 +78,15 @@ def _on_publish(headers: Any = None, **_: Any) -> None:
         stamp(headers)
 
 
-def stamp_of(entry: Any, monitors: Monitors, *, say: bool = True) -> dict[str, Any] | None:
+def stamp_of(
+    entry: Any, monitors: Monitors, fired: AbstractSet[str], *, say: bool = True
+) -> dict[str, Any] | None:
     """What the message of an entry has to carry, if its run is monitored.
 
     Args:
         entry: The entry.
         monitors: Of its app.
+        fired: Names of the entries of its task that have fired.
         say: Whether to say what people may not expect of its monitor: not where Sentry's own
             integration has opened the check-in, with a name and a schedule of its own.
     """
@@ -92,7 +99,7 @@ def stamp_of(entry: Any, monitors: Monitors, *, say: bool = True) -> dict[str, A
         if monitor is None:
             return None
         stamp["slug"] = monitor.slug
-    elif own.schedule is None and _is_alone(entry, monitors):
+    elif own.schedule is None and _is_alone(entry, monitors, fired):
         monitor = own.with_defaults(schedule=entry.schedule)
     else:
         return stamp
@@ -103,7 +110,12 @@ def stamp_of(entry: Any, monitors: Monitors, *, say: bool = True) -> dict[str, A
     return stamp
 
 
-def _is_alone(entry: Any, monitors: Monitors) -> bool:
-    """Whether no other entry runs the same task: else it has no one schedule."""
-    entries = (monitors.app.conf.beat_schedule or {}).values()
-    return bool(sum(other.get("task") == entry.task for other in entries) <= 1)
+def _is_alone(entry: Any, monitors: Monitors, fired: AbstractSet[str]) -> bool:
+    """Whether no other entry runs the same task, as far as is known: else it has no one schedule.
+
+    Those of a database, or of RedBeat, are known when they have fired: not every scheduler has all
+    of them at hand.
+    """
+    entries = (monitors.app.conf.beat_schedule or {}).items()
+    names = {str(name) for name, other in entries if other.get("task") == entry.task}
+    return len(names | fired | {str(entry.name)}) == 1

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from billiard.einfo import ExceptionInfo
 from celery import signals as celery_signals
 from celery.exceptions import NotRegistered
+from celery.states import FAILURE
 from celery.utils.log import get_logger
 from celery.worker.request import Request
 from celery.worker.strategy import proto1_to_proto2
@@ -373,6 +374,10 @@ def _tell(app: Any, kept: Kept) -> list[tuple[str, dict[str, Any]]]:
         celery_signals.task_failure.send(traceback=exc.__traceback__, einfo=einfo, **told)
     except Exception:
         logger.exception("on_failure of %s[%s] raised", kept.task, kept.id)
+    try:  # where locks are freed
+        task.after_return(FAILURE, exc, kept.id, request.args, request.kwargs, einfo)
+    except Exception:
+        logger.exception("after_return of %s[%s] raised", kept.task, kept.id)
     finally:
         task.request_stack.pop()
     close_dead(app, kept.task, kept.id, request.request_dict)

@@ -25,7 +25,8 @@ from celery.states import FAILURE, RETRY, REVOKED, STARTED, SUCCESS
 from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
-from celery_graceful.claims.fence import CLAIM, DELIVERY
+from celery_graceful.claims.fence import CLAIM, DELIVERY, may_store
+from celery_graceful.phases import INTERRUPTED
 from celery_graceful.runs.unstored import HERE, TRACER, Here, Unstored, is_tracers, leave
 from celery_graceful.store.answers import is_answer, is_demoted, is_of_redis
 from celery_graceful.system.describe import describe
@@ -91,7 +92,12 @@ class Outlasting:
         request: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """As Celery does; of what only has begun, or is tried again, it need not succeed."""
+        """As Celery does; of what only has begun, or is tried again, it need not succeed.
+
+        Not what somebody stores in a run that does not count any more, as ``update_state`` does.
+        """
+        if state != INTERRUPTED and not _may_store(task_id):
+            return result
         try:
             return super().store_result(  # type: ignore[misc]
                 task_id, result, state, traceback=traceback, request=request, **kwargs
@@ -189,6 +195,12 @@ class Outlasting:
             if not here.keep(Unstored(state, exc, None, [], store_result, said)):
                 raise
             return None
+
+
+def _may_store(task_id: Any) -> bool:
+    task = get_current_task()
+    context = None if task is None else task.request_stack.top
+    return context is None or context.id != task_id or may_store(task, context)
 
 
 class _Outlasting(Outlasting):

@@ -22,11 +22,12 @@ from celery_graceful.claims.fence import (
     CLAIM,
     holds_claim,
     is_ours,
+    leave,
     still_mine,
     was_taken_away,
 )
 from celery_graceful.exceptions import Interrupted, TaskInterrupted, TooManyInterruptions
-from celery_graceful.phases import Interrupt, InterruptReason
+from celery_graceful.phases import INTERRUPTED, Interrupt, InterruptReason
 from celery_graceful.runs import interrupt as _interrupt
 from celery_graceful.runs.frames import hidden, point, spared
 from celery_graceful.runs.interrupt import named_if_slow
@@ -36,7 +37,7 @@ from celery_graceful.system.describe import describe
 from celery_graceful.system.process import Slot, emptied
 from celery_graceful.task import successor, without_graceful
 from celery_graceful.task.composed_base import base_of, bases
-from celery_graceful.task.eager import INTERRUPTED, applied, call_eagerly
+from celery_graceful.task.eager import applied, call_eagerly
 from celery_graceful.timeline import worker_state
 from celery_graceful.timeline.worker_state import WorkerInterrupt
 
@@ -264,6 +265,7 @@ def _deliver(
         # It arrived while the worker was already stopping: none of its code has to run.
         if task.track_started:  # Celery has stored that it has
             _store(task, request, str(board.reason))
+        leave(request)
         raise TaskInterrupted(str(board.reason), started=False)
     held = getattr(request, CLAIM, None)
     # Of what is acknowledged early, whether it was yet says nothing: is any of that worker's held?
@@ -298,6 +300,8 @@ def _deliver(
         else:
             resume.failed(request)
             raise
+    if isinstance(outcome, TaskInterrupted):
+        leave(request)
     raise outcome
 
 

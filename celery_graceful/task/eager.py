@@ -10,16 +10,13 @@ from celery.states import FAILURE
 from celery.utils import uuid
 
 from celery_graceful.exceptions import Interrupted, ShutdownTimeLimit
+from celery_graceful.phases import INTERRUPTED
 from celery_graceful.runs.frames import hidden
 from celery_graceful.runs.interruption import interrupt_in
 from celery_graceful.runs.run import current
 from celery_graceful.system.exception_chain import chain
 
-__all__ = ["INTERRUPTED", "applied", "applied_plainly", "call_eagerly", "raise_if_interrupted"]
-
-#: State of an interrupted task in the result backend. It is not a ready state: whoever waits
-#: for the result goes on waiting.
-INTERRUPTED = "INTERRUPTED"
+__all__ = ["applied", "applied_plainly", "call_eagerly", "raise_if_interrupted"]
 
 
 class _InterruptedResult(EagerResult):

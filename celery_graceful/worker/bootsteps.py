@@ -35,6 +35,7 @@ from celery_graceful.worker import control
 from celery_graceful.worker.consumed_over import consumed_over
 from celery_graceful.worker.drain import Drain
 from celery_graceful.worker.embedded import EmbeddedWorker
+from celery_graceful.worker.fleeting_queues import say_what_ends
 from celery_graceful.worker.mailbox import leave_at_once
 from celery_graceful.worker.process_exit import LAST_RECEIVERS
 from celery_graceful.worker.watch import Watch
@@ -169,6 +170,7 @@ class ConsumerStep(bootsteps.StartStopStep):
         if not parts.kind.is_green:
             parts.owner.fill(consumed_over, consumer.connection)
         parts.loop.attach(consumer)
+        say_what_ends(consumer)
         parts.places.arrive(consumer)
         # It is a member nowhere where Redis does not let it be.
         parts.unusable.attach(consumer, allowed=parts.places.here is not None)

@@ -6,7 +6,7 @@ from typing import Any
 
 from celery_graceful.messages.amqp import is_amqp
 
-__all__ = ["read_what_is_there", "stay_lost"]
+__all__ = ["read_what_is_there", "stay_lost", "wait_for_no_confirms"]
 
 
 def read_what_is_there(consumer: Any) -> None:
@@ -30,6 +30,22 @@ def read_what_is_there(consumer: Any) -> None:
             dispatcher.mutex.release()
 
     events.drain_events = drain_events
+
+
+def wait_for_no_confirms(consumer: Any) -> None:
+    """Events may be lost: nobody waits for a broker that confirms nothing, as it is full or hangs.
+
+    With ``confirm_publish`` the loop would, for the answer to its heartbeat, and hear of no end.
+    """
+    dispatcher = consumer.event_dispatcher
+    events = getattr(dispatcher, "connection", None)
+    if events is None or not is_amqp(events) or not events.transport_options.get("confirm_publish"):
+        return
+    events.transport_options = {**events.transport_options, "confirm_publish": False}
+    if events.connected:
+        events.connection.confirm_publish = False
+        if dispatcher.producer is not None:  # its channel is in that mode, if anything was sent
+            dispatcher.producer.revive(events.channel())
 
 
 def stay_lost(consumer: Any) -> None:

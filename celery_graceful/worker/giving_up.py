@@ -89,8 +89,8 @@ class GivingUp:
         self._events = self.app.connection_for_write()
         self._to_tell: SpareConnections | None = None
         self._to_give_back: SpareConnections | None = None
-        #: What is to be given up, and is claimed.
-        self._claimed: list[HeldMessage] = []
+        #: What is to be given up, and stands at its broker, whatever becomes of it here.
+        self._at_broker: list[HeldMessage] = []
         self._points: dict[HeldMessage, str] = {}
         self._said_lock = native.Lock()
         #: Of which has been said that they could not be given back.
@@ -140,7 +140,7 @@ class GivingUp:
             requests: What the ledger has given up.
             point_of: Where one stood; empty if that is not known.
         """
-        self._claimed = [r for r in requests if r.claim is not None and not r.acknowledged]
+        self._note_broker_s(requests)
         begun = [request for request in requests if request.stage is Stage.GIVEN_UP]
         self._points = {request: point for request in begun if (point := point_of(request))}
         for request, point in self._points.items():
@@ -283,9 +283,12 @@ class GivingUp:
                 why,
             )
 
+    def _note_broker_s(self, requests: Sequence[HeldMessage]) -> None:
+        self._at_broker = [r for r in requests if not self._is_off_its_queue(r)]
+
     def _is_off_its_queue(self, request: HeldMessage) -> bool:
-        """Whether nobody but us has its message. A claim that could not go back is still one."""
-        if request in self._claimed:
+        """Whether nobody but us has its message. What could not go back by itself still stands."""
+        if request in self._at_broker:
             return False
         return request.acknowledged or is_kept_here(request.message.channel)
 

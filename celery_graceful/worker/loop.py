@@ -84,6 +84,7 @@ class Loop:
         if not _is_woken_by_calls(consumer.hub):
             _go_round_for_calls(consumer, self.turn)
         _acknowledge_at_once(consumer)
+        events_connection.wait_for_no_confirms(consumer)
         events_connection.stay_lost(consumer)
         if consumer.hub is None:
             self._attach_synloop(consumer)

@@ -11,7 +11,8 @@ import pytest
 from celery import Celery
 
 from celery_graceful.membership import events
-from tests.conftest import RedisDB
+from celery_graceful.worker import events_connection
+from tests.conftest import RabbitVhost, RedisDB
 from tests.support.monitor import monitored
 from tests.support.workers import TIMEOUT, wait_until
 
@@ -54,3 +55,22 @@ def test_they_are_one_message_where_they_are_on(
         with events.soon(worker_of(redis_db.url, groups), "task"):
             pass  # there was nothing to tell
     assert sum(one.startswith("PUBLISH") for one in commands) == messages
+
+
+def test_no_event_waits_for_a_confirm(rabbit_vhost: RabbitVhost) -> None:
+    """Else a broker that is full, or hangs, would keep the loop of a worker that stops."""
+    with Celery("confirms", broker=rabbit_vhost.url, set_as_current=False) as app:
+        app.conf.broker_transport_options = {"confirm_publish": True}
+        dispatcher = app.events.Dispatcher(app.connection_for_write(), hostname="w")
+        dispatcher.send("worker-online")  # as Celery does before its loop
+        confirmed = dispatcher.producer.channel
+        assert confirmed._confirm_selected
+        events_connection.wait_for_no_confirms(SimpleNamespace(event_dispatcher=dispatcher))
+        dispatcher.send("worker-heartbeat")
+        assert dispatcher.producer.channel is not confirmed
+        assert not dispatcher.producer.channel._confirm_selected
+        connection = dispatcher.connection
+        connection.collect()
+        connection.ensure_connection()
+        assert not connection.connection.confirm_publish, "nor when it is made anew"
+        connection.close()

@@ -928,6 +928,28 @@ def test_the_name_of_a_monitor_is_said_where_it_is_used(
     assert re.match("Monitor shopoften-.* without a schedule", said[1])
 
 
+def test_a_task_of_two_entries_that_no_setting_names_has_no_one_schedule(app: Celery) -> None:
+    """They come from a database, or by RedBeat; each is known when it has fired."""
+    app.task(name="task", shared=False, base=GracefulTask, monitor="nightly")(nothing)
+    scheduler = Scheduler(app)
+    entries = {
+        f"at {hour}": {"task": "task", "schedule": crontab(minute=0, hour=hour)} for hour in (4, 5)
+    }
+    scheduler.update_from_dict(entries)
+    beat.install(SimpleNamespace(scheduler=scheduler), celery_signals.beat_embedded_init)
+    sent: list[Any] = []
+
+    def on_publish(headers: Any = None, **_: Any) -> None:
+        sent.append(headers[STAMP].get("schedule"))
+
+    celery_signals.before_task_publish.connect(on_publish)
+    one, other = scheduler.schedule.values()
+    for entry in (one, one, other, one, other):
+        scheduler.apply_entry(entry)
+    first = {"type": "crontab", "value": "0 4 * * *"}
+    assert sent == [first, first, None, None, None]
+
+
 def _receivers(signal: Any) -> list[str]:
     return [receiver.__name__ for receiver in signal._live_receivers(None)]
 

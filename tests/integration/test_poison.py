@@ -85,7 +85,13 @@ def kept(app):
     return {one.id: one for one in quarantine.entries(find_workers_store(app))}
 
 
-def test_the_third_worker_that_dies_of_it(app, redis_db, caplog):
+def test_the_third_worker_that_dies_of_it(app, redis_db, caplog, monkeypatch):
+    returned = []
+    monkeypatch.setattr(
+        type(app.tasks["known"]),
+        "after_return",
+        lambda self, status, retval, task_id, args, *_: returned.append((status, task_id, args)),
+    )
     app.send_task("known", ["harmless"], task_id="harmless")
     sent = app.send_task(
         "known", [1], {"a": [], "big": 2**70}, task_id="bad", link_error=app.signature("told")
@@ -108,6 +114,7 @@ def test_the_third_worker_that_dies_of_it(app, redis_db, caplog):
     with pytest.raises(PoisonedTask, match="died 3 times within 72 h") as caught:
         sent.get(timeout=TIMEOUT)
     assert caught.value.deaths == 3
+    wait_until(lambda: returned == [("FAILURE", "bad", [1])], "its locks are freed")
     ids = [json.loads(raw)["headers"]["id"] for raw in redis_db.client.lrange("celery", 0, -1)]
     assert ids.count("bad") == 0
     assert ids.count("harmless") == 1

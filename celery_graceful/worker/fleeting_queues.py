@@ -1,0 +1,33 @@
+"""Queues that RabbitMQ deletes with their last consumer, or with its connection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.utils.log import get_logger
+
+from celery_graceful.messages.amqp import is_amqp
+
+__all__ = ["say_what_ends"]
+
+logger = get_logger(__name__)
+
+
+def say_what_ends(consumer: Any) -> None:
+    """Say which of a worker's queues end with it: what goes back there at a stop goes with them.
+
+    Not of a fanout exchange's: a copy of what was sent to each worker ends with it anyway.
+    """
+    if not is_amqp(consumer.connection):
+        return
+    for queue in consumer.task_consumer.queues:
+        how = "exclusive" if queue.exclusive else "auto_delete" if queue.auto_delete else None
+        if how is not None and getattr(queue.exchange, "type", None) != "fanout":
+            logger.warning(
+                "Queue %s is %s: RabbitMQ deletes it when its last worker stops, with all that "
+                "waits there, is interrupted or is given up. Mend: %s=False, or nothing is sent "
+                "there that has to outlive a worker",
+                queue.name,
+                how,
+                how,
+            )

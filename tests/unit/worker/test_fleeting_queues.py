@@ -1,0 +1,33 @@
+"""What a worker says of queues that RabbitMQ deletes when it stops."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from kombu import Connection, Exchange, Queue
+from kombu.common import Broadcast
+
+from celery_graceful.worker.fleeting_queues import say_what_ends
+
+QUEUES = [
+    Queue("stays"),
+    Queue("one's own", auto_delete=True),
+    Queue("only ours", exclusive=True),
+    Queue("news", Exchange("news", type="fanout"), auto_delete=True),
+    Broadcast("told"),
+]
+
+
+@pytest.mark.parametrize(("url", "many"), [("amqp://", 2), ("redis://", 0)])
+def test_those_that_end_are_named(url: str, many: int, caplog: pytest.LogCaptureFixture) -> None:
+    consumer = SimpleNamespace(
+        connection=Connection(url), task_consumer=SimpleNamespace(queues=QUEUES)
+    )
+    say_what_ends(consumer)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == many
+    for text, beginning in zip(
+        said, ["Queue one's own is auto_delete", "Queue only ours is exclusive"], strict=False
+    ):
+        assert text.startswith(beginning)
