@@ -43,14 +43,16 @@ def install(sender: Any = None, signal: Any = None, **_: Any) -> None:
 
 def _stamping(apply_async: Any, monitors: Monitors) -> Any:
     failed: set[str] = set()
-    #: Names of entries that have fired, by their task.
+    #: Names of the first two entries of each task that have fired.
     fired: dict[str, set[str]] = {}
 
     def stamp(entry: Any, headers: dict[str, Any]) -> None:
         try:
-            fired.setdefault(entry.task, set()).add(str(entry.name))
+            names = fired.setdefault(entry.task, set())
+            if len(names) < 2:
+                names.add(str(entry.name))
             opened = monitors.closes_sentrys and SENTRY_SLUG in headers
-            found = stamp_of(entry, monitors, fired[entry.task], say=not opened)
+            found = stamp_of(entry, monitors, names, say=not opened)
         except Exception as exc:
             if entry.name not in failed:  # it fires again and again
                 failed.add(entry.name)
@@ -86,7 +88,7 @@ def stamp_of(
     Args:
         entry: The entry.
         monitors: Of its app.
-        fired: Names of the entries of its task that have fired.
+        fired: Names of entries of its task that have fired.
         say: Whether to say what people may not expect of its monitor: not where Sentry's own
             integration has opened the check-in, with a name and a schedule of its own.
     """
