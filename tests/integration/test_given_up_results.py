@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,10 +45,10 @@ def test_a_result_that_is_there_stays(
 
 @pytest.mark.parametrize("lost", [True, False])
 def test_what_a_run_stores_that_does_not_count_any_more(
-    lost: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lost: bool, redis_db: RedisDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its claim was lost, or it was interrupted; a receiver of ``task_postrun`` may be who does."""
-    with Celery("left", backend=f"db+sqlite:///{tmp_path}/results", set_as_current=False) as app:
+    with Celery("left", backend=redis_db.backend_url, set_as_current=False) as app:
         Graceful(app)
 
         @app.task(name="task", bind=True)
