@@ -23,7 +23,7 @@ __all__ = [
     "claim_of",
     "holds_claim",
     "is_ours",
-    "leave",
+    "mark_left",
     "may_store",
     "still_mine",
     "was_taken_away",
@@ -98,7 +98,7 @@ def holds_claim(task: Any) -> bool:
     return is_ours(task, request, claim_of(task, request))
 
 
-def leave(request: Any) -> None:
+def mark_left(request: Any) -> None:
     """The run of this context has been interrupted: what it comes to has been said."""
     setattr(request, _LEFT, True)
 

@@ -22,7 +22,7 @@ from celery_graceful.claims.fence import (
     CLAIM,
     holds_claim,
     is_ours,
-    leave,
+    mark_left,
     still_mine,
     was_taken_away,
 )
@@ -265,7 +265,7 @@ def _deliver(
         # It arrived while the worker was already stopping: none of its code has to run.
         if task.track_started:  # Celery has stored that it has
             _store(task, request, str(board.reason))
-        leave(request)
+        mark_left(request)
         raise TaskInterrupted(str(board.reason), started=False)
     held = getattr(request, CLAIM, None)
     # Of what is acknowledged early, whether it was yet says nothing: is any of that worker's held?
@@ -301,7 +301,7 @@ def _deliver(
             resume.failed(request)
             raise
     if isinstance(outcome, TaskInterrupted):
-        leave(request)
+        mark_left(request)
     raise outcome
 
 

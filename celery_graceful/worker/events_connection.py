@@ -13,8 +13,8 @@ def read_what_is_there(consumer: Any) -> None:
     """Never wait for what comes over it: RabbitMQ's heartbeats, and nothing else.
 
     Since 5.7 Celery waits a tenth of a second for them in each turn of a loop without a hub, in
-    which one message is taken. Nor is anything read while a greenlet sends: with publisher confirms
-    it waits for an answer, for ever if another one has read that.
+    which one message is taken. Nor is anything read while a greenlet sends: it may wait for an
+    answer, that an exchange is declared for instance, for ever if another one has read that.
     """
     dispatcher = consumer.event_dispatcher
     events = getattr(dispatcher, "connection", None)

@@ -140,7 +140,7 @@ class GivingUp:
             requests: What the ledger has given up.
             point_of: Where one stood; empty if that is not known.
         """
-        self._note_broker_s(requests)
+        self._note_those_at_broker(requests)
         begun = [request for request in requests if request.stage is Stage.GIVEN_UP]
         self._points = {request: point for request in begun if (point := point_of(request))}
         for request, point in self._points.items():
@@ -283,7 +283,7 @@ class GivingUp:
                 why,
             )
 
-    def _note_broker_s(self, requests: Sequence[HeldMessage]) -> None:
+    def _note_those_at_broker(self, requests: Sequence[HeldMessage]) -> None:
         self._at_broker = [r for r in requests if not self._is_off_its_queue(r)]
 
     def _is_off_its_queue(self, request: HeldMessage) -> bool:

@@ -10,7 +10,7 @@ from celery._state import _task_stack as task_stack
 from celery.app.task import Context
 
 from celery_graceful import Graceful
-from celery_graceful.claims.fence import DELIVERY, leave
+from celery_graceful.claims.fence import DELIVERY, mark_left
 from celery_graceful.phases import INTERRUPTED
 from celery_graceful.task.base import record
 from celery_graceful.timeline import worker_state
@@ -68,7 +68,7 @@ def test_what_a_run_stores_that_does_not_count_any_more(
                 assert app.AsyncResult("it").state == "PROGRESS", "by this run it is not stored"
             else:
                 app.backend.store_result("it", {}, INTERRUPTED, request=context)
-                leave(context)
+                mark_left(context)
             task.update_state(state="IGNORED")
             task.update_state(task_id="other", state="PROGRESS")
         finally:

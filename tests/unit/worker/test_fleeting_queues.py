@@ -19,15 +19,18 @@ QUEUES = [
 ]
 
 
-@pytest.mark.parametrize(("url", "many"), [("amqp://", 2), ("redis://", 0)])
-def test_those_that_end_are_named(url: str, many: int, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("amqp://", ["Queue one's own is auto_delete", "Queue only ours is exclusive"]),
+        ("redis://", []),
+    ],
+)
+def test_those_that_end_are_named(
+    url: str, said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
     consumer = SimpleNamespace(
         connection=Connection(url), task_consumer=SimpleNamespace(queues=QUEUES)
     )
     say_what_ends(consumer)
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == many
-    for text, beginning in zip(
-        said, ["Queue one's own is auto_delete", "Queue only ours is exclusive"], strict=False
-    ):
-        assert text.startswith(beginning)
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == said

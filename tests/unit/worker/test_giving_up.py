@@ -35,7 +35,7 @@ def test_what_goes_back_with_its_connection_is_not_lost() -> None:
     said: list[str] = []
     giving_up = make(said, [])
     early, late = request("early"), request("late", acknowledged=False)
-    giving_up._note_broker_s([early, late])
+    giving_up._note_those_at_broker([early, late])
     late.acknowledged = True
     giving_up._could_not([early, late], "no answer in time")
     giving_up._say_lost()
