@@ -15,6 +15,7 @@ from kombu.utils.json import dumps
 from celery_graceful.batches.end_texts import AnyEnd, end_texts
 from celery_graceful.batches.keys import INDEX, OUTBOX, key_of
 from celery_graceful.batches.ledger_reader import CHUNK, LedgerReader
+from celery_graceful.batches.member_part import fields_of
 from celery_graceful.batches.model import Adds, Callback, Due, End, Opened, Place, State
 from celery_graceful.batches.sent_again import Lately
 from celery_graceful.exceptions import BatchFinished, UnknownBatch
@@ -206,7 +207,7 @@ class BatchLedger(LedgerReader):
         """As ``end``; and which of their batches are known, and not cancelled."""
         due: list[Due] = []
         going: list[str] = []
-        claims = [end[3] for end in ends] if claims is None else claims
+        claims = [fields_of(end)[3] for end in ends] if claims is None else claims
         for text in end_texts(ends, claims):
             found, are_going = self._run("batch_end", text)
             due += Due.parse_all(found)

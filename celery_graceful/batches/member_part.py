@@ -9,7 +9,7 @@ from celery_graceful.batches.marks import BATCH, CALLBACK, LAST, callback_id, re
 from celery_graceful.batches.model import Outcome
 from celery_graceful.batches.search_state import callback_member
 
-__all__ = ["CallbackEnd", "Part", "Told", "part_of"]
+__all__ = ["CallbackEnd", "Fields", "Part", "Told", "end_of_success", "fields_of", "part_of"]
 
 
 class CallbackEnd(NamedTuple):
@@ -26,9 +26,12 @@ class CallbackEnd(NamedTuple):
     kept: bool = False
 
 
-#: What the ledger is told when a task has ended: of a member the fields of an ``End``, as text.
-#: Many are kept for a while, and garbage collection passes over a tuple of those.
-Told = tuple[str, str, str, None] | CallbackEnd
+#: The fields of an ``End``. As text: garbage collection passes over a tuple of those.
+Fields = tuple[str, str, str, tuple[str, int] | None]
+
+#: What the ledger is told when a task has ended. Of a member that has succeeded, as most do, it is
+#: the mark in its headers: many are kept for a while, and nothing has to be made for them.
+Told = str | Fields | CallbackEnd
 
 
 class Part(NamedTuple):
@@ -59,18 +62,37 @@ class Part(NamedTuple):
         return self.batch, self.name, outcome._value_, None  # ``value`` asks twice for it
 
 
-_make = tuple.__new__  # what a NamedTuple does, without its step in Python
-
-
 def part_of(headers: Mapping[str, Any]) -> Part | None:
     """What a task is to a batch; ``None`` for all those that are nothing to any."""
-    # A worker takes many messages a second: few steps, each of which costs it.
     if BATCH in headers:
         mark = headers[BATCH]
         batch, found, name = mark.partition("/") if isinstance(mark, str) else ("", "", "")
-        return _make(Part, (batch, name, name, False)) if found else None
+        return Part(batch, name, name, False) if found else None
     if CALLBACK in headers:
         callback = read_mark(headers[CALLBACK])
         if callback is not None:
             return Part(*callback, headers.get(LAST) or callback_id(*callback), True)
     return None
+
+
+def end_of_success(headers: Mapping[str, Any], task_id: str) -> Told | None:
+    """What the ledger is told when a task has succeeded; ``None`` if nothing is done by that.
+
+    Args:
+        headers: Of its message.
+        task_id: Its id.
+    """
+    if BATCH in headers:  # each member comes here: few steps
+        mark = headers[BATCH]
+        is_last = isinstance(mark, str) and mark.partition("/")[2] == task_id
+        return mark if is_last else None
+    part = part_of(headers)
+    return part.end(Outcome.SUCCEEDED) if part is not None and part.last == task_id else None
+
+
+def fields_of(end: str | Fields) -> Fields:
+    """The end of a member, spelled out."""
+    if not isinstance(end, str):
+        return end
+    batch, _, member = end.partition("/")
+    return batch, member, Outcome.SUCCEEDED._value_, None

@@ -51,9 +51,9 @@ def still_mine(task: Any, claim: str) -> bool:
     board = worker_state.board.value
     if board is None:
         return True
-    worker, _, number = claim.rpartition("/")
-    if board.holds(worker):  # as nearly always
+    if board.surely_holds(claim):  # as nearly always
         return True
+    worker, _, number = claim.rpartition("/")
     held = worker_state.holds(worker)
     if held is not None:
         return held

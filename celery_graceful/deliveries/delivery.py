@@ -39,8 +39,10 @@ class Delivery(MemberEnd):
     def arrived(self) -> None:
         """The worker holds it."""
         self.ledger.enter(self)
-        if self.part is not None and (self.eta is not None or self.task.rate_limit):
-            self.host.on_waiting(self.part)
+        if self.is_part and (self.task.rate_limit or self.eta is not None):
+            part = self.part
+            if part is not None:
+                self.host.on_waiting(part)
 
     def send_event(self, type: str, **fields: Any) -> None:
         """As ever, and what others have to show from now on.
@@ -97,7 +99,7 @@ class Delivery(MemberEnd):
         never_handed_over = self.stage is Stage.RECEIVED  # by others, as an end
         if never_handed_over and self.by_others:
             self.comes_to(Outcome.SUCCEEDED)
-        if self.part is None or self.stage in LEFT or not self._end_first(self._acknowledge):
+        if not self.is_part or self.stage in LEFT or not self._end_first(self._acknowledge):
             self._acknowledge()
         if never_handed_over:
             self.ledger.finish(self)
@@ -137,7 +139,7 @@ class Delivery(MemberEnd):
         means_nothing = self.stage is Stage.RECEIVED  # an ETA, for one
         if means_nothing and not requeue:
             self.comes_to(Outcome.FAILED)
-        if requeue or self.part is None or not self._end_first(self._reject):
+        if requeue or not self.is_part or not self._end_first(self._reject):
             self._reject(requeue)
         if means_nothing:
             self.ledger.finish(self)

@@ -11,7 +11,8 @@ from typing import Any
 from celery.worker.request import Request
 from kombu.utils.objects import cached_property
 
-from celery_graceful.batches.member_part import part_of
+from celery_graceful.batches.marks import BATCH, CALLBACK
+from celery_graceful.batches.member_part import Part, part_of
 from celery_graceful.batches.model import Outcome
 from celery_graceful.checkpoints.checkpoint import DELIVERY
 from celery_graceful.claims.fence import CLAIM
@@ -60,6 +61,8 @@ class HeldMessage(Request):
     tells_later = False
     #: The claim of its message, on Redis.
     claim: Tag | None = None
+    #: It is, or may be, part of a batch.
+    is_part = False
 
     _check_in: CheckIn | None
     _message: Any
@@ -69,8 +72,8 @@ class HeldMessage(Request):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         fields, message = self.request_dict, self.message
-        #: What it is to a batch.
-        self.part = part_of(fields)
+        if BATCH in fields or CALLBACK in fields:
+            self.is_part = True
         # Tells the deliveries of a task apart; the copies of the message cannot.
         fields[DELIVERY] = f"{_BOOT}:{next(_numbers)}"
         #: An earlier delivery, or try, may have begun.
@@ -98,6 +101,11 @@ class HeldMessage(Request):
         self.message.channel.qos._quick_ack(self.message.delivery_tag)
 
     # -- what is asked of it -----------------------------------------------------------
+
+    @property
+    def part(self) -> Part | None:
+        """What it is to a batch."""
+        return part_of(self.request_dict) if self.is_part else None
 
     @property
     def running_for(self) -> float:

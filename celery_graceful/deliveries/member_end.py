@@ -14,7 +14,7 @@ from typing import Any
 from billiard.exceptions import Terminated
 from celery.exceptions import Ignore, Reject, Retry
 
-from celery_graceful.batches.member_part import Told
+from celery_graceful.batches.member_part import Told, end_of_success
 from celery_graceful.batches.model import Outcome, State
 from celery_graceful.batches.skipped_or_replaced import LeftOut, Replaced
 from celery_graceful.deliveries.held_message import HeldMessage
@@ -52,18 +52,17 @@ class MemberEnd(HeldMessage):
     #: What the worker holds; as ``host``.
     ledger: Ledger
 
-    #: What it comes to, if it is answered for good from now on.
-    _comes_to: Outcome | None = None
+    #: What its batch is told, if it is answered for good from now on.
+    _end: Told | None = None
     _is_written = False
 
     def comes_to(self, outcome: Outcome | None) -> None:
-        self._comes_to = outcome
+        part = self.part
+        self._end = None if part is None or outcome is None else part.end(outcome)
 
     def has_succeeded_whole(self) -> None:
         """It has succeeded: is all that it is one of done by that?"""
-        part = self.part
-        if part is not None:
-            self._comes_to = Outcome.SUCCEEDED if self.id == part.last else None
+        self._end = end_of_success(self.request_dict, self.id)
 
     def write_end(self) -> None:
         end = self._take_end()
@@ -101,10 +100,10 @@ class MemberEnd(HeldMessage):
 
     def _take_end(self) -> Told | None:
         """Its end, for who writes it down; nobody else will."""
-        if self.part is None or self._comes_to is None or self._is_written or self.goes_on:
+        if self._end is None or self._is_written or self.goes_on:
             return None
         self._is_written = True
-        return self.part.end(self._comes_to)
+        return self._end
 
     @property
     def _ledger_at(self) -> Any:

@@ -393,7 +393,7 @@ def _ends_once(on_success: Callable[..., Any]) -> Callable[..., Any]:
             ):
                 return
             if self.ledger.finish(self):
-                if self.part is not None:
+                if self.is_part:
                     self.has_succeeded_whole()
                 try:
                     on_success(self, failed__retval__runtime, **kwargs)
@@ -401,7 +401,7 @@ def _ends_once(on_success: Callable[..., Any]) -> Callable[..., Any]:
                     put_right(self, exc)
                 finally:
                     self.settle()
-                    if self.part is not None and not self._is_written:
+                    if self.is_part and not self._is_written:
                         self.write_end()
             elif self.lost:
                 self.ledger.post_mortems.outlived(self)

@@ -281,8 +281,9 @@ class Member:
         """What it holds of batches and no claim says: without claims, or acknowledged early."""
         for request in self.ledger.open_requests():
             unclaimed = request.claim is None or request.acknowledged
-            if unclaimed and request.part is not None:
-                yield request.part.membership
+            part = request.part if unclaimed else None
+            if part is not None:
+                yield part.membership
 
     def _look_for_others(self) -> None:
         """What others have left undone: a failure to tell, since they do not know whom, and

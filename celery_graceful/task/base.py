@@ -77,7 +77,7 @@ class GracefulTask(resume.Resumable, celery.Task):
     @hidden
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        request = self.request
+        request = self.request_stack.top or self.request  # a call less, most often
         return _deliver(self, request, spared(self, request, super().__call__), args, kwargs)
 
     __call__._is_boundary = True  # type: ignore[attr-defined]
@@ -270,7 +270,11 @@ def _deliver(
     held = getattr(request, CLAIM, None)
     # Of what is acknowledged early, whether it was yet says nothing: is any of that worker's held?
     claim = held if task.acks_late else None
-    if held is not None and not still_mine(task, claim or held.rpartition("/")[0] + "/"):
+    if not (
+        held is None
+        or board.surely_holds(held)
+        or still_mine(task, claim or held.rpartition("/")[0] + "/")
+    ):
         raise TaskInterrupted(str(InterruptReason.LEASE_LOST), started=False)
     soft, bridged = None, bridged_soft_limit.value
     if bridged is not None:
@@ -281,7 +285,8 @@ def _deliver(
         if run.raised and run in cancelled and not run.shielded:
             # A coroutine has ended by that, and nobody heard of it; no retry has been sent.
             raise Interrupted(run.interrupt)
-        if not is_ours(task, request, claim):
+        is_sure = not board.taken_away and (claim is None or board.surely_holds(claim))
+        if not is_sure and not is_ours(task, request, claim):
             raise Interrupted(WorkerInterrupt(InterruptReason.LEASE_LOST, math.inf))
         resume.ended(request)
         return result

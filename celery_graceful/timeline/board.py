@@ -80,6 +80,8 @@ class Board:
         self.successors = Successors(memory, _SUCCESSORS_AT)
         #: Deliveries that the hard deadline took away, and that may still run in this very process.
         self.taken_away: set[str] = set()
+        #: What was asked for last, and held: how its claims begin, where its lease is, and whose.
+        self._held: tuple[str, int, int] = "/", 0, 0
 
     @classmethod
     def create(cls, *, spawn: bool = False) -> Board:
@@ -152,6 +154,24 @@ class Board:
                 return True if time.monotonic() < until else None
             others = others or known
         return not others
+
+    def surely_holds(self, claim: str) -> bool:
+        """Whether a claim, or any that begins like it, is held, and nobody has to be asked.
+
+        Args:
+            claim: ``<worker>/<number>``.
+        """
+        # Before and after each run: few steps.
+        prefix, offset, identity = self._held
+        if claim.startswith(prefix):
+            until, known = _LEASE.unpack_from(self.memory, offset)
+            if known == identity and time.monotonic() < until:
+                return True
+        worker = claim.rpartition("/")[0]
+        if self.holds(worker) is not True:
+            return False
+        self._held = f"{worker}/", _LEASES[self.place_of(worker)], _identity(worker)
+        return True
 
     def place_of(self, worker: str) -> int:
         """On which server that identity has its lease."""

@@ -193,5 +193,5 @@ def drop_revoked(ledger: Ledger) -> None:
     """
     for request in ledger.open_requests():
         waits = request.stage is Stage.RECEIVED and not request.tells_later
-        if request.part is not None and waits:
+        if request.is_part and waits:
             request.revoked()

@@ -10,7 +10,7 @@ from celery import Celery, chain, chord, group
 from celery.canvas import Signature
 
 from celery_graceful.batches.marks import BATCH, CALLBACK, LAST, Mark, hand_on, mark, member_of
-from celery_graceful.batches.member_part import part_of
+from celery_graceful.batches.member_part import end_of_success, fields_of, part_of
 from celery_graceful.batches.model import End, Outcome
 
 OURS = {BATCH: "b/m"}
@@ -150,7 +150,10 @@ def test_what_follows_a_task_that_is_replaced_keeps_its_own_marks(
 def test_garbage_collection_passes_over_ends_that_are_kept() -> None:
     part = part_of({BATCH: "b/m"})
     assert part is not None
-    end = part.end(Outcome.SUCCEEDED)
+    end, success = part.end(Outcome.FAILED), end_of_success({BATCH: "b/m"}, "m")
     gc.collect()
     assert not gc.is_tracked(end)
-    assert end == End("b", "m", Outcome.SUCCEEDED)
+    assert not gc.is_tracked(success)
+    assert end == End("b", "m", Outcome.FAILED)
+    assert success is not None
+    assert fields_of(success) == End("b", "m", Outcome.SUCCEEDED)

@@ -63,6 +63,23 @@ def test_a_lease_on_each_server(board: Board) -> None:
     assert [board.holds(name) for name in ("here", "there")] == [True, False]
 
 
+def test_a_claim_is_surely_held_while_its_lease_is(board: Board) -> None:
+    """Whichever was asked for before."""
+    claims = ("here/1", "here/", "there/1", "lost/1", "hereafter/1")
+    assert all(board.surely_holds(claim) for claim in claims)  # there is no lease
+    board.hold_lease(time.monotonic() + 60, "here")
+    board.hold_lease(time.monotonic() + 60, "there", 1)
+    for _ in range(2):
+        assert [board.surely_holds(claim) for claim in claims] == [True, True, True, False, False]
+    board.hold_lease(time.monotonic() - 1, "here")
+    assert [board.surely_holds(claim) for claim in claims[:3]] == [False, False, True]
+    board.hold_lease(time.monotonic() + 60, "again")
+    board.forget_lease(1)
+    assert [board.surely_holds(claim) for claim in ("there/1", "here/1")] == [False, False]
+    board.hold_lease(time.monotonic() + 60, "here", 2)
+    assert [board.surely_holds(claim) for claim in ("here/2", "again/1")] == [True, True]
+
+
 def test_revoked_tasks_are_told_apart(board: Board) -> None:
     assert board.revoked_until("one") is None
     assert board.revoke("one", 1.0)

@@ -19,7 +19,7 @@ class Member:
     def __init__(
         self, batch: str, stage: Stage = Stage.RUNNING, running_for: float = cancelling.AGAIN
     ) -> None:
-        self.part = SimpleNamespace(is_callback=False, batch=batch)
+        self.part, self.is_part = SimpleNamespace(is_callback=False, batch=batch), True
         self.stage, self.running_for = stage, running_for
         self.ended, self.tells_later, self.is_revoked = 0, False, False
 
