@@ -40,7 +40,7 @@ def batches(redis: RedisServer, *, quick: bool) -> str:
     parts = (
         _beside_chords(redis, *((1000, 3) if quick else (10_000, 3))),
         _many(redis, 10_000 if quick else 100_000),
-        _throughput(redis, *((2000, 5) if quick else (8000, 13))),
+        _throughput(redis, *((2000, 5) if quick else (16_000, 9))),
     )
     return "\n\n".join(parts)
 

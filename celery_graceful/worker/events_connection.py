@@ -6,7 +6,10 @@ from typing import Any
 
 from celery_graceful.messages.amqp import is_amqp
 
-__all__ = ["read_what_is_there", "stay_lost", "wait_for_no_confirms"]
+__all__ = ["close_in_time", "read_what_is_there", "stay_lost", "wait_for_no_confirms"]
+
+#: Seconds for which a broker may leave each of two questions without an answer when it is closed.
+PATIENCE = 0.5
 
 
 def read_what_is_there(consumer: Any) -> None:
@@ -46,6 +49,24 @@ def wait_for_no_confirms(consumer: Any) -> None:
         events.connection.confirm_publish = False
         if dispatcher.producer is not None:  # its channel is in that mode, if anything was sent
             dispatcher.producer.revive(events.channel())
+
+
+def close_in_time(consumer: Any) -> None:
+    """RabbitMQ reads nothing from who has sent something while it is full: it is left then.
+
+    Celery waits for its answers without limit, a worker that has nothing left to do until its last
+    resort.
+    """
+    events = getattr(consumer.event_dispatcher, "connection", None)
+    if events is None or not is_amqp(events):
+        return
+
+    def close() -> None:
+        if events.connected:
+            events.connection.sock.settimeout(PATIENCE)
+        type(events).close(events)
+
+    events.close = close
 
 
 def stay_lost(consumer: Any) -> None:

@@ -14,11 +14,11 @@ logger = get_logger(__name__)
 
 
 def say_what_ends(consumer: Any) -> None:
-    """Say which of a worker's queues end with it: what goes back there at a stop goes with them.
+    """Say once which of a worker's queues end with it: what goes back there at a stop does so, too.
 
     Not of a fanout exchange's: a copy of what was sent to each worker ends with it anyway.
     """
-    if not is_amqp(consumer.connection):
+    if consumer.restart_count > 0 or not is_amqp(consumer.connection):
         return
     for queue in consumer.task_consumer.queues:
         how = "exclusive" if queue.exclusive else "auto_delete" if queue.auto_delete else None

@@ -86,6 +86,7 @@ class Loop:
         _acknowledge_at_once(consumer)
         events_connection.wait_for_no_confirms(consumer)
         events_connection.stay_lost(consumer)
+        events_connection.close_in_time(consumer)
         if consumer.hub is None:
             self._attach_synloop(consumer)
             self._begins()

@@ -6,13 +6,15 @@ import base64
 import http.client
 import itertools
 import os
+import shutil
+import subprocess
 from collections.abc import Mapping
 from typing import ClassVar
 from urllib.parse import quote
 
 import amqp
 
-from tests.servers.base import Server
+from tests.servers.base import SEARCH_PATH, Server
 from tests.support.processes import LOOPBACK, free_port
 
 #: Of virtual hosts; a node may serve several processes.
@@ -100,6 +102,27 @@ class RabbitServer(Server, RabbitNode):
         self.options = dict(options or {})
         self.dist_port = free_port()
         self.epmd_port = free_port()
+
+    def control(self, *args: str) -> None:
+        """Run ``rabbitmqctl`` for this node.
+
+        Raises:
+            subprocess.CalledProcessError: It did not do that.
+        """
+        program = shutil.which("rabbitmqctl", path=SEARCH_PATH)
+        assert program is not None
+        subprocess.run(
+            [program, "--node", f"graceful-{self.port}@localhost", *args],
+            env={
+                "PATH": SEARCH_PATH,
+                "HOME": str(self.folder),
+                "LANG": "C.UTF-8",
+                "ERL_EPMD_PORT": str(self.epmd_port),
+            },
+            check=True,
+            timeout=self.start_timeout,
+            stdout=subprocess.DEVNULL,
+        )
 
     def _launch(self) -> None:
         epmd = {"ERL_EPMD_PORT": str(self.epmd_port), "ERL_EPMD_ADDRESS": LOOPBACK}

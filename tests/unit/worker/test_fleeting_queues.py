@@ -20,17 +20,20 @@ QUEUES = [
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "connected_again", "said"),
     [
-        ("amqp://", ["Queue one's own is auto_delete", "Queue only ours is exclusive"]),
-        ("redis://", []),
+        ("amqp://", 0, ["Queue one's own is auto_delete", "Queue only ours is exclusive"]),
+        ("amqp://", 1, []),
+        ("redis://", 0, []),
     ],
 )
 def test_those_that_end_are_named(
-    url: str, said: list[str], caplog: pytest.LogCaptureFixture
+    url: str, connected_again: int, said: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     consumer = SimpleNamespace(
-        connection=Connection(url), task_consumer=SimpleNamespace(queues=QUEUES)
+        connection=Connection(url),
+        restart_count=connected_again,
+        task_consumer=SimpleNamespace(queues=QUEUES),
     )
     say_what_ends(consumer)
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == said
