@@ -49,7 +49,7 @@ def first_text(
         workers: Of their claims; ``""`` where there are none.
         numbers: Of those.
     """
-    text = _text_of_one(ends, workers, numbers)
+    text = _text_of_successes(ends, workers, numbers)
     if text is not None:  # most often
         return text, len(ends)
     alike: dict[tuple[str, str, str], tuple[list[str], list[str]]] = {}
@@ -69,7 +69,7 @@ def first_text(
     return _encode([(*key, *both) for key, both in alike.items()]), count
 
 
-def _text_of_one(
+def _text_of_successes(
     marks: Sequence[Any], workers: Sequence[str], numbers: Sequence[int | str]
 ) -> str | None:
     """The same, of members of one batch that have succeeded: ``None`` if they are not all that."""

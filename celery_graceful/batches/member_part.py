@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from celery_graceful.batches.marks import BATCH, CALLBACK, LAST, callback_id, read_mark
+from celery_graceful.batches.marks import BATCH, LAST, callback_id, callback_of, member_of
 from celery_graceful.batches.model import Outcome
 from celery_graceful.batches.search_state import callback_member
 
@@ -65,14 +65,12 @@ class Part(NamedTuple):
 def part_of(headers: Mapping[str, Any]) -> Part | None:
     """What a task is to a batch; ``None`` for all those that are nothing to any."""
     if BATCH in headers:
-        mark = headers[BATCH]
-        batch, found, name = mark.partition("/") if isinstance(mark, str) else ("", "", "")
-        return Part(batch, name, name, False) if found else None
-    if CALLBACK in headers:
-        callback = read_mark(headers[CALLBACK])
-        if callback is not None:
-            return Part(*callback, headers.get(LAST) or callback_id(*callback), True)
-    return None
+        member = member_of(headers)
+        return Part(*member, member.name, False) if member is not None else None
+    callback = callback_of(headers)
+    if callback is None:
+        return None
+    return Part(*callback, headers.get(LAST) or callback_id(*callback), True)
 
 
 def end_of_success(headers: Mapping[str, Any], task_id: str) -> Told | None:

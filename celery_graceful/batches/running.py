@@ -27,6 +27,7 @@ from celery_graceful.batches.marks import (
     Mark,
     callback_id,
     callback_of,
+    member_of,
 )
 from celery_graceful.batches.skipped_or_replaced import LeftOut, Why
 from celery_graceful.store.app_stores import find_store
@@ -84,11 +85,10 @@ def _keeps(app: Any, known: Known, request: dict[str, Any]) -> Why | None:
     """What keeps a task from running."""
     try:
         if BATCH in request:
-            mark = request[BATCH]
-            batch, found, _ = mark.partition("/") if isinstance(mark, str) else ("", "", "")
-            if not found or known.age(batch) < AGING:
+            member = member_of(request)
+            if member is None or known.age(member.batch) < AGING:
                 return None
-            return Why.CANCELLED if _is_cancelled(app, known, batch) else None
+            return Why.CANCELLED if _is_cancelled(app, known, member.batch) else None
         callback = callback_of(request)
         return Why.COPY if callback and _is_another(app, callback, request) else None
     except StoreAway:  # said there

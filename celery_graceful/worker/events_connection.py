@@ -19,9 +19,8 @@ def read_what_is_there(consumer: Any) -> None:
     which one message is taken. Nor is anything read while a greenlet sends: it may wait for an
     answer, that an exchange is declared for instance, for ever if another one has read that.
     """
-    dispatcher = consumer.event_dispatcher
-    events = getattr(dispatcher, "connection", None)
-    if events is None or not is_amqp(events):
+    dispatcher, events = consumer.event_dispatcher, _amqp_of(consumer)
+    if events is None:
         return
 
     def drain_events(**_: Any) -> Any:
@@ -40,9 +39,8 @@ def wait_for_no_confirms(consumer: Any) -> None:
 
     With ``confirm_publish`` the loop would, for the answer to its heartbeat, and hear of no end.
     """
-    dispatcher = consumer.event_dispatcher
-    events = getattr(dispatcher, "connection", None)
-    if events is None or not is_amqp(events) or not events.transport_options.get("confirm_publish"):
+    dispatcher, events = consumer.event_dispatcher, _amqp_of(consumer)
+    if events is None or not events.transport_options.get("confirm_publish"):
         return
     events.transport_options = {**events.transport_options, "confirm_publish": False}
     if events.connected:
@@ -57,8 +55,8 @@ def close_in_time(consumer: Any) -> None:
     Celery waits for its answers without limit, a worker that has nothing left to do until its last
     resort.
     """
-    events = getattr(consumer.event_dispatcher, "connection", None)
-    if events is None or not is_amqp(events):
+    events = _amqp_of(consumer)
+    if events is None:
         return
 
     def close() -> None:
@@ -107,6 +105,12 @@ def stay_lost(consumer: Any) -> None:
     events._ensure_connection = connect_once
     if is_amqp(events):
         events.heartbeat_check = heartbeat_check
+
+
+def _amqp_of(consumer: Any) -> Any:
+    """The connection, where there is one and it leads to RabbitMQ; else ``None``."""
+    events = getattr(consumer.event_dispatcher, "connection", None)
+    return events if events is not None and is_amqp(events) else None
 
 
 def _raise_lost(**_: Any) -> None:

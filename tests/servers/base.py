@@ -142,8 +142,11 @@ class Server(ABC):
         path = shutil.which(program, path=SEARCH_PATH)
         if path is None:
             raise FileNotFoundError(program)
-        env = {"PATH": SEARCH_PATH, "HOME": str(self.folder), "LANG": "C.UTF-8", **env}
-        self.processes.append(GuardedProcess([path, *args], env, self.folder))
+        self.processes.append(GuardedProcess([path, *args], self._env(**env), self.folder))
+
+    def _env(self, **more: str) -> dict[str, str]:
+        """What its programs are told: nothing of this machine's."""
+        return {"PATH": SEARCH_PATH, "HOME": str(self.folder), "LANG": "C.UTF-8", **more}
 
     def _end(self, number: int, timeout: float) -> None:
         while self.processes:

@@ -102,6 +102,7 @@ class RabbitServer(Server, RabbitNode):
         self.options = dict(options or {})
         self.dist_port = free_port()
         self.epmd_port = free_port()
+        self.node = f"graceful-{self.port}@localhost"
 
     def control(self, *args: str) -> None:
         """Run ``rabbitmqctl`` for this node.
@@ -112,13 +113,8 @@ class RabbitServer(Server, RabbitNode):
         program = shutil.which("rabbitmqctl", path=SEARCH_PATH)
         assert program is not None
         subprocess.run(
-            [program, "--node", f"graceful-{self.port}@localhost", *args],
-            env={
-                "PATH": SEARCH_PATH,
-                "HOME": str(self.folder),
-                "LANG": "C.UTF-8",
-                "ERL_EPMD_PORT": str(self.epmd_port),
-            },
+            [program, "--node", self.node, *args],
+            env=self._env(ERL_EPMD_PORT=str(self.epmd_port)),
             check=True,
             timeout=self.start_timeout,
             stdout=subprocess.DEVNULL,
@@ -130,7 +126,7 @@ class RabbitServer(Server, RabbitNode):
         self._spawn(
             "rabbitmq-server",
             **epmd,
-            RABBITMQ_NODENAME=f"graceful-{self.port}@localhost",
+            RABBITMQ_NODENAME=self.node,
             RABBITMQ_NODE_IP_ADDRESS=LOOPBACK,
             RABBITMQ_NODE_PORT=str(self.port),
             RABBITMQ_DIST_PORT=str(self.dist_port),
