@@ -163,9 +163,9 @@ class Batch(Unsent):
                 at before anything is sent, and what they have in batches that are inside.
             StoreAway, kombu.exceptions.OperationalError: The store or the broker did not answer.
 
-        Where an error comes before the first members are registered, there is no batch. Where one
-        comes later (the broker is away), or the end of the process, it stays in state ``sending``:
-        ``resume`` goes on with it, ``cancel`` and ``drop`` end it.
+        Where an error comes before the first members are registered, there is no batch, or an empty
+        one (the store answered late). Where one comes later, or the end of the process, it stays in
+        state ``sending``: ``resume`` goes on with it, ``cancel`` and ``drop`` end it.
         """
         if not self._is_new:
             raise sent_before(self.id, self._ledger.state(self.id))
