@@ -9,13 +9,20 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from itertools import repeat
 from typing import Any, cast
+
+from celery_graceful.system import green_locks
+from celery_graceful.system.patched import (
+    hub_of_thread,
+    is_gevent,
+    is_green,
+    original,
+)
 
 __all__ = [
     "SILENT",
@@ -42,47 +49,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-def original(module: str, name: str) -> Any:
-    """``module.name`` as it was before any monkey patching."""
-    if _by_eventlet():
-        from eventlet.patcher import original
-
-        return getattr(original(module), name)
-    if "gevent.monkey" in sys.modules:
-        from gevent.monkey import get_original
-
-        return get_original(module, name)
-    return getattr(__import__(module), name)
-
-
-def _by_eventlet() -> bool:
-    """Whether eventlet has patched anything: others import both to ask which of them has."""
-    if "eventlet.patcher" not in sys.modules:
-        return False
-    from eventlet.patcher import is_monkey_patched
-
-    return any(map(is_monkey_patched, ("thread", "os", "select", "time", "socket")))
-
-
-def is_gevent() -> bool:
-    """Whether gevent has patched this process."""
-    if "gevent.monkey" not in sys.modules:
-        return False
-    from gevent.monkey import is_module_patched
-
-    return bool(is_module_patched("threading"))
-
-
-def is_green() -> bool:
-    """Whether gevent or eventlet has patched this process."""
-    if "eventlet.patcher" in sys.modules:
-        from eventlet.patcher import is_monkey_patched
-
-        if is_monkey_patched("thread"):
-            return True
-    return "gevent.monkey" in sys.modules and is_gevent()  # each run of a task asks
-
-
 class Thread:
     """A daemon thread of the operating system that runs ``target``."""
 
@@ -96,6 +62,7 @@ class Thread:
             finally:
                 self._running.release()
 
+        green_locks.share()
         if is_gevent():
             # threading.Thread would start a greenlet; the function below it does not.
             original("_thread", "start_new_thread")(run, ())
@@ -198,7 +165,7 @@ def _turns() -> Iterator[None]:
     yield
     seconds = SOON
     while True:
-        has_hub, sleep = _hub()
+        has_hub, sleep = hub_of_thread()
         if sleep is not None:
             sleep(seconds)
         elif not has_hub or time.monotonic() < began + HUB_PATIENCE:
@@ -207,23 +174,6 @@ def _turns() -> Iterator[None]:
             raise RuntimeError("A hub waits for a lock that one of its own greenlets holds")
         seconds = min(1.2 * seconds, LATER)
         yield
-
-
-def _hub() -> tuple[bool, Callable[[float], None] | None]:
-    """Whether this thread has a hub, and what lets its other greenlets run: not from the hub."""
-    from greenlet import getcurrent
-
-    if is_gevent():
-        from gevent import sleep
-        from gevent._hub_local import get_hub_if_exists
-
-        hub = get_hub_if_exists()
-    else:
-        from eventlet import sleep
-        from eventlet.hubs import _threadlocal
-
-        hub = getattr(getattr(_threadlocal, "hub", None), "greenlet", None)
-    return hub is not None, None if hub in (None, getcurrent()) else sleep
 
 
 #: Seconds of one wait at most: poll counts milliseconds in an int, which are 24.8 days, and locks

@@ -38,8 +38,8 @@ def seldom(name: str) -> None:
 
 @app.task(name="ends_slowly", base=GracefulTask, bind=True)
 def ends_slowly(self: Any, path: str, name: str) -> None:
-    say("started", name)
     try:
+        say("started", name)
         self.sleep(3600)
     finally:
         say("ends", name)

@@ -73,6 +73,13 @@ NAMES: dict[str, list[str] | None] = {
     # gevent, eventlet: the hub of a thread, which their public functions make where there is none
     "gevent._hub_local:get_hub_if_exists": [],
     "eventlet.hubs:_threadlocal": None,
+    # gevent, eventlet: locks that real threads use as well
+    "gevent.thread:LockType.acquire": ["blocking", "timeout"],
+    "gevent.thread:LockType._TIMEOUT_MAX": None,
+    "eventlet.semaphore:Semaphore.acquire": ["blocking", "timeout"],
+    "eventlet.semaphore:Semaphore.release": ["blocking"],
+    "eventlet.semaphore:Semaphore._do_acquire": [],
+    "eventlet.lock:Lock.release": ["blocking"],
     # SQLAlchemy: documented, in spite of its name
     "sqlalchemy.engine:Row._mapping": None,
     # SQLAlchemy: what of a select batches would change
@@ -332,6 +339,7 @@ INSTANCE = {
     "_sock",
     "_stackprotected",
     "_timeout_handler",
+    "_waiters",  # of a lock of eventlet: tests/unit/system/test_green_locks.py
     "_wlock",  # of the queue of a child, and ``_writer``: tests/unit/pools/test_pipes.py
     "_worker_handler",
     "_writer",
