@@ -250,7 +250,7 @@ class HeldMessage(Request):
             copy._on_ack,
             copy._on_reject,
         )
-        self.orphaned = False
+        self.orphaned = self.acknowledged = False
 
     def ack_at_once(self) -> None:
         """Acknowledge without another turn of the loop. In the loop's thread."""

@@ -35,9 +35,9 @@ from celery_graceful.worker import control
 from celery_graceful.worker.consumed_over import consumed_over
 from celery_graceful.worker.drain import Drain
 from celery_graceful.worker.embedded import EmbeddedWorker
-from celery_graceful.worker.fleeting_queues import say_what_ends
 from celery_graceful.worker.mailbox import leave_at_once
 from celery_graceful.worker.process_exit import LAST_RECEIVERS
+from celery_graceful.worker.queues_that_end import say_what_ends
 from celery_graceful.worker.watch import Watch
 from celery_graceful.worker.wiring import Parts
 

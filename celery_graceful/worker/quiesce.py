@@ -15,6 +15,7 @@ from celery.worker import state
 from celery_graceful.batches.ends import Ends
 from celery_graceful.batches.outbox import Outbox
 from celery_graceful.deliveries.duplicates import Duplicates
+from celery_graceful.deliveries.held_message import HeldMessage
 from celery_graceful.deliveries.late_results import LateResults
 from celery_graceful.deliveries.ledger import Ledger, strangers
 from celery_graceful.deliveries.requeue import NotTaken
@@ -27,6 +28,8 @@ from celery_graceful.unusable.detection import UnusableMessages
 from celery_graceful.worker.giving_up import GivingUp
 from celery_graceful.worker.loop import Loop
 from celery_graceful.worker.other_consumers import OtherConsumers
+from celery_graceful.worker.queues_that_end import tag_of_deleted
+from celery_graceful.worker.report import listed
 from celery_graceful.worker.revocation import Revocations
 
 __all__ = ["Quiesce"]
@@ -224,7 +227,27 @@ class Quiesce:
         self.ledger.forget_unstarted(goes_on=self.ledger.requeue.is_amqp and not ends)
         self.ledger.keep_claims()
         if self.ledger.requeue.is_amqp:
+            deleted = self.loop.queue_of(tag_of_deleted(error))
             self.duplicates.connection_lost(heard=heard)
+            if deleted is not None:
+                self._off_queue(deleted)
         self._flush(timeout=LAST_FLUSH, own_thread=True)
         if self.board.interrupted and state.should_stop is None:
             state.should_stop = EX_OK  # there is nothing to connect for
+
+    def _off_queue(self, queue: str) -> None:
+        """It was deleted: what runs and came from there has nothing at the broker any more."""
+        orphans = [r for r in self.ledger.open_requests() if r.orphaned and self._is_of(r, queue)]
+        for request in orphans:
+            request.mark_answered()
+        if orphans:
+            logger.warning(
+                "Queue %s was deleted, and with it the messages of what runs: %s. It runs on, and "
+                "is sent to that queue again if a stop interrupts it",
+                queue,
+                listed(orphans),
+            )
+
+    def _is_of(self, request: HeldMessage, queue: str) -> bool:
+        info = request.message.delivery_info or {}
+        return self.loop.queue_of(info.get("consumer_tag")) == queue

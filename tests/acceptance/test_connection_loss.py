@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from amqp.exceptions import NotFound
 from celery import Celery
 
 from tests.conftest import RabbitVhost
@@ -195,3 +196,52 @@ def test_what_was_not_heard_to_have_begun(
         assert worker.wait() == 0
         assert worker.count(">> .* started") == len(before) + 1
     assert {"second"}.issuperset(broker.drain_queue(app))
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+def test_its_queue_is_deleted(pool: str, broker: Broker, app: Celery) -> None:
+    """Nothing of what runs is at the broker any more: what a stop interrupts is sent again."""
+    env = {**broker.env, "GRACE": "60"}
+    with Worker("tests.apps.lifecycle", pool=pool, env=env) as worker:
+        worker.ready()
+        interrupted = app.send_task("tests.apps.lifecycle.sleeping")
+        worker.wait_line(">> .* started sleeping")
+        assert interrupted.id in delete_queue(app, worker)
+        assert app.send_task("tests.apps.lifecycle.short").get(timeout=TIMEOUT)
+        worker.term()
+        assert worker.wait() == 0
+        assert worker.count("Stopped: .* 1 interrupted")
+    assert broker.drain_queue(app, at_least=1) == [interrupted.id]
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+def test_a_deleted_queue_and_a_task_that_outlasts_the_stop(broker: Broker, app: Celery) -> None:
+    env = {**broker.env, "GRACE": "60", "CONF_graceful_hard_deadline": "2"}
+    with Worker("tests.apps.hard_times", pool="threads", env=env) as worker:
+        worker.ready()
+        given_up = app.send_task("tests.apps.hard_times.patient", [100])
+        worker.wait_line(">> .* started patient")
+        delete_queue(app, worker)
+        worker.term()
+        assert worker.wait() == 0
+        assert worker.count("1 given up")
+    assert broker.drain_queue(app, at_least=1) == [given_up.id]
+
+
+def delete_queue(app: Celery, worker: Worker) -> str:
+    """While something of it runs; until the worker has it anew, with what it says."""
+    with app.connection_for_write() as connection:
+        connection.default_channel.queue_delete("celery")
+    said = worker.wait_line("Queue celery was deleted")
+
+    def is_consumed() -> bool:
+        with app.connection_for_write() as connection:
+            try:
+                declared = connection.default_channel.queue_declare("celery", passive=True)
+            except NotFound:
+                return False
+        return declared.consumer_count > 0
+
+    wait_until(is_consumed, "the worker has declared it again")
+    return said

@@ -1,14 +1,15 @@
-"""Queues that RabbitMQ deletes with their last consumer, or with its connection."""
+"""Queues that RabbitMQ deletes with their last consumer, with its connection, or when told to."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from amqp.exceptions import ConsumerCancelled
 from celery.utils.log import get_logger
 
 from celery_graceful.messages.amqp import is_amqp
 
-__all__ = ["say_what_ends"]
+__all__ = ["say_what_ends", "tag_of_deleted"]
 
 logger = get_logger(__name__)
 
@@ -31,3 +32,12 @@ def say_what_ends(consumer: Any) -> None:
                 how,
                 how,
             )
+
+
+def tag_of_deleted(error: BaseException | None) -> str | None:
+    """The consumer tag that RabbitMQ has cancelled, since its queue was deleted, if that is why.
+
+    https://www.rabbitmq.com/docs/consumer-cancel. Also where the queue's only node is down: what
+    it keeps is delivered again when it is back.
+    """
+    return str(error.reply_text) if isinstance(error, ConsumerCancelled) else None

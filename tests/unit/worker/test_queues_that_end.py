@@ -8,7 +8,7 @@ import pytest
 from kombu import Connection, Exchange, Queue
 from kombu.common import Broadcast
 
-from celery_graceful.worker.fleeting_queues import say_what_ends
+from celery_graceful.worker.queues_that_end import say_what_ends
 
 QUEUES = [
     Queue("stays"),
